@@ -1,0 +1,146 @@
+"""Reading, cropping and writing audio; the only place that turns seconds into samples."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from simulsa_plugin.errors import AudioError
+
+SAMPLE_RATE = 16_000  # what LLaMA-Factory's audio processors take, and what clips are written in
+MAX_DURATION_SECONDS = 6 * 3600.0  # a header that claims more is broken or hostile
+Waveform = npt.NDArray[np.float32]
+
+
+def seconds_to_samples(seconds: float, sample_rate: int = SAMPLE_RATE) -> int:
+    """Seconds to the nearest sample, halves up (METHOD: a cut is rounded to a sample once).
+
+    >>> seconds_to_samples(0.5), seconds_to_samples(1.00003)
+    (8000, 16000)
+    """
+    return math.floor(seconds * sample_rate + 0.5)
+
+
+def samples_to_seconds(num_samples: int, sample_rate: int = SAMPLE_RATE) -> float:
+    """Samples to seconds.
+
+    >>> samples_to_seconds(8000)
+    0.5
+    """
+    return num_samples / sample_rate
+
+
+def read_mono(path: str | Path | IO[bytes], sample_rate: int = SAMPLE_RATE) -> Waveform:
+    """Read a whole file as mono float32 at `sample_rate`.
+
+    libsndfile reads wav, flac, mp3, ogg and opus; PyAV, which ships its own FFmpeg, reads the rest (m4a, webm …).
+    Channels are averaged; soxr HQ resamples.
+
+    Returns:
+        waveform (num_samples,), full scale ±1.
+
+    Raises:
+        AudioError: `missing`, `empty`, `broken` or `too_long`.
+    """
+    samples, native_rate = _decode(path)
+    waveform = samples.mean(axis=1, dtype=np.float32) if samples.shape[1] > 1 else samples[:, 0]
+    if not np.isfinite(waveform).all():
+        raise AudioError("broken", f"{_name(path)}: holds NaN or infinite samples.")
+    return resample(waveform, native_rate, sample_rate)
+
+
+def resample(waveform: Waveform, from_rate: int, to_rate: int) -> Waveform:
+    """Resample (num_samples,) with soxr HQ; the same rate gives the same array."""
+    if from_rate == to_rate:
+        return np.ascontiguousarray(waveform, dtype=np.float32)
+    import soxr
+
+    return np.ascontiguousarray(soxr.resample(waveform, from_rate, to_rate, quality="HQ"), dtype=np.float32)
+
+
+def to_pcm16(waveform: Waveform) -> npt.NDArray[np.int16]:
+    """Float ±1 to 16-bit samples, rounded and clipped.
+
+    >>> to_pcm16(np.array([0.0, 1.0, -1.0], dtype=np.float32)).tolist()
+    [0, 32767, -32768]
+    """
+    return np.clip(np.round(waveform * 32768.0), -32768, 32767).astype(np.int16)
+
+
+def from_pcm16(samples: npt.NDArray[np.int16]) -> Waveform:
+    """16-bit samples to float ±1, as every reader gives them back."""
+    return (samples / np.float32(32768.0)).astype(np.float32)
+
+
+def write_wav(handle: IO[bytes] | Path, pcm: npt.NDArray[np.int16], sample_rate: int = SAMPLE_RATE) -> None:
+    """Write mono PCM16 WAV; the bytes depend on the samples alone."""
+    import soundfile
+
+    target: Any = str(handle) if isinstance(handle, Path) else handle
+    soundfile.write(target, pcm, sample_rate, format="WAV", subtype="PCM_16")
+
+
+def _decode(path: str | Path | IO[bytes]) -> tuple[npt.NDArray[np.float32], int]:
+    """(samples (num_samples, channels), native rate)."""
+    import soundfile
+
+    if isinstance(path, (str, Path)):
+        _check_file(Path(path))
+    try:
+        with soundfile.SoundFile(path if not isinstance(path, Path) else str(path)) as file:
+            _check_length(file.frames / file.samplerate, path)
+            samples = file.read(dtype="float32", always_2d=True)
+            native_rate = int(file.samplerate)
+    except (soundfile.LibsndfileError, RuntimeError) as error:
+        if not isinstance(path, (str, Path)):
+            path.seek(0)
+        samples, native_rate = _decode_with_av(path, error)
+    if len(samples) == 0:
+        raise AudioError("empty", f"{_name(path)}: holds no samples.")
+    return samples, native_rate
+
+
+def _decode_with_av(path: str | Path | IO[bytes], first_error: Exception) -> tuple[npt.NDArray[np.float32], int]:
+    import av
+
+    try:
+        with av.open(str(path) if isinstance(path, Path) else path) as container:
+            if not container.streams.audio:
+                raise AudioError("broken", f"{_name(path)}: holds no audio.")
+            stream = container.streams.audio[0]
+            native_rate = int(stream.rate)
+            resampler = av.AudioResampler(format="flt", layout="mono", rate=native_rate)
+            chunks, total = [], 0
+            for frame in container.decode(stream):
+                for part in resampler.resample(frame):
+                    block = part.to_ndarray().reshape(-1)
+                    total += len(block)
+                    _check_length(total / native_rate, path)
+                    chunks.append(block)
+    except (av.FFmpegError, ValueError, OSError) as error:
+        raise AudioError("broken", f"{_name(path)}: cannot be decoded ({first_error}; {error}).") from error
+    joined = np.concatenate(chunks) if chunks else np.zeros(0, dtype=np.float32)
+    return joined.astype(np.float32).reshape(-1, 1), native_rate
+
+
+def _check_file(path: Path) -> None:
+    try:
+        if not path.is_file():
+            raise AudioError("missing", f"{path}: no such file.")
+        if path.stat().st_size == 0:
+            raise AudioError("empty", f"{path}: holds zero bytes.")
+    except (OSError, ValueError) as error:
+        raise AudioError("missing", f"{path}: cannot be opened ({error}).") from error
+
+
+def _check_length(seconds: float, path: str | Path | IO[bytes]) -> None:
+    if not 0 <= seconds <= MAX_DURATION_SECONDS:
+        raise AudioError("too_long", f"{_name(path)}: {seconds:.0f} s; allowed: up to {MAX_DURATION_SECONDS:.0f} s.")
+
+
+def _name(path: str | Path | IO[bytes]) -> str:
+    return str(path) if isinstance(path, (str, Path)) else getattr(path, "name", "audio")

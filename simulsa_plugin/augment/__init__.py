@@ -1,0 +1,1 @@
+"""Offline rows to partial samples: select, truncate, speculate, accept, write."""

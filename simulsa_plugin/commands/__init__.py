@@ -1,0 +1,1 @@
+"""The console scripts: they parse, wire the layers together and report."""

@@ -1,0 +1,1 @@
+"""The embedded default: spoken corpus, small checkpoint, and the script that trained it."""

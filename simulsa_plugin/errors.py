@@ -1,0 +1,43 @@
+"""One exception tree. Every message says what happened, what was got, what is allowed, and the next step."""
+
+from __future__ import annotations
+
+
+class SimulsaError(Exception):
+    """A problem the user can understand and act on; commands print it as one line, without a traceback."""
+
+    exit_code = 1
+
+
+class UsageError(SimulsaError):
+    """The command line or the recipe is wrong: unknown key, bad value, missing argument."""
+
+    exit_code = 2
+
+
+class AudioError(SimulsaError):
+    """An audio file cannot be used; `reason` is the short word written to skipped.jsonl."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class DatasetError(SimulsaError):
+    """A dataset is missing, is not described in dataset_info.json, or has no usable rows."""
+
+
+class ModelError(SimulsaError):
+    """A model, adapter, processor or template cannot be loaded or does not fit audio input."""
+
+
+class StorageError(SimulsaError):
+    """An output folder cannot be used: a file stands there, it is held by another process, or it is another run's."""
+
+
+class LogError(SimulsaError):
+    """A log of emissions cannot be scored; the message names the file and the line."""
+
+
+class MissingExtraError(SimulsaError):
+    """An optional part is not installed; the message names the extra that brings it."""

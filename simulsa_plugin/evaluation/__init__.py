@@ -1,0 +1,1 @@
+"""Runs, logs, tables and comparisons."""

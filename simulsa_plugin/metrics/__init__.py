@@ -1,0 +1,1 @@
+"""Pure functions over emission records; imports neither torch nor a model."""

@@ -1,0 +1,1 @@
+"""Simultaneous decoding: sessions, policies and the engine that advances them."""
