@@ -1,0 +1,153 @@
+"""The embedded spoken corpus: English speech, German references, and the true partial translation at any cut.
+
+Splits are disjoint by sentence: a hash of the English decides where a sentence may stand.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from simulsa_plugin.audio import Waveform, samples_to_seconds, seconds_to_samples, to_pcm16, write_wav
+from simulsa_plugin.demo.grammar import PROMPT, Sentence, sample_sentence
+from simulsa_plugin.demo.speech import Speech, Synthesizer, Voice, sample_voice
+from simulsa_plugin.storage import make_folder, replacing, write_json, write_jsonl
+
+# Share of the 16 hash values: what the packaged checkpoint learned from, what users train on, what they test on.
+SPLITS = {"pretrain": range(0, 9), "train": range(9, 14), "heldout": range(14, 15), "test": range(15, 16)}
+WINDOW_SECONDS = 6.0  # of the packaged checkpoint's encoder
+BLOCK = 125  # utterances per fresh synthesizer process; part of what fixes the bytes
+OFFLINE_NAME, TEST_NAME = "demo", "demo_test"
+OFFLINE_ROWS, TEST_ROWS = 8000, 200
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One spoken sentence pair.
+
+    Attributes:
+        sentence: the words of both languages.
+        waveform: (num_samples,) at 16 kHz, silence at both ends included.
+        word_ends: seconds of `waveform` at which each English word has been spoken.
+    """
+
+    sentence: Sentence
+    waveform: Waveform
+    word_ends: tuple[float, ...]
+
+    @property
+    def duration_seconds(self) -> float:
+        """Length of the waveform."""
+        return samples_to_seconds(len(self.waveform))
+
+    def truth(self) -> dict[str, Any]:
+        """What `true_partial` needs, as a JSON row."""
+        return {"source": self.sentence.source_text, "target": list(self.sentence.target),
+                "needs": list(self.sentence.needs), "word_ends": [round(end, 4) for end in self.word_ends]}
+
+
+def true_partial(truth: dict[str, Any], cut_seconds: float) -> str:
+    """The part of the reference that is certain after `cut_seconds`, whatever may follow.
+
+    The end of the utterance counts as heard when its last word has been.
+
+    Args:
+        truth: a row of `NAME_truth.jsonl`.
+        cut_seconds: audio heard.
+    """
+    heard = sum(end <= cut_seconds for end in truth["word_ends"])
+    sentence = Sentence(tuple(truth["source"].split()), tuple(truth["target"]), tuple(truth["needs"]))
+    return " ".join(sentence.target[: sentence.supported_words(heard, ended=heard == len(truth["word_ends"]))])
+
+
+def iterate_utterances(split: str, count: int, processes: int = 2) -> Iterator[Utterance]:
+    """The first `count` utterances of a split; a shorter run is a prefix of a longer one, for any number of processes."""
+    tasks = [(split, start, min(BLOCK, count - start)) for start in range(0, count, BLOCK)]
+    # Every block needs a synthesizer that nothing has spoken with, hence a process of its own.
+    context = multiprocessing.get_context("fork")
+    with context.Pool(processes, maxtasksperchild=1) as pool:
+        for block in pool.imap(_render_block, tasks):
+            yield from block
+
+
+def write_demo_corpus(folder: Path, *, rows: int = OFFLINE_ROWS, test_rows: int = TEST_ROWS, processes: int = 2) -> None:
+    """Write the offline set and the test set as LLaMA-Factory datasets, unless they are there already.
+
+    `folder` then holds `demo.jsonl`, `demo_test.jsonl`, `demo/*.wav`, `demo_test/*.wav`, the truth beside them and a
+    `dataset_info.json`.
+    """
+    make_folder(folder)
+    for name, split, count in ((OFFLINE_NAME, "train", rows), (TEST_NAME, "test", test_rows)):
+        if not (folder / f"{name}.jsonl").exists():
+            _write_split(folder, name, split, count, processes)
+    write_json(folder / "dataset_info.json", {name: _entry(name) for name in (OFFLINE_NAME, TEST_NAME)})
+
+
+def _write_split(folder: Path, name: str, split: str, count: int, processes: int) -> None:
+    from tqdm import tqdm
+
+    audio_folder = make_folder(folder.absolute() / name)
+    rows, truths = [], []
+    utterances = iterate_utterances(split, count, processes)
+    for index, utterance in enumerate(tqdm(utterances, total=count, desc=f"speak {name}", unit="utt", disable=None)):
+        path = audio_folder / f"{index:05d}.wav"
+        with path.open("wb") as handle:
+            write_wav(handle, to_pcm16(utterance.waveform))
+        rows.append({"messages": messages(utterance.sentence), "audios": [str(path)]})
+        truths.append({"audio": str(path), **utterance.truth()})
+    write_jsonl(folder / f"{name}_truth.jsonl", truths)
+    write_jsonl(folder / f"{name}.jsonl", rows)  # last: its presence says that everything else is there
+
+
+def messages(sentence: Sentence) -> list[dict[str, str]]:
+    """A sentence pair as LLaMA-Factory messages."""
+    return [{"role": "user", "content": PROMPT}, {"role": "assistant", "content": sentence.target_text}]
+
+
+def _entry(name: str) -> dict[str, Any]:
+    return {
+        "file_name": f"{name}.jsonl",
+        "formatting": "sharegpt",
+        "columns": {"messages": "messages", "audios": "audios"},
+        "tags": {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant",
+                 "system_tag": "system"},
+    }
+
+
+def _render_block(task: tuple[str, int, int]) -> list[Utterance]:
+    split, start, count = task
+    synthesizer = Synthesizer(seed=1 + start)
+    return [_render(synthesizer, split, start + offset) for offset in range(count)]
+
+
+def _render(synthesizer: Synthesizer, split: str, index: int) -> Utterance:
+    rng = np.random.default_rng([*split.encode(), index])
+    sentence = _draw_sentence(rng, split)
+    voice: Voice = sample_voice(rng)
+    return _place(rng, sentence, synthesizer.speak(sentence.source, voice))
+
+
+def _draw_sentence(rng: np.random.Generator, split: str) -> Sentence:
+    while True:
+        sentence = sample_sentence(rng)
+        if hashlib.sha256(sentence.source_text.encode()).digest()[0] % 16 in SPLITS[split]:
+            return sentence
+
+
+def _place(rng: np.random.Generator, sentence: Sentence, speech: Speech) -> Utterance:
+    """Put silence (0–0.6 s, often none) around the speech, a noise floor under it, and a level on it."""
+    free = seconds_to_samples(WINDOW_SECONDS) - len(speech.waveform)
+    lead, trail = (seconds_to_samples(max(0.0, float(rng.uniform(-0.2, 0.6)))) for _ in range(2))
+    lead = min(lead, max(free, 0))
+    trail = min(trail, max(free - lead, 0))
+    waveform = np.concatenate([np.zeros(lead, np.float32), speech.waveform, np.zeros(trail, np.float32)])
+    waveform *= np.float32(10 ** rng.uniform(-1.0, -0.05)) / np.abs(speech.waveform).max()
+    waveform += np.float32(10 ** rng.uniform(-4.0, -2.7)) * rng.standard_normal(len(waveform), dtype=np.float32)
+    offset = samples_to_seconds(lead)
+    return Utterance(sentence, waveform, tuple(offset + end for end in speech.word_ends))
