@@ -1,0 +1,196 @@
+"""Latency of one utterance: pure functions over the times at which its units were written.
+
+Symbols: d_i is the delay of unit i = 1…n (milliseconds of source heard when it was written), X the length of the
+source in milliseconds, Y the number of target units. With elapsed times in place of delays each function gives its
+computation-aware twin. A function returns None where the definition divides by zero or needs a length that is
+unknown: no number stands in for an error.
+"""
+
+from __future__ import annotations
+
+import itertools
+from bisect import bisect_left
+from collections.abc import Sequence
+
+SOURCE_TOKEN_MS = 300.0  # ATD's virtual word of the source
+
+
+def average_lagging(delays: Sequence[float], source_length: float | None, target_length: int) -> float | None:
+    """AL = 1/τ · Σ_{i ≤ τ} (d_i − (i − 1)·X/Y), τ = first i with d_i ≥ X, else n; d_1 where d_1 > X.
+
+    Args:
+        delays: d, shape (n,), milliseconds.
+        source_length: X, milliseconds; None where unknown.
+        target_length: Y, units of the reference (or of the hypothesis).
+
+    Returns:
+        Milliseconds; None without delays or source length, and where Y or X is 0 and needed.
+
+    Source: Ma et al. 2019 (arXiv 1810.08398), as SimulEval 1.1.4 computes it.
+
+    >>> average_lagging([1000, 2000, 4000], 4000, 4)
+    1333.3333333333333
+    """
+    if not delays or source_length is None:
+        return None
+    if delays[0] > source_length:
+        return float(delays[0])
+    if not source_length or not target_length:
+        return None
+    until_end = next((i for i, delay in enumerate(delays, 1) if delay >= source_length), len(delays))
+    return _mean_lag(delays[:until_end], source_length / target_length)
+
+
+def length_adaptive_average_lagging(
+    delays: Sequence[float], source_length: float | None, target_length: int
+) -> float | None:
+    """LAAL = AL with Y = max(n, target_length), so that writing too much is not rewarded.
+
+    Args, returns: as `average_lagging`.
+
+    Source: Papi et al. 2022 (arXiv 2206.05807), as SimulEval 1.1.4 computes it.
+
+    >>> length_adaptive_average_lagging([1000, 2000, 4000], 4000, 1)
+    1000.0
+    """
+    return average_lagging(delays, source_length, max(len(delays), target_length))
+
+
+def yet_another_average_lagging(
+    delays: Sequence[float], source_length: float | None, target_length: int
+) -> float | None:
+    """YAAL (short form) = LAAL over the units written strictly before the source ended.
+
+    Args: as `average_lagging`.
+
+    Returns:
+        Milliseconds; None where nothing was written before the end of the source: such instances are dropped.
+
+    Source: Polák et al. 2025 (arXiv 2509.17349), as OmniSTEval 0.1.10 computes it.
+
+    >>> yet_another_average_lagging([1000, 2000, 4000], 4000, 3)
+    833.3333333333334
+    """
+    if source_length is None:
+        return None
+    simultaneous = list(itertools.takewhile(lambda delay: delay < source_length, delays))
+    if not simultaneous or source_length <= 0:
+        return None
+    return _mean_lag(simultaneous, source_length / max(len(delays), target_length))
+
+
+def average_proportion(delays: Sequence[float], source_length: float | None, target_length: int) -> float | None:
+    """AP = Σ d_i / (X·Y), a ratio.
+
+    Args: as `average_lagging`.
+
+    Returns:
+        A ratio; None without delays, and where X or Y is 0 or unknown.
+
+    Source: Cho and Esipova 2016 (arXiv 1606.02012), as SimulEval 1.1.4 computes it.
+
+    >>> average_proportion([1000, 2000, 4000], 4000, 3)
+    0.5833333333333334
+    """
+    if not delays or not source_length or not target_length:
+        return None
+    return sum(delays) / (source_length * target_length)
+
+
+def differentiable_average_lagging(delays: Sequence[float], source_length: float | None) -> float | None:
+    """DAL = 1/n · Σ (d'_i − (i − 1)·X/n), d'_1 = d_1, d'_i = max(d_i, d'_{i−1} + X/n).
+
+    Args:
+        delays: d, shape (n,), milliseconds.
+        source_length: X, milliseconds; None where unknown.
+
+    Returns:
+        Milliseconds; None without delays, and where X is 0 or unknown.
+
+    Source: Cherry and Foster 2019 (arXiv 1906.00048), as SimulEval 1.1.4 computes it.
+
+    >>> differentiable_average_lagging([1000, 2000, 4000], 6000)
+    1000.0
+    """
+    if not delays or not source_length:
+        return None
+    pace = source_length / len(delays)
+    paced = itertools.accumulate(delays, lambda before, delay: max(delay, before + pace))
+    return _mean_lag(list(paced), pace)
+
+
+def average_token_delay(delays: Sequence[float], elapsed: Sequence[float] | None = None) -> float | None:
+    """ATD = 1/n · Σ (T(y_t) − T(x_{a(t)})), from the end of the source token a(t) to the end of the target token t.
+
+    The source heard between two emissions is cut into tokens of 300 ms; a target token takes no time of its own.
+    With c the chunk of t, S(c) the source tokens heard by chunk c and W(c) the target tokens written by it:
+    a(t) = min(t − max(0, W(c − 1) − S(c − 1)), S(c)).
+
+    Args:
+        delays: d, shape (n,), milliseconds.
+        elapsed: for the computation-aware twin, the elapsed times, shape (≥ n,), milliseconds.
+
+    Returns:
+        Milliseconds; None without delays, or with fewer elapsed times than delays.
+
+    Source: Kano et al. 2023 (arXiv 2211.13173), as SimulEval 1.1.4 computes it for speech to text.
+
+    >>> average_token_delay([1000, 2000, 4000])
+    1733.3333333333333
+    """
+    if not delays or (elapsed is not None and len(elapsed) < len(delays)):
+        return None
+    heard, token_ends = _source_tokens(list(dict.fromkeys(delays)))
+    written = list(itertools.accumulate(_run_lengths(delays), initial=0))
+    chunk_of = [chunk for chunk in range(1, len(written)) for _ in range(written[chunk] - written[chunk - 1])]
+    total = 0.0
+    for token, (chunk, ready) in enumerate(zip(chunk_of, _ready_times(delays, elapsed), strict=True), 1):
+        heard_before, heard_now = (heard[min(i, len(heard) - 1)] for i in (chunk - 1, chunk))
+        aligned = min(token - max(0, written[chunk - 1] - heard_before), heard_now)
+        total += ready - _end_of_token(aligned, heard, token_ends)
+    return total / len(delays)
+
+
+def _mean_lag(delays: Sequence[float], pace: float) -> float:
+    """Mean of d_i − (i − 1)·pace."""
+    return sum(delay - i * pace for i, delay in enumerate(delays)) / len(delays)
+
+
+def _run_lengths(delays: Sequence[float]) -> list[int]:
+    """Target tokens per chunk: runs of equal delays."""
+    return [len(list(run)) for _, run in itertools.groupby(delays)]
+
+
+def _source_tokens(chunk_ends: Sequence[float]) -> tuple[list[int], list[float]]:
+    """Source tokens heard by the end of each chunk, and the time they reach; entry 0 is the start.
+
+    The tokens themselves are never listed: a log may claim years of audio.
+    """
+    heard, ends = [0], [0.0]
+    for start, end in itertools.pairwise([0.0, *chunk_ends]):
+        whole, rest = divmod(end - start, SOURCE_TOKEN_MS)
+        whole = max(0.0, whole)
+        heard.append(heard[-1] + int(whole) + (rest != 0))
+        ends.append(ends[-1] + whole * SOURCE_TOKEN_MS + rest)
+    return heard, ends
+
+
+def _end_of_token(token: int, heard: Sequence[int], ends: Sequence[float]) -> float:
+    """End of the token-th source token in milliseconds; token 0 is the start."""
+    chunk = bisect_left(heard, token)
+    if chunk == 0:
+        return 0.0
+    return min(ends[chunk - 1] + (token - heard[chunk - 1]) * SOURCE_TOKEN_MS, ends[chunk])
+
+
+def _ready_times(delays: Sequence[float], elapsed: Sequence[float] | None) -> list[float]:
+    """When each target token is complete: after it was due, after the one before it, plus its time of computation."""
+    if elapsed is None or not any(elapsed):  # SimulEval reads zeros as "not measured"
+        computing = [0.0] * len(delays)
+    else:
+        spent = [passed - delay for passed, delay in zip(elapsed, delays, strict=False)]
+        computing = [after - before for before, after in itertools.pairwise([0.0, *spent])]
+    ready = [0.0]
+    for delay, duration in zip(delays, computing, strict=True):
+        ready.append(max(delay, ready[-1]) + duration)
+    return ready[1:]

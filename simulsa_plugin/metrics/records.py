@@ -1,0 +1,120 @@
+"""The emission record: what one utterance was translated to, and when each unit of it was written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from simulsa_plugin.errors import LogError, UsageError
+
+UNITS = ("word", "char")
+END_MARK = "</s>"  # what SimulEval 1.0 writes at the end of a prediction, with a delay of its own
+LONGEST_MS = 1e13  # about 300 years: what is longer is no time, and sums of it overflow
+
+
+@dataclass(frozen=True)
+class EmissionRecord:
+    """One instance of a log.
+
+    Attributes:
+        index: number of the utterance in its corpus.
+        prediction: the text written.
+        reference: the reference text, as written in the log or the references file; None where it is null.
+        delays: milliseconds of source heard when each latency unit of the prediction was written, shape (units,).
+        elapsed: the same with the time of computation added, shape (units,); None where it was not measured.
+        source_length: milliseconds of source; None where the log does not say.
+        source: name of the audio, or the lines that SimulEval writes about it.
+
+    Raises:
+        LogError: a time is not finite, or no time at all.
+    """
+
+    index: int
+    prediction: str
+    reference: str | None
+    delays: tuple[float, ...]
+    elapsed: tuple[float, ...] | None = None
+    source_length: float | None = None
+    source: str | tuple[str, ...] = ""
+
+    def __post_init__(self) -> None:
+        _check_times("delays", self.delays)
+        _check_times("elapsed", self.elapsed or ())
+        _check_times("source_length", () if self.source_length is None else (self.source_length,))
+        if self.source_length is not None and self.source_length < 0:
+            raise LogError(f"source_length is {self.source_length}; allowed: milliseconds, 0 or more.")
+
+
+def count_units(text: str, unit: str) -> int:
+    """Latency units of a prediction: words by white space, or characters of the stripped text.
+
+    >>> count_units(" guten  Tag ", "word"), count_units(" 你好 吗 ", "char")
+    (2, 4)
+
+    Raises:
+        UsageError: `unit` is neither word nor char.
+    """
+    check_unit(unit)
+    return len(text.split()) if unit == "word" else len(text.strip())
+
+
+def simuleval_reference_length(text: str, unit: str) -> int:
+    """Length of a reference as SimulEval counts it: between single spaces, so that two spaces in a row enclose a word.
+
+    Source: SimulEval 1.1.4, the instances' `reference_length`.
+
+    >>> simuleval_reference_length("a  b", "word"), simuleval_reference_length("", "word")
+    (3, 1)
+    """
+    check_unit(unit)
+    return len(text.split(" ")) if unit == "word" else len(text.strip())
+
+
+def check_unit(unit: str) -> None:
+    """Raise UsageError unless the latency unit is one of UNITS."""
+    if unit not in UNITS:
+        raise UsageError(f"The latency unit is {unit!r}; allowed: {', '.join(UNITS)}.")
+
+
+def is_empty(record: EmissionRecord) -> bool:
+    """Whether nothing was emitted; SimulEval's means skip such instances."""
+    return not record.delays
+
+
+def is_non_monotone(record: EmissionRecord) -> bool:
+    """Whether a unit is said to be written earlier than the one before it.
+
+    >>> is_non_monotone(EmissionRecord(0, "a b", "a b", (200.0, 100.0)))
+    True
+    """
+    return any(later < earlier for earlier, later in zip(record.delays, record.delays[1:], strict=False))
+
+
+def fits_unit(record: EmissionRecord, unit: str) -> bool:
+    """Whether there is one delay per unit of the prediction.
+
+    SimulEval's char logs count no spaces, while a text of ours may hold some: both counts fit. An end mark that was
+    left in the text is one unit.
+
+    >>> fits_unit(EmissionRecord(0, "guten Tag", "", (1.0, 2.0)), "word")
+    True
+    """
+    text = record.prediction.strip()
+    content = text.removesuffix(END_MARK)
+    marks = int(content != text)
+    counts = {count_units(content, unit)}
+    if unit == "char":
+        counts.add(len(content.replace(" ", "")))
+    return len(record.delays) - marks in counts
+
+
+def has_unpaired_elapsed(record: EmissionRecord) -> bool:
+    """Whether times of computation are given, but not one per delay."""
+    return bool(record.elapsed) and len(record.elapsed or ()) != len(record.delays)
+
+
+def _check_times(name: str, times: Sequence[float]) -> None:
+    for time in times:
+        if not math.isfinite(time) or abs(time) > LONGEST_MS:
+            raise LogError(f"{name} holds {time:g}; allowed: finite milliseconds up to {LONGEST_MS:g}.")
