@@ -1,0 +1,75 @@
+"""What is done to which module of LLaMA-Factory (and one of DeepSpeed), right after it has been imported."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from simulsa_plugin.toolkit.notices import announce, notify
+
+
+def extend(module: ModuleType) -> None:
+    """Extend one of `autoload.EXTENDED_MODULES`."""
+    _EXTENSIONS[module.__name__](module)
+
+
+def _extend_launcher(launcher: ModuleType) -> None:
+    from simulsa_plugin.toolkit import launching
+
+    launching.report_errors_in_one_line()
+    _wrap(launcher, "launch", launching.prepared)
+    _wrap(launcher, "subprocess", lambda subprocess: launching.OwnTorchrun(subprocess, str(launcher.__file__)))
+
+
+def _extend_parser(parser: ModuleType) -> None:
+    from simulsa_plugin.toolkit import launching, recipe_keys
+
+    launching.report_errors_in_one_line()
+    _wrap(parser, "read_args", recipe_keys.adapting)
+    for name in ("_TRAIN_ARGS", "_INFER_ARGS", "_EVAL_ARGS", "_TRAIN_MCA_ARGS"):
+        _wrap(parser, name, _with_own_keys)
+
+
+def _with_own_keys(groups: list[type]) -> list[type]:
+    from simulsa_plugin.toolkit.data_arguments import DataArguments, SimulsaDataArguments
+
+    return [SimulsaDataArguments if group is DataArguments else group for group in groups]
+
+
+def _extend_mm_plugin(mm_plugin: ModuleType) -> None:
+    from simulsa_plugin.toolkit.audio_reader import AudioReader
+
+    _wrap(mm_plugin, "torchaudio", lambda torchaudio: AudioReader(torchaudio, mm_plugin))
+
+
+def _extend_deepspeed(deepspeed_comm: ModuleType) -> None:
+    from simulsa_plugin.toolkit import launching
+
+    if "llamafactory" in sys.modules:
+        _wrap(deepspeed_comm, "build_shm_op", launching.without_compiler)
+
+
+def _announce_training(_workflow: ModuleType) -> None:
+    announce()  # reached without `llamafactory-cli`: torchrun on a script, a Ray worker
+
+
+def _wrap(module: ModuleType, name: str, wrap: Callable[[Any], Any]) -> None:
+    """Replace `module.name` by `wrap(module.name)`; a name that is gone is reported, and the rest goes on."""
+    if not hasattr(module, name):
+        notify(
+            f"there is no {module.__name__}.{name}; what simulsa_plugin does there is off. "
+            "It is written for LLaMA-Factory 0.9.5; the rest works on."
+        )
+        return
+    setattr(module, name, wrap(getattr(module, name)))
+
+
+_EXTENSIONS: dict[str, Callable[[ModuleType], None]] = {
+    "llamafactory.launcher": _extend_launcher,
+    "llamafactory.hparams.parser": _extend_parser,
+    "llamafactory.data.mm_plugin": _extend_mm_plugin,
+    "llamafactory.train.sft.workflow": _announce_training,
+    "deepspeed.comm.torch": _extend_deepspeed,
+}
