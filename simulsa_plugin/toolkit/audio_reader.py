@@ -1,0 +1,95 @@
+"""Audio for LLaMA-Factory on machines where torchaudio cannot read any.
+
+From version 2.9 on, `torchaudio.load` needs torchcodec and the system's FFmpeg libraries, even for WAV. LLaMA-Factory
+reads audio in one place, `data.mm_plugin`, as `torchaudio.load(audio)`; `AudioReader` stands in for torchaudio there.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from types import ModuleType
+from typing import IO, Any
+
+import numpy as np
+import torch
+
+from simulsa_plugin.audio import SAMPLE_RATE, Waveform, read_mono, write_wav
+from simulsa_plugin.errors import AudioError, SimulsaError
+
+Source = str | os.PathLike[str] | IO[bytes]
+
+
+class AudioReader:
+    """torchaudio as `mm_plugin` sees it: with a `load` that works here, and all the rest as it is."""
+
+    def __init__(self, torchaudio: Any, owner: ModuleType) -> None:  # noqa: ANN401 - a module, or a test's stand-in
+        """Stand in for `torchaudio` in the module `owner` until it is known whether that is needed."""
+        self._torchaudio = torchaudio
+        self._owner = owner
+        self._needed: bool | None = None
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        if name == "_torchaudio":
+            raise AttributeError(name)  # a half-built copy (pickle) would ask for it for ever
+        return getattr(self._torchaudio, name)
+
+    def load(self, source: Source, *args: Any, **options: Any) -> tuple[torch.Tensor, int]:  # noqa: ANN401 - passed on
+        """Read (waveform (channels, num_samples), sample rate), by torchaudio where it can read at all.
+
+        Raises:
+            SimulsaError: the file is missing, empty or broken; it is named.
+        """
+        if self._needed is None:
+            self._needed = not can_read_audio(self._torchaudio)
+        if self._needed:
+            return load(source)
+        self._owner.torchaudio = self._torchaudio  # type: ignore[attr-defined]  # step aside for good
+        loaded: tuple[torch.Tensor, int] = self._torchaudio.load(source, *args, **options)
+        return loaded
+
+
+def can_read_audio(torchaudio: Any) -> bool:  # noqa: ANN401 - a module, or a test's stand-in
+    """Try it on 10 ms of WAV: what is installed does not tell whether the libraries behind it load."""
+    pcm = np.arange(160, dtype=np.int16)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "probe.wav"
+        write_wav(path, pcm)
+        try:
+            waveform, sample_rate = torchaudio.load(str(path))
+        except Exception:  # ImportError, RuntimeError, OSError …: torchaudio's backends agree on no error
+            return False
+    return sample_rate == SAMPLE_RATE and tuple(waveform.shape) == (1, len(pcm))
+
+
+def load(source: Source) -> tuple[torch.Tensor, int]:
+    """Read audio as `torchaudio.load` does: float32, full scale ±1, at the file's own rate.
+
+    What libsndfile cannot read (m4a, webm …) comes from PyAV, as 16 kHz mono.
+
+    Raises:
+        SimulsaError: the file is missing, empty or broken; it is named.
+    """
+    try:
+        samples, sample_rate = _read_with_soundfile(source)
+    except AudioError as error:
+        # Not the AudioError itself: worker processes send this to their parent, and two arguments do not unpickle.
+        raise SimulsaError(f"Cannot read audio: {error} Repair it, or take its row out of the dataset.") from error
+    return torch.from_numpy(np.ascontiguousarray(samples.T)), sample_rate
+
+
+def _read_with_soundfile(source: Source) -> tuple[Waveform, int]:
+    """(samples (num_samples, channels), sample rate)."""
+    import soundfile
+
+    readable: Any = os.fspath(source) if isinstance(source, (str, os.PathLike)) else source
+    try:
+        samples, sample_rate = soundfile.read(readable, dtype="float32", always_2d=True)
+    except (soundfile.LibsndfileError, RuntimeError):
+        samples, sample_rate = np.zeros((0, 1), dtype=np.float32), SAMPLE_RATE
+        if not isinstance(readable, str):
+            readable.seek(0)
+    if len(samples) > 0:
+        return samples, int(sample_rate)
+    return read_mono(readable)[:, None], SAMPLE_RATE
