@@ -1,0 +1,200 @@
+"""What happens before `llamafactory-cli COMMAND` hands over: the recipe is checked, and torchrun is asked for."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import Any
+
+from simulsa_plugin.errors import DatasetError, SimulsaError, UsageError
+from simulsa_plugin.settings import split_recipe
+from simulsa_plugin.toolkit.notices import announce, notify
+from simulsa_plugin.toolkit.recipe_keys import GROUPS, TrainingSettings, flags_to_recipe
+
+COMMANDS = frozenset({"train", "chat", "api", "export", "webchat", "webui"})
+STARTED_BY_TORCHRUN = frozenset({"RANK", "LOCAL_RANK", "TORCHELASTIC_RUN_ID"})
+OTHER_LAUNCHERS = ("USE_RAY", "USE_KT")
+TRUE = frozenset({"true", "y", "1"})  # as LLaMA-Factory reads its variables
+
+
+def prepared(launch: Callable[[], None]) -> Callable[[], None]:
+    """Wrap LLaMA-Factory's `launch`, which finds the command in `sys.argv`."""
+
+    @functools.wraps(launch)
+    def prepare_and_launch() -> None:
+        if len(sys.argv) > 1 and sys.argv[1] in COMMANDS:
+            _prepare(sys.argv[1], sys.argv[2:])
+        launch()
+
+    return prepare_and_launch
+
+
+def _prepare(command: str, arguments: list[str]) -> None:
+    announce()
+    if not arguments or "-h" in arguments or "--help" in arguments:
+        return
+    recipe = read_arguments(arguments)
+    split_recipe(recipe, GROUPS)
+    if command == "train":
+        check_data(recipe)
+        _ask_for_torchrun(recipe)
+
+
+def read_arguments(arguments: list[str]) -> dict[str, Any]:
+    """The recipe that LLaMA-Factory is about to read: a YAML file and key=value overrides, or flags.
+
+    Raises:
+        UsageError: the YAML file cannot be read.
+    """
+    if not arguments[0].endswith((".yaml", ".yml")):
+        return flags_to_recipe(arguments)
+    import yaml
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        merged = OmegaConf.merge(OmegaConf.load(arguments[0]), OmegaConf.from_cli(arguments[1:]))
+        return dict(OmegaConf.to_container(merged))  # type: ignore[arg-type]  # a list is no recipe, and raises
+    except (OSError, ValueError, TypeError, yaml.YAMLError, OmegaConfBaseException) as error:
+        reason = " ".join(str(error).split())
+        message = f"Cannot read the recipe {arguments[0]}: {reason}. Give a YAML file of `key: value`."
+        raise UsageError(message) from error
+
+
+def check_data(recipe: Mapping[str, Any]) -> None:
+    """Name the command that makes the data, where the data is missing and the recipe knows the command.
+
+    Raises:
+        DatasetError: dataset_info.json, an entry of it or its file is not there.
+    """
+    made_by = TrainingSettings.from_keys(recipe).made_by
+    missing = missing_data(recipe)
+    if made_by and missing:
+        raise DatasetError(f"{missing}. Make the data with: {made_by}")
+
+
+def missing_data(recipe: Mapping[str, Any]) -> str | None:
+    """The first thing of `dataset` and `eval_dataset` that is not there, in words; None where all is there."""
+    folder = recipe.get("dataset_dir", "data")
+    names = [name.strip() for key in ("dataset", "eval_dataset") for name in str(recipe.get(key) or "").split(",")]
+    elsewhere = not isinstance(folder, str) or folder == "ONLINE" or folder.startswith("REMOTE:")
+    if elsewhere or recipe.get("tokenized_path"):
+        return None
+    info_path = Path(folder) / "dataset_info.json"
+    try:
+        entries = json.loads(info_path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return f"{info_path} does not exist"
+    except (OSError, ValueError) as error:
+        return f"{info_path} cannot be read ({error})"
+    problems = (_missing_entry(entries, name, info_path) for name in names if name)
+    return next((problem for problem in problems if problem), None)
+
+
+def _missing_entry(entries: Mapping[str, Any], name: str, info_path: Path) -> str | None:
+    if name not in entries:
+        return f"{info_path} has no dataset {name}"
+    file_name = entries[name].get("file_name")
+    if file_name and not (info_path.parent / file_name).exists():
+        return f"{info_path.parent / file_name} (dataset {name}) does not exist"
+    return None
+
+
+def _ask_for_torchrun(recipe: Mapping[str, Any]) -> None:
+    from llamafactory.extras.misc import get_device_count
+
+    config = recipe.get("deepspeed")
+    if isinstance(config, str) and config.endswith(".json") and not Path(config).is_file():
+        raise UsageError(
+            f"deepspeed: {config} does not exist below {Path.cwd()}. "
+            "Start from the folder that holds it, or give its absolute path: deepspeed=/…"
+        )
+    added = torchrun_environment(recipe, os.environ, get_device_count())
+    os.environ.update(added)
+    if added:
+        settings = " ".join(f"{name}={value}" for name, value in added.items())
+        notify(f"the recipe sets `deepspeed`, so training starts under torchrun ({settings}).")
+
+
+def torchrun_environment(recipe: Mapping[str, Any], environ: Mapping[str, str], device_count: int) -> dict[str, str]:
+    """The variables that make LLaMA-Factory start a `deepspeed` recipe under torchrun, less those already set.
+
+    LLaMA-Factory refuses `deepspeed` outside torchrun, and asks torchrun for as many processes as there are GPUs:
+    none, on a CPU.
+    """
+    other = any(environ.get(name, "").lower() in TRUE for name in OTHER_LAUNCHERS)
+    if not recipe.get("deepspeed") or other or STARTED_BY_TORCHRUN & environ.keys():
+        return {}
+    wanted = {"FORCE_TORCHRUN": "1"}
+    if device_count == 0:
+        wanted |= {"NPROC_PER_NODE": "1", "DS_ACCELERATOR": "cpu"}
+    return {name: value for name, value in wanted.items() if name not in environ}
+
+
+def without_compiler(build_shm_op: Callable[[], Any]) -> Callable[[], Any]:
+    """Wrap DeepSpeed's `build_shm_op`, which compiles C++ when a run starts on a CPU, and fails where no compiler is.
+
+    What it builds speeds up the exchange between the processes of one machine. A single process has none, and several
+    fall back to gloo.
+    """
+
+    @functools.wraps(build_shm_op)
+    def build_where_it_helps() -> Any:  # noqa: ANN401 - a compiled module, or None
+        compiler = shutil.which(os.environ.get("CXX", "c++"))
+        return build_shm_op() if compiler and os.environ.get("WORLD_SIZE", "1") != "1" else None
+
+    return build_where_it_helps
+
+
+class OwnTorchrun:
+    """`subprocess` as LLaMA-Factory's launcher sees it: with the torchrun of this Python, and whole arguments.
+
+    The launcher writes its command as one text and splits it at white space, which cuts paths that hold a space, and
+    takes `torchrun` from PATH, where there is none unless the virtual environment is activated.
+    """
+
+    def __init__(self, subprocess: ModuleType, script: str) -> None:
+        """Stand in for `subprocess` in the launcher, whose own file is `script`."""
+        self._subprocess = subprocess
+        self._script = script
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        return getattr(self._subprocess, name)
+
+    def run(self, command: list[str], **options: Any) -> Any:  # noqa: ANN401 - passed on
+        """Run a command; the launcher's torchrun command is repaired first."""
+        return self._subprocess.run(torchrun_command(command, [self._script, *sys.argv[1:]]), **options)
+
+
+def torchrun_command(command: list[str], target: list[str]) -> list[str]:
+    """Replace `torchrun` by this Python's, and the cut-up target at the end by the whole one.
+
+    >>> torchrun_command(["torchrun", "--nnodes", "1", "a", "b.py", "x"], ["a b.py", "x"])[1:]
+    ['-m', 'torch.distributed.run', '--nnodes', '1', 'a b.py', 'x']
+    """
+    cut_up = " ".join(target).split()
+    options = command[1 : len(command) - len(cut_up)]
+    if command[:1] != ["torchrun"] or command[1 + len(options) :] != cut_up:
+        return command
+    return [sys.executable, "-m", "torch.distributed.run", *options, *target]
+
+
+def report_errors_in_one_line() -> None:
+    """Let an uncaught SimulsaError end the process with its one line, not a traceback; in torchrun's children too."""
+    if getattr(sys.excepthook, "__name__", "") != _one_line.__name__:
+        sys.excepthook = functools.wraps(_one_line)(functools.partial(_one_line, sys.excepthook))
+
+
+def _one_line(
+    others: Callable[..., object], kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    if isinstance(error, SimulsaError):
+        print(f"simulsa_plugin: {error}", file=sys.stderr)
+    else:
+        others(kind, error, trace)
