@@ -35,9 +35,19 @@ def make_folder(path: Path) -> Path:
 
 @contextlib.contextmanager
 def replacing(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
-    """Open a temporary file beside `path`; on success it takes the name of `path`, on failure it vanishes."""
+    """Open a temporary file beside `path`; on success it takes the name of `path`, on failure it vanishes.
+
+    Raises:
+        StorageError: the folder is missing or cannot be written, or something that is no file stands at `path`.
+    """
+    path = path.resolve()  # the file behind a link is replaced, not the link
+    if path.exists() and not path.is_file():
+        raise StorageError(f"{path} is no regular file and will not be replaced. Choose another name.")
     encoding = None if "b" in mode else "utf-8"
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise StorageError(f"Cannot write {path}: {error.strerror}. Choose a folder that exists.") from error
     try:
         with os.fdopen(descriptor, mode, encoding=encoding) as handle:
             yield handle
