@@ -1,0 +1,56 @@
+"""What every console script shares: one line per user mistake, an exit code, and no traceback."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from simulsa_plugin.errors import SimulsaError, UsageError
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose mistakes are UsageErrors: one line, like every other mistake."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise UsageError with the next step."""
+        raise UsageError(f"{message}. See `{self.prog} --help`.")
+
+
+def run_command(prog: str, function: Callable[[], int]) -> int:
+    """Run a command and turn what stops it into a message and an exit code.
+
+    Args:
+        prog: name of the console script, for messages.
+        function: does the work; returns 0, or 1 where the work failed.
+
+    Returns:
+        The function's code; 0 after --help; a SimulsaError's own (1 failed, 2 usage); 130 after Ctrl-C; 1 where the
+        reader of the output has gone.
+    """
+    try:
+        code = function()
+        sys.stdout.flush()
+    except SimulsaError as error:
+        print(f"{prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return error.exit_code
+    except SystemExit as stop:  # argparse after --help
+        return stop.code if isinstance(stop.code, int) else 0
+    except KeyboardInterrupt:
+        print(f"{prog}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        _silence_stdout()
+        return 1
+    return code
+
+
+def _silence_stdout() -> None:
+    """Let the interpreter's last flush go nowhere instead of failing aloud."""
+    with contextlib.suppress(OSError, ValueError):  # not a real file, as under a test
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

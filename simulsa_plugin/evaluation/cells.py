@@ -1,0 +1,121 @@
+"""Result folders: which cells `simulsa-eval run` wrote, and where the log of each stands."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from simulsa_plugin.errors import LogError
+from simulsa_plugin.metrics.corpus import METRICS
+
+SCORES = "scores.json"
+LOG = "instances.log"
+OFFLINE = "offline"
+CELL_METRICS = (*METRICS, "NE")
+
+
+@dataclass(frozen=True)
+class CellKey:
+    """What identifies a cell: policy, chunk (ms) and rollback (tokens), null for offline, and the policy's parameters.
+
+    Attributes:
+        parameters: the parameters as canonical JSON, so that keys can be compared; "" where there are none.
+    """
+
+    policy: str
+    chunk_ms: float | None = None
+    rollback: int | None = None
+    parameters: str = ""
+
+    def __str__(self) -> str:
+        chunk = "" if self.chunk_ms is None else f" k={self.chunk_ms:g}"
+        rollback = "" if self.rollback is None else f" b={self.rollback}"
+        return f"{self.policy}{chunk}{rollback}{' ' if self.parameters else ''}{self.parameters}"
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields as `cells` of scores.json has them."""
+        parameters = json.loads(self.parameters) if self.parameters else {}
+        return {"policy": self.policy, "chunk_ms": self.chunk_ms, "rollback": self.rollback, "parameters": parameters}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a result: its values (metric → value or None), how many instances, and its log where there is one."""
+
+    key: CellKey
+    values: Mapping[str, float | None]
+    instances: int | None
+    log: Path | None
+
+
+def folder_name(policy: str, chunk_ms: float | None, rollback: int | None) -> str:
+    """Name of a cell's folder in a result folder.
+
+    >>> folder_name("rollback", 500, 3), folder_name("offline", None, None)
+    ('rollback_k500_b3', 'offline')
+    """
+    chunk = "" if chunk_ms is None else f"_k{chunk_ms:g}"
+    return f"{policy}{chunk}{'' if rollback is None else f'_b{rollback}'}"
+
+
+def read_scores(folder: Path) -> dict[str, Any]:
+    """The scores.json of a result folder.
+
+    Raises:
+        LogError: it is missing, is no JSON object, or has no list of cells.
+    """
+    path = folder / SCORES
+    try:
+        scores = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except OSError as error:
+        raise LogError(f"{folder} holds no {SCORES} that can be read ({error.strerror}). "
+                       f"Give a folder of `simulsa-eval run`, or an {LOG}.") from error
+    except (ValueError, RecursionError) as error:
+        raise LogError(f"{path} is no JSON ({error}). Run `simulsa-eval run` again.") from error
+    if not isinstance(scores, dict) or not isinstance(scores.get("cells"), list):
+        raise LogError(f"{path} has no list `cells`. Give a folder of `simulsa-eval run`.")
+    return scores
+
+
+def read_cells(folder: Path, scores: Mapping[str, Any]) -> dict[CellKey, Cell]:
+    """The cells of a result folder, in its order.
+
+    Raises:
+        LogError: a cell is no object, has no policy or a value that is no number, or stands there twice.
+    """
+    cells: dict[CellKey, Cell] = {}
+    for number, row in enumerate(scores["cells"], 1):
+        where = f"{folder / SCORES}, cell {number}"
+        cell = _read_cell(folder, row, where)
+        if cell.key in cells:
+            raise LogError(f"{where}: {cell.key} stands there twice. Run `simulsa-eval run` again.")
+        cells[cell.key] = cell
+    return cells
+
+
+def _read_cell(folder: Path, row: object, where: str) -> Cell:
+    if not isinstance(row, dict) or not isinstance(row.get("policy"), str):
+        raise LogError(f"{where}: expected an object with a policy.")
+    values = {name: _number(row, name, where) for name in CELL_METRICS if name in row}
+    chunk_ms, rollback = _number(row, "chunk_ms", where), _number(row, "rollback", where)
+    parameters = row.get("parameters")
+    key = CellKey(row["policy"], chunk_ms, None if rollback is None else int(rollback),
+                  json.dumps(parameters, sort_keys=True) if parameters else "")
+    name = row.get("folder") or folder_name(key.policy, key.chunk_ms, key.rollback)
+    log = folder / str(name) / LOG
+    instances = _number(row, "instances", where)
+    return Cell(key, values, None if instances is None else int(instances), log if log.is_file() else None)
+
+
+def _number(row: Mapping[str, Any], key: str, where: str) -> float | None:
+    value = row.get(key)
+    if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+        raise LogError(f"{where}: {key} is {value!r}; expected a number or null.")
+    return None if value is None else float(value)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"it holds {name}")

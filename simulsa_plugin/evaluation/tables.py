@@ -1,0 +1,112 @@
+"""Numbers as people read them: aligned tables of scores and comparisons."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from simulsa_plugin.evaluation.cells import CELL_METRICS, CellKey
+
+MAIN_METRICS = ("BLEU", "LAAL", "chrF")
+
+
+def unit_of(metric: str) -> str:
+    """Unit of a metric: ms for latencies, nothing for ratios and for 0…100.
+
+    >>> unit_of("LAAL_CA"), unit_of("AP"), unit_of("BLEU")
+    ('ms', '', '')
+    """
+    return "" if metric.removesuffix("_CA") in ("BLEU", "chrF", "AP", "NE") else "ms"
+
+
+def shown(value: float | None) -> str:
+    """A value as tables show it; a dash where nothing was measured.
+
+    >>> shown(12.3456), shown(None)
+    ('12.346', '–')
+    """
+    return "–" if value is None else f"{value:.3f}"
+
+
+def align(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows as lines: the first column to the left, the others to the right.
+
+    >>> align([["cell", "BLEU"], ["offline", "9"]])
+    ['cell     BLEU', 'offline     9']
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(text.rjust(width) if i else text.ljust(width)
+                      for i, (text, width) in enumerate(zip(row, widths, strict=True))).rstrip() for row in rows]
+
+
+def comparison_tables(comparison: dict[str, Any]) -> list[str]:
+    """The lines that `compare` prints."""
+    scale, bootstrap = comparison["scale"], comparison["bootstrap"]
+    lines = [f"baseline: {comparison['baseline']}",
+             f"measured: unit {scale['unit']}, length of the {scale['length']}, BLEU tokenizer {scale['tokenizer']}",
+             f"[low, high]: 95 % of {bootstrap['samples']} paired resamples of the utterances, "
+             f"seed {bootstrap['seed']}; – where a value or a log is missing"]
+    for pair in comparison["comparisons"]:
+        lines += ["", f"other: {pair['other']}", "", *_main_table(pair["cells"]), *_other_table(pair["cells"])]
+        for curves in pair["equal_latency"]:
+            lines += ["", *_curve_table(curves)]
+    return lines
+
+
+def _main_table(cells: Iterable[dict[str, Any]]) -> list[str]:
+    header = ["cell"]
+    for name in MAIN_METRICS:
+        header += [f"{name}{' ms' if unit_of(name) else ''}", "other", "diff"]
+        header += ["[low, high]"] if name != "chrF" else []
+    rows = [header]
+    for cell in cells:
+        row = [_cell_name(cell)]
+        for name in MAIN_METRICS:
+            value = cell["metrics"].get(name, {})
+            row += [shown(value.get("baseline")), shown(value.get("other")), _signed(value.get("difference"))]
+            row += [_shown_interval(value.get("interval"))] if name != "chrF" else []
+        rows.append(row)
+    return align(rows)
+
+
+def _other_table(cells: Sequence[dict[str, Any]]) -> list[str]:
+    """Differences of the metrics beside the main ones that some cell has on both sides."""
+    def difference(cell: dict[str, Any], name: str) -> float | None:
+        found: float | None = cell["metrics"].get(name, {}).get("difference")
+        return found
+
+    names = [name for name in CELL_METRICS if name not in MAIN_METRICS
+             and any(difference(cell, name) is not None for cell in cells)]
+    if not names:
+        return []
+    rows = [["difference", *(f"{name}{' ms' if unit_of(name) else ''}" for name in names)]]
+    rows += [[_cell_name(cell), *(_signed(difference(cell, name)) for name in names)] for cell in cells]
+    return ["", *align(rows)]
+
+
+def _curve_table(curves: dict[str, Any]) -> list[str]:
+    title = f"BLEU at equal LAAL, {'policy ' + curves['policy'] if curves['policy'] else 'all streaming cells'}"
+    if curves["range"] is None:
+        return [f"{title}: the curves share no range of LAAL, nothing can be said."]
+    low, high = curves["range"]
+    rows = [["LAAL ms", "baseline", "other", "diff", "[low, high]"]]
+    rows += [[f"{point['LAAL']:.0f}", shown(point["baseline"]), shown(point["other"]), _signed(point["difference"]),
+              _shown_interval(point["interval"])] for point in curves["points"]]
+    return [f"{title} (interpolated between the best cells; common range {low:.0f}–{high:.0f} ms)", *align(rows),
+            f"mean difference {_signed(curves['mean_difference'])} {_shown_interval(curves['interval'])}, "
+            f"area {curves['area']:+.1f} BLEU·ms"]
+
+
+def _cell_name(cell: dict[str, Any]) -> str:
+    parameters = " ".join(f"{key}={value}" for key, value in cell["parameters"].items()) \
+        if isinstance(cell["parameters"], dict) else str(cell["parameters"])
+    name = str(CellKey(cell["policy"], cell["chunk_ms"], cell["rollback"])) + (f" {parameters}" if parameters else "")
+    return f"{name} (not in the {cell['missing']})" if cell["missing"] else name
+
+
+def _signed(value: float | None) -> str:
+    return "–" if value is None else f"{value:+.3f}"
+
+
+def _shown_interval(bounds: Sequence[float] | None) -> str:
+    return "–" if bounds is None else f"[{bounds[0]:+.2f}, {bounds[1]:+.2f}]"

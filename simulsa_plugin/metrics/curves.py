@@ -1,0 +1,75 @@
+"""Quality over latency as a curve: the best cells, interpolated between, compared where both curves exist."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The cells of a system that no faster cell equals, joined by straight lines.
+
+    Attributes:
+        latencies: milliseconds, rising strictly, shape (points,).
+        qualities: BLEU at them, rising strictly, shape (points,).
+    """
+
+    latencies: Array
+    qualities: Array
+
+    def at(self, latencies: Array | float) -> Array:
+        """Interpolated quality; only meaningful within the curve's range."""
+        return np.asarray(np.interp(latencies, self.latencies, self.qualities))
+
+
+def frontier(points: Iterable[tuple[float, float]]) -> Curve:
+    """The curve through the (latency, quality) points that no point of lower or equal latency reaches in quality.
+
+    >>> frontier([(900.0, 20.0), (500.0, 10.0), (700.0, 5.0)]).latencies.tolist()
+    [500.0, 900.0]
+    """
+    kept: list[tuple[float, float]] = []
+    for latency, quality in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not kept or quality > kept[-1][1]:
+            kept.append((latency, quality))
+    return Curve(np.array([point[0] for point in kept]), np.array([point[1] for point in kept]))
+
+
+def common_range(first: Curve, second: Curve) -> tuple[float, float] | None:
+    """Latencies that both curves cover; None where they share no more than a point.
+
+    >>> common_range(frontier([(1, 1), (3, 3)]), frontier([(2, 1), (4, 2)]))
+    (2.0, 3.0)
+    """
+    if not len(first.latencies) or not len(second.latencies):
+        return None
+    low = max(float(first.latencies[0]), float(second.latencies[0]))
+    high = min(float(first.latencies[-1]), float(second.latencies[-1]))
+    return (low, high) if low < high else None
+
+
+def area_between(baseline: Curve, other: Curve, low: float, high: float) -> float:
+    """∫ (other − baseline) over latency from low to high: exact, as both are straight between knots.
+
+    Args:
+        baseline: a curve that covers [low, high].
+        other: a curve that covers [low, high].
+        low: milliseconds.
+        high: milliseconds, above low.
+
+    Returns:
+        Quality × milliseconds; divided by (high − low) it is the mean difference.
+
+    >>> area_between(frontier([(0, 0), (2, 2)]), frontier([(0, 1), (2, 3)]), 0.0, 2.0)
+    2.0
+    """
+    knots = np.unique(np.concatenate([[low, high], baseline.latencies, other.latencies]))
+    knots = knots[(knots >= low) & (knots <= high)]
+    difference = other.at(knots) - baseline.at(knots)
+    return float(np.sum(np.diff(knots) * (difference[1:] + difference[:-1]) / 2))
