@@ -16,6 +16,16 @@ import jsonlines
 from simulsa_plugin.errors import StorageError
 
 
+# How our own datasets stand in dataset_info.json: the form that LLaMA-Factory and ms-swift both read.
+SHAREGPT_ENTRY: dict[str, Any] = {
+    "formatting": "sharegpt",
+    "columns": {"messages": "messages", "audios": "audios"},
+    "tags": {
+        "role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant", "system_tag": "system",
+    },
+}
+
+
 def make_folder(path: Path) -> Path:
     """Create a folder and its parents.
 
@@ -136,24 +146,19 @@ class Journal:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold a folder for this process. The kernel drops the lock with the process, so a kill -9 leaves nothing stale.
 
+    Args:
+        folder: what to hold; it exists.
+        wait: wait for the holder, for short work, instead of refusing.
+
     Raises:
-        StorageError: another process holds the folder; its number is named.
+        StorageError: another process holds the folder, its number is named; or the folder cannot be written.
     """
     path = folder / ".lock"
-    try:
-        handle = path.open("a+", encoding="utf-8")
-    except OSError as error:
-        raise StorageError(f"Cannot write into {folder}: {error.strerror}. Choose another --out.") from error
+    handle = _lock_file(path, folder, wait)
     with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            handle.seek(0)
-            holder = handle.read().strip() or "unknown"
-            raise StorageError(f"{folder} is in use by process {holder}. Wait for it, or choose another --out.") from error
         handle.seek(0)
         handle.truncate()
         handle.write(f"{os.getpid()}\n")
@@ -161,8 +166,44 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            with contextlib.suppress(FileNotFoundError):
-                path.unlink()
+            path.unlink(missing_ok=True)
+
+
+def _lock_file(path: Path, folder: Path, wait: bool) -> IO[str]:
+    while True:
+        try:
+            handle = path.open("a+", encoding="utf-8")
+        except OSError as error:
+            raise StorageError(f"Cannot write into {folder}: {error.strerror}. Choose another --out.") from error
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError as error:
+            handle.seek(0)
+            holder = handle.read().strip() or "unknown"
+            handle.close()
+            raise StorageError(f"{folder} is in use by process {holder}. Wait for it, or choose another --out.") from error
+        if path.exists() and os.path.samestat(os.fstat(handle.fileno()), path.stat()):
+            return handle
+        handle.close()  # the holder before us removed the file that we had opened; lock the one that counts
+
+
+def merge_dataset_info(folder: Path, entries: Mapping[str, Mapping[str, Any]]) -> None:
+    """Put entries into `folder/dataset_info.json`; other entries stay.
+
+    Raises:
+        StorageError: the file is no JSON object.
+    """
+    path = folder / "dataset_info.json"
+    with locked(folder, wait=True):
+        try:
+            info = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        except ValueError as error:
+            raise StorageError(f"{path} is no JSON ({error}). Mend or remove it.") from error
+        if not isinstance(info, dict):
+            raise StorageError(f"{path} holds a {type(info).__name__}; expected an object of datasets by name.")
+        merged = info | {name: dict(entry) for name, entry in entries.items()}
+        if merged != info:
+            write_json(path, merged)
 
 
 def _umask() -> int:

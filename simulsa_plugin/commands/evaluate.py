@@ -64,9 +64,35 @@ def _run(words: list[str]) -> int:
     if len(recipes) > 1:
         raise UsageError(f"Unexpected argument {recipes[1]!r}: one recipe and key=value are allowed. "
                          f"Commands are {', '.join(_COMMANDS)}.")
-    from simulsa_plugin.evaluation.run import main_run
+    return _decode_and_score(Path(recipes[0]) if recipes else None, overrides, options.out)
 
-    return main_run(Path(recipes[0]) if recipes else None, overrides, options.out)
+
+def _decode_and_score(path: Path | None, overrides: list[str], out: Path) -> int:
+    from simulsa_plugin.commands.wiring import dataset_names, load, open_recipe
+    from simulsa_plugin.evaluation.settings import EvaluationSettings
+    from simulsa_plugin.storage import make_folder
+
+    recipe = open_recipe(path, overrides)
+    settings = EvaluationSettings.from_keys(recipe.simulsa)
+    make_folder(out)
+    toolkit = recipe.toolkit
+    if recipe.embedded:
+        from simulsa_plugin.demo.corpus import TEST_NAME, write_demo_corpus
+
+        write_demo_corpus(out / "corpus", rows=0)
+        toolkit = toolkit | {"eval_dataset": TEST_NAME, "dataset_dir": str(out / "corpus")}
+    names = dataset_names(toolkit.get("eval_dataset") or toolkit.get("dataset"))
+    if len(names) > 1:
+        raise UsageError(f"One test set is evaluated at a time; the recipe names {', '.join(names)}. Set eval_dataset=NAME.")
+    model, datasets = load(toolkit, names)
+    from simulsa_plugin.evaluation.report import table
+    from simulsa_plugin.evaluation.run import evaluate
+
+    dataset = datasets[0]
+    rows = [dataset.sample(row) for row in range(min(len(dataset), settings.eval_samples or len(dataset)))]
+    print("\n".join(table(evaluate(model, dataset.name, rows, settings, out))))
+    print(f"Written to {out}: scores.json, scores.tsv, curves.png, report.html")
+    return 0
 
 
 def _score(words: list[str]) -> int:

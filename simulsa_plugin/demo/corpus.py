@@ -17,7 +17,7 @@ import numpy as np
 from simulsa_plugin.audio import Waveform, samples_to_seconds, seconds_to_samples, to_pcm16, write_wav
 from simulsa_plugin.demo.grammar import PROMPT, Sentence, sample_sentence
 from simulsa_plugin.demo.speech import Speech, Synthesizer, Voice, sample_voice
-from simulsa_plugin.storage import make_folder, replacing, write_json, write_jsonl
+from simulsa_plugin.storage import SHAREGPT_ENTRY, locked, make_folder, merge_dataset_info, write_jsonl
 
 # Share of the 16 hash values: what the packaged checkpoint learned from, what users train on, what they test on.
 SPLITS = {"pretrain": range(0, 9), "train": range(9, 14), "heldout": range(14, 15), "test": range(15, 16)}
@@ -79,20 +79,26 @@ def iterate_utterances(split: str, count: int, processes: int = 2) -> Iterator[U
 def write_demo_corpus(folder: Path, *, rows: int = OFFLINE_ROWS, test_rows: int = TEST_ROWS, processes: int = 2) -> None:
     """Write the offline set and the test set as LLaMA-Factory datasets, unless they are there already.
 
-    `folder` then holds `demo.jsonl`, `demo_test.jsonl`, `demo/*.wav`, `demo_test/*.wav`, the truth beside them and a
-    `dataset_info.json`.
+    `folder` then holds `demo.jsonl`, `demo_test.jsonl`, `demo/*.wav`, `demo_test/*.wav`, the truth beside them, and their
+    entries in `dataset_info.json`. No rows: that set is left out.
+
+    Raises:
+        StorageError: the folder cannot be used, or another process is writing it.
     """
-    make_folder(folder)
-    for name, split, count in ((OFFLINE_NAME, "train", rows), (TEST_NAME, "test", test_rows)):
-        if not (folder / f"{name}.jsonl").exists():
-            _write_split(folder, name, split, count, processes)
-    write_json(folder / "dataset_info.json", {name: _entry(name) for name in (OFFLINE_NAME, TEST_NAME)})
+    folder = make_folder(folder).absolute()
+    wanted = [(name, split, count) for name, split, count in
+              ((OFFLINE_NAME, "train", rows), (TEST_NAME, "test", test_rows)) if count]
+    with locked(folder):
+        for name, split, count in wanted:
+            if not (folder / f"{name}.jsonl").exists():
+                _write_split(folder, name, split, count, processes)
+    merge_dataset_info(folder, {name: {"file_name": str(folder / f"{name}.jsonl"), **SHAREGPT_ENTRY} for name, _, _ in wanted})
 
 
 def _write_split(folder: Path, name: str, split: str, count: int, processes: int) -> None:
     from tqdm import tqdm
 
-    audio_folder = make_folder(folder.absolute() / name)
+    audio_folder = make_folder(folder / name)
     rows, truths = [], []
     utterances = iterate_utterances(split, count, processes)
     for index, utterance in enumerate(tqdm(utterances, total=count, desc=f"speak {name}", unit="utt", disable=None)):
@@ -108,16 +114,6 @@ def _write_split(folder: Path, name: str, split: str, count: int, processes: int
 def messages(sentence: Sentence) -> list[dict[str, str]]:
     """A sentence pair as LLaMA-Factory messages."""
     return [{"role": "user", "content": PROMPT}, {"role": "assistant", "content": sentence.target_text}]
-
-
-def _entry(name: str) -> dict[str, Any]:
-    return {
-        "file_name": f"{name}.jsonl",
-        "formatting": "sharegpt",
-        "columns": {"messages": "messages", "audios": "audios"},
-        "tags": {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant",
-                 "system_tag": "system"},
-    }
 
 
 def _render_block(task: tuple[str, int, int]) -> list[Utterance]:

@@ -195,6 +195,6 @@ def _one_line(
     others: Callable[..., object], kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
     if isinstance(error, SimulsaError):
-        print(f"simulsa_plugin: {error}", file=sys.stderr)
+        print(f"simulsa_plugin: {' '.join(str(error).split())}", file=sys.stderr)
     else:
         others(kind, error, trace)

@@ -1,0 +1,40 @@
+"""Which rows: one seeded walk over an offline dataset, so that a smaller share is a prefix of a larger one."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from simulsa_plugin.augment.settings import AugmentSettings
+
+
+def wanted_samples(rows: int, settings: AugmentSettings) -> int:
+    """How many augmented rows: `samples`, or the share of the offline rows rounded half up, at least one.
+
+    >>> wanted_samples(8000, AugmentSettings()), wanted_samples(50, AugmentSettings()), wanted_samples(150, AugmentSettings())
+    (80, 1, 2)
+    """
+    return settings.samples or max(1, math.floor(settings.ratio * rows + 0.5))
+
+
+def walk(name: str, rows: int, seed: int) -> Iterator[int]:
+    """Row numbers of a dataset in one permutation that depends on (seed, name) alone."""
+    yield from generator(seed, name, "walk").permutation(rows).tolist()
+
+
+def sample_id(name: str, row: int, cut_number: int = 0) -> str:
+    """The id of an augmented sample.
+
+    >>> sample_id("demo", 17)
+    'demo-00000017-0'
+    """
+    return f"{name}-{row:08d}-{cut_number}"
+
+
+def generator(*key: object) -> np.random.Generator:
+    """Random numbers that depend on the key alone: never on paths, batches or processes."""
+    digest = hashlib.sha256("\0".join(map(str, key)).encode()).digest()
+    return np.random.default_rng(int.from_bytes(digest, "big"))

@@ -1,0 +1,53 @@
+"""The `simulsa_*` keys of augmentation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from simulsa_plugin.errors import UsageError
+from simulsa_plugin.settings import Settings, check_choice, check_range
+
+TRUNCATIONS = ("beta_decay", "beta_full", "beta_discrete", "uniform")
+ACCEPTANCES = ("threshold", "greedy", "ratio", "lookback")
+BOUNDARIES = ("token", "word")
+
+
+@dataclass(frozen=True)
+class AugmentSettings(Settings):
+    """What to cut, how to score it and what to accept; seconds, milliseconds and shares as named."""
+
+    ratio: float = 0.01
+    samples: int | None = None
+    truncation: str = "beta_decay"
+    alpha: float = 1.0
+    beta: float = 3.0
+    min_seconds: float = 0.5
+    max_seconds: float = 5.0
+    acceptance: str = "threshold"
+    threshold: float | None = None
+    ratio_threshold: float = 0.5
+    ratio_floor: float | None = None
+    lookback_ms: float = 200.0
+    boundary: str = "token"
+    keep_empty: bool = True
+    seed: int = 42
+    portable: bool = False
+    batch_size: int = 16
+
+    def __post_init__(self) -> None:
+        check_range("simulsa_ratio", self.ratio, above=0, maximum=1)
+        check_range("simulsa_samples", self.samples, minimum=1)
+        check_choice("simulsa_truncation", self.truncation, TRUNCATIONS)
+        check_range("simulsa_alpha", self.alpha, above=0)
+        check_range("simulsa_beta", self.beta, above=0)
+        check_range("simulsa_min_seconds", self.min_seconds, above=0)
+        check_range("simulsa_max_seconds", self.max_seconds, above=0)
+        if self.max_seconds < self.min_seconds:
+            raise UsageError(f"simulsa_max_seconds is {self.max_seconds}, below simulsa_min_seconds {self.min_seconds}.")
+        check_choice("simulsa_acceptance", self.acceptance, ACCEPTANCES)
+        check_range("simulsa_threshold", self.threshold, above=0, maximum=1)
+        check_range("simulsa_ratio_threshold", self.ratio_threshold, above=0)
+        check_range("simulsa_ratio_floor", self.ratio_floor, above=0, maximum=1)
+        check_range("simulsa_lookback_ms", self.lookback_ms, minimum=0)
+        check_choice("simulsa_boundary", self.boundary, BOUNDARIES)
+        check_range("simulsa_batch_size", self.batch_size, minimum=1)

@@ -1,0 +1,73 @@
+"""What both commands do before their own work: read the recipe, fall back on the embedded default, load model and data."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from simulsa_plugin.settings import Settings, read_recipe, split_recipe
+
+if TYPE_CHECKING:
+    from simulsa_plugin.toolkit.backbone import Backbone
+    from simulsa_plugin.toolkit.dataset import OfflineDataset
+
+EMBEDDED_MODEL = {"model_name_or_path": "simulsa-demo", "template": "qwen2_audio"}
+S = TypeVar("S", bound=Settings)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe, its own keys checked.
+
+    Attributes:
+        simulsa: the `simulsa_*` keys.
+        toolkit: LLaMA-Factory's keys.
+        embedded: no dataset was named, so the embedded default serves.
+    """
+
+    simulsa: dict[str, Any]
+    toolkit: dict[str, Any]
+    embedded: bool
+
+
+def open_recipe(path: Path | None, overrides: list[str]) -> Recipe:
+    """Read a recipe and check its `simulsa_*` keys; without one, the embedded default is what overrides apply to.
+
+    Raises:
+        UsageError: the recipe cannot be read, or a `simulsa_*` key is unknown.
+    """
+    from simulsa_plugin.toolkit.recipe_keys import GROUPS
+
+    simulsa, toolkit = split_recipe(read_recipe(path, overrides), GROUPS)
+    if path is not None:
+        return Recipe(simulsa, toolkit, embedded=False)
+    return Recipe(simulsa, EMBEDDED_MODEL | toolkit, embedded="dataset" not in toolkit and "eval_dataset" not in toolkit)
+
+
+def load(toolkit_keys: Mapping[str, Any], names: list[str]) -> tuple[Backbone, list[OfflineDataset]]:
+    """Load datasets, then the model: a mistake in the data shows before the long part.
+
+    Raises:
+        SimulsaError: keys, datasets or model are wrong; see `toolkit`.
+    """
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from simulsa_plugin.toolkit.arguments import inference_arguments
+    from simulsa_plugin.toolkit.backbone import load_backbone
+    from simulsa_plugin.toolkit.dataset import load_datasets
+
+    arguments = inference_arguments(toolkit_keys)
+    datasets = load_datasets(arguments, names)
+    return load_backbone(arguments), datasets
+
+
+def dataset_names(value: object) -> list[str]:
+    """`a, b` and [a, b] alike, as LLaMA-Factory reads them.
+
+    >>> dataset_names("a, b"), dataset_names(None)
+    (['a', 'b'], [])
+    """
+    names = value if isinstance(value, (list, tuple)) else str(value or "").split(",")
+    return [str(name).strip() for name in names if str(name).strip()]

@@ -1,0 +1,75 @@
+"""Decoded steps to emission records: which unit was committed after how much audio."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+
+from simulsa_plugin.metrics.records import EmissionRecord
+from simulsa_plugin.streaming.session import Session
+
+REPLACEMENT = "\ufffd"  # what a decoder shows for the first bytes of an unfinished character
+
+
+def emission_record(session: Session, index: int, reference: str, source: str, unit: str,
+                    decode: Callable[[Sequence[int]], str]) -> EmissionRecord:
+    """The record of a finished session, with committed delays.
+
+    A unit's delay is the audio time of the first step whose committed text contains it whole and cannot extend it: a word
+    also needs the space after it, or the end.
+
+    Args:
+        session: finished.
+        index: number of the instance in its log.
+        reference: reference translation.
+        source: name of the audio.
+        unit: word or char.
+        decode: token ids to text, special tokens left out.
+    """
+    final = split_units(decode(session.token_ids), unit)
+    delays: list[float] = []
+    for step in session.steps:
+        text = decode(step.token_ids[: step.committed_tokens])
+        settled = common_prefix(complete_units(text, unit, step.finished), final)
+        delays += [step.audio_ms] * (settled - len(delays))
+    prediction = " ".join(final) if unit == "word" else "".join(final)
+    return EmissionRecord(index, prediction, reference, tuple(delays), None, session.steps[-1].audio_ms, source)
+
+
+def shown_units(session: Session, unit: str, decode: Callable[[Sequence[int]], str]) -> list[list[str]]:
+    """What stood on the screen after each step, in units."""
+    return [split_units(decode(step.token_ids), unit) for step in session.steps]
+
+
+def split_units(text: str, unit: str) -> list[str]:
+    """Words by white space, or characters of the stripped text.
+
+    >>> split_units(" guten Tag ", "word"), split_units("你好 ", "char")
+    (['guten', 'Tag'], ['你', '好'])
+    """
+    return text.split() if unit == "word" else list(text.strip())
+
+
+def complete_units(text: str, unit: str, finished: bool) -> list[str]:
+    """The units that no further token can extend.
+
+    >>> complete_units("guten Ta", "word", False), complete_units("guten Ta ", "word", False)
+    (['guten'], ['guten', 'Ta'])
+    >>> complete_units("你\ufffd", "char", False)
+    ['你']
+    """
+    if finished:
+        return split_units(text, unit)
+    if unit == "char":
+        return split_units(text.rstrip(REPLACEMENT), unit)
+    words = text.split()
+    return words if text[-1:].isspace() else words[:-1]
+
+
+def common_prefix(first: Sequence[str], second: Sequence[str]) -> int:
+    """Length of the longest common prefix.
+
+    >>> common_prefix(["a", "b"], ["a", "c"])
+    1
+    """
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))

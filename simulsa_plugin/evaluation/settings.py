@@ -1,0 +1,61 @@
+"""The `simulsa_*` keys of evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from simulsa_plugin.errors import UsageError
+from simulsa_plugin.settings import Settings, check_choice, check_range
+
+AUTO = "auto"
+POLICIES = ("rollback",)
+CHARACTER_LANGUAGES = ("zh", "ja", "yue")  # written without spaces: latency is counted in characters
+TOKENIZERS = {"zh": "zh", "yue": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}
+
+
+@dataclass(frozen=True)
+class EvaluationSettings(Settings):
+    """Which cells to decode, and how to count; chunks in milliseconds, rollbacks in tokens."""
+
+    chunks: tuple[int, ...] = (500, 1000, 1500, 2000)
+    rollbacks: tuple[int, ...] = (0, 3, 5)
+    policies: tuple[str, ...] = ("rollback",)
+    rollback_floor: bool = True
+    max_new_tokens: int = 256
+    unit: str = AUTO
+    tokenizer: str = AUTO
+    target_language: str | None = None
+    eval_samples: int | None = None
+    eval_batch_size: int = 32
+
+    def __post_init__(self) -> None:
+        for key, values in (("simulsa_chunks", self.chunks), ("simulsa_rollbacks", self.rollbacks), ("simulsa_policies", self.policies)):
+            if len(set(values)) != len(values):
+                raise UsageError(f"{key} names a value twice: {', '.join(map(str, values))}.")
+        for chunk in self.chunks:
+            check_range("simulsa_chunks", chunk, minimum=1)
+        for rollback in self.rollbacks:
+            check_range("simulsa_rollbacks", rollback, minimum=0)
+        for policy in self.policies:
+            check_choice("simulsa_policies", policy, POLICIES)
+        check_range("simulsa_max_new_tokens", self.max_new_tokens, minimum=1)
+        check_choice("simulsa_unit", self.unit, (AUTO, "word", "char"))
+        check_range("simulsa_eval_samples", self.eval_samples, minimum=1)
+        check_range("simulsa_eval_batch_size", self.eval_batch_size, minimum=1)
+
+    @property
+    def latency_unit(self) -> str:
+        """`unit`, or what the target language is counted in (word where none is named)."""
+        if self.unit != AUTO:
+            return self.unit
+        return "char" if _language(self.target_language) in CHARACTER_LANGUAGES else "word"
+
+    @property
+    def bleu_tokenizer(self) -> str:
+        """`tokenizer`, or sacrebleu's for the target language: zh, ja-mecab, ko-mecab, else 13a."""
+        return self.tokenizer if self.tokenizer != AUTO else TOKENIZERS.get(_language(self.target_language), "13a")
+
+
+def _language(code: str | None) -> str:
+    """`zh-CN`, `zh_CN` and `zh` are one language."""
+    return (code or "").replace("_", "-").split("-")[0].lower()

@@ -1,0 +1,117 @@
+"""What the method asks of a model. `toolkit.backbone` is LLaMA-Factory's answer; tests may give another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from simulsa_plugin.audio import Waveform
+
+Message = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """The prompt side of one sample, as LLaMA-Factory holds it.
+
+    Attributes:
+        messages: turns with `role` and `content`, the last one the user's; `<audio>` stands once.
+        system: system prompt; empty means the template's own.
+        tools: tool description; mostly empty.
+    """
+
+    messages: tuple[Message, ...]
+    system: str = ""
+    tools: str = ""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One usable row of an offline dataset: a prompt about one audio file, and its reference translation."""
+
+    row: int
+    prompt: Prompt
+    reference: str
+    audio: str
+
+
+@dataclass(frozen=True)
+class UnusableRow:
+    """A row that cannot be augmented or evaluated, with the short reason written to skipped.jsonl."""
+
+    row: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class RenderedReference:
+    """Token ids of prompt and reference, as training would see them.
+
+    Attributes:
+        prompt_ids: everything before the reference, audio tokens included.
+        content_ids: the reference's own tokens; no end of turn.
+        char_ends: characters of the reference complete after each token; None inside a character.
+    """
+
+    prompt_ids: tuple[int, ...]
+    content_ids: tuple[int, ...]
+    char_ends: tuple[int | None, ...]
+
+
+@dataclass(frozen=True)
+class ReferenceScores:
+    """Teacher-forced scores of a reference, natural logarithms over the full softmax in fp32.
+
+    Attributes:
+        logprobs: of each content token.
+        greedy: the argmax id at each content position.
+        eos_logprob: of the template's end of turn after the whole reference.
+    """
+
+    logprobs: tuple[float, ...]
+    greedy: tuple[int, ...]
+    eos_logprob: float
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """Tokens that follow a forced prefix, without the end of turn; `truncated` when the limit came first."""
+
+    token_ids: tuple[int, ...]
+    truncated: bool
+
+
+class AudioLanguageModel(Protocol):
+    """A large audio-language model behind its training-time prompt."""
+
+    output_width: int
+    """V, the width of the output layer."""
+
+    window_seconds: float | None
+    """Longest audio that the model hears whole; None where it has no limit."""
+
+    def describe(self) -> dict[str, Any]:
+        """Model, adapter, template, dtype and device, for manifests."""
+        ...
+
+    def render(self, prompt: Prompt, waveform: Waveform, reference: str) -> RenderedReference:
+        """Tokens of prompt and reference. Raises ModelError if the template cannot carry them."""
+        ...
+
+    def score(self, rendered: Sequence[RenderedReference], waveforms: Sequence[Waveform]) -> list[ReferenceScores]:
+        """Score references in one batch."""
+        ...
+
+    def render_prompt(self, prompt: Prompt, waveform: Waveform) -> tuple[int, ...]:
+        """Token ids of a prompt up to where the answer begins."""
+        ...
+
+    def continue_(self, prompts: Sequence[Sequence[int]], waveforms: Sequence[Waveform],
+                  prefixes: Sequence[Sequence[int]], max_new_tokens: int) -> list[Continuation]:
+        """Greedily continue forced answer prefixes to the end of turn, in one batch."""
+        ...
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text of token ids, special tokens left out, not stripped."""
+        ...

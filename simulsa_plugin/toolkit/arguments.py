@@ -1,0 +1,73 @@
+"""A LLaMA-Factory recipe of any kind to LLaMA-Factory's inference arguments."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from simulsa_plugin.demo.checkpoint import resolve_model_name
+from simulsa_plugin.errors import ModelError, SimulsaError, UsageError
+from simulsa_plugin.settings import unknown_key
+
+# Read by LLaMA-Factory before its own parsers.
+_LAUNCH_KEYS = {"use_ray", "use_v1_kernels"}
+
+
+@dataclass(frozen=True)
+class InferenceArguments:
+    """LLaMA-Factory's argument groups for one model and its data."""
+
+    model: Any
+    data: Any
+    finetuning: Any
+
+
+def inference_arguments(recipe: Mapping[str, Any]) -> InferenceArguments:
+    """Turn a training or inference recipe (without `simulsa_*` keys) into inference arguments; training keys are left out.
+
+    Raises:
+        UsageError: a key that LLaMA-Factory does not know, or no model or template.
+        ModelError: LLaMA-Factory refuses the combination.
+    """
+    for key in ("model_name_or_path", "template"):
+        if not recipe.get(key):
+            raise UsageError(f"The recipe has no {key}. Add a line such as "
+                             f"{'model_name_or_path: Qwen/Qwen2-Audio-7B' if key != 'template' else 'template: qwen2_audio'}.")
+    with quiet_toolkit():
+        from llamafactory.hparams import get_infer_args
+        from llamafactory.hparams import parser as groups
+
+        inference, training = _field_names(groups._INFER_ARGS), _field_names(groups._TRAIN_ARGS)
+        for key in recipe:
+            if key not in inference | training | _LAUNCH_KEYS:
+                raise unknown_key(key, inference | training)
+        chosen = {key: value for key, value in recipe.items() if key in inference}
+        chosen["model_name_or_path"] = resolve_model_name(str(recipe["model_name_or_path"]))
+        try:
+            model, data, finetuning, _ = get_infer_args(chosen)
+        except (ValueError, TypeError, ImportError, OSError) as error:
+            raise ModelError(f"LLaMA-Factory refuses the recipe: {one_line(error)}") from error
+    return InferenceArguments(model, data, finetuning)
+
+
+@contextlib.contextmanager
+def quiet_toolkit() -> Iterator[None]:
+    """Keep LLaMA-Factory's and transformers' information lines off the terminal; warnings and errors still come through."""
+    os.environ.setdefault("LLAMAFACTORY_VERBOSITY", "WARN")
+    logging.getLogger("llamafactory").setLevel(logging.WARNING)
+    yield
+
+
+def one_line(error: BaseException) -> str:
+    """An error's text on one line; our own errors as they are."""
+    text = str(error) if isinstance(error, SimulsaError) else " ".join(str(error).split())
+    return text or type(error).__name__
+
+
+def _field_names(groups: list[Any]) -> set[str]:
+    return {field.name for group in groups for field in dataclasses.fields(group) if field.init}
