@@ -1,0 +1,58 @@
+"""`llamafactory-cli` typed as the README types it, in a process of its own."""
+
+import json
+
+import pytest
+
+from simulsa_plugin.demo.checkpoint import checkpoint_path
+
+OWN_LINE = "simulsa_plugin: "
+
+
+def own_lines(result):
+    return [line.removeprefix(OWN_LINE) for line in result.stderr.splitlines() if line.startswith(OWN_LINE)]
+
+
+def test_the_papers_recipe_trains_two_steps_under_deepspeed(llamafactory_cli, workplace):
+    result = llamafactory_cli(
+        "train", "recipes/qwen2audio_simulsa.yaml", "model_name_or_path=simulsa-demo",
+        "dataset=simulsa_demo,simulsa_demo_simulsa", "dataset_dir=data",
+        "max_steps=2", "per_device_train_batch_size=2", "gradient_accumulation_steps=1",
+        "preprocessing_num_workers=1", "dataloader_num_workers=0",
+        CUDA_VISIBLE_DEVICES="",
+    )
+    assert result.returncode == 0, result.stderr[-4000:]
+    active, torchrun, bf16 = own_lines(result)
+    assert "is active" in active
+    assert "FORCE_TORCHRUN=1 NPROC_PER_NODE=1 DS_ACCELERATOR=cpu" in torchrun
+    assert "bf16" in bf16
+    saved = workplace / "saves" / "qwen2audio_simulsa"
+    assert json.loads((saved / "trainer_state.json").read_text())["global_step"] == 2
+    adapter = json.loads((saved / "adapter_config.json").read_text())
+    assert (adapter["r"], adapter["lora_alpha"]) == (8, 32)
+    assert adapter["base_model_name_or_path"] == str(checkpoint_path())
+    assert (saved / "tokenizer.json").is_file()
+    assert (saved / "processor_config.json").is_file()
+
+
+def test_the_demo_recipe_saves_a_whole_model(llamafactory_cli, workplace):
+    result = llamafactory_cli("train", "recipes/demo_simulsa.yaml", "max_steps=1", "per_device_train_batch_size=2")
+    assert result.returncode == 0, result.stderr[-4000:]
+    saved = {path.name for path in (workplace / "saves" / "simulsa").iterdir()}
+    whole = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "processor_config.json"}
+    assert whole <= saved
+
+
+@pytest.mark.parametrize(("arguments", "expected"), [
+    (("recipes/demo_simulsa.yaml", "dataset_dir=elsewhere"),
+     "elsewhere/dataset_info.json does not exist. Make the data with: simulsa-augment --out data/"),
+    (("recipes/qwen2audio_simulsa.yaml",),
+     "data/covost2_en_zh_simulsa/dataset_info.json does not exist. Make the data with: simulsa-augment "
+     "recipes/augment_covost2_en_zh.yaml --out data/covost2_en_zh_simulsa/"),
+    (("recipes/demo_simulsa.yaml", "simulsa_ratoi=0.05"), "Unknown key simulsa_ratoi: did you mean simulsa_ratio?"),
+], ids=["demo data", "paper's data", "unknown key"])
+def test_a_mistake_is_one_line_and_exit_code_1(llamafactory_cli, arguments, expected):
+    result = llamafactory_cli("train", *arguments)
+    assert result.returncode == 1
+    assert own_lines(result)[1:] == [expected]
+    assert "Traceback" not in result.stdout + result.stderr
