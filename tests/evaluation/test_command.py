@@ -1,0 +1,102 @@
+"""The console script: what is a command, what is an error, and how it ends."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from simulsa_plugin.commands import evaluate
+from simulsa_plugin.commands.console import run_command
+from simulsa_plugin.commands.evaluate import main
+from simulsa_plugin.errors import LogError, UsageError
+
+DATA = Path(__file__).parents[1] / "data" / "latency"
+START = "import sys; from simulsa_plugin.commands.evaluate import main; code = main(sys.argv[1:]); "
+
+
+@pytest.fixture
+def runs(monkeypatch) -> list:
+    """A stand-in for the runner, which notes how it was called."""
+    calls: list = []
+    monkeypatch.setattr(evaluate, "_decode_and_score", lambda *arguments: calls.append(arguments) or 0)
+    return calls
+
+
+@pytest.mark.parametrize(("words", "call"), [
+    ([], (None, [], Path("results"))),
+    (["run"], (None, [], Path("results"))),
+    (["r.yaml", "a=1", "--out", "o"], (Path("r.yaml"), ["a=1"], Path("o"))),
+    (["run", "r.yaml", "--out", "o", "a=1"], (Path("r.yaml"), ["a=1"], Path("o"))),
+    (["a=-1", "b=x y"], (None, ["a=-1", "b=x y"], Path("results"))),
+    (["--out=o"], (None, [], Path("o"))),
+])
+def test_run_is_what_is_meant_without_a_command(runs, words, call):
+    assert main(words) == 0
+    assert runs == [call]
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (["scroe", "x.log"], "Unexpected argument 'x.log': one recipe and key=value are allowed. "
+                         "Commands are run, score, compare."),
+    (["score"], "the following arguments are required: LOG"),
+    (["score", "x", "--unit", "token"], "invalid choice: 'token'"),
+    (["score", "x", "--nope"], "unrecognized arguments: --nope"),
+    (["run", "--nope"], "unrecognized arguments: --nope"),
+    (["compare", "one"], "compare needs two results or more"),
+    (["compare", "a", "b", "--samples", "0"], "--samples is 0"),
+])
+def test_a_wrong_command_line_is_one_line_and_exit_code_2(runs, capsys, words, message):
+    assert main(words) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("simulsa-eval: error: ")
+    assert message in captured.err
+    assert (captured.err.count("\n"), captured.out, runs) == (1, "", [])
+
+
+@pytest.mark.parametrize("words", [["-h"], ["run", "--help"], ["score", "--help"], ["compare", "-h"], ["--version"]])
+def test_help_is_printed_without_loading_what_work_needs(words):
+    code = START + "print(code, [m for m in ('torch', 'transformers', 'numpy', 'sacrebleu', 'matplotlib', 'yaml') " \
+                   "if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("0 []\n")
+    assert done.stdout.startswith(("usage: simulsa-eval", "simulsa-eval "))
+
+
+def test_an_output_that_cannot_be_written_is_one_line(tmp_path, capsys):
+    log = str(DATA / "word_system2.instances.log")
+    assert main(["score", log, "--json", str(tmp_path / "no" / "s.json")]) == 1
+    assert "Cannot write" in capsys.readouterr().err
+    assert main(["score", log, "--json", str(tmp_path)]) == 1
+    assert "no regular file" in capsys.readouterr().err
+
+
+def test_a_reader_that_leaves_early_gets_no_traceback():
+    command = [sys.executable, "-c", START + "sys.exit(code)", "score", str(DATA / "word_system2.instances.log")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert (process.stderr.read(), process.wait()) == (b"", 1)
+    process.stderr.close()
+
+
+@pytest.mark.parametrize(("problem", "code", "line"), [
+    (LogError("two\n lines"), 1, "prog: error: two lines\n"),
+    (UsageError("wrong"), 2, "prog: error: wrong\n"),
+    (KeyboardInterrupt(), 130, "prog: interrupted\n"),
+])
+def test_what_the_user_can_act_on_ends_in_a_line_and_a_code(capsys, problem, code, line):
+    def fail() -> int:
+        raise problem
+    assert run_command("prog", fail) == code
+    assert capsys.readouterr().err == line
+
+
+def test_a_fault_of_ours_is_not_hidden():
+    with pytest.raises(ZeroDivisionError):
+        run_command("prog", lambda: 1 // 0)
+
+
+def test_a_code_is_passed_on():
+    assert run_command("prog", lambda: 1) == 1

@@ -1,0 +1,213 @@
+"""`simulsa-eval compare`. Expected values: straight lines on paper, and sacrebleu's paired bootstrap.
+
+See tests/data/latency/README.md for the logs and for sacrebleu's values.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from simulsa_plugin.commands.evaluate import main
+from simulsa_plugin.errors import LogError, UsageError
+from simulsa_plugin.evaluation.compare import CompareOptions, compare, load_result
+from simulsa_plugin.evaluation.logs import read_log, write_log
+from simulsa_plugin.metrics.corpus import score_records
+
+DATA = Path(__file__).parents[1] / "data" / "latency"
+ORACLE = json.loads((DATA / "oracle.json").read_text(encoding="utf-8"))
+STRONG, FAST = DATA / "word.instances.log", DATA / "word_system2.instances.log"
+SIGNATURES = {"BLEU": "nrefs:1|tok:13a|version:2.6.0", "latency": "unit:word|len:ref"}
+
+
+def cell(policy="rollback", chunk_ms=500, rollback=0, **values) -> dict:
+    return {"policy": policy, "chunk_ms": chunk_ms, "rollback": rollback, "instances": 10, **values}
+
+
+def make_result(folder: Path, *cells: dict, signatures=SIGNATURES) -> Path:
+    folder.mkdir()
+    (folder / "scores.json").write_text(json.dumps({"cells": cells, "signatures": signatures}))
+    return folder
+
+
+def make_result_with_logs(folder: Path, logs: dict[tuple[int, int], list]) -> Path:
+    """A result folder as the runner writes it: chunk and rollback → records."""
+    cells = []
+    for (chunk_ms, rollback), records in logs.items():
+        scores = score_records(records)
+        cells.append(cell(chunk_ms=chunk_ms, rollback=rollback) | scores.corpus)
+    make_result(folder, *cells, signatures=scores.signatures)
+    for (chunk_ms, rollback), records in logs.items():
+        (folder / f"rollback_k{chunk_ms}_b{rollback}").mkdir()
+        write_log(folder / f"rollback_k{chunk_ms}_b{rollback}" / "instances.log", records)
+    return folder
+
+
+def compare_paths(*paths: Path, **options) -> dict:
+    chosen = CompareOptions(**options)
+    return compare([load_result(path, chosen) for path in paths], chosen)
+
+
+def shifted(records, milliseconds: float) -> list:
+    return [dataclasses.replace(record, delays=tuple(delay + milliseconds for delay in record.delays))
+            for record in records]
+
+
+def test_differences_are_other_minus_baseline_and_missing_cells_stay(tmp_path):
+    one = make_result(tmp_path / "a", cell(BLEU=20.0, LAAL=1000.0, NE=None), cell(chunk_ms=1000, BLEU=30.0))
+    two = make_result(tmp_path / "b", cell(BLEU=22.5, LAAL=900.0, NE=0.5), cell("offline", None, None, BLEU=40.0))
+    (pair,) = compare_paths(one, two)["comparisons"]
+    common, only_first, only_second = pair["cells"]
+    assert common["metrics"]["BLEU"]["difference"] == 2.5
+    assert common["metrics"]["LAAL"]["difference"] == -100.0
+    assert common["metrics"]["NE"] == {"baseline": None, "other": 0.5, "difference": None, "interval": None,
+                                       "p_value": None}
+    assert (common["missing"], only_first["missing"], only_second["missing"]) == (None, "other", "baseline")
+    assert (only_second["policy"], only_second["chunk_ms"]) == ("offline", None)
+    assert only_second["metrics"]["BLEU"]["other"] == 40.0
+
+
+def test_cells_of_other_parameters_are_other_cells(tmp_path):
+    one = make_result(tmp_path / "a", cell("confidence", BLEU=1.0, parameters={"threshold": 0.9}),
+                      cell("confidence", BLEU=2.0, parameters={"threshold": 0.5}))
+    two = make_result(tmp_path / "b", cell("confidence", BLEU=5.0, parameters={"threshold": 0.5}))
+    first, second = compare_paths(one, two)["comparisons"][0]["cells"]
+    assert (first["missing"], second["metrics"]["BLEU"]["difference"]) == ("other", 3.0)
+
+
+def test_quality_at_equal_latency_is_the_distance_of_the_lines(tmp_path):
+    one = make_result(tmp_path / "a", cell(BLEU=20.0, LAAL=1000.0), cell(chunk_ms=1000, BLEU=30.0, LAAL=2000.0),
+                      cell("offline", None, None, BLEU=90.0, LAAL=9000.0))
+    two = make_result(tmp_path / "b", cell(BLEU=22.0, LAAL=1000.0), cell(chunk_ms=1000, BLEU=34.0, LAAL=2000.0),
+                      cell(chunk_ms=1500, BLEU=10.0, LAAL=1500.0))  # off the curve: a faster cell is better
+    (curves,) = compare_paths(one, two)["comparisons"][0]["equal_latency"]
+    assert curves["range"] == [1000.0, 2000.0]  # without the offline cell
+    assert curves["points"][2] == {"LAAL": 1500.0, "baseline": 25.0, "other": 28.0, "difference": 3.0, "interval": None}
+    assert curves["mean_difference"] == pytest.approx(3.0)
+    assert curves["area"] == pytest.approx(3000.0)
+    assert curves["knots"]["other"] == [[1000.0, 22.0], [2000.0, 34.0]]
+
+
+def test_curves_without_a_common_range_claim_nothing(tmp_path, capsys):
+    one = make_result(tmp_path / "a", cell(BLEU=20.0, LAAL=1000.0), cell(chunk_ms=1000, BLEU=30.0, LAAL=2000.0))
+    two = make_result(tmp_path / "b", cell(BLEU=20.0, LAAL=3000.0), cell(chunk_ms=1000, BLEU=30.0, LAAL=4000.0))
+    (curves,) = compare_paths(one, two)["comparisons"][0]["equal_latency"]
+    assert (curves["range"], curves["area"], curves["points"]) == (None, None, [])
+    assert main(["compare", str(one), str(two)]) == 0
+    assert "share no range of LAAL" in capsys.readouterr().out
+
+
+def test_systems_of_other_policies_are_compared_by_all_their_cells(tmp_path):
+    one = make_result(tmp_path / "a", cell(BLEU=20.0, LAAL=1000.0), cell(chunk_ms=1000, BLEU=30.0, LAAL=2000.0))
+    two = make_result(tmp_path / "b", cell("confidence", BLEU=21.0, LAAL=1000.0),
+                      cell("confidence", chunk_ms=1000, BLEU=31.0, LAAL=2000.0))
+    (curves,) = compare_paths(one, two)["comparisons"][0]["equal_latency"]
+    assert (curves["policy"], curves["mean_difference"]) == (None, pytest.approx(1.0))
+
+
+def test_two_logs_have_sacrebleus_p_value_and_an_interval_around_the_difference():
+    metrics = compare_paths(STRONG, FAST)["comparisons"][0]["cells"][0]["metrics"]
+    first, second = ORACLE["paired_bootstrap"]["results"]["BLEU"]
+    assert metrics["BLEU"]["difference"] == pytest.approx(second["score"] - first["score"])
+    assert metrics["BLEU"]["p_value"] == pytest.approx(second["p_value"])
+    for name in ("BLEU", "LAAL"):
+        low, high = metrics[name]["interval"]
+        assert low < metrics[name]["difference"] < high < 0
+    assert metrics["chrF"]["interval"] is None  # not computed, so not claimed
+
+
+def test_a_system_equals_itself_in_every_resample(tmp_path):
+    logs = {(500, 0): read_log(FAST).records, (1000, 0): read_log(STRONG).records}
+    one, two = make_result_with_logs(tmp_path / "a", logs), make_result_with_logs(tmp_path / "b", logs)
+    (pair,) = compare_paths(one, two, samples=50)["comparisons"]
+    for metric in ("BLEU", "LAAL"):
+        assert pair["cells"][0]["metrics"][metric]["interval"] == [0.0, 0.0]
+    (curves,) = pair["equal_latency"]
+    assert (curves["area"], curves["interval"]) == (0.0, [0.0, 0.0])
+
+
+def test_the_same_text_earlier_is_better_at_equal_latency_only(tmp_path):
+    fast, strong = read_log(FAST).records, read_log(STRONG).records
+    one = make_result_with_logs(tmp_path / "a", {(500, 0): fast, (1000, 0): strong})
+    two = make_result_with_logs(tmp_path / "b", {(500, 0): shifted(fast, -200.0), (1000, 0): shifted(strong, -200.0)})
+    (pair,) = compare_paths(one, two, samples=200)["comparisons"]
+    assert pair["cells"][0]["metrics"]["BLEU"]["interval"] == [0.0, 0.0]
+    assert pair["cells"][0]["metrics"]["LAAL"]["interval"][1] < 0
+    (curves,) = pair["equal_latency"]
+    low, high = curves["interval"]
+    assert 0 < low < curves["mean_difference"] < high
+
+
+def test_the_same_seed_gives_the_same_intervals_and_another_seed_others(tmp_path):
+    def interval(**options):
+        (pair,) = compare_paths(STRONG, FAST, samples=50, **options)["comparisons"]
+        return pair["cells"][0]["metrics"]["BLEU"]["interval"]
+    assert interval(seed=1) == interval(seed=1) != interval(seed=2)
+
+
+def test_other_references_are_an_error_that_names_the_line(tmp_path):
+    records = list(read_log(FAST).records)
+    records[6] = dataclasses.replace(records[6], reference="something else")
+    write_log(tmp_path / "x.log", records)
+    with pytest.raises(LogError, match="line 7: the references differ"):
+        compare_paths(FAST, tmp_path / "x.log")
+    write_log(tmp_path / "x.log", records[:6])
+    with pytest.raises(LogError, match=r"holds 186 instances, .* holds 6"):
+        compare_paths(FAST, tmp_path / "x.log")
+
+
+def test_results_that_were_measured_differently_are_not_compared(tmp_path):
+    one = make_result(tmp_path / "a", cell(BLEU=1.0))
+    two = make_result(tmp_path / "b", cell(BLEU=1.0), signatures=SIGNATURES | {"BLEU": "nrefs:1|tok:zh|version:2.6.0"})
+    with pytest.raises(UsageError, match=r"measured differently .*tokenizer 13a.*tokenizer zh"):
+        compare_paths(one, two)
+
+
+def test_another_version_of_sacrebleu_is_no_other_measure(tmp_path):
+    one = make_result(tmp_path / "a", cell(BLEU=1.0))
+    two = make_result(tmp_path / "b", cell(BLEU=3.0), signatures=SIGNATURES | {"BLEU": "nrefs:1|tok:13a|version:2.4.0"})
+    assert compare_paths(one, two)["comparisons"][0]["cells"][0]["metrics"]["BLEU"]["difference"] == 2.0
+
+
+def test_a_log_is_not_compared_with_a_folder(tmp_path):
+    with pytest.raises(UsageError, match="a log and a folder"):
+        compare_paths(make_result(tmp_path / "a", cell(BLEU=1.0)), FAST)
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("{", "is no JSON"), ("[]", "has no list `cells`"), ('{"cells": 1}', "has no list `cells`"),
+    ('{"cells": [1]}', "cell 1: expected an object with a policy"),
+    ('{"cells": [{"policy": "rollback", "BLEU": "x"}]}', "cell 1: BLEU is 'x'"),
+    ('{"cells": [{"policy": "rollback", "BLEU": NaN}]}', "is no JSON .*NaN"),
+    ('{"cells": [{"policy": "offline"}, {"policy": "offline"}]}', "cell 2: offline stands there twice"),
+])
+def test_a_damaged_scores_json_is_one_clear_error(tmp_path, text, message):
+    (tmp_path / "scores.json").write_text(text)
+    with pytest.raises(LogError, match=message):
+        load_result(tmp_path, CompareOptions())
+
+
+def test_a_folder_without_scores_says_what_is_expected(tmp_path):
+    with pytest.raises(LogError, match=r"holds no scores.json .*Give a folder of `simulsa-eval run`, or an inst"):
+        load_result(tmp_path, CompareOptions())
+
+
+def test_three_results_are_two_comparisons_with_the_first(tmp_path, capsys):
+    folders = [make_result(tmp_path / name, cell(BLEU=bleu)) for name, bleu in {"a": 1.0, "b": 2.0, "c": 4.0}.items()]
+    assert main(["compare", *map(str, folders), "--json", str(tmp_path / "c.json")]) == 0
+    written = json.loads((tmp_path / "c.json").read_text())
+    assert [pair["cells"][0]["metrics"]["BLEU"]["difference"] for pair in written["comparisons"]] == [1.0, 3.0]
+    assert capsys.readouterr().out.count("other: ") == 2
+
+
+def test_the_table_shows_both_values_the_difference_and_what_is_missing(tmp_path, capsys):
+    one = make_result(tmp_path / "a", cell(BLEU=20.0, LAAL=1000.0), cell(chunk_ms=1000, BLEU=30.0, LAAL=2000.0))
+    two = make_result(tmp_path / "b", cell(BLEU=22.5, LAAL=900.0))
+    assert main(["compare", str(one), str(two)]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"^rollback k=500 b=0 +20\.000 +22\.500 +\+2\.500 +– +1000\.000 +900\.000 +-100\.000", out, re.M)
+    assert re.search(r"^rollback k=1000 b=0 \(not in the other\) +30\.000 +– +–", out, re.M)

@@ -1,0 +1,133 @@
+"""`simulsa-eval score` from file to JSON. Expected values: tests/data/latency/README.md, or arithmetic on paper."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from simulsa_plugin.commands.evaluate import main
+from simulsa_plugin.errors import LogError
+from simulsa_plugin.evaluation.score import ScoreOptions, score_log
+
+DATA = Path(__file__).parents[1] / "data" / "latency"
+ORACLE = json.loads((DATA / "oracle.json").read_text(encoding="utf-8"))["files"]
+WORD = DATA / "word.instances.log"
+
+
+def test_the_json_has_simulevals_means_sacrebleus_scores_and_their_counts(tmp_path, capsys):
+    assert main(["score", str(WORD), "--json", str(tmp_path / "s.json")]) == 0
+    scores = json.loads((tmp_path / "s.json").read_text())
+    expected = ORACLE[WORD.name]["simuleval"]["use_ref_len"]["corpus"]
+    assert {name: scores["corpus"][name] for name in expected} == pytest.approx(expected, rel=1e-9)
+    assert scores["corpus"]["YAAL"] == pytest.approx(ORACLE[WORD.name]["omnisteval"]["corpus"]["yaal"])
+    assert scores["corpus"]["BLEU"] == pytest.approx(ORACLE[WORD.name]["sacrebleu"]["BLEU[13a]"]["score"])
+    tags = ORACLE[WORD.name]["tags"]
+    assert scores["counts"]["instances"] == len(tags)
+    for kind, tag in {"empty": "empty_hypothesis", "non_monotone": "non_monotone_delays",
+                      "unit_mismatch": "delays_longer_than_prediction"}.items():
+        assert scores["counts"][kind] == tags.count(tag)
+    assert "sentences" not in scores
+    assert "2298.549" in capsys.readouterr().out  # AL, in the table
+
+
+def test_char_takes_the_zh_tokenizer_and_the_predictions_length_on_demand(tmp_path):
+    arguments = ["score", str(DATA / "char.instances.log"), "--unit", "char", "--no-use-ref-len", "--sentences"]
+    assert main([*arguments, "--json", str(tmp_path / "s.json")]) == 0
+    scores, expected = json.loads((tmp_path / "s.json").read_text()), ORACLE["char.instances.log"]
+    assert scores["corpus"]["BLEU"] == pytest.approx(expected["sacrebleu"]["BLEU[zh]"]["score"])
+    assert scores["sentences"]["LAAL"] == pytest.approx(expected["simuleval"]["no_use_ref_len"]["sentences"]["LAAL"])
+
+
+def test_a_named_tokenizer_is_used(tmp_path):
+    assert main(["score", str(WORD), "--tokenizer", "char", "--json", str(tmp_path / "s.json")]) == 0
+    scores = json.loads((tmp_path / "s.json").read_text())
+    assert scores["corpus"]["BLEU"] == pytest.approx(ORACLE[WORD.name]["sacrebleu"]["BLEU[char]"]["score"])
+    assert "tok:char" in scores["signatures"]["BLEU"]
+
+
+def test_odd_lines_are_warned_about_by_number(capsys):
+    assert main(["score", str(WORD)]) == 0
+    warnings = capsys.readouterr().err.splitlines()
+    tags = ORACLE[WORD.name]["tags"]
+    falling = [i for i, tag in enumerate(tags, 1) if tag == "non_monotone_delays"]
+    assert f"{WORD}, lines {', '.join(map(str, falling))}: delays fall" in warnings[0]
+    assert len(warnings) == 2
+    assert all(line.startswith("simulsa-eval: warning: ") for line in warnings)
+
+
+def test_strict_makes_the_first_odd_line_an_error(capsys):
+    assert main(["score", str(WORD), "--strict"]) == 1
+    captured = capsys.readouterr()
+    first = ORACLE[WORD.name]["tags"].index("non_monotone_delays") + 1
+    assert captured.err.startswith(f"simulsa-eval: error: {WORD}, line {first}: delays fall")
+    assert (captured.out, captured.err.count("\n")) == ("", 1)
+
+
+def test_strict_accepts_a_log_without_odd_lines():
+    assert score_log(DATA / "word_system2.instances.log", ScoreOptions(strict=True)).warnings == ()
+
+
+@pytest.mark.parametrize("case", ORACLE["edge.instances.log"]["cases"], ids=lambda case: case["tag"])
+def test_an_edge_line_alone_gives_finite_numbers_counted_skips_or_one_clear_error(case, tmp_path, capsys):
+    line = (DATA / "edge.instances.log").read_text(encoding="utf-8").splitlines()[case["index"]]
+    (tmp_path / "x.log").write_text(line + "\n", encoding="utf-8")
+    code = main(["score", str(tmp_path / "x.log"), "--json", str(tmp_path / "s.json")])
+    captured = capsys.readouterr()
+    if case["tag"] == "missing_delays_key":
+        assert (code, captured.err) == (1, f"simulsa-eval: error: {tmp_path / 'x.log'}, line 1: no delays; "
+                                           "expected a list of milliseconds, one per unit of the prediction.\n")
+        return
+    scores = json.loads((tmp_path / "s.json").read_text())
+    assert code == 0
+    for metric, value in scores["corpus"].items():
+        assert scores["counts"]["skipped"][metric] == (1 if value is None else 0)
+        assert value is None or math.isfinite(value)
+
+
+@pytest.mark.parametrize(("tag", "warned"), [
+    ("missing_source_length_key", "no source_length"), ("null_source_length", "no source_length"),
+    ("missing_reference_key", "no reference; read as an empty text"), ("null_reference", "the reference is null"),
+    ("prediction_only_spaces", "unit_mismatch"), ("elapsed_shorter_than_delays", "not one elapsed time per delay"),
+])
+def test_what_a_line_lacks_is_said(tag, warned, tmp_path):
+    index = next(case["index"] for case in ORACLE["edge.instances.log"]["cases"] if case["tag"] == tag)
+    line = (DATA / "edge.instances.log").read_text(encoding="utf-8").splitlines()[index]
+    (tmp_path / "x.log").write_text(line + "\n", encoding="utf-8")
+    (warning,) = score_log(tmp_path / "x.log", ScoreOptions()).warnings
+    assert "line 1: " in warning
+    assert warned in warning
+
+
+def test_a_log_of_1_0_scores_as_the_log_of_1_1_of_the_same_run(tmp_path):
+    rows = [json.loads(line) for line in (DATA / "word_system2.instances.log").read_text().splitlines()]
+    (tmp_path / "old.log").write_text("".join(json.dumps(row | {
+        "prediction": (row["prediction"] + " </s>").strip(), "delays": [*row["delays"], row["source_length"]],
+        "elapsed": [*row["elapsed"], 99999.0], "prediction_length": row["prediction_length"] + 1,
+        "reference_length": len(row["reference"].split(" ")), "metric": {"latency": {"AL": 0.0}},
+    }) + "\n" for row in rows))
+    old = score_log(tmp_path / "old.log", ScoreOptions())
+    assert old.scores.corpus == score_log(DATA / "word_system2.instances.log", ScoreOptions()).scores.corpus
+    assert old.scores.counts["end_marks"] == len(rows)
+    assert "the end mark </s> and its delay are left out of 186 predictions" in old.warnings[-1]
+
+
+def test_references_change_quality_and_length(tmp_path):
+    row = {"index": 0, "prediction": "a b c d", "delays": [1000.0] * 4, "reference": "x", "source_length": 2000.0}
+    (tmp_path / "x.log").write_text(json.dumps(row) + "\n")
+    (tmp_path / "refs.txt").write_text("a b c d\n")
+    scores = score_log(tmp_path / "x.log", ScoreOptions(references=tmp_path / "refs.txt")).scores
+    assert scores.corpus["BLEU"] == pytest.approx(100.0)
+    assert scores.corpus["AL"] == pytest.approx(250.0)  # 1000 − 1.5 · 2000 / 4
+
+
+def test_a_wrong_unit_is_an_error_before_anything_is_written(tmp_path):
+    with pytest.raises(LogError, match="Give --unit char"):
+        score_log(DATA / "char.instances.log", ScoreOptions())
+
+
+def test_sentences_without_json_are_printed(capsys):
+    assert main(["score", str(DATA / "edge.instances.log").replace("edge", "word_system2"), "--sentences"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("186 ")

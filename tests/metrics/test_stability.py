@@ -1,0 +1,35 @@
+"""Normalised erasure. Expected values: counted on paper after Arivazhagan et al. 2020."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from simulsa_plugin.metrics.stability import erasure, normalized_erasure
+
+texts = st.lists(st.sampled_from(["a", "b", "c"]), max_size=6)
+
+
+def test_a_changed_word_takes_back_all_that_followed_it():
+    assert erasure("the cat sat here".split(), "the dog sat here".split()) == 3
+
+
+def test_text_that_only_grows_is_never_erased():
+    assert normalized_erasure([[[], ["a"], ["a", "b"], ["a", "b", "c"]]]) == 0.0
+
+
+def test_a_corpus_counts_units_not_utterances():
+    flickering = [["x"], ["a"]]  # 1 unit taken back, 1 final
+    steady = [["a", "b"], ["a", "b", "c"]]  # 0 taken back, 3 final
+    assert normalized_erasure([flickering, steady]) == 0.25  # and not (1 + 0) / 2
+
+
+def test_a_corpus_that_ends_empty_has_no_value():
+    assert normalized_erasure([[["a"], []], []]) is None
+
+
+@given(texts, texts)
+def test_what_is_left_after_erasing_starts_the_later_text(earlier, later):
+    kept = len(earlier) - erasure(earlier, later)
+    assert earlier[:kept] == later[:kept]
+    assert earlier[kept:kept + 1] != later[kept:kept + 1] or kept == len(earlier)
