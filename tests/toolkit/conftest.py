@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from simulsa_plugin.audio import write_wav
+from simulsa_plugin.demo.corpus import OFFLINE_NAME
 from simulsa_plugin.storage import write_json, write_jsonl
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -32,7 +33,7 @@ def entry():
 
 @pytest.fixture
 def workplace(tmp_path, entry):
-    """recipes/ and data/ with `simulsa_demo` (16 rows) and `simulsa_demo_simulsa` (2 rows)."""
+    """recipes/ and data/, named as the embedded default: 16 offline rows, and 2 in the place of augmented ones."""
     root = tmp_path / "my project"  # the space is meant
     shutil.copytree(REPOSITORY / "recipes", root / "recipes")
     clips = root / "data" / "clips"
@@ -46,10 +47,10 @@ def workplace(tmp_path, entry):
                          {"role": "assistant", "content": f"das haus {number}"}],
             "audios": [str(clips / f"{number}.wav")],
         })
-    write_jsonl(root / "data" / "simulsa_demo.jsonl", rows)
-    write_jsonl(root / "data" / "simulsa_demo_simulsa.jsonl", rows[:2])
-    names = ("simulsa_demo", "simulsa_demo_simulsa")
-    write_json(root / "data" / "dataset_info.json", {name: {**entry, "file_name": f"{name}.jsonl"} for name in names})
+    tables = {OFFLINE_NAME: rows, f"{OFFLINE_NAME}_simulsa": rows[:2]}
+    for name, table in tables.items():
+        write_jsonl(root / "data" / f"{name}.jsonl", table)
+    write_json(root / "data" / "dataset_info.json", {name: {**entry, "file_name": f"{name}.jsonl"} for name in tables})
     return root
 
 

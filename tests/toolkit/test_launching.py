@@ -7,6 +7,7 @@ import sys
 import pytest
 import yaml
 
+from simulsa_plugin.demo.corpus import OFFLINE_NAME
 from simulsa_plugin.errors import DatasetError, UsageError
 from simulsa_plugin.toolkit import launching
 
@@ -63,17 +64,17 @@ def test_a_recipe_that_is_none_is_one_line(tmp_path, text):
 
 
 def test_complete_data_is_no_problem(workplace):
-    recipe = {"dataset_dir": str(workplace / "data"), "dataset": "simulsa_demo, simulsa_demo_simulsa"}
+    recipe = {"dataset_dir": str(workplace / "data"), "dataset": f"{OFFLINE_NAME}, {OFFLINE_NAME}_simulsa"}
     assert launching.missing_data(recipe) is None
 
 
 @pytest.mark.parametrize(("change", "expected"), [
     (lambda data: shutil.rmtree(data), "dataset_info.json does not exist"),
-    (lambda data: (data / "dataset_info.json").write_text("{}"), "has no dataset simulsa_demo"),
-    (lambda data: (data / "simulsa_demo_simulsa.jsonl").unlink(), "simulsa_demo_simulsa.jsonl"),
+    (lambda data: (data / "dataset_info.json").write_text("{}"), f"has no dataset {OFFLINE_NAME}"),
+    (lambda data: (data / f"{OFFLINE_NAME}_simulsa.jsonl").unlink(), f"{OFFLINE_NAME}_simulsa.jsonl"),
 ], ids=["no folder", "no entry", "no file"])
 def test_missing_data_names_the_command_that_makes_it(workplace, change, expected):
-    recipe = {"dataset_dir": str(workplace / "data"), "dataset": "simulsa_demo,simulsa_demo_simulsa",
+    recipe = {"dataset_dir": str(workplace / "data"), "dataset": f"{OFFLINE_NAME},{OFFLINE_NAME}_simulsa",
               "simulsa_made_by": "simulsa-augment --out data/"}
     change(workplace / "data")
     with pytest.raises(DatasetError, match=expected) as caught:
@@ -108,6 +109,7 @@ def test_the_demo_recipes_differ_in_the_data_alone(read_recipe):
     simulsa, offline = read_recipe("demo_simulsa.yaml"), read_recipe("demo_offline.yaml")
     differing = {key for key in simulsa.keys() | offline.keys() if simulsa.get(key) != offline.get(key)}
     assert differing == {"dataset", "output_dir"}
+    assert (offline["dataset"], simulsa["dataset"]) == (OFFLINE_NAME, f"{OFFLINE_NAME},{OFFLINE_NAME}_simulsa")
 
 
 def test_the_papers_batch_is_128_on_one_gpu(read_recipe):

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from simulsa_plugin.demo.checkpoint import checkpoint_path
+from simulsa_plugin.demo.corpus import OFFLINE_NAME
 
 OWN_LINE = "simulsa_plugin: "
 
@@ -16,7 +17,7 @@ def own_lines(result):
 def test_the_papers_recipe_trains_two_steps_under_deepspeed(llamafactory_cli, workplace):
     result = llamafactory_cli(
         "train", "recipes/qwen2audio_simulsa.yaml", "model_name_or_path=simulsa-demo",
-        "dataset=simulsa_demo,simulsa_demo_simulsa", "dataset_dir=data",
+        f"dataset={OFFLINE_NAME},{OFFLINE_NAME}_simulsa", "dataset_dir=data",
         "max_steps=2", "per_device_train_batch_size=2", "gradient_accumulation_steps=1",
         "preprocessing_num_workers=1", "dataloader_num_workers=0",
         CUDA_VISIBLE_DEVICES="",
