@@ -61,11 +61,12 @@ def read_log(path: Path, references: Path | None = None) -> Log:
     """
     form = ""
     records: list[EmissionRecord] = []
-    missing: tuple[int, ...] = ()
+    missing: list[int] = []
     for number, row in enumerate(_read_rows(path), 1):
         form = form or _on_line(path, number, _recognise, row)
         records.append(_on_line(path, number, _parse_record, row, number - 1))
-        missing += () if "reference" in row else (number,)
+        if "reference" not in row and references is None:
+            missing.append(number)
     if not records:
         raise LogError(f"{path} holds no line. {_READ_FORMS}")
     end_marks = 0
@@ -73,8 +74,8 @@ def read_log(path: Path, references: Path | None = None) -> Log:
         end_marks = sum(map(_has_end_mark, records))
         records = [_without_end_mark(record) for record in records]
     if references is not None:
-        records, missing = _with_references(path, records, references), ()
-    return Log(path, form, tuple(records), end_marks, missing, _repeated(records))
+        records = _with_references(path, records, references)
+    return Log(path, form, tuple(records), end_marks, tuple(missing), _repeated(records))
 
 
 def read_references(path: Path) -> list[str]:

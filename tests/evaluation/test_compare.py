@@ -104,7 +104,8 @@ def test_curves_without_a_common_range_claim_nothing(tmp_path, capsys):
 def test_systems_of_other_policies_are_compared_by_all_their_cells(tmp_path):
     one = make_result(tmp_path / "a", cell(BLEU=20.0, LAAL=1000.0), cell(chunk_ms=1000, BLEU=30.0, LAAL=2000.0))
     two = make_result(tmp_path / "b", cell("confidence", BLEU=21.0, LAAL=1000.0),
-                      cell("confidence", chunk_ms=1000, BLEU=31.0, LAAL=2000.0))
+                      cell("confidence", chunk_ms=1000, BLEU=31.0, LAAL=2000.0),
+                      cell("offline", None, None, BLEU=90.0, LAAL=1500.0))  # no streaming: not on the curve
     (curves,) = compare_paths(one, two)["comparisons"][0]["equal_latency"]
     assert (curves["policy"], curves["mean_difference"]) == (None, pytest.approx(1.0))
 
@@ -140,6 +141,26 @@ def test_the_same_text_earlier_is_better_at_equal_latency_only(tmp_path):
     (curves,) = pair["equal_latency"]
     low, high = curves["interval"]
     assert 0 < low < curves["mean_difference"] < high
+
+
+def test_an_utterance_with_a_null_reference_adds_nothing_to_bleu(tmp_path):
+    records = [dataclasses.replace(record, reference=None) if i == 5 else record
+               for i, record in enumerate(read_log(FAST).records)]
+    write_log(tmp_path / "a.log", records)
+    records[5] = dataclasses.replace(records[5], prediction="an other text that is as long as it likes",
+                                     delays=(1.0,) * 9, elapsed=None)
+    write_log(tmp_path / "b.log", records)
+    (pair,) = compare_paths(tmp_path / "a.log", tmp_path / "b.log", samples=50)["comparisons"]
+    assert pair["cells"][0]["metrics"]["BLEU"]["interval"] == [0.0, 0.0]
+
+
+def test_a_cells_log_is_found_in_the_folder_that_the_cell_names(tmp_path):
+    for name in "ab":
+        folder = make_result(tmp_path / name, cell(BLEU=1.0, LAAL=1.0, folder="elsewhere"))
+        (folder / "elsewhere").mkdir()
+        write_log(folder / "elsewhere" / "instances.log", read_log(FAST).records)
+    (pair,) = compare_paths(tmp_path / "a", tmp_path / "b", samples=50)["comparisons"]
+    assert pair["cells"][0]["metrics"]["BLEU"]["interval"] == [0.0, 0.0]
 
 
 def test_the_same_seed_gives_the_same_intervals_and_another_seed_others(tmp_path):

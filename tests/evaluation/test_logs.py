@@ -195,5 +195,16 @@ def test_delays_of_neither_unit_are_refused_unless_the_line_stands_alone(write):
         check_unit_fits(twice, "word")
 
 
+def test_lines_without_a_word_say_nothing_about_the_unit(write):
+    blank = ROW | {"prediction": "  ", "delays": [1.0]}
+    check_unit_fits(read_log(write(blank, blank, ROW)), "word")
+
+
+def test_a_byte_order_mark_is_no_part_of_a_text(write, tmp_path):
+    (tmp_path / "refs.txt").write_bytes(b"\xef\xbb\xbfa c\n")
+    (record,) = read_log(write("\ufeff" + json.dumps(ROW)), tmp_path / "refs.txt").records
+    assert record.reference == "a c"
+
+
 def test_half_of_the_lines_are_not_most(write):
     check_unit_fits(read_log(write(ROW, ROW | {"delays": [1.0]})), "word")

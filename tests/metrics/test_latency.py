@@ -126,6 +126,10 @@ def test_token_delay_of_years_of_source_needs_no_list_of_tokens():
     assert latency.average_token_delay([3e12, 6e12]) == pytest.approx((3e12 - 300 + 6e12 - 600) / 2)
 
 
+def test_a_source_without_length_has_no_yaal_even_before_its_start():
+    assert latency.yet_another_average_lagging([-5.0], 0.0, 1) is None
+
+
 def test_elapsed_times_that_are_all_zero_are_not_measured_for_atd():
     assert latency.average_token_delay([1000.0, 2000.0], [0.0, 0.0]) == latency.average_token_delay([1000.0, 2000.0])
 
