@@ -45,7 +45,7 @@ def comparison_tables(comparison: dict[str, Any]) -> list[str]:
     lines = [f"baseline: {comparison['baseline']}",
              f"measured: unit {scale['unit']}, length of the {scale['length']}, BLEU tokenizer {scale['tokenizer']}",
              f"[low, high]: 95 % of {bootstrap['samples']} paired resamples of the utterances, "
-             f"seed {bootstrap['seed']}; – where a value or a log is missing"]
+             f"seed {bootstrap['seed']}; – where a value, a log or more than 10 % of the resamples are missing"]
     for pair in comparison["comparisons"]:
         lines += ["", f"other: {pair['other']}", "", *_main_table(pair["cells"]), *_other_table(pair["cells"])]
         for curves in pair["equal_latency"]:
