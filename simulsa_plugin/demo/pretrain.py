@@ -27,19 +27,20 @@ FRAMES = int(WINDOW_SECONDS * 16_000 / HOP)
 SYSTEM = "You are a helpful assistant."  # LLaMA-Factory's default for this template
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|audio_bos|>", "<|AUDIO|>", "<|audio_eos|>")
 VOCABULARY = 768
+POSITION_SCALE = 0.2
 
 
 @dataclass(frozen=True)
 class Plan:
     """Hyper-parameters of the run."""
 
-    utterances: int = 16_000
-    steps: int = 2200
+    utterances: int = 20_000
+    steps: int = 2600
     batch_size: int = 32
     learning_rate: float = 1.5e-3
     warmup_steps: int = 100
     weight_decay: float = 0.05
-    ctc_weight: float = 0.5
+    ctc_weight: float = 1.0
     seed: int = 20250923
 
 
@@ -49,18 +50,21 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the new checkpoint")
     parser.add_argument("--steps", type=int, default=Plan.steps)
     parser.add_argument("--utterances", type=int, default=Plan.utterances)
+    parser.add_argument("--learning-rate", type=float, default=Plan.learning_rate)
+    parser.add_argument("--ctc-weight", type=float, default=Plan.ctc_weight)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
-    plan = Plan(steps=arguments.steps, utterances=arguments.utterances)
+    plan = Plan(arguments.utterances, arguments.steps, learning_rate=arguments.learning_rate, ctc_weight=arguments.ctc_weight)
     started = time.monotonic()
     utterances = list(tqdm(iterate_utterances("pretrain", plan.utterances), total=plan.utterances, desc="speak"))
     held_out = list(iterate_utterances("heldout", 500))
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(plan.seed)
     processor = build_processor([utterance.sentence.target_text for utterance in utterances])
-    model = build_model(processor)
+    data = Batches(processor, utterances)
+    model = build_model(processor, data.features[:1000].float())
     print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, splits {SPLITS}")
-    train(model, processor, utterances, plan)
+    train(model, data, plan)
     save(model, processor, arguments.out)
     print(f"offline BLEU on {len(held_out)} held-out utterances: {offline_bleu(model, processor, held_out):.2f}")
     print(f"total {time.monotonic() - started:.0f} s")
@@ -96,8 +100,13 @@ def build_processor(texts: list[str]) -> Any:  # noqa: ANN401 - a transformers p
     return Qwen2AudioProcessor(feature_extractor=extractor, tokenizer=tokenizer, chat_template=None)
 
 
-def build_model(processor: Any) -> nn.Module:  # noqa: ANN401
-    """Random weights; the encoder's position table is Whisper's sinusoids, because transformers freezes it."""
+def build_model(processor: Any, features: torch.Tensor) -> nn.Module:  # noqa: ANN401
+    """Random weights; the encoder's position table is Whisper's sinusoids, because transformers freezes it.
+
+    Args:
+        processor: its tokenizer sizes the vocabulary.
+        features: log-mels (utterances, MEL_BINS, FRAMES) whose mean and spread the first convolution starts from.
+    """
     from transformers import Qwen2AudioConfig, Qwen2AudioForConditionalGeneration
 
     tokenizer = processor.tokenizer
@@ -118,9 +127,25 @@ def build_model(processor: Any) -> nn.Module:  # noqa: ANN401
     model = Qwen2AudioForConditionalGeneration(config)
     model.generation_config.eos_token_id = tokenizer.convert_tokens_to_ids("<|im_end|>")
     model.generation_config.pad_token_id = tokenizer.pad_token_id
-    with torch.no_grad():
-        model.audio_tower.embed_positions.weight.copy_(_sinusoids(FRAMES // 2, 128))
+    _initialise(model, features)
     return model
+
+
+@torch.no_grad()
+def _initialise(model: Any, features: torch.Tensor) -> None:  # noqa: ANN401
+    """Weights by fan-in, input standardised, positions quiet: as transformers starts, the sound drowns in the position table.
+
+    Encoder and CTC head alone reached a CTC loss of 1.6 after 400 steps this way, and of 2.9 without.
+    """
+    for module in model.modules():
+        if isinstance(module, (nn.Linear, nn.Conv1d)):
+            fan_in = module.weight[0].numel()
+            module.weight.normal_(std=math.sqrt((2 if isinstance(module, nn.Conv1d) else 1) / fan_in))
+    first, table = model.audio_tower.conv1, model.audio_tower.embed_positions
+    mean, spread = features.mean((0, 2)), features.std((0, 2))
+    first.weight /= spread[None, :, None]
+    first.bias -= (first.weight * mean[None, :, None]).sum((1, 2))
+    table.weight.copy_(POSITION_SCALE * _sinusoids(*table.weight.shape))
 
 
 def _sinusoids(length: int, channels: int) -> torch.Tensor:
@@ -149,11 +174,9 @@ class Batches:
         head = f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n{user}<|im_end|>\n<|im_start|>assistant\n"
         return list(self.tokenizer(head).input_ids)
 
-    def make(self, indices: np.ndarray[Any, Any], rng: np.random.Generator | None = None) -> dict[str, torch.Tensor]:
-        """Model inputs for some utterances, right-padded; with `rng`, SpecAugment on the features."""
+    def make(self, indices: np.ndarray[Any, Any]) -> dict[str, torch.Tensor]:
+        """Model inputs for some utterances, right-padded."""
         features = self.features[indices].float()
-        if rng is not None:
-            _mask(features, self.frames[indices], rng)
         rows = [(self.prompt_ids[i], self.target_ids[i]) for i in indices]
         width = max(len(prompt) + len(target) for prompt, target in rows)
         input_ids = torch.full((len(rows), width), self.tokenizer.pad_token_id)
@@ -184,29 +207,21 @@ def extract(processor: Any, utterances: list[Utterance]) -> tuple[torch.Tensor, 
     return features, frames
 
 
-def _mask(features: torch.Tensor, frames: np.ndarray[Any, Any], rng: np.random.Generator) -> None:
-    """Light SpecAugment, in place: one band of up to 8 bins and one stretch of up to 10 frames per utterance."""
-    for row in range(len(features)):
-        band, stretch = int(rng.integers(0, 9)), int(rng.integers(0, 11))
-        low, first = int(rng.integers(0, MEL_BINS - band)), int(rng.integers(0, max(1, frames[row] - stretch)))
-        features[row, low:low + band] = 0
-        features[row, :, first:first + stretch] = 0
-
-
-def train(model: Any, processor: Any, utterances: list[Utterance], plan: Plan) -> None:  # noqa: ANN401
+def train(model: Any, data: Batches, plan: Plan) -> None:  # noqa: ANN401
     """Teacher forcing on the references, with a CTC head on the English words that is dropped afterwards."""
-    data = Batches(processor, utterances)
     heard: dict[str, torch.Tensor] = {}
     hook = model.audio_tower.register_forward_hook(lambda _m, _i, out: heard.update(states=out.last_hidden_state))
+    positions = model.audio_tower.embed_positions.weight.data
     ctc_head = nn.Linear(128, len(data.source_words) + 1)
     parameters = [p for p in [*model.parameters(), *ctc_head.parameters()] if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=plan.learning_rate, betas=(0.9, 0.98), weight_decay=plan.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _cosine(step, plan))
     rng = np.random.default_rng(plan.seed)
     model.train()
-    progress = tqdm(_batch_indices(rng, len(utterances), plan), total=plan.steps, desc="train")
+    progress = tqdm(_batch_indices(rng, data.frames, plan), total=plan.steps, desc="train")
     for step, indices in enumerate(progress):
-        inputs = data.make(indices, rng)
+        inputs = data.make(indices)
+        _shorten_window(model.audio_tower, inputs, positions)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             loss = model(**inputs, use_cache=False).loss
         ctc = _ctc_loss(ctc_head(heard["states"].float()), [data.source_ids[i] for i in indices],
@@ -219,6 +234,20 @@ def train(model: Any, processor: Any, utterances: list[Utterance], plan: Plan) -
         if step % 50 == 0:
             progress.set_postfix(loss=f"{loss.item():.3f}", ctc=f"{ctc.item():.3f}")
     hook.remove()
+    _set_window(model.audio_tower, positions)
+
+
+def _shorten_window(encoder: Any, inputs: dict[str, torch.Tensor], positions: torch.Tensor) -> None:  # noqa: ANN401
+    """Let the encoder run no longer than the longest utterance of the batch: its padding is masked anyway."""
+    frames = -(-int(inputs["feature_attention_mask"].sum(-1).max()) // 4) * 4
+    inputs["input_features"] = inputs["input_features"][:, :, :frames]
+    inputs["feature_attention_mask"] = inputs["feature_attention_mask"][:, :frames]
+    _set_window(encoder, positions[: frames // 2])
+
+
+def _set_window(encoder: Any, positions: torch.Tensor) -> None:  # noqa: ANN401
+    encoder.embed_positions.weight.data = positions
+    encoder.config.max_source_positions = len(positions)
 
 
 def _cosine(step: int, plan: Plan) -> float:
@@ -227,13 +256,19 @@ def _cosine(step: int, plan: Plan) -> float:
     return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - plan.warmup_steps) / (plan.steps - plan.warmup_steps)))
 
 
-def _batch_indices(rng: np.random.Generator, rows: int, plan: Plan) -> Iterator[np.ndarray[Any, Any]]:
+def _batch_indices(rng: np.random.Generator, frames: np.ndarray[Any, Any], plan: Plan) -> Iterator[np.ndarray[Any, Any]]:
+    """Batches of similar length, in random order: 32 batches are drawn, sorted by length, and dealt out shuffled."""
     order: np.ndarray[Any, Any] = np.empty(0, dtype=np.int64)
+    pending: list[np.ndarray[Any, Any]] = []
     for _ in range(plan.steps):
-        if len(order) < plan.batch_size:
-            order = np.concatenate([order, rng.permutation(rows)])
-        batch, order = order[: plan.batch_size], order[plan.batch_size:]
-        yield batch
+        if not pending:
+            while len(order) < 32 * plan.batch_size:
+                order = np.concatenate([order, rng.permutation(len(frames))])
+            drawn, order = order[: 32 * plan.batch_size], order[32 * plan.batch_size:]
+            drawn = drawn[np.argsort(frames[drawn], kind="stable")]
+            pending = [drawn[i:i + plan.batch_size] for i in range(0, len(drawn), plan.batch_size)]
+            rng.shuffle(pending)
+        yield pending.pop()
 
 
 def _ctc_loss(logits: torch.Tensor, targets: list[list[int]], frames: torch.Tensor) -> torch.Tensor:
@@ -270,9 +305,9 @@ def offline_bleu(model: Any, processor: Any, utterances: list[Utterance]) -> flo
 
 
 def save(model: Any, processor: Any, folder: Path) -> None:  # noqa: ANN401
-    """Save in fp16, as safetensors, with tokenizer and processor."""
-    model.half().save_pretrained(folder)
-    model.float()
+    """Save fp16 safetensors, with tokenizer and processor; the config asks for fp32, so that it is loaded as that."""
+    model.config.dtype = torch.float32
+    model.save_pretrained(folder, state_dict={name: tensor.half() for name, tensor in model.state_dict().items()})
     processor.save_pretrained(folder)
 
 
