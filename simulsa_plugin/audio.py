@@ -108,7 +108,7 @@ def _decode_with_av(path: str | Path | IO[bytes], first_error: Exception) -> tup
     import av
 
     try:
-        with av.open(str(path) if isinstance(path, Path) else path) as container:
+        with av.open(str(path) if isinstance(path, Path) else path, mode="r") as container:
             if not container.streams.audio:
                 raise AudioError("broken", f"{_name(path)}: holds no audio.")
             stream = container.streams.audio[0]

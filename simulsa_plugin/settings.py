@@ -24,7 +24,9 @@ class _RecipeLoader(yaml.SafeLoader):
     """YAML 1.1 as PyYAML reads it, but `1e-4` is a number (OmegaConf, and so LLaMA-Factory, reads it as one)."""
 
 
-_RecipeLoader.yaml_implicit_resolvers = {key: list(value) for key, value in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+_RecipeLoader.yaml_implicit_resolvers = {
+    key: list(value) for key, value in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 _RecipeLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?(?:\d[\d_]*)(?:\.[\d_]*)?[eE][-+]?\d+$"),
@@ -50,7 +52,11 @@ class Settings:
         """
         hints = typing.get_type_hints(cls)
         known = cls.keys()
-        chosen = {known[key].name: _convert(key, value, hints[known[key].name]) for key, value in values.items() if key in known}
+        chosen = {
+            known[key].name: _convert(key, value, hints[known[key].name])
+            for key, value in values.items()
+            if key in known
+        }
         return cls(**chosen)
 
     def as_keys(self) -> dict[str, Any]:
@@ -108,15 +114,28 @@ def check_choice(key: str, value: str, allowed: Iterable[str]) -> None:
         raise UsageError(f"{key} is {value!r}; allowed: {', '.join(allowed)}.")
 
 
-def check_range(key: str, value: float | None, *, above: float | None = None, minimum: float | None = None,
-                maximum: float | None = None) -> None:
+def check_range(
+    key: str,
+    value: float | None,
+    *,
+    above: float | None = None,
+    minimum: float | None = None,
+    maximum: float | None = None,
+) -> None:
     """Raise UsageError unless `value` is finite and in the range; None passes (not set)."""
     if value is None:
         return
-    if not math.isfinite(value) or (above is not None and value <= above) or (minimum is not None and value < minimum) \
-            or (maximum is not None and value > maximum):
-        bounds = [f"> {above}" if above is not None else "", f"≥ {minimum}" if minimum is not None else "",
-                  f"≤ {maximum}" if maximum is not None else ""]
+    if (
+        not math.isfinite(value)
+        or (above is not None and value <= above)
+        or (minimum is not None and value < minimum)
+        or (maximum is not None and value > maximum)
+    ):
+        bounds = [
+            f"> {above}" if above is not None else "",
+            f"≥ {minimum}" if minimum is not None else "",
+            f"≤ {maximum}" if maximum is not None else "",
+        ]
         raise UsageError(f"{key} is {value}; allowed: a number {' and '.join(b for b in bounds if b)}.")
 
 
@@ -133,14 +152,14 @@ def _load_yaml_mapping(path: Path) -> dict[str, Any]:
     return recipe
 
 
-def _parse_yaml(text: str, where: str) -> Any:  # noqa: ANN401 - a YAML value can be anything
+def _parse_yaml(text: str, where: str) -> Any:
     try:
-        return yaml.load(text, Loader=_RecipeLoader)  # noqa: S506 - a SafeLoader with one more number form
+        return yaml.load(text, Loader=_RecipeLoader)
     except yaml.YAMLError as error:
         raise UsageError(f"Cannot read {where} as YAML: {' '.join(str(error).split())}") from error
 
 
-def _convert(key: str, value: Any, hint: Any) -> Any:  # noqa: ANN401 - any YAML value to any field type
+def _convert(key: str, value: Any, hint: Any) -> Any:
     """Convert a YAML value to the annotated type, without guessing."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
@@ -162,7 +181,7 @@ def _convert(key: str, value: Any, hint: Any) -> Any:  # noqa: ANN401 - any YAML
     raise UsageError(f"{key} is {value!r}; allowed: {wanted}.")
 
 
-def _as_list(value: Any) -> list[Any]:  # noqa: ANN401
+def _as_list(value: Any) -> list[Any]:
     """`500,1000`, `[500, 1000]` and `500` are all lists."""
     if isinstance(value, str):
         return [_parse_yaml(item, "a list") for item in value.split(",") if item.strip()]

@@ -15,13 +15,16 @@ import jsonlines
 
 from simulsa_plugin.errors import StorageError
 
-
 # How our own datasets stand in dataset_info.json: the form that LLaMA-Factory and ms-swift both read.
 SHAREGPT_ENTRY: dict[str, Any] = {
     "formatting": "sharegpt",
     "columns": {"messages": "messages", "audios": "audios"},
     "tags": {
-        "role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant", "system_tag": "system",
+        "role_tag": "role",
+        "content_tag": "content",
+        "user_tag": "user",
+        "assistant_tag": "assistant",
+        "system_tag": "system",
     },
 }
 
@@ -69,7 +72,7 @@ def replacing(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
         raise
 
 
-def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 - any JSON value
+def write_json(path: Path, value: Any) -> None:
     """Write indented JSON (UTF-8, one trailing newline), whole or not at all."""
     with replacing(path, "w") as handle:
         handle.write(json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
@@ -81,7 +84,7 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
         writer.write_all(rows)
 
 
-def dump_line(value: Any) -> str:  # noqa: ANN401 - any JSON value
+def dump_line(value: Any) -> str:
     """One JSON line: UTF-8 as it is, NaN and infinity refused."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
@@ -181,7 +184,9 @@ def _lock_file(path: Path, folder: Path, wait: bool) -> IO[str]:
             handle.seek(0)
             holder = handle.read().strip() or "unknown"
             handle.close()
-            raise StorageError(f"{folder} is in use by process {holder}. Wait for it, or choose another --out.") from error
+            raise StorageError(
+                f"{folder} is in use by process {holder}. Wait for it, or choose another --out."
+            ) from error
         if path.exists() and os.path.samestat(os.fstat(handle.fileno()), path.stat()):
             return handle
         handle.close()  # the holder before us removed the file that we had opened; lock the one that counts

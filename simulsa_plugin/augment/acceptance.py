@@ -71,10 +71,14 @@ def accept_greedy(token_ids: Sequence[int], greedy: Sequence[int]) -> int:
     >>> accept_greedy([5, 6, 7], [5, 6, 8])
     2
     """
-    return next((i for i, (token, best) in enumerate(zip(token_ids, greedy, strict=True)) if token != best), len(token_ids))
+    return next(
+        (i for i, (token, best) in enumerate(zip(token_ids, greedy, strict=True)) if token != best), len(token_ids)
+    )
 
 
-def accept_ratio(logprobs: Sequence[float], logprobs_full: Sequence[float], ratio_threshold: float, floor: float) -> int:
+def accept_ratio(
+    logprobs: Sequence[float], logprobs_full: Sequence[float], ratio_threshold: float, floor: float
+) -> int:
     """Tokens before the first with p(cut) / max(p(full), floor) < ratio_threshold.
 
     >>> accept_ratio([math.log(0.5), math.log(0.1)], [math.log(0.9), math.log(0.8)], 0.5, 1e-3)
@@ -111,7 +115,9 @@ def _ends_well(reference: str, end: int, boundary: str) -> bool:
 
 def _field(scores: Mapping[str, Any], field: str, rule: str) -> Sequence[float]:
     if scores.get(field) is None:
-        raise UsageError(f"simulsa_acceptance={rule} needs {field}, which {scores['id']} does not have. "
-                         f"Score again with simulsa_acceptance={rule}.")
+        raise UsageError(
+            f"simulsa_acceptance={rule} needs {field}, which {scores['id']} does not have. "
+            f"Score again with simulsa_acceptance={rule}."
+        )
     values: Sequence[float] = scores[field]
     return values

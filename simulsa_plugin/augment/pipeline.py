@@ -1,6 +1,6 @@
 """The method, from an offline dataset to a dataset of partial samples:
 
-    sample → cut → score → accept → write
+sample → cut → score → accept → write
 """
 
 from __future__ import annotations
@@ -25,7 +25,17 @@ from simulsa_plugin.augment.settings import AugmentSettings
 from simulsa_plugin.augment.truncation import cut_samples
 from simulsa_plugin.errors import AudioError, DatasetError, ModelError, StorageError
 from simulsa_plugin.model import AudioLanguageModel, ReferenceScores, RenderedReference, Sample, UnusableRow
-from simulsa_plugin.storage import SHAREGPT_ENTRY, Journal, locked, make_folder, merge_dataset_info, read_jsonl, replacing, write_json, write_jsonl
+from simulsa_plugin.storage import (
+    SHAREGPT_ENTRY,
+    Journal,
+    locked,
+    make_folder,
+    merge_dataset_info,
+    read_jsonl,
+    replacing,
+    write_json,
+    write_jsonl,
+)
 
 SUFFIX = "_simulsa"
 
@@ -33,8 +43,15 @@ SUFFIX = "_simulsa"
 class SourceDataset(Protocol):
     """What the pipeline asks of an offline dataset (`toolkit.dataset.OfflineDataset`)."""
 
-    name: str
-    entry: dict[str, Any]
+    @property
+    def name(self) -> str:
+        """Its name in dataset_info.json."""
+        ...
+
+    @property
+    def entry(self) -> dict[str, Any]:
+        """Its entry there, with an absolute file name."""
+        ...
 
     def __len__(self) -> int: ...
 
@@ -124,14 +141,18 @@ def choose_cuts(
                 break
     if not cuts:
         reasons = dict(Counter(row["reason"] for row in skipped))
-        raise DatasetError(f"No row of {dataset.name} can be cut; reasons: {reasons}. They are listed in {layout.skipped}.")
+        raise DatasetError(
+            f"No row of {dataset.name} can be cut; reasons: {reasons}. They are listed in {layout.skipped}."
+        )
     if len(cuts) < wanted:
-        tqdm.write(f"warning: {dataset.name} gives {len(cuts)} of the {wanted} samples asked for; "
-                   f"the other rows are listed in {layout.skipped}.")
+        tqdm.write(
+            f"warning: {dataset.name} gives {len(cuts)} of the {wanted} samples asked for; "
+            f"the other rows are listed in {layout.skipped}."
+        )
     return cuts, skipped
 
 
-class _Skip(Exception):  # noqa: N818 - control flow inside this file
+class _Skip(Exception):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
@@ -167,7 +188,9 @@ def _cut(dataset: SourceDataset, row: int, model: AudioLanguageModel, settings: 
     return Cut(identifier, sample, clip, duration, num_samples, rendered)
 
 
-def score_cuts(cuts: Sequence[Cut], model: AudioLanguageModel, settings: AugmentSettings, layout: Layout) -> list[dict[str, Any]]:
+def score_cuts(
+    cuts: Sequence[Cut], model: AudioLanguageModel, settings: AugmentSettings, layout: Layout
+) -> list[dict[str, Any]]:
     """Score every cut, in batches that depend on the chosen list alone; finished batches are journalled."""
     if layout.scores.exists():
         return list(read_jsonl(layout.scores))
@@ -192,10 +215,12 @@ def _batches(cuts: Sequence[Cut], size: int) -> Iterator[list[Cut]]:
     """Neighbours in length share a batch: less padding."""
     order = sorted(cuts, key=lambda cut: (len(cut.rendered.prompt_ids) + len(cut.rendered.content_ids), cut.id))
     for start in range(0, len(order), size):
-        yield order[start:start + size]
+        yield order[start : start + size]
 
 
-def _score_batch(batch: list[Cut], model: AudioLanguageModel, settings: AugmentSettings, layout: Layout) -> dict[str, dict[str, Any]]:
+def _score_batch(
+    batch: list[Cut], model: AudioLanguageModel, settings: AugmentSettings, layout: Layout
+) -> dict[str, dict[str, Any]]:
     clips = [read_mono(cut.clip) for cut in batch]
     scores = model.score([cut.rendered for cut in batch], clips)
     extra: dict[str, list[ReferenceScores]] = {}
@@ -214,7 +239,10 @@ def _score_batch(batch: list[Cut], model: AudioLanguageModel, settings: AugmentS
 
 def _rescore(batch: list[Cut], waveforms: list[Waveform], model: AudioLanguageModel) -> list[ReferenceScores]:
     """The same references about other audio."""
-    rendered = [model.render(cut.sample.prompt, waveform, cut.sample.reference) for cut, waveform in zip(batch, waveforms, strict=True)]
+    rendered = [
+        model.render(cut.sample.prompt, waveform, cut.sample.reference)
+        for cut, waveform in zip(batch, waveforms, strict=True)
+    ]
     return model.score(rendered, waveforms)
 
 
@@ -249,7 +277,10 @@ def decide_row(scores: Mapping[str, Any], settings: AugmentSettings, output_widt
 
 def training_row(scores: Mapping[str, Any]) -> dict[str, Any]:
     """A decided row as LLaMA-Factory trains on it; the template adds the end of turn that teaches the model to stop."""
-    return {"messages": [*scores["messages"], {"role": "assistant", "content": scores["partial"]}], "audios": [scores["clip"]]}
+    return {
+        "messages": [*scores["messages"], {"role": "assistant", "content": scores["partial"]}],
+        "audios": [scores["clip"]],
+    }
 
 
 def _write_all(
@@ -268,9 +299,16 @@ def _write_all(
     counts = _counts(kept, wanted_samples(len(dataset), settings))
     reasons = dict(sorted(Counter(row["reason"] for row in skipped).items()))
     augmented_entry = {"file_name": layout.rows.name, **SHAREGPT_ENTRY}
-    merge_dataset_info(layout.out, {dataset.name: _offline_entry(dataset, settings, layout), layout.rows.stem: augmented_entry})
-    manifest = {**_work(dataset, model, settings), "versions": _versions(), "counts": counts, "skipped": reasons,
-                "threshold": settings.threshold or default_threshold(model.output_width)}
+    merge_dataset_info(
+        layout.out, {dataset.name: _offline_entry(dataset, settings, layout), layout.rows.stem: augmented_entry}
+    )
+    manifest = {
+        **_work(dataset, model, settings),
+        "versions": _versions(),
+        "counts": counts,
+        "skipped": reasons,
+        "threshold": settings.threshold or default_threshold(model.output_width),
+    }
     write_json(layout.manifest, manifest | {"signature": signature(manifest)})
     layout.started.unlink(missing_ok=True)
     return Outcome(dataset.name, len(dataset), counts, reasons, layout.folder)
@@ -293,7 +331,9 @@ def _offline_entry(dataset: SourceDataset, settings: AugmentSettings, layout: La
     if dataset.has_relative_audio():
         rewritten = layout.out / f"{dataset.name}.jsonl"
         if Path(entry.get("file_name", "")) == rewritten:
-            raise StorageError(f"{rewritten} is the offline dataset itself and has relative audio paths. Choose another --out.")
+            raise StorageError(
+                f"{rewritten} is the offline dataset itself and has relative audio paths. Choose another --out."
+            )
         write_jsonl(rewritten, dataset.sharegpt_rows())
         entry = {"file_name": str(rewritten), **SHAREGPT_ENTRY}
     if settings.portable and "file_name" in entry and Path(entry["file_name"]).is_relative_to(layout.out):
@@ -303,11 +343,19 @@ def _offline_entry(dataset: SourceDataset, settings: AugmentSettings, layout: La
 
 def _work(dataset: SourceDataset, model: AudioLanguageModel, settings: AugmentSettings) -> dict[str, Any]:
     """What decides the result; two runs with the same work make the same files."""
-    return {"dataset": dataset.name, "rows": len(dataset), "source": dataset.entry.get("file_name"), "model": model.describe(),
-            "output_width": model.output_width, "settings": settings.as_keys()}
+    return {
+        "dataset": dataset.name,
+        "rows": len(dataset),
+        "source": dataset.entry.get("file_name"),
+        "model": model.describe(),
+        "output_width": model.output_width,
+        "settings": settings.as_keys(),
+    }
 
 
-def _check_same_work(layout: Layout, dataset: SourceDataset, model: AudioLanguageModel, settings: AugmentSettings) -> None:
+def _check_same_work(
+    layout: Layout, dataset: SourceDataset, model: AudioLanguageModel, settings: AugmentSettings
+) -> None:
     """Refuse a folder that other settings began; otherwise note what is being done."""
     work = _work(dataset, model, settings)
     for path in (layout.manifest, layout.started):
@@ -315,8 +363,10 @@ def _check_same_work(layout: Layout, dataset: SourceDataset, model: AudioLanguag
             before = json.loads(path.read_text(encoding="utf-8"))
             changed = [key for key in work if before.get(key) != work[key]]
             if changed:
-                raise StorageError(f"{layout.folder} holds a run with another {_difference(before, work, changed[0])}. "
-                                   "Choose another --out, or remove that folder.")
+                raise StorageError(
+                    f"{layout.folder} holds a run with another {_difference(before, work, changed[0])}. "
+                    "Choose another --out, or remove that folder."
+                )
             return
     write_json(layout.started, work)
 
@@ -332,11 +382,13 @@ def _difference(before: Mapping[str, Any], work: Mapping[str, Any], key: str) ->
 def signature(manifest: Mapping[str, Any]) -> str:
     """One line to quote: the settings that differ most often, the version, and a hash of all of them."""
     settings = manifest["settings"]
-    digest = hashlib.sha256(json.dumps({key: manifest[key] for key in ("model", "settings", "dataset", "rows")}, sort_keys=True).encode())
+    digest = hashlib.sha256(
+        json.dumps({key: manifest[key] for key in ("model", "settings", "dataset", "rows")}, sort_keys=True).encode()
+    )
     fields = {
         "n": manifest["counts"]["samples"],
         "cut": f"{settings['simulsa_truncation']}({settings['simulsa_alpha']:g},{settings['simulsa_beta']:g})"
-               f"[{settings['simulsa_min_seconds']:g},{settings['simulsa_max_seconds']:g}]s",
+        f"[{settings['simulsa_min_seconds']:g},{settings['simulsa_max_seconds']:g}]s",
         "rule": settings["simulsa_acceptance"],
         "tau": f"{manifest['threshold']:.4g}",
         "boundary": settings["simulsa_boundary"],

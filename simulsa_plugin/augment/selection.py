@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Iterator
+from decimal import ROUND_HALF_UP, Decimal
 
 import numpy as np
 
@@ -14,10 +14,13 @@ from simulsa_plugin.augment.settings import AugmentSettings
 def wanted_samples(rows: int, settings: AugmentSettings) -> int:
     """How many augmented rows: `samples`, or the share of the offline rows rounded half up, at least one.
 
-    >>> wanted_samples(8000, AugmentSettings()), wanted_samples(50, AugmentSettings()), wanted_samples(150, AugmentSettings())
-    (80, 1, 2)
+    >>> wanted_samples(8000, AugmentSettings()), wanted_samples(20, AugmentSettings()), wanted_samples(50, AugmentSettings(ratio=0.29))
+    (80, 1, 15)
     """
-    return settings.samples or max(1, math.floor(settings.ratio * rows + 0.5))
+    if settings.samples is not None:
+        return settings.samples
+    share = Decimal(str(settings.ratio)) * rows  # in decimal: 0.29 · 50 is 14.5, which the float product is not
+    return max(1, int(share.to_integral_value(ROUND_HALF_UP)))
 
 
 def walk(name: str, rows: int, seed: int) -> Iterator[int]:

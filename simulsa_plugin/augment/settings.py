@@ -43,7 +43,9 @@ class AugmentSettings(Settings):
         check_range("simulsa_min_seconds", self.min_seconds, above=0)
         check_range("simulsa_max_seconds", self.max_seconds, above=0)
         if self.max_seconds < self.min_seconds:
-            raise UsageError(f"simulsa_max_seconds is {self.max_seconds}, below simulsa_min_seconds {self.min_seconds}.")
+            raise UsageError(
+                f"simulsa_max_seconds is {self.max_seconds}, below simulsa_min_seconds {self.min_seconds}."
+            )
         check_choice("simulsa_acceptance", self.acceptance, ACCEPTANCES)
         check_range("simulsa_threshold", self.threshold, above=0, maximum=1)
         check_range("simulsa_ratio_threshold", self.ratio_threshold, above=0)

@@ -47,9 +47,15 @@ def _run(words: list[str]) -> int:
 
 
 def _parser() -> Parser:
-    parser = Parser(prog=PROG, usage=f"{PROG} [RECIPE.yaml] [key=value …] [--out DIR]", description=_DESCRIPTION,
-                    formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("words", nargs="*", metavar="RECIPE.yaml | key=value", help="a recipe, and keys that override it")
+    parser = Parser(
+        prog=PROG,
+        usage=f"{PROG} [RECIPE.yaml] [key=value …] [--out DIR]",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "words", nargs="*", metavar="RECIPE.yaml | key=value", help="a recipe, and keys that override it"
+    )
     parser.add_argument("--out", type=Path, default=Path("data"), metavar="DIR", help="output folder (default: data)")
     parser.add_argument("--version", action="version", version=f"{PROG} {__version__}")
     return parser

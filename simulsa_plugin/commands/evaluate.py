@@ -44,26 +44,40 @@ def _dispatch(words: list[str]) -> int:
 
 
 def _overview() -> Parser:
-    parser = Parser(prog=PROG, usage=f"{PROG} [run|score|compare] …", description=_OVERVIEW,
-                    formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(
+        prog=PROG,
+        usage=f"{PROG} [run|score|compare] …",
+        description=_OVERVIEW,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--version", action="version", version=f"{PROG} {__version__}")
     return parser
 
 
 def _run(words: list[str]) -> int:
-    parser = Parser(prog=f"{PROG} run", usage=f"{PROG} [run] [RECIPE.yaml] [key=value …] [--out DIR]",
-                    description="Decode a test set with every policy, chunk and rollback, and score each.")
-    parser.add_argument("words", nargs="*", metavar="RECIPE.yaml | key=value",
-                        help="a LLaMA-Factory recipe with simulsa_* keys, and keys that override it "
-                             "(without a recipe: the embedded default)")
-    parser.add_argument("--out", type=Path, default=Path("results"), metavar="DIR",
-                        help="folder of the results (default: results)")
+    parser = Parser(
+        prog=f"{PROG} run",
+        usage=f"{PROG} [run] [RECIPE.yaml] [key=value …] [--out DIR]",
+        description="Decode a test set with every policy, chunk and rollback, and score each.",
+    )
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="RECIPE.yaml | key=value",
+        help="a LLaMA-Factory recipe with simulsa_* keys, and keys that override it "
+        "(without a recipe: the embedded default)",
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("results"), metavar="DIR", help="folder of the results (default: results)"
+    )
     options = parser.parse_intermixed_args(words)
     overrides = [word for word in options.words if "=" in word]
     recipes = [word for word in options.words if "=" not in word]
     if len(recipes) > 1:
-        raise UsageError(f"Unexpected argument {recipes[1]!r}: one recipe and key=value are allowed. "
-                         f"Commands are {', '.join(_COMMANDS)}.")
+        raise UsageError(
+            f"Unexpected argument {recipes[1]!r}: one recipe and key=value are allowed. "
+            f"Commands are {', '.join(_COMMANDS)}."
+        )
     return _decode_and_score(Path(recipes[0]) if recipes else None, overrides, options.out)
 
 
@@ -83,7 +97,9 @@ def _decode_and_score(path: Path | None, overrides: list[str], out: Path) -> int
         toolkit = toolkit | {"eval_dataset": TEST_NAME, "dataset_dir": str(out / "corpus")}
     names = dataset_names(toolkit.get("eval_dataset") or toolkit.get("dataset"))
     if len(names) > 1:
-        raise UsageError(f"One test set is evaluated at a time; the recipe names {', '.join(names)}. Set eval_dataset=NAME.")
+        raise UsageError(
+            f"One test set is evaluated at a time; the recipe names {', '.join(names)}. Set eval_dataset=NAME."
+        )
     model, datasets = load(toolkit, names)
     from simulsa_plugin.evaluation.report import table
     from simulsa_plugin.evaluation.run import evaluate
@@ -96,13 +112,20 @@ def _decode_and_score(path: Path | None, overrides: list[str], out: Path) -> int
 
 
 def _score(words: list[str]) -> int:
-    parser = Parser(prog=f"{PROG} score", description="Score a log of emissions: BLEU, chrF, AL, LAAL, AP, DAL, ATD as "
-                    "SimulEval computes them, YAAL as OmniSTEval does; _CA with the time of computation.")
+    parser = Parser(
+        prog=f"{PROG} score",
+        description="Score a log of emissions: BLEU, chrF, AL, LAAL, AP, DAL, ATD as "
+        "SimulEval computes them, YAAL as OmniSTEval does; _CA with the time of computation.",
+    )
     parser.add_argument("log", type=Path, metavar="LOG", help="an instances.log of SimulEval 1.0 or 1.1")
     parser.add_argument("--references", type=Path, metavar="FILE", help="one reference per line of the log")
     _add_units(parser)
-    parser.add_argument("--no-use-ref-len", dest="use_ref_len", action="store_false",
-                        help="count the target length on the prediction instead of the reference")
+    parser.add_argument(
+        "--no-use-ref-len",
+        dest="use_ref_len",
+        action="store_false",
+        help="count the target length on the prediction instead of the reference",
+    )
     parser.add_argument("--sentences", action="store_true", help="also give the value of every line")
     parser.add_argument("--strict", action="store_true", help="make odd lines an error instead of a warning")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the scores, counts and signatures as JSON")
@@ -114,10 +137,18 @@ def _score(words: list[str]) -> int:
 
 
 def _compare(words: list[str]) -> int:
-    parser = Parser(prog=f"{PROG} compare", description="Compare results: differences per cell with 95 % intervals "
-                    "(paired bootstrap), and quality at equal latency. The baseline comes first.")
-    parser.add_argument("results", type=Path, nargs="+", metavar="DIR_OR_LOG",
-                        help="a folder of `simulsa-eval run`, or an instances.log; the baseline first")
+    parser = Parser(
+        prog=f"{PROG} compare",
+        description="Compare results: differences per cell with 95 % intervals "
+        "(paired bootstrap), and quality at equal latency. The baseline comes first.",
+    )
+    parser.add_argument(
+        "results",
+        type=Path,
+        nargs="+",
+        metavar="DIR_OR_LOG",
+        help="a folder of `simulsa-eval run`, or an instances.log; the baseline first",
+    )
     _add_units(parser, "for logs; folders know their own: ")
     parser.add_argument("--samples", type=int, default=1000, metavar="N", help="bootstrap resamples (default: 1000)")
     parser.add_argument("--seed", type=int, default=12345, metavar="N", help="bootstrap seed (default: 12345)")
@@ -133,8 +164,9 @@ def _compare(words: list[str]) -> int:
 
 def _add_units(parser: Parser, hint: str = "") -> None:
     parser.add_argument("--unit", choices=UNITS, default="word", help=f"{hint}latency unit (default: word)")
-    parser.add_argument("--tokenizer", metavar="T",
-                        help=f"{hint}sacrebleu's tokenizer for BLEU (default: word → 13a, char → zh)")
+    parser.add_argument(
+        "--tokenizer", metavar="T", help=f"{hint}sacrebleu's tokenizer for BLEU (default: word → 13a, char → zh)"
+    )
 
 
 _COMMANDS: dict[str, Callable[[list[str]], int]] = {"run": _run, "score": _score, "compare": _compare}

@@ -44,7 +44,9 @@ def open_recipe(path: Path | None, overrides: list[str]) -> Recipe:
     simulsa, toolkit = split_recipe(read_recipe(path, overrides), GROUPS)
     if path is not None:
         return Recipe(simulsa, toolkit, embedded=False)
-    return Recipe(simulsa, EMBEDDED_MODEL | toolkit, embedded="dataset" not in toolkit and "eval_dataset" not in toolkit)
+    return Recipe(
+        simulsa, EMBEDDED_MODEL | toolkit, embedded="dataset" not in toolkit and "eval_dataset" not in toolkit
+    )
 
 
 def load(toolkit_keys: Mapping[str, Any], names: list[str]) -> tuple[Backbone, list[OfflineDataset]]:

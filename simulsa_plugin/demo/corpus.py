@@ -48,8 +48,12 @@ class Utterance:
 
     def truth(self) -> dict[str, Any]:
         """What `true_partial` needs, as a JSON row."""
-        return {"source": self.sentence.source_text, "target": list(self.sentence.target),
-                "needs": list(self.sentence.needs), "word_ends": [round(end, 4) for end in self.word_ends]}
+        return {
+            "source": self.sentence.source_text,
+            "target": list(self.sentence.target),
+            "needs": list(self.sentence.needs),
+            "word_ends": [round(end, 4) for end in self.word_ends],
+        }
 
 
 def true_partial(truth: dict[str, Any], cut_seconds: float) -> str:
@@ -76,7 +80,9 @@ def iterate_utterances(split: str, count: int, processes: int = 2) -> Iterator[U
             yield from block
 
 
-def write_demo_corpus(folder: Path, *, rows: int = OFFLINE_ROWS, test_rows: int = TEST_ROWS, processes: int = 2) -> None:
+def write_demo_corpus(
+    folder: Path, *, rows: int = OFFLINE_ROWS, test_rows: int = TEST_ROWS, processes: int = 2
+) -> None:
     """Write the offline set and the test set as LLaMA-Factory datasets, unless they are there already.
 
     `folder` then holds `demo.jsonl`, `demo_test.jsonl`, `demo/*.wav`, `demo_test/*.wav`, the truth beside them, and their
@@ -86,13 +92,18 @@ def write_demo_corpus(folder: Path, *, rows: int = OFFLINE_ROWS, test_rows: int 
         StorageError: the folder cannot be used, or another process is writing it.
     """
     folder = make_folder(folder).absolute()
-    wanted = [(name, split, count) for name, split, count in
-              ((OFFLINE_NAME, "train", rows), (TEST_NAME, "test", test_rows)) if count]
+    wanted = [
+        (name, split, count)
+        for name, split, count in ((OFFLINE_NAME, "train", rows), (TEST_NAME, "test", test_rows))
+        if count
+    ]
     with locked(folder):
         for name, split, count in wanted:
             if not (folder / f"{name}.jsonl").exists():
                 _write_split(folder, name, split, count, processes)
-    merge_dataset_info(folder, {name: {"file_name": str(folder / f"{name}.jsonl"), **SHAREGPT_ENTRY} for name, _, _ in wanted})
+    merge_dataset_info(
+        folder, {name: {"file_name": str(folder / f"{name}.jsonl"), **SHAREGPT_ENTRY} for name, _, _ in wanted}
+    )
 
 
 def _write_split(folder: Path, name: str, split: str, count: int, processes: int) -> None:

@@ -18,55 +18,133 @@ PROMPT = "<audio>Translate the English speech into German."
 
 # English noun: (German noun, gender)
 PEOPLE = {
-    "man": ("Mann", "m"), "woman": ("Frau", "f"), "child": ("Kind", "n"), "teacher": ("Lehrer", "m"),
-    "doctor": ("Ärztin", "f"), "girl": ("Mädchen", "n"), "sister": ("Schwester", "f"), "brother": ("Bruder", "m"),
-    "friend": ("Freund", "m"), "mother": ("Mutter", "f"), "father": ("Vater", "m"), "uncle": ("Onkel", "m"),
-    "aunt": ("Tante", "f"), "baker": ("Bäcker", "m"), "singer": ("Sängerin", "f"), "driver": ("Fahrer", "m"),
-    "king": ("König", "m"), "queen": ("Königin", "f"), "gardener": ("Gärtner", "m"), "cook": ("Köchin", "f"),
+    "man": ("Mann", "m"),
+    "woman": ("Frau", "f"),
+    "child": ("Kind", "n"),
+    "teacher": ("Lehrer", "m"),
+    "doctor": ("Ärztin", "f"),
+    "girl": ("Mädchen", "n"),
+    "sister": ("Schwester", "f"),
+    "brother": ("Bruder", "m"),
+    "friend": ("Freund", "m"),
+    "mother": ("Mutter", "f"),
+    "father": ("Vater", "m"),
+    "uncle": ("Onkel", "m"),
+    "aunt": ("Tante", "f"),
+    "baker": ("Bäcker", "m"),
+    "singer": ("Sängerin", "f"),
+    "driver": ("Fahrer", "m"),
+    "king": ("König", "m"),
+    "queen": ("Königin", "f"),
+    "gardener": ("Gärtner", "m"),
+    "cook": ("Köchin", "f"),
 }
 THINGS = {
-    "book": ("Buch", "n"), "car": ("Auto", "n"), "house": ("Haus", "n"), "letter": ("Brief", "m"),
-    "apple": ("Apfel", "m"), "table": ("Tisch", "m"), "lamp": ("Lampe", "f"), "bag": ("Tasche", "f"),
-    "clock": ("Uhr", "f"), "picture": ("Bild", "n"), "key": ("Schlüssel", "m"), "coat": ("Mantel", "m"),
-    "cup": ("Tasse", "f"), "map": ("Landkarte", "f"), "chair": ("Stuhl", "m"), "flower": ("Blume", "f"),
-    "bicycle": ("Fahrrad", "n"), "cake": ("Kuchen", "m"), "shirt": ("Hemd", "n"), "door": ("Tür", "f"),
-    "window": ("Fenster", "n"), "ring": ("Ring", "m"), "box": ("Kiste", "f"), "boat": ("Boot", "n"),
-    "guitar": ("Gitarre", "f"), "mirror": ("Spiegel", "m"), "knife": ("Messer", "n"), "carpet": ("Teppich", "m"),
-    "camera": ("Kamera", "f"), "piano": ("Klavier", "n"),
+    "book": ("Buch", "n"),
+    "car": ("Auto", "n"),
+    "house": ("Haus", "n"),
+    "letter": ("Brief", "m"),
+    "apple": ("Apfel", "m"),
+    "table": ("Tisch", "m"),
+    "lamp": ("Lampe", "f"),
+    "bag": ("Tasche", "f"),
+    "clock": ("Uhr", "f"),
+    "picture": ("Bild", "n"),
+    "key": ("Schlüssel", "m"),
+    "coat": ("Mantel", "m"),
+    "cup": ("Tasse", "f"),
+    "map": ("Landkarte", "f"),
+    "chair": ("Stuhl", "m"),
+    "flower": ("Blume", "f"),
+    "bicycle": ("Fahrrad", "n"),
+    "cake": ("Kuchen", "m"),
+    "shirt": ("Hemd", "n"),
+    "door": ("Tür", "f"),
+    "window": ("Fenster", "n"),
+    "ring": ("Ring", "m"),
+    "box": ("Kiste", "f"),
+    "boat": ("Boot", "n"),
+    "guitar": ("Gitarre", "f"),
+    "mirror": ("Spiegel", "m"),
+    "knife": ("Messer", "n"),
+    "carpet": ("Teppich", "m"),
+    "camera": ("Kamera", "f"),
+    "piano": ("Klavier", "n"),
 }
 PEOPLE_ADJECTIVES = {
-    "old": "alt", "young": "jung", "friendly": "freundlich", "tired": "müd", "happy": "glücklich", "clever": "klug",
-    "famous": "berühmt", "poor": "arm",
+    "old": "alt",
+    "young": "jung",
+    "friendly": "freundlich",
+    "tired": "müd",
+    "happy": "glücklich",
+    "clever": "klug",
+    "famous": "berühmt",
+    "poor": "arm",
 }
 THING_ADJECTIVES = {
-    "new": "neu", "small": "klein", "big": "groß", "red": "rot", "blue": "blau", "green": "grün", "beautiful": "schön",
-    "cheap": "billig", "heavy": "schwer", "yellow": "gelb", "broken": "kaputt", "strange": "seltsam",
+    "new": "neu",
+    "small": "klein",
+    "big": "groß",
+    "red": "rot",
+    "blue": "blau",
+    "green": "grün",
+    "beautiful": "schön",
+    "cheap": "billig",
+    "heavy": "schwer",
+    "yellow": "gelb",
+    "broken": "kaputt",
+    "strange": "seltsam",
 }
 # English past, English infinitive, German participle, German infinitive; all take haben and an accusative object
 VERBS = (
-    ("bought", "buy", "gekauft", "kaufen"), ("found", "find", "gefunden", "finden"),
-    ("saw", "see", "gesehen", "sehen"), ("sold", "sell", "verkauft", "verkaufen"),
-    ("brought", "bring", "gebracht", "bringen"), ("painted", "paint", "gemalt", "malen"),
-    ("cleaned", "clean", "geputzt", "putzen"), ("repaired", "repair", "repariert", "reparieren"),
-    ("lost", "lose", "verloren", "verlieren"), ("stole", "steal", "gestohlen", "stehlen"),
-    ("carried", "carry", "getragen", "tragen"), ("hid", "hide", "versteckt", "verstecken"),
-    ("needed", "need", "gebraucht", "brauchen"), ("described", "describe", "beschrieben", "beschreiben"),
-    ("destroyed", "destroy", "zerstört", "zerstören"), ("photographed", "photograph", "fotografiert", "fotografieren"),
+    ("bought", "buy", "gekauft", "kaufen"),
+    ("found", "find", "gefunden", "finden"),
+    ("saw", "see", "gesehen", "sehen"),
+    ("sold", "sell", "verkauft", "verkaufen"),
+    ("brought", "bring", "gebracht", "bringen"),
+    ("painted", "paint", "gemalt", "malen"),
+    ("cleaned", "clean", "geputzt", "putzen"),
+    ("repaired", "repair", "repariert", "reparieren"),
+    ("lost", "lose", "verloren", "verlieren"),
+    ("stole", "steal", "gestohlen", "stehlen"),
+    ("carried", "carry", "getragen", "tragen"),
+    ("hid", "hide", "versteckt", "verstecken"),
+    ("needed", "need", "gebraucht", "brauchen"),
+    ("described", "describe", "beschrieben", "beschreiben"),
+    ("destroyed", "destroy", "zerstört", "zerstören"),
+    ("photographed", "photograph", "fotografiert", "fotografieren"),
 )
 MODALS = (("wants to", "will"), ("must", "muss"), ("can", "kann"), ("should", "soll"), ("is allowed to", "darf"))
 TIMES = {
-    "yesterday": "gestern", "today": "heute", "this morning": "heute Morgen", "on monday": "am Montag",
-    "on friday": "am Freitag", "last week": "letzte Woche", "last year": "letztes Jahr", "in the evening": "am Abend",
-    "in winter": "im Winter", "after lunch": "nach dem Essen",
+    "yesterday": "gestern",
+    "today": "heute",
+    "this morning": "heute Morgen",
+    "on monday": "am Montag",
+    "on friday": "am Freitag",
+    "last week": "letzte Woche",
+    "last year": "letztes Jahr",
+    "in the evening": "am Abend",
+    "in winter": "im Winter",
+    "after lunch": "nach dem Essen",
 }
 PLACES = {
-    "in the garden": "im Garten", "in the kitchen": "in der Küche", "at the market": "auf dem Markt",
-    "in the city": "in der Stadt", "at the station": "am Bahnhof", "in the school": "in der Schule",
-    "in the park": "im Park", "at the beach": "am Strand", "in the village": "im Dorf", "in the forest": "im Wald",
+    "in the garden": "im Garten",
+    "in the kitchen": "in der Küche",
+    "at the market": "auf dem Markt",
+    "in the city": "in der Stadt",
+    "at the station": "am Bahnhof",
+    "in the school": "in der Schule",
+    "in the park": "im Park",
+    "at the beach": "am Strand",
+    "in the village": "im Dorf",
+    "in the forest": "im Wald",
 }
 MATRICES = (
-    ("i believe that", "Ich glaube, dass"), ("she says that", "Sie sagt, dass"), ("we know that", "Wir wissen, dass"),
-    ("he hopes that", "Er hofft, dass"), ("everyone thinks that", "Jeder denkt, dass"),
+    ("i believe that", "Ich glaube, dass"),
+    ("she says that", "Sie sagt, dass"),
+    ("we know that", "Wir wissen, dass"),
+    ("he hopes that", "Er hofft, dass"),
+    ("everyone thinks that", "Jeder denkt, dass"),
     ("they write that", "Sie schreiben, dass"),
 )
 _DEFINITE = {"nom": {"m": "der", "f": "die", "n": "das"}, "acc": {"m": "den", "f": "die", "n": "das"}}
@@ -167,7 +245,7 @@ def _draw(rng: np.random.Generator) -> Sentence:
     words[0] = words[0][0].upper() + words[0][1:]
     words[-1] += "."
     # The full stop belongs to the last word, and only the end of the utterance makes it certain.
-    needs = [need for _, need in target][:-1] + [len(writer.words) + 1]
+    needs = [*(need for _, need in target[:-1]), len(writer.words) + 1]
     return Sentence(tuple(writer.words), tuple(words), tuple(np.maximum.accumulate(needs).tolist()))
 
 
@@ -186,8 +264,11 @@ def _clause(writer: _Writer, rng: np.random.Generator, *, verb_last: bool, short
     times = [writer.say(*time)] if time and not fronted else []
     end = len(writer.words) + 1  # only what follows the clause shows that nothing more comes
 
-    middle = [thing, *_await(times, end), *_await(places, end)] if definite_object else [
-        *_await(times, end), *_await(places, end), _awaiting(thing, end)]
+    middle = (
+        [thing, *_await(times, end), *_await(places, end)]
+        if definite_object
+        else [*_await(times, end), *_await(places, end), _awaiting(thing, end)]
+    )
     closing = [_awaiting(nonfinite, end)]
     if verb_last:
         order = [subject, *middle, *closing, _awaiting(finite, end)]

@@ -54,7 +54,9 @@ def main() -> None:
     parser.add_argument("--ctc-weight", type=float, default=Plan.ctc_weight)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
-    plan = Plan(arguments.utterances, arguments.steps, learning_rate=arguments.learning_rate, ctc_weight=arguments.ctc_weight)
+    plan = Plan(
+        arguments.utterances, arguments.steps, learning_rate=arguments.learning_rate, ctc_weight=arguments.ctc_weight
+    )
     started = time.monotonic()
     utterances = list(tqdm(iterate_utterances("pretrain", plan.utterances), total=plan.utterances, desc="speak"))
     held_out = list(iterate_utterances("heldout", 500))
@@ -70,7 +72,7 @@ def main() -> None:
     print(f"total {time.monotonic() - started:.0f} s")
 
 
-def build_processor(texts: list[str]) -> Any:  # noqa: ANN401 - a transformers processor
+def build_processor(texts: list[str]) -> Any:
     """Train a byte-level BPE on the German side and the prompt, and put a 6-second log-mel extractor beside it."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast, Qwen2AudioProcessor, WhisperFeatureExtractor
@@ -100,7 +102,7 @@ def build_processor(texts: list[str]) -> Any:  # noqa: ANN401 - a transformers p
     return Qwen2AudioProcessor(feature_extractor=extractor, tokenizer=tokenizer, chat_template=None)
 
 
-def build_model(processor: Any, features: torch.Tensor) -> nn.Module:  # noqa: ANN401
+def build_model(processor: Any, features: torch.Tensor) -> Any:
     """Random weights; the encoder's position table is Whisper's sinusoids, because transformers freezes it.
 
     Args:
@@ -112,13 +114,25 @@ def build_model(processor: Any, features: torch.Tensor) -> nn.Module:  # noqa: A
     tokenizer = processor.tokenizer
     config = Qwen2AudioConfig(
         audio_config={
-            "model_type": "qwen2_audio_encoder", "num_mel_bins": MEL_BINS, "d_model": 128, "encoder_layers": 3,
-            "encoder_attention_heads": 4, "encoder_ffn_dim": 512, "max_source_positions": FRAMES // 2,
+            "model_type": "qwen2_audio_encoder",
+            "num_mel_bins": MEL_BINS,
+            "d_model": 128,
+            "encoder_layers": 3,
+            "encoder_attention_heads": 4,
+            "encoder_ffn_dim": 512,
+            "max_source_positions": FRAMES // 2,
         },
         text_config={
-            "model_type": "qwen2", "vocab_size": len(tokenizer), "hidden_size": 192, "intermediate_size": 512,
-            "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 4, "max_position_embeddings": 1024,
-            "bos_token_id": None, "eos_token_id": tokenizer.convert_tokens_to_ids("<|im_end|>"),
+            "model_type": "qwen2",
+            "vocab_size": len(tokenizer),
+            "hidden_size": 192,
+            "intermediate_size": 512,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 4,
+            "max_position_embeddings": 1024,
+            "bos_token_id": None,
+            "eos_token_id": tokenizer.convert_tokens_to_ids("<|im_end|>"),
             "pad_token_id": tokenizer.pad_token_id,
         },
         audio_token_index=tokenizer.convert_tokens_to_ids("<|AUDIO|>"),
@@ -132,7 +146,7 @@ def build_model(processor: Any, features: torch.Tensor) -> nn.Module:  # noqa: A
 
 
 @torch.no_grad()
-def _initialise(model: Any, features: torch.Tensor) -> None:  # noqa: ANN401
+def _initialise(model: Any, features: torch.Tensor) -> None:
     """Weights by fan-in, input standardised, positions quiet: as transformers starts, the sound drowns in the position table.
 
     Encoder and CTC head alone reached a CTC loss of 1.6 after 400 steps this way, and of 2.9 without.
@@ -158,7 +172,7 @@ def _sinusoids(length: int, channels: int) -> torch.Tensor:
 class Batches:
     """Features and token ids of all utterances in memory, and batches of them."""
 
-    def __init__(self, processor: Any, utterances: list[Utterance]) -> None:  # noqa: ANN401
+    def __init__(self, processor: Any, utterances: list[Utterance]) -> None:
         self.tokenizer = processor.tokenizer
         self.features, self.frames = extract(processor, utterances)
         self.prompt_ids = [self._prompt(int(frames)) for frames in self.frames]
@@ -185,29 +199,37 @@ class Batches:
         for row, (prompt, target) in enumerate(rows):
             end = len(prompt) + len(target)
             input_ids[row, :end] = torch.tensor(prompt + target)
-            labels[row, len(prompt):end] = torch.tensor(target)
+            labels[row, len(prompt) : end] = torch.tensor(target)
             attention[row, :end] = 1
         mask = torch.arange(FRAMES)[None, :] < torch.from_numpy(self.frames[indices])[:, None]
-        return {"input_ids": input_ids, "labels": labels, "attention_mask": attention, "input_features": features,
-                "feature_attention_mask": mask.long()}
+        return {
+            "input_ids": input_ids,
+            "labels": labels,
+            "attention_mask": attention,
+            "input_features": features,
+            "feature_attention_mask": mask.long(),
+        }
 
 
-def extract(processor: Any, utterances: list[Utterance]) -> tuple[torch.Tensor, np.ndarray[Any, Any]]:  # noqa: ANN401
+def extract(processor: Any, utterances: list[Utterance]) -> tuple[torch.Tensor, np.ndarray[Any, Any]]:
     """Log-mel features (utterances, MEL_BINS, FRAMES) in fp16, and the valid frames of each."""
     features = torch.empty((len(utterances), MEL_BINS, FRAMES), dtype=torch.float16)
     frames = np.empty(len(utterances), dtype=np.int64)
     for start in tqdm(range(0, len(utterances), 64), desc="features"):
-        part = utterances[start:start + 64]
+        part = utterances[start : start + 64]
         out = processor.feature_extractor(
-            [u.waveform for u in part], sampling_rate=16_000, return_attention_mask=True, padding="max_length",
+            [u.waveform for u in part],
+            sampling_rate=16_000,
+            return_attention_mask=True,
+            padding="max_length",
             return_tensors="pt",
         )
-        features[start:start + len(part)] = out["input_features"].half()
-        frames[start:start + len(part)] = out["attention_mask"].sum(-1).numpy()
+        features[start : start + len(part)] = out["input_features"].half()
+        frames[start : start + len(part)] = out["attention_mask"].sum(-1).numpy()
     return features, frames
 
 
-def train(model: Any, data: Batches, plan: Plan) -> None:  # noqa: ANN401
+def train(model: Any, data: Batches, plan: Plan) -> None:
     """Teacher forcing on the references, with a CTC head on the English words that is dropped afterwards."""
     heard: dict[str, torch.Tensor] = {}
     hook = model.audio_tower.register_forward_hook(lambda _m, _i, out: heard.update(states=out.last_hidden_state))
@@ -224,8 +246,11 @@ def train(model: Any, data: Batches, plan: Plan) -> None:  # noqa: ANN401
         _shorten_window(model.audio_tower, inputs, positions)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             loss = model(**inputs, use_cache=False).loss
-        ctc = _ctc_loss(ctc_head(heard["states"].float()), [data.source_ids[i] for i in indices],
-                        inputs["feature_attention_mask"].sum(-1))
+        ctc = _ctc_loss(
+            ctc_head(heard["states"].float()),
+            [data.source_ids[i] for i in indices],
+            inputs["feature_attention_mask"].sum(-1),
+        )
         (loss + plan.ctc_weight * (1 - step / plan.steps) * ctc).backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
@@ -237,7 +262,7 @@ def train(model: Any, data: Batches, plan: Plan) -> None:  # noqa: ANN401
     _set_window(model.audio_tower, positions)
 
 
-def _shorten_window(encoder: Any, inputs: dict[str, torch.Tensor], positions: torch.Tensor) -> None:  # noqa: ANN401
+def _shorten_window(encoder: Any, inputs: dict[str, torch.Tensor], positions: torch.Tensor) -> None:
     """Let the encoder run no longer than the longest utterance of the batch: its padding is masked anyway."""
     frames = -(-int(inputs["feature_attention_mask"].sum(-1).max()) // 4) * 4
     inputs["input_features"] = inputs["input_features"][:, :, :frames]
@@ -245,7 +270,7 @@ def _shorten_window(encoder: Any, inputs: dict[str, torch.Tensor], positions: to
     _set_window(encoder, positions[: frames // 2])
 
 
-def _set_window(encoder: Any, positions: torch.Tensor) -> None:  # noqa: ANN401
+def _set_window(encoder: Any, positions: torch.Tensor) -> None:
     encoder.embed_positions.weight.data = positions
     encoder.config.max_source_positions = len(positions)
 
@@ -256,7 +281,9 @@ def _cosine(step: int, plan: Plan) -> float:
     return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - plan.warmup_steps) / (plan.steps - plan.warmup_steps)))
 
 
-def _batch_indices(rng: np.random.Generator, frames: np.ndarray[Any, Any], plan: Plan) -> Iterator[np.ndarray[Any, Any]]:
+def _batch_indices(
+    rng: np.random.Generator, frames: np.ndarray[Any, Any], plan: Plan
+) -> Iterator[np.ndarray[Any, Any]]:
     """Batches of similar length, in random order: 32 batches are drawn, sorted by length, and dealt out shuffled."""
     order: np.ndarray[Any, Any] = np.empty(0, dtype=np.int64)
     pending: list[np.ndarray[Any, Any]] = []
@@ -264,9 +291,9 @@ def _batch_indices(rng: np.random.Generator, frames: np.ndarray[Any, Any], plan:
         if not pending:
             while len(order) < 32 * plan.batch_size:
                 order = np.concatenate([order, rng.permutation(len(frames))])
-            drawn, order = order[: 32 * plan.batch_size], order[32 * plan.batch_size:]
+            drawn, order = order[: 32 * plan.batch_size], order[32 * plan.batch_size :]
             drawn = drawn[np.argsort(frames[drawn], kind="stable")]
-            pending = [drawn[i:i + plan.batch_size] for i in range(0, len(drawn), plan.batch_size)]
+            pending = [drawn[i : i + plan.batch_size] for i in range(0, len(drawn), plan.batch_size)]
             rng.shuffle(pending)
         yield pending.pop()
 
@@ -274,13 +301,16 @@ def _batch_indices(rng: np.random.Generator, frames: np.ndarray[Any, Any], plan:
 def _ctc_loss(logits: torch.Tensor, targets: list[list[int]], frames: torch.Tensor) -> torch.Tensor:
     lengths = ((frames - 1) // 2 + 1 - 2) // 2 + 1
     return nn.functional.ctc_loss(
-        logits.log_softmax(-1).transpose(0, 1), torch.tensor([t for target in targets for t in target]), lengths,
-        torch.tensor([len(target) for target in targets]), zero_infinity=True,
+        logits.log_softmax(-1).transpose(0, 1),
+        torch.tensor([t for target in targets for t in target]),
+        lengths,
+        torch.tensor([len(target) for target in targets]),
+        zero_infinity=True,
     )
 
 
 @torch.inference_mode()
-def offline_bleu(model: Any, processor: Any, utterances: list[Utterance]) -> float:  # noqa: ANN401
+def offline_bleu(model: Any, processor: Any, utterances: list[Utterance]) -> float:
     """BLEU of greedy decoding on whole utterances."""
     import sacrebleu
 
@@ -288,7 +318,7 @@ def offline_bleu(model: Any, processor: Any, utterances: list[Utterance]) -> flo
     data, hypotheses = Batches(processor, utterances), []
     order = np.argsort(data.frames, kind="stable")
     for start in range(0, len(order), 50):
-        indices = order[start:start + 50]
+        indices = order[start : start + 50]
         prompts = [data.prompt_ids[i] for i in indices]
         width = max(map(len, prompts))
         pad = data.tokenizer.pad_token_id
@@ -296,7 +326,9 @@ def offline_bleu(model: Any, processor: Any, utterances: list[Utterance]) -> flo
         out = model.generate(
             input_ids=torch.tensor([[pad] * (width - len(p)) + p for p in prompts]),
             attention_mask=torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts]),
-            input_features=data.features[indices].float(), feature_attention_mask=mask.long(), do_sample=False,
+            input_features=data.features[indices].float(),
+            feature_attention_mask=mask.long(),
+            do_sample=False,
             max_new_tokens=96,
         )
         hypotheses += [text.strip() for text in data.tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)]
@@ -304,7 +336,7 @@ def offline_bleu(model: Any, processor: Any, utterances: list[Utterance]) -> flo
     return float(sacrebleu.corpus_bleu(hypotheses, [references]).score)
 
 
-def save(model: Any, processor: Any, folder: Path) -> None:  # noqa: ANN401
+def save(model: Any, processor: Any, folder: Path) -> None:
     """Save fp16 safetensors, with tokenizer and processor; the config asks for fp32, so that it is loaded as that."""
     model.config.dtype = torch.float32
     model.save_pretrained(folder, state_dict={name: tensor.half() for name, tensor in model.state_dict().items()})

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from simulsa_plugin.audio import SAMPLE_RATE, Waveform, resample
+from simulsa_plugin.audio import SAMPLE_RATE, Waveform, from_pcm16, resample
 from simulsa_plugin.errors import SimulsaError
 
 VOICES = ("en-us", "en-gb-x-rp", "en-gb-scotland", "en-029")
@@ -58,8 +58,10 @@ _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctype
 
 
 class Synthesizer:
-    """The espeak-ng library. It keeps one global state, noise generator included, that no call resets: the same sequence of
-    sentences after the same seed *in a fresh process* gives the same samples, and nothing less does.
+    """The espeak-ng library.
+
+    It keeps one global state, noise generator included, that no call resets: the same sequence of sentences after the same
+    seed *in a fresh process* gives the same samples, and nothing less does.
     """
 
     def __init__(self, seed: int) -> None:
@@ -103,7 +105,7 @@ class Synthesizer:
         self._library.espeak_Synth(encoded, len(encoded) + 1, 0, 1, 0, _UTF8, None, None)
         if not self._blocks:
             raise SimulsaError(f"espeak-ng made no sound for {text!r}.")
-        waveform = np.concatenate(self._blocks).astype(np.float32) / 32768
+        waveform = from_pcm16(np.concatenate(self._blocks))
         return self._trimmed(resample(waveform, self._native_rate, SAMPLE_RATE), words)
 
     def _trimmed(self, waveform: Waveform, words: Sequence[str]) -> Speech:

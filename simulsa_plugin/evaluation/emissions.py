@@ -11,8 +11,9 @@ from simulsa_plugin.streaming.session import Session
 REPLACEMENT = "\ufffd"  # what a decoder shows for the first bytes of an unfinished character
 
 
-def emission_record(session: Session, index: int, reference: str, source: str, unit: str,
-                    decode: Callable[[Sequence[int]], str]) -> EmissionRecord:
+def emission_record(
+    session: Session, index: int, reference: str, source: str, unit: str, decode: Callable[[Sequence[int]], str]
+) -> EmissionRecord:
     """The record of a finished session, with committed delays.
 
     A unit's delay is the audio time of the first step whose committed text contains it whole and cannot extend it: a word

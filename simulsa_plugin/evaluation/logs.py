@@ -145,7 +145,7 @@ def _read_lines(path: Path) -> Iterator[bytes]:
         raise LogError(f"Cannot read the log {path}: {_reason(error)}. Give the path of an instances.log.") from error
 
 
-def _on_line(path: Path, number: int, parse: Any, *arguments: Any) -> Any:  # noqa: ANN401 - passes through
+def _on_line(path: Path, number: int, parse: Any, *arguments: Any) -> Any:
     """Call `parse`; its LogError gets the name of the file and the number of the line."""
     try:
         return parse(*arguments)

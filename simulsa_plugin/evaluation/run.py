@@ -79,9 +79,11 @@ def evaluate(
     with locked(make_folder(out)):
         cells = list(plan_cells(settings))
         decoded = decode_all(model, name, rows, cells, settings)
-        scored = [write_cell(model, cell, sessions, decoded, settings, out)
-                  for cell, sessions in zip(cells, decoded.sessions, strict=True)]
-        scores = {
+        scored = [
+            write_cell(model, cell, sessions, decoded, settings, out)
+            for cell, sessions in zip(cells, decoded.sessions, strict=True)
+        ]
+        scores: dict[str, Any] = {
             "cells": [row for row, _ in scored],
             "signatures": scored[0][1],
             "dataset": name,
@@ -92,7 +94,7 @@ def evaluate(
         }
         write_json(out / SCORES, scores)
         write_report(scores, out)
-    return scores["cells"]
+    return [row for row, _ in scored]
 
 
 def plan_cells(settings: EvaluationSettings) -> Iterator[Cell]:
@@ -104,7 +106,11 @@ def plan_cells(settings: EvaluationSettings) -> Iterator[Cell]:
 
 
 def decode_all(
-    model: AudioLanguageModel, name: str, rows: Sequence[Sample | UnusableRow], cells: Sequence[Cell], settings: EvaluationSettings
+    model: AudioLanguageModel,
+    name: str,
+    rows: Sequence[Sample | UnusableRow],
+    cells: Sequence[Cell],
+    settings: EvaluationSettings,
 ) -> Decoded:
     """Decode a test set block by block; utterances that cannot be decoded are left out of every cell alike."""
     decoded = Decoded([], [[] for _ in cells], [], 0)
@@ -112,7 +118,7 @@ def decode_all(
     with tqdm(total=len(rows) * len(cells), desc=f"decode {name}", unit="session", disable=None) as progress:
         for start in range(0, len(rows), BLOCK):
             sources: list[Source] = []
-            for row in rows[start:start + BLOCK]:
+            for row in rows[start : start + BLOCK]:
                 loaded = _load(model, name, row)
                 if isinstance(loaded, Skipped):
                     decoded.skipped.append(loaded)
@@ -121,8 +127,14 @@ def decode_all(
                 decoded.instances.append(loaded[0])
                 sources.append(loaded[1])
                 longer += samples_to_seconds(len(loaded[1].waveform)) > (model.window_seconds or math.inf)
-            finished = decode(model, sources, cells, max_new_tokens=settings.max_new_tokens,
-                              batch_size=settings.eval_batch_size, on_finished=lambda _: bool(progress.update()))
+            finished = decode(
+                model,
+                sources,
+                cells,
+                max_new_tokens=settings.max_new_tokens,
+                batch_size=settings.eval_batch_size,
+                on_finished=lambda _: progress.update(),
+            )
             for all_sessions, sessions in zip(decoded.sessions, finished, strict=True):
                 all_sessions += sessions
     if not decoded.instances:
@@ -148,14 +160,21 @@ def _load(model: AudioLanguageModel, name: str, row: Sample | UnusableRow) -> tu
 
 
 def write_cell(
-    model: AudioLanguageModel, cell: Cell, sessions: Sequence[Session], decoded: Decoded, settings: EvaluationSettings, out: Path
+    model: AudioLanguageModel,
+    cell: Cell,
+    sessions: Sequence[Session],
+    decoded: Decoded,
+    settings: EvaluationSettings,
+    out: Path,
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Write a cell's `instances.log` and `steps.jsonl`; return its row of scores.json and its signatures."""
     unit = settings.latency_unit
     policy = cell.policy.cell()
     folder = make_folder(out / folder_name(cell.policy.name, cell.chunk_ms, policy["rollback"]))
-    records = [emission_record(session, index, instance.sample.reference, instance.sample.audio, unit, model.decode)
-               for index, (session, instance) in enumerate(zip(sessions, decoded.instances, strict=True))]
+    records = [
+        emission_record(session, index, instance.sample.reference, instance.sample.audio, unit, model.decode)
+        for index, (session, instance) in enumerate(zip(sessions, decoded.instances, strict=True))
+    ]
     write_log(folder / LOG, records)
     write_jsonl(folder / "steps.jsonl", _step_rows(model, sessions, decoded.instances))
     scores = score_records(records, unit=unit, tokenizer=settings.bleu_tokenizer)
@@ -165,14 +184,32 @@ def write_cell(
         "truncated_steps": sum(step.truncated for session in sessions for step in session.steps),
         "longer_than_window": decoded.longer_than_window,
     }
-    row = {"policy": cell.policy.name, "chunk_ms": cell.chunk_ms, **policy, "folder": folder.name, **scores.corpus, "NE": erasure,
-           "instances": len(records), "empty": counts["empty"], "skipped": len(decoded.skipped), "counts": counts}
+    row = {
+        "policy": cell.policy.name,
+        "chunk_ms": cell.chunk_ms,
+        **policy,
+        "folder": folder.name,
+        **scores.corpus,
+        "NE": erasure,
+        "instances": len(records),
+        "empty": counts["empty"],
+        "skipped": len(decoded.skipped),
+        "counts": counts,
+    }
     return row, scores.signatures
 
 
-def _step_rows(model: AudioLanguageModel, sessions: Sequence[Session], instances: Sequence[Instance]) -> Iterator[dict[str, Any]]:
+def _step_rows(
+    model: AudioLanguageModel, sessions: Sequence[Session], instances: Sequence[Instance]
+) -> Iterator[dict[str, Any]]:
     for session, instance in zip(sessions, instances, strict=True):
         for number, step in enumerate(session.steps, 1):
-            yield {"id": instance.id, "step": number, "audio_ms": step.audio_ms, "token_ids": list(step.token_ids),
-                   "text": model.decode(step.token_ids).strip(), "committed_tokens": step.committed_tokens,
-                   "finished": step.finished}
+            yield {
+                "id": instance.id,
+                "step": number,
+                "audio_ms": step.audio_ms,
+                "token_ids": list(step.token_ids),
+                "text": model.decode(step.token_ids).strip(),
+                "committed_tokens": step.committed_tokens,
+                "finished": step.finished,
+            }

@@ -29,7 +29,11 @@ class EvaluationSettings(Settings):
     eval_batch_size: int = 32
 
     def __post_init__(self) -> None:
-        for key, values in (("simulsa_chunks", self.chunks), ("simulsa_rollbacks", self.rollbacks), ("simulsa_policies", self.policies)):
+        for key, values in (
+            ("simulsa_chunks", self.chunks),
+            ("simulsa_rollbacks", self.rollbacks),
+            ("simulsa_policies", self.policies),
+        ):
             if len(set(values)) != len(values):
                 raise UsageError(f"{key} names a value twice: {', '.join(map(str, values))}.")
         for chunk in self.chunks:

@@ -35,7 +35,7 @@ def decode(
     *,
     max_new_tokens: int,
     batch_size: int,
-    on_finished: Callable[[Session], None] = lambda session: None,
+    on_finished: Callable[[Session], object] = lambda session: None,
 ) -> list[list[Session]]:
     """Decode every source in every cell.
 
@@ -53,8 +53,10 @@ def decode(
     Returns:
         finished sessions, [cell][source].
     """
-    sessions = [[Session(u, c, len(source.waveform), cell.chunk_ms) for u, source in enumerate(sources)]
-                for c, cell in enumerate(cells)]
+    sessions = [
+        [Session(u, c, len(source.waveform), cell.chunk_ms) for u, source in enumerate(sources)]
+        for c, cell in enumerate(cells)
+    ]
     queue = [_due(session) for row in sessions for session in row]
     heapq.heapify(queue)
     prompts = _PromptCache(model, sources)
@@ -73,8 +75,14 @@ def _due(session: Session) -> tuple[int, int, int]:
     return session.due_samples, session.utterance, session.cell
 
 
-def _advance(model: AudioLanguageModel, batch: Sequence[Session], sources: Sequence[Source], cells: Sequence[Cell],
-             prompts: _PromptCache, max_new_tokens: int) -> None:
+def _advance(
+    model: AudioLanguageModel,
+    batch: Sequence[Session],
+    sources: Sequence[Source],
+    cells: Sequence[Cell],
+    prompts: _PromptCache,
+    max_new_tokens: int,
+) -> None:
     """One step of every session in the batch."""
     heard = [session for session in batch if not session.only_reads]
     for session in batch:
@@ -91,7 +99,8 @@ def _advance(model: AudioLanguageModel, batch: Sequence[Session], sources: Seque
     )
     for session, length, continuation in zip(heard, keep, continuations, strict=True):
         committed = cells[session.cell].policy.committed(
-            session, length + len(continuation.token_ids), session.last_step_is_due)
+            session, length + len(continuation.token_ids), session.last_step_is_due
+        )
         session.advance(length, continuation, committed)
 
 

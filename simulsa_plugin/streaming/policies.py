@@ -11,7 +11,10 @@ from simulsa_plugin.streaming.session import Session
 class Policy(Protocol):
     """Decides the forced prefix of a step and how much of its result is committed."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """The policy's name in scores.json."""
+        ...
 
     def prefix_length(self, session: Session) -> int:
         """How many of the session's tokens the next step must keep."""

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -36,8 +37,10 @@ def inference_arguments(recipe: Mapping[str, Any]) -> InferenceArguments:
     """
     for key in ("model_name_or_path", "template"):
         if not recipe.get(key):
-            raise UsageError(f"The recipe has no {key}. Add a line such as "
-                             f"{'model_name_or_path: Qwen/Qwen2-Audio-7B' if key != 'template' else 'template: qwen2_audio'}.")
+            raise UsageError(
+                f"The recipe has no {key}. Add a line such as "
+                f"{'model_name_or_path: Qwen/Qwen2-Audio-7B' if key != 'template' else 'template: qwen2_audio'}."
+            )
     with quiet_toolkit():
         from llamafactory.hparams import get_infer_args
         from llamafactory.hparams import parser as groups
@@ -57,9 +60,16 @@ def inference_arguments(recipe: Mapping[str, Any]) -> InferenceArguments:
 
 @contextlib.contextmanager
 def quiet_toolkit() -> Iterator[None]:
-    """Keep LLaMA-Factory's and transformers' information lines off the terminal; warnings and errors still come through."""
+    """Keep the libraries' information lines off the terminal, and their progress bars out of logs; errors come through."""
     os.environ.setdefault("LLAMAFACTORY_VERBOSITY", "WARN")
     logging.getLogger("llamafactory").setLevel(logging.WARNING)
+    import datasets
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
+        transformers.logging.disable_progress_bar()
     yield
 
 

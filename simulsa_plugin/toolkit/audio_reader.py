@@ -24,18 +24,18 @@ Source = str | os.PathLike[str] | IO[bytes]
 class AudioReader:
     """torchaudio as `mm_plugin` sees it: with a `load` that works here, and all the rest as it is."""
 
-    def __init__(self, torchaudio: Any, owner: ModuleType) -> None:  # noqa: ANN401 - a module, or a test's stand-in
+    def __init__(self, torchaudio: Any, owner: ModuleType) -> None:
         """Stand in for `torchaudio` in the module `owner` until it is known whether that is needed."""
         self._torchaudio = torchaudio
         self._owner = owner
         self._needed: bool | None = None
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+    def __getattr__(self, name: str) -> Any:
         if name == "_torchaudio":
             raise AttributeError(name)  # a half-built copy (pickle) would ask for it for ever
         return getattr(self._torchaudio, name)
 
-    def load(self, source: Source, *args: Any, **options: Any) -> tuple[torch.Tensor, int]:  # noqa: ANN401 - passed on
+    def load(self, source: Source, *args: Any, **options: Any) -> tuple[torch.Tensor, int]:
         """Read (waveform (channels, num_samples), sample rate), by torchaudio where it can read at all.
 
         Raises:
@@ -50,7 +50,7 @@ class AudioReader:
         return loaded
 
 
-def can_read_audio(torchaudio: Any) -> bool:  # noqa: ANN401 - a module, or a test's stand-in
+def can_read_audio(torchaudio: Any) -> bool:
     """Try it on 10 ms of WAV: what is installed does not tell whether the libraries behind it load."""
     pcm = np.arange(160, dtype=np.int16)
     with tempfile.TemporaryDirectory() as folder:

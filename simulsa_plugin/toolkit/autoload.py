@@ -61,10 +61,10 @@ class ModuleWatcher:
 class _ExtendingLoader:
     """The module's own loader, plus the extension after the module's code has run."""
 
-    def __init__(self, loader: Any) -> None:  # noqa: ANN401 - whatever importlib or a packager uses as loader
+    def __init__(self, loader: Any) -> None:
         self._loader = loader
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+    def __getattr__(self, name: str) -> Any:
         return getattr(self._loader, name)
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:

@@ -6,7 +6,6 @@ sees, for every architecture that it trains.
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,7 +24,9 @@ _LOADING_ERRORS = (OSError, ValueError, KeyError, ImportError, RuntimeError, Att
 class Backbone:
     """A loaded model with its template and processor."""
 
-    def __init__(self, model: Any, tokenizer: Any, processor: Any, template: Any, description: Mapping[str, Any]) -> None:  # noqa: ANN401
+    def __init__(
+        self, model: Any, tokenizer: Any, processor: Any, template: Any, description: Mapping[str, Any]
+    ) -> None:
         self.model, self.tokenizer, self.processor, self.template = model, tokenizer, processor, template
         self._description = dict(description)
         self._answer_end = self._encode_answer("")
@@ -35,7 +36,11 @@ class Backbone:
 
     def describe(self) -> dict[str, Any]:
         """Model, adapter, template, dtype and device, for manifests."""
-        return {**self._description, "dtype": str(self.model.dtype).removeprefix("torch."), "device": str(self.model.device.type)}
+        return {
+            **self._description,
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "device": str(self.model.device.type),
+        }
 
     def render(self, prompt: Prompt, waveform: Waveform, reference: str) -> RenderedReference:
         """Tokens of prompt and reference, as LLaMA-Factory's supervised processor lays them out.
@@ -45,7 +50,7 @@ class Backbone:
         """
         prompt_ids = self.render_prompt(prompt, waveform)
         answer_ids, end = self._encode_answer(reference), self._answer_end
-        if end and answer_ids[-len(end):] != end:
+        if end and answer_ids[-len(end) :] != end:
             raise ModelError("the template joins the end of the reference with the end of the turn")
         content_ids = tuple(answer_ids[: len(answer_ids) - len(end)])
         return RenderedReference(prompt_ids, content_ids, self._char_ends(content_ids, reference))
@@ -58,7 +63,9 @@ class Backbone:
         """
         plugin = self.template.mm_plugin
         try:
-            messages = plugin.process_messages([dict(message) for message in prompt.messages], [], [], [waveform], self.processor)
+            messages = plugin.process_messages(
+                [dict(message) for message in prompt.messages], [], [], [waveform], self.processor
+            )
             head, _ = plugin.process_token_ids([], [], [], [], [waveform], self.tokenizer, self.processor)
             turns = [*messages, {"role": "assistant", "content": ""}]
             body, _ = self.template.encode_oneturn(self.tokenizer, turns, prompt.system or None, prompt.tools or None)
@@ -85,14 +92,19 @@ class Backbone:
         batch = self._collate(rows, waveforms, padding_side="right")
         first = min(len(one.prompt_ids) for one in rendered) - 1
         logits = self._forward(batch, first)
-        return [self._scores(logits[index, len(one.prompt_ids) - 1 - first:], one) for index, one in enumerate(rendered)]
+        return [
+            self._scores(logits[index, len(one.prompt_ids) - 1 - first :], one) for index, one in enumerate(rendered)
+        ]
 
     def _forward(self, batch: dict[str, Any], first: int) -> torch.Tensor:
         """Logits (batch, positions from `first`, V); the output layer skips earlier positions where the model can."""
         width = batch["input_ids"].shape[1]
+        logits: torch.Tensor
         if "logits_to_keep" in inspect.signature(self.model.forward).parameters:
-            return self.model(**batch, use_cache=False, logits_to_keep=width - first).logits
-        return self.model(**batch, use_cache=False).logits[:, first:]
+            logits = self.model(**batch, use_cache=False, logits_to_keep=width - first).logits
+        else:
+            logits = self.model(**batch, use_cache=False).logits[:, first:]
+        return logits
 
     def _scores(self, logits: torch.Tensor, rendered: RenderedReference) -> ReferenceScores:
         """From logits (positions, V), the first of which predicts the first content token."""
@@ -106,17 +118,27 @@ class Backbone:
         return int(self._answer_end[0] if self._answer_end else self.tokenizer.eos_token_id)
 
     @torch.inference_mode()
-    def continue_(self, prompts: Sequence[Sequence[int]], waveforms: Sequence[Waveform], prefixes: Sequence[Sequence[int]],
-                  max_new_tokens: int) -> list[Continuation]:
+    def continue_(
+        self,
+        prompts: Sequence[Sequence[int]],
+        waveforms: Sequence[Waveform],
+        prefixes: Sequence[Sequence[int]],
+        max_new_tokens: int,
+    ) -> list[Continuation]:
         """Greedy continuations of forced answer prefixes, one left-padded batch through transformers' `generate`."""
         from transformers import GenerationConfig
 
         rows = [[*prompt, *prefix] for prompt, prefix in zip(prompts, prefixes, strict=True)]
         batch = self._collate(rows, waveforms, padding_side="left")
-        greedy = GenerationConfig(do_sample=False, num_beams=1, max_new_tokens=max_new_tokens,
-                                  eos_token_id=sorted(self._stop_ids), pad_token_id=self.tokenizer.pad_token_id)
+        greedy = GenerationConfig(
+            do_sample=False,
+            num_beams=1,
+            max_new_tokens=max_new_tokens,
+            eos_token_id=sorted(self._stop_ids),
+            pad_token_id=self.tokenizer.pad_token_id,
+        )
         generated = self.model.generate(**batch, generation_config=greedy)
-        return [self._continuation(ids) for ids in generated[:, batch["input_ids"].shape[1]:].tolist()]
+        return [self._continuation(ids) for ids in generated[:, batch["input_ids"].shape[1] :].tolist()]
 
     def _continuation(self, ids: list[int]) -> Continuation:
         for position, token_id in enumerate(ids):
@@ -132,20 +154,34 @@ class Backbone:
         """LLaMA-Factory's own collator over (token ids, one waveform each)."""
         from llamafactory.data import MultiModalDataCollatorForSeq2Seq
 
-        features = [{"input_ids": list(row), "attention_mask": [1] * len(row), "labels": [IGNORE] * len(row), "images": None,
-                     "videos": None, "audios": [waveform]} for row, waveform in zip(rows, waveforms, strict=True)]
+        features = [
+            {
+                "input_ids": list(row),
+                "attention_mask": [1] * len(row),
+                "labels": [IGNORE] * len(row),
+                "images": None,
+                "videos": None,
+                "audios": [waveform],
+            }
+            for row, waveform in zip(rows, waveforms, strict=True)
+        ]
         before, self.tokenizer.padding_side = self.tokenizer.padding_side, padding_side
         try:
             collator = MultiModalDataCollatorForSeq2Seq(
-                template=self.template, model=self.model, tokenizer=self.tokenizer, processor=self.processor,
-                label_pad_token_id=IGNORE, pad_to_multiple_of=None)
+                template=self.template,
+                model=self.model,
+                tokenizer=self.tokenizer,
+                processor=self.processor,
+                label_pad_token_id=IGNORE,
+                pad_to_multiple_of=None,
+            )
             batch = dict(collator(features))
         finally:
             self.tokenizer.padding_side = before
         batch.pop("labels")
         return {key: self._place(value) for key, value in batch.items()}
 
-    def _place(self, value: Any) -> Any:  # noqa: ANN401 - tensors, and what a processor puts beside them
+    def _place(self, value: Any) -> Any:
         if not isinstance(value, torch.Tensor):
             return value
         value = value.to(self.model.device)
@@ -170,34 +206,28 @@ def load_backbone(arguments: InferenceArguments) -> Backbone:
             _check_audio(name, template, processor, arguments.data.template)
             model = load_model(tokenizer, arguments.model, arguments.finetuning)
         except _LOADING_ERRORS as error:
-            raise ModelError(f"Cannot load the model {name}: {one_line(error.__cause__ or error)}. "
-                             "Check model_name_or_path, adapter_name_or_path and template.") from error
+            raise ModelError(
+                f"Cannot load the model {name}: {one_line(error.__cause__ or error)}. "
+                "Check model_name_or_path, adapter_name_or_path and template."
+            ) from error
     description = {"model": name, "adapter": arguments.model.adapter_name_or_path, "template": arguments.data.template}
     return Backbone(model, tokenizer, processor, template, description)
 
 
-def _audio_processor(processor: Any) -> Any:  # noqa: ANN401
+def _audio_processor(processor: Any) -> Any:
     """The part of a processor that takes audio, under the names that LLaMA-Factory looks for."""
     return getattr(processor, "feature_extractor", None) or getattr(processor, "audio_processor", None)
 
 
-def _window_seconds(processor: Any) -> float | None:  # noqa: ANN401
+def _window_seconds(processor: Any) -> float | None:
     """Whisper-like extractors cut what is longer than their window, without a word."""
     extractor = _audio_processor(processor)
     samples, rate = getattr(extractor, "n_samples", None), getattr(extractor, "sampling_rate", None)
     return samples / rate if samples and rate else None
 
 
-def _check_audio(name: str, template: Any, processor: Any, template_name: str) -> None:  # noqa: ANN401
+def _check_audio(name: str, template: Any, processor: Any, template_name: str) -> None:
     if template.mm_plugin.audio_token is None:
         raise ModelError(f"The template {template_name} takes no audio; for Qwen2-Audio use template: qwen2_audio.")
     if _audio_processor(processor) is None:
         raise ModelError(f"The model {name} has no audio processor. Use an audio-language model.")
-
-
-def argument_summary(arguments: InferenceArguments) -> dict[str, Any]:
-    """The arguments that decide what a model computes, for signatures; no paths of outputs."""
-    model = dataclasses.asdict(arguments.model) if dataclasses.is_dataclass(arguments.model) else {}
-    kept = ("model_name_or_path", "adapter_name_or_path", "model_revision", "quantization_bit", "quantization_method", "infer_dtype",
-            "flash_attn", "rope_scaling", "audio_sampling_rate")
-    return {key: (str(model[key]) if model.get(key) is not None else None) for key in kept if key in model}

@@ -45,7 +45,12 @@ class OfflineDataset:
 
     def has_relative_audio(self) -> bool:
         """Whether any row names its audio by a relative path (see `_whole`: absolute ones stay absolute)."""
-        return any(not os.path.isabs(audio) for audios in self.rows["_audios"] for audio in audios or [] if isinstance(audio, str))
+        return any(
+            not os.path.isabs(audio)
+            for audios in self.rows["_audios"]
+            for audio in audios or []
+            if isinstance(audio, str)
+        )
 
     def sharegpt_rows(self) -> list[dict[str, Any]]:
         """All rows as sharegpt `messages` + `audios` with absolute audio paths, for a rewritten offline file."""
@@ -59,7 +64,9 @@ def load_datasets(arguments: InferenceArguments, names: list[str]) -> list[Offli
         DatasetError: no name, no dataset_info.json, an unknown name, a missing file, broken JSON, or no audio column.
     """
     if not names:
-        raise DatasetError("The recipe names no dataset. Add `dataset: NAME`, a name in dataset_info.json of dataset_dir.")
+        raise DatasetError(
+            "The recipe names no dataset. Add `dataset: NAME`, a name in dataset_info.json of dataset_dir."
+        )
     info = read_dataset_info(Path(arguments.data.dataset_dir))
     return [_load(arguments, info, name) for name in names]
 
@@ -74,8 +81,10 @@ def read_dataset_info(dataset_dir: Path) -> dict[str, Any]:
     try:
         info = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise DatasetError(f"No dataset is registered in {dataset_dir}: cannot read {path} ({error.strerror}). "
-                           "Set dataset_dir to a folder with a dataset_info.json.") from error
+        raise DatasetError(
+            f"No dataset is registered in {dataset_dir}: cannot read {path} ({error.strerror}). "
+            "Set dataset_dir to a folder with a dataset_info.json."
+        ) from error
     except ValueError as error:
         raise DatasetError(f"{path} is no JSON: {one_line(error)}.") from error
     if not isinstance(info, dict):
@@ -85,12 +94,16 @@ def read_dataset_info(dataset_dir: Path) -> dict[str, Any]:
 
 def _load(arguments: InferenceArguments, info: Mapping[str, Any], name: str) -> OfflineDataset:
     if name not in info:
-        raise DatasetError(f"No dataset {name} in {arguments.data.dataset_dir}/dataset_info.json; "
-                           f"registered there: {', '.join(sorted(info)) or 'none'}.")
+        raise DatasetError(
+            f"No dataset {name} in {arguments.data.dataset_dir}/dataset_info.json; "
+            f"registered there: {', '.join(sorted(info)) or 'none'}."
+        )
     entry = dict(info[name])
     if not (entry.get("columns") or {}).get("audios"):
-        raise DatasetError(f"The dataset {name} has no audio: its entry in dataset_info.json names no `audios` column. "
-                           'Add "columns": {"messages": …, "audios": …}.')
+        raise DatasetError(
+            f"The dataset {name} has no audio: its entry in dataset_info.json names no `audios` column. "
+            'Add "columns": {"messages": …, "audios": …}.'
+        )
     if "file_name" in entry:
         path = (Path(arguments.data.dataset_dir) / entry["file_name"]).absolute()
         if not path.exists():
@@ -102,7 +115,7 @@ def _load(arguments: InferenceArguments, info: Mapping[str, Any], name: str) -> 
     return OfflineDataset(name, entry, rows)
 
 
-def _align(arguments: InferenceArguments, name: str) -> Any:  # noqa: ANN401 - a datasets.Dataset
+def _align(arguments: InferenceArguments, name: str) -> Any:
     with quiet_toolkit():
         from datasets.exceptions import DatasetGenerationError
         from llamafactory.data.loader import _load_single_dataset
@@ -119,7 +132,7 @@ def _align(arguments: InferenceArguments, name: str) -> Any:  # noqa: ANN401 - a
             raise DatasetError(f"The dataset {name} cannot be loaded: {one_line(cause)}") from error
 
 
-def _whole(data_arguments: Any) -> Any:  # noqa: ANN401 - LLaMA-Factory's DataArguments
+def _whole(data_arguments: Any) -> Any:
     """Arguments that load every row, and leave a relative audio path recognisable: it is joined to a relative folder."""
     whole = copy.copy(data_arguments)
     whole.max_samples, whole.streaming = None, False

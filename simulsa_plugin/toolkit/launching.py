@@ -145,7 +145,7 @@ def without_compiler(build_shm_op: Callable[[], Any]) -> Callable[[], Any]:
     """
 
     @functools.wraps(build_shm_op)
-    def build_where_it_helps() -> Any:  # noqa: ANN401 - a compiled module, or None
+    def build_where_it_helps() -> Any:
         compiler = shutil.which(os.environ.get("CXX", "c++"))
         return build_shm_op() if compiler and os.environ.get("WORLD_SIZE", "1") != "1" else None
 
@@ -164,10 +164,10 @@ class OwnTorchrun:
         self._subprocess = subprocess
         self._script = script
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+    def __getattr__(self, name: str) -> Any:
         return getattr(self._subprocess, name)
 
-    def run(self, command: list[str], **options: Any) -> Any:  # noqa: ANN401 - passed on
+    def run(self, command: list[str], **options: Any) -> Any:
         """Run a command; the launcher's torchrun command is repaired first."""
         return self._subprocess.run(torchrun_command(command, [self._script, *sys.argv[1:]]), **options)
 

@@ -98,7 +98,7 @@ def flags_to_recipe(flags: list[str]) -> dict[str, Any]:
     return recipe
 
 
-def _resolved(value: Any) -> Any:  # noqa: ANN401 - what a recipe holds
+def _resolved(value: Any) -> Any:
     return resolve_model_name(value) if isinstance(value, str) else value
 
 

@@ -1,0 +1,1 @@
+"""Experiments over seeds and settings, made of the commands a user would type."""
