@@ -1,4 +1,4 @@
-"""The method, from an offline dataset to a dataset of partial samples:
+"""The method, from an offline dataset to a dataset of partial samples.
 
 sample → cut → score → accept → write
 """

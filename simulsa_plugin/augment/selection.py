@@ -14,8 +14,10 @@ from simulsa_plugin.augment.settings import AugmentSettings
 def wanted_samples(rows: int, settings: AugmentSettings) -> int:
     """How many augmented rows: `samples`, or the share of the offline rows rounded half up, at least one.
 
-    >>> wanted_samples(8000, AugmentSettings()), wanted_samples(20, AugmentSettings()), wanted_samples(50, AugmentSettings(ratio=0.29))
-    (80, 1, 15)
+    >>> wanted_samples(8000, AugmentSettings()), wanted_samples(20, AugmentSettings())
+    (80, 1)
+    >>> wanted_samples(50, AugmentSettings(ratio=0.29))
+    15
     """
     if settings.samples is not None:
         return settings.samples

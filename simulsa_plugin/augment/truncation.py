@@ -17,8 +17,8 @@ def cut_samples(duration_seconds: float, settings: AugmentSettings, rng: np.rand
     """Draw a cut, rounded to a sample once.
 
     D = duration, l = min_seconds, m = min(max_seconds, D), r ~ Beta(alpha, beta):
-    beta_decay l + r(m − l) is the paper's; beta_full l + r(D − l), beta_discrete (beta_decay rounded up to 500 ms, at most m)
-    and uniform U[l, m] are our reading of its ablations.
+    beta_decay l + r(m − l) is the paper's; beta_full l + r(D − l), beta_discrete (beta_decay rounded up to 500 ms, at
+    most m) and uniform U[l, m] are our reading of its ablations.
 
     Args:
         duration_seconds: D; greater than l.

@@ -21,8 +21,8 @@ _DESCRIPTION = """\
 Cut a share of the offline utterances, let the model say how much of the translation each cut supports, and write the
 partial samples as a LLaMA-Factory dataset beside the offline one.
 
-RECIPE.yaml is any LLaMA-Factory recipe with model_name_or_path, template, dataset and dataset_dir; simulsa_* keys in it,
-or key=value after it, set the method. Without a recipe, the embedded default is made and augmented."""
+RECIPE.yaml is any LLaMA-Factory recipe with model_name_or_path, template, dataset and dataset_dir; simulsa_* keys in
+it, or key=value after it, set the method. Without a recipe, the embedded default is made and augmented."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

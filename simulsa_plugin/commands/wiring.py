@@ -1,4 +1,4 @@
-"""What both commands do before their own work: read the recipe, fall back on the embedded default, load model and data."""
+"""What both commands do first: read the recipe, fall back on the embedded default, load data and model."""
 
 from __future__ import annotations
 

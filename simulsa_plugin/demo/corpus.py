@@ -71,7 +71,7 @@ def true_partial(truth: dict[str, Any], cut_seconds: float) -> str:
 
 
 def iterate_utterances(split: str, count: int, processes: int = 2) -> Iterator[Utterance]:
-    """The first `count` utterances of a split; a shorter run is a prefix of a longer one, for any number of processes."""
+    """The first `count` utterances of a split: a prefix of any longer run, whatever the number of processes."""
     tasks = [(split, start, min(BLOCK, count - start)) for start in range(0, count, BLOCK)]
     # Every block needs a synthesizer that nothing has spoken with, hence a process of its own.
     context = multiprocessing.get_context("fork")
@@ -85,8 +85,8 @@ def write_demo_corpus(
 ) -> None:
     """Write the offline set and the test set as LLaMA-Factory datasets, unless they are there already.
 
-    `folder` then holds `demo.jsonl`, `demo_test.jsonl`, `demo/*.wav`, `demo_test/*.wav`, the truth beside them, and their
-    entries in `dataset_info.json`. No rows: that set is left out.
+    `folder` then holds `demo.jsonl`, `demo_test.jsonl`, `demo/*.wav`, `demo_test/*.wav`, the truth beside them, and
+    their entries in `dataset_info.json`. No rows: that set is left out.
 
     Raises:
         StorageError: the folder cannot be used, or another process is writing it.

@@ -1,9 +1,9 @@
 """English sentences with their German translation, and what of the English each German word rests on.
 
-The two languages differ as they do in life: participles and infinitives close the German clause, *dass* and *weil* send the
-finite verb behind them, a time that English says last stands in the German mid-field, indefinite objects follow it and
-definite ones precede it, a fronted time turns subject and verb round, and articles and adjective endings wait for the noun.
-A model that only knows whole sentences therefore has to guess when it hears half of one.
+The two languages differ as they do in life: participles and infinitives close the German clause, *dass* and *weil* send
+the finite verb behind them, a time that English says last stands in the German mid-field, indefinite objects follow it
+and definite ones precede it, a fronted time turns subject and verb round, and articles and adjective endings wait for
+the noun. A model that only knows whole sentences therefore has to guess when it hears half of one.
 """
 
 from __future__ import annotations
@@ -160,8 +160,8 @@ class Sentence:
     Attributes:
         source: English words, lower case, as they are spoken.
         target: German words, with their punctuation.
-        needs: for each German word, the number of English words after which it and all before it are certain; one more than
-            there are words means: only the end of the utterance decides.
+        needs: for each German word, the number of English words after which it and all before it are certain; one more
+            than there are words means: only the end of the utterance decides.
     """
 
     source: tuple[str, ...]

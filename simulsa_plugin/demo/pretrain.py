@@ -1,7 +1,7 @@
 """Make the packaged checkpoint again: `python -m simulsa_plugin.demo.pretrain --out FOLDER`.
 
-A Qwen2-Audio of two million parameters, trained from random weights on whole utterances only. It is the offline model that
-SimulSA starts from. Corpus, tokenizer and weights all come from this one command.
+A Qwen2-Audio of two million parameters, trained from random weights on whole utterances only. It is the offline model
+that SimulSA starts from. Corpus, tokenizer and weights all come from this one command.
 """
 
 from __future__ import annotations
@@ -147,9 +147,9 @@ def build_model(processor: Any, features: torch.Tensor) -> Any:
 
 @torch.no_grad()
 def _initialise(model: Any, features: torch.Tensor) -> None:
-    """Weights by fan-in, input standardised, positions quiet: as transformers starts, the sound drowns in the position table.
+    """Weights by fan-in, input standardised, positions quiet.
 
-    Encoder and CTC head alone reached a CTC loss of 1.6 after 400 steps this way, and of 2.9 without.
+    As transformers starts, the sound drowns in the position table. Encoder and CTC head alone reached a CTC loss of 1.6 after 400 steps this way, and of 2.9 without.
     """
     for module in model.modules():
         if isinstance(module, (nn.Linear, nn.Conv1d)):

@@ -60,8 +60,8 @@ _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctype
 class Synthesizer:
     """The espeak-ng library.
 
-    It keeps one global state, noise generator included, that no call resets: the same sequence of sentences after the same
-    seed *in a fresh process* gives the same samples, and nothing less does.
+    It keeps one global state, noise generator included, that no call resets: the same sequence of sentences after the
+    same seed *in a fresh process* gives the same samples, and nothing less does.
     """
 
     def __init__(self, seed: int) -> None:
@@ -109,7 +109,7 @@ class Synthesizer:
         return self._trimmed(resample(waveform, self._native_rate, SAMPLE_RATE), words)
 
     def _trimmed(self, waveform: Waveform, words: Sequence[str]) -> Speech:
-        """Cut the silence at both ends, and turn onsets into ends: a word ends where the next one with an onset begins."""
+        """Cut the silence at both ends; a word ends where the next one with an onset begins."""
         loud = np.flatnonzero(np.abs(waveform) > 1e-3)
         first, last = int(loud[0]), int(loud[-1]) + 1
         duration = (last - first) / SAMPLE_RATE

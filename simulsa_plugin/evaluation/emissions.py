@@ -16,8 +16,8 @@ def emission_record(
 ) -> EmissionRecord:
     """The record of a finished session, with committed delays.
 
-    A unit's delay is the audio time of the first step whose committed text contains it whole and cannot extend it: a word
-    also needs the space after it, or the end.
+    A unit's delay is the audio time of the first step whose committed text contains it whole and cannot extend it: a
+    word also needs the space after it, or the end.
 
     Args:
         session: finished.

@@ -103,9 +103,11 @@ def _page(scores: Mapping[str, Any]) -> str:
     model = html.escape(", ".join(f"{key}: {value}" for key, value in scores["model"].items()))
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Simultaneous translation</title>\n'
-        "<style>body{font:15px sans-serif;margin:2em}td,th{padding:.2em .7em;text-align:right}table{border-collapse:collapse}"
+        "<style>body{font:15px sans-serif;margin:2em}table{border-collapse:collapse}"
+        "td,th{padding:.2em .7em;text-align:right}"
         "tr:nth-child(even){background:#f4f4f4}</style></head><body>\n"
         f"<h1>{html.escape(scores['dataset'])}</h1><p>{model}</p>\n<table><tr>{head}</tr>\n{body}</table>\n"
-        f"<p>Latencies in ms of source heard (not computation-aware); {len(scores['skipped'])} utterances skipped in every cell.</p>\n"
+        f"<p>Latencies in ms of source heard (not computation-aware); "
+        f"{len(scores['skipped'])} utterances skipped in every cell.</p>\n"
         f'<img src="curves.png" alt="BLEU over LAAL"><h2>Signatures</h2><ul>{signatures}</ul></body></html>\n'
     )

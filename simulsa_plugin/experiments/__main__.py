@@ -1,6 +1,6 @@
-"""Augment, train and evaluate over seeds; goes on where it stopped: `python -m simulsa_plugin.experiments mixing --out results/`.
+"""Augment, train and evaluate over seeds; goes on where it stopped.
 
-Run it from the folder that holds `recipes/` and `data/`.
+`python -m simulsa_plugin.experiments mixing --out results/`: run it from the folder that holds `recipes/` and `data/`.
 """
 
 from __future__ import annotations

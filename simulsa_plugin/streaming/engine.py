@@ -39,8 +39,8 @@ def decode(
 ) -> list[list[Session]]:
     """Decode every source in every cell.
 
-    The session that has heard least always goes next, so that sessions in one batch have heard about as much, and those that
-    have heard exactly the same share its rendering.
+    The session that has heard least always goes next, so that sessions in one batch have heard about as much, and those
+    that have heard exactly the same share its rendering.
 
     Args:
         model: greedy continuation of forced prefixes.

@@ -33,8 +33,8 @@ class Policy(Protocol):
 class Rollback:
     """Take back the last `rollback` tokens before every chunk (SimulSA, arXiv 2509.15692).
 
-    c_i = max(c_{i−1}, |y_i| − b); without the floor the literal |y_i| − b, so that a shorter continuation takes back more.
-    The end of turn is no token here, and the last step commits everything.
+    c_i = max(c_{i−1}, |y_i| − b); without the floor the literal |y_i| − b, so that a shorter continuation takes back
+    more. The end of turn is no token here, and the last step commits everything.
     """
 
     rollback: int

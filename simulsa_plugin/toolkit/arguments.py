@@ -29,7 +29,7 @@ class InferenceArguments:
 
 
 def inference_arguments(recipe: Mapping[str, Any]) -> InferenceArguments:
-    """Turn a training or inference recipe (without `simulsa_*` keys) into inference arguments; training keys are left out.
+    """Turn a recipe (without `simulsa_*` keys) into inference arguments; keys of training are left out.
 
     Raises:
         UsageError: a key that LLaMA-Factory does not know, or no model or template.
@@ -60,7 +60,7 @@ def inference_arguments(recipe: Mapping[str, Any]) -> InferenceArguments:
 
 @contextlib.contextmanager
 def quiet_toolkit() -> Iterator[None]:
-    """Keep the libraries' information lines off the terminal, and their progress bars out of logs; errors come through."""
+    """Keep the libraries' information lines off the terminal and their progress bars out of logs; errors come through."""
     os.environ.setdefault("LLAMAFACTORY_VERBOSITY", "WARN")
     logging.getLogger("llamafactory").setLevel(logging.WARNING)
     import datasets

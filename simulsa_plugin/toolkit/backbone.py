@@ -1,7 +1,7 @@
 """Any LLaMA-Factory audio model behind `simulsa_plugin.model.AudioLanguageModel`.
 
-Inputs are built by LLaMA-Factory's own template, multimodal plugin and collator: what is scored and decoded is what training
-sees, for every architecture that it trains.
+Inputs are built by LLaMA-Factory's own template, multimodal plugin and collator: what is scored and decoded is what
+training sees, for every architecture that it trains.
 """
 
 from __future__ import annotations

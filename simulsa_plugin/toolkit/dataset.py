@@ -24,7 +24,8 @@ class OfflineDataset:
     Attributes:
         name: its name in dataset_info.json.
         entry: its entry there, with an absolute file name.
-        rows: LLaMA-Factory's aligned rows (`_prompt`, `_response`, `_system`, `_audios` …), one for each row of the file.
+        rows: LLaMA-Factory's aligned rows (`_prompt`, `_response`, `_system`, `_audios` …), one for each row of the
+            file.
     """
 
     name: str
@@ -133,7 +134,7 @@ def _align(arguments: InferenceArguments, name: str) -> Any:
 
 
 def _whole(data_arguments: Any) -> Any:
-    """Arguments that load every row, and leave a relative audio path recognisable: it is joined to a relative folder."""
+    """Arguments that load every row and keep a relative audio path recognisable, by joining it to a relative folder."""
     whole = copy.copy(data_arguments)
     whole.max_samples, whole.streaming = None, False
     whole.media_dir = os.path.relpath(whole.media_dir or whole.dataset_dir)
