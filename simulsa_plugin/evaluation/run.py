@@ -60,7 +60,7 @@ class Decoded:
 def evaluate(
     model: AudioLanguageModel, name: str, rows: Sequence[Sample | UnusableRow], settings: EvaluationSettings, out: Path
 ) -> list[dict[str, Any]]:
-    """Decode and score a test set; write `scores.json`, `scores.tsv`, `curves.png`, `report.html` and a folder per cell.
+    """Decode and score a test set; write scores.json, scores.tsv, curves.png, report.html and a folder per cell.
 
     Args:
         model: what decodes.

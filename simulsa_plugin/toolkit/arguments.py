@@ -60,7 +60,7 @@ def inference_arguments(recipe: Mapping[str, Any]) -> InferenceArguments:
 
 @contextlib.contextmanager
 def quiet_toolkit() -> Iterator[None]:
-    """Keep the libraries' information lines off the terminal and their progress bars out of logs; errors come through."""
+    """Keep the libraries' information off the terminal and their progress bars out of logs; errors come through."""
     os.environ.setdefault("LLAMAFACTORY_VERBOSITY", "WARN")
     logging.getLogger("llamafactory").setLevel(logging.WARNING)
     import datasets
