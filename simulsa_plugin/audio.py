@@ -95,7 +95,7 @@ def _decode(path: str | Path | IO[bytes]) -> tuple[npt.NDArray[np.float32], int]
             _check_length(file.frames / file.samplerate, path)
             samples = file.read(dtype="float32", always_2d=True)
             native_rate = int(file.samplerate)
-    except (soundfile.LibsndfileError, RuntimeError) as error:
+    except (soundfile.LibsndfileError, RuntimeError, TypeError) as error:  # TypeError: the name ends in .raw
         if not isinstance(path, (str, Path)):
             path.seek(0)
         samples, native_rate = _decode_with_av(path, error)
