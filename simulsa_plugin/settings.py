@@ -102,8 +102,9 @@ def split_recipe(recipe: Mapping[str, Any], groups: Iterable[type[Settings]]) ->
 def unknown_key(key: str, known: Iterable[str]) -> UsageError:
     """The error for a key nobody reads, with the nearest known one."""
     known = sorted(known)
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
-    hint = f"did you mean {near[0]}?" if near else f"allowed: {', '.join(known)}."
+    own = {name.removeprefix(PREFIX): name for name in known}  # a shared prefix would make everything near
+    near = difflib.get_close_matches(key.removeprefix(PREFIX), own, n=1, cutoff=0.6)
+    hint = f"did you mean {own[near[0]]}?" if near else f"allowed: {', '.join(known)}."
     return UsageError(f"Unknown key {key}: {hint}")
 
 

@@ -10,6 +10,7 @@ from simulsa_plugin.settings import Settings, check_choice, check_range
 TRUNCATIONS = ("beta_decay", "beta_full", "beta_discrete", "uniform")
 ACCEPTANCES = ("threshold", "greedy", "ratio", "lookback")
 BOUNDARIES = ("token", "word")
+SHORTEST_SECONDS = 0.15  # of shorter clips models make nothing, and some crash; evaluation leaves them out, too
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class AugmentSettings(Settings):
         check_choice("simulsa_truncation", self.truncation, TRUNCATIONS)
         check_range("simulsa_alpha", self.alpha, above=0)
         check_range("simulsa_beta", self.beta, above=0)
-        check_range("simulsa_min_seconds", self.min_seconds, above=0)
+        check_range("simulsa_min_seconds", self.min_seconds, minimum=SHORTEST_SECONDS)
         check_range("simulsa_max_seconds", self.max_seconds, above=0)
         if self.max_seconds < self.min_seconds:
             raise UsageError(
