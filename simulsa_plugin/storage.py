@@ -15,6 +15,8 @@ import jsonlines
 
 from simulsa_plugin.errors import StorageError
 
+UNFINISHED = ".unfinished"  # ends the name of a file that is still being written
+
 # How our own datasets stand in dataset_info.json: the form that LLaMA-Factory and ms-swift both read.
 SHAREGPT_ENTRY: dict[str, Any] = {
     "formatting": "sharegpt",
@@ -58,7 +60,7 @@ def replacing(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
         raise StorageError(f"{path} is no regular file and will not be replaced. Choose another name.")
     encoding = None if "b" in mode else "utf-8"
     try:
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=UNFINISHED)
     except OSError as error:
         raise StorageError(f"Cannot write {path}: {error.strerror}. Choose a folder that exists.") from error
     try:
@@ -70,6 +72,12 @@ def replacing(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
         raise
+
+
+def remove_leftovers(folder: Path, name: str = "*") -> None:
+    """Remove what killed writers of `folder/name` left behind; the caller holds the lock under which it is written."""
+    for path in folder.glob(f".{name}.*{UNFINISHED}"):
+        path.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -200,6 +208,7 @@ def merge_dataset_info(folder: Path, entries: Mapping[str, Mapping[str, Any]]) -
     """
     path = folder / "dataset_info.json"
     with locked(folder, wait=True):
+        remove_leftovers(folder, path.name)
         try:
             info = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         except ValueError as error:
