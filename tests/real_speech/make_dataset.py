@@ -117,12 +117,22 @@ def fetch_packages(packages: Sequence[str], folder: Path) -> Path:
 
 def _run(command: list[str], folder: Path) -> None:
     try:
-        subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True, errors="replace",
-                       timeout=_APT_SECONDS, stdin=subprocess.DEVNULL)
+        subprocess.run(
+            command,
+            cwd=folder,
+            check=True,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_APT_SECONDS,
+            stdin=subprocess.DEVNULL,
+        )
     except subprocess.CalledProcessError as error:
         words = " ".join(error.stderr.split()) or f"exit {error.returncode}"
-        raise DatasetError(f"`{_shown(command)}` failed: {words}. "
-                           "The machine's package sources need Debian's or Ubuntu's main archive.") from error
+        raise DatasetError(
+            f"`{_shown(command)}` failed: {words}. "
+            "The machine's package sources need Debian's or Ubuntu's main archive."
+        ) from error
     except (OSError, subprocess.TimeoutExpired) as error:
         raise DatasetError(f"`{_shown(command)}` cannot be run: {error}. Use a Debian or Ubuntu machine.") from error
 
@@ -140,8 +150,9 @@ def find_recordings(root: Path) -> dict[str, Path]:
     """
     voices = sorted(root.glob(ENGLISH_AUDIO))
     if len(voices) != 1:
-        raise DatasetError(f"{PACKAGES[0]} holds {len(voices)} folders {ENGLISH_AUDIO}; expected one. "
-                           "The package has changed.")
+        raise DatasetError(
+            f"{PACKAGES[0]} holds {len(voices)} folders {ENGLISH_AUDIO}; expected one. The package has changed."
+        )
     return {path.relative_to(voices[0]).with_suffix("").as_posix(): path for path in sorted(voices[0].rglob("*.wav"))}
 
 

@@ -54,8 +54,9 @@ def typed(workplace):
 
     def run(program, *arguments):
         command = [str(Path(sys.executable).parent / program), *map(str, arguments)]
-        result = subprocess.run(command, cwd=workplace, env=environment, capture_output=True, text=True, timeout=550,
-                                check=False)
+        result = subprocess.run(
+            command, cwd=workplace, env=environment, capture_output=True, text=True, timeout=550, check=False
+        )
         assert result.returncode == 0, f"{program}: {result.stdout[-2000:]}{result.stderr[-6000:]}"
         return result
 
@@ -88,8 +89,19 @@ def prompts(speech):
 @pytest.fixture(scope="module")
 def augmented(typed, recipe, speech, workplace):
     """Every prompt walked."""
-    typed("simulsa-augment", recipe("augment.yaml", dataset=NAME, dataset_dir=speech.name, simulsa_ratio=1.0,
-                                    simulsa_min_seconds=MIN_SECONDS, simulsa_threshold=THRESHOLD), "--out", "data")
+    typed(
+        "simulsa-augment",
+        recipe(
+            "augment.yaml",
+            dataset=NAME,
+            dataset_dir=speech.name,
+            simulsa_ratio=1.0,
+            simulsa_min_seconds=MIN_SECONDS,
+            simulsa_threshold=THRESHOLD,
+        ),
+        "--out",
+        "data",
+    )
     return workplace / "data"
 
 
@@ -113,9 +125,18 @@ def test_set(augmented):
 
 @pytest.fixture(scope="module")
 def evaluated(typed, recipe, test_set, workplace):
-    typed("simulsa-eval", "run", recipe("evaluate.yaml", eval_dataset="test", dataset_dir="data"), "--out", "results",
-          f"simulsa_eval_samples={EVALUATED}", f"simulsa_chunks={CHUNK_MS}", "simulsa_rollbacks=0,3",
-          "simulsa_target_language=fr", "simulsa_max_new_tokens=64")
+    typed(
+        "simulsa-eval",
+        "run",
+        recipe("evaluate.yaml", eval_dataset="test", dataset_dir="data"),
+        "--out",
+        "results",
+        f"simulsa_eval_samples={EVALUATED}",
+        f"simulsa_chunks={CHUNK_MS}",
+        "simulsa_rollbacks=0,3",
+        "simulsa_target_language=fr",
+        "simulsa_max_new_tokens=64",
+    )
     return workplace / "results"
 
 
@@ -202,11 +223,28 @@ def test_both_sets_are_registered_for_training(augmented, scores, prompts):
 
 
 def test_plain_llamafactory_trains_on_the_result(typed, recipe, augmented, workplace):
-    typed("llamafactory-cli", "train", recipe(
-        "train.yaml", stage="sft", do_train=True, finetuning_type="full", dataset=f"{NAME},{NAME}_simulsa",
-        dataset_dir=augmented.name, cutoff_len=1024, max_samples=32, max_steps=2, per_device_train_batch_size=4,
-        learning_rate=1.0e-5, disable_gradient_checkpointing=True, output_dir="saves", save_strategy="no",
-        logging_steps=1, report_to="none"))
+    typed(
+        "llamafactory-cli",
+        "train",
+        recipe(
+            "train.yaml",
+            stage="sft",
+            do_train=True,
+            finetuning_type="full",
+            dataset=f"{NAME},{NAME}_simulsa",
+            dataset_dir=augmented.name,
+            cutoff_len=1024,
+            max_samples=32,
+            max_steps=2,
+            per_device_train_batch_size=4,
+            learning_rate=1.0e-5,
+            disable_gradient_checkpointing=True,
+            output_dir="saves",
+            save_strategy="no",
+            logging_steps=1,
+            report_to="none",
+        ),
+    )
     state = json.loads((workplace / "saves" / "trainer_state.json").read_text(encoding="utf-8"))
     assert state["global_step"] == 2
     assert all(math.isfinite(entry["loss"]) for entry in state["log_history"] if "loss" in entry)
