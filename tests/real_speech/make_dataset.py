@@ -131,7 +131,7 @@ def _run(command: list[str], folder: Path) -> None:
         words = " ".join(error.stderr.split()) or f"exit {error.returncode}"
         raise DatasetError(
             f"`{_shown(command)}` failed: {words}. "
-            "The machine's package sources need Debian's or Ubuntu's main archive."
+            "The machine's package sources need Debian's main or Ubuntu's universe."
         ) from error
     except (OSError, subprocess.TimeoutExpired) as error:
         raise DatasetError(f"`{_shown(command)}` cannot be run: {error}. Use a Debian or Ubuntu machine.") from error
