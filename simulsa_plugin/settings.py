@@ -17,6 +17,7 @@ import yaml
 from simulsa_plugin.errors import UsageError
 
 PREFIX = "simulsa_"
+LISTABLE = 50  # more keys than this help nobody in an error message
 S = TypeVar("S", bound="Settings")
 
 
@@ -104,7 +105,12 @@ def unknown_key(key: str, known: Iterable[str]) -> UsageError:
     known = sorted(known)
     own = {name.removeprefix(PREFIX): name for name in known}  # a shared prefix would make everything near
     near = difflib.get_close_matches(key.removeprefix(PREFIX), own, n=1, cutoff=0.6)
-    hint = f"did you mean {own[near[0]]}?" if near else f"allowed: {', '.join(known)}."
+    if near:
+        hint = f"did you mean {own[near[0]]}?"
+    elif len(known) <= LISTABLE:
+        hint = f"allowed: {', '.join(known)}."
+    else:
+        hint = f"none of the {len(known)} known keys is like it. Remove it, or see the README for the keys of this plugin."
     return UsageError(f"Unknown key {key}: {hint}")
 
 
