@@ -45,7 +45,7 @@ def test_every_form_at_every_rate_is_16_khz_mono(tmp_path, form, sample_rate):
     # AAC comes in blocks of 1024 samples, at 8 kHz 128 ms each; the others keep every sample.
     assert len(waveform) == pytest.approx(16_000, abs=3 * 1024 * 16_000 / sample_rate if form == "m4a" else 1)
     assert loudest_hertz(waveform) == pytest.approx(TONE_HERTZ, abs=1.5)
-    middle = waveform[len(waveform) // 4: len(waveform) // 2]
+    middle = waveform[len(waveform) // 4 : len(waveform) // 2]
     assert np.sqrt(np.mean(middle**2)) == pytest.approx(0.5 / np.sqrt(2), rel=0.05)
 
 
@@ -66,9 +66,15 @@ def test_a_file_object_is_read_like_a_file(tmp_path):
 
 def wav_header(sample_rate=16_000, channels=1, claimed_bytes=200, data=b"\1\0" * 100):
     width = 2 * channels
-    return (b"RIFF" + struct.pack("<I", 36 + len(data)) + b"WAVEfmt "
-            + struct.pack("<IHHIIHH", 16, 1, channels, sample_rate, sample_rate * width & 0xFFFFFFFF, width, 16)
-            + b"data" + struct.pack("<I", claimed_bytes) + data)
+    return (
+        b"RIFF"
+        + struct.pack("<I", 36 + len(data))
+        + b"WAVEfmt "
+        + struct.pack("<IHHIIHH", 16, 1, channels, sample_rate, sample_rate * width & 0xFFFFFFFF, width, 16)
+        + b"data"
+        + struct.pack("<I", claimed_bytes)
+        + data
+    )
 
 
 def absurd_flac(tmp_path):
@@ -80,17 +86,20 @@ def absurd_flac(tmp_path):
     return bytes(content)
 
 
-@pytest.mark.parametrize(("name", "content", "reason"), [
-    ("zero.wav", b"", "empty"),
-    ("header_only.wav", wav_header(claimed_bytes=0, data=b""), "empty"),
-    ("text.wav", b"hello world" * 100, "broken"),
-    ("text.mp3", b"no mp3 at all" * 400, "broken"),
-    ("torn_header.wav", wav_header()[:20], "broken"),
-    ("rate_zero.wav", wav_header(sample_rate=0), "broken"),
-    ("no_channel.wav", wav_header(channels=0), "broken"),
-    ("headerless.raw", b"\0" * 3200, "broken"),
-    ("text.m4a", b"\0\0\0\x1cftypM4A " + b"x" * 100, "broken"),
-])
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("zero.wav", b"", "empty"),
+        ("header_only.wav", wav_header(claimed_bytes=0, data=b""), "empty"),
+        ("text.wav", b"hello world" * 100, "broken"),
+        ("text.mp3", b"no mp3 at all" * 400, "broken"),
+        ("torn_header.wav", wav_header()[:20], "broken"),
+        ("rate_zero.wav", wav_header(sample_rate=0), "broken"),
+        ("no_channel.wav", wav_header(channels=0), "broken"),
+        ("headerless.raw", b"\0" * 3200, "broken"),
+        ("text.m4a", b"\0\0\0\x1cftypM4A " + b"x" * 100, "broken"),
+    ],
+)
 def test_unusable_files_have_a_reason_and_a_name(tmp_path, name, content, reason):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(AudioError, match=name.replace(".", r"\.")) as caught:
@@ -172,9 +181,17 @@ def test_wav_bytes_depend_on_the_samples_alone(tmp_path):
     assert (tmp_path / "a.wav").read_bytes() == (tmp_path / "b.wav").read_bytes()
 
 
-@pytest.mark.parametrize(("seconds", "samples"), [
-    (0.5, 8000), (1.0, 16_000), (0.00003125, 1), (0.000031, 0), (2.99996875, 48_000), (1.2345, 19_752),
-])
+@pytest.mark.parametrize(
+    ("seconds", "samples"),
+    [
+        (0.5, 8000),
+        (1.0, 16_000),
+        (0.00003125, 1),
+        (0.000031, 0),
+        (2.99996875, 48_000),
+        (1.2345, 19_752),
+    ],
+)
 def test_seconds_round_to_the_nearest_sample_halves_up(seconds, samples):
     # On paper: 0.00003125 s is half a sample, 2.99996875 s is 47999.5 samples.
     assert audio.seconds_to_samples(seconds) == samples

@@ -78,8 +78,11 @@ def test_every_part_has_its_place():
 
 @pytest.mark.parametrize("part", sorted(ALLOWED))
 def test_imports_point_downwards(part):
-    wrong = {module_name(path): sorted(own_parts(path) - ALLOWED[part] - {part})
-             for path in SOURCES if part_of(path) == part and own_parts(path) - ALLOWED[part] - {part}}
+    wrong = {
+        module_name(path): sorted(own_parts(path) - ALLOWED[part] - {part})
+        for path in SOURCES
+        if part_of(path) == part and own_parts(path) - ALLOWED[part] - {part}
+    }
     assert not wrong
 
 

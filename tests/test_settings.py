@@ -14,8 +14,14 @@ def test_overrides_are_yaml_and_win_over_the_file(tmp_path):
     recipe = tmp_path / "r.yaml"
     recipe.write_text("template: qwen2_audio\nsimulsa_ratio: 0.01\nlora_rank: 8\n", encoding="utf-8")
     values = read_recipe(recipe, ["simulsa_ratio=0.05", "flash_attn=sdpa", "simulsa_portable=true", "note=a=b"])
-    assert values == {"template": "qwen2_audio", "simulsa_ratio": 0.05, "lora_rank": 8, "flash_attn": "sdpa",
-                      "simulsa_portable": True, "note": "a=b"}
+    assert values == {
+        "template": "qwen2_audio",
+        "simulsa_ratio": 0.05,
+        "lora_rank": 8,
+        "flash_attn": "sdpa",
+        "simulsa_portable": True,
+        "note": "a=b",
+    }
 
 
 @pytest.mark.parametrize("written", ["1e-4", "1E-4", "1.0e-4", "0.0001", "1.e-4"])
@@ -24,11 +30,14 @@ def test_an_exponent_needs_no_decimal_point(written):
     assert read_recipe(None, [f"simulsa_threshold={written}"]) == {"simulsa_threshold": 0.0001}
 
 
-@pytest.mark.parametrize(("content", "said"), [
-    ("- a\n- b\n", "holds a list; expected lines of `key: value`"),
-    ("a: [1\n", "as YAML"),
-    ("1: 2\n", "expected lines of `key: value`"),
-])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("- a\n- b\n", "holds a list; expected lines of `key: value`"),
+        ("a: [1\n", "as YAML"),
+        ("1: 2\n", "expected lines of `key: value`"),
+    ],
+)
 def test_a_recipe_that_is_no_mapping_is_one_line(tmp_path, content, said):
     recipe = tmp_path / "r.yaml"
     recipe.write_text(content, encoding="utf-8")
@@ -37,8 +46,11 @@ def test_a_recipe_that_is_no_mapping_is_one_line(tmp_path, content, said):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("make", [lambda path: None, lambda path: path.mkdir(), lambda path: path.write_bytes(b"\xff\xfe")],
-                         ids=["missing", "folder", "not UTF-8"])
+@pytest.mark.parametrize(
+    "make",
+    [lambda path: None, lambda path: path.mkdir(), lambda path: path.write_bytes(b"\xff\xfe")],
+    ids=["missing", "folder", "not UTF-8"],
+)
 def test_an_unreadable_recipe_is_named(tmp_path, make):
     path = tmp_path / "r.yaml"
     make(path)
@@ -58,8 +70,9 @@ def test_an_override_needs_key_and_equals(argument):
 
 
 def test_keys_split_into_ours_and_the_toolkits():
-    own, others = split_recipe({"simulsa_ratio": 0.1, "simulsa_chunks": 500, "template": "x"},
-                               [AugmentSettings, EvaluationSettings])
+    own, others = split_recipe(
+        {"simulsa_ratio": 0.1, "simulsa_chunks": 500, "template": "x"}, [AugmentSettings, EvaluationSettings]
+    )
     assert (own, others) == ({"simulsa_ratio": 0.1, "simulsa_chunks": 500}, {"template": "x"})
 
 
@@ -73,49 +86,66 @@ def test_an_unknown_key_names_the_nearest_or_all():
 def test_the_defaults_are_the_papers():
     # DESIGN's table of the contract.
     assert AugmentSettings().as_keys() | {} == {
-        "simulsa_ratio": 0.01, "simulsa_samples": None, "simulsa_truncation": "beta_decay", "simulsa_alpha": 1.0,
-        "simulsa_beta": 3.0, "simulsa_min_seconds": 0.5, "simulsa_max_seconds": 5.0, "simulsa_acceptance": "threshold",
-        "simulsa_threshold": None, "simulsa_ratio_threshold": 0.5, "simulsa_ratio_floor": None,
-        "simulsa_lookback_ms": 200.0, "simulsa_boundary": "token", "simulsa_keep_empty": True, "simulsa_seed": 42,
-        "simulsa_portable": False, "simulsa_batch_size": 16,
+        "simulsa_ratio": 0.01,
+        "simulsa_samples": None,
+        "simulsa_truncation": "beta_decay",
+        "simulsa_alpha": 1.0,
+        "simulsa_beta": 3.0,
+        "simulsa_min_seconds": 0.5,
+        "simulsa_max_seconds": 5.0,
+        "simulsa_acceptance": "threshold",
+        "simulsa_threshold": None,
+        "simulsa_ratio_threshold": 0.5,
+        "simulsa_ratio_floor": None,
+        "simulsa_lookback_ms": 200.0,
+        "simulsa_boundary": "token",
+        "simulsa_keep_empty": True,
+        "simulsa_seed": 42,
+        "simulsa_portable": False,
+        "simulsa_batch_size": 16,
     }
     evaluation = EvaluationSettings()
     assert (evaluation.chunks, evaluation.rollbacks) == ((500, 1000, 1500, 2000), (0, 3, 5))
     assert (evaluation.policies, evaluation.max_new_tokens) == (("rollback",), 256)
 
 
-@pytest.mark.parametrize(("value", "meant"), [(500, (500,)), ("500,1000", (500, 1000)), ([500, 1000], (500, 1000)),
-                                              ("500, 1000,", (500, 1000))])
+@pytest.mark.parametrize(
+    ("value", "meant"),
+    [(500, (500,)), ("500,1000", (500, 1000)), ([500, 1000], (500, 1000)), ("500, 1000,", (500, 1000))],
+)
 def test_lists_are_typed_in_three_ways(value, meant):
     assert EvaluationSettings.from_keys({"simulsa_chunks": value}).chunks == meant
 
 
-@pytest.mark.parametrize(("group", "key", "value", "allowed"), [
-    (AugmentSettings, "simulsa_ratio", 0, "> 0 and ≤ 1"),
-    (AugmentSettings, "simulsa_ratio", 1.5, "> 0 and ≤ 1"),
-    (AugmentSettings, "simulsa_ratio", float("nan"), "> 0 and ≤ 1"),
-    (AugmentSettings, "simulsa_ratio", "much", "a number"),
-    (AugmentSettings, "simulsa_ratio", True, "a number"),
-    (AugmentSettings, "simulsa_samples", 0, "≥ 1"),
-    (AugmentSettings, "simulsa_samples", 2.5, "a whole number"),
-    (AugmentSettings, "simulsa_alpha", 0, "> 0"),
-    (AugmentSettings, "simulsa_beta", -1, "> 0"),
-    (AugmentSettings, "simulsa_min_seconds", 0.1, "≥ 0.15"),
-    (AugmentSettings, "simulsa_max_seconds", float("inf"), "a number"),
-    (AugmentSettings, "simulsa_threshold", 0, "> 0 and ≤ 1"),
-    (AugmentSettings, "simulsa_truncation", "gamma", "beta_decay, beta_full, beta_discrete, uniform"),
-    (AugmentSettings, "simulsa_acceptance", "treshold", "threshold, greedy, ratio, lookback"),
-    (AugmentSettings, "simulsa_boundary", "char", "token, word"),
-    (AugmentSettings, "simulsa_keep_empty", "maybe", "true or false"),
-    (AugmentSettings, "simulsa_seed", None, "a whole number"),
-    (AugmentSettings, "simulsa_batch_size", 0, "≥ 1"),
-    (EvaluationSettings, "simulsa_chunks", 0, "≥ 1"),
-    (EvaluationSettings, "simulsa_chunks", "fast", "a whole number"),
-    (EvaluationSettings, "simulsa_rollbacks", -1, "≥ 0"),
-    (EvaluationSettings, "simulsa_policies", "telepathy", "rollback"),
-    (EvaluationSettings, "simulsa_unit", "syllable", "auto, word, char"),
-    (EvaluationSettings, "simulsa_max_new_tokens", 0, "≥ 1"),
-])
+@pytest.mark.parametrize(
+    ("group", "key", "value", "allowed"),
+    [
+        (AugmentSettings, "simulsa_ratio", 0, "> 0 and ≤ 1"),
+        (AugmentSettings, "simulsa_ratio", 1.5, "> 0 and ≤ 1"),
+        (AugmentSettings, "simulsa_ratio", float("nan"), "> 0 and ≤ 1"),
+        (AugmentSettings, "simulsa_ratio", "much", "a number"),
+        (AugmentSettings, "simulsa_ratio", True, "a number"),
+        (AugmentSettings, "simulsa_samples", 0, "≥ 1"),
+        (AugmentSettings, "simulsa_samples", 2.5, "a whole number"),
+        (AugmentSettings, "simulsa_alpha", 0, "> 0"),
+        (AugmentSettings, "simulsa_beta", -1, "> 0"),
+        (AugmentSettings, "simulsa_min_seconds", 0.1, "≥ 0.15"),
+        (AugmentSettings, "simulsa_max_seconds", float("inf"), "a number"),
+        (AugmentSettings, "simulsa_threshold", 0, "> 0 and ≤ 1"),
+        (AugmentSettings, "simulsa_truncation", "gamma", "beta_decay, beta_full, beta_discrete, uniform"),
+        (AugmentSettings, "simulsa_acceptance", "treshold", "threshold, greedy, ratio, lookback"),
+        (AugmentSettings, "simulsa_boundary", "char", "token, word"),
+        (AugmentSettings, "simulsa_keep_empty", "maybe", "true or false"),
+        (AugmentSettings, "simulsa_seed", None, "a whole number"),
+        (AugmentSettings, "simulsa_batch_size", 0, "≥ 1"),
+        (EvaluationSettings, "simulsa_chunks", 0, "≥ 1"),
+        (EvaluationSettings, "simulsa_chunks", "fast", "a whole number"),
+        (EvaluationSettings, "simulsa_rollbacks", -1, "≥ 0"),
+        (EvaluationSettings, "simulsa_policies", "telepathy", "rollback"),
+        (EvaluationSettings, "simulsa_unit", "syllable", "auto, word, char"),
+        (EvaluationSettings, "simulsa_max_new_tokens", 0, "≥ 1"),
+    ],
+)
 def test_a_bad_value_names_the_key_the_value_and_what_is_allowed(group, key, value, allowed):
     with pytest.raises(UsageError) as caught:
         group.from_keys({key: value})
@@ -140,10 +170,18 @@ def test_settings_are_frozen():
         AugmentSettings().ratio = 0.5
 
 
-@pytest.mark.parametrize(("language", "unit", "tokenizer"), [
-    (None, "word", "13a"), ("de", "word", "13a"), ("zh", "char", "zh"), ("zh-CN", "char", "zh"), ("zh_TW", "char", "zh"),
-    ("ja", "char", "ja-mecab"), ("ko", "word", "ko-mecab"),
-])
+@pytest.mark.parametrize(
+    ("language", "unit", "tokenizer"),
+    [
+        (None, "word", "13a"),
+        ("de", "word", "13a"),
+        ("zh", "char", "zh"),
+        ("zh-CN", "char", "zh"),
+        ("zh_TW", "char", "zh"),
+        ("ja", "char", "ja-mecab"),
+        ("ko", "word", "ko-mecab"),
+    ],
+)
 def test_unit_and_tokenizer_follow_the_target_language(language, unit, tokenizer):
     # METHOD: zh → zh, ja → ja-mecab, ko → ko-mecab, else 13a.
     settings = EvaluationSettings(target_language=language)

@@ -75,7 +75,7 @@ def test_a_broken_line_is_named(tmp_path):
         list(storage.read_jsonl(tmp_path / "b.jsonl"))
 
 
-@pytest.mark.parametrize("torn", [b'{"id": "c", "lo', b'{"id": "c"}', b'{"id": "\xc3', b"{\n", b'\0\0\0\0\n'])
+@pytest.mark.parametrize("torn", [b'{"id": "c", "lo', b'{"id": "c"}', b'{"id": "\xc3', b"{\n", b"\0\0\0\0\n"])
 def test_a_journal_goes_on_after_a_torn_last_line(tmp_path, torn):
     path = tmp_path / "j.jsonl"
     path.write_bytes(b'{"id": "a"}\n{"id": "b"}\n' + torn)
@@ -112,8 +112,8 @@ def holder(tmp_path):
 
 
 def test_a_held_folder_names_the_process(tmp_path, holder):
-    with pytest.raises(StorageError, match=f"is in use by process {holder.pid}\\. Wait for it, or choose another --out"), \
-            storage.locked(tmp_path):
+    said = f"is in use by process {holder.pid}\\. Wait for it, or choose another --out"
+    with pytest.raises(StorageError, match=said), storage.locked(tmp_path):
         pass
 
 
@@ -175,7 +175,10 @@ def test_merging_keeps_other_entries_and_their_order(tmp_path):
     info.write_text(json.dumps({"mine": {"file_name": "x.json"}, "demo": {"file_name": "old"}}), encoding="utf-8")
     storage.merge_dataset_info(tmp_path, {"demo": {"file_name": "new"}, "demo_simulsa": {}})
     assert json.loads(info.read_text(encoding="utf-8")) == {
-        "mine": {"file_name": "x.json"}, "demo": {"file_name": "new"}, "demo_simulsa": {}}
+        "mine": {"file_name": "x.json"},
+        "demo": {"file_name": "new"},
+        "demo_simulsa": {},
+    }
     assert names(tmp_path) == ["dataset_info.json"]
 
 

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
 from tqdm import tqdm
 
 from simulsa_plugin.audio import SAMPLE_RATE, Waveform, from_pcm16, read_mono, samples_to_seconds, to_pcm16, write_wav
@@ -32,6 +34,7 @@ from simulsa_plugin.storage import (
     make_folder,
     merge_dataset_info,
     read_jsonl,
+    remove_leftovers,
     replacing,
     write_json,
     write_jsonl,
@@ -104,6 +107,14 @@ class Layout:
         self.skipped = self.folder / "skipped.jsonl"
         self.manifest = self.folder / "manifest.json"
         self.started = self.folder / "started.json"
+        self.rewritten = out / f"{name}.jsonl"
+
+    def remove_leftovers(self) -> None:
+        """Remove what a killed run was writing; the folder is locked."""
+        for folder in (self.folder, self.clips):
+            remove_leftovers(folder)
+        for path in (self.rows, self.rewritten):
+            remove_leftovers(self.out, path.name)
 
 
 def augment(dataset: SourceDataset, model: AudioLanguageModel, settings: AugmentSettings, out: Path) -> Outcome:
@@ -112,17 +123,19 @@ def augment(dataset: SourceDataset, model: AudioLanguageModel, settings: Augment
     Started again after a stop it goes on, and ends with the same bytes.
 
     Raises:
-        StorageError: the folder is in use, or holds the work of other settings.
+        StorageError: the folder is in use, or holds the work of other settings or other data.
         DatasetError: not one row could be cut.
     """
     layout = Layout(make_folder(out).absolute(), dataset.name)
     make_folder(layout.clips)
     with locked(layout.folder):
+        layout.remove_leftovers()
+        offline_entry = _offline_entry(dataset, settings, layout)
         _check_same_work(layout, dataset, model, settings)
         cuts, skipped = choose_cuts(dataset, model, settings, layout)
         scores = score_cuts(cuts, model, settings, layout)
         rows = [decide_row(row, settings, model.output_width) for row in scores]
-        return _write_all(dataset, model, settings, layout, rows, skipped)
+        return _write_all(dataset, model, settings, layout, rows, skipped, offline_entry)
 
 
 def choose_cuts(
@@ -140,6 +153,7 @@ def choose_cuts(
             if len(cuts) == wanted:
                 break
     if not cuts:
+        write_jsonl(layout.skipped, skipped)
         reasons = dict(Counter(row["reason"] for row in skipped))
         raise DatasetError(
             f"No row of {dataset.name} can be cut; reasons: {reasons}. They are listed in {layout.skipped}."
@@ -171,8 +185,11 @@ def _cut(dataset: SourceDataset, row: int, model: AudioLanguageModel, settings: 
     if duration <= settings.min_seconds:
         raise _Skip("too_short")
     num_samples = cut_samples(duration, settings, generator(settings.seed, dataset.name, row, 0))
-    if samples_to_seconds(num_samples) > (model.window_seconds or math.inf):
+    window_seconds = model.window_seconds or math.inf
+    if samples_to_seconds(num_samples) > window_seconds:
         raise _Skip("cut_exceeds_window")
+    if settings.acceptance == "ratio" and duration > window_seconds:
+        raise _Skip("audio_exceeds_window")  # p(full) would be about a part of it
     pcm = to_pcm16(waveform[:num_samples])
     try:
         rendered = model.render(sample.prompt, from_pcm16(pcm), sample.reference)
@@ -180,12 +197,40 @@ def _cut(dataset: SourceDataset, row: int, model: AudioLanguageModel, settings: 
         raise _Skip("not_renderable") from error
     identifier = sample_id(dataset.name, row)
     clip = layout.clips / f"{identifier}.wav"
+    _write_clip(clip, pcm)
+    return Cut(identifier, sample, clip, duration, num_samples, rendered)
+
+
+def _write_clip(clip: Path, pcm: npt.NDArray[np.int16]) -> None:
+    """Write a clip once; one that is there already holds the same samples."""
+    buffer = io.BytesIO()
+    write_wav(buffer, pcm)
     if not clip.exists():
         with replacing(clip) as handle:
-            buffer = io.BytesIO()
-            write_wav(buffer, pcm)
             handle.write(buffer.getvalue())
-    return Cut(identifier, sample, clip, duration, num_samples, rendered)
+    elif clip.read_bytes() != buffer.getvalue():
+        raise _other_data(clip.parent.parent, clip.stem)
+
+
+def _check_scored(row: Mapping[str, Any], cut: Cut, layout: Layout) -> dict[str, Any]:
+    """A row scored before, if it is about this cut: the dataset may have changed under the same name."""
+    same = {
+        "id": cut.id,
+        "cut_seconds": samples_to_seconds(cut.num_samples),
+        "reference": cut.sample.reference,
+        "token_ids": list(cut.rendered.content_ids),
+        "messages": _prompt_messages(cut.sample),
+    }
+    if any(row.get(key) != value for key, value in same.items()):
+        raise _other_data(layout.folder, cut.id)
+    return dict(row)
+
+
+def _other_data(folder: Path, identifier: str) -> StorageError:
+    return StorageError(
+        f"{folder} holds a run on other data under the same name ({identifier} differs). "
+        "Choose another --out, or remove that folder."
+    )
 
 
 def score_cuts(
@@ -193,9 +238,12 @@ def score_cuts(
 ) -> list[dict[str, Any]]:
     """Score every cut, in batches that depend on the chosen list alone; finished batches are journalled."""
     if layout.scores.exists():
-        return list(read_jsonl(layout.scores))
+        layout.journal.unlink(missing_ok=True)
+        rows = {row["id"]: row for row in read_jsonl(layout.scores)}
+        return [_check_scored(rows.get(cut.id, {}), cut, layout) for cut in cuts]
     with Journal(layout.journal) as journal:
-        done = {row["id"]: row for row in journal.rows}
+        by_id = {cut.id: cut for cut in cuts}
+        done = {row["id"]: _check_scored(row, by_id[row["id"]], layout) for row in journal.rows if row["id"] in by_id}
         with tqdm(total=len(cuts), initial=len(done), desc="score", unit="clip", disable=None) as progress:
             for batch in _batches(cuts, settings.batch_size):
                 fresh = [cut for cut in batch if cut.id not in done]
@@ -247,15 +295,13 @@ def _rescore(batch: list[Cut], waveforms: list[Waveform], model: AudioLanguageMo
 
 
 def _score_row(cut: Cut, score: ReferenceScores, settings: AugmentSettings, layout: Layout) -> dict[str, Any]:
-    prompt = cut.sample.prompt
-    system = [{"role": "system", "content": prompt.system}] if prompt.system else []
     return {
         "id": cut.id,
         "audio": cut.sample.audio,
         "clip": _audio_path(cut.clip, settings, layout),
         "duration_seconds": cut.duration_seconds,
         "cut_seconds": samples_to_seconds(cut.num_samples),
-        "messages": [*system, *prompt.messages],
+        "messages": _prompt_messages(cut.sample),
         "reference": cut.sample.reference,
         "token_ids": list(cut.rendered.content_ids),
         "char_ends": list(cut.rendered.char_ends),
@@ -263,6 +309,11 @@ def _score_row(cut: Cut, score: ReferenceScores, settings: AugmentSettings, layo
         "greedy": list(score.greedy),
         "eos_logprob": score.eos_logprob,
     }
+
+
+def _prompt_messages(sample: Sample) -> list[dict[str, str]]:
+    system = [{"role": "system", "content": sample.prompt.system}] if sample.prompt.system else []
+    return [*system, *sample.prompt.messages]
 
 
 def _audio_path(path: Path, settings: AugmentSettings, layout: Layout) -> str:
@@ -290,18 +341,18 @@ def _write_all(
     layout: Layout,
     rows: list[dict[str, Any]],
     skipped: list[dict[str, Any]],
+    offline_entry: dict[str, Any],
 ) -> Outcome:
     kept = [row for row in rows if settings.keep_empty or row["partial"]]
-    skipped = skipped + [{"id": row["id"], "reason": "empty_partial"} for row in rows if row not in kept]
+    skipped = skipped + [
+        {"id": row["id"], "reason": "empty_partial"} for row in rows if not (settings.keep_empty or row["partial"])
+    ]
     write_jsonl(layout.scores, rows)
     write_jsonl(layout.skipped, skipped)
     write_jsonl(layout.rows, map(training_row, kept))
     counts = _counts(kept, wanted_samples(len(dataset), settings))
     reasons = dict(sorted(Counter(row["reason"] for row in skipped).items()))
-    augmented_entry = {"file_name": layout.rows.name, **SHAREGPT_ENTRY}
-    merge_dataset_info(
-        layout.out, {dataset.name: _offline_entry(dataset, settings, layout), layout.rows.stem: augmented_entry}
-    )
+    _register(dataset, offline_entry, layout)
     manifest = {
         **_work(dataset, model, settings),
         "versions": _versions(),
@@ -325,17 +376,24 @@ def _counts(rows: Sequence[Mapping[str, Any]], wanted: int) -> dict[str, int]:
     }
 
 
+def _register(dataset: SourceDataset, offline_entry: dict[str, Any], layout: Layout) -> None:
+    """Name both datasets in the output folder's dataset_info.json."""
+    if dataset.has_relative_audio():
+        write_jsonl(layout.rewritten, dataset.sharegpt_rows())
+    augmented_entry = {"file_name": layout.rows.name, **SHAREGPT_ENTRY}
+    merge_dataset_info(layout.out, {dataset.name: offline_entry, layout.rows.stem: augmented_entry})
+
+
 def _offline_entry(dataset: SourceDataset, settings: AugmentSettings, layout: Layout) -> dict[str, Any]:
     """The offline set's entry in the output folder; relative audio paths get a rewritten file."""
     entry = dict(dataset.entry)
     if dataset.has_relative_audio():
-        rewritten = layout.out / f"{dataset.name}.jsonl"
-        if Path(entry.get("file_name", "")) == rewritten:
+        if Path(entry.get("file_name", "")).resolve() == layout.rewritten.resolve():
             raise StorageError(
-                f"{rewritten} is the offline dataset itself and has relative audio paths. Choose another --out."
+                f"{layout.rewritten} is the offline dataset itself and has relative audio paths. Choose another --out."
             )
-        write_jsonl(rewritten, dataset.sharegpt_rows())
-        entry = {"file_name": str(rewritten), **SHAREGPT_ENTRY}
+        share = {key: entry[key] for key in ("num_samples",) if key in entry}
+        entry = {"file_name": str(layout.rewritten), **SHAREGPT_ENTRY, **share}
     if settings.portable and "file_name" in entry and Path(entry["file_name"]).is_relative_to(layout.out):
         entry["file_name"] = str(Path(entry["file_name"]).relative_to(layout.out))
     return entry
@@ -360,7 +418,7 @@ def _check_same_work(
     work = _work(dataset, model, settings)
     for path in (layout.manifest, layout.started):
         if path.exists():
-            before = json.loads(path.read_text(encoding="utf-8"))
+            before = _read_work(path)
             changed = [key for key in work if before.get(key) != work[key]]
             if changed:
                 raise StorageError(
@@ -369,6 +427,14 @@ def _check_same_work(
                 )
             return
     write_json(layout.started, work)
+
+
+def _read_work(path: Path) -> dict[str, Any]:
+    try:
+        work = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StorageError(f"{path} cannot be read ({error}). Remove its folder, or choose another --out.") from error
+    return work if isinstance(work, dict) else {}
 
 
 def _difference(before: Mapping[str, Any], work: Mapping[str, Any], key: str) -> str:

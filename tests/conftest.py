@@ -1,0 +1,1 @@
+"""What all tests share; `fakes` is importable because this file stands beside it."""

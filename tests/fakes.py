@@ -1,0 +1,185 @@
+"""A model and a dataset made of arithmetic, for tests in which no real model is the point."""
+
+import hashlib
+import math
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from simulsa_plugin.audio import SAMPLE_RATE, write_wav
+from simulsa_plugin.errors import ModelError
+from simulsa_plugin.model import Continuation, Prompt, ReferenceScores, RenderedReference, Sample, UnusableRow
+
+AUDIO_TOKEN = 1000
+
+
+@dataclass
+class ByteModel:
+    """Tokens are UTF-8 bytes. It is sure of `sure_per_second` bytes of a reference for each second of audio.
+
+    Scores also depend on the longest row of their batch, as padding makes them do in a real model: whoever batches
+    differently after a restart is found out.
+    """
+
+    sure_per_second: float = 10.0
+    window_seconds: float | None = None
+    output_width: int = 256  # τ = 100 / 256 = 0.39
+    pause_seconds: float = 0.0
+    description: dict[str, Any] = field(default_factory=lambda: {"model": "bytes"})
+    batches: list[int] = field(default_factory=list)
+
+    def describe(self):
+        return dict(self.description)
+
+    def render_prompt(self, prompt, waveform):
+        if "unprintable" in prompt.messages[0]["content"]:
+            raise ModelError("the template refuses the prompt")
+        return (AUDIO_TOKEN,) * (len(waveform) // 640)
+
+    def render(self, prompt, waveform, reference):
+        encoded = reference.encode()
+        ends = tuple(_characters(encoded[: count + 1]) for count in range(len(encoded)))
+        return RenderedReference(self.render_prompt(prompt, waveform), tuple(encoded), ends)
+
+    def score(self, rendered, waveforms):
+        self.batches.append(len(rendered))
+        time.sleep(self.pause_seconds)
+        longest = max(len(one.prompt_ids) + len(one.content_ids) for one in rendered)
+        return [self._score(one, waveform, longest) for one, waveform in zip(rendered, waveforms, strict=True)]
+
+    def _score(self, rendered, waveform, longest):
+        sure = int(self.sure_per_second * len(waveform) / SAMPLE_RATE)
+        noise = 1e-9 * longest + 1e-12 * float(np.abs(waveform).sum())
+        logprobs = tuple(math.log(0.9 if i < sure else 0.01) - noise for i in range(len(rendered.content_ids)))
+        greedy = tuple(token if i < sure else 0 for i, token in enumerate(rendered.content_ids))
+        return ReferenceScores(logprobs, greedy, math.log(0.5) - noise)
+
+    def continue_(self, prompts, waveforms, prefixes, max_new_tokens):
+        raise AssertionError("augmentation does not generate")
+
+    def decode(self, token_ids):
+        return bytes(token_ids).decode(errors="replace")
+
+
+def _characters(encoded):
+    try:
+        return len(encoded.decode())
+    except UnicodeDecodeError:
+        return None
+
+
+@dataclass
+class ListDataset:
+    """Rows given one by one: (reference, path of the audio), or the reason why a row is none."""
+
+    name: str
+    rows: list[tuple[str, str] | str]
+    entry: dict[str, Any] = field(default_factory=lambda: {"file_name": "/somewhere/offline.jsonl"})
+    relative: bool = False
+    system: str = ""
+
+    def __len__(self):
+        return len(self.rows)
+
+    def sample(self, row):
+        if isinstance(self.rows[row], str):
+            return UnusableRow(row, self.rows[row])
+        reference, audio = self.rows[row]
+        return Sample(row, Prompt(({"role": "user", "content": "<audio>Translate."},), self.system), reference, audio)
+
+    def has_relative_audio(self):
+        return self.relative
+
+    def sharegpt_rows(self):
+        return [
+            {
+                "messages": [
+                    {"role": "user", "content": "<audio>Translate."},
+                    {"role": "assistant", "content": row[0]},
+                ],
+                "audios": [row[1]],
+            }
+            for row in self.rows
+        ]
+
+
+def write_noise(path, seconds, seed=0):
+    """A WAV of white noise, exactly `seconds` long."""
+    samples = np.random.default_rng(seed).integers(-3000, 3000, round(seconds * SAMPLE_RATE)).astype(np.int16)
+    write_wav(Path(path), samples)
+    return str(path)
+
+
+def make_dataset(folder, count=40, name="toy"):
+    """`count` rows of 0.6–8 s with references that hold umlauts and Chinese."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    rows = []
+    for row in range(count):
+        seconds = 0.6 + 7.4 * (row * 7 % count) / count
+        words = ["für", "Häuser", "Straße", "你好", "ok"]
+        reference = " ".join(words[(row + i) % 5] for i in range(4 + row % 5))
+        rows.append((reference, write_noise(Path(folder) / f"{row}.wav", seconds, seed=row)))
+    return ListDataset(name, rows, entry={"file_name": str(Path(folder) / "offline.jsonl"), "formatting": "sharegpt"})
+
+
+@dataclass
+class ClockModel:
+    """Says one byte of `text` for each `ms_per_byte` of audio heard, after whatever it was forced to begin with.
+
+    With `regret`, the last byte it says before the end is a wrong one, so that rollback has something to take back.
+    It says no end of turn: like every model behind the protocol, it stops.
+    """
+
+    text: str = "guten Tag liebe Welt"
+    ms_per_byte: float = 100.0
+    regret: bool = False
+    window_seconds: float | None = None
+    output_width: int = 256
+    asked: list[tuple[int, int, tuple[int, ...]]] = field(default_factory=list)
+    batches: list[int] = field(default_factory=list)
+
+    def describe(self):
+        return {"model": "clock"}
+
+    def render_prompt(self, prompt, waveform):
+        if "unprintable" in prompt.messages[0]["content"]:
+            raise ModelError("the template refuses the prompt")
+        return (AUDIO_TOKEN,) * (len(waveform) // 16)
+
+    def render(self, prompt, waveform, reference):
+        raise AssertionError("evaluation does not score references")
+
+    def score(self, rendered, waveforms):
+        raise AssertionError("evaluation does not score references")
+
+    def continue_(self, prompts, waveforms, prefixes, max_new_tokens):
+        self.batches.append(len(prompts))
+        answers = []
+        for prompt, waveform, prefix in zip(prompts, waveforms, prefixes, strict=True):
+            assert len(prompt) == len(waveform) // 16  # the prompt is about this audio
+            self.asked.append((len(prompt), len(waveform), tuple(prefix)))
+            answers.append(self._answer(len(waveform) / 16, prefix, max_new_tokens))
+        return answers
+
+    def _answer(self, milliseconds, prefix, max_new_tokens):
+        target = self.text.encode()
+        said = target[: int(milliseconds / self.ms_per_byte)]
+        if self.regret and 0 < len(said) < len(target):
+            said = said[:-1] + b"?"
+        fresh = said[len(prefix) :]
+        return Continuation(tuple(fresh[:max_new_tokens]), truncated=len(fresh) > max_new_tokens)
+
+    def decode(self, token_ids):
+        return bytes(token_ids).decode(errors="replace")
+
+
+def tree(folder):
+    """Every file below a folder: relative name → digest."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(Path(folder).rglob("*"))
+        if path.is_file()
+    }
