@@ -6,8 +6,10 @@ training sees, for every architecture that it trains.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +20,7 @@ from simulsa_plugin.model import Continuation, Prompt, ReferenceScores, Rendered
 from simulsa_plugin.toolkit.arguments import InferenceArguments, one_line, quiet_toolkit
 
 IGNORE = -100
+FINGERPRINT_VALUES = 8
 _LOADING_ERRORS = (OSError, ValueError, KeyError, ImportError, RuntimeError, AttributeError)
 
 
@@ -35,12 +38,21 @@ class Backbone:
         self.window_seconds = _window_seconds(processor)
 
     def describe(self) -> dict[str, Any]:
-        """Model, adapter, template, dtype and device, for manifests."""
+        """Model, adapter, template, weights, dtype and device, for manifests."""
         return {
             **self._description,
+            "weights": self._fingerprint(),
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "device": str(self.model.device.type),
         }
+
+    def _fingerprint(self) -> str:
+        """A hash of a few values of every weight: a checkpoint trained again under its old name is another one."""
+        digest = hashlib.sha256()
+        for name, weight in self.model.named_parameters():
+            few = weight.detach().reshape(-1)[:FINGERPRINT_VALUES].float().cpu()
+            digest.update(name.encode() + few.numpy().tobytes())
+        return digest.hexdigest()[:12]
 
     def render(self, prompt: Prompt, waveform: Waveform, reference: str) -> RenderedReference:
         """Tokens of prompt and reference, as LLaMA-Factory's supervised processor lays them out.
@@ -137,8 +149,23 @@ class Backbone:
             eos_token_id=sorted(self._stop_ids),
             pad_token_id=self.tokenizer.pad_token_id,
         )
-        generated = self.model.generate(**batch, generation_config=greedy)
+        with self._without_generation_defaults():
+            generated = self.model.generate(**batch, generation_config=greedy)
         return [self._continuation(ids) for ids in generated[:, batch["input_ids"].shape[1] :].tolist()]
+
+    @contextlib.contextmanager
+    def _without_generation_defaults(self) -> Iterator[None]:
+        """Set aside the checkpoint's generation_config.json: `generate` fills in from it what greedy search leaves open.
+
+        A repetition penalty is such a thing, and chat checkpoints come with one.
+        """
+        from transformers import GenerationConfig
+
+        before, self.model.generation_config = self.model.generation_config, GenerationConfig()
+        try:
+            yield
+        finally:
+            self.model.generation_config = before
 
     def _continuation(self, ids: list[int]) -> Continuation:
         for position, token_id in enumerate(ids):
