@@ -99,6 +99,11 @@ def _load(arguments: InferenceArguments, info: Mapping[str, Any], name: str) -> 
             f"No dataset {name} in {arguments.data.dataset_dir}/dataset_info.json; "
             f"registered there: {', '.join(sorted(info)) or 'none'}."
         )
+    if not isinstance(info[name], dict):
+        raise DatasetError(
+            f"The entry of {name} in {arguments.data.dataset_dir}/dataset_info.json is a {type(info[name]).__name__}; "
+            'expected an object such as {"file_name": …}.'
+        )
     entry = dict(info[name])
     if not (entry.get("columns") or {}).get("audios"):
         raise DatasetError(
@@ -128,7 +133,12 @@ def _align(arguments: InferenceArguments, name: str) -> Any:
             attributes.num_samples = None  # the share is taken of the rows in the file
             training = TrainingArguments(output_dir=os.devnull)
             return _load_single_dataset(attributes, arguments.model, _whole(arguments.data), training)
-        except (DatasetGenerationError, ValueError, KeyError, TypeError, OSError) as error:
+        except KeyError as error:
+            raise DatasetError(
+                f"The dataset {name} cannot be loaded: its rows have no {error}. "
+                "Check `columns` and `tags` of its entry in dataset_info.json."
+            ) from error
+        except (DatasetGenerationError, ValueError, TypeError, OSError) as error:
             cause = error.__cause__ or error
             raise DatasetError(f"The dataset {name} cannot be loaded: {one_line(cause)}") from error
 
@@ -137,6 +147,7 @@ def _whole(data_arguments: Any) -> Any:
     """Arguments that load every row and keep a relative audio path recognisable, by joining it to a relative folder."""
     whole = copy.copy(data_arguments)
     whole.max_samples, whole.streaming = None, False
+    whole.overwrite_cache = True  # the cache remembers which audio was missing when it was made
     whole.media_dir = os.path.relpath(whole.media_dir or whole.dataset_dir)
     return whole
 
@@ -148,6 +159,8 @@ def _unusable(aligned: Mapping[str, Any]) -> str | None:
         return "no_answer"
     if len(prompt) != 1:
         return "multi_turn"
+    if aligned["_tools"]:
+        return "tools"  # `messages` has no place for them: training would see another prompt than was scored
     if aligned["_images"] or aligned["_videos"]:
         return "other_media"
     if not audios:
