@@ -25,6 +25,7 @@ WINDOW_SECONDS = 6.0  # of the packaged checkpoint's encoder
 BLOCK = 125  # utterances per fresh synthesizer process; part of what fixes the bytes
 OFFLINE_NAME, TEST_NAME = "demo", "demo_test"
 OFFLINE_ROWS, TEST_ROWS = 8000, 200
+WORD_END_DECIMALS = 7  # a sample is 0.0000625 s: coarser, the last word could end after the audio
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Utterance:
             "source": self.sentence.source_text,
             "target": list(self.sentence.target),
             "needs": list(self.sentence.needs),
-            "word_ends": [round(end, 4) for end in self.word_ends],
+            "word_ends": [round(end, WORD_END_DECIMALS) for end in self.word_ends],
         }
 
 
