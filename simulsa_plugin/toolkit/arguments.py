@@ -60,9 +60,12 @@ def inference_arguments(recipe: Mapping[str, Any]) -> InferenceArguments:
 
 @contextlib.contextmanager
 def quiet_toolkit() -> Iterator[None]:
-    """Keep the libraries' information off the terminal and their progress bars out of logs; errors come through."""
-    os.environ.setdefault("LLAMAFACTORY_VERBOSITY", "WARN")
-    logging.getLogger("llamafactory").setLevel(logging.WARNING)
+    """Keep the libraries' information off the terminal and their progress bars out of logs; errors come through.
+
+    LLaMA-Factory's warnings are about training, or about what is counted with a reason here, such as missing audio.
+    """
+    os.environ.setdefault("LLAMAFACTORY_VERBOSITY", "ERROR")
+    logging.getLogger("llamafactory").setLevel(logging.ERROR)
     import datasets
     import transformers
 

@@ -155,9 +155,9 @@ class Backbone:
 
     @contextlib.contextmanager
     def _without_generation_defaults(self) -> Iterator[None]:
-        """Set aside the checkpoint's generation_config.json: `generate` fills in from it what greedy search leaves open.
+        """Set aside the checkpoint's generation_config.json: `generate` fills gaps from it.
 
-        A repetition penalty is such a thing, and chat checkpoints come with one.
+        Chat checkpoints come with a repetition penalty, which is no greedy search.
         """
         from transformers import GenerationConfig
 

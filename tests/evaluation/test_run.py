@@ -122,7 +122,7 @@ def test_scores_on_paper(rows, tmp_path):
 
 def test_erasure_on_paper(rows, tmp_path):
     cells = run(rows[:1], tmp_path / "out", ClockModel(regret=True))
-    # b = 3: «gute?» becomes «guten Tag?» (1 word back), «guten Tag lieb?» (1), «guten Tag liebe Welt» (1); 4 words: 3/4.
+    # b = 3: «gute?», «guten Tag?», «guten Tag lieb?», «guten Tag liebe Welt»: three times a word is taken back, of 4.
     assert cell(cells, 500, 3)["NE"] == 0.75
     assert cell(cells, 500, 0)["BLEU"] < cell(cells, 500, 3)["BLEU"]  # what is committed at once stays wrong
 

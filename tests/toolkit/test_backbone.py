@@ -1,4 +1,4 @@
-"""The packaged checkpoint behind the protocol, against transformers used one by one and LLaMA-Factory's own processor."""
+"""The packaged checkpoint behind the protocol, against plain transformers and LLaMA-Factory's processor."""
 
 import dataclasses
 
@@ -127,7 +127,7 @@ def test_a_batch_scores_as_its_rows_alone(backbone, clips):
 
 def test_the_audio_is_what_is_scored(sdpa, clips):
     # A model that ignored the audio would pass everything above.
-    path, waveform, text = clips[4]  # heard whole
+    _, waveform, text = clips[4]  # heard whole
     rendered = sdpa.render(ASK, waveform, text)
     ((right,), (wrong,)) = sdpa.score([rendered], [waveform]), sdpa.score([rendered], [waveform[::-1].copy()])
     assert sum(right.logprobs) > sum(wrong.logprobs) + 5
@@ -166,7 +166,7 @@ def test_whole_utterances_are_translated(sdpa, clips):
 
 
 def test_the_limit_on_new_tokens_is_said(sdpa, clips):
-    _, waveform, text = clips[4]
+    _, waveform, _ = clips[4]
     prompt = sdpa.render_prompt(ASK, waveform)
     length = len(sdpa.continue_([prompt], [waveform], [()], 64)[0].token_ids)
     for limit, truncated in ((length - 1, True), (length, True), (length + 1, False)):  # the end of turn takes one

@@ -238,5 +238,5 @@ def test_a_dataset_info_that_cannot_be_read_is_one_line(folder, content, said):
 
 
 def test_no_name_is_one_line(folder):
-    with pytest.raises(DatasetError, match="names no dataset. Add `dataset: NAME`"):
+    with pytest.raises(DatasetError, match=r"names no dataset\. Add `dataset: NAME`"):
         load(folder)

@@ -1,0 +1,232 @@
+"""What users get wrong, typed as they type it: one line, an exit code, no traceback and no noise."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from fakes import write_noise
+
+from simulsa_plugin.commands import augment, evaluate
+
+COMMANDS = {"simulsa-augment": augment.main, "simulsa-eval": evaluate.main}
+MODEL = ["model_name_or_path=simulsa-demo", "template=qwen2_audio", "dataset_dir=data"]
+SHAREGPT = {
+    "formatting": "sharegpt",
+    "columns": {"messages": "messages", "audios": "audios"},
+    "tags": {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"},
+}
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A working folder with data/ (a good set, one without audio, one whose file is gone) and a few broken recipes."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "data").mkdir()
+    good = [row("Der Mann hat das Auto gekauft.", write_noise(tmp_path / "a.wav", 2.0))]
+    write_set(tmp_path / "data" / "good.jsonl", good)
+    write_set(tmp_path / "data" / "mute.jsonl", [{"messages": good[0]["messages"], "audios": []}])
+    info = {
+        "good": SHAREGPT | {"file_name": "good.jsonl"},
+        "gone": SHAREGPT | {"file_name": "gone.jsonl"},
+        "mute": SHAREGPT | {"file_name": "mute.jsonl"},
+        "text": {"file_name": "good.jsonl", "formatting": "sharegpt", "columns": {"messages": "messages"}},
+    }
+    (tmp_path / "data" / "dataset_info.json").write_text(json.dumps(info), encoding="utf-8")
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    (tmp_path / "broken.yaml").write_text("a: [1\nb: }", encoding="utf-8")
+    (tmp_path / "list.yaml").write_text("- 1\n", encoding="utf-8")
+    (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "no_model.yaml").write_text(
+        "template: qwen2_audio\ndataset: good\ndataset_dir: data\n", encoding="utf-8"
+    )
+    (tmp_path / "no_template.yaml").write_text(
+        "model_name_or_path: simulsa-demo\ndataset: good\ndataset_dir: data\n", encoding="utf-8"
+    )
+    (tmp_path / "no_data.yaml").write_text(
+        "model_name_or_path: simulsa-demo\ntemplate: qwen2_audio\n", encoding="utf-8"
+    )
+    return tmp_path
+
+
+def row(reference, audio):
+    return {
+        "messages": [
+            {"role": "user", "content": "<audio>Translate the English speech into German."},
+            {"role": "assistant", "content": reference},
+        ],
+        "audios": [audio],
+    }
+
+
+def write_set(path, rows):
+    path.write_text("".join(json.dumps(one) + "\n" for one in rows), encoding="utf-8")
+
+
+MISTAKES = [
+    (["gone.yaml"], 2, "Cannot read the recipe gone.yaml"),
+    (["broken.yaml"], 2, "Cannot read the recipe broken.yaml as YAML"),
+    (["bytes.yaml"], 2, "Cannot read the recipe bytes.yaml"),
+    (["list.yaml"], 2, "The recipe list.yaml holds a list"),
+    (["data"], 2, "Cannot read the recipe data"),
+    (["a.yaml", "b.yaml"], 2, "Unexpected argument 'b.yaml'"),
+    (["--loud"], 2, "unrecognized arguments: --loud"),
+    (["=5"], 2, "expected key=value"),
+    (["simulsa_ratoi=0.05"], 2, "Unknown key simulsa_ratoi: did you mean simulsa_ratio?"),
+    ([*MODEL, "dataset=good", "learning_rat=1"], 2, "Unknown key learning_rat: did you mean learning_rate?"),
+    (["no_model.yaml"], 2, "The recipe has no model_name_or_path"),
+    (["no_template.yaml"], 2, "The recipe has no template"),
+    (["no_data.yaml"], 1, "The recipe names no dataset"),
+    (
+        [*MODEL, "dataset=nosuch"],
+        1,
+        "No dataset nosuch in data/dataset_info.json; registered there: gone, good, mute, text",
+    ),
+    ([*MODEL, "dataset=text"], 1, "The dataset text has no audio"),
+    ([*MODEL, "dataset=gone"], 1, "gone.jsonl does not exist"),
+    ([*MODEL, "dataset=good", "dataset_dir=elsewhere"], 1, "No dataset is registered in elsewhere"),
+    ([*MODEL, "dataset=good", "template=qwen3"], 1, "The template qwen3 takes no audio"),
+    ([*MODEL, "dataset=good", "model_name_or_path=no/model/here"], 1, "Cannot load the model no/model/here"),
+    ([*MODEL, "dataset=good", "adapter_name_or_path=nowhere"], 1, "nowhere"),
+    (["--out", "file"], 1, "file is a file; the output needs a folder"),
+    (["--out", "file/below"], 1, "lies below a file"),
+]
+OWN_MISTAKES = [
+    ("simulsa-augment", ["simulsa_ratio=0"], 2, "simulsa_ratio is 0"),
+    ("simulsa-augment", ["simulsa_ratio=many"], 2, "simulsa_ratio is 'many'; allowed: a number"),
+    ("simulsa-augment", ["simulsa_truncation=gamma"], 2, "allowed: beta_decay, beta_full, beta_discrete, uniform"),
+    ("simulsa-augment", [*MODEL, "dataset=mute"], 1, "No row of mute can be cut; reasons:"),
+    ("simulsa-eval", ["simulsa_chunks=0"], 2, "simulsa_chunks is 0"),
+    ("simulsa-eval", [*MODEL, "dataset=good,mute"], 2, "One test set is evaluated at a time"),
+    ("simulsa-eval", [*MODEL, "dataset=mute"], 1, "No utterance of mute can be decoded; reasons:"),
+]
+
+
+@pytest.mark.parametrize(
+    ("program", "words", "code", "said"),
+    [(program, *mistake) for program in COMMANDS for mistake in MISTAKES] + OWN_MISTAKES,
+    ids=lambda value: " ".join(value)[-40:] if isinstance(value, list) else None,
+)
+def test_a_mistake_is_one_line(place, capfd, program, words, code, said):
+    words = words if "--out" in words else [*words, "--out", "out"]
+    assert COMMANDS[program](words) == code
+    out, err = capfd.readouterr()
+    assert out == ""
+    lines = [
+        line for line in err.splitlines() if not line.startswith(("cut ", "decode ", "\r"))
+    ]  # progress on a terminal
+    assert len(lines) == 1, err
+    assert lines[0].startswith((f"{program}: error: ", f"{program} run: error: "))
+    assert said in lines[0]
+
+
+def test_a_process_of_its_own_is_as_quiet(place):
+    # In this process LLaMA-Factory's loggers have been set up long ago; a user's process starts fresh.
+    program = Path(sys.executable).parent / "simulsa-augment"
+    words = [*MODEL, "dataset=good", "model_name_or_path=no/model/here"]
+    result = subprocess.run([program, *words], capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode == 1
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("simulsa-augment: error: Cannot load the model no/model/here: ")
+
+
+@pytest.fixture
+def odd(place):
+    """A dataset of every kind of audio, with the reason why it cannot be used, or None."""
+    rng = np.random.default_rng(0)
+    for rate in (8_000, 44_100, 48_000):
+        soundfile.write(f"{rate}.wav", rng.normal(0, 0.1, 2 * rate), rate)
+    soundfile.write("stereo.flac", rng.normal(0, 0.1, (32_000, 2)), 16_000)
+    soundfile.write("speech.mp3", rng.normal(0, 0.1, 88_200), 44_100)
+    write_noise("long.wav", 20.0)
+    write_noise("short.wav", 0.1)
+    Path("zero.wav").write_bytes(b"")
+    Path("text.wav").write_bytes(b"this is no audio " * 20)
+    write_noise("no_samples.wav", 0.0)
+    kinds = {
+        "8000.wav": None,
+        "44100.wav": None,
+        "48000.wav": None,
+        "stereo.flac": None,
+        "speech.mp3": None,
+        "long.wav": None,
+        "short.wav": "too_short",
+        "zero.wav": "audio_empty",
+        "no_samples.wav": "audio_empty",
+        "text.wav": "audio_broken",
+        "missing.wav": "audio_missing",
+    }
+    write_set(place / "data" / "odd.jsonl", [row("Das Haus ist neu.", str(place / name)) for name in kinds])
+    info = json.loads((place / "data" / "dataset_info.json").read_text(encoding="utf-8"))
+    info["odd"] = SHAREGPT | {"file_name": "odd.jsonl"}
+    (place / "data" / "dataset_info.json").write_text(json.dumps(info), encoding="utf-8")
+    return kinds
+
+
+def test_every_clip_is_augmented_or_listed(place, odd, capfd):
+    words = [*MODEL, "dataset=odd", "simulsa_ratio=1", "--out", "out"]
+    assert augment.main(words) == 0
+    out, err = capfd.readouterr()
+    assert "Traceback" not in err
+    names = dict(enumerate(odd))
+
+    def rows(name):
+        lines = (place / "out" / "odd_simulsa" / name).read_text(encoding="utf-8").splitlines()
+        return {names[int(one["id"].split("-")[1])]: one for one in map(json.loads, lines)}
+
+    expected = {name: reason for name, reason in odd.items() if reason}
+    assert {name: one["reason"] for name, one in rows("skipped.jsonl").items()} == expected
+    scores = rows("scores.jsonl")
+    assert set(scores) == set(odd) - set(expected)
+    for name, one in scores.items():
+        info = soundfile.info(one["clip"])
+        assert (info.samplerate, info.channels, info.subtype) == (16_000, 1, "PCM_16")
+        assert one["duration_seconds"] == pytest.approx(20.0 if name == "long.wav" else 2.0, abs=0.1)
+    assert "gives 6 of the 11 samples asked for" in " ".join((out + err).split())
+    assert "odd: 6 partial samples from 11 rows" in out
+    assert "audio_broken 1, audio_empty 2, audio_missing 1, too_short 1" in out
+
+
+def test_every_clip_is_decoded_or_listed(place, odd, capfd):
+    words = [
+        *MODEL,
+        "dataset=odd",
+        "simulsa_chunks=1000",
+        "simulsa_rollbacks=3",
+        "simulsa_max_new_tokens=8",
+        "--out",
+        "out",
+    ]
+    assert evaluate.main(words) == 0
+    assert "Traceback" not in capfd.readouterr().err
+    scores = json.loads((place / "out" / "scores.json").read_text(encoding="utf-8"))
+    names = list(odd)
+    assert {names[int(one["id"].split("-")[1])]: one["reason"] for one in scores["skipped"]} == {
+        name: reason for name, reason in odd.items() if reason
+    }
+    assert {(cell["instances"], cell["skipped"], cell["counts"]["longer_than_window"]) for cell in scores["cells"]} == {
+        (6, 5, 1)
+    }
+
+
+def test_what_augment_wrote_is_what_evaluation_and_training_read(place):
+    # The folder alone: the offline entry is absolute, the clips are, and LLaMA-Factory's own loader finds both.
+    assert augment.main([*MODEL, "dataset=good", "simulsa_min_seconds=0.2", "--out", "out"]) == 0
+    (place / "elsewhere").mkdir()
+    shutil.move(place / "data" / "dataset_info.json", place / "elsewhere")
+    from simulsa_plugin.toolkit.arguments import inference_arguments
+    from simulsa_plugin.toolkit.dataset import load_datasets
+
+    recipe = {"model_name_or_path": "simulsa-demo", "template": "qwen2_audio", "dataset_dir": "out"}
+    offline, partial = load_datasets(inference_arguments(recipe), ["good", "good_simulsa"])
+    assert offline.sample(0).audio == str(place / "a.wav")
+    kept = json.loads((place / "out" / "good_simulsa.jsonl").read_text(encoding="utf-8"))
+    assert partial.rows[0]["_response"] == [kept["messages"][-1]]
+    assert partial.rows[0]["_audios"] == kept["audios"]
+    assert Path(kept["audios"][0]).is_file()
