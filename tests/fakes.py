@@ -20,8 +20,8 @@ AUDIO_TOKEN = 1000
 class ByteModel:
     """Tokens are UTF-8 bytes. It is sure of `sure_per_second` bytes of a reference for each second of audio.
 
-    Scores also depend on the longest row of their batch, as padding makes them do in a real model: whoever batches
-    differently after a restart is found out.
+    Scores also depend a little on the company in their batch, as in a real model: whoever batches differently after a
+    restart is found out.
     """
 
     sure_per_second: float = 10.0
@@ -47,12 +47,12 @@ class ByteModel:
     def score(self, rendered, waveforms):
         self.batches.append(len(rendered))
         time.sleep(self.pause_seconds)
-        longest = max(len(one.prompt_ids) + len(one.content_ids) for one in rendered)
-        return [self._score(one, waveform, longest) for one, waveform in zip(rendered, waveforms, strict=True)]
+        company = sum(len(one.prompt_ids) + len(one.content_ids) for one in rendered)
+        return [self._score(one, waveform, company) for one, waveform in zip(rendered, waveforms, strict=True)]
 
-    def _score(self, rendered, waveform, longest):
+    def _score(self, rendered, waveform, company):
         sure = int(self.sure_per_second * len(waveform) / SAMPLE_RATE)
-        noise = 1e-9 * longest + 1e-12 * float(np.abs(waveform).sum())
+        noise = 1e-9 * company + 1e-12 * float(np.abs(waveform).sum())
         logprobs = tuple(math.log(0.9 if i < sure else 0.01) - noise for i in range(len(rendered.content_ids)))
         greedy = tuple(token if i < sure else 0 for i, token in enumerate(rendered.content_ids))
         return ReferenceScores(logprobs, greedy, math.log(0.5) - noise)

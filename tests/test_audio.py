@@ -49,6 +49,13 @@ def test_every_form_at_every_rate_is_16_khz_mono(tmp_path, form, sample_rate):
     assert np.sqrt(np.mean(middle**2)) == pytest.approx(0.5 / np.sqrt(2), rel=0.05)
 
 
+def test_what_16_khz_cannot_carry_is_gone_and_not_folded_back(tmp_path):
+    times = np.arange(48_000) / 48_000
+    soundfile.write(tmp_path / "a.wav", 0.5 * np.sin(2 * np.pi * 11_000 * times), 48_000, subtype="FLOAT")
+    middle = audio.read_mono(tmp_path / "a.wav")[4000:12_000]  # the ends ring
+    assert np.sqrt(np.mean(middle**2)) < 0.35e-4  # 80 dB below the tone's 0.35
+
+
 @pytest.mark.parametrize("form", ["wav", "flac", "ogg"])
 def test_channels_are_averaged(tmp_path, form):
     left = tone(16_000)

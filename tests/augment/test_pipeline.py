@@ -17,6 +17,7 @@ from simulsa_plugin.augment.pipeline import augment
 from simulsa_plugin.augment.selection import walk
 from simulsa_plugin.augment.settings import AugmentSettings
 from simulsa_plugin.errors import DatasetError, StorageError
+from simulsa_plugin.storage import UNFINISHED, Journal
 
 TESTS = Path(__file__).resolve().parents[1]
 
@@ -464,3 +465,43 @@ def test_two_processes_on_one_folder_is_one_line_naming_the_first(tmp_path):
     assert second.returncode == 1
     assert f"toy_simulsa is in use by process {first.pid}. Wait for it, or choose another --out." in output
     assert output.count("\n") == 1
+
+
+@pytest.mark.parametrize("rows_done", [1, 2, 5])
+def test_stopped_inside_a_batch_the_batch_is_scored_whole_again(toy, tmp_path, monkeypatch, rows_done):
+    # A batch of what remains would be padded differently; ByteModel's scores show it.
+    run(toy, tmp_path / "out")
+    expected = tree(tmp_path / "out")
+    (tmp_path / "out").rename(tmp_path / "undisturbed")
+
+    class Killed(BaseException):
+        pass
+
+    def append_then_stop(journal, row):
+        append(journal, row)
+        if len(journal.rows) == rows_done:
+            raise Killed
+
+    append = Journal.append
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "append", append_then_stop)
+        with pytest.raises(Killed):
+            run(toy, tmp_path / "out")
+    run(toy, tmp_path / "out")
+    assert tree(tmp_path / "out") == expected
+
+
+def test_what_a_kill_left_half_written_is_removed_and_nothing_else(toy, tmp_path):
+    folder = tmp_path / "toy_simulsa"
+    (folder / "clips").mkdir(parents=True)
+    for left in (
+        folder / "clips" / ".toy-1.wav.ab12",
+        folder / ".scores.jsonl.ab12",
+        tmp_path / ".toy_simulsa.jsonl.ab12",
+        tmp_path / ".dataset_info.json.ab12",
+        tmp_path / ".other_simulsa.jsonl.ab12",
+    ):
+        left.with_name(left.name + UNFINISHED).write_bytes(b"half")
+    run(toy, tmp_path)
+    # Another dataset of the same folder may be written by another process at this moment.
+    assert [path.name for path in tmp_path.rglob(".*")] == [f".other_simulsa.jsonl.ab12{UNFINISHED}"]

@@ -41,6 +41,12 @@ def test_half_a_character_is_none():
     assert delays(made, "char") == [500, 1000]
 
 
+def test_a_byte_that_stays_broken_counts_when_nothing_can_complete_it():
+    broken = "你".encode() + b"\xe5"
+    made = session((500, broken, 4), (1000, broken + b"x", 5))
+    assert delays(made, "char") == [500, 1000, 1000]
+
+
 def test_what_is_shown_but_not_committed_has_no_delay_yet():
     made = session((500, "guten Tag ", 0), (1000, "guten Tag Welt ", 6), (1400, "guten Tag Welt ", 15))
     assert delays(made, "word") == [1000, 1400, 1400]
