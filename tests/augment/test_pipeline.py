@@ -425,7 +425,7 @@ def test_killed_at_any_moment_it_goes_on_and_ends_with_the_same_bytes(tmp_path):
 
 @pytest.mark.parametrize("moment", ["scores.jsonl", "skipped.jsonl", "manifest.json"])
 def test_killed_right_after_a_file_it_ends_with_the_same_bytes(toy, tmp_path, monkeypatch, moment):
-    from simulsa_plugin.augment import pipeline
+    from simulsa_plugin.augment import manifest, pipeline, speculation
 
     run(toy, tmp_path / "out")
     expected = tree(tmp_path / "out")
@@ -443,8 +443,9 @@ def test_killed_right_after_a_file_it_ends_with_the_same_bytes(toy, tmp_path, mo
         return write_then_stop
 
     with monkeypatch.context() as patch:
+        patch.setattr(speculation, "write_jsonl", stopping(speculation.write_jsonl))
         patch.setattr(pipeline, "write_jsonl", stopping(pipeline.write_jsonl))
-        patch.setattr(pipeline, "write_json", stopping(pipeline.write_json))
+        patch.setattr(manifest, "write_json", stopping(manifest.write_json))
         with pytest.raises(Killed):
             run(toy, tmp_path / "out")
     run(toy, tmp_path / "out")
@@ -452,7 +453,7 @@ def test_killed_right_after_a_file_it_ends_with_the_same_bytes(toy, tmp_path, mo
 
 
 def test_two_processes_on_one_folder_is_one_line_naming_the_first(tmp_path):
-    first = start(tmp_path / "offline", tmp_path / "out", 0.5)
+    first = start(tmp_path / "offline", tmp_path / "out", 60)
     journal = tmp_path / "out" / "toy_simulsa" / "scores.partial.jsonl"
     deadline = time.monotonic() + 30
     while not journal.exists() and time.monotonic() < deadline:

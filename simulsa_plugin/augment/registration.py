@@ -1,0 +1,67 @@
+"""An offline dataset as the pipeline sees it, and its place in the output folder's dataset_info.json."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+from simulsa_plugin.augment.layout import Layout
+from simulsa_plugin.augment.settings import AugmentSettings
+from simulsa_plugin.errors import StorageError
+from simulsa_plugin.model import Sample, UnusableRow
+from simulsa_plugin.storage import SHAREGPT_ENTRY, merge_dataset_info, write_jsonl
+
+
+class SourceDataset(Protocol):
+    """What the pipeline asks of an offline dataset (`toolkit.dataset.OfflineDataset`)."""
+
+    @property
+    def name(self) -> str:
+        """Its name in dataset_info.json."""
+        ...
+
+    @property
+    def entry(self) -> dict[str, Any]:
+        """Its entry there, with an absolute file name."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def sample(self, row: int) -> Sample | UnusableRow:
+        """One row as a sample, or the reason why it is none."""
+        ...
+
+    def has_relative_audio(self) -> bool:
+        """Whether its audio paths only make sense beside its own file."""
+        ...
+
+    def sharegpt_rows(self) -> list[dict[str, Any]]:
+        """All rows with absolute audio paths."""
+        ...
+
+
+def offline_entry(dataset: SourceDataset, settings: AugmentSettings, layout: Layout) -> dict[str, Any]:
+    """The offline set's entry in the output folder; relative audio paths get a rewritten file.
+
+    Raises:
+        StorageError: the rewritten file would replace the offline file itself.
+    """
+    entry = dict(dataset.entry)
+    if dataset.has_relative_audio():
+        if Path(entry.get("file_name", "")).resolve() == layout.rewritten.resolve():
+            raise StorageError(
+                f"{layout.rewritten} is the offline dataset itself and has relative audio paths. Choose another --out."
+            )
+        share = {key: entry[key] for key in ("num_samples",) if key in entry}
+        entry = {"file_name": str(layout.rewritten), **SHAREGPT_ENTRY, **share}
+    if settings.portable and "file_name" in entry and Path(entry["file_name"]).is_relative_to(layout.out):
+        entry["file_name"] = str(Path(entry["file_name"]).relative_to(layout.out))
+    return entry
+
+
+def register(dataset: SourceDataset, entry: dict[str, Any], layout: Layout) -> None:
+    """Name both datasets in the output folder's dataset_info.json."""
+    if dataset.has_relative_audio():
+        write_jsonl(layout.rewritten, dataset.sharegpt_rows())
+    augmented_entry = {"file_name": layout.rows.name, **SHAREGPT_ENTRY}
+    merge_dataset_info(layout.out, {dataset.name: entry, layout.rows.stem: augmented_entry})
