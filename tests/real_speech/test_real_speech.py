@@ -42,20 +42,21 @@ def samples_of(path):
 
 
 @pytest.fixture(scope="module")
-def workplace(tmp_path_factory):
+def project_folder(tmp_path_factory):
     return tmp_path_factory.mktemp("real speech")  # the space is meant
 
 
 @pytest.fixture(scope="module")
-def typed(workplace):
-    """Type a command in the workplace; it must succeed."""
+def typed(project_folder):
+    """Type a command in the project folder; it must succeed."""
     kept = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "FORCE_TORCHRUN")}
-    environment = {**kept, "HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(workplace / "cache"), "OMP_NUM_THREADS": "1"}
+    cache = str(project_folder / "cache")
+    environment = {**kept, "HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": cache, "OMP_NUM_THREADS": "1"}
 
     def run(program, *arguments):
         command = [str(Path(sys.executable).parent / program), *map(str, arguments)]
         result = subprocess.run(
-            command, cwd=workplace, env=environment, capture_output=True, text=True, timeout=550, check=False
+            command, cwd=project_folder, env=environment, capture_output=True, text=True, timeout=550, check=False
         )
         assert result.returncode == 0, f"{program}: {result.stdout[-2000:]}{result.stderr[-6000:]}"
         return result
@@ -64,21 +65,21 @@ def typed(workplace):
 
 
 @pytest.fixture(scope="module")
-def recipe(workplace):
+def recipe(project_folder):
     """Write a recipe, JSON being YAML."""
 
     def write(name, **keys):
-        (workplace / name).write_text(json.dumps(MODEL | keys), encoding="utf-8")
+        (project_folder / name).write_text(json.dumps(MODEL | keys), encoding="utf-8")
         return name
 
     return write
 
 
 @pytest.fixture(scope="module")
-def speech(typed, workplace):
+def speech(typed, project_folder):
     """The dataset; a package that cannot be had fails whatever needs it."""
     typed(Path(sys.executable).name, HERE / "make_dataset.py", "--out", "speech")
-    return workplace / "speech"
+    return project_folder / "speech"
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +88,7 @@ def prompts(speech):
 
 
 @pytest.fixture(scope="module")
-def augmented(typed, recipe, speech, workplace):
+def augmented(typed, recipe, speech, project_folder):
     """Every prompt walked."""
     typed(
         "simulsa-augment",
@@ -102,7 +103,7 @@ def augmented(typed, recipe, speech, workplace):
         "--out",
         "data",
     )
-    return workplace / "data"
+    return project_folder / "data"
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +125,7 @@ def test_set(augmented):
 
 
 @pytest.fixture(scope="module")
-def evaluated(typed, recipe, test_set, workplace):
+def evaluated(typed, recipe, test_set, project_folder):
     typed(
         "simulsa-eval",
         "run",
@@ -137,7 +138,7 @@ def evaluated(typed, recipe, test_set, workplace):
         "simulsa_target_language=fr",
         "simulsa_max_new_tokens=64",
     )
-    return workplace / "results"
+    return project_folder / "results"
 
 
 def test_every_prompt_is_in_the_dataset_or_listed_with_a_reason(speech, prompts):
@@ -222,7 +223,7 @@ def test_both_sets_are_registered_for_training(augmented, scores, prompts):
         assert Path(audio).is_file()
 
 
-def test_plain_llamafactory_trains_on_the_result(typed, recipe, augmented, workplace):
+def test_plain_llamafactory_trains_on_the_result(typed, recipe, augmented, project_folder):
     typed(
         "llamafactory-cli",
         "train",
@@ -245,10 +246,10 @@ def test_plain_llamafactory_trains_on_the_result(typed, recipe, augmented, workp
             report_to="none",
         ),
     )
-    state = json.loads((workplace / "saves" / "trainer_state.json").read_text(encoding="utf-8"))
+    state = json.loads((project_folder / "saves" / "trainer_state.json").read_text(encoding="utf-8"))
     assert state["global_step"] == 2
     assert all(math.isfinite(entry["loss"]) for entry in state["log_history"] if "loss" in entry)
-    assert (workplace / "saves" / "model.safetensors").is_file()
+    assert (project_folder / "saves" / "model.safetensors").is_file()
 
 
 def test_the_scores_count_every_utterance_in_every_cell(evaluated, test_set):

@@ -32,7 +32,7 @@ def entry():
 
 
 @pytest.fixture
-def workplace(tmp_path, entry):
+def project_folder(tmp_path, entry):
     """recipes/ and data/, named as the embedded default: 16 offline rows, and 2 in the place of augmented ones."""
     root = tmp_path / "my project"  # the space is meant
     shutil.copytree(REPOSITORY / "recipes", root / "recipes")
@@ -61,12 +61,12 @@ def clean_environment(tmp_path):
 
 
 @pytest.fixture
-def llamafactory_cli(workplace, clean_environment):
-    """Type `llamafactory-cli …` in the workplace."""
+def llamafactory_cli(project_folder, clean_environment):
+    """Type `llamafactory-cli …` in the project folder."""
     program = Path(sys.executable).parent / "llamafactory-cli"
 
     def run(*arguments, **environment):
-        return subprocess.run([str(program), *arguments], cwd=workplace, env=clean_environment | environment,
+        return subprocess.run([str(program), *arguments], cwd=project_folder, env=clean_environment | environment,
                               capture_output=True, text=True, timeout=280, check=False)
 
     return run

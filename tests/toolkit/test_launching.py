@@ -63,8 +63,8 @@ def test_a_recipe_that_is_none_is_one_line(tmp_path, text):
     assert "\n" not in str(caught.value)
 
 
-def test_complete_data_is_no_problem(workplace):
-    recipe = {"dataset_dir": str(workplace / "data"), "dataset": f"{OFFLINE_NAME}, {OFFLINE_NAME}_simulsa"}
+def test_complete_data_is_no_problem(project_folder):
+    recipe = {"dataset_dir": str(project_folder / "data"), "dataset": f"{OFFLINE_NAME}, {OFFLINE_NAME}_simulsa"}
     assert launching.missing_data(recipe) is None
 
 
@@ -73,10 +73,10 @@ def test_complete_data_is_no_problem(workplace):
     (lambda data: (data / "dataset_info.json").write_text("{}"), f"has no dataset {OFFLINE_NAME}"),
     (lambda data: (data / f"{OFFLINE_NAME}_simulsa.jsonl").unlink(), f"{OFFLINE_NAME}_simulsa.jsonl"),
 ], ids=["no folder", "no entry", "no file"])
-def test_missing_data_names_the_command_that_makes_it(workplace, change, expected):
-    recipe = {"dataset_dir": str(workplace / "data"), "dataset": f"{OFFLINE_NAME},{OFFLINE_NAME}_simulsa",
+def test_missing_data_names_the_command_that_makes_it(project_folder, change, expected):
+    recipe = {"dataset_dir": str(project_folder / "data"), "dataset": f"{OFFLINE_NAME},{OFFLINE_NAME}_simulsa",
               "simulsa_made_by": "simulsa-augment --out data/"}
-    change(workplace / "data")
+    change(project_folder / "data")
     with pytest.raises(DatasetError, match=expected) as caught:
         launching.check_data(recipe)
     assert str(caught.value).endswith("Make the data with: simulsa-augment --out data/")

@@ -14,7 +14,7 @@ def own_lines(result):
     return [line.removeprefix(OWN_LINE) for line in result.stderr.splitlines() if line.startswith(OWN_LINE)]
 
 
-def test_the_papers_recipe_trains_two_steps_under_deepspeed(llamafactory_cli, workplace):
+def test_the_papers_recipe_trains_two_steps_under_deepspeed(llamafactory_cli, project_folder):
     result = llamafactory_cli(
         "train", "recipes/qwen2audio_simulsa.yaml", "model_name_or_path=simulsa-demo",
         f"dataset={OFFLINE_NAME},{OFFLINE_NAME}_simulsa", "dataset_dir=data",
@@ -27,7 +27,7 @@ def test_the_papers_recipe_trains_two_steps_under_deepspeed(llamafactory_cli, wo
     assert "is active" in active
     assert "FORCE_TORCHRUN=1 NPROC_PER_NODE=1 DS_ACCELERATOR=cpu" in torchrun
     assert "bf16" in bf16
-    saved = workplace / "saves" / "qwen2audio_simulsa"
+    saved = project_folder / "saves" / "qwen2audio_simulsa"
     assert json.loads((saved / "trainer_state.json").read_text())["global_step"] == 2
     adapter = json.loads((saved / "adapter_config.json").read_text())
     assert (adapter["r"], adapter["lora_alpha"]) == (8, 32)
@@ -36,10 +36,10 @@ def test_the_papers_recipe_trains_two_steps_under_deepspeed(llamafactory_cli, wo
     assert (saved / "processor_config.json").is_file()
 
 
-def test_the_demo_recipe_saves_a_whole_model(llamafactory_cli, workplace):
+def test_the_demo_recipe_saves_a_whole_model(llamafactory_cli, project_folder):
     result = llamafactory_cli("train", "recipes/demo_simulsa.yaml", "max_steps=1", "per_device_train_batch_size=2")
     assert result.returncode == 0, result.stderr[-4000:]
-    saved = {path.name for path in (workplace / "saves" / "simulsa").iterdir()}
+    saved = {path.name for path in (project_folder / "saves" / "simulsa").iterdir()}
     whole = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "processor_config.json"}
     assert whole <= saved
 
