@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from simulsa_plugin import __version__
-from simulsa_plugin.commands.console import Parser, run_command
-from simulsa_plugin.errors import UsageError
+from simulsa_plugin.commands.console import Parser, recipe_and_overrides, run_command
 
 if TYPE_CHECKING:
     from simulsa_plugin.augment.pipeline import Outcome
@@ -37,11 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(words: list[str]) -> int:
     options = _parser().parse_intermixed_args(words)
-    overrides = [word for word in options.words if "=" in word]
-    recipes = [word for word in options.words if "=" not in word]
-    if len(recipes) > 1:
-        raise UsageError(f"Unexpected argument {recipes[1]!r}: one recipe and key=value are allowed.")
-    for outcome in _augment_all(Path(recipes[0]) if recipes else None, overrides, options.out):
+    for outcome in _augment_all(*recipe_and_overrides(options.words), options.out):
         print(_summary(outcome))
     return 0
 

@@ -6,7 +6,8 @@ import argparse
 import contextlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from simulsa_plugin.errors import SimulsaError, UsageError
@@ -20,6 +21,19 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise UsageError with the next step."""
         raise UsageError(f"{message}. See `{self.prog} --help`.")
+
+
+def recipe_and_overrides(words: Sequence[str], hint: str = "") -> tuple[Path | None, list[str]]:
+    """Tell `RECIPE.yaml` from `key=value` among the words of a command line.
+
+    Raises:
+        UsageError: there are two recipes; `hint` is added to what is allowed.
+    """
+    overrides = [word for word in words if "=" in word]
+    recipes = [word for word in words if "=" not in word]
+    if len(recipes) > 1:
+        raise UsageError(f"Unexpected argument {recipes[1]!r}: one recipe and key=value are allowed.{hint}")
+    return (Path(recipes[0]) if recipes else None), overrides
 
 
 def run_command(prog: str, function: Callable[[], int]) -> int:

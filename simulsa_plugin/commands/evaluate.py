@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from simulsa_plugin import __version__
-from simulsa_plugin.commands.console import Parser, run_command
+from simulsa_plugin.commands.console import Parser, recipe_and_overrides, run_command
 from simulsa_plugin.errors import UsageError
 
 PROG = "simulsa-eval"
@@ -71,14 +71,8 @@ def _run(words: list[str]) -> int:
         "--out", type=Path, default=Path("results"), metavar="DIR", help="folder of the results (default: results)"
     )
     options = parser.parse_intermixed_args(words)
-    overrides = [word for word in options.words if "=" in word]
-    recipes = [word for word in options.words if "=" not in word]
-    if len(recipes) > 1:
-        raise UsageError(
-            f"Unexpected argument {recipes[1]!r}: one recipe and key=value are allowed. "
-            f"Commands are {', '.join(_COMMANDS)}."
-        )
-    return _decode_and_score(Path(recipes[0]) if recipes else None, overrides, options.out)
+    path, overrides = recipe_and_overrides(options.words, hint=f" Commands are {', '.join(_COMMANDS)}.")
+    return _decode_and_score(path, overrides, options.out)
 
 
 def _decode_and_score(path: Path | None, overrides: list[str], out: Path) -> int:

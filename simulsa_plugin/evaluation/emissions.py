@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 
 from simulsa_plugin.metrics.records import EmissionRecord
+from simulsa_plugin.metrics.stability import common_prefix
 from simulsa_plugin.streaming.session import Session
 
 REPLACEMENT = "\ufffd"  # what a decoder shows for the first bytes of an unfinished character
@@ -65,12 +65,3 @@ def complete_units(text: str, unit: str, finished: bool) -> list[str]:
         return split_units(text.rstrip(REPLACEMENT), unit)
     words = text.split()
     return words if text[-1:].isspace() else words[:-1]
-
-
-def common_prefix(first: Sequence[str], second: Sequence[str]) -> int:
-    """Length of the longest common prefix.
-
-    >>> common_prefix(["a", "b"], ["a", "c"])
-    1
-    """
-    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))

@@ -6,6 +6,15 @@ import itertools
 from collections.abc import Iterable, Sequence
 
 
+def common_prefix(first: Sequence[str], second: Sequence[str]) -> int:
+    """Length of the longest common prefix.
+
+    >>> common_prefix(["a", "b"], ["a", "c"])
+    1
+    """
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))
+
+
 def erasure(earlier: Sequence[str], later: Sequence[str]) -> int:
     """Units of the earlier output that the later one takes back: those after their longest common prefix.
 
@@ -16,8 +25,7 @@ def erasure(earlier: Sequence[str], later: Sequence[str]) -> int:
     >>> erasure(["we", "saw", "him"], ["we", "saw", "her", "again"])
     1
     """
-    kept = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(earlier, later, strict=False))
-    return len(earlier) - sum(1 for _ in kept)
+    return len(earlier) - common_prefix(earlier, later)
 
 
 def normalized_erasure(outputs: Iterable[Sequence[Sequence[str]]]) -> float | None:
