@@ -75,20 +75,85 @@ def test_a_broken_line_is_named(tmp_path):
         list(storage.read_jsonl(tmp_path / "b.jsonl"))
 
 
-@pytest.mark.parametrize("torn", [b'{"id": "c", "lo', b'{"id": "c"}', b'{"id": "\xc3', b"{\n", b"\0\0\0\0\n"])
-def test_a_journal_goes_on_after_a_torn_last_line(tmp_path, torn):
+TORN = {
+    "half a row": b'{"id": "c", "lo',
+    "no newline": b'{"id": "c"}',
+    "half a character": b'{"id": "\xc3',
+    "half a character, and a newline": b'{"id": "\xc3\n',
+    "no JSON": b"{\n",
+    "zeros, as a lost page leaves them": b"\0\0\0\0\n",
+    "a blank line": b"\n",
+    "no object": b'["id"]\n',
+    "no id": b'{"name": "c"}\n',
+    "an id that is a number": b'{"id": 5}\n',
+    "an id for the second time": b'{"id": "a", "again": true}\n',
+    "NaN, which is no JSON": b'{"id": "c", "x": NaN}\n',
+    "deeper than any row": b"[" * 100_000 + b"\n",
+    "two rows in one line": b'{"id": "c"}{"id": "d"}\n',
+}
+
+
+@pytest.mark.parametrize("behind", [b"", b'{"id": "z"}\n'], ids=["at the end", "in the middle"])
+@pytest.mark.parametrize("torn", TORN.values(), ids=TORN.keys())
+def test_a_journal_goes_on_after_a_torn_line(tmp_path, torn, behind):
     path = tmp_path / "j.jsonl"
-    path.write_bytes(b'{"id": "a"}\n{"id": "b"}\n' + torn)
+    path.write_bytes(b'{"id": "a"}\n{"id": "b\xc3\xa4"}\n' + torn + behind)
     with storage.Journal(path) as journal:
-        assert [row["id"] for row in journal.rows] == ["a", "b"]
+        assert len(journal) == 2
+        assert ["a" in journal, "b\u00e4" in journal, "c" in journal, "z" in journal] == [True, True, False, False]
         journal.append({"id": "c"})
-    assert path.read_bytes() == b'{"id": "a"}\n{"id": "b"}\n{"id": "c"}\n'
+        assert journal.read("c") == {"id": "c"}
+    assert path.read_bytes() == b'{"id": "a"}\n{"id": "b\xc3\xa4"}\n{"id": "c"}\n'
+
+
+def test_a_whole_journal_is_not_touched(tmp_path):
+    path = tmp_path / "j.jsonl"
+    path.write_bytes(b'{"id": "a"}\n')
+    os.utime(path, ns=(0, 0))
+    with storage.Journal(path) as journal:
+        assert "a" in journal
+    assert path.stat().st_mtime_ns == 0
 
 
 def test_a_journals_rows_are_on_disk_as_they_are_written(tmp_path):
     with storage.Journal(tmp_path / "j.jsonl") as journal:
         journal.append({"id": "a"})
         assert (tmp_path / "j.jsonl").read_bytes() == b'{"id": "a"}\n'
+
+
+def test_a_journals_rows_are_read_from_the_disk_in_any_order(tmp_path):
+    rows = [{"id": f"r{n}", "text": "\u00fc\u65e5\U0001f600" * n, "x": [n / 3, -1, 1e300, None]} for n in range(20)]
+    with storage.Journal(tmp_path / "j.jsonl") as journal:
+        for row in rows[:10]:
+            journal.append(row)
+    with storage.Journal(tmp_path / "j.jsonl") as journal:
+        for row in rows[10:]:
+            journal.append(row)
+            assert journal.read(rows[0]["id"]) == rows[0]  # reading moves no place of writing
+        assert [journal.read(row["id"]) for row in reversed(rows)] == rows[::-1]
+        with pytest.raises(KeyError):
+            journal.read("r20")
+    assert list(storage.read_jsonl(tmp_path / "j.jsonl")) == rows
+
+
+@pytest.mark.parametrize("row", [{"id": "a", "x": 2}, {"x": 2}, {"id": 5}, {"id": "b", "x": float("nan")}])
+def test_a_row_that_a_journal_could_not_find_again_is_refused(tmp_path, row):
+    with storage.Journal(tmp_path / "j.jsonl") as journal:
+        journal.append({"id": "a"})
+        with pytest.raises(ValueError, match=r"'a' already|must be a string|not JSON compliant"):
+            journal.append(row)
+        assert (len(journal), "b" in journal) == (1, False)
+    assert (tmp_path / "j.jsonl").read_bytes() == b'{"id": "a"}\n'
+
+
+def test_a_journal_that_somebody_else_changed_is_one_line(tmp_path):
+    with storage.Journal(tmp_path / "j.jsonl") as journal:
+        journal.append({"id": "a"})
+        journal.append({"id": "b"})
+        (tmp_path / "j.jsonl").write_bytes(b'{"id": "b"}\n')
+        for identifier in "ab":
+            with pytest.raises(StorageError, match=r"j\.jsonl was changed while it was open"):
+                journal.read(identifier)
 
 
 HOLD = """
