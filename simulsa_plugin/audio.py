@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import math
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
@@ -77,11 +78,19 @@ def from_pcm16(samples: npt.NDArray[np.int16]) -> Waveform:
 
 
 def write_wav(handle: IO[bytes] | Path, pcm: npt.NDArray[np.int16], sample_rate: int = SAMPLE_RATE) -> None:
-    """Write mono PCM16 WAV; the bytes depend on the samples alone."""
+    """Write mono PCM16 WAV; the bytes depend on the samples alone.
+
+    Raises:
+        OSError: the disk refuses, or whatever else the handle's own `write` raises.
+    """
     import soundfile
 
-    target: Any = str(handle) if isinstance(handle, Path) else handle
-    soundfile.write(target, pcm, sample_rate, format="WAV", subtype="PCM_16")
+    encoded = io.BytesIO()  # libsndfile hides why a write failed, and prints what a handle raises instead of raising it
+    soundfile.write(encoded, pcm, sample_rate, format="WAV", subtype="PCM_16")
+    if isinstance(handle, Path):
+        handle.write_bytes(encoded.getvalue())
+    else:
+        handle.write(encoded.getvalue())
 
 
 def _decode(path: str | Path | IO[bytes]) -> tuple[npt.NDArray[np.float32], int]:

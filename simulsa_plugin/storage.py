@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import io
 import json
 import os
 import tempfile
+import time
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, Any, Literal, NoReturn
 
 import jsonlines
 
@@ -33,6 +35,41 @@ SHAREGPT_ENTRY: dict[str, Any] = {
 }
 
 
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NOT_ALLOWED = {errno.EROFS, errno.EACCES, errno.EPERM}
+DISK_ERRORS = _NO_ROOM | {errno.EROFS, errno.EIO}  # the disk's fault, wherever they come from
+
+
+def cannot_write(what: object, error: OSError) -> StorageError:
+    """The one line for a write that the system refused: what could not be written, why, and what to do about it.
+
+    >>> print(cannot_write("a.json", OSError(errno.ENOSPC, "No space left on device")))
+    Cannot write a.json: No space left on device. Make room and start again: the run goes on where it stopped.
+    """
+    if error.errno in _NO_ROOM:
+        step = "Make room and start again: the run goes on where it stopped."
+    elif error.errno in _NOT_ALLOWED:
+        step = "Choose another --out, or allow writing there."
+    elif error.errno in {errno.ENOENT, errno.ENOTDIR}:
+        step = "Choose a folder that exists."
+    else:
+        step = "Mend that and start again: the run goes on where it stopped."
+    return StorageError(f"Cannot write {what}: {error.strerror or error}. {step}")
+
+
+@contextlib.contextmanager
+def writing_to(path: Path) -> Iterator[None]:
+    """Name `path` in what the system says. Only the writing itself belongs inside: all OSErrors are taken for its own.
+
+    Raises:
+        StorageError: of `cannot_write`.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
 def make_folder(path: Path) -> Path:
     """Create a folder and its parents.
 
@@ -46,50 +83,93 @@ def make_folder(path: Path) -> Path:
     except NotADirectoryError as error:
         raise StorageError(f"{path} lies below a file; the output needs a folder. Choose another --out.") from error
     except OSError as error:
-        raise StorageError(f"Cannot create the folder {path}: {error.strerror}. Choose another --out.") from error
+        raise cannot_write(f"the folder {path}", error) from error
     return path
 
 
+class _Output(io.FileIO):
+    """A file being written whose every failure names the file that it will become.
+
+    Buffers and encoders above pass its errors through, so what else fails while it is open keeps its own error.
+    """
+
+    def __init__(self, descriptor: int, target: Path) -> None:
+        super().__init__(descriptor, "wb")
+        self.target = target
+
+    def write(self, data: Any) -> int:
+        with writing_to(self.target):
+            return super().write(data)
+
+    def close(self) -> None:
+        with writing_to(self.target):
+            super().close()
+
+
 @contextlib.contextmanager
-def replacing(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
+def replacing(path: Path, mode: Literal["w", "wb"] = "wb") -> Iterator[IO[Any]]:
     """Open a temporary file beside `path`; on success it takes the name of `path`, on failure it vanishes.
 
+    A kill leaves the temporary file; see `remove_leftovers`.
+
     Raises:
-        StorageError: the folder is missing or cannot be written, or something that is no file stands at `path`.
+        StorageError: the folder is missing, full or cannot be written, or something that is no file stands at `path`.
     """
-    path = path.resolve()  # the file behind a link is replaced, not the link
-    if path.exists() and not path.is_file():
-        raise StorageError(f"{path} is no regular file and will not be replaced. Choose another name.")
-    encoding = None if "b" in mode else "utf-8"
-    try:
+    with writing_to(path):
+        path = Path(os.path.realpath(path))  # the file behind a link is replaced, not the link
+        if path.exists() and not path.is_file():
+            raise StorageError(f"{path} is no regular file and will not be replaced. Choose another name.")
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=UNFINISHED)
-    except OSError as error:
-        raise StorageError(f"Cannot write {path}: {error.strerror}. Choose a folder that exists.") from error
+    raw = _Output(descriptor, path)
+    buffered = io.BufferedWriter(raw)
+    handle = buffered if mode == "wb" else io.TextIOWrapper(buffered, encoding="utf-8")
     try:
-        with os.fdopen(descriptor, mode, encoding=encoding) as handle:
-            yield handle
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
+        yield handle
+        handle.close()
+        with writing_to(path):
+            os.chmod(name, 0o666 & ~_umask())
+            os.replace(name, path)
     except BaseException:
-        with contextlib.suppress(FileNotFoundError):
+        # What stopped us is the news: no flush of what is still buffered, and no failure of this, may hide it.
+        with contextlib.suppress(StorageError):
+            raw.close()
+        with contextlib.suppress(OSError):
             os.unlink(name)
         raise
 
 
-def remove_leftovers(folder: Path, name: str = "*") -> None:
-    """Remove what killed writers of `folder/name` left behind; the caller holds the lock under which it is written."""
-    for path in folder.glob(f".{name}.*{UNFINISHED}"):
-        path.unlink(missing_ok=True)
+def remove_leftovers(folder: Path, name: str | None = None) -> None:
+    """Remove what killed writers of `folder/name` (or of any file) left behind; the caller holds the lock for it.
+
+    Raises:
+        StorageError: the folder cannot be read or written.
+    """
+    prefix = "." if name is None else f".{name}."
+    with writing_to(folder), os.scandir(folder) as entries:
+        for entry in entries:
+            if not (entry.name.startswith(prefix) and entry.name.endswith(UNFINISHED)):
+                continue
+            middle = entry.name[len(prefix) : -len(UNFINISHED)]
+            if (name is None or "." not in middle) and entry.is_file(follow_symlinks=False):
+                os.unlink(entry.path)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write indented JSON (UTF-8, one trailing newline), whole or not at all."""
+    """Write indented JSON (UTF-8, one trailing newline), whole or not at all.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
     with replacing(path, "w") as handle:
         handle.write(json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write JSONL, whole or not at all."""
+    """Write JSONL, whole or not at all.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
     with replacing(path, "w") as handle, jsonlines.Writer(handle, dumps=dump_line) as writer:
         writer.write_all(rows)
 
@@ -103,15 +183,25 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     """Rows of a JSONL file.
 
     Raises:
-        StorageError: the file is missing or a line is no JSON object; the line is named.
+        StorageError: the file is missing or unreadable, is no UTF-8, or a line is no JSON object; the line is named.
     """
-    try:
-        with jsonlines.open(path) as reader:
+    with _reading_from(path), path.open("rb") as handle, jsonlines.Reader(handle) as reader:
+        try:
             yield from reader.iter(type=dict, skip_empty=True)
+        except jsonlines.InvalidLineError as error:
+            raise StorageError(f"{path}, line {error.lineno}: not a JSON object.") from error
+
+
+@contextlib.contextmanager
+def _reading_from(path: Path) -> Iterator[None]:
+    try:
+        yield
     except FileNotFoundError as error:
         raise StorageError(f"{path} does not exist.") from error
-    except jsonlines.InvalidLineError as error:
-        raise StorageError(f"{path}, line {error.lineno}: not a JSON object.") from error
+    except OSError as error:
+        raise StorageError(
+            f"Cannot read {path}: {error.strerror or error}. Make it readable, or remove it."
+        ) from error
 
 
 class Journal:
@@ -129,7 +219,8 @@ class Journal:
         self.path = path
         self._index: dict[str, int] = {}  # id → which row
         self._starts = array("Q", [0])  # byte at which each row begins; the last one is the end of the file
-        self._file = path.open("a+b", buffering=0)
+        with writing_to(path):
+            self._file = path.open("a+b", buffering=0)
         try:
             self._recover()
         except BaseException:
@@ -137,14 +228,15 @@ class Journal:
             raise
 
     def _recover(self) -> None:
-        with self.path.open("rb") as lines:
+        with _reading_from(self.path), self.path.open("rb") as lines:
             for line in lines:
                 identifier = _journal_id(line)
                 if identifier is None or identifier in self._index:
                     break
                 self._add(identifier, len(line))
-        if self._file.seek(0, os.SEEK_END) > self._starts[-1]:
-            self._file.truncate(self._starts[-1])
+        with writing_to(self.path):
+            if self._file.seek(0, os.SEEK_END) > self._starts[-1]:
+                self._file.truncate(self._starts[-1])
 
     def _add(self, identifier: str, num_bytes: int) -> None:
         self._index[identifier] = len(self._index)
@@ -165,7 +257,8 @@ class Journal:
         """
         number = self._index[identifier]
         start, end = self._starts[number], self._starts[number + 1]
-        line = os.pread(self._file.fileno(), end - start, start)
+        with _reading_from(self.path):
+            line = os.pread(self._file.fileno(), end - start, start)
         with contextlib.suppress(ValueError):
             row = json.loads(line)
             if isinstance(row, dict) and row.get("id") == identifier:
@@ -185,7 +278,8 @@ class Journal:
             raise ValueError(f"{self.path} has a row {identifier!r} already.")
         line = f"{dump_line(row)}\n".encode()
         try:
-            _write_all(self._file, line)
+            with writing_to(self.path):
+                _write_all(self._file, line)
         except BaseException:
             with contextlib.suppress(OSError):  # if this fails too, the next opening cuts the torn row off
                 self._file.truncate(self._starts[-1])
@@ -194,7 +288,8 @@ class Journal:
 
     def close(self) -> None:
         """Close the file; the journal stays on disk."""
-        self._file.close()
+        with writing_to(self.path):
+            self._file.close()
 
     def __enter__(self) -> Journal:
         return self
@@ -234,6 +329,8 @@ def _write_all(file: io.FileIO, data: bytes) -> None:
 def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold a folder for this process. The kernel drops the lock with the process, so a kill -9 leaves nothing stale.
 
+    Processes that are forked meanwhile do not hold it: one that outlives a killed parent must not lock it out.
+
     Args:
         folder: what to hold; it exists.
         wait: wait for the holder, for short work, instead of refusing.
@@ -241,57 +338,91 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
     Raises:
         StorageError: another process holds the folder, its number is named; or the folder cannot be written.
     """
-    path = folder / ".lock"
-    handle = _lock_file(path, folder, wait)
-    with handle:
-        handle.seek(0)
-        handle.truncate()
-        handle.write(f"{os.getpid()}\n")
-        handle.flush()
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
+    path, owner = folder / ".lock", os.getpid()
+    descriptor = _lock_file(path, folder, wait)
+    _HELD.add(descriptor)
+    try:
+        with writing_to(path):
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, f"{owner}\n".encode())
+        yield
+    finally:
+        if os.getpid() == owner:
+            with contextlib.suppress(OSError):  # a file that stays is no lock that stays
+                path.unlink(missing_ok=True)
+            _HELD.discard(descriptor)
+            os.close(descriptor)
 
 
-def _lock_file(path: Path, folder: Path, wait: bool) -> IO[str]:
+def _lock_file(path: Path, folder: Path, wait: bool) -> int:
+    """A descriptor of the lock file, locked."""
     while True:
+        with writing_to(folder):
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            handle = path.open("a+", encoding="utf-8")
-        except OSError as error:
-            raise StorageError(f"Cannot write into {folder}: {error.strerror}. Choose another --out.") from error
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError as error:
-            handle.seek(0)
-            holder = handle.read().strip() or "unknown"
-            handle.close()
-            raise StorageError(
-                f"{folder} is in use by process {holder}. Wait for it, or choose another --out."
-            ) from error
-        if path.exists() and os.path.samestat(os.fstat(handle.fileno()), path.stat()):
-            return handle
-        handle.close()  # the holder before us removed the file that we had opened; lock the one that counts
+            with writing_to(path):  # some network file systems have no locks
+                _flock(descriptor, folder, wait)
+            if _is_file_at(descriptor, path):
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)  # the holder before us removed the file that we had opened; lock the one that counts
+
+
+def _flock(descriptor: int, folder: Path, wait: bool) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError as error:
+        time.sleep(_NUMBER_SECONDS)
+        holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
+        raise StorageError(f"{folder} is in use by process {holder}. Wait for it, or choose another --out.") from error
+
+
+def _is_file_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+_NUMBER_SECONDS = 0.05  # a holder may have the lock, but not yet have written its number over a dead one's
+_HELD: set[int] = set()  # descriptors of the locks of this process
+
+
+def _forget_locks() -> None:
+    """In a forked child: close the parent's locks without unlocking them."""
+    while _HELD:
+        os.close(_HELD.pop())
+
+
+os.register_at_fork(after_in_child=_forget_locks)
 
 
 def merge_dataset_info(folder: Path, entries: Mapping[str, Mapping[str, Any]]) -> None:
     """Put entries into `folder/dataset_info.json`; other entries stay.
 
     Raises:
-        StorageError: the file is no JSON object.
+        StorageError: the file cannot be read or written, or is no JSON object.
     """
     path = folder / "dataset_info.json"
     with locked(folder, wait=True):
         remove_leftovers(folder, path.name)
-        try:
-            info = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        except ValueError as error:
-            raise StorageError(f"{path} is no JSON ({error}). Mend or remove it.") from error
-        if not isinstance(info, dict):
-            raise StorageError(f"{path} holds a {type(info).__name__}; expected an object of datasets by name.")
+        info = _read_dataset_info(path)
         merged = info | {name: dict(entry) for name, entry in entries.items()}
         if merged != info:
             write_json(path, merged)
+
+
+def _read_dataset_info(path: Path) -> dict[str, Any]:
+    try:
+        with _reading_from(path):
+            info = json.loads(path.read_text(encoding="utf-8") if path.exists() else "{}")
+    except (ValueError, RecursionError) as error:
+        raise StorageError(f"{path} is no JSON ({error}). Mend or remove it.") from error
+    if not isinstance(info, dict):
+        raise StorageError(f"{path} holds a {type(info).__name__}; expected an object of datasets by name.")
+    return info
 
 
 def _umask() -> int:

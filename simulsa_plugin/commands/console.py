@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from simulsa_plugin.errors import SimulsaError, UsageError
+from simulsa_plugin.storage import DISK_ERRORS, cannot_write
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
@@ -45,7 +46,7 @@ def run_command(prog: str, function: Callable[[], int]) -> int:
 
     Returns:
         The function's code; 0 after --help; a SimulsaError's own (1 failed, 2 usage); 130 after Ctrl-C; 1 where the
-        reader of the output has gone.
+        disk is full or broken, or the reader of the output has gone.
     """
     try:
         code = function()
@@ -61,7 +62,22 @@ def run_command(prog: str, function: Callable[[], int]) -> int:
     except BrokenPipeError:
         _silence_stdout()
         return 1
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        print(f"{prog}: error: {cannot_write(error.filename or _unnamed_output(), error)}", file=sys.stderr)
+        return 1
     return code
+
+
+def _unnamed_output() -> str:
+    """What a failed write was about that names no file: standard output, if it cannot be emptied."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _silence_stdout()
+        return "standard output"
+    return "a file"
 
 
 def _silence_stdout() -> None:
