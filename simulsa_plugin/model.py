@@ -66,11 +66,13 @@ class ReferenceScores:
     Attributes:
         logprobs: of each content token.
         greedy: the argmax id at each content position.
+        margins: of each content token, its log-probability minus that of the best other token; ≥ 0 for the argmax.
         eos_logprob: of the template's end of turn after the whole reference.
     """
 
     logprobs: tuple[float, ...]
     greedy: tuple[int, ...]
+    margins: tuple[float, ...]
     eos_logprob: float
 
 
@@ -82,21 +84,29 @@ class Continuation:
     truncated: bool
 
 
-class AudioLanguageModel(Protocol):
-    """A large audio-language model behind its training-time prompt."""
-
-    output_width: int
-    """V, the width of the output layer."""
+class Renderer(Protocol):
+    """The training-time prompt of a large audio-language model: tokens without weights."""
 
     window_seconds: float | None
     """Longest audio that the model hears whole; None where it has no limit."""
 
-    def describe(self) -> dict[str, Any]:
-        """Model, adapter, template, dtype and device, for manifests."""
-        ...
-
     def render(self, prompt: Prompt, waveform: Waveform, reference: str) -> RenderedReference:
         """Tokens of prompt and reference. Raises ModelError if the template cannot carry them."""
+        ...
+
+    def unstable_prefixes(self, rendered: RenderedReference, reference: str) -> tuple[int, ...]:
+        """Numbers of leading content tokens whose text training would tokenize otherwise."""
+        ...
+
+
+class AudioLanguageModel(Renderer, Protocol):
+    """A large audio-language model behind that prompt."""
+
+    output_width: int
+    """V, the width of the output layer."""
+
+    def describe(self) -> dict[str, Any]:
+        """Model, adapter, template, dtype and device, for manifests."""
         ...
 
     def score(self, rendered: Sequence[RenderedReference], waveforms: Sequence[Waveform]) -> list[ReferenceScores]:

@@ -61,8 +61,9 @@ class Settings:
         return cls(**chosen)
 
     def as_keys(self) -> dict[str, Any]:
-        """The group as recipe keys, for manifests."""
-        return {key: getattr(self, field.name) for key, field in self.keys().items()}
+        """The group as recipe keys and JSON values, for manifests."""
+        values = {key: getattr(self, field.name) for key, field in self.keys().items()}
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
 
 def read_recipe(path: str | Path | None, overrides: Iterable[str] = ()) -> dict[str, Any]:

@@ -408,13 +408,19 @@ def merge_dataset_info(folder: Path, entries: Mapping[str, Mapping[str, Any]]) -
     path = folder / "dataset_info.json"
     with locked(folder, wait=True):
         remove_leftovers(folder, path.name)
-        info = _read_dataset_info(path)
+        info = registered_datasets(folder)
         merged = info | {name: dict(entry) for name, entry in entries.items()}
         if merged != info:
             write_json(path, merged)
 
 
-def _read_dataset_info(path: Path) -> dict[str, Any]:
+def registered_datasets(folder: Path) -> dict[str, Any]:
+    """The entries of `folder/dataset_info.json`; none where there is no such file.
+
+    Raises:
+        StorageError: the file cannot be read, or is no JSON object.
+    """
+    path = folder / "dataset_info.json"
     try:
         with _reading_from(path):
             info = json.loads(path.read_text(encoding="utf-8") if path.exists() else "{}")

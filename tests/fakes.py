@@ -55,7 +55,11 @@ class ByteModel:
         noise = 1e-9 * company + 1e-12 * float(np.abs(waveform).sum())
         logprobs = tuple(math.log(0.9 if i < sure else 0.01) - noise for i in range(len(rendered.content_ids)))
         greedy = tuple(token if i < sure else 0 for i, token in enumerate(rendered.content_ids))
-        return ReferenceScores(logprobs, greedy, math.log(0.5) - noise)
+        margins = tuple(math.log(9.0) if i < sure else -math.log(99.0) for i in range(len(rendered.content_ids)))
+        return ReferenceScores(logprobs, greedy, margins, math.log(0.5) - noise)
+
+    def unstable_prefixes(self, rendered, reference):
+        return ()  # every text is its bytes
 
     def continue_(self, prompts, waveforms, prefixes, max_new_tokens):
         raise AssertionError("augmentation does not generate")

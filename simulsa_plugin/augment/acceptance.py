@@ -11,14 +11,22 @@ from simulsa_plugin.augment.settings import AugmentSettings
 from simulsa_plugin.errors import UsageError
 
 PERCENT_OF_UNIFORM = 100.0  # τ = 100 / V: a hundred times what a uniform guess would give
+TOLERANCE = 1e-4  # by which a log-probability may differ between batch settings and devices (fp32)
 
 
 @dataclass(frozen=True)
 class Decision:
-    """The accepted part of a reference: its number of tokens and its text."""
+    """The accepted part of a reference.
+
+    Attributes:
+        accepted_tokens: how many of its tokens.
+        partial: their text.
+        close: whether a difference within `TOLERANCE` could have decided otherwise; None where the row cannot tell.
+    """
 
     accepted_tokens: int
     partial: str
+    close: bool | None = False
 
 
 def default_threshold(output_width: int) -> float:
@@ -30,29 +38,34 @@ def default_threshold(output_width: int) -> float:
     return min(1.0, PERCENT_OF_UNIFORM / output_width)
 
 
-def decide(scores: Mapping[str, Any], settings: AugmentSettings, output_width: int) -> Decision:
+def decide(scores: Mapping[str, Any], settings: AugmentSettings, output_width: int | None) -> Decision:
     """Apply the chosen rule, then step back to a character (or word) boundary.
 
     Args:
         scores: a row of scores.jsonl.
         settings: rule, its parameters, boundary.
-        output_width: V, for the default τ and floor.
+        output_width: V, for the default τ and floor; None where it is not known.
 
     Raises:
-        UsageError: the rule needs a field that was not computed; the option that computes it is named.
+        UsageError: the rule needs a field that was not computed, and the option that computes it is named; or V.
     """
-    threshold = settings.threshold if settings.threshold is not None else default_threshold(output_width)
-    floor = settings.ratio_floor if settings.ratio_floor is not None else default_threshold(output_width)
-    if settings.acceptance == "threshold":
-        count = accept_threshold(scores["logprobs"], threshold)
-    elif settings.acceptance == "greedy":
+    if settings.acceptance == "greedy":
         count = accept_greedy(scores["token_ids"], scores["greedy"])
+        margins = scores.get("margins")
+        close = None if margins is None else _close(margins, 0.0, 2 * TOLERANCE, count)
     elif settings.acceptance == "ratio":
-        full = _field(scores, "logprobs_full", "ratio")
-        count = accept_ratio(scores["logprobs"], full, settings.ratio_threshold, floor)
+        ratios = _log_ratios(scores, settings, output_width)
+        bound = math.log(settings.ratio_threshold)
+        count = _accept_while(ratios, bound)
+        close = _close(ratios, bound, 2 * TOLERANCE, count)
     else:
-        count = accept_threshold(_field(scores, "logprobs_lookback", "lookback"), threshold)
-    return clip_to_boundary(count, scores["char_ends"], scores["reference"], settings.boundary)
+        field = "logprobs" if settings.acceptance == "threshold" else "logprobs_lookback"
+        logprobs = _logprobs(scores, field, settings)
+        threshold = _default(settings.threshold, output_width, "simulsa_threshold")
+        count = accept_threshold(logprobs, threshold)
+        close = _close(logprobs, math.log(threshold), TOLERANCE, count)
+    accepted, partial = clip_to_boundary(count, scores["char_ends"], scores["reference"], settings.boundary)
+    return Decision(accepted, partial, close)
 
 
 def accept_threshold(logprobs: Sequence[float], threshold: float) -> int:
@@ -61,8 +74,7 @@ def accept_threshold(logprobs: Sequence[float], threshold: float) -> int:
     >>> accept_threshold([math.log(0.9), math.log(0.2), math.log(0.8)], 0.5)
     1
     """
-    bound = math.log(threshold)
-    return next((i for i, logprob in enumerate(logprobs) if logprob < bound), len(logprobs))
+    return _accept_while(logprobs, math.log(threshold))
 
 
 def accept_greedy(token_ids: Sequence[int], greedy: Sequence[int]) -> int:
@@ -84,27 +96,46 @@ def accept_ratio(
     >>> accept_ratio([math.log(0.5), math.log(0.1)], [math.log(0.9), math.log(0.8)], 0.5, 1e-3)
     1
     """
-    bound, floor_logprob = math.log(ratio_threshold), math.log(floor)
-    pairs = zip(logprobs, logprobs_full, strict=True)
-    return next((i for i, (cut, full) in enumerate(pairs) if cut - max(full, floor_logprob) < bound), len(logprobs))
+    return _accept_while(log_ratios(logprobs, logprobs_full, floor), math.log(ratio_threshold))
 
 
-def clip_to_boundary(count: int, char_ends: Sequence[int | None], reference: str, boundary: str) -> Decision:
+def log_ratios(logprobs: Sequence[float], logprobs_full: Sequence[float], floor: float) -> list[float]:
+    """Logarithm of p(cut) / max(p(full), floor) of each token.
+
+    A weak model would accept everything without the floor.
+    """
+    lowest = math.log(floor)
+    return [cut - max(full, lowest) for cut, full in zip(logprobs, logprobs_full, strict=True)]
+
+
+def clip_to_boundary(count: int, char_ends: Sequence[int | None], reference: str, boundary: str) -> tuple[int, str]:
     """Step back until the text ends outside a character, outside white space and, with `word`, outside a word.
 
+    Returns:
+        accepted tokens, their text.
+
     >>> clip_to_boundary(2, [3, 4, 8], "Der Mann", "token")
-    Decision(accepted_tokens=1, partial='Der')
-    >>> clip_to_boundary(3, [3, 6, 8], "Der Mann", "word"), clip_to_boundary(2, [3, 6, 8], "Der Mann", "word").partial
-    (Decision(accepted_tokens=3, partial='Der Mann'), 'Der')
+    (1, 'Der')
+    >>> clip_to_boundary(3, [3, 6, 8], "Der Mann", "word"), clip_to_boundary(2, [3, 6, 8], "Der Mann", "word")
+    ((3, 'Der Mann'), (1, 'Der'))
     """
     if count == len(char_ends):
-        return Decision(count, reference)
+        return count, reference
     while count > 0:
         end = char_ends[count - 1]
         if end is not None and _ends_well(reference, end, boundary):
-            return Decision(count, reference[:end])
+            return count, reference[:end]
         count -= 1
-    return Decision(0, "")
+    return 0, ""
+
+
+def _accept_while(values: Sequence[float], bound: float) -> int:
+    return next((i for i, value in enumerate(values) if value < bound), len(values))
+
+
+def _close(values: Sequence[float], bound: float, tolerance: float, count: int) -> bool:
+    """Whether any value that was looked at, the refused one included, is within the tolerance of the bound."""
+    return any(abs(value - bound) <= tolerance for value in values[: count + 1])
 
 
 def _ends_well(reference: str, end: int, boundary: str) -> bool:
@@ -113,11 +144,31 @@ def _ends_well(reference: str, end: int, boundary: str) -> bool:
     return boundary == "token" or end == len(reference) or reference[end].isspace()
 
 
-def _field(scores: Mapping[str, Any], field: str, rule: str) -> Sequence[float]:
+def _log_ratios(scores: Mapping[str, Any], settings: AugmentSettings, output_width: int | None) -> list[float]:
+    full = _logprobs(scores, "logprobs_full", settings)
+    return log_ratios(scores["logprobs"], full, _default(settings.ratio_floor, output_width, "simulsa_ratio_floor"))
+
+
+def _default(value: float | None, output_width: int | None, key: str) -> float:
+    if value is not None:
+        return value
+    if output_width is None:
+        raise UsageError(
+            f"The default of {key} is 100 / V, but V, the width of the output layer, is not known. Set {key}."
+        )
+    return default_threshold(output_width)
+
+
+def _logprobs(scores: Mapping[str, Any], field: str, settings: AugmentSettings) -> Sequence[float]:
     if scores.get(field) is None:
         raise UsageError(
-            f"simulsa_acceptance={rule} needs {field}, which {scores['id']} does not have. "
-            f"Score again with simulsa_acceptance={rule}."
+            f"simulsa_acceptance={settings.acceptance} needs {field}, which {scores['id']} does not have. Score again "
+            f"with simulsa_acceptance={settings.acceptance} or simulsa_extra_scores={field.removeprefix('logprobs_')}."
         )
     values: Sequence[float] = scores[field]
+    if field == "logprobs_lookback" and scores.get("lookback_ms", settings.lookback_ms) != settings.lookback_ms:
+        raise UsageError(
+            f"simulsa_lookback_ms is {settings.lookback_ms:g}, but {scores['id']} was scored with "
+            f"{scores['lookback_ms']:g}. Set simulsa_lookback_ms={scores['lookback_ms']:g}, or score again."
+        )
     return values

@@ -4,64 +4,66 @@ from __future__ import annotations
 
 import io
 import math
+import sys
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from simulsa_plugin.audio import from_pcm16, read_mono, samples_to_seconds, to_pcm16, write_wav
+from simulsa_plugin.audio import (
+    SAMPLE_RATE,
+    Waveform,
+    from_pcm16,
+    read_mono,
+    samples_to_seconds,
+    to_pcm16,
+    write_wav,
+)
 from simulsa_plugin.augment.layout import Layout, other_data
 from simulsa_plugin.augment.registration import SourceDataset
-from simulsa_plugin.augment.selection import generator, sample_id, walk, wanted_samples
+from simulsa_plugin.augment.selection import Skipped, generator, sample_id, walk, wanted_samples
 from simulsa_plugin.augment.settings import AugmentSettings
+from simulsa_plugin.augment.silence import draw_silence, noise_floor, surround
 from simulsa_plugin.augment.truncation import cut_samples
 from simulsa_plugin.errors import AudioError, DatasetError, ModelError
-from simulsa_plugin.model import AudioLanguageModel, RenderedReference, Sample, UnusableRow
+from simulsa_plugin.model import Renderer, Sample, UnusableRow
 from simulsa_plugin.storage import replacing, write_jsonl
 
 
 @dataclass(frozen=True)
 class Cut:
-    """A chosen sample with its clip, before scoring; the clip (num_samples,) is what its file holds."""
+    """A chosen sample, before scoring.
+
+    Attributes:
+        id: see `sample_id`.
+        sample: the row that was cut.
+        clip: its file: `lead` samples of silence, `num_samples` of the source, `trail` samples of silence.
+        duration_seconds: of the source.
+        num_samples: of the source that are heard.
+        lead: samples of silence before it.
+        trail: samples of silence after it.
+        prompt_tokens: of the rendered clip, audio tokens included.
+        reference_tokens: of the rendered reference.
+    """
 
     id: str
     sample: Sample
     clip: Path
     duration_seconds: float
     num_samples: int
-    rendered: RenderedReference
+    lead: int
+    trail: int
+    prompt_tokens: int
+    reference_tokens: int
 
-
-def choose_cuts(
-    dataset: SourceDataset, model: AudioLanguageModel, settings: AugmentSettings, layout: Layout
-) -> tuple[list[Cut], list[dict[str, Any]]]:
-    """Walk the rows until enough could be cut; what fails is listed with its reason, and the next row is tried."""
-    wanted, cuts, skipped = wanted_samples(len(dataset), settings), [], []
-    with tqdm(total=wanted, desc=f"cut {dataset.name}", unit="clip", disable=None) as progress:
-        for row in walk(dataset.name, len(dataset), settings.seed):
-            try:
-                cuts.append(_cut(dataset, row, model, settings, layout))
-                progress.update()
-            except _Skip as skip:
-                skipped.append({"id": sample_id(dataset.name, row), "reason": skip.reason})
-            if len(cuts) == wanted:
-                break
-    if not cuts:
-        write_jsonl(layout.skipped, skipped)
-        reasons = dict(Counter(row["reason"] for row in skipped))
-        raise DatasetError(
-            f"No row of {dataset.name} can be cut; reasons: {reasons}. They are listed in {layout.skipped}."
-        )
-    if len(cuts) < wanted:
-        tqdm.write(
-            f"warning: {dataset.name} gives {len(cuts)} of the {wanted} samples asked for; "
-            f"the other rows are listed in {layout.skipped}."
-        )
-    return cuts, skipped
+    @property
+    def clip_samples(self) -> int:
+        """Length of the clip in samples."""
+        return self.lead + self.num_samples + self.trail
 
 
 class _Skip(Exception):
@@ -70,33 +72,119 @@ class _Skip(Exception):
         self.reason = reason
 
 
-def _cut(dataset: SourceDataset, row: int, model: AudioLanguageModel, settings: AugmentSettings, layout: Layout) -> Cut:
-    """Cut one row and write its clip. Raises _Skip with the reason."""
-    sample = dataset.sample(row)
-    if isinstance(sample, UnusableRow):
-        raise _Skip(sample.reason)
-    try:
-        waveform = read_mono(sample.audio)
-    except AudioError as error:
-        raise _Skip(f"audio_{error.reason}") from error
-    duration = samples_to_seconds(len(waveform))
-    if duration <= settings.min_seconds:
-        raise _Skip("too_short")
-    num_samples = cut_samples(duration, settings, generator(settings.seed, dataset.name, row, 0))
-    window_seconds = model.window_seconds or math.inf
-    if samples_to_seconds(num_samples) > window_seconds:
-        raise _Skip("cut_exceeds_window")
-    if settings.acceptance == "ratio" and duration > window_seconds:
-        raise _Skip("audio_exceeds_window")  # p(full) would be about a part of it
-    pcm = to_pcm16(waveform[:num_samples])
-    try:
-        rendered = model.render(sample.prompt, from_pcm16(pcm), sample.reference)
-    except ModelError as error:
-        raise _Skip("not_renderable") from error
-    identifier = sample_id(dataset.name, row)
-    clip = layout.clips / f"{identifier}.wav"
-    _write_clip(clip, pcm)
-    return Cut(identifier, sample, clip, duration, num_samples, rendered)
+@dataclass(frozen=True)
+class Chooser:
+    """What the walk over one dataset needs; `write_clips: False` only looks."""
+
+    dataset: SourceDataset
+    renderer: Renderer
+    settings: AugmentSettings
+    layout: Layout
+    write_clips: bool = True
+
+    def choose(self) -> tuple[list[Cut], list[Skipped]]:
+        """Walk the rows until enough could be cut; what fails is listed with its reason, and the next one is tried.
+
+        Raises:
+            DatasetError: not one row can be cut.
+            StorageError: a clip that is there already holds other audio.
+        """
+        wanted = wanted_samples(len(self.dataset), self.settings)
+        cuts: list[Cut] = []
+        skipped: list[Skipped] = []
+        with tqdm(total=wanted, desc=f"cut {self.dataset.name}", unit="clip", disable=None) as progress:
+            for outcome in self._outcomes():
+                if isinstance(outcome, Skipped):
+                    skipped.append(outcome)
+                    continue
+                cuts.append(outcome)
+                progress.update()
+                if len(cuts) == wanted:
+                    break
+        self._check_enough(cuts, skipped, wanted)
+        return cuts, skipped
+
+    def _outcomes(self) -> Iterator[Cut | Skipped]:
+        for row in walk(self.dataset.name, len(self.dataset), self.settings.seed):
+            try:
+                sample, waveform = self._read(row)
+            except _Skip as skip:
+                yield Skipped(sample_id(self.dataset.name, row), skip.reason)
+                continue
+            taken: set[int] = set()
+            for number in range(self.settings.cuts):
+                try:
+                    cut = self._cut(sample, waveform, number, taken)
+                except _Skip as skip:
+                    yield Skipped(sample_id(self.dataset.name, row, number), skip.reason)
+                    continue
+                taken.add(cut.num_samples)
+                yield cut
+
+    def _read(self, row: int) -> tuple[Sample, Waveform]:
+        """A row that can be cut, with its audio. Raises _Skip with the reason."""
+        sample = self.dataset.sample(row)
+        if isinstance(sample, UnusableRow):
+            raise _Skip(sample.reason)
+        try:
+            waveform = read_mono(sample.audio)
+        except AudioError as error:
+            raise _Skip(f"audio_{error.reason}") from error
+        duration = samples_to_seconds(len(waveform))
+        if duration <= self.settings.min_seconds:
+            raise _Skip("too_short")
+        if self.settings.scores_full and duration > self._window_seconds:
+            raise _Skip("audio_exceeds_window")  # p(full) would be about a part of it
+        return sample, waveform
+
+    def _cut(self, sample: Sample, waveform: Waveform, number: int, taken: set[int]) -> Cut:
+        """One cut of a row, its clip written. Raises _Skip with the reason."""
+        key = (self.settings.seed, self.dataset.name, sample.row, number)
+        duration = samples_to_seconds(len(waveform))
+        num_samples = cut_samples(duration, self.settings, generator(*key))
+        if num_samples in taken:
+            raise _Skip("same_cut")
+        if samples_to_seconds(num_samples) > self._window_seconds:
+            raise _Skip("cut_exceeds_window")
+        rng = generator(*key, "silence")
+        lead, trail = draw_silence(self.settings.silence_ms, self._room(num_samples), rng)
+        floor = noise_floor(waveform) if lead + trail else 0.0
+        pcm = to_pcm16(surround(waveform[:num_samples], lead, trail, floor, rng))
+        try:
+            rendered = self.renderer.render(sample.prompt, from_pcm16(pcm), sample.reference)
+        except ModelError as error:
+            raise _Skip("not_renderable") from error
+        identifier = sample_id(self.dataset.name, sample.row, number)
+        clip = self.layout.clips / f"{identifier}.wav"
+        if self.write_clips:
+            _write_clip(clip, pcm)
+        tokens = len(rendered.prompt_ids), len(rendered.content_ids)
+        return Cut(identifier, sample, clip, duration, num_samples, lead, trail, *tokens)
+
+    @property
+    def _window_seconds(self) -> float:
+        return self.renderer.window_seconds or math.inf
+
+    def _room(self, num_samples: int) -> int:
+        """Samples of silence that the model's window leaves beside a cut."""
+        longest = self.settings.silence_ms * 2 * SAMPLE_RATE / 1000 + num_samples
+        return math.floor(min(self._window_seconds * SAMPLE_RATE, longest)) - num_samples
+
+    def _check_enough(self, cuts: list[Cut], skipped: list[Skipped], wanted: int) -> None:
+        if not cuts:
+            if self.write_clips:
+                write_jsonl(self.layout.skipped, map(asdict, skipped))
+            reasons = dict(Counter(one.reason for one in skipped))
+            raise DatasetError(
+                f"No row of {self.dataset.name} can be cut; reasons: {reasons}. "
+                f"They are listed in {self.layout.skipped}."
+            )
+        if len(cuts) < wanted:
+            tqdm.write(
+                f"warning: {self.dataset.name} gives {len(cuts)} of the {wanted} samples asked for; "
+                f"what was skipped is listed in {self.layout.skipped}.",
+                file=sys.stderr,
+            )
 
 
 def _write_clip(clip: Path, pcm: npt.NDArray[np.int16]) -> None:

@@ -2,28 +2,68 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from pathlib import Path
 
-from simulsa_plugin.errors import StorageError
+from simulsa_plugin.errors import DatasetError, StorageError, UsageError
 from simulsa_plugin.storage import remove_leftovers
 
 SUFFIX = "_simulsa"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The `number`-th of `count` parts of the scoring, counted from 1."""
+
+    number: int
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """Read `2/4`.
+
+        Raises:
+            UsageError: it is no such thing.
+        """
+        match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+        if match is None or not 1 <= int(match[1]) <= int(match[2]):
+            raise UsageError(f"--shard is {text!r}; allowed: K/N with 1 ≤ K ≤ N, such as 2/4.")
+        return cls(int(match[1]), int(match[2]))
+
+    def __str__(self) -> str:
+        return f"{self.number}-of-{self.count}"
 
 
 class Layout:
     """Where the files of one offline dataset lie in the output folder."""
 
     def __init__(self, out: Path, name: str) -> None:
+        if Path(name).name != name or name.startswith("."):
+            raise DatasetError(f"The dataset name {name!r} cannot be a file name. Rename it in dataset_info.json.")
         self.out, self.name = out, name
         self.folder = out / f"{name}{SUFFIX}"
         self.rows = out / f"{name}{SUFFIX}.jsonl"
         self.clips = self.folder / "clips"
         self.scores = self.folder / "scores.jsonl"
         self.journal = self.folder / "scores.partial.jsonl"
+        self.shards = self.folder / "shards"
         self.skipped = self.folder / "skipped.jsonl"
+        self.retokenized = self.folder / "retokenized.jsonl"
+        self.commitment = self.folder / "commitment.jsonl"
+        self.audit = self.folder / "audit.json"
         self.manifest = self.folder / "manifest.json"
+        self.report = self.folder / "report.html"
         self.started = self.folder / "started.json"
         self.rewritten = out / f"{name}.jsonl"
+
+    def shard_folder(self, shard: Shard) -> Path:
+        """Where a shard keeps its journal."""
+        return self.shards / str(shard)
+
+    def journals(self) -> list[Path]:
+        """Every journal that is there, the shards' in the order of their names."""
+        return [path for path in (self.journal, *sorted(self.shards.glob(f"*/{self.journal.name}"))) if path.exists()]
 
     def remove_leftovers(self) -> None:
         """Remove what a killed run was writing; the folder is locked."""

@@ -12,29 +12,70 @@ from typing import Any
 from simulsa_plugin.augment.acceptance import default_threshold
 from simulsa_plugin.augment.layout import Layout
 from simulsa_plugin.augment.registration import SourceDataset
-from simulsa_plugin.augment.settings import AugmentSettings
+from simulsa_plugin.augment.settings import DECIDING_KEYS, AugmentSettings
+from simulsa_plugin.augment.tally import Tally
 from simulsa_plugin.errors import StorageError
 from simulsa_plugin.model import AudioLanguageModel
 from simulsa_plugin.storage import write_json
+
+LONGEST_SHOWN = 80  # characters of a value in a message
 
 
 def check_same_work(layout: Layout, work: Mapping[str, Any]) -> None:
     """Refuse a folder that other settings began; otherwise note what is being done.
 
     Raises:
-        StorageError: the folder holds other work; what differs is named.
+        StorageError: the folder holds other work; what differs is named, and how to go on.
     """
-    for path in (layout.manifest, layout.started):
-        if path.exists():
-            before = _read_work(path)
-            changed = [key for key in work if before.get(key) != work[key]]
-            if changed:
-                raise StorageError(
-                    f"{layout.folder} holds a run with another {_difference(before, work, changed[0])}. "
-                    "Choose another --out, or remove that folder."
-                )
-            return
-    write_json(layout.started, work)
+    refuse_other_work(layout, work)
+    if not layout.manifest.exists() and not layout.started.exists():
+        write_json(layout.started, work)
+
+
+def refuse_other_work(layout: Layout, work: Mapping[str, Any]) -> None:
+    """The refusal alone; keys that `work` does not have are not compared.
+
+    Raises:
+        StorageError: the folder holds other work; what differs is named, and how to go on.
+    """
+    path = next((path for path in (layout.manifest, layout.started) if path.exists()), None)
+    if path is None:
+        return
+    before = read_manifest(path)
+    if before.get("scores_from"):
+        raise StorageError(
+            f"{layout.folder} holds decisions over {before['scores_from']}, with clips elsewhere. Choose another --out."
+        )
+    changed = _changed_keys(before, work)
+    if changed:
+        old, new, key = *changed[0][1:], changed[0][0]
+        raise StorageError(
+            f"{layout.folder} holds a run with another {key} ({_short(old)}, now {_short(new)}). "
+            f"{_way_on(layout, [key for key, _, _ in changed])}"
+        )
+
+
+def _changed_keys(before: Mapping[str, Any], work: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """(key, before, now) of everything that differs; settings and parts of the model under their own names."""
+    changed = []
+    for key, new in work.items():
+        old = before.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            changed += _changed_keys(old, new)
+        elif old != new:
+            changed.append((key, old, new))
+    return changed
+
+
+def _way_on(layout: Layout, keys: Sequence[str]) -> str:
+    if layout.scores.exists() and DECIDING_KEYS.issuperset(keys):
+        return f"To decide again over its scores: --from-scores {layout.scores}. Otherwise choose another --out."
+    return "Choose another --out, or remove that folder."
+
+
+def _short(value: Any) -> str:
+    text = "not set" if value is None else str(value)
+    return text if len(text) <= LONGEST_SHOWN else text[: LONGEST_SHOWN - 1] + "…"
 
 
 def describe_work(dataset: SourceDataset, model: AudioLanguageModel, settings: AugmentSettings) -> dict[str, Any]:
@@ -49,7 +90,12 @@ def describe_work(dataset: SourceDataset, model: AudioLanguageModel, settings: A
     }
 
 
-def _read_work(path: Path) -> dict[str, Any]:
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The work, or the whole manifest, that a run wrote.
+
+    Raises:
+        StorageError: the file is broken.
+    """
     try:
         work = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -57,41 +103,38 @@ def _read_work(path: Path) -> dict[str, Any]:
     return work if isinstance(work, dict) else {}
 
 
-def _difference(before: Mapping[str, Any], work: Mapping[str, Any], key: str) -> str:
-    old, new = before.get(key), work[key]
-    if isinstance(old, dict) and isinstance(new, dict):
-        inner = next(name for name in new if old.get(name) != new[name])
-        return f"{inner} ({old.get(inner)}, now {new[inner]})"
-    return f"{key} ({old}, now {new})"
-
-
-def write_manifest(
-    layout: Layout, work: Mapping[str, Any], counts: Mapping[str, int], skipped: Mapping[str, int]
-) -> None:
-    """Write manifest.json: the work, versions, counts, skips by reason, the threshold in force, and a signature.
+def make_manifest(work: Mapping[str, Any], tally: Tally, wanted: int, skipped: Mapping[str, int]) -> dict[str, Any]:
+    """The work, versions, counts, skips by reason, accepted share by cut share, the threshold in force, a signature.
 
     Args:
-        layout: where.
         work: of `describe_work`.
-        counts: of `count_rows`.
+        tally: of the decided rows.
+        wanted: samples asked for.
         skipped: reason → rows.
     """
-    threshold = work["settings"]["simulsa_threshold"] or default_threshold(work["output_width"])
-    manifest = {**work, "versions": _versions(), "counts": counts, "skipped": skipped, "threshold": threshold}
-    write_json(layout.manifest, manifest | {"signature": signature(manifest)})
+    manifest = {
+        **work,
+        "versions": _versions(),
+        "counts": tally.counts(wanted),
+        "skipped": dict(sorted(skipped.items())),
+        "by_cut_share": tally.by_cut_share(),
+        "by_cut_seconds": tally.by_cut_seconds(),
+        "commitment": tally.commitment.summary() if tally.commitment.known else None,
+        "threshold": _threshold(work),
+    }
+    return manifest | {"signature": signature(manifest)}
+
+
+def write_manifest(layout: Layout, manifest: Mapping[str, Any]) -> None:
+    """Write manifest.json: from now on the run is finished."""
+    write_json(layout.manifest, manifest)
     layout.started.unlink(missing_ok=True)
 
 
-def count_rows(rows: Sequence[Mapping[str, Any]], wanted: int) -> dict[str, int]:
-    """How many were wanted and made, how many are empty or whole, and how many tokens were scored and accepted."""
-    return {
-        "wanted": wanted,
-        "samples": len(rows),
-        "empty": sum(not row["partial"] for row in rows),
-        "whole_reference": sum(row["partial"] == row["reference"] for row in rows),
-        "tokens": sum(len(row["token_ids"]) for row in rows),
-        "accepted_tokens": sum(row["accepted_tokens"] for row in rows),
-    }
+def _threshold(work: Mapping[str, Any]) -> float | None:
+    given: float | None = work["settings"]["simulsa_threshold"]
+    width = work["output_width"]
+    return given if given is not None else default_threshold(width) if width else None
 
 
 def signature(manifest: Mapping[str, Any]) -> str:
@@ -100,18 +143,31 @@ def signature(manifest: Mapping[str, Any]) -> str:
     digest = hashlib.sha256(
         json.dumps({key: manifest[key] for key in ("model", "settings", "dataset", "rows")}, sort_keys=True).encode()
     )
+    rule = settings["simulsa_acceptance"]
     fields = {
         "n": manifest["counts"]["samples"],
-        "cut": f"{settings['simulsa_truncation']}({settings['simulsa_alpha']:g},{settings['simulsa_beta']:g})"
-        f"[{settings['simulsa_min_seconds']:g},{settings['simulsa_max_seconds']:g}]s",
-        "rule": settings["simulsa_acceptance"],
-        "tau": f"{manifest['threshold']:.4g}",
+        **_cutting_fields(settings),
+        "rule": rule,
+        "tau": f"{manifest['threshold']:.4g}" if rule in ("threshold", "lookback") else None,
+        "ratio": settings["simulsa_ratio_threshold"] if rule == "ratio" else None,
         "boundary": settings["simulsa_boundary"],
-        "seed": settings["simulsa_seed"],
+        "empty": "kept" if settings["simulsa_keep_empty"] else "dropped",
         "hash": digest.hexdigest()[:8],
         "version": manifest["versions"]["simulsa-plugin"],
     }
-    return "simulsa|" + "|".join(f"{key}:{value}" for key, value in fields.items())
+    return "simulsa|" + "|".join(f"{key}:{value}" for key, value in fields.items() if value is not None)
+
+
+def _cutting_fields(settings: Mapping[str, Any]) -> dict[str, Any]:
+    if settings["simulsa_truncation"] is None:
+        return {"cut": "unknown"}  # decided over scores that came without their manifest
+    return {
+        "cut": f"{settings['simulsa_truncation']}({settings['simulsa_alpha']:g},{settings['simulsa_beta']:g})"
+        f"[{settings['simulsa_min_seconds']:g},{settings['simulsa_max_seconds']:g}]s",
+        "cuts": settings["simulsa_cuts"],
+        "silence": f"{settings['simulsa_silence_ms']:g}ms",
+        "seed": settings["simulsa_seed"],
+    }
 
 
 def _versions() -> dict[str, str]:

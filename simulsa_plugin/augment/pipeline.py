@@ -6,83 +6,113 @@ sample → cut → score → accept → write
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from simulsa_plugin.augment.acceptance import decide
-from simulsa_plugin.augment.clips import choose_cuts
-from simulsa_plugin.augment.layout import Layout
-from simulsa_plugin.augment.manifest import check_same_work, count_rows, describe_work, write_manifest
+from simulsa_plugin.augment.clips import Chooser
+from simulsa_plugin.augment.commitment import Truth
+from simulsa_plugin.augment.decision import Decider
+from simulsa_plugin.augment.layout import Layout, Shard
+from simulsa_plugin.augment.manifest import check_same_work, describe_work, make_manifest, write_manifest
 from simulsa_plugin.augment.registration import SourceDataset, offline_entry, register
-from simulsa_plugin.augment.selection import wanted_samples
+from simulsa_plugin.augment.report import write_report
+from simulsa_plugin.augment.selection import Skipped, wanted_samples
 from simulsa_plugin.augment.settings import AugmentSettings
-from simulsa_plugin.augment.speculation import score_cuts
+from simulsa_plugin.augment.shards import holding, mark_finished, remove_shards
+from simulsa_plugin.augment.speculation import score_cuts, scored_rows
+from simulsa_plugin.augment.tally import Tally
 from simulsa_plugin.model import AudioLanguageModel
-from simulsa_plugin.storage import locked, make_folder, write_jsonl
+from simulsa_plugin.storage import make_folder, write_jsonl
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one dataset became."""
+    """What one dataset became.
 
-    name: str
-    rows: int
-    counts: dict[str, int]
-    skipped: dict[str, int]
+    Attributes:
+        folder: NAME_simulsa in the output folder.
+        manifest: what its manifest.json holds.
+    """
+
     folder: Path
+    manifest: dict[str, Any]
 
 
-def augment(dataset: SourceDataset, model: AudioLanguageModel, settings: AugmentSettings, out: Path) -> Outcome:
+def augment(
+    dataset: SourceDataset,
+    model: AudioLanguageModel,
+    settings: AugmentSettings,
+    out: Path,
+    *,
+    truth: Truth | None = None,
+) -> Outcome:
     """Make the partial samples of one offline dataset and register both in `out/dataset_info.json`.
 
-    Started again after a stop it goes on, and ends with the same bytes.
+    Started again after a stop, or after shards, it goes on, and ends with the same bytes.
+
+    Args:
+        dataset: what to cut.
+        model: the model that training starts from.
+        settings: the `simulsa_*` keys.
+        out: output folder.
+        truth: true partial translations, where the corpus knows them; samples are held against them.
 
     Raises:
         StorageError: the folder is in use, or holds the work of other settings or other data.
         DatasetError: not one row could be cut.
     """
-    layout = Layout(make_folder(out).absolute(), dataset.name)
-    make_folder(layout.clips)
-    with locked(layout.folder):
-        layout.remove_leftovers()
+    layout = open_layout(out, dataset.name)
+    with holding(layout, None):
         entry = offline_entry(dataset, settings, layout)
         work = describe_work(dataset, model, settings)
         check_same_work(layout, work)
-        cuts, skipped = choose_cuts(dataset, model, settings, layout)
-        scores = score_cuts(cuts, model, settings, layout)
-        rows = [decide_row(row, settings, model.output_width) for row in scores]
-        kept, dropped = keep_or_drop(rows, settings)
-        skipped += dropped
-        write_jsonl(layout.scores, rows)
-        write_jsonl(layout.skipped, skipped)
-        write_jsonl(layout.rows, map(training_row, kept))
+        cuts, skipped = Chooser(dataset, model, settings, layout).choose()
+        score_cuts(cuts, model, settings, layout)
+        decider = Decider(settings, model.output_width, truth)
+        tally = decider.write(scored_rows(cuts, layout), layout)
         register(dataset, entry, layout)
-        counts = count_rows(kept, wanted_samples(len(dataset), settings))
-        reasons = dict(sorted(Counter(row["reason"] for row in skipped).items()))
-        write_manifest(layout, work, counts, reasons)
-    return Outcome(dataset.name, len(dataset), counts, reasons, layout.folder)
+        remove_shards(layout)
+        return finish(layout, work, tally, wanted_samples(len(dataset), settings), skipped)
 
 
-def decide_row(scores: Mapping[str, Any], settings: AugmentSettings, output_width: int) -> dict[str, Any]:
-    """A row of scores.jsonl with the decision of the chosen rule."""
-    decision = decide(scores, settings, output_width)
-    return {**scores, "accepted_tokens": decision.accepted_tokens, "partial": decision.partial}
+def augment_shard(
+    dataset: SourceDataset, model: AudioLanguageModel, settings: AugmentSettings, out: Path, shard: Shard
+) -> None:
+    """Score one shard's batches; `augment` finishes when the shards are done.
+
+    Raises:
+        StorageError: the shard or the whole folder is in use, or holds other work.
+        DatasetError: not one row could be cut.
+    """
+    layout = open_layout(out, dataset.name)
+    with holding(layout, shard):
+        check_same_work(layout, describe_work(dataset, model, settings))
+        cuts, _ = Chooser(dataset, model, settings, layout).choose()
+        score_cuts(cuts, model, settings, layout, shard)
+        mark_finished(layout, shard)
 
 
-def keep_or_drop(
-    rows: list[dict[str, Any]], settings: AugmentSettings
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Rows to train on, and the ids of empty partials that `simulsa_keep_empty: false` leaves out."""
-    kept = [row for row in rows if settings.keep_empty or row["partial"]]
-    dropped = [] if settings.keep_empty else [row["id"] for row in rows if not row["partial"]]
-    return kept, [{"id": identifier, "reason": "empty_partial"} for identifier in dropped]
+def open_layout(out: Path, name: str) -> Layout:
+    """The folders of a dataset, made where they are missing."""
+    layout = Layout(make_folder(out).absolute(), name)
+    make_folder(layout.clips)
+    return layout
 
 
-def training_row(scores: Mapping[str, Any]) -> dict[str, Any]:
-    """A decided row as LLaMA-Factory trains on it; the template adds the end of turn that teaches the model to stop."""
-    return {
-        "messages": [*scores["messages"], {"role": "assistant", "content": scores["partial"]}],
-        "audios": [scores["clip"]],
-    }
+def finish(layout: Layout, work: dict[str, Any], tally: Tally, wanted: int, skipped: list[Skipped]) -> Outcome:
+    """Write skipped.jsonl, report.html and, last of all, manifest.json.
+
+    Args:
+        layout: where.
+        work: of `describe_work`.
+        tally: of the decided rows.
+        wanted: samples asked for.
+        skipped: what the walk left out.
+    """
+    left_out = [*skipped, *tally.dropped]
+    write_jsonl(layout.skipped, map(asdict, left_out))
+    manifest = make_manifest(work, tally, wanted, Counter(one.reason for one in left_out))
+    write_report(manifest, tally.examples, layout.report)
+    write_manifest(layout, manifest)
+    return Outcome(layout.folder, manifest)

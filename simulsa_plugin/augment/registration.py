@@ -63,5 +63,9 @@ def register(dataset: SourceDataset, entry: dict[str, Any], layout: Layout) -> N
     """Name both datasets in the output folder's dataset_info.json."""
     if dataset.has_relative_audio():
         write_jsonl(layout.rewritten, dataset.sharegpt_rows())
-    augmented_entry = {"file_name": layout.rows.name, **SHAREGPT_ENTRY}
-    merge_dataset_info(layout.out, {dataset.name: entry, layout.rows.stem: augmented_entry})
+    merge_dataset_info(layout.out, {dataset.name: entry, **augmented_entry(layout)})
+
+
+def augmented_entry(layout: Layout) -> dict[str, dict[str, Any]]:
+    """NAME_simulsa in dataset_info.json."""
+    return {layout.rows.stem: {"file_name": layout.rows.name, **SHAREGPT_ENTRY}}

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
 
 import numpy as np
 
 from simulsa_plugin.augment.settings import AugmentSettings
+
+_ID = re.compile(r"(?P<name>.+)-(?P<row>\d{8,})-(?P<cut>\d+)")
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A row, or one cut of a row, that is left out; a row of skipped.jsonl."""
+
+    id: str
+    reason: str
 
 
 def wanted_samples(rows: int, settings: AugmentSettings) -> int:
@@ -37,6 +49,21 @@ def sample_id(name: str, row: int, cut_number: int = 0) -> str:
     'demo-00000017-0'
     """
     return f"{name}-{row:08d}-{cut_number}"
+
+
+def parse_sample_id(identifier: str) -> tuple[str, int, int]:
+    """The dataset, row and cut number of an id.
+
+    Raises:
+        ValueError: it is none.
+
+    >>> parse_sample_id("my-set-00000017-2")
+    ('my-set', 17, 2)
+    """
+    match = _ID.fullmatch(identifier)
+    if match is None:
+        raise ValueError(f"{identifier!r} is no id of a sample; expected NAME-ROW-CUT, such as demo-00000017-0")
+    return match["name"], int(match["row"]), int(match["cut"])
 
 
 def generator(*key: object) -> np.random.Generator:

@@ -1,109 +1,181 @@
-"""Self-speculation: teacher-forced scores of the whole reference about every clip, as rows of scores.jsonl."""
+"""Self-speculation: teacher-forced scores of the whole reference about every clip, journalled row by row."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from simulsa_plugin.audio import SAMPLE_RATE, Waveform, read_mono, samples_to_seconds
 from simulsa_plugin.augment.clips import Cut
-from simulsa_plugin.augment.layout import Layout, other_data
+from simulsa_plugin.augment.layout import Layout, Shard, other_data
 from simulsa_plugin.augment.settings import AugmentSettings
-from simulsa_plugin.model import AudioLanguageModel, Message, ReferenceScores, Sample
-from simulsa_plugin.storage import Journal, read_jsonl, write_jsonl
+from simulsa_plugin.model import AudioLanguageModel, Message, ReferenceScores, RenderedReference, Sample
+from simulsa_plugin.storage import Journal, read_jsonl
+
+LEAST_HEARD = SAMPLE_RATE // 5  # looking back never leaves less than 200 ms of the source
 
 
 def score_cuts(
-    cuts: Sequence[Cut], model: AudioLanguageModel, settings: AugmentSettings, layout: Layout
-) -> list[dict[str, Any]]:
-    """Score every cut, in batches that depend on the chosen list alone; finished batches are journalled."""
+    cuts: Sequence[Cut],
+    model: AudioLanguageModel,
+    settings: AugmentSettings,
+    layout: Layout,
+    shard: Shard | None = None,
+) -> None:
+    """Score every cut that no journal holds yet, or a shard's part of them.
+
+    Batches depend on the chosen list alone, never on what remains or on shards, so that padding is always the same.
+
+    Raises:
+        StorageError: a journal is about other data.
+        ModelError: a batch does not fit into memory.
+    """
     if layout.scores.exists():
-        layout.journal.unlink(missing_ok=True)
-        rows = {row["id"]: row for row in read_jsonl(layout.scores)}
-        return [_check_scored(rows.get(cut.id, {}), cut, layout) for cut in cuts]
-    with Journal(layout.journal) as journal:
-        by_id = {cut.id: cut for cut in cuts}
-        done = {row["id"]: _check_scored(row, by_id[row["id"]], layout) for row in journal.rows if row["id"] in by_id}
-        with tqdm(total=len(cuts), initial=len(done), desc="score", unit="clip", disable=None) as progress:
-            for batch in _batches(cuts, settings.batch_size):
+        return
+    own = layout.shard_folder(shard) / layout.journal.name if shard else layout.journal
+    batches = make_batches(cuts, settings.batch_size)
+    if shard:
+        batches = batches[shard.number - 1 :: shard.count]
+    with ExitStack() as stack:
+        journal = stack.enter_context(Journal(own))
+        others = [] if shard else [stack.enter_context(Journal(path)) for path in layout.journals() if path != own]
+        done = _scored(batches, [journal, *others], layout)
+        with tqdm(total=sum(map(len, batches)), initial=len(done), desc="score", unit="clip", disable=None) as progress:
+            for batch in batches:
                 fresh = [cut for cut in batch if cut.id not in done]
                 if not fresh:
                     continue
-                rows = _score_batch(batch, model, settings, layout)  # whole, so that padding is what it was
+                rows = score_batch(batch, model, settings, layout)  # whole, so that padding is what it was
                 for cut in fresh:
                     journal.append(rows[cut.id])
-                    done[cut.id] = rows[cut.id]
                 progress.update(len(fresh))
-    write_jsonl(layout.scores, (done[cut.id] for cut in cuts))
-    layout.journal.unlink()
-    return [done[cut.id] for cut in cuts]
 
 
-def _check_scored(row: Mapping[str, Any], cut: Cut, layout: Layout) -> dict[str, Any]:
+def scored_rows(cuts: Sequence[Cut], layout: Layout) -> Iterator[dict[str, Any]]:
+    """Rows of scores.jsonl in the order of the chosen list, from a finished file or from the journals.
+
+    Raises:
+        StorageError: a row is about other data.
+    """
+    if layout.scores.exists():
+        rows = read_jsonl(layout.scores)
+        for cut in cuts:
+            yield _check_scored(next(rows, {}), cut, layout)
+        return
+    with ExitStack() as stack:
+        journals = [stack.enter_context(Journal(path)) for path in layout.journals()]
+        for cut in cuts:
+            yield next(journal for journal in journals if cut.id in journal).read(cut.id)
+
+
+def score_batch(
+    batch: Sequence[Cut], model: AudioLanguageModel, settings: AugmentSettings, layout: Layout
+) -> dict[str, dict[str, Any]]:
+    """Score clips together.
+
+    Returns:
+        id → row of scores.jsonl, undecided.
+    """
+    clips = [read_mono(cut.clip) for cut in batch]
+    rendered, scores = _score(batch, clips, model)
+    extra: dict[str, list[Any]] = {}
+    if settings.scores_full:
+        window = round(model.window_seconds * SAMPLE_RATE) if model.window_seconds else None
+        sources = [read_mono(cut.sample.audio) for cut in batch]
+        whole = [_whole(*three, window) for three in zip(batch, clips, sources, strict=True)]
+        extra["logprobs_full"] = [list(score.logprobs) for score in _score(batch, whole, model)[1]]
+    if settings.scores_lookback:
+        earlier = [_earlier(cut, clip, settings.lookback_ms) for cut, clip in zip(batch, clips, strict=True)]
+        extra["logprobs_lookback"] = [list(score.logprobs) for score in _score(batch, earlier, model)[1]]
+        extra["lookback_ms"] = [settings.lookback_ms] * len(batch)
+    return {
+        cut.id: {
+            **_score_row(cut, rendered[index], scores[index], settings, layout),
+            "unstable_prefixes": list(model.unstable_prefixes(rendered[index], cut.sample.reference)),
+            **{field: values[index] for field, values in extra.items()},
+        }
+        for index, cut in enumerate(batch)
+    }
+
+
+def _scored(batches: Sequence[Sequence[Cut]], journals: Sequence[Journal], layout: Layout) -> set[str]:
+    """Ids that the journals hold, each checked to be about its cut."""
+    done = set()
+    for cut in (cut for batch in batches for cut in batch):
+        journal = next((journal for journal in journals if cut.id in journal), None)
+        if journal is not None:
+            _check_scored(journal.read(cut.id), cut, layout)
+            done.add(cut.id)
+    return done
+
+
+def _check_scored(row: dict[str, Any], cut: Cut, layout: Layout) -> dict[str, Any]:
     """A row scored before, if it is about this cut: the dataset may have changed under the same name."""
     same = {
         "id": cut.id,
         "cut_seconds": samples_to_seconds(cut.num_samples),
         "reference": cut.sample.reference,
-        "token_ids": list(cut.rendered.content_ids),
         "messages": _prompt_messages(cut.sample),
     }
-    if any(row.get(key) != value for key, value in same.items()):
+    if any(row.get(key) != value for key, value in same.items()) or len(row["token_ids"]) != cut.reference_tokens:
         raise other_data(layout.folder, cut.id)
-    return dict(row)
+    return row
 
 
-def _batches(cuts: Sequence[Cut], size: int) -> Iterator[list[Cut]]:
-    """Neighbours in length share a batch: less padding."""
-    order = sorted(cuts, key=lambda cut: (len(cut.rendered.prompt_ids) + len(cut.rendered.content_ids), cut.id))
-    for start in range(0, len(order), size):
-        yield order[start : start + size]
+def make_batches(cuts: Sequence[Cut], size: int) -> list[list[Cut]]:
+    """Neighbours in length share a batch: less padding. The longest come first: what does not fit shows at once."""
+    order = sorted(cuts, key=lambda cut: (cut.prompt_tokens + cut.reference_tokens, cut.id))
+    return [order[start : start + size] for start in range(0, len(order), size)][::-1]
 
 
-def _score_batch(
-    batch: list[Cut], model: AudioLanguageModel, settings: AugmentSettings, layout: Layout
-) -> dict[str, dict[str, Any]]:
-    clips = [read_mono(cut.clip) for cut in batch]
-    scores = model.score([cut.rendered for cut in batch], clips)
-    extra: dict[str, list[ReferenceScores]] = {}
-    if settings.acceptance == "ratio":
-        extra["logprobs_full"] = _rescore(batch, [read_mono(cut.sample.audio) for cut in batch], model)
-    if settings.acceptance == "lookback":
-        back = round(settings.lookback_ms * SAMPLE_RATE / 1000)
-        earlier = [clip[: max(len(clip) - back, SAMPLE_RATE // 5)] for clip in clips]
-        extra["logprobs_lookback"] = _rescore(batch, earlier, model)
-    rows = {}
-    for index, (cut, score) in enumerate(zip(batch, scores, strict=True)):
-        row = _score_row(cut, score, settings, layout)
-        rows[cut.id] = row | {field: list(values[index].logprobs) for field, values in extra.items()}
-    return rows
-
-
-def _rescore(batch: list[Cut], waveforms: list[Waveform], model: AudioLanguageModel) -> list[ReferenceScores]:
-    """The same references about other audio."""
+def _score(
+    batch: Sequence[Cut], waveforms: Sequence[Waveform], model: AudioLanguageModel
+) -> tuple[list[RenderedReference], list[ReferenceScores]]:
+    """The references of a batch about these waveforms."""
     rendered = [
         model.render(cut.sample.prompt, waveform, cut.sample.reference)
         for cut, waveform in zip(batch, waveforms, strict=True)
     ]
-    return model.score(rendered, waveforms)
+    return rendered, model.score(rendered, waveforms)
 
 
-def _score_row(cut: Cut, score: ReferenceScores, settings: AugmentSettings, layout: Layout) -> dict[str, Any]:
+def _whole(cut: Cut, clip: Waveform, source: Waveform, window: int | None) -> Waveform:
+    """The whole source between the silences of a clip, as far as the model's window reaches."""
+    lead, trail = clip[: cut.lead], clip[len(clip) - cut.trail :]
+    room = len(clip) if window is None else max(window - len(source), 0)
+    lead = lead[: min(len(lead), room)]
+    return np.concatenate([lead, source, trail[: room - len(lead)]])
+
+
+def _earlier(cut: Cut, clip: Waveform, lookback_ms: float) -> Waveform:
+    """A clip without the last milliseconds of the source; its silences stay."""
+    back = round(lookback_ms * SAMPLE_RATE / 1000)
+    heard = max(cut.num_samples - back, min(cut.num_samples, LEAST_HEARD))
+    return np.concatenate([clip[: cut.lead + heard], clip[cut.lead + cut.num_samples :]])
+
+
+def _score_row(
+    cut: Cut, rendered: RenderedReference, score: ReferenceScores, settings: AugmentSettings, layout: Layout
+) -> dict[str, Any]:
     return {
         "id": cut.id,
         "audio": cut.sample.audio,
         "clip": _audio_path(cut.clip, settings, layout),
         "duration_seconds": cut.duration_seconds,
         "cut_seconds": samples_to_seconds(cut.num_samples),
+        "silence_seconds": [samples_to_seconds(cut.lead), samples_to_seconds(cut.trail)],
         "messages": _prompt_messages(cut.sample),
         "reference": cut.sample.reference,
-        "token_ids": list(cut.rendered.content_ids),
-        "char_ends": list(cut.rendered.char_ends),
+        "token_ids": list(rendered.content_ids),
+        "char_ends": list(rendered.char_ends),
         "logprobs": list(score.logprobs),
         "greedy": list(score.greedy),
+        "margins": list(score.margins),
         "eos_logprob": score.eos_logprob,
     }
 

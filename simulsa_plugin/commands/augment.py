@@ -5,14 +5,21 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from simulsa_plugin import __version__
 from simulsa_plugin.commands.console import Parser, recipe_and_overrides, run_command
+from simulsa_plugin.errors import UsageError
 
 if TYPE_CHECKING:
+    from simulsa_plugin.augment.layout import Shard
     from simulsa_plugin.augment.pipeline import Outcome
+    from simulsa_plugin.augment.settings import AugmentSettings
+    from simulsa_plugin.commands.wiring import Recipe
+    from simulsa_plugin.toolkit.backbone import Backbone
+    from simulsa_plugin.toolkit.dataset import OfflineDataset
 
 PROG = "simulsa-augment"
 
@@ -21,7 +28,10 @@ Cut a share of the offline utterances, let the model say how much of the transla
 partial samples as a LLaMA-Factory dataset beside the offline one.
 
 RECIPE.yaml is any LLaMA-Factory recipe with model_name_or_path, template, dataset and dataset_dir; simulsa_* keys in
-it, or key=value after it, set the method. Without a recipe, the embedded default is made and augmented."""
+it, or key=value after it, set the method. Without a recipe, the embedded default is made and augmented.
+Started again after any stop, it goes on and ends with the same bytes.
+
+several GPUs:  torchrun --nproc_per_node N --no-python simulsa-augment RECIPE.yaml …"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,15 +46,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(words: list[str]) -> int:
     options = _parser().parse_intermixed_args(words)
-    for outcome in _augment_all(*recipe_and_overrides(options.words), options.out):
-        print(_summary(outcome))
+    path, overrides = recipe_and_overrides(options.words)
+    if options.from_scores:
+        _refuse_beside_from_scores(options)
+        outcomes = [_decide_again(path, overrides, options.from_scores, options.out)]
+    else:
+        outcomes = _augment_all(path, overrides, options)
+    for outcome in outcomes:
+        _print(outcome)
     return 0
 
 
 def _parser() -> Parser:
     parser = Parser(
         prog=PROG,
-        usage=f"{PROG} [RECIPE.yaml] [key=value …] [--out DIR]",
+        usage=f"{PROG} [RECIPE.yaml] [key=value …] [--out DIR]\n"
+        f"       [--dry-run | --from-scores FILE | --shard K/N] [--audit N]",
         description=_DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -52,38 +69,148 @@ def _parser() -> Parser:
         "words", nargs="*", metavar="RECIPE.yaml | key=value", help="a recipe, and keys that override it"
     )
     parser.add_argument("--out", type=Path, default=Path("data"), metavar="DIR", help="output folder (default: data)")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="say what would be done and at what cost; load no weights, write nothing"
+    )
+    parser.add_argument(
+        "--from-scores", type=Path, metavar="FILE", help="decide again over a scores.jsonl, without a model"
+    )
+    parser.add_argument(
+        "--shard", metavar="K/N", help="score only the K-th of N parts; run without it when all are done, to finish"
+    )
+    parser.add_argument(
+        "--audit",
+        type=int,
+        default=0,
+        metavar="N",
+        help="afterwards score the first N samples one by one, and report the largest difference (audit.json)",
+    )
     parser.add_argument("--version", action="version", version=f"{PROG} {__version__}")
     return parser
 
 
-def _augment_all(path: Path | None, overrides: list[str], out: Path) -> list[Outcome]:
-    from simulsa_plugin.augment.settings import AugmentSettings
-    from simulsa_plugin.commands.wiring import dataset_names, load, open_recipe
-    from simulsa_plugin.storage import make_folder
+def _refuse_beside_from_scores(options: argparse.Namespace) -> None:
+    for flag in ("dry_run", "shard", "audit"):
+        if getattr(options, flag):
+            raise UsageError(f"--{flag.replace('_', '-')} needs the model; --from-scores does without. Leave one out.")
 
+
+def _decide_again(path: Path | None, overrides: list[str], scores: Path, out: Path) -> Outcome:
+    """No torch, no LLaMA-Factory: seconds for a hundred thousand rows."""
+    from simulsa_plugin.augment.redecision import decide_again
+    from simulsa_plugin.augment.settings import AugmentSettings
+    from simulsa_plugin.commands.wiring import open_recipe
+    from simulsa_plugin.demo.truth import find_truth
+
+    keys = open_recipe(path, overrides).simulsa
+    AugmentSettings.from_keys(keys)  # a bad value shows before the file is read
+    return decide_again(scores, keys, out, find_truth)
+
+
+def _augment_all(path: Path | None, overrides: list[str], options: argparse.Namespace) -> list[Outcome]:
+    from simulsa_plugin.augment.layout import Shard
+    from simulsa_plugin.augment.settings import AugmentSettings
+    from simulsa_plugin.commands.ranks import take_rank
+    from simulsa_plugin.commands.wiring import open_recipe
+
+    rank, shard = take_rank(), Shard.parse(options.shard) if options.shard else None
+    if rank and (shard or options.dry_run):
+        raise UsageError("--shard and --dry-run are for a single process; torchrun shares the work out by itself.")
     recipe = open_recipe(path, overrides)
     settings = AugmentSettings.from_keys(recipe.simulsa)
+    if options.dry_run:
+        return _plan_all(recipe, settings, options.out)
+    toolkit = _with_corpus(recipe, options.out, wait=bool(rank or shard))
+    return _Run(toolkit, settings, options.out, options.audit).work(rank or shard, finishes=not shard)
+
+
+def _with_corpus(recipe: Recipe, out: Path, *, wait: bool) -> dict[str, Any]:
+    """LLaMA-Factory's keys; the embedded default is spoken where no dataset was named."""
+    from simulsa_plugin.storage import make_folder
+
     make_folder(out)
+    if not recipe.embedded:
+        return recipe.toolkit
+    from simulsa_plugin.demo.corpus import OFFLINE_NAME, write_demo_corpus
+
+    write_demo_corpus(out, wait=wait)
+    return recipe.toolkit | {"dataset": OFFLINE_NAME, "dataset_dir": str(out)}
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One process's work on every dataset of a recipe."""
+
+    toolkit: dict[str, Any]
+    settings: AugmentSettings
+    out: Path
+    audited: int
+
+    def work(self, part: Shard | None, *, finishes: bool) -> list[Outcome]:
+        """Score a part of each dataset, or all of it; the first of several ranks finishes when all are done."""
+        from simulsa_plugin.commands.wiring import load
+
+        model, datasets = load(self.toolkit, _offline_names(self.toolkit))
+        from simulsa_plugin.augment.pipeline import augment_shard
+        from simulsa_plugin.augment.shards import wait_for_all
+
+        if part:
+            for dataset in datasets:
+                augment_shard(dataset, model, self.settings, self.out, part)
+            if part.number > 1 or not finishes:
+                return []
+            for dataset in datasets:
+                wait_for_all(self.out, dataset.name, part.count)
+        return [self._finish(dataset, model) for dataset in datasets]
+
+    def _finish(self, dataset: OfflineDataset, model: Backbone) -> Outcome:
+        from simulsa_plugin.augment.audit import audit, audit_line
+        from simulsa_plugin.augment.pipeline import augment
+        from simulsa_plugin.demo.truth import find_truth
+
+        truth = find_truth(dataset.name, dataset.entry)
+        outcome = augment(dataset, model, self.settings, self.out, truth=truth)
+        if self.audited:
+            print(audit_line(audit(dataset, model, self.settings, self.out, self.audited)))
+        return outcome
+
+
+def _plan_all(recipe: Recipe, settings: AugmentSettings, out: Path) -> list[Outcome]:
+    """Print the plan of every dataset; nothing is made."""
     toolkit = recipe.toolkit
     if recipe.embedded:
-        from simulsa_plugin.demo.corpus import OFFLINE_NAME, write_demo_corpus
+        from simulsa_plugin.demo.corpus import OFFLINE_NAME, OFFLINE_ROWS, TEST_ROWS
 
-        write_demo_corpus(out)
+        if not (out / f"{OFFLINE_NAME}.jsonl").exists():
+            print(
+                f"{OFFLINE_NAME}: would first speak {OFFLINE_ROWS} training and {TEST_ROWS} test utterances into {out} "
+                "(about 0.8 GB), then cut them; no more can be said before"
+            )
+            return []
         toolkit = toolkit | {"dataset": OFFLINE_NAME, "dataset_dir": str(out)}
-    model, datasets = load(toolkit, dataset_names(toolkit.get("dataset")))
-    from simulsa_plugin.augment.pipeline import augment
+    from simulsa_plugin.augment.plan import plan
+    from simulsa_plugin.commands.wiring import load_without_weights
 
-    return [augment(dataset, model, settings, out) for dataset in datasets]
+    renderer, datasets, size = load_without_weights(toolkit, _offline_names(toolkit))
+    for dataset in datasets:
+        described = {"dataset": dataset.name, "rows": len(dataset), "settings": settings.as_keys()}
+        print("\n".join(plan(dataset, renderer, size, settings, out, described)))
+    return []
 
 
-def _summary(outcome: Outcome) -> str:
-    counts = outcome.counts
-    skipped = ", ".join(f"{reason} {count}" for reason, count in outcome.skipped.items()) or "none"
-    share = counts["accepted_tokens"] / max(counts["tokens"], 1)
-    return (
-        f"{outcome.name}: {counts['samples']} partial samples from {outcome.rows} rows "
-        f"({counts['empty']} empty, {counts['whole_reference']} whole, {share:.0%} of the reference tokens accepted); "
-        f"skipped: {skipped}\n"
-        f"  {outcome.folder}\n"
-        f"  train with  dataset: {outcome.name},{outcome.name}_simulsa  and  dataset_dir: {outcome.folder.parent}"
-    )
+def _offline_names(toolkit: dict[str, Any]) -> list[str]:
+    """The datasets to cut: what an earlier run made of one of them is left out, so that one recipe serves all steps."""
+    from simulsa_plugin.augment.layout import SUFFIX
+    from simulsa_plugin.commands.wiring import dataset_names
+
+    names = dataset_names(toolkit.get("dataset"))
+    return [name for name in dict.fromkeys(names) if not (name.endswith(SUFFIX) and name.removesuffix(SUFFIX) in names)]
+
+
+def _print(outcome: Outcome) -> None:
+    from simulsa_plugin.augment.report import summary_lines
+
+    name = outcome.manifest["dataset"]
+    print("\n".join(summary_lines(outcome.manifest)))
+    print(f"  {outcome.folder}")
+    print(f"  train with  dataset: {name},{name}_simulsa  and  dataset_dir: {outcome.folder.parent}")

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from simulsa_plugin.settings import Settings, read_recipe, split_recipe
 
 if TYPE_CHECKING:
+    from simulsa_plugin.augment.plan import ModelSize
     from simulsa_plugin.toolkit.backbone import Backbone
     from simulsa_plugin.toolkit.dataset import OfflineDataset
+    from simulsa_plugin.toolkit.rendering import TemplateRenderer
 
 EMBEDDED_MODEL = {"model_name_or_path": "simulsa-demo", "template": "qwen2_audio"}
 S = TypeVar("S", bound=Settings)
@@ -63,6 +65,24 @@ def load(toolkit_keys: Mapping[str, Any], names: list[str]) -> tuple[Backbone, l
     arguments = inference_arguments(toolkit_keys)
     datasets = load_datasets(arguments, names)
     return load_backbone(arguments), datasets
+
+
+def load_without_weights(
+    toolkit_keys: Mapping[str, Any], names: list[str]
+) -> tuple[TemplateRenderer, list[OfflineDataset], ModelSize | None]:
+    """Load datasets and the model's prompt, and count its parameters from its configuration.
+
+    Raises:
+        SimulsaError: keys, datasets or model are wrong; see `toolkit`.
+    """
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from simulsa_plugin.toolkit.arguments import inference_arguments
+    from simulsa_plugin.toolkit.dataset import load_datasets
+    from simulsa_plugin.toolkit.rendering import load_renderer
+    from simulsa_plugin.toolkit.size import model_size
+
+    arguments = inference_arguments(toolkit_keys)
+    return load_renderer(arguments), load_datasets(arguments, names), model_size(arguments)
 
 
 def dataset_names(value: object) -> list[str]:

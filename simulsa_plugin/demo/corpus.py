@@ -57,20 +57,6 @@ class Utterance:
         }
 
 
-def true_partial(truth: dict[str, Any], cut_seconds: float) -> str:
-    """The part of the reference that is certain after `cut_seconds`, whatever may follow.
-
-    The end of the utterance counts as heard when its last word has been.
-
-    Args:
-        truth: a row of `NAME_truth.jsonl`.
-        cut_seconds: audio heard.
-    """
-    heard = sum(end <= cut_seconds for end in truth["word_ends"])
-    sentence = Sentence(tuple(truth["source"].split()), tuple(truth["target"]), tuple(truth["needs"]))
-    return " ".join(sentence.target[: sentence.supported_words(heard, ended=heard == len(truth["word_ends"]))])
-
-
 def iterate_utterances(split: str, count: int, processes: int = 2) -> Iterator[Utterance]:
     """The first `count` utterances of a split: a prefix of any longer run, whatever the number of processes."""
     tasks = [(split, start, min(BLOCK, count - start)) for start in range(0, count, BLOCK)]
@@ -82,12 +68,12 @@ def iterate_utterances(split: str, count: int, processes: int = 2) -> Iterator[U
 
 
 def write_demo_corpus(
-    folder: Path, *, rows: int = OFFLINE_ROWS, test_rows: int = TEST_ROWS, processes: int = 2
+    folder: Path, *, rows: int = OFFLINE_ROWS, test_rows: int = TEST_ROWS, processes: int = 2, wait: bool = False
 ) -> None:
     """Write the offline set and the test set as LLaMA-Factory datasets, unless they are there already.
 
     `folder` then holds `demo.jsonl`, `demo_test.jsonl`, `demo/*.wav`, `demo_test/*.wav`, the truth beside them, and
-    their entries in `dataset_info.json`. No rows: that set is left out.
+    their entries in `dataset_info.json`. No rows: that set is left out. `wait`: for another process that is writing it.
 
     Raises:
         StorageError: the folder cannot be used, or another process is writing it.
@@ -98,7 +84,7 @@ def write_demo_corpus(
         for name, split, count in ((OFFLINE_NAME, "train", rows), (TEST_NAME, "test", test_rows))
         if count
     ]
-    with locked(folder):
+    with locked(folder, wait=wait):
         for name, split, count in wanted:
             if not (folder / f"{name}.jsonl").exists():
                 _write_split(folder, name, split, count, processes)

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from simulsa_plugin.evaluation.tables import align, shown
+from simulsa_plugin.evaluation.tables import shown
 from simulsa_plugin.storage import replacing
+from simulsa_plugin.tables import align
 
 KEYS = ("policy", "chunk_ms", "rollback")
 VALUES = ("BLEU", "chrF", "AL", "LAAL", "AP", "DAL", "ATD", "YAAL", "NE")

@@ -11,9 +11,10 @@ from pathlib import Path
 from simulsa_plugin import storage
 from simulsa_plugin.errors import LogError
 from simulsa_plugin.evaluation.logs import Log, check_unit_fits, read_log
-from simulsa_plugin.evaluation.tables import align, shown, unit_of
+from simulsa_plugin.evaluation.tables import shown, unit_of
 from simulsa_plugin.metrics.corpus import METRICS, CorpusScores, score_records
 from simulsa_plugin.metrics.records import fits_unit, has_unpaired_elapsed, is_non_monotone
+from simulsa_plugin.tables import align
 
 LISTED_LINES = 12
 

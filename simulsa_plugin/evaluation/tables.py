@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from simulsa_plugin.evaluation.cells import CELL_METRICS, CellKey
+from simulsa_plugin.tables import align
 
 MAIN_METRICS = ("BLEU", "LAAL", "chrF")
 
@@ -26,17 +27,6 @@ def shown(value: float | None) -> str:
     ('12.346', '–')
     """
     return "–" if value is None else f"{value:.3f}"
-
-
-def align(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows as lines: the first column to the left, the others to the right.
-
-    >>> align([["cell", "BLEU"], ["offline", "9"]])
-    ['cell     BLEU', 'offline     9']
-    """
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(text.rjust(width) if i else text.ljust(width)
-                      for i, (text, width) in enumerate(zip(row, widths, strict=True))).rstrip() for row in rows]
 
 
 def comparison_tables(comparison: dict[str, Any]) -> list[str]:

@@ -17,8 +17,8 @@ from typing import Any
 from simulsa_plugin.commands.console import run_command
 from simulsa_plugin.errors import SimulsaError
 from simulsa_plugin.evaluation.cells import SCORES, read_scores
-from simulsa_plugin.evaluation.tables import align
 from simulsa_plugin.storage import make_folder, write_json
+from simulsa_plugin.tables import align
 
 PROG = "simulsa_plugin.experiments"
 BIN = Path(sys.executable).parent

@@ -1,6 +1,7 @@
 """The whole way of an offline dataset with a model made of arithmetic: files, skips, stops and restarts."""
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -46,6 +47,8 @@ def test_all_files_of_the_contract(toy, tmp_path):
             "dataset_info.json",
             "toy_simulsa.jsonl",
             "toy_simulsa/manifest.json",
+            "toy_simulsa/report.html",
+            "toy_simulsa/retokenized.jsonl",
             "toy_simulsa/scores.jsonl",
             "toy_simulsa/skipped.jsonl",
             *(f"toy_simulsa/clips/{clip}" for clip in clips),
@@ -60,13 +63,16 @@ def test_all_files_of_the_contract(toy, tmp_path):
         "clip",
         "duration_seconds",
         "cut_seconds",
+        "silence_seconds",
         "messages",
         "reference",
         "token_ids",
         "char_ends",
         "logprobs",
         "greedy",
+        "margins",
         "eos_logprob",
+        "unstable_prefixes",
         "accepted_tokens",
         "partial",
     }
@@ -123,14 +129,17 @@ def test_the_manifest_counts_and_quotes(toy, tmp_path):
     scores = lines(tmp_path / "toy_simulsa" / "scores.jsonl")
     assert (
         manifest["counts"]
-        == outcome.counts
+        == outcome.manifest["counts"]
         == {
             "wanted": 12,
+            "scored": 12,
             "samples": 12,
             "empty": sum(row["partial"] == "" for row in scores),
             "whole_reference": sum(row["partial"] == row["reference"] for row in scores),
             "tokens": sum(len(row["token_ids"]) for row in scores),
             "accepted_tokens": sum(row["accepted_tokens"] for row in scores),
+            "retokenized": 0,
+            "close_to_threshold": 0,
         }
     )
     assert manifest["threshold"] == 100 / 256
@@ -210,15 +219,15 @@ def test_what_cannot_be_cut_is_listed_with_its_reason_and_the_next_row_is_tried(
     assert {row["id"]: row["reason"] for row in skipped} == {
         f"toy-{number:08d}-0": name for number, name in enumerate(names) if name != "good"
     }
-    assert outcome.counts["samples"] == 1
-    assert outcome.skipped == dict.fromkeys(sorted(names[:-1]), 1)
-    assert "gives 1 of the 9 samples asked for" in capsys.readouterr().out.replace("\n", " ")
+    assert outcome.manifest["counts"]["samples"] == 1
+    assert outcome.manifest["skipped"] == dict.fromkeys(sorted(names[:-1]), 1)
+    assert "gives 1 of the 9 samples asked for" in capsys.readouterr().err.replace("\n", " ")
 
 
 def test_d_equal_to_l_is_too_short_and_a_sample_more_is_not(tmp_path):
     rows = [("a", write_noise(tmp_path / "l.wav", 0.5)), ("a", write_noise(tmp_path / "more.wav", 8001 / 16_000))]
     outcome = run(ListDataset("toy", rows), tmp_path / "out", samples=2)
-    assert (outcome.counts["samples"], outcome.skipped) == (1, {"too_short": 1})
+    assert (outcome.manifest["counts"]["samples"], outcome.manifest["skipped"]) == (1, {"too_short": 1})
 
 
 def test_no_row_at_all_is_one_line_and_the_reasons_are_on_disk(tmp_path):
@@ -235,13 +244,13 @@ def test_audio_longer_than_the_window_is_fine_where_the_cut_fits(tmp_path):
     # P(0.5 + 4.5 r > 2) for r ~ Beta(1, 3) is (1 − 1/3)³ = 0.30: of twelve, some fit and some do not.
     assert 0 < len(cuts) < 12
     assert max(cuts) <= 2.0
-    assert outcome.skipped == {"cut_exceeds_window": 12 - len(cuts)}
+    assert outcome.manifest["skipped"] == {"cut_exceeds_window": 12 - len(cuts)}
 
 
 def test_the_ratio_rule_needs_the_whole_audio_in_the_window(tmp_path):
     rows = [("a b c", write_noise(tmp_path / "long.wav", 9.0)), ("a b c", write_noise(tmp_path / "short.wav", 1.5))]
     outcome = run(ListDataset("toy", rows), tmp_path / "out", ByteModel(window_seconds=6.0), acceptance="ratio")
-    assert outcome.skipped == {"audio_exceeds_window": 1}
+    assert outcome.manifest["skipped"] == {"audio_exceeds_window": 1}
     (row,) = lines(tmp_path / "out" / "toy_simulsa" / "scores.jsonl")
     assert row["duration_seconds"] == 1.5
     assert len(row["logprobs_full"]) == len(row["logprobs"])
@@ -263,12 +272,12 @@ def test_prompts_that_the_template_refuses_are_skipped(toy, tmp_path):
             return sample
 
     outcome = run(Picky("toy", toy.rows), tmp_path, samples=40)
-    assert (outcome.counts["samples"], outcome.skipped) == (20, {"not_renderable": 20})
+    assert (outcome.manifest["counts"]["samples"], outcome.manifest["skipped"]) == (20, {"not_renderable": 20})
 
 
 def test_empty_partials_are_successes_and_kept(toy, tmp_path):
     outcome = run(toy, tmp_path, ByteModel(sure_per_second=0.0))
-    assert (outcome.counts["samples"], outcome.counts["empty"], outcome.skipped) == (12, 12, {})
+    assert (outcome.manifest["counts"]["samples"], outcome.manifest["counts"]["empty"], outcome.manifest["skipped"]) == (12, 12, {})
     assert {row["messages"][-1]["content"] for row in lines(tmp_path / "toy_simulsa.jsonl")} == {""}
 
 
@@ -277,9 +286,9 @@ def test_empty_partials_can_be_left_out(toy, tmp_path):
     outcome = run(toy, tmp_path / "out", ByteModel(sure_per_second=1.5), keep_empty=False)
     scores = lines(tmp_path / "out" / "toy_simulsa" / "scores.jsonl")
     empty = [row["id"] for row in scores if not row["partial"]]
-    assert len(scores) == kept.counts["samples"] == 12
+    assert len(scores) == kept.manifest["counts"]["samples"] == 12
     assert 0 < len(empty) < 12
-    assert outcome.skipped == {"empty_partial": len(empty)}
+    assert outcome.manifest["skipped"] == {"empty_partial": len(empty)}
     assert [row["id"] for row in lines(tmp_path / "out" / "toy_simulsa" / "skipped.jsonl")] == empty
     assert len(lines(tmp_path / "out" / "toy_simulsa.jsonl")) == 12 - len(empty)
 
@@ -327,13 +336,13 @@ def test_run_again_it_does_nothing_and_changes_nothing(toy, tmp_path):
     [
         ({"min_seconds": 0.7}, r"simulsa_min_seconds \(0.5, now 0.7\)"),
         ({"samples": 13}, r"simulsa_samples \(12, now 13\)"),
-        ({"acceptance": "greedy"}, r"simulsa_acceptance \(threshold, now greedy\)"),
+        ({"acceptance": "greedy"}, r"simulsa_acceptance \(threshold, now greedy\).*: --from-scores .*scores\.jsonl"),
     ],
 )
 def test_another_recipe_over_an_old_folder_is_one_line(toy, tmp_path, change, said):
     run(toy, tmp_path)
     before = tree(tmp_path)
-    with pytest.raises(StorageError, match=f"toy_simulsa holds a run with another {said}.*Choose another --out"):
+    with pytest.raises(StorageError, match=f"toy_simulsa holds a run with another {said}.*hoose another --out"):
         run(toy, tmp_path, **change)
     assert tree(tmp_path) == before
 
@@ -423,10 +432,11 @@ def test_killed_at_any_moment_it_goes_on_and_ends_with_the_same_bytes(tmp_path):
     assert tree(tmp_path / "out") == expected
 
 
-@pytest.mark.parametrize("moment", ["scores.jsonl", "skipped.jsonl", "manifest.json"])
-def test_killed_right_after_a_file_it_ends_with_the_same_bytes(toy, tmp_path, monkeypatch, moment):
-    from simulsa_plugin.augment import manifest, pipeline, speculation
+WRITTEN_LAST = ["retokenized.jsonl", "toy_simulsa.jsonl", "scores.jsonl", "skipped.jsonl", "report.html", "manifest.json"]
 
+
+@pytest.mark.parametrize("moment", WRITTEN_LAST)
+def test_killed_right_after_a_file_it_ends_with_the_same_bytes(toy, tmp_path, monkeypatch, moment):
     run(toy, tmp_path / "out")
     expected = tree(tmp_path / "out")
     (tmp_path / "out").rename(tmp_path / "undisturbed")
@@ -434,18 +444,14 @@ def test_killed_right_after_a_file_it_ends_with_the_same_bytes(toy, tmp_path, mo
     class Killed(BaseException):
         pass
 
-    def stopping(write):
-        def write_then_stop(path, value):
-            write(path, value)
-            if path.name == moment:
-                raise Killed
+    def replace_then_stop(source, target):
+        replace(source, target)
+        if Path(target).name == moment:
+            raise Killed
 
-        return write_then_stop
-
+    replace = os.replace
     with monkeypatch.context() as patch:
-        patch.setattr(speculation, "write_jsonl", stopping(speculation.write_jsonl))
-        patch.setattr(pipeline, "write_jsonl", stopping(pipeline.write_jsonl))
-        patch.setattr(manifest, "write_json", stopping(manifest.write_json))
+        patch.setattr(os, "replace", replace_then_stop)
         with pytest.raises(Killed):
             run(toy, tmp_path / "out")
     run(toy, tmp_path / "out")
@@ -480,7 +486,7 @@ def test_stopped_inside_a_batch_the_batch_is_scored_whole_again(toy, tmp_path, m
 
     def append_then_stop(journal, row):
         append(journal, row)
-        if len(journal.rows) == rows_done:
+        if len(journal) == rows_done:
             raise Killed
 
     append = Journal.append

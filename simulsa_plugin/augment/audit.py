@@ -1,0 +1,77 @@
+"""Score some samples again one by one, and say how far the batched scores are from that."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from simulsa_plugin.augment.acceptance import TOLERANCE, decide
+from simulsa_plugin.augment.clips import Chooser
+from simulsa_plugin.augment.layout import Layout
+from simulsa_plugin.augment.registration import SourceDataset
+from simulsa_plugin.augment.settings import AugmentSettings
+from simulsa_plugin.augment.shards import holding
+from simulsa_plugin.augment.speculation import score_batch
+from simulsa_plugin.model import AudioLanguageModel
+from simulsa_plugin.storage import read_jsonl, write_json
+
+LOGPROB_FIELDS = ("logprobs", "logprobs_full", "logprobs_lookback")
+
+
+def audit(
+    dataset: SourceDataset, model: AudioLanguageModel, settings: AugmentSettings, out: Path, samples: int
+) -> dict[str, Any]:
+    """Score the first `samples` of a finished run again, each alone, and write audit.json.
+
+    Returns:
+        `samples`, `tokens`, `largest_difference` of a log-probability with its `id` and `token`, `tolerance`, and
+        `decisions_changed`, the ids that would be decided otherwise.
+    """
+    layout = Layout(out.absolute(), dataset.name)
+    with holding(layout, None):
+        cuts, _ = Chooser(dataset, model, settings, layout).choose()
+        rows = islice(zip(cuts, read_jsonl(layout.scores), strict=True), samples)
+        found: dict[str, Any] = {
+            "samples": 0,
+            "tokens": 0,
+            "tolerance": TOLERANCE,
+            "largest_difference": 0.0,
+            "id": None,
+            "token": None,
+            "decisions_changed": [],
+        }
+        for cut, batched in tqdm(rows, total=min(samples, len(cuts)), desc="audit", unit="clip", disable=None):
+            alone = score_batch([cut], model, settings, layout)[cut.id]
+            found["samples"] += 1
+            found["tokens"] += len(batched["token_ids"])
+            difference, token = _largest_difference(batched, alone)
+            if difference > found["largest_difference"]:
+                found |= {"largest_difference": difference, "id": cut.id, "token": token}
+            if decide(alone, settings, model.output_width).accepted_tokens != batched["accepted_tokens"]:
+                found["decisions_changed"].append(cut.id)
+        write_json(layout.audit, found)
+    return found
+
+
+def audit_line(found: Mapping[str, Any]) -> str:
+    """The audit in a line."""
+    where = f" ({found['id']}, token {found['token']})" if found["id"] else ""
+    verdict = "within" if found["largest_difference"] <= found["tolerance"] else "NOT within"
+    return (
+        f"audit: {found['samples']} samples, {found['tokens']} tokens scored one by one: largest difference of a "
+        f"log-probability {found['largest_difference']:.2g}{where}, {verdict} {found['tolerance']:g}; "
+        f"{len(found['decisions_changed'])} decided otherwise"
+    )
+
+
+def _largest_difference(batched: Mapping[str, Any], alone: Mapping[str, Any]) -> tuple[float, int]:
+    """Over all tokens and kinds of scores: the difference, and the token's number."""
+    return max(
+        (abs(one - other), token)
+        for field in LOGPROB_FIELDS
+        for token, (one, other) in enumerate(zip(batched.get(field) or (), alone.get(field) or (), strict=True))
+    )

@@ -1,0 +1,128 @@
+"""What a run would do, and at what cost: nothing is scored, nothing is written."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from simulsa_plugin.audio import SAMPLE_RATE, samples_to_seconds
+from simulsa_plugin.augment.clips import Chooser, Cut
+from simulsa_plugin.augment.layout import Layout
+from simulsa_plugin.augment.manifest import refuse_other_work
+from simulsa_plugin.augment.registration import SourceDataset
+from simulsa_plugin.augment.selection import wanted_samples
+from simulsa_plugin.augment.settings import AugmentSettings
+from simulsa_plugin.augment.speculation import make_batches
+from simulsa_plugin.model import Renderer
+
+WAV_HEADER_BYTES = 44
+ENCODER_FRAMES_PER_SECOND = 50  # of Whisper-like encoders, which run over their whole window
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """A model's size, known from its configuration.
+
+    Attributes:
+        parameters: in all.
+        encoder_parameters: of them, in the audio encoder.
+        dtype_bytes: bytes for each.
+    """
+
+    parameters: int
+    encoder_parameters: int
+    dtype_bytes: int
+
+
+def plan(
+    dataset: SourceDataset,
+    renderer: Renderer,
+    size: ModelSize | None,
+    settings: AugmentSettings,
+    out: Path,
+    described: Mapping[str, Any],
+) -> list[str]:
+    """Choose rows and cuts as a run would, and count.
+
+    Args:
+        dataset: what would be cut.
+        renderer: of the model that would score.
+        size: of that model; None where its configuration does not tell.
+        settings: the `simulsa_*` keys.
+        out: output folder; it need not exist.
+        described: what is known of the work without the weights, see `describe_work`.
+
+    Raises:
+        StorageError: the run would refuse the folder.
+        DatasetError: not one row could be cut.
+    """
+    layout = Layout(out.absolute(), dataset.name)
+    refuse_other_work(layout, described)
+    cuts, skipped = Chooser(dataset, renderer, settings, layout, write_clips=False).choose()
+    reasons = dict(sorted(Counter(one.reason for one in skipped).items()))
+    wanted = wanted_samples(len(dataset), settings)
+    batches = make_batches(cuts, settings.batch_size)
+    passes = 1 + settings.scores_full + settings.scores_lookback
+    return [
+        f"{dataset.name}: would cut {len(cuts)} of {wanted} samples asked for, from {len(dataset)} rows; "
+        f"skipped on the way: {reasons or 'none'}",
+        f"  {_clips(cuts)}",
+        f"  scoring: {len(batches)} batches of up to {settings.batch_size} clips"
+        f"{f', each scored {passes} times' if passes > 1 else ''}; {_tokens(batches)}",
+        f"  {_cost(batches, passes, size, renderer)}",
+        f"  {_state(layout, cuts)}",
+    ]
+
+
+def _clips(cuts: Sequence[Cut]) -> str:
+    samples = sum(cut.clip_samples for cut in cuts)
+    num_bytes = 2 * samples + len(cuts) * WAV_HEADER_BYTES
+    return f"clips: {samples_to_seconds(samples):.1f} s of audio, {num_bytes / 1e6:.1f} MB in the output folder"
+
+
+def _tokens(batches: Sequence[Sequence[Cut]]) -> str:
+    real = sum(cut.prompt_tokens + cut.reference_tokens for batch in batches for cut in batch)
+    return f"{real} tokens, {_padded(batches)} with padding"
+
+
+def _padded(batches: Sequence[Sequence[Cut]]) -> int:
+    return sum(len(batch) * max(cut.prompt_tokens + cut.reference_tokens for cut in batch) for batch in batches)
+
+
+def _cost(batches: Sequence[Sequence[Cut]], passes: int, size: ModelSize | None, renderer: Renderer) -> str:
+    if size is None:
+        return "model: size not known from its configuration"
+    clips = sum(map(len, batches))
+    seconds = renderer.window_seconds
+    frames = seconds * ENCODER_FRAMES_PER_SECOND if seconds else _mean_seconds(batches) * ENCODER_FRAMES_PER_SECOND
+    operations = (
+        2.0
+        * passes
+        * ((size.parameters - size.encoder_parameters) * _padded(batches) + size.encoder_parameters * frames * clips)
+    )
+    return (
+        f"model: {size.parameters / 1e6:.1f} M parameters, "
+        f"{size.parameters * size.dtype_bytes / 1e9:.2f} GB of weights; "
+        f"about {operations / 1e12:.3g} TFLOP (2 · parameters · positions), "
+        f"{operations / 1e14:.3g} s at a sustained 100 TFLOP/s"
+    )
+
+
+def _mean_seconds(batches: Sequence[Sequence[Cut]]) -> float:
+    lengths = [cut.clip_samples / SAMPLE_RATE for batch in batches for cut in batch]
+    return sum(lengths) / len(lengths)
+
+
+def _state(layout: Layout, cuts: Sequence[Cut]) -> str:
+    if layout.manifest.exists():
+        return f"{layout.folder} is finished: a run would change nothing"
+    return f"{layout.folder}: {sum(map(_whole_lines, layout.journals()))} of {len(cuts)} scored so far"
+
+
+def _whole_lines(journal: Path) -> int:
+    """Rows of a journal that another process may be writing, hence only looked at."""
+    with journal.open("rb") as lines:
+        return sum(line.endswith(b"\n") for line in lines)

@@ -1,0 +1,19 @@
+"""Rows of text as aligned lines, for terminals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def align(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows as lines: the first column to the left, the others to the right.
+
+    >>> align([["cell", "BLEU"], ["offline", "9"]])
+    ['cell     BLEU', 'offline     9']
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(map(_justify, range(len(row)), row, widths)).rstrip() for row in rows]
+
+
+def _justify(column: int, text: str, width: int) -> str:
+    return text.rjust(width) if column else text.ljust(width)

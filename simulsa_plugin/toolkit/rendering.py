@@ -1,0 +1,128 @@
+"""The training-time prompt of any LLaMA-Factory audio model: tokens through its own template and processor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from simulsa_plugin.audio import Waveform
+from simulsa_plugin.errors import ModelError
+from simulsa_plugin.model import Prompt, RenderedReference
+from simulsa_plugin.toolkit.arguments import InferenceArguments, one_line, quiet_toolkit
+
+LOADING_ERRORS = (OSError, ValueError, KeyError, ImportError, RuntimeError, AttributeError)
+
+
+class TemplateRenderer:
+    """Tokenizer, processor and template of a model, without its weights."""
+
+    def __init__(self, tokenizer: Any, processor: Any, template: Any) -> None:
+        self.tokenizer, self.processor, self.template = tokenizer, processor, template
+        self.window_seconds = _window_seconds(processor)
+        self._answer_end = self._encode_answer("")
+
+    def render(self, prompt: Prompt, waveform: Waveform, reference: str) -> RenderedReference:
+        """Tokens of prompt and reference, as LLaMA-Factory's supervised processor lays them out.
+
+        Raises:
+            ModelError: the template has no place for this prompt, or melts the reference into what follows it.
+        """
+        prompt_ids = self.render_prompt(prompt, waveform)
+        answer_ids, end = self._encode_answer(reference), self._answer_end
+        if end and answer_ids[-len(end) :] != end:
+            raise ModelError("the template joins the end of the reference with the end of the turn")
+        content_ids = tuple(answer_ids[: len(answer_ids) - len(end)])
+        return RenderedReference(prompt_ids, content_ids, self._char_ends(content_ids, reference))
+
+    def render_prompt(self, prompt: Prompt, waveform: Waveform) -> tuple[int, ...]:
+        """Token ids of a prompt up to where the answer begins, audio tokens for (num_samples,) of waveform included.
+
+        Raises:
+            ModelError: the template or the processor refuses the prompt.
+        """
+        plugin = self.template.mm_plugin
+        try:
+            messages = plugin.process_messages(
+                [dict(message) for message in prompt.messages], [], [], [waveform], self.processor
+            )
+            head, _ = plugin.process_token_ids([], [], [], [], [waveform], self.tokenizer, self.processor)
+            turns = [*messages, {"role": "assistant", "content": ""}]
+            body, _ = self.template.encode_oneturn(self.tokenizer, turns, prompt.system or None, prompt.tools or None)
+        except (ValueError, IndexError, TypeError) as error:
+            raise ModelError(f"the template refuses the prompt: {one_line(error)}") from error
+        return (*head, *body)
+
+    def _encode_answer(self, content: str) -> list[int]:
+        turns = [{"role": "user", "content": ""}, {"role": "assistant", "content": content}]
+        _, answer_ids = self.template.encode_oneturn(self.tokenizer, turns)
+        return list(answer_ids)
+
+    def _char_ends(self, content_ids: Sequence[int], reference: str) -> tuple[int | None, ...]:
+        ends: list[int | None] = []
+        for count in range(1, len(content_ids) + 1):
+            text = self.decode(content_ids[:count])
+            ends.append(len(text) if reference.startswith(text) else None)
+        return tuple(ends)
+
+    def unstable_prefixes(self, rendered: RenderedReference, reference: str) -> tuple[int, ...]:
+        """Numbers of leading content tokens whose text training would tokenize otherwise.
+
+        A partial is written as text; where its last token only exists inside a longer word, training sees others.
+        """
+        return tuple(
+            count
+            for count, end in enumerate(rendered.char_ends[:-1], 1)
+            if end is not None
+            and self._encode_answer(reference[:end]) != [*rendered.content_ids[:count], *self._answer_end]
+        )
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text of token ids, special tokens left out, not stripped."""
+        return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+def load_renderer(arguments: InferenceArguments) -> TemplateRenderer:
+    """Load tokenizer, processor and template as LLaMA-Factory does for inference.
+
+    Raises:
+        ModelError: something cannot be loaded, or the model takes no audio.
+    """
+    with quiet_toolkit():
+        from llamafactory.data import get_template_and_fix_tokenizer
+        from llamafactory.model import load_tokenizer
+
+        try:
+            module = load_tokenizer(arguments.model)
+            tokenizer, processor = module["tokenizer"], module["processor"]
+            template = get_template_and_fix_tokenizer(tokenizer, arguments.data)
+        except LOADING_ERRORS as error:
+            raise cannot_load(arguments, error) from error
+    _check_audio(arguments.model.model_name_or_path, template, processor, arguments.data.template)
+    return TemplateRenderer(tokenizer, processor, template)
+
+
+def cannot_load(arguments: InferenceArguments, error: BaseException) -> ModelError:
+    """The error for a model, adapter or template that LLaMA-Factory could not load."""
+    return ModelError(
+        f"Cannot load the model {arguments.model.model_name_or_path}: {one_line(error.__cause__ or error)}. "
+        "Check model_name_or_path, adapter_name_or_path and template."
+    )
+
+
+def _audio_processor(processor: Any) -> Any:
+    """The part of a processor that takes audio, under the names that LLaMA-Factory looks for."""
+    return getattr(processor, "feature_extractor", None) or getattr(processor, "audio_processor", None)
+
+
+def _window_seconds(processor: Any) -> float | None:
+    """Whisper-like extractors cut what is longer than their window, without a word."""
+    extractor = _audio_processor(processor)
+    samples, rate = getattr(extractor, "n_samples", None), getattr(extractor, "sampling_rate", None)
+    return samples / rate if samples and rate else None
+
+
+def _check_audio(name: str, template: Any, processor: Any, template_name: str) -> None:
+    if template.mm_plugin.audio_token is None:
+        raise ModelError(f"The template {template_name} takes no audio; for Qwen2-Audio use template: qwen2_audio.")
+    if _audio_processor(processor) is None:
+        raise ModelError(f"The model {name} has no audio processor. Use an audio-language model.")

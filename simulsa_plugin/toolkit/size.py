@@ -1,0 +1,43 @@
+"""How large a model is, from its configuration alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from simulsa_plugin.augment.plan import ModelSize
+from simulsa_plugin.toolkit.arguments import InferenceArguments, quiet_toolkit
+
+AUDIO_TOWERS = ("audio_tower", "apm", "audio_encoder")  # as transformers and LLaMA-Factory name them
+
+
+def model_size(arguments: InferenceArguments) -> ModelSize | None:
+    """Build the model without memory (PyTorch's meta device) and count.
+
+    Returns:
+        its size; None where its class cannot be built from its configuration.
+    """
+    with quiet_toolkit():
+        import torch
+        from llamafactory.model.loader import load_config
+
+        try:
+            config = load_config(arguments.model)
+            with torch.device("meta"):
+                model = _auto_class(config).from_config(config)
+        except (ValueError, TypeError, AttributeError, KeyError, ImportError, RuntimeError, OSError):
+            return None  # remote code, or a class that needs its weights: the plan says that the size is not known
+    encoder = sum(
+        weight.numel() for name, weight in model.named_parameters() if any(tower in name for tower in AUDIO_TOWERS)
+    )
+    dtype = arguments.model.compute_dtype or getattr(config, "dtype", None) or torch.float32
+    return ModelSize(model.num_parameters(), encoder, torch.empty(0, dtype=dtype).element_size())
+
+
+def _auto_class(config: Any) -> Any:
+    """The class that LLaMA-Factory's own loader takes for a configuration."""
+    import transformers
+
+    for name in ("AutoModelForImageTextToText", "AutoModelForSeq2SeqLM", "AutoModelForTextToWaveform"):
+        if type(config) in getattr(transformers, name)._model_mapping:
+            return getattr(transformers, name)
+    return transformers.AutoModelForCausalLM
