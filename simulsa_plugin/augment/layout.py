@@ -68,7 +68,8 @@ class Layout:
     def remove_leftovers(self) -> None:
         """Remove what a killed run was writing; the folder is locked."""
         for folder in (self.folder, self.clips):
-            remove_leftovers(folder)
+            if folder.exists():
+                remove_leftovers(folder)
         for path in (self.rows, self.rewritten):
             remove_leftovers(self.out, path.name)
 

@@ -5,38 +5,21 @@ sample → cut → score → accept → write
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from simulsa_plugin.augment.clips import Chooser
 from simulsa_plugin.augment.commitment import Truth
 from simulsa_plugin.augment.decision import Decider
 from simulsa_plugin.augment.layout import Layout, Shard
-from simulsa_plugin.augment.manifest import check_same_work, describe_work, make_manifest, write_manifest
+from simulsa_plugin.augment.manifest import check_same_work, describe_work
+from simulsa_plugin.augment.outcome import Outcome, finish
 from simulsa_plugin.augment.registration import SourceDataset, offline_entry, register
-from simulsa_plugin.augment.report import write_report
-from simulsa_plugin.augment.selection import Skipped, wanted_samples
+from simulsa_plugin.augment.selection import wanted_samples
 from simulsa_plugin.augment.settings import AugmentSettings
 from simulsa_plugin.augment.shards import holding, mark_finished, remove_shards
 from simulsa_plugin.augment.speculation import score_cuts, scored_rows
-from simulsa_plugin.augment.tally import Tally
 from simulsa_plugin.model import AudioLanguageModel
-from simulsa_plugin.storage import make_folder, write_jsonl
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What one dataset became.
-
-    Attributes:
-        folder: NAME_simulsa in the output folder.
-        manifest: what its manifest.json holds.
-    """
-
-    folder: Path
-    manifest: dict[str, Any]
+from simulsa_plugin.storage import make_folder
 
 
 def augment(
@@ -98,21 +81,3 @@ def open_layout(out: Path, name: str) -> Layout:
     layout = Layout(make_folder(out).absolute(), name)
     make_folder(layout.clips)
     return layout
-
-
-def finish(layout: Layout, work: dict[str, Any], tally: Tally, wanted: int, skipped: list[Skipped]) -> Outcome:
-    """Write skipped.jsonl, report.html and, last of all, manifest.json.
-
-    Args:
-        layout: where.
-        work: of `describe_work`.
-        tally: of the decided rows.
-        wanted: samples asked for.
-        skipped: what the walk left out.
-    """
-    left_out = [*skipped, *tally.dropped]
-    write_jsonl(layout.skipped, map(asdict, left_out))
-    manifest = make_manifest(work, tally, wanted, Counter(one.reason for one in left_out))
-    write_report(manifest, tally.examples, layout.report)
-    write_manifest(layout, manifest)
-    return Outcome(layout.folder, manifest)

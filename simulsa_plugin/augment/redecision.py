@@ -16,7 +16,7 @@ from simulsa_plugin.augment.commitment import Truth
 from simulsa_plugin.augment.decision import Decider
 from simulsa_plugin.augment.layout import Layout
 from simulsa_plugin.augment.manifest import read_manifest
-from simulsa_plugin.augment.pipeline import Outcome, finish
+from simulsa_plugin.augment.outcome import Outcome, finish
 from simulsa_plugin.augment.registration import augmented_entry
 from simulsa_plugin.augment.selection import Skipped, parse_sample_id, walk, wanted_samples
 from simulsa_plugin.augment.settings import CUTTING_KEYS, AugmentSettings

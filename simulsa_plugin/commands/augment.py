@@ -15,7 +15,7 @@ from simulsa_plugin.errors import UsageError
 
 if TYPE_CHECKING:
     from simulsa_plugin.augment.layout import Shard
-    from simulsa_plugin.augment.pipeline import Outcome
+    from simulsa_plugin.augment.outcome import Outcome
     from simulsa_plugin.augment.settings import AugmentSettings
     from simulsa_plugin.commands.wiring import Recipe
     from simulsa_plugin.toolkit.backbone import Backbone

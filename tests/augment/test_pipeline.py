@@ -145,7 +145,9 @@ def test_the_manifest_counts_and_quotes(toy, tmp_path):
     assert manifest["threshold"] == 100 / 256
     assert manifest["settings"]["simulsa_samples"] == 12
     assert {"simulsa-plugin", "llamafactory", "torch", "transformers"} <= set(manifest["versions"])
-    assert manifest["signature"].startswith("simulsa|n:12|cut:beta_decay(1,3)[0.5,5]s|rule:threshold|tau:0.3906|")
+    assert manifest["signature"].startswith(
+        "simulsa|n:12|cut:beta_decay(1,3)[0.5,5]s|cuts:1|silence:0ms|seed:42|rule:threshold|tau:0.3906|boundary:token|"
+    )
 
 
 def test_both_sets_are_registered_and_others_stay(toy, tmp_path):
@@ -277,7 +279,8 @@ def test_prompts_that_the_template_refuses_are_skipped(toy, tmp_path):
 
 def test_empty_partials_are_successes_and_kept(toy, tmp_path):
     outcome = run(toy, tmp_path, ByteModel(sure_per_second=0.0))
-    assert (outcome.manifest["counts"]["samples"], outcome.manifest["counts"]["empty"], outcome.manifest["skipped"]) == (12, 12, {})
+    counts = outcome.manifest["counts"]
+    assert (counts["samples"], counts["empty"], outcome.manifest["skipped"]) == (12, 12, {})
     assert {row["messages"][-1]["content"] for row in lines(tmp_path / "toy_simulsa.jsonl")} == {""}
 
 
@@ -432,10 +435,10 @@ def test_killed_at_any_moment_it_goes_on_and_ends_with_the_same_bytes(tmp_path):
     assert tree(tmp_path / "out") == expected
 
 
-WRITTEN_LAST = ["retokenized.jsonl", "toy_simulsa.jsonl", "scores.jsonl", "skipped.jsonl", "report.html", "manifest.json"]
+WRITTEN = ("retokenized.jsonl", "toy_simulsa.jsonl", "scores.jsonl", "skipped.jsonl", "report.html", "manifest.json")
 
 
-@pytest.mark.parametrize("moment", WRITTEN_LAST)
+@pytest.mark.parametrize("moment", WRITTEN)
 def test_killed_right_after_a_file_it_ends_with_the_same_bytes(toy, tmp_path, monkeypatch, moment):
     run(toy, tmp_path / "out")
     expected = tree(tmp_path / "out")

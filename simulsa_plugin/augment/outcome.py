@@ -1,0 +1,46 @@
+"""The end of a run, with a model or over scores: skips, report, manifest."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from simulsa_plugin.augment.layout import Layout
+from simulsa_plugin.augment.manifest import make_manifest, write_manifest
+from simulsa_plugin.augment.report import write_report
+from simulsa_plugin.augment.selection import Skipped
+from simulsa_plugin.augment.tally import Tally
+from simulsa_plugin.storage import write_jsonl
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one dataset became.
+
+    Attributes:
+        folder: NAME_simulsa in the output folder.
+        manifest: what its manifest.json holds.
+    """
+
+    folder: Path
+    manifest: dict[str, Any]
+
+
+def finish(layout: Layout, work: dict[str, Any], tally: Tally, wanted: int, skipped: list[Skipped]) -> Outcome:
+    """Write skipped.jsonl, report.html and, last of all, manifest.json.
+
+    Args:
+        layout: where.
+        work: of `describe_work`.
+        tally: of the decided rows.
+        wanted: samples asked for.
+        skipped: what the walk left out.
+    """
+    left_out = [*skipped, *tally.dropped]
+    write_jsonl(layout.skipped, map(asdict, left_out))
+    manifest = make_manifest(work, tally, wanted, Counter(one.reason for one in left_out))
+    write_report(manifest, tally.examples, layout.report)
+    write_manifest(layout, manifest)
+    return Outcome(layout.folder, manifest)
