@@ -17,6 +17,14 @@ from simulsa_plugin.settings import unknown_key
 
 # Read by LLaMA-Factory before its own parsers.
 _LAUNCH_KEYS = {"use_ray", "use_v1_kernels"}
+# About training alone, though inference shares their groups. LLaMA-Factory would check them here too: for packages that
+# only the training machine needs, or against keys that are not the training's (`val_size` beside an evaluation set).
+_TRAINING_DATA_KEYS = {
+    "val_size", "streaming", "max_samples", "mix_strategy", "interleave_probs", "packing", "neat_packing",
+    "mask_history", "train_on_prompt", "tokenized_path", "eval_on_each_dataset",
+}
+_TRAINING_MODEL_KEYS = {"enable_liger_kernel", "use_unsloth", "use_unsloth_gc", "infer_backend"}
+_INFERENCE_FINETUNING_KEYS = {"finetuning_type"}
 
 
 @dataclass(frozen=True)
@@ -29,7 +37,7 @@ class InferenceArguments:
 
 
 def inference_arguments(recipe: Mapping[str, Any]) -> InferenceArguments:
-    """Turn a recipe (without `simulsa_*` keys) into inference arguments; keys of training are left out.
+    """Turn a recipe (without `simulsa_*` keys) into inference arguments; what only training reads is left out.
 
     Raises:
         UsageError: a key that LLaMA-Factory does not know, or no model or template.
@@ -41,25 +49,35 @@ def inference_arguments(recipe: Mapping[str, Any]) -> InferenceArguments:
                 f"The recipe has no {key}. Add a line such as "
                 f"{'model_name_or_path: Qwen/Qwen2-Audio-7B' if key != 'template' else 'template: qwen2_audio'}."
             )
-    with quiet_toolkit():
-        from llamafactory.hparams import get_infer_args
-        from llamafactory.hparams import parser as groups
+    quieten_toolkit()
+    from llamafactory.hparams import FinetuningArguments, get_infer_args
+    from llamafactory.hparams import parser as groups
 
-        inference, training = _field_names(groups._INFER_ARGS), _field_names(groups._TRAIN_ARGS)
-        for key in recipe:
-            if key not in inference | training | _LAUNCH_KEYS:
-                raise unknown_key(key, inference | training)
-        chosen = {key: value for key, value in recipe.items() if key in inference}
-        chosen["model_name_or_path"] = resolve_model_name(str(recipe["model_name_or_path"]))
-        try:
-            model, data, finetuning, _ = get_infer_args(chosen)
-        except (ValueError, TypeError, ImportError, OSError) as error:
-            raise ModelError(f"LLaMA-Factory refuses the recipe: {one_line(error)}") from error
+    inference, training = _field_names(groups._INFER_ARGS), _field_names(groups._TRAIN_ARGS)
+    for key in recipe:
+        if key not in inference | training | _LAUNCH_KEYS:
+            raise unknown_key(key, inference | training)
+    about_training = _field_names([FinetuningArguments]) - _INFERENCE_FINETUNING_KEYS
+    about_training |= _TRAINING_DATA_KEYS | _TRAINING_MODEL_KEYS
+    chosen = {key: value for key, value in recipe.items() if key in inference - about_training}
+    chosen["model_name_or_path"] = resolve_model_name(str(recipe["model_name_or_path"]))
+    _refuse_lists(chosen)
+    try:
+        model, data, finetuning, _ = get_infer_args(chosen)
+    except (ValueError, TypeError, ImportError, OSError) as error:
+        raise ModelError(f"LLaMA-Factory refuses the recipe: {one_line(error)}") from error
     return InferenceArguments(model, data, finetuning)
 
 
-@contextlib.contextmanager
-def quiet_toolkit() -> Iterator[None]:
+def _refuse_lists(recipe: Mapping[str, Any]) -> None:
+    """LLaMA-Factory splits these at commas, and dies of a list in training as well."""
+    for key in ("adapter_name_or_path", "add_tokens", "add_special_tokens"):
+        if isinstance(recipe.get(key), (list, tuple)):
+            text = ",".join(map(str, recipe[key]))
+            raise UsageError(f"{key} is a list; LLaMA-Factory takes text with commas. Write  {key}: {text}")
+
+
+def quieten_toolkit() -> None:
     """Keep the libraries' information off the terminal and their progress bars out of logs; errors come through.
 
     LLaMA-Factory's warnings are about training, or about what is counted with a reason here, such as missing audio.
@@ -73,6 +91,12 @@ def quiet_toolkit() -> Iterator[None]:
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
         transformers.logging.disable_progress_bar()
+
+
+@contextlib.contextmanager
+def quiet_toolkit() -> Iterator[None]:
+    """The same under its former name, for callers that still say `with`."""
+    quieten_toolkit()
     yield
 
 
