@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import functools
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from simulsa_plugin.errors import DatasetError
 from simulsa_plugin.model import Prompt, Sample, UnusableRow
-from simulsa_plugin.toolkit.arguments import InferenceArguments, one_line, quiet_toolkit
+from simulsa_plugin.toolkit.arguments import InferenceArguments, one_line, quieten_toolkit
 
-AUDIO_PLACEHOLDER = "<audio>"
+SOURCES = ("file_name", "hf_hub_url", "ms_hub_url", "om_hub_url", "script_url", "cloud_file_name")
+_MEDIA = ("_audios", "_images", "_videos")
+_BATCH_ROWS = 1000  # read at once where all rows are walked
+
+# How a rewritten offline file stands in dataset_info.json: every role that LLaMA-Factory knows has its tag.
+_REWRITTEN_TAGS = {
+    "role_tag": "role",
+    "content_tag": "content",
+    "user_tag": "user",
+    "assistant_tag": "assistant",
+    "observation_tag": "observation",
+    "function_tag": "function",
+    "system_tag": "system",
+}
+_REWRITTEN_COLUMNS = {"tools": "_tools", "images": "_images", "videos": "_videos"}  # besides `messages` and `audios`
 
 
 @dataclass(frozen=True)
@@ -25,7 +41,7 @@ class OfflineDataset:
         name: its name in dataset_info.json.
         entry: its entry there, with an absolute file name.
         rows: LLaMA-Factory's aligned rows (`_prompt`, `_response`, `_system`, `_audios` …), one for each row of the
-            file.
+            file, or of its `split`. The files of a folder follow each other by name.
     """
 
     name: str
@@ -41,25 +57,72 @@ class OfflineDataset:
         reason = _unusable(aligned)
         if reason:
             return UnusableRow(row, reason)
-        prompt = Prompt(tuple(aligned["_prompt"]), aligned["_system"] or "", aligned["_tools"] or "")
-        return Sample(row, prompt, aligned["_response"][0]["content"], os.path.abspath(aligned["_audios"][0]))
+        prompt = Prompt(tuple(aligned["_prompt"]), aligned["_system"] or "")
+        return Sample(row, prompt, aligned["_response"][0]["content"], _absolute(aligned["_audios"][0]))
 
     def has_relative_audio(self) -> bool:
-        """Whether any row names its audio by a relative path (see `_whole`: absolute ones stay absolute)."""
-        return any(
-            not os.path.isabs(audio)
-            for audios in self.rows["_audios"]
-            for audio in audios or []
-            if isinstance(audio, str)
-        )
+        """Whether any row names audio, an image or a video by a path that another `dataset_dir` would not find."""
+        return self._has_relative_media
+
+    @functools.cached_property
+    def _has_relative_media(self) -> bool:
+        # `_whole` has made what LLaMA-Factory found relative, unless it was absolute in the file.
+        return any(isinstance(path, str) and _is_relative(path) for path in self._paths())
+
+    def rewritten_entry(self) -> dict[str, Any]:
+        """The entry under which `sharegpt_rows`, written to a file, are these rows again; it lacks the `file_name`.
+
+        Raises:
+            DatasetError: the rows hold what such a file cannot carry.
+        """
+        self._refuse_loss()
+        named = self.entry["columns"]
+        columns = {"messages": "messages", "audios": "audios"}
+        columns |= {column: column for column in _REWRITTEN_COLUMNS if named.get(column)}
+        share = {key: self.entry[key] for key in ("num_samples",) if key in self.entry}
+        return {"formatting": "sharegpt", "columns": columns, "tags": dict(_REWRITTEN_TAGS), **share}
 
     def sharegpt_rows(self) -> list[dict[str, Any]]:
-        """All rows as sharegpt `messages` + `audios` with absolute audio paths, for a rewritten offline file."""
-        return [_as_sharegpt(aligned) for aligned in self.rows]
+        """All rows as sharegpt with absolute paths, for a rewritten offline file; see `rewritten_entry`.
+
+        Rows that supervised training drops stay in their places, and are dropped again.
+
+        Raises:
+            DatasetError: the rows hold what such a file cannot carry.
+        """
+        self._refuse_loss()
+        columns = [column for column in _REWRITTEN_COLUMNS if self.entry["columns"].get(column)]
+        return [_as_sharegpt(aligned, columns) for aligned in self.rows]
+
+    def _refuse_loss(self) -> None:
+        if self._lost:
+            raise DatasetError(
+                f"The dataset {self.name} has relative paths, so it is written anew with absolute ones, but there is "
+                f"no place for {self._lost}. Write absolute paths into the dataset itself."
+            )
+
+    @functools.cached_property
+    def _lost(self) -> str | None:
+        """What a rewritten file would lose, or None."""
+        if any(len(response or []) > 1 for response in self._column("_response")):
+            return "pairs of answers (`ranking`, `kto_tag`)"
+        if not all(isinstance(path, str) for path in self._paths()):
+            return "images, videos or audio that are no paths"
+        return None
+
+    def _paths(self) -> Iterator[Any]:
+        """Every path, or what stands in the place of one."""
+        for column in _MEDIA:
+            for media in self._column(column):
+                yield from _flat(media or [])
+
+    def _column(self, name: str) -> Iterator[Any]:
+        for batch in self.rows.select_columns([name]).iter(_BATCH_ROWS):
+            yield from batch[name]
 
 
 def load_datasets(arguments: InferenceArguments, names: list[str]) -> list[OfflineDataset]:
-    """Load registered datasets whole, in file order.
+    """Load registered datasets whole, in file order; a name that is given twice counts once, as in LLaMA-Factory.
 
     Raises:
         DatasetError: no name, no dataset_info.json, an unknown name, a missing file, broken JSON, or no audio column.
@@ -68,79 +131,151 @@ def load_datasets(arguments: InferenceArguments, names: list[str]) -> list[Offli
         raise DatasetError(
             "The recipe names no dataset. Add `dataset: NAME`, a name in dataset_info.json of dataset_dir."
         )
-    info = read_dataset_info(Path(arguments.data.dataset_dir))
-    return [_load(arguments, info, name) for name in names]
+    info = read_dataset_info(arguments.data.dataset_dir)
+    return [_load(arguments, info, name) for name in dict.fromkeys(names)]
 
 
-def read_dataset_info(dataset_dir: Path) -> dict[str, Any]:
-    """The entries of `dataset_info.json`.
+def read_dataset_info(dataset_dir: str | Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of `dataset_info.json`, wherever LLaMA-Factory takes them from.
+
+    Args:
+        dataset_dir: a folder, `REMOTE:` and a dataset repository of the Hugging Face hub, or the entries themselves.
 
     Raises:
-        DatasetError: it is missing or broken.
+        DatasetError: it is missing or broken, or there is none (`ONLINE`).
     """
-    path = dataset_dir / "dataset_info.json"
-    try:
-        info = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
+    if isinstance(dataset_dir, Mapping):
+        return dict(dataset_dir)
+    if dataset_dir == "ONLINE":
         raise DatasetError(
-            f"No dataset is registered in {dataset_dir}: cannot read {path} ({error.strerror}). "
+            "dataset_dir: ONLINE takes datasets without an entry, and so without audio. "
+            'Register the dataset in a dataset_info.json: {"hf_hub_url": …, "columns": {…, "audios": …}}.'
+        )
+    path = os.path.join(dataset_dir, "dataset_info.json")
+    try:
+        if dataset_dir.startswith("REMOTE:"):
+            path = _download_info(dataset_dir.removeprefix("REMOTE:"))
+        info = json.loads(Path(path).read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise DatasetError(f"{path} is no JSON: {one_line(error)}.") from error
+    except (OSError, ValueError) as error:
+        raise DatasetError(
+            f"No dataset is registered in {dataset_dir}: cannot read {path} "
+            f"({getattr(error, 'strerror', None) or one_line(error)}). "
             "Set dataset_dir to a folder with a dataset_info.json."
         ) from error
-    except ValueError as error:
-        raise DatasetError(f"{path} is no JSON: {one_line(error)}.") from error
     if not isinstance(info, dict):
         raise DatasetError(f"{path} holds a {type(info).__name__}; expected an object of datasets by name.")
     return info
 
 
+def _download_info(repository: str) -> str:
+    from huggingface_hub import hf_hub_download
+
+    return str(hf_hub_download(repo_id=repository, filename="dataset_info.json", repo_type="dataset"))
+
+
 def _load(arguments: InferenceArguments, info: Mapping[str, Any], name: str) -> OfflineDataset:
-    if name not in info:
-        raise DatasetError(
-            f"No dataset {name} in {arguments.data.dataset_dir}/dataset_info.json; "
-            f"registered there: {', '.join(sorted(info)) or 'none'}."
-        )
-    if not isinstance(info[name], dict):
-        raise DatasetError(
-            f"The entry of {name} in {arguments.data.dataset_dir}/dataset_info.json is a {type(info[name]).__name__}; "
-            'expected an object such as {"file_name": …}.'
-        )
-    entry = dict(info[name])
-    if not (entry.get("columns") or {}).get("audios"):
-        raise DatasetError(
-            f"The dataset {name} has no audio: its entry in dataset_info.json names no `audios` column. "
-            'Add "columns": {"messages": …, "audios": …}.'
-        )
-    if "file_name" in entry:
-        path = (Path(arguments.data.dataset_dir) / entry["file_name"]).absolute()
-        if not path.exists():
-            raise DatasetError(f"The dataset {name} is registered, but its file {path} does not exist.")
-        entry["file_name"] = str(path)
-    rows = _align(arguments, name)
+    entry = _check_entry(arguments.data.dataset_dir, info, name)
+    quieten_toolkit()
+    from llamafactory.data.parser import get_dataset_list
+
+    (attributes,) = get_dataset_list([name], {name: entry})
+    entry = _located(entry, attributes, arguments.data.dataset_dir, name)
+    rows = _align(arguments, attributes, name)
     if len(rows) == 0:
         raise DatasetError(f"The dataset {name} has no rows.")
     return OfflineDataset(name, entry, rows)
 
 
-def _align(arguments: InferenceArguments, name: str) -> Any:
-    with quiet_toolkit():
-        from datasets.exceptions import DatasetGenerationError
-        from llamafactory.data.loader import _load_single_dataset
-        from llamafactory.data.parser import get_dataset_list
-        from llamafactory.hparams import TrainingArguments
-
-        try:
-            (attributes,) = get_dataset_list([name], arguments.data.dataset_dir)
-            attributes.num_samples = None  # the share is taken of the rows in the file
-            training = TrainingArguments(output_dir=os.devnull)
-            return _load_single_dataset(attributes, arguments.model, _whole(arguments.data), training)
-        except KeyError as error:
+def _check_entry(dataset_dir: object, info: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A copy of the entry, in which LLaMA-Factory will find what it looks for."""
+    place = os.path.join(dataset_dir, "dataset_info.json") if isinstance(dataset_dir, str) else "dataset_dir"
+    if name not in info:
+        raise DatasetError(f"No dataset {name} in {place}; registered there: {', '.join(sorted(info)) or 'none'}.")
+    entry = info[name]
+    if not isinstance(entry, dict):
+        raise DatasetError(
+            f"The entry of {name} in {place} is a {type(entry).__name__}; "
+            'expected an object such as {"file_name": …}.'
+        )
+    for key in ("columns", "tags"):
+        if key in entry and not isinstance(entry[key], dict):
             raise DatasetError(
-                f"The dataset {name} cannot be loaded: its rows have no {error}. "
-                "Check `columns` and `tags` of its entry in dataset_info.json."
-            ) from error
-        except (DatasetGenerationError, ValueError, TypeError, OSError) as error:
-            cause = error.__cause__ or error
-            raise DatasetError(f"The dataset {name} cannot be loaded: {one_line(cause)}") from error
+                f"`{key}` in the entry of {name} in {place} is a {type(entry[key]).__name__}; expected an object."
+            )
+    if not isinstance(entry.get("columns", {}).get("audios"), str):
+        raise DatasetError(
+            f"The dataset {name} has no audio: its entry in dataset_info.json names no `audios` column. "
+            'Add "columns": {"messages": …, "audios": …}.'
+        )
+    if not any(isinstance(entry.get(key), str) for key in SOURCES):
+        raise DatasetError(
+            f"The entry of {name} in {place} does not say where its rows are. Add one of {', '.join(SOURCES)}."
+        )
+    return dict(entry)
+
+
+def _located(entry: dict[str, Any], attributes: Any, dataset_dir: object, name: str) -> dict[str, Any]:
+    """The entry as it holds for any `dataset_dir` and working folder: local places are absolute."""
+    if attributes.load_from == "hf_hub" and os.path.exists(attributes.dataset_name):
+        return entry | {"hf_hub_url": os.path.abspath(attributes.dataset_name)}
+    if attributes.load_from not in ("file", "script"):
+        return entry
+    folder = dataset_dir if isinstance(dataset_dir, str) else os.curdir
+    path = os.path.abspath(os.path.join(folder, attributes.dataset_name))
+    if not os.path.exists(path):
+        raise DatasetError(f"The dataset {name} is registered, but its file {path} does not exist.")
+    if os.path.isdir(path) and not os.listdir(path):
+        raise DatasetError(f"The dataset {name} is registered, but its folder {path} is empty.")
+    return entry | {"file_name" if attributes.load_from == "file" else "script_url": path}
+
+
+def _align(arguments: InferenceArguments, attributes: Any, name: str) -> Any:
+    from datasets.exceptions import DatasetGenerationError
+    from llamafactory.data.loader import _load_single_dataset
+    from llamafactory.hparams import TrainingArguments
+
+    attributes.num_samples = None  # the share is taken of the rows in the file
+    training = TrainingArguments(output_dir=os.devnull)
+    try:
+        with _folders_by_name():
+            return _load_single_dataset(attributes, arguments.model, _whole(arguments.data), training)
+    except StopIteration as error:
+        raise DatasetError(f"The dataset {name} has no rows.") from error
+    except KeyError as error:
+        raise DatasetError(
+            f"The dataset {name} cannot be loaded: {error} is no column of its rows, or a role without a tag. "
+            "Check `columns` and `tags` of its entry in dataset_info.json."
+        ) from error
+    except Exception as error:  # files, three hubs, two clouds and LLaMA-Factory's converters agree on no error
+        cause = error.__cause__ if isinstance(error, DatasetGenerationError) and error.__cause__ else error
+        raise DatasetError(
+            f"The dataset {name} cannot be loaded: {one_line(cause).rstrip('.')}. {_next_step(cause)}"
+        ) from error
+
+
+def _next_step(cause: BaseException) -> str:
+    text = str(cause)
+    if "torchcodec" in text:  # what datasets asks for; LLaMA-Factory could not train on what comes out
+        return "Its column holds audio itself, where LLaMA-Factory trains on paths: write files, and name them there."
+    if "Dataset scripts" in text:
+        return "Write the rows that its script gives to a file, and register that with `file_name`."
+    return "Check its entry in dataset_info.json, and that its rows fit `columns` and `tags`."
+
+
+@contextlib.contextmanager
+def _folders_by_name() -> Iterator[None]:
+    """LLaMA-Factory reads a folder's files in the order of `os.listdir`, which differs from disk to disk.
+
+    Rows are chosen and called by their number. In training, whose order is shuffled, nothing hangs on it.
+    """
+    listdir = os.listdir
+    os.listdir = lambda *path: sorted(listdir(*path))  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        os.listdir = listdir
 
 
 def _whole(data_arguments: Any) -> Any:
@@ -148,33 +283,92 @@ def _whole(data_arguments: Any) -> Any:
     whole = copy.copy(data_arguments)
     whole.max_samples, whole.streaming = None, False
     whole.overwrite_cache = True  # the cache remembers which audio was missing when it was made
-    whole.media_dir = os.path.relpath(whole.media_dir or whole.dataset_dir)
+    if not isinstance(whole.dataset_dir, str):
+        whole.dataset_dir = os.curdir  # the entries came with the recipe; the places in them are their own
+    folder = whole.media_dir if isinstance(whole.media_dir, str) else whole.dataset_dir
+    whole.media_dir = os.path.relpath(folder)
     return whole
 
 
 def _unusable(aligned: Mapping[str, Any]) -> str | None:
     """The reason why an aligned row cannot be cut, or None."""
-    prompt, response, audios = aligned["_prompt"], aligned["_response"], aligned["_audios"]
-    if not prompt or len(response or []) != 1:
+    return _unusable_turns(aligned) or _unusable_media(aligned) or _unusable_text(aligned)
+
+
+def _unusable_turns(aligned: Mapping[str, Any]) -> str | None:
+    prompt, response = aligned["_prompt"] or [], aligned["_response"] or []
+    if len(response) > 1:
+        return "several_answers"  # ranking and KTO pairs, which supervised training drops
+    if not prompt or not response:
         return "no_answer"
-    if len(prompt) != 1:
+    if len(prompt) > 1:
         return "multi_turn"
-    if aligned["_tools"]:
-        return "tools"  # `messages` has no place for them: training would see another prompt than was scored
+    # `messages` has no place for tools: training would see another prompt than was scored
+    if aligned["_tools"] or [prompt[0]["role"], response[0]["role"]] != ["user", "assistant"]:
+        return "tools"
+    return None
+
+
+def _unusable_media(aligned: Mapping[str, Any]) -> str | None:
     if aligned["_images"] or aligned["_videos"]:
         return "other_media"
-    if not audios:
+    if not aligned["_audios"]:
         return "no_audio"
-    if len(audios) != 1 or prompt[0]["content"].count(AUDIO_PLACEHOLDER) != 1:
-        return "not_one_audio"
-    if not isinstance(audios[0], str):
+    if not all(isinstance(audio, str) and "://" not in audio for audio in aligned["_audios"]):
         return "audio_not_a_path"
-    if not (response[0]["content"] or "").strip():
+    return None
+
+
+def _unusable_text(aligned: Mapping[str, Any]) -> str | None:
+    from llamafactory.extras.constants import AUDIO_PLACEHOLDER, IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER
+
+    ask, answer = aligned["_prompt"][0]["content"], aligned["_response"][0]["content"]
+    if not isinstance(ask, str) or not isinstance(answer, str | None):
+        return "not_text"
+    answer = answer or ""
+    if any(placeholder in ask + answer for placeholder in (IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER)):
+        return "other_media"
+    # LLaMA-Factory counts in the answer as well: one there would stop the training
+    if len(aligned["_audios"]) != 1 or ask.count(AUDIO_PLACEHOLDER) != 1 or AUDIO_PLACEHOLDER in answer:
+        return "not_one_audio"
+    if not answer.strip():
         return "empty_reference"
     return None
 
 
-def _as_sharegpt(aligned: Mapping[str, Any]) -> dict[str, Any]:
+def _as_sharegpt(aligned: Mapping[str, Any], columns: Iterable[str]) -> dict[str, Any]:
+    """One aligned row as sharegpt; `columns` of `_REWRITTEN_COLUMNS` besides messages and audios."""
     system = [{"role": "system", "content": aligned["_system"]}] if aligned["_system"] else []
-    audios = [os.path.abspath(audio) if isinstance(audio, str) else audio for audio in aligned["_audios"] or []]
-    return {"messages": [*system, *aligned["_prompt"], *aligned["_response"]], "audios": audios}
+    row: dict[str, Any] = {
+        "messages": [*system, *(aligned["_prompt"] or []), *(aligned["_response"] or [])],
+        "audios": _all_absolute(aligned["_audios"]),
+    }
+    for column in columns:
+        value = aligned[_REWRITTEN_COLUMNS[column]]
+        row[column] = (value or "") if column == "tools" else _all_absolute(value)
+    return row
+
+
+def _all_absolute(media: list[Any] | None) -> list[Any]:
+    """Paths made absolute, those of a video's frames one list deeper too."""
+    return [_all_absolute(one) if isinstance(one, list) else _absolute(one) for one in media or []]
+
+
+def _flat(media: list[Any]) -> Iterator[Any]:
+    for one in media:
+        if isinstance(one, list):
+            yield from _flat(one)
+        else:
+            yield one
+
+
+def _is_relative(path: str) -> bool:
+    return bool(path) and "://" not in path and not os.path.isabs(path)
+
+
+def _absolute(path: str) -> str:
+    """The same file by an absolute path; what is no path of a file stays as it is."""
+    if not path or "://" in path:
+        return path
+    # Behind a symbolic link `..` leads elsewhere than `abspath`, which goes by the text, would say.
+    return os.path.realpath(path) if os.pardir in Path(path).parts else os.path.abspath(path)

@@ -204,7 +204,7 @@ def test_a_relative_dataset_dir_is_registered_absolute(folder):
         (
             {"a": SHAREGPT | {"file_name": "a.jsonl", "columns": {"messages": "talks", "audios": "audios"}}},
             "a",
-            r"The dataset a cannot be loaded: its rows have no 'talks'\. Check `columns`",
+            r"The dataset a cannot be loaded: .talks. is no column of its rows, or a role without a tag\. Check",
         ),
         ({"a": "a.jsonl"}, "a", r"The entry of a in .* is a str; expected an object"),
     ],
