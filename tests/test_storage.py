@@ -1,22 +1,67 @@
 """Files that survive: whole or not at all, resumable, and held by one process at a time."""
 
+import contextlib
 import json
+import multiprocessing
 import os
+import random
 import re
+import resource
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from simulsa_plugin import storage
+from simulsa_plugin.audio import write_wav
 from simulsa_plugin.errors import StorageError
+
+FORK = multiprocessing.get_context("fork")
+NOBODY = 65534
+MAKE_ROOM = r"Make room and start again: the run goes on where it stopped\.$"
 
 
 def names(folder):
     return sorted(path.name for path in folder.iterdir())
+
+
+@contextlib.contextmanager
+def no_file_beyond(num_bytes):
+    """The kernel refuses every byte after `num_bytes` of any file (EFBIG), as a quota or a full disk does."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.fixture
+def forbidden():
+    """A folder with a file, neither readable nor writable; a test that root runs is somebody else meanwhile."""
+    folder = Path(tempfile.mkdtemp())
+    (folder / "a.jsonl").write_bytes(b'{"id": "a"}\n')
+    (folder / "dataset_info.json").write_bytes(b"{}")
+    for name in names(folder):
+        (folder / name).chmod(0o000)
+    folder.chmod(0o555)
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(NOBODY)
+    try:
+        yield folder
+    finally:
+        if root:
+            os.seteuid(0)
+        folder.chmod(0o755)
+        shutil.rmtree(folder)
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
@@ -53,6 +98,146 @@ def test_what_cannot_be_written_is_one_line(tmp_path):
         storage.write_json(tmp_path, 1)
 
 
+def write_bytes(path, count):
+    with storage.replacing(path) as handle:
+        handle.write(bytes(count))
+
+
+def write_clip(path):
+    with storage.replacing(path) as handle:
+        write_wav(handle, np.zeros(100, np.int16))
+
+
+def append(path):
+    with storage.Journal(path) as journal:
+        journal.append({"id": "a" * 100})
+
+
+def lock(folder):
+    with storage.locked(folder):
+        pass
+
+
+WRITERS = {
+    "a.json": lambda path: storage.write_json(path, "a" * 100),
+    "a.jsonl": lambda path: storage.write_jsonl(path, [{"a": "b" * 100}]),
+    "refused when it is closed": lambda path: write_bytes(path, 100),
+    "refused when it is written": lambda path: write_bytes(path, 1_000_000),
+    "a.wav": write_clip,
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_full_disk_is_one_line_and_the_old_file_stays(tmp_path, name):
+    (tmp_path / name).write_bytes(b"old")
+    said = f"^Cannot write {re.escape(str(tmp_path / name))}: File too large\\. {MAKE_ROOM}"
+    with no_file_beyond(50), pytest.raises(StorageError, match=said):
+        WRITERS[name](tmp_path / name)
+    assert (tmp_path / name).read_bytes() == b"old"
+    assert names(tmp_path) == [name]
+    WRITERS[name](tmp_path / name)
+    assert (tmp_path / name).stat().st_size > 50
+
+
+def test_a_disk_that_is_full_at_once_has_no_room_for_a_lock_either(tmp_path):
+    said = rf"^Cannot write .*/\.lock: File too large\. {MAKE_ROOM}"
+    with no_file_beyond(0), pytest.raises(StorageError, match=said):
+        lock(tmp_path)
+    assert names(tmp_path) == []
+
+
+def test_a_full_disk_leaves_dataset_info_as_it_was(tmp_path):
+    storage.merge_dataset_info(tmp_path, {"mine": {}})
+    with no_file_beyond(20), pytest.raises(StorageError, match=rf"dataset_info\.json: File too large\. {MAKE_ROOM}"):
+        storage.merge_dataset_info(tmp_path, {"other": {"file_name": "x"}})
+    assert (tmp_path / "dataset_info.json").read_text(encoding="utf-8") == '{\n  "mine": {}\n}\n'
+    assert names(tmp_path) == ["dataset_info.json"]
+
+
+@pytest.mark.parametrize("room", [0, 1, 60, 113])  # before, in, and at the last byte of the second row
+def test_a_journal_on_a_full_disk_is_as_it_was_and_goes_on_when_there_is_room(tmp_path, room):
+    rows = [{"id": letter, "text": letter * 90} for letter in "abc"]
+    first = len(storage.dump_line(rows[0])) + 1
+    assert first == 114
+    with storage.Journal(tmp_path / "j.jsonl") as journal:
+        journal.append(rows[0])
+        said = rf"^Cannot write .*/j\.jsonl: File too large\. {MAKE_ROOM}"
+        with no_file_beyond(first + room), pytest.raises(StorageError, match=said):
+            journal.append(rows[1])
+        assert (tmp_path / "j.jsonl").stat().st_size == first
+        assert ("a" in journal, "b" in journal, journal.read("a")) == (True, False, rows[0])
+        journal.append(rows[1])
+    with storage.Journal(tmp_path / "j.jsonl") as journal:
+        journal.append(rows[2])
+    assert list(storage.read_jsonl(tmp_path / "j.jsonl")) == rows
+
+
+def test_what_fails_beside_the_writing_keeps_its_own_error(tmp_path):
+    with pytest.raises(FileNotFoundError), storage.replacing(tmp_path / "a.txt", "w") as handle:
+        handle.write((tmp_path / "source.txt").read_text(encoding="utf-8"))
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("mode", ["w", "wb"])
+def test_a_full_disk_does_not_hide_what_stopped_the_writer(tmp_path, mode, capfd):
+    with no_file_beyond(0), pytest.raises(KeyboardInterrupt), storage.replacing(tmp_path / "a.txt", mode) as handle:
+        handle.write("half" if mode == "w" else b"half")  # still in the buffer
+        raise KeyboardInterrupt
+    del handle
+    assert names(tmp_path) == []
+    assert capfd.readouterr().err == ""
+
+
+FORBIDDEN_WRITERS = {
+    "replacing": lambda folder: storage.write_json(folder / "a.json", 1),
+    "make_folder": lambda folder: storage.make_folder(folder / "deep" / "er"),
+    "locked": lock,
+    "journal": lambda folder: append(folder / "b.jsonl"),
+    "merge_dataset_info": lambda folder: storage.merge_dataset_info(folder, {"a": {}}),
+}
+
+
+@pytest.mark.parametrize("writer", FORBIDDEN_WRITERS)
+def test_a_folder_that_may_not_be_written_is_one_line(forbidden, writer):
+    said = f"^Cannot write .*{forbidden}.*: Permission denied\\. Choose another --out"
+    with pytest.raises(StorageError, match=said):
+        FORBIDDEN_WRITERS[writer](forbidden)
+    assert names(forbidden) == ["a.jsonl", "dataset_info.json"]
+
+
+def test_what_may_not_be_read_is_one_line(forbidden):
+    with pytest.raises(StorageError, match=rf"^Cannot read {forbidden}/a\.jsonl: Permission denied\. Make it readable"):
+        list(storage.read_jsonl(forbidden / "a.jsonl"))
+
+
+def test_leftovers_that_may_not_be_removed_are_one_line(forbidden):
+    if os.getuid() == 0:
+        os.seteuid(0)
+    forbidden.chmod(0o777)
+    (forbidden / f".a.json.ab12{storage.UNFINISHED}").write_bytes(b"half")
+    forbidden.chmod(0o555)
+    if os.getuid() == 0:
+        os.seteuid(NOBODY)
+    with pytest.raises(StorageError, match=f"^Cannot write {forbidden}: Permission denied"):
+        storage.remove_leftovers(forbidden)
+
+
+def test_a_folder_in_the_place_of_a_file_is_one_line(tmp_path):
+    (tmp_path / "dataset_info.json").mkdir()
+    with pytest.raises(StorageError, match=r"^Cannot read .*/dataset_info\.json: Is a directory\. Make it readable"):
+        list(storage.read_jsonl(tmp_path / "dataset_info.json"))
+    with pytest.raises(StorageError, match=r"^Cannot write .*/dataset_info\.json: Is a directory"):
+        storage.Journal(tmp_path / "dataset_info.json")
+    with pytest.raises(StorageError, match=r"^Cannot read .*/dataset_info\.json: Is a directory"):
+        storage.merge_dataset_info(tmp_path, {"a": {}})
+
+
+def test_a_link_that_leads_nowhere_is_no_crash(tmp_path):
+    (tmp_path / "loop.json").symlink_to("loop.json")
+    storage.write_json(tmp_path / "loop.json", 1)
+    assert (tmp_path / "loop.json").read_text(encoding="utf-8") == "1\n"
+
+
 @pytest.mark.parametrize("below", ["", "deep/er"])
 def test_an_output_folder_that_is_a_file_is_one_line(tmp_path, below):
     (tmp_path / "data").write_text("", encoding="utf-8")
@@ -67,8 +252,9 @@ def test_jsonl_goes_round_and_keeps_its_umlauts(tmp_path):
     assert "Bücher" in (tmp_path / "a.jsonl").read_text(encoding="utf-8")
 
 
-def test_a_broken_line_is_named(tmp_path):
-    (tmp_path / "a.jsonl").write_text('{"a": 1}\n[2]\n', encoding="utf-8")
+@pytest.mark.parametrize("line", [b"[2]", b"{", b'{"a": "\xff"}'])
+def test_a_broken_line_is_named(tmp_path, line):
+    (tmp_path / "a.jsonl").write_bytes(b'{"a": 1}\n' + line + b"\n")
     with pytest.raises(StorageError, match=r"a\.jsonl, line 2: not a JSON object"):
         list(storage.read_jsonl(tmp_path / "a.jsonl"))
     with pytest.raises(StorageError, match=r"b\.jsonl does not exist"):
@@ -190,6 +376,92 @@ def test_a_killed_holder_leaves_nothing_stale(tmp_path, holder):
     assert names(tmp_path) == []
 
 
+FORK_AND_DIE = """
+import os, signal, sys, time
+from pathlib import Path
+from simulsa_plugin.storage import locked
+with locked(Path(sys.argv[1])):
+    child = os.fork()
+    if not child:
+        time.sleep(60)
+    print(child, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_worker_that_outlives_its_killed_parent_holds_nothing(tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", FORK_AND_DIE, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    child = int(process.stdout.readline())
+    try:
+        assert process.wait(60) == -signal.SIGKILL
+        os.kill(child, 0)  # it lives
+        lock(tmp_path)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        process.stdout.close()
+
+
+def test_a_worker_that_unwinds_takes_no_lock_away(tmp_path):
+    parent = os.getpid()
+    try:
+        with storage.locked(tmp_path):
+            if not os.fork():
+                raise SystemExit  # leaves the block, in the child
+            os.wait()
+            assert names(tmp_path) == [".lock"]
+            refused = subprocess.run(
+                [sys.executable, "-c", HOLD, str(tmp_path)], capture_output=True, text=True, timeout=60, check=False
+            )
+    finally:
+        if os.getpid() != parent:
+            os._exit(0)
+    assert f"is in use by process {parent}." in refused.stderr
+
+
+def count_up(folder, times):
+    for _ in range(times):
+        with storage.locked(folder, wait=True):
+            count = int((folder / "count").read_text(encoding="utf-8"))
+            time.sleep(0)
+            (folder / "count").write_text(str(count + 1), encoding="utf-8")
+
+
+def test_two_never_hold_a_folder_though_each_removes_the_lock_file(tmp_path):
+    (tmp_path / "count").write_text("0", encoding="utf-8")
+    workers = [FORK.Process(target=count_up, args=(tmp_path, 100)) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert [worker.exitcode for worker in workers] == [0] * 4
+    assert (tmp_path / "count").read_text(encoding="utf-8") == "400"
+    assert names(tmp_path) == ["count"]
+
+
+def append_until_killed(path, total):
+    with storage.Journal(path) as journal:
+        for number in range(total):
+            if f"r{number}" not in journal:
+                journal.append({"id": f"r{number}", "text": "für" * (number % 500)})
+
+
+def test_a_journal_killed_at_any_moment_goes_on_with_the_same_bytes(tmp_path):
+    append_until_killed(tmp_path / "whole.jsonl", 3000)
+    moments, kills = random.Random(3), 0
+    for _ in range(200):
+        worker = FORK.Process(target=append_until_killed, args=(tmp_path / "j.jsonl", 3000))
+        worker.start()
+        worker.join(moments.uniform(0.001, 0.02))
+        worker.kill()
+        worker.join()
+        kills += worker.exitcode == -signal.SIGKILL
+        if worker.exitcode == 0:
+            break
+    append_until_killed(tmp_path / "j.jsonl", 3000)
+    assert kills > 0
+    assert (tmp_path / "j.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+
+
 def test_waiting_gets_the_folder_when_it_is_free(tmp_path):
     order = []
 
@@ -233,6 +505,34 @@ def test_what_a_killed_writer_left_is_found_and_removed(tmp_path):
     assert len(names(tmp_path)) == 2
     storage.remove_leftovers(tmp_path)
     assert names(tmp_path) == [".mine"]
+
+
+def test_leftovers_of_one_file_are_told_from_those_of_others(tmp_path):
+    mine = [f".a[1].jsonl.ab12{storage.UNFINISHED}", f".a[1].jsonl.cd34{storage.UNFINISHED}"]
+    others = [f".a1.jsonl.ab12{storage.UNFINISHED}", f".a[1].jsonl.bak.ab12{storage.UNFINISHED}", "a[1].jsonl"]
+    for name in mine + others:
+        (tmp_path / name).write_bytes(b"half")
+    (tmp_path / f".folder{storage.UNFINISHED}").mkdir()
+    storage.remove_leftovers(tmp_path, "a[1].jsonl")
+    assert names(tmp_path) == sorted([*others, f".folder{storage.UNFINISHED}"])
+    storage.remove_leftovers(tmp_path)
+    assert names(tmp_path) == [f".folder{storage.UNFINISHED}", "a[1].jsonl"]
+
+
+def merge_some(folder, worker):
+    for number in range(5):
+        storage.merge_dataset_info(folder, {f"set{worker}-{number}": {"file_name": "x"}})
+
+
+def test_many_processes_merge_without_losing_an_entry(tmp_path):
+    workers = [FORK.Process(target=merge_some, args=(tmp_path, worker)) for worker in range(6)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    info = json.loads((tmp_path / "dataset_info.json").read_text(encoding="utf-8"))
+    assert set(info) == {f"set{worker}-{number}" for worker in range(6) for number in range(5)}
+    assert names(tmp_path) == ["dataset_info.json"]
 
 
 def test_merging_keeps_other_entries_and_their_order(tmp_path):

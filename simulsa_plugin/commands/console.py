@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from simulsa_plugin.errors import SimulsaError, UsageError
+from simulsa_plugin.errors import SimulsaError, StorageError, UsageError
 from simulsa_plugin.storage import DISK_ERRORS, cannot_write
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
@@ -65,19 +66,19 @@ def run_command(prog: str, function: Callable[[], int]) -> int:
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise
-        print(f"{prog}: error: {cannot_write(error.filename or _unnamed_output(), error)}", file=sys.stderr)
+        print(f"{prog}: error: {_unconverted(error)}", file=sys.stderr)
         return 1
     return code
 
 
-def _unnamed_output() -> str:
-    """What a failed write was about that names no file: standard output, if it cannot be emptied."""
+def _unconverted(error: OSError) -> StorageError:
+    """The line for a disk that failed where nobody expected it; a library may not say which file it was writing."""
     try:
         sys.stdout.flush()
     except OSError:
         _silence_stdout()
-        return "standard output"
-    return "a file"
+    name = error.filename or "the output"
+    return cannot_write(f"or read {name}" if error.errno == errno.EIO else name, error)
 
 
 def _silence_stdout() -> None:
