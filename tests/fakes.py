@@ -12,6 +12,7 @@ import numpy as np
 from simulsa_plugin.audio import SAMPLE_RATE, write_wav
 from simulsa_plugin.errors import ModelError
 from simulsa_plugin.model import Continuation, Prompt, ReferenceScores, RenderedReference, Sample, UnusableRow
+from simulsa_plugin.storage import SHAREGPT_ENTRY
 
 AUDIO_TOKEN = 1000
 
@@ -96,6 +97,10 @@ class ListDataset:
 
     def has_relative_audio(self):
         return self.relative
+
+    def rewritten_entry(self):
+        share = {key: self.entry[key] for key in ("num_samples",) if key in self.entry}
+        return {**SHAREGPT_ENTRY, **share}
 
     def sharegpt_rows(self):
         return [

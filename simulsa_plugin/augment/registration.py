@@ -32,11 +32,15 @@ class SourceDataset(Protocol):
         ...
 
     def has_relative_audio(self) -> bool:
-        """Whether its audio paths only make sense beside its own file."""
+        """Whether its paths only make sense beside its own file."""
+        ...
+
+    def rewritten_entry(self) -> dict[str, Any]:
+        """The entry, without `file_name`, under which `sharegpt_rows` in a file are the same rows again."""
         ...
 
     def sharegpt_rows(self) -> list[dict[str, Any]]:
-        """All rows with absolute audio paths."""
+        """All rows with absolute paths."""
         ...
 
 
@@ -45,6 +49,7 @@ def offline_entry(dataset: SourceDataset, settings: AugmentSettings, layout: Lay
 
     Raises:
         StorageError: the rewritten file would replace the offline file itself.
+        DatasetError: its rows hold what a rewritten file cannot carry.
     """
     entry = dict(dataset.entry)
     if dataset.has_relative_audio():
@@ -52,8 +57,7 @@ def offline_entry(dataset: SourceDataset, settings: AugmentSettings, layout: Lay
             raise StorageError(
                 f"{layout.rewritten} is the offline dataset itself and has relative audio paths. Choose another --out."
             )
-        share = {key: entry[key] for key in ("num_samples",) if key in entry}
-        entry = {"file_name": str(layout.rewritten), **SHAREGPT_ENTRY, **share}
+        entry = {"file_name": str(layout.rewritten), **dataset.rewritten_entry()}
     if settings.portable and "file_name" in entry and Path(entry["file_name"]).is_relative_to(layout.out):
         entry["file_name"] = str(Path(entry["file_name"]).relative_to(layout.out))
     return entry

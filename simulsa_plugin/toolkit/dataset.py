@@ -17,6 +17,8 @@ from simulsa_plugin.model import Prompt, Sample, UnusableRow
 from simulsa_plugin.toolkit.arguments import InferenceArguments, one_line, quieten_toolkit
 
 SOURCES = ("file_name", "hf_hub_url", "ms_hub_url", "om_hub_url", "script_url", "cloud_file_name")
+# Files, hubs, clouds and LLaMA-Factory's converters agree on no error of their own.
+_LOADING_ERRORS = (OSError, ValueError, TypeError, AttributeError, LookupError, ImportError, RuntimeError, EOFError)
 _MEDIA = ("_audios", "_images", "_videos")
 _BATCH_ROWS = 1000  # read at once where all rows are walked
 
@@ -232,7 +234,7 @@ def _located(entry: dict[str, Any], attributes: Any, dataset_dir: object, name: 
 
 
 def _align(arguments: InferenceArguments, attributes: Any, name: str) -> Any:
-    from datasets.exceptions import DatasetGenerationError
+    from datasets.exceptions import DatasetGenerationError, DatasetsError
     from llamafactory.data.loader import _load_single_dataset
     from llamafactory.hparams import TrainingArguments
 
@@ -248,7 +250,7 @@ def _align(arguments: InferenceArguments, attributes: Any, name: str) -> Any:
             f"The dataset {name} cannot be loaded: {error} is no column of its rows, or a role without a tag. "
             "Check `columns` and `tags` of its entry in dataset_info.json."
         ) from error
-    except Exception as error:  # files, three hubs, two clouds and LLaMA-Factory's converters agree on no error
+    except (DatasetsError, *_LOADING_ERRORS) as error:
         cause = error.__cause__ if isinstance(error, DatasetGenerationError) and error.__cause__ else error
         raise DatasetError(
             f"The dataset {name} cannot be loaded: {one_line(cause).rstrip('.')}. {_next_step(cause)}"
