@@ -64,7 +64,7 @@ def inference_arguments(recipe: Mapping[str, Any]) -> InferenceArguments:
     _refuse_lists(chosen)
     try:
         model, data, finetuning, _ = get_infer_args(chosen)
-    except (ValueError, TypeError, ImportError, OSError) as error:
+    except (ValueError, TypeError, ImportError, OSError, AssertionError, AttributeError) as error:  # it asserts, too
         raise ModelError(f"LLaMA-Factory refuses the recipe: {one_line(error)}") from error
     return InferenceArguments(model, data, finetuning)
 
