@@ -262,11 +262,14 @@ def run_command(folder, seconds):
             stderr=log,
             start_new_session=True,
         )
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(seconds)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        return time.monotonic() - begin, process.wait()
+        try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(seconds)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            status = process.wait()
+    return time.monotonic() - begin, status
 
 
 if __name__ == "__main__":
