@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from simulsa_plugin.augment.settings import AugmentSettings
+from simulsa_plugin.augment.settings import EXTRA_SCORES, AugmentSettings
 from simulsa_plugin.errors import UsageError
 
 PERCENT_OF_UNIFORM = 100.0  # τ = 100 / V: a hundred times what a uniform guess would give
@@ -21,7 +21,8 @@ class Decision:
     Attributes:
         accepted_tokens: how many of its tokens.
         partial: their text.
-        close: whether a difference within `TOLERANCE` could have decided otherwise; None where the row cannot tell.
+        close: whether the rule looked at a value within `TOLERANCE` of its bound, so that another device may accept
+            other tokens; None where the row cannot tell.
     """
 
     accepted_tokens: int
@@ -50,7 +51,7 @@ def decide(scores: Mapping[str, Any], settings: AugmentSettings, output_width: i
         UsageError: the rule needs a field that was not computed, and the option that computes it is named; or V.
     """
     if settings.acceptance == "greedy":
-        count = accept_greedy(scores["token_ids"], scores["greedy"])
+        count = accept_greedy(scores["token_ids"], _field(scores, "greedy", settings))
         margins = scores.get("margins")
         close = None if margins is None else _close(margins, 0.0, 2 * TOLERANCE, count)
     elif settings.acceptance == "ratio":
@@ -119,7 +120,7 @@ def clip_to_boundary(count: int, char_ends: Sequence[int | None], reference: str
     >>> clip_to_boundary(3, [3, 6, 8], "Der Mann", "word"), clip_to_boundary(2, [3, 6, 8], "Der Mann", "word")
     ((3, 'Der Mann'), (1, 'Der'))
     """
-    if count == len(char_ends):
+    if 0 < count == len(char_ends):  # without tokens nothing was accepted, whatever the reference says
         return count, reference
     while count > 0:
         end = char_ends[count - 1]
@@ -160,15 +161,21 @@ def _default(value: float | None, output_width: int | None, key: str) -> float:
 
 
 def _logprobs(scores: Mapping[str, Any], field: str, settings: AugmentSettings) -> Sequence[float]:
-    if scores.get(field) is None:
-        raise UsageError(
-            f"simulsa_acceptance={settings.acceptance} needs {field}, which {scores['id']} does not have. Score again "
-            f"with simulsa_acceptance={settings.acceptance} or simulsa_extra_scores={field.removeprefix('logprobs_')}."
-        )
-    values: Sequence[float] = scores[field]
+    values: Sequence[float] = _field(scores, field, settings)
     if field == "logprobs_lookback" and scores.get("lookback_ms", settings.lookback_ms) != settings.lookback_ms:
         raise UsageError(
             f"simulsa_lookback_ms is {settings.lookback_ms:g}, but {scores['id']} was scored with "
             f"{scores['lookback_ms']:g}. Set simulsa_lookback_ms={scores['lookback_ms']:g}, or score again."
         )
     return values
+
+
+def _field(scores: Mapping[str, Any], field: str, settings: AugmentSettings) -> Any:
+    if scores.get(field) is None:
+        extra = field.removeprefix("logprobs_")
+        option = f" or simulsa_extra_scores={extra}" if extra in EXTRA_SCORES else ""
+        raise UsageError(
+            f"simulsa_acceptance={settings.acceptance} needs {field}, which {scores['id']} does not have. Score again "
+            f"with simulsa_acceptance={settings.acceptance}{option}."
+        )
+    return scores[field]
