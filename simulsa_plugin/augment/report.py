@@ -23,9 +23,9 @@ code{font-size:13px;overflow-wrap:anywhere}"""
 
 def summary_lines(manifest: Mapping[str, Any]) -> list[str]:
     """The table at the end of a run: rows, accepted share by cut share, empties, skips by reason, the signature."""
-    counts = manifest["counts"]
+    counts, rows = manifest["counts"], manifest["rows"] or "an unknown number of"
     lines = [
-        f"{manifest['dataset']}: {counts['samples']} partial samples from {manifest['rows'] or 'an unknown number of'} rows "
+        f"{manifest['dataset']}: {counts['samples']} partial samples from {rows} rows "
         f"({counts['empty']} empty, {counts['whole_reference']} whole, "
         f"{_percent(_accepted_share(counts))} of the reference tokens accepted)",
         *(f"  {line}" for line in align([["heard", "samples", "empty", "accepted"], *_share_rows(manifest)])),

@@ -87,7 +87,7 @@ class Tally:
         self.close_to_threshold = _plus(self.close_to_threshold, decision.close)
         self.commitment.add(commitment)
         self.cut_bins[int(row["cut_seconds"] / CUT_BIN_SECONDS)] += 1
-        share_bin = self.bins[min(int(row["cut_seconds"] / row["duration_seconds"] * SHARE_BINS), SHARE_BINS - 1)]
+        share_bin = self.bins[_share_bin(row["cut_seconds"] / row["duration_seconds"])]
         share_bin.samples += 1
         share_bin.empty += not decision.partial
         share_bin.tokens += tokens
@@ -132,6 +132,16 @@ class Tally:
             {"from": number * CUT_BIN_SECONDS, "to": (number + 1) * CUT_BIN_SECONDS, "samples": self.cut_bins[number]}
             for number in range(last + 1)
         ]
+
+
+def _share_bin(share: float) -> int:
+    """Which tenth a share falls into, [0, 0.1), [0.1, 0.2) … [0.9, 1].
+
+    >>> _share_bin(0.3 / 3.0), _share_bin(4.5 / 5.0), _share_bin(1.0)
+    (1, 9, 9)
+    """
+    tenths = round(share * SHARE_BINS, 9)  # 0.3 / 3.0 is a little less than 0.1
+    return min(int(tenths), SHARE_BINS - 1)
 
 
 def _plus(count: int | None, one: bool | None) -> int | None:
