@@ -49,7 +49,7 @@ def find_truth(name: str, entry: Mapping[str, Any]) -> TruthFile | None:
         entry: in dataset_info.json, with an absolute file name.
 
     Raises:
-        DatasetError: the file has other columns than `source`, `target`, `needs` and `word_ends`.
+        DatasetError: the file has other columns than `source`, `target`, `needs` and `word_ends`, or other values.
     """
     if "file_name" not in entry:
         return None
@@ -57,8 +57,27 @@ def find_truth(name: str, entry: Mapping[str, Any]) -> TruthFile | None:
     if not path.exists():
         return None
     rows = list(read_jsonl(path))
-    if any(not FIELDS <= row.keys() for row in rows):
+    number = next((number for number, row in enumerate(rows, 1) if not _is_truth(row)), None)
+    if number is not None:
         raise DatasetError(
-            f"{path} should hold true partial translations, with {', '.join(sorted(FIELDS))}. Rename it."
+            f"{path}, row {number}: no true partial translations; expected source, target, needs (a number for each "
+            "word of target) and word_ends (seconds for each word of source). Mend or rename the file."
         )
     return TruthFile(rows)
+
+
+def _is_truth(row: Mapping[str, Any]) -> bool:
+    return (
+        row.keys() >= FIELDS
+        and isinstance(row["source"], str)
+        and bool(row["source"].split())
+        and _are(row["target"], str)
+        and _are(row["needs"], int)
+        and _are(row["word_ends"], int, float)
+        and len(row["needs"]) == len(row["target"])
+        and len(row["word_ends"]) == len(row["source"].split())
+    )
+
+
+def _are(values: object, *types: type) -> bool:
+    return isinstance(values, list) and {type(value) for value in values} <= set(types)
