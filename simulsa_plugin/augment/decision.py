@@ -14,6 +14,7 @@ from simulsa_plugin.augment.layout import Layout
 from simulsa_plugin.augment.selection import parse_sample_id
 from simulsa_plugin.augment.settings import AugmentSettings
 from simulsa_plugin.augment.tally import Tally
+from simulsa_plugin.errors import StorageError
 from simulsa_plugin.storage import dump_line, replacing
 
 Write = Callable[[Mapping[str, Any]], None]
@@ -44,7 +45,6 @@ class Decider:
             UsageError: the rule needs a field that the rows do not have.
         """
         tally = Tally()
-        layout.commitment.unlink(missing_ok=True)  # of a truth that is no longer given
         with ExitStack() as stack:
             scores, training, retokenized = (
                 stack.enter_context(_writing(path)) for path in (layout.scores, layout.rows, layout.retokenized)
@@ -60,6 +60,8 @@ class Decider:
                 otherwise = self._note_retokenized(decided, decision, retokenized)
                 commitment = self._note_commitment(decided, committed)
                 tally.add(row, decision, kept=kept, retokenized=otherwise, commitment=commitment)
+        if self.truth is None:
+            layout.commitment.unlink(missing_ok=True)  # of a truth that is no longer given
         return tally
 
     def _note_retokenized(self, row: Mapping[str, Any], decision: Decision, write: Write) -> bool | None:
@@ -98,7 +100,10 @@ def _writing(path: Path) -> Iterator[Write]:
     with replacing(path, "w") as handle:
 
         def write(row: Mapping[str, Any]) -> None:
-            handle.write(dump_line(row) + "\n")
+            try:
+                handle.write(dump_line(row) + "\n")
+            except ValueError as error:  # NaN, or half a character
+                raise StorageError(f"{path}: {row.get('id')} cannot be written as JSON ({error}). Mend it.") from error
 
         yield write
 

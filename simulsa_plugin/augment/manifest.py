@@ -107,14 +107,14 @@ def make_manifest(work: Mapping[str, Any], tally: Tally, wanted: int, skipped: M
     """The work, versions, counts, skips by reason, accepted share by cut share, the threshold in force, a signature.
 
     Args:
-        work: of `describe_work`.
+        work: of `describe_work`; of a decision over scores, with the `versions` that made them.
         tally: of the decided rows.
         wanted: samples asked for.
         skipped: reason → rows.
     """
     manifest = {
         **work,
-        "versions": _versions(),
+        "versions": work.get("versions") or _versions(),
         "counts": tally.counts(wanted),
         "skipped": dict(sorted(skipped.items())),
         "by_cut_share": tally.by_cut_share(),
@@ -132,8 +132,11 @@ def write_manifest(layout: Layout, manifest: Mapping[str, Any]) -> None:
 
 
 def _threshold(work: Mapping[str, Any]) -> float | None:
-    given: float | None = work["settings"]["simulsa_threshold"]
-    width = work["output_width"]
+    """τ where the rule has one."""
+    settings, width = work["settings"], work["output_width"]
+    if settings["simulsa_acceptance"] not in ("threshold", "lookback"):
+        return None
+    given: float | None = settings["simulsa_threshold"]
     return given if given is not None else default_threshold(width) if width else None
 
 
@@ -148,7 +151,7 @@ def signature(manifest: Mapping[str, Any]) -> str:
         "n": manifest["counts"]["samples"],
         **_cutting_fields(settings),
         "rule": rule,
-        "tau": f"{manifest['threshold']:.4g}" if rule in ("threshold", "lookback") else None,
+        "tau": f"{manifest['threshold']:.4g}" if manifest["threshold"] is not None else None,
         "ratio": settings["simulsa_ratio_threshold"] if rule == "ratio" else None,
         "boundary": settings["simulsa_boundary"],
         "empty": "kept" if settings["simulsa_keep_empty"] else "dropped",
@@ -168,6 +171,11 @@ def _cutting_fields(settings: Mapping[str, Any]) -> dict[str, Any]:
         "silence": f"{settings['simulsa_silence_ms']:g}ms",
         "seed": settings["simulsa_seed"],
     }
+
+
+def plugin_version() -> dict[str, str]:
+    """What decides, by name and version."""
+    return {"simulsa-plugin": _version("simulsa-plugin")}
 
 
 def _versions() -> dict[str, str]:

@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
-import math
+import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from simulsa_plugin.augment.acceptance import TOLERANCE
 from simulsa_plugin.augment.commitment import Truth
 from simulsa_plugin.augment.decision import Decider
 from simulsa_plugin.augment.layout import Layout
-from simulsa_plugin.augment.manifest import read_manifest
+from simulsa_plugin.augment.manifest import plugin_version, read_manifest
 from simulsa_plugin.augment.outcome import Outcome, finish
 from simulsa_plugin.augment.registration import augmented_entry
 from simulsa_plugin.augment.selection import Skipped, parse_sample_id, walk, wanted_samples
-from simulsa_plugin.augment.settings import CUTTING_KEYS, AugmentSettings
+from simulsa_plugin.augment.settings import CUTTING_KEYS, EXTRA_SCORES, AugmentSettings
 from simulsa_plugin.augment.shards import holding
-from simulsa_plugin.errors import StorageError, UsageError
-from simulsa_plugin.storage import make_folder, merge_dataset_info, read_jsonl, registered_datasets
+from simulsa_plugin.errors import SimulsaError, StorageError, UsageError
+from simulsa_plugin.storage import make_folder, merge_dataset_info, read_jsonl, registered_datasets, write_json
 
 FindTruth = Callable[[str, Mapping[str, Any]], Truth | None]
 SIZE_KEYS = frozenset({"simulsa_ratio", "simulsa_samples"})
+SCORING_KEYS = CUTTING_KEYS | {"simulsa_extra_scores", "simulsa_batch_size"}  # what was done, whatever is decided
 TEXT_FIELDS = ("id", "audio", "clip", "reference")
 SECONDS_FIELDS = ("duration_seconds", "cut_seconds")
-TOKEN_FIELDS = ("char_ends", "logprobs", "greedy", "margins", "logprobs_full", "logprobs_lookback")
+LOGPROB_FIELDS = ("logprobs", "logprobs_full", "logprobs_lookback")
+TOKEN_FIELDS = ("char_ends", "greedy", "margins", *LOGPROB_FIELDS)
 REQUIRED = frozenset({*TEXT_FIELDS, *SECONDS_FIELDS, "messages", "token_ids", "char_ends", "logprobs"})
 
 
@@ -53,17 +58,25 @@ class ScoredFile:
         """Look at the first row, the manifest and dataset_info.json.
 
         Raises:
-            StorageError: the file is missing, empty or broken.
+            StorageError: the file is missing, empty or broken, or of a run that is not finished.
         """
-        path = path.absolute()
+        path = path.resolve() if ".." in path.parts else path.absolute()
         first = next(read_jsonl(path), None)
         if first is None:
-            raise StorageError(f"{path} has no rows.")
+            raise StorageError(f"{path} has no rows. Give a scores.jsonl that has some.")
         _check_row(first, 1, path)
         name = parse_sample_id(first["id"])[0]
-        manifest_path = path.with_name("manifest.json")
-        manifest = read_manifest(manifest_path) if manifest_path.exists() else {}
-        return cls(path, name, manifest, _offline_entry(path.parent.parent, name))
+        return cls(path, name, _manifest_beside(path), _offline_entry(path.parent.parent, name))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The keys of the run that scored, as far as they are known."""
+        return {key: value for key, value in self.manifest.get("settings", {}).items() if value is not None}
+
+    def count(self, key: str) -> int | None:
+        """A count of the run that scored; None where it is not known."""
+        value: int | None = self.manifest.get("counts", {}).get(key)
+        return value
 
     def rows(self, layout: Layout, *, portable: bool) -> Iterator[dict[str, Any]]:
         """Rows with their clips as the output folder names them.
@@ -77,7 +90,8 @@ class ScoredFile:
             _check_row(row, number, self.path)
             if parse_sample_id(row["id"])[0] != self.name or row["id"] in seen:
                 raise StorageError(
-                    f"{self.path}, row {number}: {row['id']} stands there twice, or is of another dataset."
+                    f"{self.path}, row {number}: {row['id']} stands there twice, or is of another dataset than "
+                    f"{self.name}. Give every dataset a file of its own."
                 )
             seen.add(row["id"])
             yield {**row, "clip": self._clip(row["clip"], layout, portable)}
@@ -86,25 +100,31 @@ class ScoredFile:
         path = self.path.parent.parent / clip
         if not portable:
             return str(path)
-        if not path.is_relative_to(layout.out):
+        real = _resolved(path.parent) / path.name
+        if not real.is_relative_to(_resolved(layout.out)):
             raise UsageError(
                 f"simulsa_portable needs the clips inside --out, but they lie in {path.parent}. "
                 f"Use --out {self.path.parent.parent}, or leave simulsa_portable out."
             )
-        return str(path.relative_to(layout.out))
+        return str(real.relative_to(_resolved(layout.out)))
 
-    def skipped(self, last_id: str) -> list[Skipped]:
-        """What the walk left out on its way to `last_id`; the decisions of the run that scored apart."""
+    def skipped(self, last_id: str | None) -> list[Skipped]:
+        """What the walk left out on its way to `last_id`, or at all; the decisions of the run that scored apart.
+
+        Raises:
+            StorageError: skipped.jsonl is broken.
+        """
         path = self.path.with_name("skipped.jsonl")
-        rows = read_jsonl(path) if path.exists() else iter(())
-        skipped = [Skipped(row["id"], row["reason"]) for row in rows if row["reason"] != "empty_partial"]
-        if not self.manifest:
+        skipped = list(_skips(path)) if path.exists() else []
+        rows, seed = self.manifest.get("rows"), self.settings.get("simulsa_seed")
+        if last_id is None or rows is None or seed is None:
             return skipped
-        order = walk(self.name, self.manifest["rows"], self.manifest["settings"]["simulsa_seed"])
-        places = {row: place for place, row in enumerate(order)}
         _, last_row, last_cut = parse_sample_id(last_id)
         parsed = [(one, *parse_sample_id(one.id)[1:]) for one in skipped]
-        return [one for one, row, cut in parsed if (places[row], cut) < (places[last_row], last_cut)]
+        named = {last_row, *(row for _, row, _ in parsed)}
+        places = {row: place for place, row in enumerate(walk(self.name, rows, seed)) if row in named}
+        last = (places.get(last_row, rows), last_cut)
+        return [one for one, row, cut in parsed if (places.get(row, rows), cut) < last]
 
 
 def decide_again(scores: Path, keys: Mapping[str, Any], out: Path, find_truth: FindTruth) -> Outcome:
@@ -121,43 +141,74 @@ def decide_again(scores: Path, keys: Mapping[str, Any], out: Path, find_truth: F
         StorageError: the file is broken, or the output folder holds other work.
     """
     source = ScoredFile.open(scores)
-    settings = _settings(source, keys)
-    wanted = _wanted(source, settings, keys)
     layout = Layout(make_folder(out).absolute(), source.name)
+    in_place = layout.scores.resolve() == source.path.resolve()
+    settings = _settings(source, keys, in_place=in_place)
+    wanted = _wanted(source, settings, keys)
     make_folder(layout.folder)
     with holding(layout, None):
-        in_place = layout.scores.resolve() == source.path.resolve()
-        scored = source.manifest.get("counts", {}).get("scored", math.inf)
-        _check_place(layout, source, in_place=in_place, reduced=wanted is not None and wanted < scored)
-        rows = islice(source.rows(layout, portable=settings.portable), wanted)
-        decider = Decider(settings, source.manifest.get("output_width"), find_truth(source.name, source.entry))
-        tally = decider.write(_with_progress(_noticing_missing_clips(rows, layout)), layout)
-        if wanted is not None and tally.scored < wanted:
-            print(f"warning: {source.path} has {tally.scored} of the {wanted} samples asked for.", file=sys.stderr)
-        skipped = source.skipped(tally.last_id)
-        merge_dataset_info(layout.out, _entries(source, layout))
-        work = _work(source, settings) | ({} if in_place else {"scores_from": str(source.path)})
-        asked = source.manifest.get("counts", {}).get("wanted", tally.scored) if wanted is None else wanted
-        return finish(layout, work, tally, asked, skipped)
+        if in_place:
+            settings, wanted = _all_of_it(source, settings, wanted)
+        else:
+            _check_place(layout, source)
+        work = _work(source, settings, keys, in_place=in_place)
+        with _begun(layout, work, in_place=in_place):
+            rows = islice(source.rows(layout, portable=settings.portable), wanted)
+            decider = Decider(settings, source.manifest.get("output_width"), _truth(source, find_truth))
+            tally = decider.write(_with_progress(_noticing_missing_clips(rows, layout)), layout)
+            if wanted is not None and tally.scored < wanted:
+                print(_too_few(source, tally.scored, wanted), file=sys.stderr)
+            skipped = source.skipped(tally.last_id if wanted is not None and wanted <= tally.scored else None)
+            merge_dataset_info(layout.out, _entries(source, layout, portable=settings.portable))
+            return finish(layout, work, tally, wanted or source.count("wanted") or tally.scored, skipped)
 
 
-def _settings(source: ScoredFile, keys: Mapping[str, Any]) -> AugmentSettings:
-    """Cutting as it was scored, deciding as asked.
+@contextmanager
+def _begun(layout: Layout, work: Mapping[str, Any], *, in_place: bool) -> Iterator[None]:
+    """Say in another folder whose decisions it is to hold: after a kill the same command goes on there."""
+    if in_place or layout.manifest.exists():
+        yield
+        return
+    write_json(layout.started, work)
+    try:
+        yield
+    except SimulsaError:  # a mistake, not a kill: whoever comes next finds the folder free
+        if not layout.scores.exists():
+            layout.started.unlink(missing_ok=True)
+        raise
+
+
+def _settings(source: ScoredFile, keys: Mapping[str, Any], *, in_place: bool) -> AugmentSettings:
+    """Cutting and scoring as it was done, deciding as asked.
 
     Raises:
-        UsageError: the keys ask for other cuts than those that were scored.
+        UsageError: the keys ask for other cuts, or another look back, than those that were scored.
     """
-    scored = source.manifest.get("settings", {})
-    for key in CUTTING_KEYS & keys.keys() & scored.keys():
-        if getattr(AugmentSettings.from_keys(keys), key.removeprefix("simulsa_")) != scored[key]:
+    before = AugmentSettings.from_keys(source.settings)
+    kept = {*SCORING_KEYS, "simulsa_lookback_ms"} | ({"simulsa_portable"} if in_place else set())
+    kept |= SIZE_KEYS if not SIZE_KEYS & keys.keys() else set()
+    asked = AugmentSettings.from_keys({**{key: source.settings[key] for key in kept & source.settings.keys()}, **keys})
+    fixed = CUTTING_KEYS | ({"simulsa_lookback_ms"} if before.scores_lookback else set())
+    for key in sorted(fixed & keys.keys() & source.settings.keys()):
+        if asked.as_keys()[key] != before.as_keys()[key]:
             raise UsageError(
-                f"{key} is {keys[key]}, but {source.path} was cut with {scored[key]}. "
+                f"{key} is {keys[key]}, but {source.path} was scored with {source.settings[key]}. "
                 f"Leave {key} out, or augment again without --from-scores."
             )
-    fixed = {key: scored[key] for key in (*CUTTING_KEYS, "simulsa_extra_scores", "simulsa_batch_size") if key in scored}
-    sizes = {key: scored[key] for key in SIZE_KEYS if key in scored and not SIZE_KEYS & keys.keys()}
-    lookback = {key: scored[key] for key in ("simulsa_lookback_ms",) if key in scored}
-    return AugmentSettings.from_keys({**lookback, **sizes, **keys, **fixed})
+    if not source.settings:
+        return asked
+    return replace(asked, batch_size=before.batch_size, extra_scores=_extra_scores(before, asked))
+
+
+def _extra_scores(before: AugmentSettings, asked: AugmentSettings) -> tuple[str, ...]:
+    """What is scored besides the cut, as asked where that is what was done, and else so that it is."""
+
+    def scored(settings: AugmentSettings) -> list[bool]:
+        return [settings.scores_full, settings.scores_lookback]
+
+    if scored(asked) == scored(before):
+        return asked.extra_scores
+    return tuple(extra for extra, done in zip(EXTRA_SCORES, scored(before), strict=True) if done)
 
 
 def _wanted(source: ScoredFile, settings: AugmentSettings, keys: Mapping[str, Any]) -> int | None:
@@ -166,50 +217,122 @@ def _wanted(source: ScoredFile, settings: AugmentSettings, keys: Mapping[str, An
         return settings.samples
     if "simulsa_ratio" not in keys:
         return None
-    if not source.manifest:
+    rows = source.manifest.get("rows")
+    if rows is None:
         raise UsageError(f"simulsa_ratio needs the manifest.json of the run beside {source.path}. Use simulsa_samples.")
-    return wanted_samples(source.manifest["rows"], replace(settings, samples=None))
+    return wanted_samples(rows, replace(settings, samples=None))
 
 
-def _check_place(layout: Layout, source: ScoredFile, *, in_place: bool, reduced: bool) -> None:
-    """Nothing that cost a model's time is overwritten."""
-    if in_place:
-        if reduced:
-            raise StorageError(f"Fewer samples in place would lose scores of {source.path}. Choose another --out.")
+def _all_of_it(
+    source: ScoredFile, settings: AugmentSettings, wanted: int | None
+) -> tuple[AugmentSettings, int | None]:
+    """In place no scores are lost, which cost a model's time, and none are added: a run's size stays.
+
+    Raises:
+        StorageError: fewer samples are asked for than were scored.
+    """
+    scored = source.count("scored")
+    if wanted is None or wanted == scored:
+        return settings, wanted
+    if scored is None or wanted < scored:
+        raise StorageError(f"Fewer samples in place would lose scores of {source.path}. Choose another --out.")
+    before = AugmentSettings.from_keys(source.settings)
+    print(_too_few(source, scored, wanted), file=sys.stderr)
+    return replace(settings, samples=before.samples, ratio=before.ratio), None
+
+
+def _too_few(source: ScoredFile, scored: int, wanted: int) -> str:
+    return f"warning: {source.path} has {scored} of the {wanted} samples asked for."
+
+
+def _check_place(layout: Layout, source: ScoredFile) -> None:
+    """Only what was decided over these scores is decided again."""
+    noted = next((path for path in (layout.manifest, layout.started) if path.exists()), None)
+    before = read_manifest(noted).get("scores_from") if noted else None
+    if before is not None and Path(before).resolve() == source.path.resolve():
         return
-    own = read_manifest(layout.manifest) if layout.manifest.exists() else None
-    if own is None and (layout.scores.exists() or layout.started.exists() or layout.journals()):
-        raise StorageError(f"{layout.folder} holds a run that is not finished. Choose another --out.")
-    if own is not None and own.get("scores_from") != str(source.path):
+    if noted == layout.manifest:
         raise StorageError(f"{layout.folder} holds a run of its own. Choose another --out.")
+    if noted or layout.scores.exists() or layout.journals():
+        raise StorageError(f"{layout.folder} holds a run that is not finished. Choose another --out.")
 
 
-def _work(source: ScoredFile, settings: AugmentSettings) -> dict[str, Any]:
+def _work(
+    source: ScoredFile, settings: AugmentSettings, keys: Mapping[str, Any], *, in_place: bool
+) -> dict[str, Any]:
     """As `describe_work` says it of a run that scored; None where that is not known."""
     known = {key: source.manifest.get(key) for key in ("dataset", "rows", "source", "model", "output_width")}
     own = settings.as_keys()
-    if not source.manifest:
-        own |= dict.fromkeys([*CUTTING_KEYS, *SIZE_KEYS, "simulsa_batch_size"])
-    return known | {"dataset": source.name, "settings": own}
+    own |= dict.fromkeys((SCORING_KEYS | (SIZE_KEYS - keys.keys())) - source.settings.keys())
+    origin = source.manifest.get("scores_from") if in_place else str(source.path)
+    return {
+        **known,
+        "dataset": source.name,
+        "settings": own,
+        **({"scores_from": origin} if origin else {}),
+        "versions": {**source.manifest.get("versions", {}), **plugin_version()},
+    }
 
 
-def _entries(source: ScoredFile, layout: Layout) -> dict[str, dict[str, Any]]:
-    offline = {source.name: source.entry} if source.entry else {}
-    if not offline:
+def _truth(source: ScoredFile, find_truth: FindTruth) -> Truth | None:
+    """Beside the offline file that was cut, or beside the one that is registered."""
+    original = source.manifest.get("source")
+    found = find_truth(source.name, {"file_name": original}) if original else None
+    return found or find_truth(source.name, source.entry)
+
+
+def _entries(source: ScoredFile, layout: Layout, *, portable: bool) -> dict[str, dict[str, Any]]:
+    entry = dict(source.entry)
+    if not entry:
         print(
             f"warning: the offline dataset {source.name} is not registered beside {source.path}, hence not in "
             f"{layout.out}/dataset_info.json.",
             file=sys.stderr,
         )
-    return {**offline, **augmented_entry(layout)}
+        return augmented_entry(layout)
+    if portable and Path(entry.get("file_name", "")).is_relative_to(layout.out):
+        entry["file_name"] = str(Path(entry["file_name"]).relative_to(layout.out))
+    return {source.name: entry, **augmented_entry(layout)}
+
+
+def _manifest_beside(path: Path) -> dict[str, Any]:
+    """The manifest of the run that wrote the file; empty where no run of ours did."""
+    manifest_path = path.with_name("manifest.json")
+    if not manifest_path.exists():
+        if path.with_name("started.json").exists():
+            raise StorageError(f"The run beside {path} is not finished. Start it again, and decide when it is done.")
+        return {}
+    manifest = read_manifest(manifest_path)
+    if not all(isinstance(manifest.get(key, {}), dict) for key in ("settings", "counts", "versions")):
+        raise StorageError(f"{manifest_path} is no manifest of simulsa-augment. Move it away, or mend it.")
+    return manifest
 
 
 def _offline_entry(folder: Path, name: str) -> dict[str, Any]:
     """An offline dataset's entry in the folder of a run, its file name absolute."""
-    entry = dict(registered_datasets(folder).get(name, {}))
-    if "file_name" in entry:
+    registered = registered_datasets(folder).get(name)
+    entry = dict(registered) if isinstance(registered, dict) else {}
+    if isinstance(entry.get("file_name"), str):
         entry["file_name"] = str(folder / entry["file_name"])
     return entry
+
+
+def _skips(path: Path) -> Iterator[Skipped]:
+    for number, row in enumerate(read_jsonl(path), 1):
+        identifier, reason = row.get("id"), row.get("reason")
+        try:
+            if not isinstance(identifier, str) or not isinstance(reason, str):
+                raise ValueError("id and reason are not both text")
+            parse_sample_id(identifier)
+        except ValueError as error:
+            raise StorageError(f"{path}, row {number}: {error}. Mend or remove the file.") from error
+        if reason != "empty_partial":
+            yield Skipped(identifier, reason)
+
+
+@lru_cache(maxsize=64)
+def _resolved(folder: Path) -> Path:
+    return folder.resolve()
 
 
 def _with_progress(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -219,7 +342,7 @@ def _with_progress(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 def _noticing_missing_clips(rows: Iterator[dict[str, Any]], layout: Layout) -> Iterator[dict[str, Any]]:
     missing, first = 0, ""
     for row in rows:
-        if not (layout.out / row["clip"]).exists():
+        if not os.path.exists(layout.out / row["clip"]):
             missing, first = missing + 1, first or row["clip"]
         yield row
     if missing:
@@ -234,15 +357,17 @@ def _check_row(row: Mapping[str, Any], number: int, path: Path) -> None:
 
 
 def _problem(row: Mapping[str, Any]) -> str | None:
-    missing = sorted(REQUIRED - row.keys())
+    missing = sorted(key for key in REQUIRED if row.get(key) is None)
     if missing:
         return f"no {missing[0]}"
     if not all(isinstance(row[key], str) for key in TEXT_FIELDS):
         return f"{', '.join(TEXT_FIELDS)} are not all text"
-    if not all(_is_finite(row[key]) and row[key] > 0 for key in SECONDS_FIELDS):
+    if not _are_finite([row[key] for key in SECONDS_FIELDS]) or min(row[key] for key in SECONDS_FIELDS) <= 0:
         return f"{' and '.join(SECONDS_FIELDS)} are no positive numbers"
-    if not isinstance(row["messages"], list) or not isinstance(row["token_ids"], list):
-        return "messages and token_ids are no lists"
+    if not isinstance(row["messages"], list) or not all(map(_is_message, row["messages"])):
+        return "messages is no list of turns with role and content"
+    if Path(row["clip"]).name in ("", "..") or "\0" in row["clip"] + row["id"]:
+        return f"clip {row['clip']!r} of {row['id']!r} is no name of a file"
     try:
         parse_sample_id(row["id"])
     except ValueError as error:
@@ -251,15 +376,39 @@ def _problem(row: Mapping[str, Any]) -> str | None:
 
 
 def _problem_with_tokens(row: Mapping[str, Any]) -> str | None:
+    if not _are_whole(row["token_ids"]):
+        return "token_ids is no list of whole numbers"
     for key in TOKEN_FIELDS:
         values = row.get(key)
         if values is not None and (not isinstance(values, list) or len(values) != len(row["token_ids"])):
             return f"{key} does not have one value for each token"
-    for key in TOKEN_FIELDS[1:]:
-        if not all(map(_is_finite, row.get(key) or ())):
+    length = len(row["reference"])
+    if not all(end is None or (type(end) is int and 0 <= end <= length) for end in row["char_ends"]):
+        return f"char_ends holds something that is neither null nor from 0 to {length}, the length of the reference"
+    if not _are_whole(row.get("unstable_prefixes") or []):
+        return "unstable_prefixes is no list of whole numbers"
+    return _problem_with_scores(row)
+
+
+def _problem_with_scores(row: Mapping[str, Any]) -> str | None:
+    if not _are_whole(row.get("greedy") or []):
+        return "greedy holds something that is no whole number"
+    for key in ("margins", *LOGPROB_FIELDS):
+        if not _are_finite(row.get(key) or ()):
             return f"{key} holds something that is no finite number"
+    for key in LOGPROB_FIELDS:
+        if max(row.get(key) or (), default=0.0) > TOLERANCE:
+            return f"{key} holds something above 0, which is no logarithm of a probability"
     return None
 
 
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
+def _is_message(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("role"), str) and isinstance(value.get("content"), str)
+
+
+def _are_whole(values: Any) -> bool:
+    return isinstance(values, list) and set(map(type, values)) <= {int}
+
+
+def _are_finite(values: Sequence[Any]) -> bool:
+    return set(map(type, values)) <= {int, float} and all(map(sys.float_info.max.__ge__, map(abs, values)))
