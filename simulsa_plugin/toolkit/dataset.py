@@ -17,7 +17,7 @@ from simulsa_plugin.model import Prompt, Sample, UnusableRow
 from simulsa_plugin.toolkit.arguments import InferenceArguments, one_line, quieten_toolkit
 
 SOURCES = ("file_name", "hf_hub_url", "ms_hub_url", "om_hub_url", "script_url", "cloud_file_name")
-# Files, hubs, clouds and LLaMA-Factory's converters agree on no error of their own.
+# Files, hubs and LLaMA-Factory's converters agree on no error of their own.
 _LOADING_ERRORS = (OSError, ValueError, TypeError, AttributeError, LookupError, ImportError, RuntimeError, EOFError)
 _MEDIA = ("_audios", "_images", "_videos")
 _BATCH_ROWS = 1000  # read at once where all rows are walked
@@ -250,11 +250,16 @@ def _align(arguments: InferenceArguments, attributes: Any, name: str) -> Any:
             f"The dataset {name} cannot be loaded: {error} is no column of its rows, or a role without a tag. "
             "Check `columns` and `tags` of its entry in dataset_info.json."
         ) from error
-    except (DatasetsError, *_LOADING_ERRORS) as error:
+    except _loading_errors(attributes.load_from, DatasetsError) as error:
         cause = error.__cause__ if isinstance(error, DatasetGenerationError) and error.__cause__ else error
         raise DatasetError(
             f"The dataset {name} cannot be loaded: {one_line(cause).rstrip('.')}. {_next_step(cause)}"
         ) from error
+
+
+def _loading_errors(source: str, datasets_error: type[Exception]) -> tuple[type[Exception], ...]:
+    """What reading rows may raise; the clouds' own errors (no credentials, no such bucket) have no base in common."""
+    return (Exception,) if source == "cloud_file" else (datasets_error, *_LOADING_ERRORS)
 
 
 def _next_step(cause: BaseException) -> str:
