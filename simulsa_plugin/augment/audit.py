@@ -10,16 +10,14 @@ from typing import Any
 from tqdm import tqdm
 
 from simulsa_plugin.augment.acceptance import TOLERANCE, decide
-from simulsa_plugin.augment.clips import Chooser
+from simulsa_plugin.augment.clips import Chooser, Cut
 from simulsa_plugin.augment.layout import Layout
 from simulsa_plugin.augment.registration import SourceDataset
 from simulsa_plugin.augment.settings import AugmentSettings
 from simulsa_plugin.augment.shards import holding
-from simulsa_plugin.augment.speculation import score_batch
+from simulsa_plugin.augment.speculation import LOGPROB_FIELDS, score_batch
 from simulsa_plugin.model import AudioLanguageModel
 from simulsa_plugin.storage import read_jsonl, write_json
-
-LOGPROB_FIELDS = ("logprobs", "logprobs_full", "logprobs_lookback")
 
 
 def audit(
@@ -33,8 +31,9 @@ def audit(
     """
     layout = Layout(out.absolute(), dataset.name)
     with holding(layout, None):
-        cuts, _ = Chooser(dataset, model, settings, layout).choose()
-        rows = islice(zip(cuts, read_jsonl(layout.scores), strict=True), samples)
+        chooser = Chooser(dataset, model, settings, layout, write_clips=False)
+        cuts = (outcome for outcome in chooser.outcomes() if isinstance(outcome, Cut))
+        rows = islice(zip(read_jsonl(layout.scores), cuts, strict=False), samples)
         found: dict[str, Any] = {
             "samples": 0,
             "tokens": 0,
@@ -44,7 +43,7 @@ def audit(
             "token": None,
             "decisions_changed": [],
         }
-        for cut, batched in tqdm(rows, total=min(samples, len(cuts)), desc="audit", unit="clip", disable=None):
+        for batched, cut in tqdm(rows, total=samples, desc="audit", unit="clip", disable=None):
             alone = score_batch([cut], model, settings, layout)[cut.id]
             found["samples"] += 1
             found["tokens"] += len(batched["token_ids"])

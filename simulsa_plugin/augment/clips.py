@@ -72,6 +72,14 @@ class _Skip(Exception):
         self.reason = reason
 
 
+class _SkipCut(_Skip):
+    """This cut is left out; another of the same row may do."""
+
+
+class _SkipRow(_Skip):
+    """No cut of this row will do."""
+
+
 @dataclass(frozen=True)
 class Chooser:
     """What the walk over one dataset needs; `write_clips: False` only looks."""
@@ -93,7 +101,7 @@ class Chooser:
         cuts: list[Cut] = []
         skipped: list[Skipped] = []
         with tqdm(total=wanted, desc=f"cut {self.dataset.name}", unit="clip", disable=None) as progress:
-            for outcome in self._outcomes():
+            for outcome in self.outcomes():
                 if isinstance(outcome, Skipped):
                     skipped.append(outcome)
                     continue
@@ -104,48 +112,49 @@ class Chooser:
         self._check_enough(cuts, skipped, wanted)
         return cuts, skipped
 
-    def _outcomes(self) -> Iterator[Cut | Skipped]:
+    def outcomes(self) -> Iterator[Cut | Skipped]:
+        """The walk itself, over all rows: every cut of a row, or why there is none."""
         for row in walk(self.dataset.name, len(self.dataset), self.settings.seed):
+            number = 0
             try:
                 sample, waveform = self._read(row)
-            except _Skip as skip:
-                yield Skipped(sample_id(self.dataset.name, row), skip.reason)
-                continue
-            taken: set[int] = set()
-            for number in range(self.settings.cuts):
-                try:
-                    cut = self._cut(sample, waveform, number, taken)
-                except _Skip as skip:
-                    yield Skipped(sample_id(self.dataset.name, row, number), skip.reason)
-                    continue
-                taken.add(cut.num_samples)
-                yield cut
+                taken: set[int] = set()
+                for number in range(self.settings.cuts):
+                    try:
+                        cut = self._cut(sample, waveform, number, taken)
+                    except _SkipCut as skip:
+                        yield Skipped(sample_id(self.dataset.name, row, number), skip.reason)
+                        continue
+                    taken.add(cut.num_samples)
+                    yield cut
+            except _SkipRow as skip:
+                yield Skipped(sample_id(self.dataset.name, row, number), skip.reason)
 
     def _read(self, row: int) -> tuple[Sample, Waveform]:
-        """A row that can be cut, with its audio. Raises _Skip with the reason."""
+        """A row that can be cut, with its audio. Raises _SkipRow with the reason."""
         sample = self.dataset.sample(row)
         if isinstance(sample, UnusableRow):
-            raise _Skip(sample.reason)
+            raise _SkipRow(sample.reason)
         try:
             waveform = read_mono(sample.audio)
         except AudioError as error:
-            raise _Skip(f"audio_{error.reason}") from error
+            raise _SkipRow(f"audio_{error.reason}") from error
         duration = samples_to_seconds(len(waveform))
         if duration <= self.settings.min_seconds:
-            raise _Skip("too_short")
+            raise _SkipRow("too_short")
         if self.settings.scores_full and duration > self._window_seconds:
-            raise _Skip("audio_exceeds_window")  # p(full) would be about a part of it
+            raise _SkipRow("audio_exceeds_window")  # p(full) would be about a part of it
         return sample, waveform
 
     def _cut(self, sample: Sample, waveform: Waveform, number: int, taken: set[int]) -> Cut:
-        """One cut of a row, its clip written. Raises _Skip with the reason."""
+        """One cut of a row, its clip written. Raises _SkipCut with the reason."""
         key = (self.settings.seed, self.dataset.name, sample.row, number)
         duration = samples_to_seconds(len(waveform))
         num_samples = cut_samples(duration, self.settings, generator(*key))
         if num_samples in taken:
-            raise _Skip("same_cut")
+            raise _SkipCut("same_cut")
         if samples_to_seconds(num_samples) > self._window_seconds:
-            raise _Skip("cut_exceeds_window")
+            raise _SkipCut("cut_exceeds_window")
         rng = generator(*key, "silence")
         lead, trail = draw_silence(self.settings.silence_ms, self._room(num_samples), rng)
         floor = noise_floor(waveform) if lead + trail else 0.0
@@ -153,11 +162,10 @@ class Chooser:
         try:
             rendered = self.renderer.render(sample.prompt, from_pcm16(pcm), sample.reference)
         except ModelError as error:
-            raise _Skip("not_renderable") from error
+            raise _SkipRow("not_renderable") from error  # the template refuses prompt or reference, whatever the cut
         identifier = sample_id(self.dataset.name, sample.row, number)
         clip = self.layout.clips / f"{identifier}.wav"
-        if self.write_clips:
-            _write_clip(clip, pcm)
+        _keep_clip(clip, pcm, write=self.write_clips)
         tokens = len(rendered.prompt_ids), len(rendered.content_ids)
         return Cut(identifier, sample, clip, duration, num_samples, lead, trail, *tokens)
 
@@ -187,11 +195,14 @@ class Chooser:
             )
 
 
-def _write_clip(clip: Path, pcm: npt.NDArray[np.int16]) -> None:
+def _keep_clip(clip: Path, pcm: npt.NDArray[np.int16], *, write: bool) -> None:
     """Write a clip once; one that is there already holds the same samples."""
+    there = clip.exists()
+    if not (there or write):
+        return
     buffer = io.BytesIO()
     write_wav(buffer, pcm)
-    if not clip.exists():
+    if not there:
         with replacing(clip) as handle:
             handle.write(buffer.getvalue())
     elif clip.read_bytes() != buffer.getvalue():
