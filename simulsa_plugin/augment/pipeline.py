@@ -11,7 +11,7 @@ from simulsa_plugin.augment.clips import Chooser
 from simulsa_plugin.augment.commitment import Truth
 from simulsa_plugin.augment.decision import Decider
 from simulsa_plugin.augment.layout import Layout, Shard
-from simulsa_plugin.augment.manifest import check_same_work, describe_work
+from simulsa_plugin.augment.manifest import check_same_work, describe_work, refuse_other_work
 from simulsa_plugin.augment.outcome import Outcome, finish
 from simulsa_plugin.augment.registration import SourceDataset, offline_entry, register
 from simulsa_plugin.augment.selection import wanted_samples
@@ -53,7 +53,7 @@ def augment(
         cuts, skipped = Chooser(dataset, model, settings, layout).choose()
         score_cuts(cuts, model, settings, layout)
         decider = Decider(settings, model.output_width, truth)
-        tally = decider.write(scored_rows(cuts, layout), layout)
+        tally = decider.write(scored_rows(cuts, settings, layout), layout)
         register(dataset, entry, layout)
         remove_shards(layout)
         return finish(layout, work, tally, wanted_samples(len(dataset), settings), skipped)
@@ -62,15 +62,19 @@ def augment(
 def augment_shard(
     dataset: SourceDataset, model: AudioLanguageModel, settings: AugmentSettings, out: Path, shard: Shard
 ) -> None:
-    """Score one shard's batches; `augment` finishes when the shards are done.
+    """Score one shard's batches, unless they are scored; `augment` finishes when the shards are done.
 
     Raises:
         StorageError: the shard or the whole folder is in use, or holds other work.
         DatasetError: not one row could be cut.
     """
     layout = open_layout(out, dataset.name)
-    with holding(layout, shard):
-        check_same_work(layout, describe_work(dataset, model, settings))
+    work = describe_work(dataset, model, settings)
+    refuse_other_work(layout, work)
+    with holding(layout, shard) as has_work:
+        if not has_work:
+            return
+        check_same_work(layout, work)
         cuts, _ = Chooser(dataset, model, settings, layout).choose()
         score_cuts(cuts, model, settings, layout, shard)
         mark_finished(layout, shard)

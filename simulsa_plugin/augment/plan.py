@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,10 @@ from simulsa_plugin.audio import SAMPLE_RATE, samples_to_seconds
 from simulsa_plugin.augment.clips import Chooser, Cut
 from simulsa_plugin.augment.layout import Layout
 from simulsa_plugin.augment.manifest import refuse_other_work
-from simulsa_plugin.augment.registration import SourceDataset
+from simulsa_plugin.augment.registration import SourceDataset, offline_entry
 from simulsa_plugin.augment.selection import wanted_samples
 from simulsa_plugin.augment.settings import AugmentSettings
-from simulsa_plugin.augment.speculation import make_batches
+from simulsa_plugin.augment.speculation import check_scored, make_batches
 from simulsa_plugin.model import Renderer
 
 WAV_HEADER_BYTES = 44
@@ -53,7 +54,7 @@ def plan(
         size: of that model; None where its configuration does not tell.
         settings: the `simulsa_*` keys.
         out: output folder; it need not exist.
-        described: what is known of the work without the weights, see `describe_work`.
+        described: of `describe_setup`.
 
     Raises:
         StorageError: the run would refuse the folder.
@@ -61,6 +62,7 @@ def plan(
     """
     layout = Layout(out.absolute(), dataset.name)
     refuse_other_work(layout, described)
+    offline_entry(dataset, settings, layout)  # refuses what it cannot register
     cuts, skipped = Chooser(dataset, renderer, settings, layout, write_clips=False).choose()
     reasons = dict(sorted(Counter(one.reason for one in skipped).items()))
     wanted = wanted_samples(len(dataset), settings)
@@ -75,6 +77,25 @@ def plan(
         f"  {_cost(batches, passes, size, renderer)}",
         f"  {_state(layout, cuts)}",
     ]
+
+
+def describe_setup(
+    dataset: SourceDataset, names: Mapping[str, Any], settings: AugmentSettings
+) -> dict[str, Any]:
+    """What `describe_work` says that is known without weights: a folder of other work is refused for it alone.
+
+    Args:
+        dataset: what would be cut.
+        names: of model, adapter and template.
+        settings: the `simulsa_*` keys.
+    """
+    return {
+        "dataset": dataset.name,
+        "rows": len(dataset),
+        "source": dataset.entry.get("file_name"),
+        "model": dict(names),
+        "settings": settings.as_keys(),
+    }
 
 
 def _clips(cuts: Sequence[Cut]) -> str:
@@ -119,10 +140,24 @@ def _mean_seconds(batches: Sequence[Sequence[Cut]]) -> float:
 def _state(layout: Layout, cuts: Sequence[Cut]) -> str:
     if layout.manifest.exists():
         return f"{layout.folder} is finished: a run would change nothing"
-    return f"{layout.folder}: {sum(map(_whole_lines, layout.journals()))} of {len(cuts)} scored so far"
+    if layout.scores.exists():
+        return f"{layout.folder}: all scored; a run would decide and finish"
+    by_id = {cut.id: cut for cut in cuts}
+    done = set()
+    for row in (row for journal in layout.journals() for row in _whole_rows(journal)):
+        if row["id"] in by_id:
+            check_scored(row, by_id[row["id"]], layout)
+            done.add(row["id"])
+    return f"{layout.folder}: {len(done)} of {len(cuts)} scored so far"
 
 
-def _whole_lines(journal: Path) -> int:
+def _whole_rows(journal: Path) -> Iterator[dict[str, Any]]:
     """Rows of a journal that another process may be writing, hence only looked at."""
     with journal.open("rb") as lines:
-        return sum(line.endswith(b"\n") for line in lines)
+        for line in lines:
+            try:
+                row = json.loads(line)
+                row["id"]
+            except (ValueError, TypeError, KeyError):
+                return  # torn: a run would score from here on
+            yield row

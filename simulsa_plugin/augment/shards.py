@@ -14,7 +14,7 @@ from pathlib import Path
 
 from simulsa_plugin.augment.layout import Layout, Shard
 from simulsa_plugin.errors import StorageError
-from simulsa_plugin.storage import locked, make_folder
+from simulsa_plugin.storage import locked, make_folder, writing_to
 
 FINISHED = "finished"  # the file that says that all batches of a shard are scored
 POLL_SECONDS = 0.2
@@ -22,8 +22,13 @@ PATIENCE_SECONDS = 10.0  # for shards that begin at the same moment
 
 
 @contextmanager
-def holding(layout: Layout, shard: Shard | None) -> Iterator[None]:
+def holding(layout: Layout, shard: Shard | None) -> Iterator[bool]:
     """Hold a dataset's folder to finish it, or one shard's folder beside other shards.
+
+    A shard takes its folder only where it has work, so that one that comes late leaves nothing behind.
+
+    Returns:
+        whether there is work: False for a shard whose batches are all scored, and nothing is held then.
 
     Raises:
         StorageError: somebody works there; the process is named.
@@ -34,20 +39,30 @@ def holding(layout: Layout, shard: Shard | None) -> Iterator[None]:
             for folder in sorted(layout.shards.glob("*-of-*")):
                 stack.enter_context(locked(folder))
             layout.remove_leftovers()
+            yield True
+        elif is_finished(layout, shard):
+            yield False
         else:
-            stack.enter_context(_beside_others(layout, shard))
-        yield
+            yield _take_beside_others(layout, shard, stack)
+
+
+def _take_beside_others(layout: Layout, shard: Shard, stack: ExitStack) -> bool:
+    """Hold the shard's folder, taken while nobody holds the whole: a finishing run never misses a shard."""
+    with _locked_soon(layout.folder):
+        has_work = not is_finished(layout, shard)  # whoever held the whole may have finished it
+        if has_work:
+            stack.enter_context(locked(make_folder(layout.shard_folder(shard))))
+    return has_work
 
 
 @contextmanager
-def _beside_others(layout: Layout, shard: Shard) -> Iterator[None]:
-    """Hold the shard's folder, taken while nobody holds the whole: a finishing run never misses a shard."""
+def _locked_soon(folder: Path) -> Iterator[None]:
+    """Hold a folder that other shards hold for moments; wait for them, but not for long."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     with ExitStack() as stack:
         while True:
             try:
-                with locked(layout.folder):
-                    stack.enter_context(locked(make_folder(layout.shard_folder(shard))))
+                stack.enter_context(locked(folder))
                 break
             except StorageError:
                 if time.monotonic() > deadline:
@@ -58,18 +73,24 @@ def _beside_others(layout: Layout, shard: Shard) -> Iterator[None]:
 
 def mark_finished(layout: Layout, shard: Shard) -> None:
     """Say that a shard has scored all its batches."""
-    (layout.shard_folder(shard) / FINISHED).touch()
+    with writing_to(layout.shard_folder(shard)):
+        (layout.shard_folder(shard) / FINISHED).touch()
+
+
+def is_finished(layout: Layout, shard: Shard) -> bool:
+    """Whether all batches of a shard are scored, by itself or because all are."""
+    return layout.scores.exists() or (layout.shard_folder(shard) / FINISHED).exists()
 
 
 def wait_for_all(out: Path, name: str, count: int) -> None:
     """Wait until every shard of `count` has scored a dataset's batches and let go of its folder."""
     layout = Layout(out.absolute(), name)
-    for number in range(1, count + 1):
-        folder = layout.shard_folder(Shard(number, count))
-        while not (folder / FINISHED).exists():
+    for shard in (Shard(number, count) for number in range(1, count + 1)):
+        while not is_finished(layout, shard):
             time.sleep(POLL_SECONDS)
-        with locked(folder, wait=True):
-            pass
+        if layout.shard_folder(shard).exists():
+            with locked(layout.shard_folder(shard), wait=True):
+                pass
 
 
 def remove_shards(layout: Layout) -> None:

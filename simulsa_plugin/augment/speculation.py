@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,11 @@ from simulsa_plugin.audio import SAMPLE_RATE, Waveform, read_mono, samples_to_se
 from simulsa_plugin.augment.clips import Cut
 from simulsa_plugin.augment.layout import Layout, Shard, other_data
 from simulsa_plugin.augment.settings import AugmentSettings
+from simulsa_plugin.errors import ModelError
 from simulsa_plugin.model import AudioLanguageModel, Message, ReferenceScores, RenderedReference, Sample
 from simulsa_plugin.storage import Journal, read_jsonl
 
+LOGPROB_FIELDS = ("logprobs", "logprobs_full", "logprobs_lookback")
 LEAST_HEARD = SAMPLE_RATE // 5  # looking back never leaves less than 200 ms of the source
 
 
@@ -33,7 +35,7 @@ def score_cuts(
 
     Raises:
         StorageError: a journal is about other data.
-        ModelError: a batch does not fit into memory.
+        ModelError: a batch does not fit into memory, or the model gives no numbers.
     """
     if layout.scores.exists():
         return
@@ -56,8 +58,10 @@ def score_cuts(
                 progress.update(len(fresh))
 
 
-def scored_rows(cuts: Sequence[Cut], layout: Layout) -> Iterator[dict[str, Any]]:
+def scored_rows(cuts: Sequence[Cut], settings: AugmentSettings, layout: Layout) -> Iterator[dict[str, Any]]:
     """Rows of scores.jsonl in the order of the chosen list, from a finished file or from the journals.
+
+    Audio is named where it lies now: the output folder may have been moved between a stop and this run.
 
     Raises:
         StorageError: a row is about other data.
@@ -65,12 +69,13 @@ def scored_rows(cuts: Sequence[Cut], layout: Layout) -> Iterator[dict[str, Any]]
     if layout.scores.exists():
         rows = read_jsonl(layout.scores)
         for cut in cuts:
-            yield _check_scored(next(rows, {}), cut, layout)
+            yield check_scored(next(rows, {}), cut, layout) | _places(cut, settings, layout)
         return
     with ExitStack() as stack:
         journals = [stack.enter_context(Journal(path)) for path in layout.journals()]
         for cut in cuts:
-            yield next(journal for journal in journals if cut.id in journal).read(cut.id)
+            row = next(journal for journal in journals if cut.id in journal).read(cut.id)
+            yield row | _places(cut, settings, layout)
 
 
 def score_batch(
@@ -93,7 +98,7 @@ def score_batch(
         earlier = [_earlier(cut, clip, settings.lookback_ms) for cut, clip in zip(batch, clips, strict=True)]
         extra["logprobs_lookback"] = [list(score.logprobs) for score in _score(batch, earlier, model)[1]]
         extra["lookback_ms"] = [settings.lookback_ms] * len(batch)
-    return {
+    rows = {
         cut.id: {
             **_score_row(cut, rendered[index], scores[index], settings, layout),
             "unstable_prefixes": list(model.unstable_prefixes(rendered[index], cut.sample.reference)),
@@ -101,6 +106,19 @@ def score_batch(
         }
         for index, cut in enumerate(batch)
     }
+    for row in rows.values():
+        _check_numbers(row)
+    return rows
+
+
+def _check_numbers(row: dict[str, Any]) -> None:
+    """Refuse NaN and infinity, before they decide anything."""
+    values = [*(value for field in LOGPROB_FIELDS for value in row.get(field, ())), row["eos_logprob"], *row["margins"]]
+    if not all(map(math.isfinite, values)):
+        raise ModelError(
+            f"The model gives NaN or infinity for {row['id']}. Its weights are broken, or overflow in half precision: "
+            "use a checkpoint in bfloat16 or float32."
+        )
 
 
 def _scored(batches: Sequence[Sequence[Cut]], journals: Sequence[Journal], layout: Layout) -> set[str]:
@@ -109,13 +127,17 @@ def _scored(batches: Sequence[Sequence[Cut]], journals: Sequence[Journal], layou
     for cut in (cut for batch in batches for cut in batch):
         journal = next((journal for journal in journals if cut.id in journal), None)
         if journal is not None:
-            _check_scored(journal.read(cut.id), cut, layout)
+            check_scored(journal.read(cut.id), cut, layout)
             done.add(cut.id)
     return done
 
 
-def _check_scored(row: dict[str, Any], cut: Cut, layout: Layout) -> dict[str, Any]:
-    """A row scored before, if it is about this cut: the dataset may have changed under the same name."""
+def check_scored(row: dict[str, Any], cut: Cut, layout: Layout) -> dict[str, Any]:
+    """A row scored before, if it is about this cut: the dataset may have changed under the same name.
+
+    Raises:
+        StorageError: it is about other data.
+    """
     same = {
         "id": cut.id,
         "cut_seconds": samples_to_seconds(cut.num_samples),
@@ -164,8 +186,7 @@ def _score_row(
 ) -> dict[str, Any]:
     return {
         "id": cut.id,
-        "audio": cut.sample.audio,
-        "clip": _audio_path(cut.clip, settings, layout),
+        **_places(cut, settings, layout),
         "duration_seconds": cut.duration_seconds,
         "cut_seconds": samples_to_seconds(cut.num_samples),
         "silence_seconds": [samples_to_seconds(cut.lead), samples_to_seconds(cut.trail)],
@@ -185,5 +206,6 @@ def _prompt_messages(sample: Sample) -> list[Message]:
     return [*system, *sample.prompt.messages]
 
 
-def _audio_path(path: Path, settings: AugmentSettings, layout: Layout) -> str:
-    return str(path.relative_to(layout.out)) if settings.portable else str(path)
+def _places(cut: Cut, settings: AugmentSettings, layout: Layout) -> dict[str, Any]:
+    clip = cut.clip.relative_to(layout.out) if settings.portable else cut.clip
+    return {"audio": cut.sample.audio, "clip": str(clip)}

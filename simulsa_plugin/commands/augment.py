@@ -46,14 +46,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(words: list[str]) -> int:
     options = _parser().parse_intermixed_args(words)
+    _refuse_together(options)
     path, overrides = recipe_and_overrides(options.words)
     if options.from_scores:
-        _refuse_beside_from_scores(options)
-        outcomes = [_decide_again(path, overrides, options.from_scores, options.out)]
+        _print(_decide_again(path, overrides, options.from_scores, options.out))
     else:
-        outcomes = _augment_all(path, overrides, options)
-    for outcome in outcomes:
-        _print(outcome)
+        _augment_all(path, overrides, options)
     return 0
 
 
@@ -80,8 +78,7 @@ def _parser() -> Parser:
     )
     parser.add_argument(
         "--audit",
-        type=int,
-        default=0,
+        type=_at_least_one,
         metavar="N",
         help="afterwards score the first N samples one by one, and report the largest difference (audit.json)",
     )
@@ -89,10 +86,25 @@ def _parser() -> Parser:
     return parser
 
 
-def _refuse_beside_from_scores(options: argparse.Namespace) -> None:
-    for flag in ("dry_run", "shard", "audit"):
-        if getattr(options, flag):
-            raise UsageError(f"--{flag.replace('_', '-')} needs the model; --from-scores does without. Leave one out.")
+def _at_least_one(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"is {text!r}; allowed: a whole number ≥ 1")
+    return int(text)
+
+
+def _refuse_together(options: argparse.Namespace) -> None:
+    """What cannot be had at once."""
+    given = {flag for flag, value in vars(options).items() if value not in (None, False)}
+    for flag, other, reason in (
+        ("dry_run", "from_scores", "--from-scores does without the model that --dry-run is about"),
+        ("shard", "from_scores", "--from-scores is quick enough for one process"),
+        ("audit", "from_scores", "--audit needs the model; --from-scores does without"),
+        ("shard", "dry_run", "--dry-run is about the whole run"),
+        ("audit", "dry_run", "--dry-run scores nothing"),
+        ("audit", "shard", "--audit goes with the run that finishes"),
+    ):
+        if given.issuperset((flag, other)):
+            raise UsageError(f"--{flag} and --{other} do not go together: {reason}. Leave one out.".replace("_", "-"))
 
 
 def _decide_again(path: Path | None, overrides: list[str], scores: Path, out: Path) -> Outcome:
@@ -107,21 +119,22 @@ def _decide_again(path: Path | None, overrides: list[str], scores: Path, out: Pa
     return decide_again(scores, keys, out, find_truth)
 
 
-def _augment_all(path: Path | None, overrides: list[str], options: argparse.Namespace) -> list[Outcome]:
+def _augment_all(path: Path | None, overrides: list[str], options: argparse.Namespace) -> None:
     from simulsa_plugin.augment.layout import Shard
     from simulsa_plugin.augment.settings import AugmentSettings
     from simulsa_plugin.commands.ranks import take_rank
     from simulsa_plugin.commands.wiring import open_recipe
 
-    rank, shard = take_rank(), Shard.parse(options.shard) if options.shard else None
+    rank, shard = take_rank(), None if options.shard is None else Shard.parse(options.shard)
     if rank and (shard or options.dry_run):
         raise UsageError("--shard and --dry-run are for a single process; torchrun shares the work out by itself.")
     recipe = open_recipe(path, overrides)
     settings = AugmentSettings.from_keys(recipe.simulsa)
     if options.dry_run:
-        return _plan_all(recipe, settings, options.out)
+        _plan_all(recipe, settings, options.out)
+        return
     toolkit = _with_corpus(recipe, options.out, wait=bool(rank or shard))
-    return _Run(toolkit, settings, options.out, options.audit).work(rank or shard, finishes=not shard)
+    _Run(toolkit, settings, options.out, options.audit).work(rank or shard, finishes=not shard)
 
 
 def _with_corpus(recipe: Recipe, out: Path, *, wait: bool) -> dict[str, Any]:
@@ -144,9 +157,9 @@ class _Run:
     toolkit: dict[str, Any]
     settings: AugmentSettings
     out: Path
-    audited: int
+    audited: int | None
 
-    def work(self, part: Shard | None, *, finishes: bool) -> list[Outcome]:
+    def work(self, part: Shard | None, *, finishes: bool) -> None:
         """Score a part of each dataset, or all of it; the first of several ranks finishes when all are done."""
         from simulsa_plugin.commands.wiring import load
 
@@ -158,24 +171,24 @@ class _Run:
             for dataset in datasets:
                 augment_shard(dataset, model, self.settings, self.out, part)
             if part.number > 1 or not finishes:
-                return []
+                return
             for dataset in datasets:
                 wait_for_all(self.out, dataset.name, part.count)
-        return [self._finish(dataset, model) for dataset in datasets]
+        for dataset in datasets:
+            self._finish(dataset, model)
 
-    def _finish(self, dataset: OfflineDataset, model: Backbone) -> Outcome:
+    def _finish(self, dataset: OfflineDataset, model: Backbone) -> None:
         from simulsa_plugin.augment.audit import audit, audit_line
         from simulsa_plugin.augment.pipeline import augment
         from simulsa_plugin.demo.truth import find_truth
 
         truth = find_truth(dataset.name, dataset.entry)
-        outcome = augment(dataset, model, self.settings, self.out, truth=truth)
+        _print(augment(dataset, model, self.settings, self.out, truth=truth))
         if self.audited:
-            print(audit_line(audit(dataset, model, self.settings, self.out, self.audited)))
-        return outcome
+            print(f"  {audit_line(audit(dataset, model, self.settings, self.out, self.audited))}")
 
 
-def _plan_all(recipe: Recipe, settings: AugmentSettings, out: Path) -> list[Outcome]:
+def _plan_all(recipe: Recipe, settings: AugmentSettings, out: Path) -> None:
     """Print the plan of every dataset; nothing is made."""
     toolkit = recipe.toolkit
     if recipe.embedded:
@@ -186,16 +199,15 @@ def _plan_all(recipe: Recipe, settings: AugmentSettings, out: Path) -> list[Outc
                 f"{OFFLINE_NAME}: would first speak {OFFLINE_ROWS} training and {TEST_ROWS} test utterances into {out} "
                 "(about 0.8 GB), then cut them; no more can be said before"
             )
-            return []
+            return
         toolkit = toolkit | {"dataset": OFFLINE_NAME, "dataset_dir": str(out)}
-    from simulsa_plugin.augment.plan import plan
+    from simulsa_plugin.augment.plan import describe_setup, plan
     from simulsa_plugin.commands.wiring import load_without_weights
 
     renderer, datasets, size = load_without_weights(toolkit, _offline_names(toolkit))
     for dataset in datasets:
-        described = {"dataset": dataset.name, "rows": len(dataset), "settings": settings.as_keys()}
+        described = describe_setup(dataset, renderer.description, settings)
         print("\n".join(plan(dataset, renderer, size, settings, out, described)))
-    return []
 
 
 def _offline_names(toolkit: dict[str, Any]) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -27,16 +27,16 @@ FINGERPRINT_VALUES = 8
 class Backbone(TemplateRenderer):
     """A loaded model with its template and processor."""
 
-    def __init__(self, model: Any, renderer: TemplateRenderer, description: Mapping[str, Any]) -> None:
-        super().__init__(renderer.tokenizer, renderer.processor, renderer.template)
-        self.model, self._description = model, dict(description)
+    def __init__(self, model: Any, renderer: TemplateRenderer) -> None:
+        super().__init__(renderer.tokenizer, renderer.processor, renderer.template, renderer.description)
+        self.model = model
         self._stop_ids = set(self.template.get_stop_token_ids(self.tokenizer))
         self.output_width = int(model.get_output_embeddings().weight.shape[0])
 
     def describe(self) -> dict[str, Any]:
         """Model, adapter, template, weights, dtype and device, for manifests."""
         return {
-            **self._description,
+            **self.description,
             "weights": self._fingerprint(),
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "device": str(self.model.device.type),
@@ -58,18 +58,22 @@ class Backbone(TemplateRenderer):
             ModelError: the batch does not fit into the accelerator's memory.
         """
         rows = [[*one.prompt_ids, *one.content_ids] for one in rendered]
-        batch = self._collate(rows, waveforms, padding_side="right")
         first = min(len(one.prompt_ids) for one in rendered) - 1
         try:
+            batch = self._collate(rows, waveforms, padding_side="right")
             logits = self._forward(batch, first)
             return [
                 self._scores(logits[index, len(one.prompt_ids) - 1 - first :], one)
                 for index, one in enumerate(rendered)
             ]
         except torch.OutOfMemoryError as error:
+            step = (
+                "Lower simulsa_batch_size, and choose another --out: the folder keeps to its batches."
+                if len(rows) > 1
+                else "Take a larger accelerator, or quantization_bit."
+            )
             raise ModelError(
-                f"A batch of {len(rows)} clips with up to {max(map(len, rows))} tokens does not fit into memory. "
-                "Lower simulsa_batch_size."
+                f"A batch of {len(rows)} clips with up to {max(map(len, rows))} tokens does not fit into memory. {step}"
             ) from error
 
     def _forward(self, batch: dict[str, Any], first: int) -> torch.Tensor:
@@ -193,9 +197,4 @@ def load_backbone(arguments: InferenceArguments) -> Backbone:
         model = load_model(renderer.tokenizer, arguments.model, arguments.finetuning)
     except LOADING_ERRORS as error:
         raise cannot_load(arguments, error) from error
-    description = {
-        "model": arguments.model.model_name_or_path,
-        "adapter": arguments.model.adapter_name_or_path,
-        "template": arguments.data.template,
-    }
-    return Backbone(model, renderer, description)
+    return Backbone(model, renderer)

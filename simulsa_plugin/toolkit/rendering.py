@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from simulsa_plugin.audio import Waveform
 from simulsa_plugin.errors import ModelError
 from simulsa_plugin.model import Prompt, RenderedReference
-from simulsa_plugin.toolkit.arguments import InferenceArguments, one_line, quiet_toolkit
+from simulsa_plugin.toolkit.arguments import InferenceArguments, one_line, quieten_toolkit
 
 LOADING_ERRORS = (OSError, ValueError, KeyError, ImportError, RuntimeError, AttributeError)
 
 
 class TemplateRenderer:
-    """Tokenizer, processor and template of a model, without its weights."""
+    """Tokenizer, processor and template of a model, without its weights.
 
-    def __init__(self, tokenizer: Any, processor: Any, template: Any) -> None:
+    Attributes:
+        description: names of model, adapter and template, for manifests.
+    """
+
+    def __init__(self, tokenizer: Any, processor: Any, template: Any, description: Mapping[str, Any]) -> None:
         self.tokenizer, self.processor, self.template = tokenizer, processor, template
+        self.description = dict(description)
         self.window_seconds = _window_seconds(processor)
         self._answer_end = self._encode_answer("")
 
@@ -87,18 +92,23 @@ def load_renderer(arguments: InferenceArguments) -> TemplateRenderer:
     Raises:
         ModelError: something cannot be loaded, or the model takes no audio.
     """
-    with quiet_toolkit():
-        from llamafactory.data import get_template_and_fix_tokenizer
-        from llamafactory.model import load_tokenizer
+    quieten_toolkit()
+    from llamafactory.data import get_template_and_fix_tokenizer
+    from llamafactory.model import load_tokenizer
 
-        try:
-            module = load_tokenizer(arguments.model)
-            tokenizer, processor = module["tokenizer"], module["processor"]
-            template = get_template_and_fix_tokenizer(tokenizer, arguments.data)
-        except LOADING_ERRORS as error:
-            raise cannot_load(arguments, error) from error
+    try:
+        module = load_tokenizer(arguments.model)
+        tokenizer, processor = module["tokenizer"], module["processor"]
+        template = get_template_and_fix_tokenizer(tokenizer, arguments.data)
+    except LOADING_ERRORS as error:
+        raise cannot_load(arguments, error) from error
     _check_audio(arguments.model.model_name_or_path, template, processor, arguments.data.template)
-    return TemplateRenderer(tokenizer, processor, template)
+    description = {
+        "model": arguments.model.model_name_or_path,
+        "adapter": arguments.model.adapter_name_or_path,
+        "template": arguments.data.template,
+    }
+    return TemplateRenderer(tokenizer, processor, template, description)
 
 
 def cannot_load(arguments: InferenceArguments, error: BaseException) -> ModelError:

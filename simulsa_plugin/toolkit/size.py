@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from simulsa_plugin.augment.plan import ModelSize
-from simulsa_plugin.toolkit.arguments import InferenceArguments, quiet_toolkit
+from simulsa_plugin.toolkit.arguments import InferenceArguments, quieten_toolkit
 
+WITH_THINKER = ("qwen2_5_omni", "qwen3_omni_moe")  # LLaMA-Factory keeps this part of them, and drops their voice
 AUDIO_TOWERS = ("audio_tower", "apm", "audio_encoder")  # as transformers and LLaMA-Factory name them
 
 
@@ -16,20 +17,22 @@ def model_size(arguments: InferenceArguments) -> ModelSize | None:
     Returns:
         its size; None where its class cannot be built from its configuration.
     """
-    with quiet_toolkit():
-        import torch
-        from llamafactory.model.loader import load_config
+    quieten_toolkit()
+    import torch
+    from llamafactory.model.loader import load_config
 
-        try:
-            config = load_config(arguments.model)
-            with torch.device("meta"):
-                model = _auto_class(config).from_config(config)
-        except (ValueError, TypeError, AttributeError, KeyError, ImportError, RuntimeError, OSError):
-            return None  # remote code, or a class that needs its weights: the plan says that the size is not known
+    try:
+        config = load_config(arguments.model)
+        with torch.device("meta"):
+            model = _auto_class(config).from_config(config)
+    except (ValueError, TypeError, AttributeError, KeyError, ImportError, RuntimeError, OSError):
+        return None  # remote code, or a class that needs its weights: the plan says that the size is not known
+    if getattr(config, "model_type", None) in WITH_THINKER:
+        model = model.thinker
     encoder = sum(
         weight.numel() for name, weight in model.named_parameters() if any(tower in name for tower in AUDIO_TOWERS)
     )
-    dtype = arguments.model.compute_dtype or getattr(config, "dtype", None) or torch.float32
+    dtype = getattr(config, "dtype", None) or torch.float32
     return ModelSize(model.num_parameters(), encoder, torch.empty(0, dtype=dtype).element_size())
 
 
