@@ -1,0 +1,334 @@
+"""Several processes at one dataset: who takes which folder, who waits, who is refused, and what is left at the end."""
+
+import json
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from fakes import ByteModel, make_dataset, tree
+
+from simulsa_plugin.augment import shards
+from simulsa_plugin.augment.layout import Shard
+from simulsa_plugin.augment.pipeline import augment, augment_shard
+from simulsa_plugin.augment.settings import AugmentSettings
+from simulsa_plugin.augment.shards import wait_for_all
+from simulsa_plugin.commands import augment as command
+from simulsa_plugin.commands.ranks import take_rank
+from simulsa_plugin.errors import StorageError
+from simulsa_plugin.storage import locked
+
+SETTINGS = AugmentSettings(samples=24, batch_size=4)
+FORK = multiprocessing.get_context("fork")  # children share what is imported: they begin within milliseconds
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    return make_dataset(tmp_path_factory.mktemp("offline"), 30)
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def expected(toy, out):
+    """The tree of an undisturbed run into `out`, which is empty again."""
+    augment(toy, ByteModel(), SETTINGS, out)
+    found = tree(out)
+    out.rename(out.with_name("undisturbed"))
+    return found
+
+
+def shard(toy, out, text, model=None):
+    augment_shard(toy, model or ByteModel(), SETTINGS, out, Shard.parse(text))
+
+
+def finish(toy, out):
+    model = ByteModel()
+    augment(toy, model, SETTINGS, out)
+    return model
+
+
+def start(function, *arguments):
+    process = FORK.Process(target=_quietly, args=(function, *arguments))
+    process.start()
+    return process
+
+
+def _quietly(function, *arguments):
+    try:
+        function(*arguments)
+    except StorageError:
+        os._exit(3)
+    except BaseException:
+        os._exit(1)
+    os._exit(0)
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def journalled(out, text):
+    path = out / "toy_simulsa" / "shards" / text.replace("/", "-of-") / "scores.partial.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def test_shards_that_begin_at_the_same_moment_all_work_and_share_the_batches(toy, out, expected):
+    barrier = FORK.Barrier(4)
+
+    def work(number):
+        barrier.wait()
+        shard(toy, out, f"{number}/4", ByteModel(pause_seconds=0.05))
+
+    children = [start(work, number) for number in range(1, 5)]
+    for child in children:
+        child.join(60)
+    assert [child.exitcode for child in children] == [0] * 4
+    # 24 samples are 6 batches of 4: 1, 5 | 2, 6 | 3 | 4.
+    assert [journalled(out, f"{number}/4") for number in range(1, 5)] == [8, 8, 4, 4]
+    assert finish(toy, out).batches == []
+    assert tree(out) == expected
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_whoever_begins_at_the_same_moment_is_refused_or_does_no_harm(toy, out, expected, seed):
+    barrier = FORK.Barrier(5)
+
+    def work(number):
+        barrier.wait()
+        if number:
+            shard(toy, out, f"{number}/3", ByteModel(pause_seconds=0.01))
+        else:
+            finish(toy, out)
+
+    children = [start(work, number) for number in (0, 1, 2, 3, 0)]
+    for child in children:
+        child.join(60)
+    assert {child.exitcode for child in children} <= {0, 3}
+    assert 0 in {child.exitcode for child in children}
+    finish(toy, out)
+    assert tree(out) == expected
+
+
+def test_a_shard_waits_for_the_whole_folder_but_not_for_long(toy, out, monkeypatch):
+    monkeypatch.setattr(shards, "PATIENCE_SECONDS", 0.5)
+    folder = out / "toy_simulsa"
+    folder.mkdir(parents=True)
+    model = ByteModel()
+    with locked(folder):
+        begun = time.monotonic()
+        with pytest.raises(StorageError) as refused:
+            shard(toy, out, "1/2", model)
+        assert 0.4 < time.monotonic() - begun < 5
+    assert str(refused.value) == (
+        f"{folder} is in use by process {os.getpid()}. Wait for it, or choose another --out."
+    )
+    assert model.batches == []
+    assert not (folder / "shards").exists()
+
+
+def test_the_same_shard_twice_is_refused_at_once(toy, out):
+    child = start(shard, toy, out, "1/2", ByteModel(pause_seconds=60))
+    wait_until(lambda: (out / "toy_simulsa" / "started.json").exists() and _holder(out, "1/2"))
+    begun = time.monotonic()
+    with pytest.raises(StorageError, match=rf"1-of-2 is in use by process {child.pid}\. Wait for it"):
+        shard(toy, out, "1/2")
+    assert time.monotonic() - begun < 3
+    child.kill()
+    child.join()
+
+
+def _holder(out, text):
+    path = out / "toy_simulsa" / "shards" / text.replace("/", "-of-") / ".lock"
+    return path.exists() and path.read_text().strip()
+
+
+def test_a_finishing_run_does_not_begin_while_a_shard_works(toy, out):
+    child = start(shard, toy, out, "2/2", ByteModel(pause_seconds=60))
+    wait_until(lambda: _holder(out, "2/2"))
+    with pytest.raises(StorageError) as refused:
+        finish(toy, out)
+    child.kill()
+    child.join()
+    folder = out / "toy_simulsa" / "shards" / "2-of-2"
+    assert str(refused.value) == f"{folder} is in use by process {child.pid}. Wait for it, or choose another --out."
+
+
+def test_a_killed_shard_goes_on_where_it_stopped(toy, out, expected):
+    child = start(shard, toy, out, "1/2", ByteModel(pause_seconds=0.2))
+    wait_until(lambda: journalled(out, "1/2") >= 4)
+    os.kill(child.pid, signal.SIGKILL)
+    child.join()
+    done = journalled(out, "1/2")
+    assert 4 <= done < 12
+    again = ByteModel()
+    shard(toy, out, "1/2", again)
+    assert len(again.batches) == 3 - done // 4  # 3 batches of 4; a torn one is scored whole
+    shard(toy, out, "2/2")
+    finish(toy, out)
+    assert tree(out) == expected
+
+
+def test_killed_shards_may_be_left_to_the_finishing_run(toy, out, expected):
+    children = [start(shard, toy, out, f"{number}/3", ByteModel(pause_seconds=0.2)) for number in (1, 2, 3)]
+    wait_until(lambda: all(journalled(out, f"{number}/3") for number in (1, 2, 3)))
+    for child in children:
+        os.kill(child.pid, signal.SIGKILL)
+        child.join()
+    assert len(finish(toy, out).batches) == 3  # of 6
+    assert tree(out) == expected
+
+
+def test_at_the_end_nothing_is_left_of_shards(toy, out, expected):
+    shard(toy, out, "1/2")
+    shard(toy, out, "2/2")
+    folder = out / "toy_simulsa"
+    assert (folder / "shards" / "1-of-2" / "finished").exists()
+    assert (folder / "started.json").exists()
+    finish(toy, out)
+    assert not (folder / "shards").exists()
+    assert not list(out.rglob("*.lock"))
+    assert not list(out.rglob("*partial*"))
+    assert tree(out) == expected
+
+
+def test_a_shard_that_comes_late_leaves_nothing_behind(toy, out, expected):
+    finish(toy, out)
+    model = ByteModel()
+    for text in ("1/2", "2/2", "3/7"):
+        shard(toy, out, text, model)
+    assert model.batches == []
+    assert sorted(path.name for path in (out / "toy_simulsa").iterdir() if path.is_dir()) == ["clips"]
+    assert tree(out) == expected
+
+
+def test_a_shard_that_is_done_waits_for_nobody(toy, out):
+    # torchrun started again after a kill: the first rank may be finishing before the second has begun.
+    shard(toy, out, "2/2")
+    model = ByteModel()
+    with locked(out / "toy_simulsa"), locked(out / "toy_simulsa" / "shards" / "2-of-2"):
+        begun = time.monotonic()
+        shard(toy, out, "2/2", model)
+        assert time.monotonic() - begun < 3
+    assert model.batches == []
+
+
+def test_a_shard_of_other_work_is_refused_before_and_after_the_end(toy, out):
+    shard(toy, out, "1/2")
+    other = AugmentSettings(samples=24, batch_size=4, seed=43)
+    for _ in range(2):
+        with pytest.raises(StorageError, match=r"another simulsa_seed \(42, now 43\)"):
+            augment_shard(toy, ByteModel(), other, out, Shard(1, 2))
+        finish(toy, out)
+
+
+def test_the_first_rank_waits_until_all_are_done_and_gone(toy, out):
+    shard(toy, out, "1/2")
+    waiting = threading.Thread(target=wait_for_all, args=(out, "toy", 2), daemon=True)
+    waiting.start()
+    waiting.join(0.5)
+    assert waiting.is_alive()  # the second has not begun
+    child = start(shard, toy, out, "2/2", ByteModel(pause_seconds=0.3))
+    wait_until(lambda: journalled(out, "2/2") >= 4)
+    assert waiting.is_alive()
+    child.join(60)
+    waiting.join(10)
+    assert not waiting.is_alive()
+    finish(toy, out)
+    wait_for_all(out, "toy", 2)  # nothing to wait for
+
+
+def test_a_shard_whose_journal_is_about_other_data_is_refused(toy, out):
+    shard(toy, out, "1/2")
+    journal = out / "toy_simulsa" / "shards" / "1-of-2" / "scores.partial.jsonl"
+    rows = [json.loads(line) for line in journal.read_text(encoding="utf-8").splitlines()]
+    rows[3]["reference"] += "!"
+    journal.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    with pytest.raises(StorageError, match=rf"other data under the same name \({rows[3]['id']} differs\)"):
+        finish(toy, out)
+
+
+def test_a_folder_that_was_moved_between_shards_names_its_clips_where_they_lie(toy, out, tmp_path):
+    shard(toy, out, "1/2")
+    out.rename(tmp_path / "moved")
+    finish(toy, tmp_path / "moved")
+    rows = (tmp_path / "moved" / "toy_simulsa.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(rows) == 24
+    for row in map(json.loads, rows):
+        assert Path(row["audios"][0]).is_relative_to(tmp_path / "moved")
+        assert Path(row["audios"][0]).is_file()
+
+
+@pytest.mark.parametrize("text", ["0/2", "3/2", "1/0", "a/b", "", "2", "1/2/3", "-1/2", "1.0/2", "1/9999999", " 1/2"])
+def test_a_bad_shard_is_one_line_and_exit_code_2(text, tmp_path, capsys):
+    assert command.main([f"--shard={text}", "--out", str(tmp_path / "out")]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err) == (
+        "",
+        f"simulsa-augment: error: --shard is {text!r}; allowed: K/N with 1 ≤ K ≤ N, such as 2/4.\n",
+    )
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--shard", "1/2", "--from-scores", "x"], "--shard and --from-scores do not go together"),
+        (["--audit", "3", "--from-scores", "x"], "--audit and --from-scores do not go together"),
+        (["--dry-run", "--from-scores", "x"], "--dry-run and --from-scores do not go together"),
+        (["--dry-run", "--shard", "1/2"], "--shard and --dry-run do not go together"),
+        (["--dry-run", "--audit", "2"], "--audit and --dry-run do not go together"),
+        (["--shard", "1/2", "--audit", "2"], "--audit and --shard do not go together"),
+        (["--audit", "0"], "argument --audit: is '0'; allowed: a whole number ≥ 1. See `simulsa-augment --help`."),
+        (["--audit=-3"], "argument --audit: is '-3'; allowed: a whole number ≥ 1"),
+        (["--audit", "few"], "argument --audit: is 'few'; allowed: a whole number ≥ 1"),
+    ],
+)
+def test_options_that_exclude_each_other_are_one_line_and_exit_code_2(words, said, tmp_path, capsys):
+    assert command.main([*words, "--out", str(tmp_path / "out")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"simulsa-augment: error: {said}")
+    assert not (tmp_path / "out").exists()
+
+
+TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "a",
+            "MASTER_PORT": "1", "GROUP_RANK": "1", "TORCHELASTIC_RUN_ID": "none"}  # fmt: skip
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    for name in (*TORCHRUN, "CUDA_VISIBLE_DEVICES", "ASCEND_RT_VISIBLE_DEVICES"):
+        monkeypatch.setenv(name, "")  # so that what the code sets is undone, too
+        monkeypatch.delenv(name)
+    return monkeypatch
+
+
+@pytest.mark.parametrize(
+    ("visible", "own"), [(None, "1"), ("4,6", "6"), ("0", "0"), ("GPU-a, GPU-b,GPU-c", "GPU-b"), ("", ""), ("-1", "-1")]
+)
+def test_a_rank_sees_its_own_device_and_nothing_of_torchrun(environment, visible, own):
+    for name, value in TORCHRUN.items():
+        environment.setenv(name, value)
+    if visible is not None:
+        environment.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert take_rank() == Shard(4, 4)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == own  # no device that a user hid comes back
+    assert not TORCHRUN.keys() & os.environ.keys()
+
+
+def test_a_single_process_is_no_rank_with_torchrun_or_without(environment):
+    assert take_rank() is None
+    for name, value in (TORCHRUN | {"RANK": "0", "WORLD_SIZE": "1"}).items():
+        environment.setenv(name, value)
+    assert take_rank() is None
+    assert not TORCHRUN.keys() & os.environ.keys()  # or LLaMA-Factory would open a process group
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ
