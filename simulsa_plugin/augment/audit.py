@@ -11,11 +11,11 @@ from tqdm import tqdm
 
 from simulsa_plugin.augment.acceptance import TOLERANCE, decide
 from simulsa_plugin.augment.clips import Chooser, Cut
-from simulsa_plugin.augment.layout import Layout
+from simulsa_plugin.augment.layout import LOGPROB_FIELDS, Layout
 from simulsa_plugin.augment.registration import SourceDataset
 from simulsa_plugin.augment.settings import AugmentSettings
 from simulsa_plugin.augment.shards import holding
-from simulsa_plugin.augment.speculation import LOGPROB_FIELDS, score_batch
+from simulsa_plugin.augment.speculation import score_batch
 from simulsa_plugin.model import AudioLanguageModel
 from simulsa_plugin.storage import read_jsonl, write_json
 

@@ -10,6 +10,7 @@ from simulsa_plugin.errors import DatasetError, StorageError, UsageError
 from simulsa_plugin.storage import remove_leftovers
 
 SUFFIX = "_simulsa"
+LOGPROB_FIELDS = ("logprobs", "logprobs_full", "logprobs_lookback")  # of a row of scores.jsonl
 
 
 @dataclass(frozen=True)

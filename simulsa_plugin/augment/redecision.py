@@ -4,127 +4,31 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from simulsa_plugin.augment.acceptance import TOLERANCE
 from simulsa_plugin.augment.commitment import Truth
 from simulsa_plugin.augment.decision import Decider
 from simulsa_plugin.augment.layout import Layout
 from simulsa_plugin.augment.manifest import plugin_version, read_manifest
 from simulsa_plugin.augment.outcome import Outcome, finish
 from simulsa_plugin.augment.registration import augmented_entry
-from simulsa_plugin.augment.selection import Skipped, parse_sample_id, walk, wanted_samples
+from simulsa_plugin.augment.scored_file import ScoredFile
+from simulsa_plugin.augment.selection import wanted_samples
 from simulsa_plugin.augment.settings import CUTTING_KEYS, EXTRA_SCORES, AugmentSettings
 from simulsa_plugin.augment.shards import holding
 from simulsa_plugin.errors import SimulsaError, StorageError, UsageError
-from simulsa_plugin.storage import make_folder, merge_dataset_info, read_jsonl, registered_datasets, write_json
+from simulsa_plugin.storage import make_folder, merge_dataset_info, write_json
 
 FindTruth = Callable[[str, Mapping[str, Any]], Truth | None]
 SIZE_KEYS = frozenset({"simulsa_ratio", "simulsa_samples"})
 SCORING_KEYS = CUTTING_KEYS | {"simulsa_extra_scores", "simulsa_batch_size"}  # what was done, whatever is decided
-TEXT_FIELDS = ("id", "audio", "clip", "reference")
-SECONDS_FIELDS = ("duration_seconds", "cut_seconds")
-LOGPROB_FIELDS = ("logprobs", "logprobs_full", "logprobs_lookback")
-TOKEN_FIELDS = ("char_ends", "greedy", "margins", *LOGPROB_FIELDS)
-REQUIRED = frozenset({*TEXT_FIELDS, *SECONDS_FIELDS, "messages", "token_ids", "char_ends", "logprobs"})
-
-
-@dataclass(frozen=True)
-class ScoredFile:
-    """A scores.jsonl, and what lies beside it where a run of ours wrote it.
-
-    Attributes:
-        path: of the file, absolute.
-        name: of the offline dataset.
-        manifest: of the run that scored; empty where there is none.
-        entry: the offline dataset's entry in dataset_info.json, its file name absolute; empty where there is none.
-    """
-
-    path: Path
-    name: str
-    manifest: dict[str, Any]
-    entry: dict[str, Any]
-
-    @classmethod
-    def open(cls, path: Path) -> ScoredFile:
-        """Look at the first row, the manifest and dataset_info.json.
-
-        Raises:
-            StorageError: the file is missing, empty or broken, or of a run that is not finished.
-        """
-        path = path.resolve() if ".." in path.parts else path.absolute()
-        first = next(read_jsonl(path), None)
-        if first is None:
-            raise StorageError(f"{path} has no rows. Give a scores.jsonl that has some.")
-        _check_row(first, 1, path)
-        name = parse_sample_id(first["id"])[0]
-        return cls(path, name, _manifest_beside(path), _offline_entry(path.parent.parent, name))
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The keys of the run that scored, as far as they are known."""
-        return {key: value for key, value in self.manifest.get("settings", {}).items() if value is not None}
-
-    def count(self, key: str) -> int | None:
-        """A count of the run that scored; None where it is not known."""
-        value: int | None = self.manifest.get("counts", {}).get(key)
-        return value
-
-    def rows(self, layout: Layout, *, portable: bool) -> Iterator[dict[str, Any]]:
-        """Rows with their clips as the output folder names them.
-
-        Raises:
-            StorageError: a row is broken, is another dataset's, or stands twice; its line is named.
-            UsageError: clips outside the output folder cannot be portable.
-        """
-        seen: set[str] = set()
-        for number, row in enumerate(read_jsonl(self.path), 1):
-            _check_row(row, number, self.path)
-            if parse_sample_id(row["id"])[0] != self.name or row["id"] in seen:
-                raise StorageError(
-                    f"{self.path}, row {number}: {row['id']} stands there twice, or is of another dataset than "
-                    f"{self.name}. Give every dataset a file of its own."
-                )
-            seen.add(row["id"])
-            yield {**row, "clip": self._clip(row["clip"], layout, portable)}
-
-    def _clip(self, clip: str, layout: Layout, portable: bool) -> str:
-        path = self.path.parent.parent / clip
-        if not portable:
-            return str(path)
-        real = _resolved(path.parent) / path.name
-        if not real.is_relative_to(_resolved(layout.out)):
-            raise UsageError(
-                f"simulsa_portable needs the clips inside --out, but they lie in {path.parent}. "
-                f"Use --out {self.path.parent.parent}, or leave simulsa_portable out."
-            )
-        return str(real.relative_to(_resolved(layout.out)))
-
-    def skipped(self, last_id: str | None) -> list[Skipped]:
-        """What the walk left out on its way to `last_id`, or at all; the decisions of the run that scored apart.
-
-        Raises:
-            StorageError: skipped.jsonl is broken.
-        """
-        path = self.path.with_name("skipped.jsonl")
-        skipped = list(_skips(path)) if path.exists() else []
-        rows, seed = self.manifest.get("rows"), self.settings.get("simulsa_seed")
-        if last_id is None or rows is None or seed is None:
-            return skipped
-        _, last_row, last_cut = parse_sample_id(last_id)
-        parsed = [(one, *parse_sample_id(one.id)[1:]) for one in skipped]
-        named = {last_row, *(row for _, row, _ in parsed)}
-        places = {row: place for place, row in enumerate(walk(self.name, rows, seed)) if row in named}
-        last = (places.get(last_row, rows), last_cut)
-        return [one for one, row, cut in parsed if (places.get(row, rows), cut) < last]
 
 
 def decide_again(scores: Path, keys: Mapping[str, Any], out: Path, find_truth: FindTruth) -> Outcome:
@@ -295,46 +199,6 @@ def _entries(source: ScoredFile, layout: Layout, *, portable: bool) -> dict[str,
     return {source.name: entry, **augmented_entry(layout)}
 
 
-def _manifest_beside(path: Path) -> dict[str, Any]:
-    """The manifest of the run that wrote the file; empty where no run of ours did."""
-    manifest_path = path.with_name("manifest.json")
-    if not manifest_path.exists():
-        if path.with_name("started.json").exists():
-            raise StorageError(f"The run beside {path} is not finished. Start it again, and decide when it is done.")
-        return {}
-    manifest = read_manifest(manifest_path)
-    if not all(isinstance(manifest.get(key, {}), dict) for key in ("settings", "counts", "versions")):
-        raise StorageError(f"{manifest_path} is no manifest of simulsa-augment. Move it away, or mend it.")
-    return manifest
-
-
-def _offline_entry(folder: Path, name: str) -> dict[str, Any]:
-    """An offline dataset's entry in the folder of a run, its file name absolute."""
-    registered = registered_datasets(folder).get(name)
-    entry = dict(registered) if isinstance(registered, dict) else {}
-    if isinstance(entry.get("file_name"), str):
-        entry["file_name"] = str(folder / entry["file_name"])
-    return entry
-
-
-def _skips(path: Path) -> Iterator[Skipped]:
-    for number, row in enumerate(read_jsonl(path), 1):
-        identifier, reason = row.get("id"), row.get("reason")
-        try:
-            if not isinstance(identifier, str) or not isinstance(reason, str):
-                raise ValueError("id and reason are not both text")
-            parse_sample_id(identifier)
-        except ValueError as error:
-            raise StorageError(f"{path}, row {number}: {error}. Mend or remove the file.") from error
-        if reason != "empty_partial":
-            yield Skipped(identifier, reason)
-
-
-@lru_cache(maxsize=64)
-def _resolved(folder: Path) -> Path:
-    return folder.resolve()
-
-
 def _with_progress(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     yield from tqdm(rows, desc="decide", unit="row", disable=None)
 
@@ -347,68 +211,3 @@ def _noticing_missing_clips(rows: Iterator[dict[str, Any]], layout: Layout) -> I
         yield row
     if missing:
         print(f"warning: {missing} clips are missing, the first is {first}; training needs them.", file=sys.stderr)
-
-
-def _check_row(row: Mapping[str, Any], number: int, path: Path) -> None:
-    """Raise StorageError unless a rule can decide over the row."""
-    problem = _problem(row)
-    if problem:
-        raise StorageError(f"{path}, row {number}: {problem}. Score again, or mend the file.")
-
-
-def _problem(row: Mapping[str, Any]) -> str | None:
-    missing = sorted(key for key in REQUIRED if row.get(key) is None)
-    if missing:
-        return f"no {missing[0]}"
-    if not all(isinstance(row[key], str) for key in TEXT_FIELDS):
-        return f"{', '.join(TEXT_FIELDS)} are not all text"
-    if not _are_finite([row[key] for key in SECONDS_FIELDS]) or min(row[key] for key in SECONDS_FIELDS) <= 0:
-        return f"{' and '.join(SECONDS_FIELDS)} are no positive numbers"
-    if not isinstance(row["messages"], list) or not all(map(_is_message, row["messages"])):
-        return "messages is no list of turns with role and content"
-    if Path(row["clip"]).name in ("", "..") or "\0" in row["clip"] + row["id"]:
-        return f"clip {row['clip']!r} of {row['id']!r} is no name of a file"
-    try:
-        parse_sample_id(row["id"])
-    except ValueError as error:
-        return str(error)
-    return _problem_with_tokens(row)
-
-
-def _problem_with_tokens(row: Mapping[str, Any]) -> str | None:
-    if not _are_whole(row["token_ids"]):
-        return "token_ids is no list of whole numbers"
-    for key in TOKEN_FIELDS:
-        values = row.get(key)
-        if values is not None and (not isinstance(values, list) or len(values) != len(row["token_ids"])):
-            return f"{key} does not have one value for each token"
-    length = len(row["reference"])
-    if not all(end is None or (type(end) is int and 0 <= end <= length) for end in row["char_ends"]):
-        return f"char_ends holds something that is neither null nor from 0 to {length}, the length of the reference"
-    if not _are_whole(row.get("unstable_prefixes") or []):
-        return "unstable_prefixes is no list of whole numbers"
-    return _problem_with_scores(row)
-
-
-def _problem_with_scores(row: Mapping[str, Any]) -> str | None:
-    if not _are_whole(row.get("greedy") or []):
-        return "greedy holds something that is no whole number"
-    for key in ("margins", *LOGPROB_FIELDS):
-        if not _are_finite(row.get(key) or ()):
-            return f"{key} holds something that is no finite number"
-    for key in LOGPROB_FIELDS:
-        if max(row.get(key) or (), default=0.0) > TOLERANCE:
-            return f"{key} holds something above 0, which is no logarithm of a probability"
-    return None
-
-
-def _is_message(value: Any) -> bool:
-    return isinstance(value, dict) and isinstance(value.get("role"), str) and isinstance(value.get("content"), str)
-
-
-def _are_whole(values: Any) -> bool:
-    return isinstance(values, list) and set(map(type, values)) <= {int}
-
-
-def _are_finite(values: Sequence[Any]) -> bool:
-    return set(map(type, values)) <= {int, float} and all(map(sys.float_info.max.__ge__, map(abs, values)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from typing import Any
 
 from simulsa_plugin.audio import Waveform
@@ -24,7 +25,7 @@ class TemplateRenderer:
         self.tokenizer, self.processor, self.template = tokenizer, processor, template
         self.description = dict(description)
         self.window_seconds = _window_seconds(processor)
-        self._answer_end = self._encode_answer("")
+        self._answer_start, self._answer_end = self._around_answer()
 
     def render(self, prompt: Prompt, waveform: Waveform, reference: str) -> RenderedReference:
         """Tokens of prompt and reference, as LLaMA-Factory's supervised processor lays them out.
@@ -33,10 +34,10 @@ class TemplateRenderer:
             ModelError: the template has no place for this prompt, or melts the reference into what follows it.
         """
         prompt_ids = self.render_prompt(prompt, waveform)
-        answer_ids, end = self._encode_answer(reference), self._answer_end
-        if end and answer_ids[-len(end) :] != end:
-            raise ModelError("the template joins the end of the reference with the end of the turn")
-        content_ids = tuple(answer_ids[: len(answer_ids) - len(end)])
+        start, end, answer_ids = self._answer_start, self._answer_end, self._encode_answer(reference)
+        content_ids = tuple(answer_ids[len(start) : len(answer_ids) - len(end)])
+        if [*start, *content_ids, *end] != answer_ids:
+            raise ModelError("the template joins the reference with what stands around it in its turn")
         return RenderedReference(prompt_ids, content_ids, self._char_ends(content_ids, reference))
 
     def render_prompt(self, prompt: Prompt, waveform: Waveform) -> tuple[int, ...]:
@@ -55,7 +56,12 @@ class TemplateRenderer:
             body, _ = self.template.encode_oneturn(self.tokenizer, turns, prompt.system or None, prompt.tools or None)
         except (ValueError, IndexError, TypeError) as error:
             raise ModelError(f"the template refuses the prompt: {one_line(error)}") from error
-        return (*head, *body)
+        return (*head, *body, *self._answer_start)
+
+    def _around_answer(self) -> tuple[list[int], list[int]]:
+        """What training puts before every answer (a thinking template's empty thought) and after it (end of turn)."""
+        one, other = self._encode_answer("a"), self._encode_answer("b")
+        return _shared_beginning(one, other), _shared_beginning(one[::-1], other[::-1])[::-1]
 
     def _encode_answer(self, content: str) -> list[int]:
         turns = [{"role": "user", "content": ""}, {"role": "assistant", "content": content}]
@@ -78,12 +84,17 @@ class TemplateRenderer:
             count
             for count, end in enumerate(rendered.char_ends[:-1], 1)
             if end is not None
-            and self._encode_answer(reference[:end]) != [*rendered.content_ids[:count], *self._answer_end]
+            and self._encode_answer(reference[:end])
+            != [*self._answer_start, *rendered.content_ids[:count], *self._answer_end]
         )
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of token ids, special tokens left out, not stripped."""
         return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+def _shared_beginning(one: Sequence[int], other: Sequence[int]) -> list[int]:
+    return [first for first, _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))]
 
 
 def load_renderer(arguments: InferenceArguments) -> TemplateRenderer:
@@ -114,7 +125,7 @@ def load_renderer(arguments: InferenceArguments) -> TemplateRenderer:
 def cannot_load(arguments: InferenceArguments, error: BaseException) -> ModelError:
     """The error for a model, adapter or template that LLaMA-Factory could not load."""
     return ModelError(
-        f"Cannot load the model {arguments.model.model_name_or_path}: {one_line(error.__cause__ or error)}. "
+        f"Cannot load the model {arguments.model.model_name_or_path}: {one_line(error.__cause__ or error).rstrip('.')}. "
         "Check model_name_or_path, adapter_name_or_path and template."
     )
 
