@@ -207,3 +207,12 @@ def test_seconds_round_to_the_nearest_sample_halves_up(seconds, samples):
 def test_samples_survive_the_way_through_seconds():
     for samples in (1, 2399, 8001, 479_999, 96_000_001):
         assert audio.seconds_to_samples(audio.samples_to_seconds(samples)) == samples
+
+
+def test_a_wav_that_cannot_be_written_says_why(tmp_path, capfd):
+    # libsndfile would call it a "system error", and print what a handle raises without raising it.
+    with pytest.raises(FileNotFoundError):
+        audio.write_wav(tmp_path / "gone" / "a.wav", audio.to_pcm16(tone(16_000)))
+    with pytest.raises(OSError, match="No space left on device"), open("/dev/full", "wb", buffering=0) as full:
+        audio.write_wav(full, audio.to_pcm16(tone(16_000)))
+    assert capfd.readouterr().err == ""
