@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,13 +90,6 @@ def quieten_toolkit() -> None:
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
         transformers.logging.disable_progress_bar()
-
-
-@contextlib.contextmanager
-def quiet_toolkit() -> Iterator[None]:
-    """The same under its former name, for callers that still say `with`."""
-    quieten_toolkit()
-    yield
 
 
 def one_line(error: BaseException) -> str:

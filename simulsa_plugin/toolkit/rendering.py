@@ -124,8 +124,9 @@ def load_renderer(arguments: InferenceArguments) -> TemplateRenderer:
 
 def cannot_load(arguments: InferenceArguments, error: BaseException) -> ModelError:
     """The error for a model, adapter or template that LLaMA-Factory could not load."""
+    reason = one_line(error.__cause__ or error).rstrip(".")
     return ModelError(
-        f"Cannot load the model {arguments.model.model_name_or_path}: {one_line(error.__cause__ or error).rstrip('.')}. "
+        f"Cannot load the model {arguments.model.model_name_or_path}: {reason}. "
         "Check model_name_or_path, adapter_name_or_path and template."
     )
 
