@@ -181,7 +181,7 @@ def _work(
 def _truth(source: ScoredFile, find_truth: FindTruth) -> Truth | None:
     """Beside the offline file that was cut, or beside the one that is registered."""
     original = source.manifest.get("source")
-    found = find_truth(source.name, {"file_name": original}) if original else None
+    found = find_truth(source.name, {"file_name": original}) if isinstance(original, str) else None
     return found or find_truth(source.name, source.entry)
 
 
@@ -194,7 +194,7 @@ def _entries(source: ScoredFile, layout: Layout, *, portable: bool) -> dict[str,
             file=sys.stderr,
         )
         return augmented_entry(layout)
-    if portable and Path(entry.get("file_name", "")).is_relative_to(layout.out):
+    if portable and "file_name" in entry and Path(entry["file_name"]).is_relative_to(layout.out):
         entry["file_name"] = str(Path(entry["file_name"]).relative_to(layout.out))
     return {source.name: entry, **augmented_entry(layout)}
 

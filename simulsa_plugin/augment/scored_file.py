@@ -128,10 +128,11 @@ def _manifest_beside(path: Path) -> dict[str, Any]:
 def _offline_entry(folder: Path, name: str) -> dict[str, Any]:
     """An offline dataset's entry in the folder of a run, its file name absolute."""
     registered = registered_datasets(folder).get(name)
-    entry = dict(registered) if isinstance(registered, dict) else {}
-    if isinstance(entry.get("file_name"), str):
-        entry["file_name"] = str(folder / entry["file_name"])
-    return entry
+    if not isinstance(registered, dict) or not isinstance(registered.get("file_name", ""), str):
+        return {}
+    if "file_name" not in registered:  # it lies on a hub
+        return dict(registered)
+    return registered | {"file_name": str(folder / registered["file_name"])}
 
 
 def _skips(path: Path) -> Iterator[Skipped]:
