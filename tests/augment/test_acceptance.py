@@ -156,3 +156,59 @@ def test_a_partial_never_ends_inside_a_character(reference, accepted_bytes, part
 def test_none_refused_is_the_whole_reference_as_it_is_written():
     row = scores("Ja. ", ("Ja", ".", " "), logprobs=logs(0.9, 0.9, 0.9))
     assert decided(row) == (3, "Ja. ")
+
+
+@pytest.mark.parametrize(
+    ("accepted", "token", "word"),
+    [
+        (0, "", ""),
+        (1, "", ""),  # white space alone is nothing to say
+        (2, "  Der", "  Der"),  # what is said begins as the reference does
+        (3, "  Der M", "  Der"),
+        (4, "  Der Mann", "  Der Mann"),
+        (5, "  Der Mann \n", "  Der Mann \n"),
+    ],
+)
+def test_white_space_around_the_reference(accepted, token, word):
+    pieces = ("  ", "Der", " M", "ann", " \n")
+    row = scores("".join(pieces), pieces, logprobs=logs(*[0.9] * accepted, *[0.01] * (5 - accepted)))
+    assert decided(row)[1] == token
+    assert decided(row, boundary="word")[1] == word
+
+
+@pytest.mark.parametrize(
+    ("ends", "accepted", "expected"),
+    [
+        ([3, 8], 2, (2, "Der Mann ")),  # a tokenizer that drops the last space: all tokens are the whole reference
+        ([3, 8], 1, (1, "Der")),
+        ([3, None], 2, (2, "Der Mann ")),  # one that writes it otherwise (é as e and ´)
+        ([None, None], 1, (0, "")),
+        ([0, 3], 1, (0, "")),  # a token without text
+        ([3, 3], 1, (1, "Der")),
+        ([3, 9], 1, (1, "Der")),
+    ],
+)
+def test_tokens_that_do_not_spell_the_reference_to_its_end(ends, accepted, expected):
+    row = {"id": "x", "reference": "Der Mann ", "token_ids": [1, 2], "char_ends": ends}
+    assert decided(row | {"logprobs": logs(*[0.9] * accepted, *[0.01] * (2 - accepted))}) == expected
+
+
+@pytest.mark.parametrize("rule", ["threshold", "greedy", "ratio", "lookback"])
+@pytest.mark.parametrize("boundary", ["token", "word"])
+def test_without_tokens_nothing_is_accepted(rule, boundary):
+    row = {"id": "x", "reference": "…", "token_ids": [], "char_ends": [], "greedy": [], "margins": []}
+    row |= {"logprobs": [], "logprobs_full": [], "logprobs_lookback": []}
+    decision = decide(row, AugmentSettings(acceptance=rule, boundary=boundary), V)
+    assert (decision.accepted_tokens, decision.partial, decision.close) == (0, "", False)
+
+
+@pytest.mark.parametrize("row", [{}, {"greedy": None}])
+def test_greedy_without_the_argmax_says_what_is_missing(row):
+    with pytest.raises(UsageError, match="simulsa_acceptance=greedy needs greedy, which toy-00000000-0 does not have"):
+        decided(scores(logprobs=logs(0.9, 0.9, 0.9, 0.9), **row), acceptance="greedy")
+
+
+@pytest.mark.parametrize(("margins", "close"), [(None, None), ([1.0, 1.0, 3e-4, 0.0], False), ([1e-4, 1, -1, 0], True)])
+def test_greedy_is_close_where_the_margin_is_small_or_not_known(margins, close):
+    row = scores(greedy=[0, 1, 9, 3], margins=margins)
+    assert decide(row, AugmentSettings(acceptance="greedy"), V).close is close

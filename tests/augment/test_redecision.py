@@ -13,6 +13,7 @@ from fakes import ByteModel, make_dataset, tree, write_noise
 
 from simulsa_plugin.augment.pipeline import augment
 from simulsa_plugin.augment.redecision import decide_again
+from simulsa_plugin.augment.selection import walk
 from simulsa_plugin.augment.settings import AugmentSettings
 from simulsa_plugin.commands import augment as command
 from simulsa_plugin.errors import StorageError, UsageError
@@ -40,10 +41,10 @@ def write_lines(path, rows):
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory):
-    """40 rows of which a third cannot be cut, so that skips lie between the samples."""
+    """40 rows of which a third cannot be cut, so that skips lie between the samples and after the last."""
     folder = tmp_path_factory.mktemp("offline")
     dataset = make_dataset(folder)
-    for row in range(0, 40, 3):
+    for row in {*range(0, 40, 3), list(walk("toy", 40, 42))[-1]}:
         dataset.rows[row] = "multi_turn"
     rows = "".join(json.dumps(row) + "\n" for row in range(40))
     (folder / "offline.jsonl").write_text(rows, encoding="utf-8")
@@ -206,10 +207,11 @@ def test_a_share_of_the_offline_rows_is_a_direct_runs(toy, scored, tmp_path):
 def test_where_the_rows_ran_out_the_skips_after_the_last_sample_stay(toy, tmp_path, capsys, keys):
     run(toy, tmp_path / "out", samples=50)
     before = lines(tmp_path / "out" / "toy_simulsa" / "skipped.jsonl")
-    assert len(before) == 14  # rows 0, 3 … 39
+    assert len(before) == 15  # rows 0, 3 … 39, and the last of the walk
+    assert before[-1]["id"] == f"toy-{list(walk('toy', 40, 42))[-1]:08d}-0"
     outcome = again(tmp_path / "out", keys, tmp_path / "other")
     assert lines(tmp_path / "other" / "toy_simulsa" / "skipped.jsonl") == before
-    assert (outcome.manifest["counts"]["wanted"], outcome.manifest["counts"]["scored"]) == (50, 26)
+    assert (outcome.manifest["counts"]["wanted"], outcome.manifest["counts"]["scored"]) == (50, 25)
 
 
 def test_fewer_samples_in_place_would_lose_scores(copy):
@@ -557,11 +559,19 @@ def test_a_broken_neighbour_is_one_line(copy, tmp_path, capsys, name, text, said
     assert said in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_a_strange_entry_of_the_offline_dataset_is_left_out(copy, tmp_path, capsys):
-    (copy / "dataset_info.json").write_text('{"toy": "toy.jsonl"}', encoding="utf-8")
+@pytest.mark.parametrize("entry", ["toy.jsonl", ["toy.jsonl"], {"file_name": 5}, None])
+def test_a_strange_entry_of_the_offline_dataset_is_left_out(copy, tmp_path, capsys, entry):
+    (copy / "dataset_info.json").write_text(json.dumps({"toy": entry}), encoding="utf-8")
     again(copy, {}, tmp_path / "out")
     assert list(json.loads((tmp_path / "out" / "dataset_info.json").read_text(encoding="utf-8"))) == ["toy_simulsa"]
     assert "toy is not registered" in capsys.readouterr().err
+
+
+def test_an_offline_dataset_on_a_hub_stays_registered(copy, tmp_path):
+    (copy / "dataset_info.json").write_text('{"toy": {"hf_hub_url": "some/where"}}', encoding="utf-8")
+    again(copy, {}, tmp_path / "out")
+    info = json.loads((tmp_path / "out" / "dataset_info.json").read_text(encoding="utf-8"))
+    assert info["toy"] == {"hf_hub_url": "some/where"}
 
 
 def test_a_row_without_tokens_says_nothing(tmp_path):
