@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any, Literal, NoReturn
 
 import jsonlines
+import orjson
 
 from simulsa_plugin.errors import StorageError
 
@@ -185,7 +186,7 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     Raises:
         StorageError: the file is missing or unreadable, is no UTF-8, or a line is no JSON object; the line is named.
     """
-    with _reading_from(path), path.open("rb") as handle, jsonlines.Reader(handle) as reader:
+    with _reading_from(path), path.open("rb") as handle, jsonlines.Reader(handle, loads=orjson.loads) as reader:
         try:
             yield from reader.iter(type=dict, skip_empty=True)
         except jsonlines.InvalidLineError as error:

@@ -108,14 +108,12 @@ def _refuse_together(options: argparse.Namespace) -> None:
 
 
 def _decide_again(path: Path | None, overrides: list[str], scores: Path, out: Path) -> Outcome:
-    """No torch, no LLaMA-Factory: seconds for a hundred thousand rows."""
+    """No torch, no LLaMA-Factory."""
     from simulsa_plugin.augment.redecision import decide_again
-    from simulsa_plugin.augment.settings import AugmentSettings
     from simulsa_plugin.commands.wiring import open_recipe
     from simulsa_plugin.demo.truth import find_truth
 
     keys = open_recipe(path, overrides).simulsa
-    AugmentSettings.from_keys(keys)  # a bad value shows before the file is read
     return decide_again(scores, keys, out, find_truth)
 
 

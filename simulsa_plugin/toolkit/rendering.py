@@ -78,7 +78,8 @@ class TemplateRenderer:
     def unstable_prefixes(self, rendered: RenderedReference, reference: str) -> tuple[int, ...]:
         """Numbers of leading content tokens whose text training would tokenize otherwise.
 
-        A partial is written as text; where its last token only exists inside a longer word, training sees others.
+        A partial is written as text. Plain byte-pair merges never give other tokens for it; tokenizers that look whole
+        words up first (`ignore_merges`, as Llama 3's) do.
         """
         return tuple(
             count
