@@ -149,9 +149,12 @@ def check_scored(row: dict[str, Any], cut: Cut, layout: Layout) -> dict[str, Any
 
 
 def make_batches(cuts: Sequence[Cut], size: int) -> list[list[Cut]]:
-    """Neighbours in length share a batch: less padding. The longest come first: what does not fit shows at once."""
-    order = sorted(cuts, key=lambda cut: (cut.prompt_tokens + cut.reference_tokens, cut.id))
-    return [order[start : start + size] for start in range(0, len(order), size)][::-1]
+    """Neighbours in length share a batch: less padding. The longest come first: what does not fit shows at once.
+
+    What is left for a smaller batch are the shortest, so that the first batch is the largest in every way.
+    """
+    order = sorted(cuts, key=lambda cut: (-cut.prompt_tokens - cut.reference_tokens, cut.id))
+    return [order[start : start + size] for start in range(0, len(order), size)]
 
 
 def _score(
