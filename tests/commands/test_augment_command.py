@@ -1,0 +1,201 @@
+"""`simulsa-augment` as users type it, with the packaged checkpoint and a few spoken rows."""
+
+import fcntl
+import json
+import os
+import pty
+import re
+import resource
+import select
+import shutil
+import struct
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from fakes import tree
+
+from simulsa_plugin.commands import augment as command
+from simulsa_plugin.demo.corpus import write_demo_corpus
+from simulsa_plugin.toolkit.backbone import Backbone
+
+PROGRAM = Path(sys.executable).parent / "simulsa-augment"
+
+
+@pytest.fixture(scope="module")
+def spoken(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("spoken")
+    write_demo_corpus(folder, rows=12, test_rows=4, processes=1)
+    return folder
+
+
+def words(spoken, out, *more):
+    return ["dataset=demo", f"dataset_dir={spoken}", "simulsa_ratio=0.5", *more, "--out", str(out)]
+
+
+def manifest(out, name="demo"):
+    return json.loads((out / f"{name}_simulsa" / "manifest.json").read_text(encoding="utf-8"))
+
+
+def test_the_table_is_the_manifest(spoken, tmp_path, capsys):
+    assert command.main(words(spoken, tmp_path, "simulsa_cuts=2")) == 0
+    out, err = capsys.readouterr()
+    assert err == ""  # no terminal: no progress
+    lines, found = out.splitlines(), manifest(tmp_path)
+    counts = found["counts"]
+    share = counts["accepted_tokens"] / counts["tokens"]
+    assert counts["samples"] == 6
+    assert lines[0] == (
+        f"demo: 6 partial samples from 12 rows ({counts['empty']} empty, {counts['whole_reference']} whole, "
+        f"{share:.0%} of the reference tokens accepted)"
+    )
+    shares = {
+        (one["from"], one["samples"], one["empty"], f"{one['accepted_share']:.0%}")
+        for one in found["by_cut_share"]
+        if one["samples"]
+    }
+    table = [re.fullmatch(r" +(\d+)%–\d+% +(\d+) +(\d+) +(\d+%)", line) for line in lines]
+    assert {(int(row[1]) / 100, int(row[2]), int(row[3]), row[4]) for row in table if row} == shares
+    assert "  skipped: none" in lines
+    assert f"  {found['signature']}" in lines
+    assert f"  tokenized otherwise in training: {counts['retokenized']}; " in out
+    assert f"{found['commitment']['over']} ({found['commitment']['over'] / 6:.0%}) over" in out
+    assert lines[-2:] == [
+        f"  {tmp_path / 'demo_simulsa'}",
+        f"  train with  dataset: demo,demo_simulsa  and  dataset_dir: {tmp_path}",
+    ]
+    written = (tmp_path / "demo_simulsa.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(written) == 6
+
+
+def test_one_recipe_for_augmentation_and_training_cuts_the_offline_set_alone(spoken, tmp_path, capsys):
+    recipe = {
+        "model_name_or_path": "simulsa-demo",
+        "template": "qwen2_audio",
+        "dataset": "demo,demo_simulsa",
+        "dataset_dir": str(tmp_path / "out"),
+        "simulsa_ratio": 0.25,
+        "stage": "sft",
+        "do_train": True,
+        "output_dir": str(tmp_path / "trained"),
+    }
+    (tmp_path / "train.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    arguments = [str(tmp_path / "train.yaml"), "--out", str(tmp_path / "out")]
+    assert command.main([*arguments, f"dataset_dir={spoken}"]) == 0
+    info = json.loads((tmp_path / "out" / "dataset_info.json").read_text(encoding="utf-8"))
+    assert list(info) == ["demo", "demo_simulsa"]
+    before = tree(tmp_path / "out")
+    assert command.main(arguments) == 0  # and once more where both are registered by now
+    assert tree(tmp_path / "out") == before
+    assert not (tmp_path / "trained").exists()
+    assert capsys.readouterr().out.count("demo: 3 partial samples from 12 rows") == 2
+
+
+def test_several_datasets_are_cut_one_after_another(spoken, tmp_path, capsys):
+    keys = words(spoken, tmp_path)[1:]
+    assert command.main(["dataset=demo_test, demo", *keys]) == 0
+    out = capsys.readouterr().out
+    assert out.index("demo_test: 2 partial samples from 4 rows") < out.index("demo: 6 partial samples from 12 rows")
+    info = json.loads((tmp_path / "dataset_info.json").read_text(encoding="utf-8"))
+    assert set(info) == {"demo_test", "demo_test_simulsa", "demo", "demo_simulsa"}
+
+
+def test_a_dataset_that_fails_takes_nothing_from_the_one_before(spoken, tmp_path, capsys):
+    data = tmp_path / "data"
+    data.mkdir()
+    info = json.loads((spoken / "dataset_info.json").read_text(encoding="utf-8"))
+    (data / "mute.jsonl").write_text((spoken / "demo.jsonl").read_text(encoding="utf-8").replace(".wav", ".gone"))
+    info["mute"] = info["demo"] | {"file_name": str(data / "mute.jsonl")}
+    (data / "dataset_info.json").write_text(json.dumps(info), encoding="utf-8")
+    assert command.main(["dataset=demo,mute", *words(data, tmp_path / "out")[1:]]) == 1
+    out, err = capsys.readouterr()
+    assert "demo: 6 partial samples from 12 rows" in out
+    assert err.count("\n") == 1
+    assert "No row of mute can be cut; reasons: {'audio_missing': 12}" in err
+
+
+def test_decisions_can_be_taken_again_over_what_the_command_wrote(spoken, tmp_path, capsys):
+    assert command.main(words(spoken, tmp_path / "out", "simulsa_acceptance=greedy")) == 0
+    scores = tmp_path / "out" / "demo_simulsa" / "scores.jsonl"
+    arguments = ["--from-scores", str(scores), "simulsa_ratio=0.5", "--out", str(tmp_path / "again")]
+    assert command.main([*arguments, "simulsa_acceptance=greedy"]) == 0
+    again = (tmp_path / "again" / "demo_simulsa.jsonl").read_bytes()
+    assert again == (tmp_path / "out" / "demo_simulsa.jsonl").read_bytes()
+    capsys.readouterr()
+
+
+def test_help_is_quick_and_imports_neither_torch_nor_numpy():
+    code = (
+        "import sys\nfrom simulsa_plugin.commands.augment import main\nassert main(['--help']) == 0\n"
+        "sys.exit(' '.join({'torch', 'numpy', 'scipy', 'llamafactory', 'transformers', 'datasets'} & set(sys.modules)))"
+    )
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert result.stderr.strip() == ""
+    for option in ("--out", "--dry-run", "--from-scores", "--shard", "--audit", "torchrun"):
+        assert option in result.stdout
+    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    assert used < 1.5  # seconds of the processor, not by the clock
+
+
+def read_terminal(arguments, deadline_seconds=180):
+    """What a program writes on a terminal of its own, and its exit code."""
+    child, terminal = pty.fork()
+    if child == 0:
+        fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("4H", 40, 120, 0, 0))  # rows, columns
+        os.execv(arguments[0], arguments)
+    text, deadline = b"", time.monotonic() + deadline_seconds
+    while time.monotonic() < deadline:
+        if not select.select([terminal], [], [], 1.0)[0]:
+            continue
+        try:
+            block = os.read(terminal, 65536)
+        except OSError:  # the other end is closed
+            break
+        if not block:
+            break
+        text += block
+    return text.decode(errors="replace"), os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_on_a_terminal_progress_has_rate_and_time_left(spoken, tmp_path):
+    arguments = words(spoken, tmp_path, "simulsa_batch_size=1", "simulsa_ratio=1")
+    text, code = read_terminal([str(PROGRAM), *arguments])
+    assert code == 0, text
+    for what in ("cut demo", "score"):
+        # tqdm: `score:  50%|██   | 6/12 [00:01<00:01,  4.50clip/s]`
+        times, rate = r"\[\d\d:\d\d<\d\d:\d\d", r" +\d+\.\d+(clip/s|s/clip)\]"
+        assert re.search(rf"\r{what}: +\d+%\|[^|]*\| \d+/12 {times},{rate}", text)
+    assert "demo: 12 partial samples from 12 rows" in text
+
+
+def test_a_batch_that_does_not_fit_into_memory_is_one_line(spoken, tmp_path, capsys, monkeypatch):
+    def forward(self, batch, first):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    monkeypatch.setattr(Backbone, "_forward", forward)
+    assert command.main(words(spoken, tmp_path)) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(
+        r"simulsa-augment: error: A batch of 6 clips with up to \d+ tokens does not fit into memory\. "
+        r"Lower simulsa_batch_size, and choose another --out: the folder keeps to its batches\.",
+        line,
+    )
+    shutil.rmtree(tmp_path / "demo_simulsa")
+    assert command.main(words(spoken, tmp_path, "simulsa_batch_size=1")) == 1
+    assert "does not fit into memory. Take a larger accelerator" in capsys.readouterr().err
+
+
+def test_features_that_do_not_fit_into_memory_are_one_line(spoken, tmp_path, capsys, monkeypatch):
+    def place(self, value):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Backbone, "_place", place)
+    assert command.main(words(spoken, tmp_path)) == 1
+    assert "does not fit into memory. Lower simulsa_batch_size" in capsys.readouterr().err
