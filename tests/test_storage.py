@@ -380,11 +380,13 @@ FORK_AND_DIE = """
 import os, signal, sys, time
 from pathlib import Path
 from simulsa_plugin.storage import locked
+started, ready = os.pipe()
 with locked(Path(sys.argv[1])):
-    child = os.fork()
-    if not child:
+    if not os.fork():
+        print(os.getpid(), flush=True)
+        os.write(ready, b".")
         time.sleep(60)
-    print(child, flush=True)
+    os.read(started, 1)  # the child is itself by now
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
