@@ -34,14 +34,14 @@ from simulsa_plugin.model import Renderer, Sample, UnusableRow
 from simulsa_plugin.storage import replacing, write_jsonl
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Cut:
-    """A chosen sample, before scoring.
+    """A chosen sample, before scoring; small, for all of a run are in memory at once.
 
     Attributes:
         id: see `sample_id`.
         sample: the row that was cut.
-        clip: its file: `lead` samples of silence, `num_samples` of the source, `trail` samples of silence.
+        folder: of its clip.
         duration_seconds: of the source.
         num_samples: of the source that are heard.
         lead: samples of silence before it.
@@ -52,13 +52,18 @@ class Cut:
 
     id: str
     sample: Sample
-    clip: Path
+    folder: Path
     duration_seconds: float
     num_samples: int
     lead: int
     trail: int
     prompt_tokens: int
     reference_tokens: int
+
+    @property
+    def clip(self) -> Path:
+        """Its file: `lead` samples of silence, `num_samples` of the source, `trail` samples of silence."""
+        return self.folder / f"{self.id}.wav"
 
     @property
     def clip_samples(self) -> int:
@@ -164,10 +169,10 @@ class Chooser:
         except ModelError as error:
             raise _SkipRow("not_renderable") from error  # the template refuses prompt or reference, whatever the cut
         identifier = sample_id(self.dataset.name, sample.row, number)
-        clip = self.layout.clips / f"{identifier}.wav"
-        _keep_clip(clip, pcm, write=self.write_clips)
         tokens = len(rendered.prompt_ids), len(rendered.content_ids)
-        return Cut(identifier, sample, clip, duration, num_samples, lead, trail, *tokens)
+        cut = Cut(identifier, sample, self.layout.clips, duration, num_samples, lead, trail, *tokens)
+        _keep_clip(cut.clip, pcm, write=self.write_clips)
+        return cut
 
     @property
     def _window_seconds(self) -> float:
