@@ -1,7 +1,9 @@
 """A model and a dataset made of arithmetic, for tests in which no real model is the point."""
 
+import contextlib
 import hashlib
 import math
+import resource
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +14,7 @@ import numpy as np
 from simulsa_plugin.audio import SAMPLE_RATE, write_wav
 from simulsa_plugin.errors import ModelError
 from simulsa_plugin.model import Continuation, Prompt, ReferenceScores, RenderedReference, Sample, UnusableRow
-from simulsa_plugin.storage import SHAREGPT_ENTRY
+from simulsa_plugin.storage import SHAREGPT_ENTRY, write_json, write_jsonl
 
 AUDIO_TOKEN = 1000
 
@@ -192,3 +194,21 @@ def tree(folder):
         for path in sorted(Path(folder).rglob("*"))
         if path.is_file()
     }
+
+
+def write_offline(folder, count):
+    """`make_dataset` as LLaMA-Factory finds it: offline.jsonl, and its entry as `toy` in dataset_info.json."""
+    dataset = make_dataset(folder, count=count)
+    write_jsonl(Path(folder) / "offline.jsonl", dataset.sharegpt_rows())
+    write_json(Path(folder) / "dataset_info.json", {"toy": {"file_name": "offline.jsonl", **SHAREGPT_ENTRY}})
+
+
+@contextlib.contextmanager
+def no_file_beyond(num_bytes):
+    """The kernel refuses every byte after `num_bytes` of any file (EFBIG), as a quota or a full disk does."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

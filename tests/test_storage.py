@@ -1,12 +1,10 @@
 """Files that survive: whole or not at all, resumable, and held by one process at a time."""
 
-import contextlib
 import json
 import multiprocessing
 import os
 import random
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -18,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fakes import no_file_beyond
 
 from simulsa_plugin import storage
 from simulsa_plugin.audio import write_wav
@@ -30,17 +29,6 @@ MAKE_ROOM = r"Make room and start again: the run goes on where it stopped\.$"
 
 def names(folder):
     return sorted(path.name for path in folder.iterdir())
-
-
-@contextlib.contextmanager
-def no_file_beyond(num_bytes):
-    """The kernel refuses every byte after `num_bytes` of any file (EFBIG), as a quota or a full disk does."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.fixture

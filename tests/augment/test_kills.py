@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from fakes import ByteModel, make_dataset, tree
+from fakes import ByteModel, make_dataset, tree, write_offline
 
 from simulsa_plugin.storage import UNFINISHED
 
@@ -170,13 +170,7 @@ def server(request, tmp_path, monkeypatch):
 
 def write_recipe(folder):
     """An offline dataset of 56 rows, of which 48 are cut, and recipe.yaml for the packaged model."""
-    dataset = make_dataset(folder, count=56)
-    rows = [json.dumps(row) + "\n" for row in dataset.sharegpt_rows()]
-    (folder / "offline.jsonl").write_text("".join(rows), encoding="utf-8")
-    tags = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
-    columns = {"messages": "messages", "audios": "audios"}
-    entry = {"file_name": "offline.jsonl", "formatting": "sharegpt", "columns": columns, "tags": tags}
-    (folder / "dataset_info.json").write_text(json.dumps({"toy": entry}), encoding="utf-8")
+    write_offline(folder, 56)
     recipe = {
         "model_name_or_path": "simulsa-demo",
         "template": "qwen2_audio",

@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import re
-import resource
 import shutil
 import subprocess
 import sys
@@ -15,7 +14,7 @@ import traceback
 from pathlib import Path
 
 import pytest
-from fakes import ByteModel, make_dataset, tree
+from fakes import ByteModel, make_dataset, no_file_beyond, tree, write_offline
 
 from simulsa_plugin.commands import augment
 from simulsa_plugin.commands.console import run_command
@@ -32,17 +31,6 @@ SETTINGS = ["simulsa_samples=14", "simulsa_batch_size=4", "simulsa_max_seconds=0
 
 def words(place, out):
     return [*MODEL, *SETTINGS, f"dataset_dir={place / 'offline'}", "--out", str(out)]
-
-
-def write_offline(folder):
-    """An offline dataset of 16 rows, registered."""
-    dataset = make_dataset(folder, count=16)
-    rows = [json.dumps(row) + "\n" for row in dataset.sharegpt_rows()]
-    (folder / "offline.jsonl").write_text("".join(rows), encoding="utf-8")
-    tags = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
-    columns = {"messages": "messages", "audios": "audios"}
-    entry = {"file_name": "offline.jsonl", "formatting": "sharegpt", "columns": columns, "tags": tags}
-    (folder / "dataset_info.json").write_text(json.dumps({"toy": entry}), encoding="utf-8")
 
 
 # What runs inside the namespace: one process, because LLaMA-Factory takes long to start.
@@ -86,16 +74,6 @@ def run_everything(place, *, mounts):
     if mounts:  # to the very end, with all that Python and its libraries do and may say then
         with disk.mounted(f"size={20 * PAGE}"):
             sys.exit(augment.main(words(place, disk.out)))
-
-
-@contextlib.contextmanager
-def no_file_beyond(num_bytes):
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def command_under_limits(place):
@@ -210,7 +188,7 @@ def seen(tmp_path_factory):
     """What happened; without the disks where the machine lets nobody mount one."""
     place = tmp_path_factory.mktemp("place")
     refusal = refusal_to_mount(place)
-    write_offline(place / "offline")
+    write_offline(place / "offline", 16)
     ran = subprocess.run(
         [*([] if refusal else NAMESPACE), sys.executable, __file__, str(place), *([] if refusal else ["mounts"])],
         capture_output=True,
@@ -305,7 +283,7 @@ def test_a_limit_of_the_kernel_stops_the_command_with_one_line_and_it_goes_on(se
 
 def test_a_folder_that_may_not_be_written_is_one_line(tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    write_offline(tmp_path / "offline")
+    write_offline(tmp_path / "offline", 16)
     (tmp_path / "closed").mkdir(mode=0o555)
     if os.access(tmp_path / "closed", os.W_OK):
         pytest.skip("this user may write anywhere; see the disk that is mounted read-only")
