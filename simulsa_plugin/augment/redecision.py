@@ -204,9 +204,9 @@ def _with_progress(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 
 def _noticing_missing_clips(rows: Iterator[dict[str, Any]], layout: Layout) -> Iterator[dict[str, Any]]:
-    missing, first = 0, ""
+    missing, first, folder = 0, "", str(layout.out)
     for row in rows:
-        if not os.path.exists(layout.out / row["clip"]):
+        if not os.path.exists(os.path.join(folder, row["clip"])):
             missing, first = missing + 1, first or row["clip"]
         yield row
     if missing:

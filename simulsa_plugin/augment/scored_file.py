@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,10 @@ class ScoredFile:
         name = parse_sample_id(first["id"])[0]
         return cls(path, name, _manifest_beside(path), _offline_entry(path.parent.parent, name))
 
+    @cached_property
+    def _folder(self) -> str:
+        return str(self.path.parent.parent)
+
     @property
     def settings(self) -> dict[str, Any]:
         """The keys of the run that scored, as far as they are known."""
@@ -82,9 +87,9 @@ class ScoredFile:
             yield {**row, "clip": self._clip(row["clip"], layout, portable)}
 
     def _clip(self, clip: str, layout: Layout, portable: bool) -> str:
-        path = self.path.parent.parent / clip
         if not portable:
-            return str(path)
+            return os.path.join(self._folder, clip)
+        path = self.path.parent.parent / clip
         real = _resolved(path.parent) / path.name
         if not real.is_relative_to(_resolved(layout.out)):
             raise UsageError(
