@@ -168,6 +168,8 @@ class _Run:
         if part:
             for dataset in datasets:
                 augment_shard(dataset, model, self.settings, self.out, part)
+            if not finishes:
+                print(f"shard {part.number}/{part.count} is scored; when all are, run without --shard to finish")
             if part.number > 1 or not finishes:
                 return
             for dataset in datasets:
