@@ -286,7 +286,7 @@ def run_command(folder, seconds):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(seconds)
         finally:
-            with contextlib.suppress(ProcessLookupError):
+            if process.returncode is None:  # else its number may be another process's by now
                 os.killpg(process.pid, signal.SIGKILL)
             status = process.wait()
     return time.monotonic() - begin, status
