@@ -35,6 +35,10 @@ class StorageError(SimulsaError):
     """An output folder cannot be used: a file stands there, it is held by another process, or it is another run's."""
 
 
+class FolderInUseError(StorageError):
+    """Another process works in the folder; its number is named."""
+
+
 class LogError(SimulsaError):
     """A log of emissions cannot be scored; the message names the file and the line."""
 

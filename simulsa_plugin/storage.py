@@ -18,7 +18,7 @@ from typing import IO, Any, Literal, NoReturn
 import jsonlines
 import orjson
 
-from simulsa_plugin.errors import StorageError
+from simulsa_plugin.errors import FolderInUseError, StorageError
 
 UNFINISHED = ".unfinished"  # ends the name of a file that is still being written
 
@@ -377,7 +377,9 @@ def _flock(descriptor: int, folder: Path, wait: bool) -> None:
     except BlockingIOError as error:
         time.sleep(_NUMBER_SECONDS)
         holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
-        raise StorageError(f"{folder} is in use by process {holder}. Wait for it, or choose another --out.") from error
+        raise FolderInUseError(
+            f"{folder} is in use by process {holder}. Wait for it, or choose another --out."
+        ) from error
 
 
 def _is_file_at(descriptor: int, path: Path) -> bool:

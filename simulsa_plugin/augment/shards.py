@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from simulsa_plugin.augment.layout import Layout, Shard
-from simulsa_plugin.errors import StorageError
+from simulsa_plugin.errors import FolderInUseError
 from simulsa_plugin.storage import locked, make_folder, writing_to
 
 FINISHED = "finished"  # the file that says that all batches of a shard are scored
@@ -64,7 +64,7 @@ def _locked_soon(folder: Path) -> Iterator[None]:
             try:
                 stack.enter_context(locked(folder))
                 break
-            except StorageError:
+            except FolderInUseError:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(POLL_SECONDS)

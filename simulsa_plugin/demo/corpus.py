@@ -17,7 +17,15 @@ import numpy as np
 from simulsa_plugin.audio import Waveform, samples_to_seconds, seconds_to_samples, to_pcm16, write_wav
 from simulsa_plugin.demo.grammar import PROMPT, Sentence, sample_sentence
 from simulsa_plugin.demo.speech import Speech, Synthesizer, Voice, sample_voice
-from simulsa_plugin.storage import SHAREGPT_ENTRY, locked, make_folder, merge_dataset_info, write_jsonl
+from simulsa_plugin.storage import (
+    SHAREGPT_ENTRY,
+    locked,
+    make_folder,
+    merge_dataset_info,
+    remove_leftovers,
+    replacing,
+    write_jsonl,
+)
 
 # Share of the 16 hash values: what the packaged checkpoint learned from, what users train on, what they test on.
 SPLITS = {"pretrain": range(0, 9), "train": range(9, 14), "heldout": range(14, 15), "test": range(15, 16)}
@@ -97,11 +105,12 @@ def _write_split(folder: Path, name: str, split: str, count: int, processes: int
     from tqdm import tqdm
 
     audio_folder = make_folder(folder / name)
+    remove_leftovers(audio_folder)
     rows, truths = [], []
     utterances = iterate_utterances(split, count, processes)
     for index, utterance in enumerate(tqdm(utterances, total=count, desc=f"speak {name}", unit="utt", disable=None)):
         path = audio_folder / f"{index:05d}.wav"
-        with path.open("wb") as handle:
+        with replacing(path) as handle:
             write_wav(handle, to_pcm16(utterance.waveform))
         rows.append({"messages": messages(utterance.sentence), "audios": [str(path)]})
         truths.append({"audio": str(path), **utterance.truth()})
