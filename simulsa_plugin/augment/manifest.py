@@ -28,7 +28,7 @@ def check_same_work(layout: Layout, work: Mapping[str, Any]) -> None:
         StorageError: the folder holds other work; what differs is named, and how to go on.
     """
     refuse_other_work(layout, work)
-    if not layout.manifest.exists() and not layout.started.exists():
+    if noted_work(layout) is None:
         write_json(layout.started, work)
 
 
@@ -38,7 +38,7 @@ def refuse_other_work(layout: Layout, work: Mapping[str, Any]) -> None:
     Raises:
         StorageError: the folder holds other work; what differs is named, and how to go on.
     """
-    path = next((path for path in (layout.manifest, layout.started) if path.exists()), None)
+    path = noted_work(layout)
     if path is None:
         return
     before = read_manifest(path)
@@ -53,6 +53,11 @@ def refuse_other_work(layout: Layout, work: Mapping[str, Any]) -> None:
             f"{layout.folder} holds a run with another {key} ({_short(old)}, now {_short(new)}). "
             f"{_way_on(layout, [key for key, _, _ in changed])}"
         )
+
+
+def noted_work(layout: Layout) -> Path | None:
+    """The file that says what the folder holds: of a finished run, or of one that has begun; None in a new folder."""
+    return next((path for path in (layout.manifest, layout.started) if path.exists()), None)
 
 
 def _changed_keys(before: Mapping[str, Any], work: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:

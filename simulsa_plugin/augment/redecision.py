@@ -16,9 +16,9 @@ from tqdm import tqdm
 from simulsa_plugin.augment.commitment import Truth
 from simulsa_plugin.augment.decision import Decider
 from simulsa_plugin.augment.layout import Layout
-from simulsa_plugin.augment.manifest import plugin_version, read_manifest
+from simulsa_plugin.augment.manifest import noted_work, plugin_version, read_manifest
 from simulsa_plugin.augment.outcome import Outcome, finish
-from simulsa_plugin.augment.registration import augmented_entry
+from simulsa_plugin.augment.registration import augmented_entry, portable_entry
 from simulsa_plugin.augment.scored_file import ScoredFile
 from simulsa_plugin.augment.selection import wanted_samples
 from simulsa_plugin.augment.settings import CUTTING_KEYS, EXTRA_SCORES, AugmentSettings
@@ -59,7 +59,9 @@ def decide_again(scores: Path, keys: Mapping[str, Any], out: Path, find_truth: F
         with _begun(layout, work, in_place=in_place):
             rows = islice(source.rows(layout, portable=settings.portable), wanted)
             decider = Decider(settings, source.manifest.get("output_width"), _truth(source, find_truth))
-            tally = decider.write(_with_progress(_noticing_missing_clips(rows, layout)), layout)
+            tally = decider.write(
+                tqdm(_noticing_missing_clips(rows, layout), desc="decide", unit="row", disable=None), layout
+            )
             if wanted is not None and tally.scored < wanted:
                 print(_too_few(source, tally.scored, wanted), file=sys.stderr)
             skipped = source.skipped(tally.last_id if wanted is not None and wanted <= tally.scored else None)
@@ -151,7 +153,7 @@ def _too_few(source: ScoredFile, scored: int, wanted: int) -> str:
 
 def _check_place(layout: Layout, source: ScoredFile) -> None:
     """Only what was decided over these scores is decided again."""
-    noted = next((path for path in (layout.manifest, layout.started) if path.exists()), None)
+    noted = noted_work(layout)
     before = read_manifest(noted).get("scores_from") if noted else None
     if before is not None and Path(before).resolve() == source.path.resolve():
         return
@@ -186,7 +188,7 @@ def _truth(source: ScoredFile, find_truth: FindTruth) -> Truth | None:
 
 
 def _entries(source: ScoredFile, layout: Layout, *, portable: bool) -> dict[str, dict[str, Any]]:
-    entry = dict(source.entry)
+    entry = source.entry
     if not entry:
         print(
             f"warning: the offline dataset {source.name} is not registered beside {source.path}, hence not in "
@@ -194,13 +196,8 @@ def _entries(source: ScoredFile, layout: Layout, *, portable: bool) -> dict[str,
             file=sys.stderr,
         )
         return augmented_entry(layout)
-    if portable and "file_name" in entry and Path(entry["file_name"]).is_relative_to(layout.out):
-        entry["file_name"] = str(Path(entry["file_name"]).relative_to(layout.out))
-    return {source.name: entry, **augmented_entry(layout)}
-
-
-def _with_progress(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    yield from tqdm(rows, desc="decide", unit="row", disable=None)
+    named = portable_entry(entry, layout) if portable else entry
+    return {source.name: named, **augmented_entry(layout)}
 
 
 def _noticing_missing_clips(rows: Iterator[dict[str, Any]], layout: Layout) -> Iterator[dict[str, Any]]:

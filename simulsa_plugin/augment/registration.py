@@ -58,9 +58,14 @@ def offline_entry(dataset: SourceDataset, settings: AugmentSettings, layout: Lay
                 f"{layout.rewritten} is the offline dataset itself and has relative audio paths. Choose another --out."
             )
         entry = {"file_name": str(layout.rewritten), **dataset.rewritten_entry()}
-    if settings.portable and "file_name" in entry and Path(entry["file_name"]).is_relative_to(layout.out):
-        entry["file_name"] = str(Path(entry["file_name"]).relative_to(layout.out))
-    return entry
+    return portable_entry(entry, layout) if settings.portable else entry
+
+
+def portable_entry(entry: dict[str, Any], layout: Layout) -> dict[str, Any]:
+    """An entry whose file, where it lies in the output folder, is named from there."""
+    if "file_name" not in entry or not Path(entry["file_name"]).is_relative_to(layout.out):
+        return entry
+    return entry | {"file_name": str(Path(entry["file_name"]).relative_to(layout.out))}
 
 
 def register(dataset: SourceDataset, entry: dict[str, Any], layout: Layout) -> None:
