@@ -7,13 +7,11 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 from fakes import write_noise
+from offline_data import ASK, load, make_folder, register, write_rows
 
 from simulsa_plugin.errors import DatasetError
 from simulsa_plugin.model import Prompt, Sample, UnusableRow
-from simulsa_plugin.toolkit.arguments import inference_arguments
-from simulsa_plugin.toolkit.dataset import load_datasets
 
-ASK = "<audio>Translate."
 OPENAI_TAGS = {
     "role_tag": "role",
     "content_tag": "content",
@@ -26,25 +24,7 @@ SHAREGPT = {"formatting": "sharegpt", "columns": {"messages": "messages", "audio
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "data" / "wav").mkdir(parents=True)
-    for number in range(3):
-        write_noise(tmp_path / "data" / "wav" / f"{number}.wav", 1.0, seed=number)
-    return tmp_path / "data"
-
-
-def register(folder, entries):
-    (folder / "dataset_info.json").write_text(json.dumps(entries), encoding="utf-8")
-
-
-def write_rows(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-
-
-def load(folder, *names, **keys):
-    recipe = {"model_name_or_path": "simulsa-demo", "template": "qwen2_audio", "dataset_dir": str(folder)} | keys
-    return load_datasets(inference_arguments(recipe), list(names))
+    return make_folder(tmp_path, monkeypatch)
 
 
 def talk(reference, audio, ask=ASK, system=None):
