@@ -15,7 +15,6 @@ from simulsa_plugin.augment.registration import SourceDataset
 from simulsa_plugin.augment.settings import DECIDING_KEYS, AugmentSettings
 from simulsa_plugin.augment.tally import Tally
 from simulsa_plugin.errors import StorageError
-from simulsa_plugin.model import AudioLanguageModel
 from simulsa_plugin.storage import write_json
 
 LONGEST_SHOWN = 80  # characters of a value in a message
@@ -83,14 +82,23 @@ def _short(value: Any) -> str:
     return text if len(text) <= LONGEST_SHOWN else text[: LONGEST_SHOWN - 1] + "…"
 
 
-def describe_work(dataset: SourceDataset, model: AudioLanguageModel, settings: AugmentSettings) -> dict[str, Any]:
-    """What decides the result; two runs with the same work make the same files."""
+def describe_work(
+    dataset: SourceDataset, model: Mapping[str, Any], settings: AugmentSettings, output_width: int | None = None
+) -> dict[str, Any]:
+    """What decides the result; two runs with the same work make the same files.
+
+    Args:
+        dataset: what is cut.
+        model: of `AudioLanguageModel.describe`; without the weights, the names that are known.
+        settings: the `simulsa_*` keys.
+        output_width: V; left out where the weights are not loaded.
+    """
     return {
         "dataset": dataset.name,
         "rows": len(dataset),
         "source": dataset.entry.get("file_name"),
-        "model": model.describe(),
-        "output_width": model.output_width,
+        "model": dict(model),
+        **({} if output_width is None else {"output_width": output_width}),
         "settings": settings.as_keys(),
     }
 

@@ -48,7 +48,7 @@ def augment(
     layout = open_layout(out, dataset.name)
     with holding(layout, None):
         entry = offline_entry(dataset, settings, layout)
-        work = describe_work(dataset, model, settings)
+        work = describe_work(dataset, model.describe(), settings, model.output_width)
         check_same_work(layout, work)
         cuts, skipped = Chooser(dataset, model, settings, layout).choose()
         score_cuts(cuts, model, settings, layout)
@@ -69,7 +69,7 @@ def augment_shard(
         DatasetError: not one row could be cut.
     """
     layout = open_layout(out, dataset.name)
-    work = describe_work(dataset, model, settings)
+    work = describe_work(dataset, model.describe(), settings, model.output_width)
     refuse_other_work(layout, work)
     with holding(layout, shard) as has_work:
         if not has_work:

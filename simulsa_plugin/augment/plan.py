@@ -54,7 +54,7 @@ def plan(
         size: of that model; None where its configuration does not tell.
         settings: the `simulsa_*` keys.
         out: output folder; it need not exist.
-        described: of `describe_setup`.
+        described: of `describe_work`, without what only the weights tell.
 
     Raises:
         StorageError: the run would refuse the folder.
@@ -77,25 +77,6 @@ def plan(
         f"  {_cost(batches, passes, size, renderer)}",
         f"  {_state(layout, cuts)}",
     ]
-
-
-def describe_setup(
-    dataset: SourceDataset, names: Mapping[str, Any], settings: AugmentSettings
-) -> dict[str, Any]:
-    """What `describe_work` says that is known without weights: a folder of other work is refused for it alone.
-
-    Args:
-        dataset: what would be cut.
-        names: of model, adapter and template.
-        settings: the `simulsa_*` keys.
-    """
-    return {
-        "dataset": dataset.name,
-        "rows": len(dataset),
-        "source": dataset.entry.get("file_name"),
-        "model": dict(names),
-        "settings": settings.as_keys(),
-    }
 
 
 def _clips(cuts: Sequence[Cut]) -> str:

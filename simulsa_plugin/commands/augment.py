@@ -201,12 +201,13 @@ def _plan_all(recipe: Recipe, settings: AugmentSettings, out: Path) -> None:
             )
             return
         toolkit = toolkit | {"dataset": OFFLINE_NAME, "dataset_dir": str(out)}
-    from simulsa_plugin.augment.plan import describe_setup, plan
+    from simulsa_plugin.augment.manifest import describe_work
+    from simulsa_plugin.augment.plan import plan
     from simulsa_plugin.commands.wiring import load_without_weights
 
     renderer, datasets, size = load_without_weights(toolkit, _offline_names(toolkit))
     for dataset in datasets:
-        described = describe_setup(dataset, renderer.description, settings)
+        described = describe_work(dataset, renderer.description, settings)
         print("\n".join(plan(dataset, renderer, size, settings, out, described)))
 
 

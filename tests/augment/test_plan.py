@@ -12,7 +12,7 @@ from fakes import ByteModel, ListDataset, make_dataset, tree, write_noise
 from simulsa_plugin.augment.layout import Shard
 from simulsa_plugin.augment.manifest import describe_work
 from simulsa_plugin.augment.pipeline import augment, augment_shard
-from simulsa_plugin.augment.plan import ModelSize, describe_setup, plan
+from simulsa_plugin.augment.plan import ModelSize, plan
 from simulsa_plugin.augment.settings import AugmentSettings
 from simulsa_plugin.commands import augment as command
 from simulsa_plugin.demo.checkpoint import checkpoint_path
@@ -29,7 +29,7 @@ def toy(tmp_path_factory):
 
 def say(dataset, out, settings=SETTINGS, model=None, size=None):
     model = model or ByteModel()
-    return "\n".join(plan(dataset, model, size, settings, out, describe_setup(dataset, model.describe(), settings)))
+    return "\n".join(plan(dataset, model, size, settings, out, describe_work(dataset, model.describe(), settings)))
 
 
 class Noting(ByteModel):
@@ -144,7 +144,8 @@ def test_the_offline_file_itself_is_not_replaced(toy, tmp_path):
 
 def test_what_is_known_without_weights_is_part_of_the_work(toy):
     model = ByteModel()
-    work, setup = describe_work(toy, model, SETTINGS), describe_setup(toy, model.describe(), SETTINGS)
+    setup = describe_work(toy, model.describe(), SETTINGS)
+    work = describe_work(toy, model.describe(), SETTINGS, model.output_width)
     assert setup.items() <= work.items()
 
 
