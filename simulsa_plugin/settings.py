@@ -175,6 +175,8 @@ def _convert(key: str, value: Any, hint: Any) -> Any:
             return None
         (hint,) = [argument for argument in arguments if argument is not type(None)]
         return _convert(key, value, hint)
+    if origin is Mapping:
+        return _as_mapping(key, value)
     if origin is tuple:
         return tuple(_convert(key, item, arguments[0]) for item in _as_list(value))
     if hint is bool and isinstance(value, bool):
@@ -187,6 +189,17 @@ def _convert(key: str, value: Any, hint: Any) -> Any:
         return str(value)
     wanted = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}[hint]
     raise UsageError(f"{key} is {value!r}; allowed: {wanted}.")
+
+
+def _as_mapping(key: str, value: Any) -> dict[str, str]:
+    """`{a: x, b: y}` and `a:x,b:y` are both mappings."""
+    if isinstance(value, str):
+        pairs = [pair.partition(":") for pair in value.split(",")]
+        if all(name.strip() and colon and of.strip() for name, colon, of in pairs):
+            value = {name.strip(): of.strip() for name, _, of in pairs}
+    if not isinstance(value, Mapping) or not all(isinstance(word, str) for pair in value.items() for word in pair):
+        raise UsageError(f"{key} is {value!r}; allowed: names to names, such as {key}=name:other,name:other.")
+    return dict(value)
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,8 +15,7 @@ from simulsa_plugin.augment.settings import DECIDING_KEYS, AugmentSettings
 from simulsa_plugin.augment.tally import Tally
 from simulsa_plugin.errors import StorageError
 from simulsa_plugin.storage import write_json
-
-LONGEST_SHOWN = 80  # characters of a value in a message
+from simulsa_plugin.work import change_in_words, changed_keys, read_work, versions
 
 
 def check_same_work(layout: Layout, work: Mapping[str, Any]) -> None:
@@ -40,16 +38,15 @@ def refuse_other_work(layout: Layout, work: Mapping[str, Any]) -> None:
     path = noted_work(layout)
     if path is None:
         return
-    before = read_manifest(path)
+    before = read_work(path)
     if before.get("scores_from"):
         raise StorageError(
             f"{layout.folder} holds decisions over {before['scores_from']}, with clips elsewhere. Choose another --out."
         )
-    changed = _changed_keys(before, work)
+    changed = changed_keys(before, work)
     if changed:
-        old, new, key = *changed[0][1:], changed[0][0]
         raise StorageError(
-            f"{layout.folder} holds a run with another {key} ({_short(old)}, now {_short(new)}). "
+            f"{layout.folder} holds a run with {change_in_words(changed[0])}. "
             f"{_way_on(layout, [key for key, _, _ in changed])}"
         )
 
@@ -59,27 +56,10 @@ def noted_work(layout: Layout) -> Path | None:
     return next((path for path in (layout.manifest, layout.started) if path.exists()), None)
 
 
-def _changed_keys(before: Mapping[str, Any], work: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """(key, before, now) of everything that differs; settings and parts of the model under their own names."""
-    changed = []
-    for key, new in work.items():
-        old = before.get(key)
-        if isinstance(old, dict) and isinstance(new, dict):
-            changed += _changed_keys(old, new)
-        elif old != new:
-            changed.append((key, old, new))
-    return changed
-
-
 def _way_on(layout: Layout, keys: Sequence[str]) -> str:
     if layout.scores.exists() and DECIDING_KEYS.issuperset(keys):
         return f"To decide again over its scores: --from-scores {layout.scores}. Otherwise choose another --out."
     return "Choose another --out, or remove that folder."
-
-
-def _short(value: Any) -> str:
-    text = "not set" if value is None else str(value)
-    return text if len(text) <= LONGEST_SHOWN else text[: LONGEST_SHOWN - 1] + "…"
 
 
 def describe_work(
@@ -101,19 +81,6 @@ def describe_work(
         **({} if output_width is None else {"output_width": output_width}),
         "settings": settings.as_keys(),
     }
-
-
-def read_manifest(path: Path) -> dict[str, Any]:
-    """The work, or the whole manifest, that a run wrote.
-
-    Raises:
-        StorageError: the file is broken.
-    """
-    try:
-        work = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise StorageError(f"{path} cannot be read ({error}). Remove its folder, or choose another --out.") from error
-    return work if isinstance(work, dict) else {}
 
 
 def make_manifest(work: Mapping[str, Any], tally: Tally, wanted: int, skipped: Mapping[str, int]) -> dict[str, Any]:
@@ -188,16 +155,8 @@ def _cutting_fields(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def plugin_version() -> dict[str, str]:
     """What decides, by name and version."""
-    return {"simulsa-plugin": _version("simulsa-plugin")}
+    return versions("simulsa-plugin")
 
 
 def _versions() -> dict[str, str]:
-    names = ("simulsa-plugin", "llamafactory", "transformers", "torch", "peft", "datasets")
-    return {name: _version(name) for name in names}
-
-
-def _version(name: str) -> str:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
+    return versions("simulsa-plugin", "llamafactory", "transformers", "torch", "peft", "datasets")

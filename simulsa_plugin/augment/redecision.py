@@ -16,7 +16,7 @@ from tqdm import tqdm
 from simulsa_plugin.augment.commitment import Truth
 from simulsa_plugin.augment.decision import Decider
 from simulsa_plugin.augment.layout import Layout
-from simulsa_plugin.augment.manifest import noted_work, plugin_version, read_manifest
+from simulsa_plugin.augment.manifest import noted_work, plugin_version
 from simulsa_plugin.augment.outcome import Outcome, finish
 from simulsa_plugin.augment.registration import augmented_entry, portable_entry
 from simulsa_plugin.augment.scored_file import ScoredFile
@@ -25,6 +25,7 @@ from simulsa_plugin.augment.settings import CUTTING_KEYS, EXTRA_SCORES, AugmentS
 from simulsa_plugin.augment.shards import holding
 from simulsa_plugin.errors import SimulsaError, StorageError, UsageError
 from simulsa_plugin.storage import make_folder, merge_dataset_info, write_json
+from simulsa_plugin.work import read_work
 
 FindTruth = Callable[[str, Mapping[str, Any]], Truth | None]
 SIZE_KEYS = frozenset({"simulsa_ratio", "simulsa_samples"})
@@ -154,7 +155,7 @@ def _too_few(source: ScoredFile, scored: int, wanted: int) -> str:
 def _check_place(layout: Layout, source: ScoredFile) -> None:
     """Only what was decided over these scores is decided again."""
     noted = noted_work(layout)
-    before = read_manifest(noted).get("scores_from") if noted else None
+    before = read_work(noted).get("scores_from") if noted else None
     if before is not None and Path(before).resolve() == source.path.resolve():
         return
     if noted == layout.manifest:

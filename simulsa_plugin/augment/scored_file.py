@@ -12,10 +12,10 @@ from typing import Any
 
 from simulsa_plugin.augment.acceptance import TOLERANCE
 from simulsa_plugin.augment.layout import LOGPROB_FIELDS, Layout
-from simulsa_plugin.augment.manifest import read_manifest
 from simulsa_plugin.augment.selection import Skipped, parse_sample_id, walk
 from simulsa_plugin.errors import StorageError, UsageError
 from simulsa_plugin.storage import read_jsonl, registered_datasets
+from simulsa_plugin.work import read_work
 
 TEXT_FIELDS = ("id", "audio", "clip", "reference")
 SECONDS_FIELDS = ("duration_seconds", "cut_seconds")
@@ -124,7 +124,7 @@ def _manifest_beside(path: Path) -> dict[str, Any]:
         if path.with_name("started.json").exists():
             raise StorageError(f"The run beside {path} is not finished. Start it again, and decide when it is done.")
         return {}
-    manifest = read_manifest(manifest_path)
+    manifest = read_work(manifest_path)
     if not all(isinstance(manifest.get(key, {}), dict) for key in ("settings", "counts", "versions")):
         raise StorageError(f"{manifest_path} is no manifest of simulsa-augment. Move it away, or mend it.")
     return manifest
