@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -98,10 +100,10 @@ def _decode(path: str | Path | IO[bytes]) -> tuple[npt.NDArray[np.float32], int]
     import soundfile
 
     if isinstance(path, (str, Path)):
-        _check_file(Path(path))
+        check_file(Path(path))
     try:
         with soundfile.SoundFile(path if not isinstance(path, Path) else str(path)) as file:
-            _check_length(file.frames / file.samplerate, path)
+            check_length(file.frames / file.samplerate, path)
             samples = file.read(dtype="float32", always_2d=True)
             native_rate = int(file.samplerate)
     except (soundfile.LibsndfileError, RuntimeError, TypeError) as error:  # TypeError: the name ends in .raw
@@ -114,29 +116,56 @@ def _decode(path: str | Path | IO[bytes]) -> tuple[npt.NDArray[np.float32], int]
 
 
 def _decode_with_av(path: str | Path | IO[bytes], first_error: Exception) -> tuple[npt.NDArray[np.float32], int]:
+    with open_with_av(path, first_error) as (native_rate, blocks):
+        chunks, total = [np.zeros((0, 1), dtype=np.float32)], 0
+        for block in blocks:
+            total += len(block)
+            check_length(total / native_rate, path)
+            chunks.append(block)
+    return np.concatenate(chunks[1:] or chunks), native_rate
+
+
+@contextlib.contextmanager
+def open_with_av(path: str | Path | IO[bytes], first_error: Exception) -> Iterator[tuple[int, Iterator[Waveform]]]:
+    """(native rate, blocks (num_samples, channels) from the start) of what libsndfile does not read.
+
+    Args:
+        path: file or handle.
+        first_error: what libsndfile said, for the message.
+
+    Raises:
+        AudioError: `broken`; the blocks raise it as well, where they cannot be decoded.
+    """
     import av
 
     try:
         with av.open(str(path) if isinstance(path, Path) else path, mode="r") as container:
             if not container.streams.audio:
                 raise AudioError("broken", f"{_name(path)}: holds no audio.")
-            stream = container.streams.audio[0]
-            native_rate = int(stream.rate)
-            resampler = av.AudioResampler(format="flt", layout="mono", rate=native_rate)
-            chunks, total = [], 0
-            for frame in container.decode(stream):
-                for part in resampler.resample(frame):
-                    block = part.to_ndarray().reshape(-1)
-                    total += len(block)
-                    _check_length(total / native_rate, path)
-                    chunks.append(block)
+            yield int(container.streams.audio[0].rate), _av_blocks(container, path, first_error)
     except (av.FFmpegError, ValueError, OSError) as error:
-        raise AudioError("broken", f"{_name(path)}: cannot be decoded ({first_error}; {error}).") from error
-    joined = np.concatenate(chunks) if chunks else np.zeros(0, dtype=np.float32)
-    return joined.astype(np.float32).reshape(-1, 1), native_rate
+        raise _undecodable(path, first_error, error) from error
 
 
-def _check_file(path: Path) -> None:
+def _av_blocks(container: Any, path: str | Path | IO[bytes], first_error: Exception) -> Iterator[Waveform]:
+    import av
+
+    stream = container.streams.audio[0]
+    try:
+        resampler = av.AudioResampler(format="fltp", layout=stream.layout, rate=int(stream.rate))
+        for frame in container.decode(stream):
+            for part in resampler.resample(frame):
+                yield part.to_ndarray().T.astype(np.float32)
+    except (av.FFmpegError, ValueError, OSError) as error:
+        raise _undecodable(path, first_error, error) from error
+
+
+def _undecodable(path: str | Path | IO[bytes], first_error: Exception, error: Exception) -> AudioError:
+    return AudioError("broken", f"{_name(path)}: cannot be decoded ({first_error}; {error}).")
+
+
+def check_file(path: Path) -> None:
+    """Raise AudioError unless a file with something in it is there: `missing` or `empty`."""
     try:
         if not path.is_file():
             raise AudioError("missing", f"{path}: no such file.")
@@ -146,7 +175,8 @@ def _check_file(path: Path) -> None:
         raise AudioError("missing", f"{path}: cannot be opened ({error}).") from error
 
 
-def _check_length(seconds: float, path: str | Path | IO[bytes]) -> None:
+def check_length(seconds: float, path: str | Path | IO[bytes]) -> None:
+    """Raise AudioError `too_long` for what is broken or hostile."""
     if not 0 <= seconds <= MAX_DURATION_SECONDS:
         raise AudioError("too_long", f"{_name(path)}: {seconds:.0f} s; allowed: up to {MAX_DURATION_SECONDS:.0f} s.")
 

@@ -10,7 +10,7 @@ import pytest
 import simulsa_plugin
 
 PACKAGE = Path(simulsa_plugin.__file__).parent
-FOUNDATION = {"errors", "settings", "audio", "storage", "model", "tables"}
+FOUNDATION = {"errors", "settings", "audio", "recordings", "storage", "model", "tables", "work"}
 # Part → the parts it may import, besides itself and the version number in the package.
 ALLOWED = {
     "errors": set(),
@@ -18,14 +18,17 @@ ALLOWED = {
     "audio": {"errors"},
     "storage": {"errors"},
     "model": {"errors", "audio"},
+    "recordings": {"errors", "audio"},
     "tables": set(),
+    "work": {"errors"},
     "metrics": {"errors"},
     "demo": {"errors", "audio", "storage"},
+    "corpora": FOUNDATION,
     "augment": FOUNDATION,
     "streaming": FOUNDATION,
     "evaluation": FOUNDATION | {"streaming", "metrics"},
-    "toolkit": FOUNDATION | {"demo", "augment", "streaming", "metrics", "evaluation"},
-    "commands": FOUNDATION | {"demo", "augment", "evaluation", "metrics", "toolkit"},
+    "toolkit": FOUNDATION | {"demo", "corpora", "augment", "streaming", "metrics", "evaluation"},
+    "commands": FOUNDATION | {"demo", "corpora", "augment", "evaluation", "metrics", "toolkit"},
     "experiments": FOUNDATION | {"demo", "evaluation", "metrics", "commands"},
 }
 TORCH = {"torch", "torchaudio", "transformers", "peft", "accelerate", "deepspeed", "datasets", "llamafactory"}

@@ -131,20 +131,25 @@ def _augment_all(path: Path | None, overrides: list[str], options: argparse.Name
     if options.dry_run:
         _plan_all(recipe, settings, options.out)
         return
-    toolkit = _with_corpus(recipe, options.out, wait=bool(rank or shard))
+    toolkit = _with_corpus(recipe, options.out, rank or shard)
     _Run(toolkit, settings, options.out, options.audit).work(rank or shard, finishes=not shard)
 
 
-def _with_corpus(recipe: Recipe, out: Path, *, wait: bool) -> dict[str, Any]:
-    """LLaMA-Factory's keys; the embedded default is spoken where no dataset was named."""
+def _with_corpus(recipe: Recipe, out: Path, part: Shard | None) -> dict[str, Any]:
+    """LLaMA-Factory's keys; a raw corpus is read, the embedded default is spoken where nothing was named."""
+    from simulsa_plugin.commands.corpus import wanted_corpus
     from simulsa_plugin.storage import make_folder
 
+    corpus = wanted_corpus(recipe, evaluation=False)
     make_folder(out)
+    if corpus:
+        corpus.prepare(out, wait=bool(part), quiet=part is not None and part.number > 1)
+        return recipe.toolkit | {"dataset": corpus.name, "dataset_dir": str(out)}
     if not recipe.embedded:
         return recipe.toolkit
     from simulsa_plugin.demo.corpus import OFFLINE_NAME, write_demo_corpus
 
-    write_demo_corpus(out, wait=wait)
+    write_demo_corpus(out, wait=bool(part))
     return recipe.toolkit | {"dataset": OFFLINE_NAME, "dataset_dir": str(out)}
 
 
@@ -159,9 +164,9 @@ class _Run:
 
     def work(self, part: Shard | None, *, finishes: bool) -> None:
         """Score a part of each dataset, or all of it; the first of several ranks finishes when all are done."""
-        from simulsa_plugin.commands.wiring import load
+        from simulsa_plugin.commands.wiring import load, own_dataset_names
 
-        model, datasets = load(self.toolkit, _offline_names(self.toolkit))
+        model, datasets = load(self.toolkit, own_dataset_names(self.toolkit.get("dataset")))
         from simulsa_plugin.augment.pipeline import augment_shard
         from simulsa_plugin.augment.shards import wait_for_all
 
@@ -190,7 +195,13 @@ class _Run:
 
 def _plan_all(recipe: Recipe, settings: AugmentSettings, out: Path) -> None:
     """Print the plan of every dataset; nothing is made."""
-    toolkit = recipe.toolkit
+    from simulsa_plugin.commands.corpus import wanted_corpus
+
+    toolkit, corpus = recipe.toolkit, wanted_corpus(recipe, evaluation=False)
+    if corpus:
+        if corpus.plan(out):
+            return
+        toolkit = toolkit | {"dataset": corpus.name, "dataset_dir": str(out)}
     if recipe.embedded:
         from simulsa_plugin.demo.corpus import OFFLINE_NAME, OFFLINE_ROWS, TEST_ROWS
 
@@ -203,21 +214,12 @@ def _plan_all(recipe: Recipe, settings: AugmentSettings, out: Path) -> None:
         toolkit = toolkit | {"dataset": OFFLINE_NAME, "dataset_dir": str(out)}
     from simulsa_plugin.augment.manifest import describe_work
     from simulsa_plugin.augment.plan import plan
-    from simulsa_plugin.commands.wiring import load_without_weights
+    from simulsa_plugin.commands.wiring import load_without_weights, own_dataset_names
 
-    renderer, datasets, size = load_without_weights(toolkit, _offline_names(toolkit))
+    renderer, datasets, size = load_without_weights(toolkit, own_dataset_names(toolkit.get("dataset")))
     for dataset in datasets:
         described = describe_work(dataset, renderer.description, settings)
         print("\n".join(plan(dataset, renderer, size, settings, out, described)))
-
-
-def _offline_names(toolkit: dict[str, Any]) -> list[str]:
-    """The datasets to cut: what an earlier run made of one of them is left out, so that one recipe serves all steps."""
-    from simulsa_plugin.augment.layout import SUFFIX
-    from simulsa_plugin.commands.wiring import dataset_names
-
-    names = dataset_names(toolkit.get("dataset"))
-    return [name for name in dict.fromkeys(names) if not (name.endswith(SUFFIX) and name.removesuffix(SUFFIX) in names)]
 
 
 def _print(outcome: Outcome) -> None:

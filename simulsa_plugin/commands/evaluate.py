@@ -76,14 +76,19 @@ def _run(words: list[str]) -> int:
 
 
 def _decode_and_score(path: Path | None, overrides: list[str], out: Path) -> int:
+    from simulsa_plugin.commands.corpus import wanted_corpus
     from simulsa_plugin.commands.wiring import dataset_names, load, open_recipe
     from simulsa_plugin.evaluation.settings import EvaluationSettings
     from simulsa_plugin.storage import make_folder
 
     recipe = open_recipe(path, overrides)
     settings = EvaluationSettings.from_keys(recipe.simulsa)
+    corpus = wanted_corpus(recipe, evaluation=True)
     make_folder(out)
     toolkit = recipe.toolkit
+    if corpus:
+        corpus.prepare(out / "corpus")
+        toolkit = toolkit | {"eval_dataset": corpus.name, "dataset_dir": str(out / "corpus")}
     if recipe.embedded:
         from simulsa_plugin.demo.corpus import TEST_NAME, write_demo_corpus
 

@@ -27,7 +27,7 @@ class Recipe:
     Attributes:
         simulsa: the `simulsa_*` keys.
         toolkit: LLaMA-Factory's keys.
-        embedded: no dataset was named, so the embedded default serves.
+        embedded: no dataset and no corpus was named, so the embedded default serves.
     """
 
     simulsa: dict[str, Any]
@@ -46,9 +46,9 @@ def open_recipe(path: Path | None, overrides: list[str]) -> Recipe:
     simulsa, toolkit = split_recipe(read_recipe(path, overrides), GROUPS)
     if path is not None:
         return Recipe(simulsa, toolkit, embedded=False)
-    return Recipe(
-        simulsa, EMBEDDED_MODEL | toolkit, embedded="dataset" not in toolkit and "eval_dataset" not in toolkit
-    )
+    embedded = not any(keys.get(key) for keys, key in
+                       ((toolkit, "dataset"), (toolkit, "eval_dataset"), (simulsa, "simulsa_corpus")))  # fmt: skip
+    return Recipe(simulsa, EMBEDDED_MODEL | toolkit, embedded)
 
 
 def load(toolkit_keys: Mapping[str, Any], names: list[str]) -> tuple[Backbone, list[OfflineDataset]]:
@@ -83,6 +83,18 @@ def load_without_weights(
 
     arguments = inference_arguments(toolkit_keys)
     return load_renderer(arguments), load_datasets(arguments, names), model_size(arguments)
+
+
+def own_dataset_names(value: object) -> list[str]:
+    """`dataset_names` less what an earlier run made of one of them, so that one recipe serves all steps.
+
+    >>> own_dataset_names("a,a_simulsa,b_simulsa")
+    ['a', 'b_simulsa']
+    """
+    from simulsa_plugin.augment.layout import SUFFIX
+
+    names = dataset_names(value)
+    return [name for name in dict.fromkeys(names) if not (name.endswith(SUFFIX) and name.removesuffix(SUFFIX) in names)]
 
 
 def dataset_names(value: object) -> list[str]:

@@ -10,6 +10,8 @@ from simulsa_plugin.settings import Settings, check_choice, check_range
 AUTO = "auto"
 POLICIES = ("rollback",)
 CHARACTER_LANGUAGES = ("zh", "ja", "yue")  # written without spaces: latency is counted in characters
+# ISO 639-3 codes, as FLEURS and others write them.
+_SHORT_CODES = {"cmn": "zh", "zho": "zh", "jpn": "ja", "kor": "ko"}
 TOKENIZERS = {"zh": "zh", "yue": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}
 
 
@@ -61,5 +63,6 @@ class EvaluationSettings(Settings):
 
 
 def _language(code: str | None) -> str:
-    """`zh-CN`, `zh_CN` and `zh` are one language."""
-    return (code or "").replace("_", "-").split("-")[0].lower()
+    """`zh-CN`, `zh_CN`, `cmn_hans_cn` and `zh` are one language."""
+    language = (code or "").replace("_", "-").split("-")[0].lower()
+    return _SHORT_CODES.get(language, language)

@@ -1,0 +1,1 @@
+"""Raw speech translation corpora to LLaMA-Factory rows: read → cut → write → register."""

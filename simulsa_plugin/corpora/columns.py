@@ -1,0 +1,71 @@
+"""What the columns of a table are for: roles named by the recipe, or found by their usual names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from simulsa_plugin.errors import DatasetError, UsageError
+
+# Role → what its column is called where the recipe does not say.
+USUAL_NAMES = {
+    "audio": ("audio", "file_name", "audio_filepath", "path"),
+    "translation": ("translation",),
+    "id": ("id",),
+    "start": ("start", "offset"),
+    "end": ("end",),
+    "duration": ("duration",),
+    "channel": ("channel",),
+}
+NEEDED = ("audio", "translation")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Role → column, for the roles that a table has; the column `a.b` is the field b of what stands in a."""
+
+    by_role: Mapping[str, str]
+
+    def value(self, row: Mapping[str, Any], role: str) -> Any:
+        """What a row has for a role; None where it has nothing."""
+        column = self.by_role.get(role)
+        if column is None or column in row:
+            found = None if column is None else row[column]
+        else:
+            found = row
+            for name in column.split("."):
+                found = found.get(name) if isinstance(found, Mapping) else None
+        return None if found == "" else found
+
+
+def check_roles(named: Mapping[str, str]) -> None:
+    """Raise UsageError where `simulsa_columns` names a role that is none."""
+    unknown = sorted(set(named) - set(USUAL_NAMES))
+    if unknown:
+        raise UsageError(f"simulsa_columns names a role {unknown[0]!r}; allowed: {', '.join(USUAL_NAMES)}.")
+
+
+def find_columns(row: Mapping[str, Any], named: Mapping[str, str], where: object) -> Columns:
+    """The columns of a table, by one of its rows.
+
+    Args:
+        row: the first one.
+        named: `simulsa_columns`.
+        where: the table, for messages.
+
+    Raises:
+        DatasetError: a named column is not there, or nothing is found for the audio or the translation.
+    """
+    usual = {role: next((name for name in names if name in row), None) for role, names in USUAL_NAMES.items()}
+    by_role = {role: column for role, column in usual.items() if column is not None} | dict(named)
+    there = f"its columns: {', '.join(row)[:300]}"
+    for column in by_role.values():
+        if column not in row and column.partition(".")[0] not in row:
+            raise DatasetError(f"{where} has no column {column}; {there}. Set simulsa_columns.")
+    missing = [role for role in NEEDED if role not in by_role]
+    if missing:
+        example = ",".join(f"{role}:COLUMN" for role in missing)
+        wanted = " and which ".join(missing)
+        raise DatasetError(f"{where}: which column is {wanted}? {there}. Set simulsa_columns={example}.")
+    return Columns(by_role)

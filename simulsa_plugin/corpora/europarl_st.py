@@ -1,0 +1,55 @@
+"""Europarl-ST: m4a recordings, a list of segments, aligned lines.
+
+`en/audios/NAME.m4a`, and in `en/de/SPLIT/` the files `segments.lst` (`NAME start end` in seconds a line), `segments.en`
+and `segments.de`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from simulsa_plugin.corpora.lines import read_aligned, read_lines
+from simulsa_plugin.corpora.spans import span_of
+from simulsa_plugin.corpora.utterance import Dropped, Form, Request, Utterance
+from simulsa_plugin.errors import DatasetError
+
+
+def read(request: Request) -> Iterator[Utterance | Dropped]:
+    """The segments of the splits, in order; see `Form.read`. An id is the recording and the segment's number in it."""
+    source = _source_folder(request)
+    for split in request.splits:
+        folder = source / request.target / split
+        table = folder / "segments.lst"
+        segments = [(number, line.split()) for number, line in read_lines(table) if line.strip()]
+        translations = read_aligned(folder / f"segments.{request.target}", len(segments), table)
+        numbers: Counter[str] = Counter()
+        for (number, fields), translation in zip(segments, translations, strict=True):
+            place = f"{table}, line {number}"
+            if len(fields) != 3:
+                raise DatasetError(f"{place}: expected a recording, its start and its end, got {len(fields)} fields.")
+            name, start, end = fields
+            audio = request.find(_file_name(name), place, source / "audios")
+            yield Utterance(f"{name}_{numbers[name]}", audio, span_of(start, end, place), translation)
+            numbers[name] += 1
+
+
+def _source_folder(request: Request) -> Path:
+    """The folder of the source language: the corpus, or one of its version folders, lies above it."""
+    candidates = [request.folder / request.source, request.folder, *sorted(request.folder.glob(f"v*/{request.source}"))]
+    found = next((folder for folder in candidates if (folder / request.target).is_dir()), None)
+    if found is None:
+        raise DatasetError(
+            f"{request.folder} has no {request.source}/{request.target}/. "
+            "Give the folder that holds the language folders (v1.1) as simulsa_corpus_dir."
+        )
+    return found
+
+
+def _file_name(name: str) -> str:
+    """Recordings are listed without their ending; dots stand in their names."""
+    return name if name.endswith((".m4a", ".wav", ".flac")) else f"{name}.m4a"
+
+
+FORM = Form(read, train_split="train", test_split="test")

@@ -1,0 +1,120 @@
+"""The utterances of a corpus before any audio is opened: texts cleaned, what is unusable set aside."""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from simulsa_plugin.corpora.layout import CorpusLayout
+from simulsa_plugin.corpora.utterance import Dropped, EncodedAudio, Utterance
+from simulsa_plugin.errors import DatasetError
+from simulsa_plugin.storage import dump_line, make_folder, replacing
+
+# LLaMA-Factory counts these in every message, wherever they come from, and stops when there are too many.
+PLACEHOLDERS = ("<audio>", "<image>", "<video>")
+_SUFFIXES = frozenset((".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac", ".webm", ".mp4"))
+
+
+@dataclass
+class Listing:
+    """The utterances of a corpus in its order, each with an audio file.
+
+    Attributes:
+        utterances: those with a usable text.
+        dropped: the others.
+        renormalized: how many texts were not in Unicode's form NFC.
+        digest: of all of it; the same corpus gives the same.
+    """
+
+    utterances: list[Utterance] = field(default_factory=list)
+    dropped: list[Dropped] = field(default_factory=list)
+    renormalized: int = 0
+    digest: str = ""
+
+    @property
+    def rows(self) -> int:
+        """Rows that the corpus has."""
+        return len(self.utterances) + len(self.dropped)
+
+
+def list_utterances(
+    rows: Iterator[Utterance | Dropped], layout: CorpusLayout, *, writes: bool = True
+) -> Listing:
+    """Go through what a reader gives; audio that comes inside tables is written to files of its own.
+
+    Args:
+        rows: of `Form.read`.
+        layout: where those files lie.
+        writes: False only says where they would.
+
+    Raises:
+        DatasetError: the reader's.
+        StorageError: such a file cannot be written.
+    """
+    listing, digest = Listing(), hashlib.sha256()
+    seen: set[str] = set()
+    for row in rows:
+        digest.update(f"{dump_line(_identity(row))}\n".encode())
+        reason = _unusable(row, seen)
+        if isinstance(row, Dropped) or reason:
+            listing.dropped.append(row if isinstance(row, Dropped) else Dropped(row.id, str(reason)))
+            continue
+        seen.add(row.id)
+        text = clean(row.translation)
+        listing.renormalized += text != row.translation.strip()
+        audio = _stored(row.audio, len(listing.utterances), layout, writes)
+        listing.utterances.append(replace(row, translation=text, audio=audio))
+    listing.digest = digest.hexdigest()
+    return listing
+
+
+def clean(text: str) -> str:
+    r"""A text as tokenizers were trained on it: NFC, no space at the ends; nothing else is touched.
+
+    >>> clean(" Cafe\u0301 \n")
+    'Café'
+    """
+    return unicodedata.normalize("NFC", text).strip()
+
+
+def _unusable(row: Utterance | Dropped, seen: set[str]) -> str | None:
+    if isinstance(row, Dropped):
+        return row.reason
+    if row.id in seen:
+        return "duplicate_id"
+    if not row.translation.strip():
+        return "empty_translation"
+    if any(placeholder in row.translation for placeholder in PLACEHOLDERS):
+        return "placeholder_in_text"
+    return None
+
+
+def _identity(row: Utterance | Dropped) -> list[object]:
+    """What two readings of the same corpus agree on."""
+    if isinstance(row, Dropped):
+        return [row.id, row.reason]
+    audio = zlib.crc32(row.audio.data) if isinstance(row.audio, EncodedAudio) else str(row.audio)
+    span = row.span and [row.span.start_seconds, row.span.end_seconds]
+    return [row.id, audio, span, row.translation]
+
+
+def _stored(audio: Path | EncodedAudio, number: int, layout: CorpusLayout, writes: bool) -> Path:
+    if isinstance(audio, Path):
+        return audio
+    path = layout.audio_file(number, audio.suffix.lower() if audio.suffix.lower() in _SUFFIXES else ".audio")
+    if writes and not (path.exists() and path.read_bytes() == audio.data):
+        make_folder(path.parent)
+        with replacing(path) as handle:
+            handle.write(audio.data)
+    return path
+
+
+def refuse_nothing(listing: Listing, where: object) -> None:
+    """Raise DatasetError where a corpus has no usable utterance."""
+    if not listing.utterances:
+        reasons = ", ".join(sorted({row.reason for row in listing.dropped})) or "it has no rows"
+        raise DatasetError(f"No utterance of {where} can be used: {reasons}. Check the split, languages and files.")

@@ -1,0 +1,69 @@
+"""NeMo manifests: a JSON object a line with audio_filepath, offset, duration, and the translation as answer or text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from simulsa_plugin.corpora.choice import choose_table
+from simulsa_plugin.corpora.lines import read_objects
+from simulsa_plugin.corpora.spans import span_from
+from simulsa_plugin.corpora.utterance import Dropped, Form, Request, Utterance
+from simulsa_plugin.errors import DatasetError
+from simulsa_plugin.recordings import Span
+
+_ENDINGS = (".json", ".jsonl", "_manifest.json", "_manifest.jsonl")
+
+
+def read(request: Request) -> Iterator[Utterance | Dropped]:
+    """The rows of the manifests, in order; see `Form.read`.
+
+    Rows that name other languages than the recipe are dropped, and so are rows without a translation: multilingual
+    manifests hold transcripts as well.
+    """
+    for split in request.splits or ("",):
+        manifest = choose_table(request.folder, split, _ENDINGS)
+        for number, row in read_objects(manifest):
+            yield _utterance(row, number, manifest, request)
+
+
+def _utterance(row: Mapping[str, Any], number: int, manifest: Path, request: Request) -> Utterance | Dropped:
+    place = f"{manifest}, line {number}"
+    name = row.get("audio_filepath")
+    if not isinstance(name, str):
+        raise DatasetError(f"{place}: no audio_filepath, which every row of a NeMo manifest has.")
+    identifier = str(row.get("id") or f"{Path(name).stem}-{number}")
+    translation = _translation(row, request)
+    languages = ("source_lang", request.source_language), ("target_lang", request.target_language)
+    if any(_other(row.get(key), wanted) for key, wanted in languages):
+        return Dropped(identifier, "other_language")
+    if not isinstance(translation, str):
+        return Dropped(identifier, "no_translation")
+    return Utterance(identifier, request.find(name, place, manifest.parent), _span(row, place), translation)
+
+
+def _translation(row: Mapping[str, Any], request: Request) -> Any:
+    column = (request.columns or {}).get("translation")
+    return row.get(column) if column else row.get("answer", row.get("text"))
+
+
+def _span(row: Mapping[str, Any], place: str) -> Span | None:
+    """None where the row is about a whole file: its duration alone says nothing that the file does not."""
+    if row.get("offset") is None:
+        return None
+    return span_from(row["offset"], row.get("duration"), place)
+
+
+def _other(language: object, wanted: str | None) -> bool:
+    """Whether both are named, and differ: `en-US` is `en`."""
+    if not isinstance(language, str) or not language or wanted is None:
+        return False
+    return _base(language) != _base(wanted)
+
+
+def _base(language: str) -> str:
+    return language.replace("_", "-").split("-")[0].lower()
+
+
+FORM = Form(read)

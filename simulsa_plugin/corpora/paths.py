@@ -1,0 +1,87 @@
+"""Where a corpus may have its audio: inside its own folder, and in the one more that the user names."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import unicodedata
+from pathlib import Path
+
+from simulsa_plugin.errors import DatasetError
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
+
+
+class AudioFinder:
+    """Names of audio files in a corpus to paths that are safe to open.
+
+    Args:
+        folder: the corpus; absolute.
+        audio_folder: another folder that may hold its audio; absolute.
+    """
+
+    def __init__(self, folder: Path, audio_folder: Path | None = None) -> None:
+        self.audio_folder = audio_folder
+        corpus = folder if folder.is_dir() else folder.parent
+        self._real_roots = [os.path.realpath(root) for root in (audio_folder, corpus) if root is not None]
+        self._real_folder = functools.lru_cache(maxsize=None)(os.path.realpath)
+
+    def find(self, name: str, place: str, *folders: Path) -> Path:
+        """The file that a corpus calls `name`; it need not exist.
+
+        Relative names are looked up in the user's own folder of audio first, then in `folders`; so are names written
+        with backslashes, and names in another Unicode normalisation than the disk's.
+
+        Args:
+            name: as the corpus writes it.
+            place: where it does, for messages: a file and a line.
+            folders: that relative names may start from; absolute.
+
+        Raises:
+            DatasetError: it is no plain path, or leads out of the folders.
+        """
+        self._refuse_no_path(name, place)
+        starts = [start for start in (self.audio_folder, *folders) if start is not None]
+        candidates = [os.path.normpath(start / variant) for variant in _variants(name) for start in starts]
+        chosen = next((path for path in candidates if os.path.lexists(path)), candidates[0])
+        self._refuse_outside(chosen, name, place)
+        return Path(chosen)
+
+    def _refuse_no_path(self, name: str, place: str) -> None:
+        if name.rstrip().endswith("|") or name.lstrip().startswith("|"):
+            reason = "is a shell command, and none is run. Write its output to files, and name those"
+        elif "://" in name:
+            reason = "is an address. Download it, and name the file"
+        elif not name.strip() or name.strip() == "-" or _CONTROL.search(name):
+            reason = "is no file name"
+        elif _DRIVE.match(name):
+            reason = "is a path of another machine. Make it relative to the corpus folder"
+        else:
+            return
+        raise DatasetError(f"{place}: the audio {_short(name)!r} {reason}.")
+
+    def _refuse_outside(self, path: str, name: str, place: str) -> None:
+        # Only the last step may differ from file to file, so each folder is resolved once.
+        real = os.path.realpath(path) if os.path.islink(path) else self._beside(path)
+        if not any(real.startswith(root.rstrip(os.sep) + os.sep) for root in self._real_roots):
+            raise DatasetError(
+                f"{place}: the audio {_short(name)!r} lies outside the corpus, at {_short(real)}. "
+                "If it may be read there, set simulsa_audio_dir to the folder that holds the audio."
+            )
+
+    def _beside(self, path: str) -> str:
+        folder, name = os.path.split(path)
+        return os.path.join(self._real_folder(folder), name)
+
+
+def _variants(name: str) -> list[str]:
+    """The name itself and how it may stand on this disk."""
+    spellings = [name, name.replace("\\", "/")]
+    forms = [unicodedata.normalize(form, spelling) for spelling in spellings for form in ("NFC", "NFD")]
+    return list(dict.fromkeys([*spellings, *forms]))
+
+
+def _short(text: str, limit: int = 200) -> str:
+    return text if len(text) <= limit else f"{text[:limit]}…"

@@ -1,0 +1,269 @@
+"""A raw corpus, from its folder to a dataset that LLaMA-Factory trains on.
+
+read → cut → write → register
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from simulsa_plugin.corpora.forms import FORMS
+from simulsa_plugin.corpora.layout import CorpusLayout
+from simulsa_plugin.corpora.listing import Listing, list_utterances, refuse_nothing
+from simulsa_plugin.corpora.paths import AudioFinder
+from simulsa_plugin.corpora.placement import Placed, place_audio
+from simulsa_plugin.corpora.prompts import TranslationPrompt
+from simulsa_plugin.corpora.settings import CorpusSettings
+from simulsa_plugin.corpora.utterance import Request, Utterance
+from simulsa_plugin.errors import DatasetError, StorageError
+from simulsa_plugin.storage import (
+    SHAREGPT_ENTRY,
+    locked,
+    make_folder,
+    merge_dataset_info,
+    registered_datasets,
+    write_json,
+    write_jsonl,
+)
+from simulsa_plugin.work import change_in_words, changed_keys, read_work, versions
+
+LONG_SECONDS = 30.0  # Whisper's window, and so that of most audio models: they do not hear what comes after it
+OVER_MAX = "over_max_seconds"
+
+
+@dataclass(frozen=True)
+class PreparedCorpus:
+    """A dataset made from a corpus.
+
+    Attributes:
+        name: in dataset_info.json of the output folder.
+        folder: what was dropped and counted.
+        manifest: of the folder.
+    """
+
+    name: str
+    folder: Path
+    manifest: dict[str, Any]
+
+
+def prepare(
+    settings: CorpusSettings,
+    splits: Sequence[str],
+    prompt: TranslationPrompt,
+    out: Path,
+    name: str,
+    *,
+    wait: bool = False,
+) -> PreparedCorpus:
+    """Make a corpus a dataset of LLaMA-Factory in `out`, or find that it is one already.
+
+    Started again after a stop, it goes on, and ends with the same bytes.
+
+    Args:
+        settings: which corpus.
+        splits: of it; see `splits_for`.
+        prompt: what the user's turn says in every row.
+        out: folder that gets `NAME.jsonl`, `NAME_corpus/` and an entry in `dataset_info.json`.
+        name: of the dataset.
+        wait: wait for another process that is making it, instead of refusing.
+
+    Raises:
+        UsageError: the recipe lacks a key that this corpus needs.
+        DatasetError: the corpus is not in its form, is hostile, or has nothing to use.
+        StorageError: `out` cannot be written, is in use, or holds other work under this name.
+    """
+    layout = CorpusLayout(make_folder(out).absolute(), name)
+    _refuse_foreign(layout)
+    make_folder(layout.folder)
+    with locked(layout.folder, wait=wait):
+        manifest = _prepared(settings, splits, prompt, layout)
+    merge_dataset_info(layout.out, {name: {"file_name": str(layout.rows), **SHAREGPT_ENTRY}})
+    return PreparedCorpus(name, layout.folder, manifest)
+
+
+def splits_for(settings: CorpusSettings, *, evaluation: bool) -> tuple[str, ...]:
+    """The splits that a command takes: the recipe's, or the form's own for training or testing."""
+    if settings.corpus is None:
+        return ()
+    form = FORMS[settings.corpus]
+    named = (settings.eval_split or settings.split) if evaluation else settings.split
+    usual = form.test_split if evaluation else form.train_split
+    return named or ((usual,) if usual else ())
+
+
+def plan(
+    settings: CorpusSettings, splits: Sequence[str], prompt: TranslationPrompt, out: Path, name: str
+) -> list[str]:
+    """What `prepare` would do, in words; nothing where all is there already. Nothing is written, no audio is opened.
+
+    Raises:
+        SimulsaError: as `prepare` before it opens any audio.
+    """
+    layout = CorpusLayout(out.absolute(), name)
+    _refuse_foreign(layout)
+    work = _describe(settings, splits, prompt, layout)
+    _refuse_other_work(layout, work)
+    listing = read_corpus(settings, splits, layout, writes=False)
+    _refuse_other_work(layout, _with_content(work, listing))
+    if layout.manifest.exists() and layout.rows.exists():
+        return []
+    parts = sum(utterance.span is not None for utterance in listing.utterances)
+    files = len({utterance.audio for utterance in listing.utterances})
+    dropped = Counter(row.reason for row in listing.dropped)
+    return [
+        f"{name}: would first read {settings.corpus}, {listing.rows} rows, into {layout.out}: "
+        f"{len(listing.utterances)} utterances in {files} audio files, {parts} of them parts of longer ones; "
+        f"dropped: {_reasons(dropped)}",
+        "  which of the audio can be used, and what would be cut of it, is known when it has been read",
+    ]
+
+
+def read_corpus(
+    settings: CorpusSettings, splits: Sequence[str], layout: CorpusLayout, *, writes: bool = True
+) -> Listing:
+    """Everything the corpus says, with no audio opened; `writes` as in `list_utterances`.
+
+    Raises:
+        UsageError: the recipe lacks a key that this corpus needs.
+        DatasetError: the corpus is not in its form, is hostile, or has nothing to use.
+    """
+    finder = AudioFinder(settings.folder, settings.audio_folder)
+    request = Request(
+        settings.folder,
+        tuple(splits),
+        finder.find,
+        settings.source_language,
+        settings.target_language,
+        settings.columns,
+    )
+    listing = list_utterances(FORMS[str(settings.corpus)].read(request), layout, writes=writes)
+    refuse_nothing(listing, settings.folder)
+    return listing
+
+
+def _prepared(
+    settings: CorpusSettings, splits: Sequence[str], prompt: TranslationPrompt, layout: CorpusLayout
+) -> dict[str, Any]:
+    work = _describe(settings, splits, prompt, layout)
+    _refuse_other_work(layout, work)
+    listing = read_corpus(settings, splits, layout)
+    work = _with_content(work, listing)
+    _refuse_other_work(layout, work)
+    if layout.manifest.exists() and layout.rows.exists():
+        return read_work(layout.manifest)
+    write_json(layout.started, work)
+    placed = _within(settings.corpus_max_seconds, place_audio(listing.utterances, layout, settings.corpus_workers))
+    usable = [(row, audio) for row, audio in zip(listing.utterances, placed, strict=True) if audio.audio]
+    if not usable:
+        reasons = ", ".join(sorted({audio.reason for audio in placed}))
+        raise DatasetError(f"No audio of {settings.folder} can be used: {reasons}. Is it where the corpus says?")
+    dropped = [{"id": row.id, "reason": row.reason} for row in listing.dropped]
+    dropped += [
+        {"id": row.id, "reason": audio.reason, "audio": str(row.audio)}
+        for row, audio in zip(listing.utterances, placed, strict=True)
+        if not audio.audio
+    ]
+    write_jsonl(layout.dropped, dropped)
+    write_jsonl(layout.rows, (_row(utterance, audio, prompt) for utterance, audio in usable))
+    manifest = {**work, "versions": versions("simulsa-plugin", "soundfile", "soxr", "av")}
+    manifest |= _counts(listing, [audio for _, audio in usable], Counter(row["reason"] for row in dropped))
+    write_json(layout.manifest, manifest)
+    layout.started.unlink(missing_ok=True)
+    return manifest
+
+
+def _describe(
+    settings: CorpusSettings, splits: Sequence[str], prompt: TranslationPrompt, layout: CorpusLayout
+) -> dict[str, Any]:
+    """What decides the rows; two runs with the same work, over the same content, make the same files."""
+    keys = settings.as_keys()
+    for key in ("simulsa_split", "simulsa_eval_split", "simulsa_prompt", "simulsa_corpus_workers"):
+        del keys[key]  # they stand below as they came out, or change no byte
+    keys["simulsa_corpus_dir"] = str(settings.folder)
+    return {
+        "dataset": layout.name,
+        "splits": list(splits),
+        "prompt": prompt.text,
+        "system": prompt.system,
+        "settings": keys,
+    }
+
+
+def _with_content(work: Mapping[str, Any], listing: Listing) -> dict[str, Any]:
+    return {**work, "rows": listing.rows, "content": listing.digest}
+
+
+def _refuse_foreign(layout: CorpusLayout) -> None:
+    """A dataset of this name that no run of ours has made stays as it is."""
+    entry = registered_datasets(layout.out).get(layout.name)
+    ours = entry is None or (isinstance(entry, dict) and entry.get("file_name") in (str(layout.rows), layout.rows.name))
+    if not ours or (layout.rows.exists() and not layout.folder.exists()):
+        raise StorageError(
+            f"{layout.out} has a dataset {layout.name} that was not made from this corpus. "
+            "Choose another --out, or another name with dataset=NAME."
+        )
+
+
+def _refuse_other_work(layout: CorpusLayout, work: Mapping[str, Any]) -> None:
+    path = next((path for path in (layout.manifest, layout.started) if path.exists()), None)
+    changed = changed_keys(read_work(path), work) if path else []
+    if changed:
+        raise StorageError(
+            f"{layout.folder} holds a corpus with {change_in_words(changed[0])}. "
+            "Choose another --out, or another name with dataset=NAME, or remove that folder."
+        )
+
+
+def _within(max_seconds: float | None, placed: list[Placed]) -> list[Placed]:
+    return [
+        Placed(None, reason=OVER_MAX) if max_seconds is not None and audio.seconds > max_seconds else audio
+        for audio in placed
+    ]
+
+
+def _row(utterance: Utterance, placed: Placed, prompt: TranslationPrompt) -> dict[str, Any]:
+    system = [{"role": "system", "content": prompt.system}] if prompt.system else []
+    turns = [{"role": "user", "content": prompt.text}, {"role": "assistant", "content": utterance.translation}]
+    return {"id": utterance.id, "messages": [*system, *turns], "audios": [str(placed.audio)]}
+
+
+def _counts(listing: Listing, placed: Sequence[Placed], dropped: Mapping[str, int]) -> dict[str, Any]:
+    return {
+        "counts": {
+            "utterances": len(placed),
+            "hours": round(sum(audio.seconds for audio in placed) / 3600, 3),
+            "over_30_seconds": sum(audio.seconds > LONG_SECONDS for audio in placed),
+            "renormalized": listing.renormalized,
+        },
+        "dropped": dict(sorted(dropped.items())),
+    }
+
+
+def summary_lines(prepared: PreparedCorpus) -> list[str]:
+    """What was made, for a terminal."""
+    manifest, counts = prepared.manifest, prepared.manifest["counts"]
+    splits = ", ".join(manifest["splits"])
+    lines = [
+        f"{prepared.name}: {counts['utterances']} utterances, {_length(counts['hours'])}, "
+        f"from {manifest['settings']['simulsa_corpus']}{f' ({splits})' if splits else ''}; {manifest['rows']} rows read"
+    ]
+    if manifest["dropped"]:
+        lines.append(f"  dropped: {_reasons(manifest['dropped'])}; listed in {prepared.folder / 'dropped.jsonl'}")
+    if counts["over_30_seconds"]:
+        lines.append(
+            f"  longer than {LONG_SECONDS:.0f} s: {counts['over_30_seconds']}; many models do not hear the rest, "
+            "and train on the whole translation. simulsa_corpus_max_seconds=30 drops them"
+        )
+    return lines
+
+
+def _length(hours: float) -> str:
+    return f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.1f} min"
+
+
+def _reasons(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{reason} {count}" for reason, count in sorted(counts.items())) or "none"

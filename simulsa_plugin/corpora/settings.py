@@ -1,0 +1,94 @@
+"""The `simulsa_*` keys of a raw corpus."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from simulsa_plugin.errors import UsageError
+from simulsa_plugin.settings import Settings, check_choice, check_range
+
+CORPORA = ("covost2", "mustc", "fleurs", "europarl_st", "kaldi", "nemo", "lhotse", "table")
+_UNSAFE = re.compile(r"[^\w.+-]+")  # in names of files, and of datasets, which a recipe separates by commas
+
+
+@dataclass(frozen=True)
+class CorpusSettings(Settings):
+    """Which corpus to read, where it lies, and what to take of it.
+
+    Attributes:
+        corpus: its form, one of CORPORA; None where the recipe's datasets are LLaMA-Factory's own.
+        corpus_dir: its folder; for a manifest or a table also the file itself.
+        audio_dir: a second folder in which its audio may lie, where that is not inside `corpus_dir`.
+        source_language: as the corpus writes it (`en`, `en_us`).
+        target_language: likewise.
+        split: as the corpus writes it; several are separated by commas.
+        eval_split: the split that simulsa-eval takes, where one recipe serves both commands.
+        prompt: name of a published prompt, or the prompt itself; None takes the template's.
+        columns: what a table calls its columns: role → column.
+        corpus_max_seconds: longer utterances are left out, and counted.
+        corpus_workers: threads that read audio; None takes a thread for each core.
+    """
+
+    corpus: str | None = None
+    corpus_dir: str | None = None
+    audio_dir: str | None = None
+    source_language: str | None = None
+    target_language: str | None = None
+    split: tuple[str, ...] = ()
+    eval_split: tuple[str, ...] = ()
+    prompt: str | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    corpus_max_seconds: float | None = None
+    corpus_workers: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.corpus is not None:
+            check_choice("simulsa_corpus", self.corpus, CORPORA)
+        if self.corpus_dir is not None and self.corpus is None:
+            raise UsageError(
+                "simulsa_corpus_dir is set, but not what lies there. "
+                f"Set simulsa_corpus to one of {', '.join(CORPORA)}."
+            )
+        check_range("simulsa_corpus_max_seconds", self.corpus_max_seconds, above=0)
+        check_range("simulsa_corpus_workers", self.corpus_workers, minimum=1, maximum=256)
+
+    @property
+    def folder(self) -> Path:
+        """Where the corpus lies, absolute.
+
+        Raises:
+            UsageError: the recipe does not say, or nothing is there.
+        """
+        if self.corpus_dir is None:
+            raise UsageError(f"The recipe does not say where {self.corpus} lies on disk. Add simulsa_corpus_dir=DIR.")
+        return _existing("simulsa_corpus_dir", self.corpus_dir)
+
+    @property
+    def audio_folder(self) -> Path | None:
+        """The second folder of audio, absolute, or None.
+
+        Raises:
+            UsageError: nothing is there.
+        """
+        return None if self.audio_dir is None else _existing("simulsa_audio_dir", self.audio_dir)
+
+    def name(self, split: tuple[str, ...]) -> str:
+        """What the dataset is called where the recipe does not say: `covost2_en_zh`, `covost2_en_zh_test`.
+
+        >>> CorpusSettings(corpus="mustc", source_language="en", target_language="de").name(("tst-COMMON",))
+        'mustc_en_de_tst-COMMON'
+        """
+        # The split that training takes goes without saying; `validated` of a table does not.
+        splits = [part for part in split if not part.startswith("train")]
+        parts = [self.corpus, self.source_language, self.target_language, *splits]
+        return "_".join(_UNSAFE.sub("-", part) for part in parts if part)
+
+
+def _existing(key: str, value: str) -> Path:
+    path = Path(value).expanduser().absolute()
+    if not path.exists():
+        raise UsageError(f"{key} is {value}: nothing is there. Give the folder of the corpus.")
+    return path

@@ -1,0 +1,117 @@
+"""What readers of corpora give: utterances, and rows that are none with the reason why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from simulsa_plugin.errors import UsageError
+from simulsa_plugin.recordings import Span
+
+
+@dataclass(frozen=True)
+class EncodedAudio:
+    """An audio file inside a table.
+
+    Attributes:
+        data: the file's bytes.
+        suffix: of its name, with the dot; empty where the table does not say.
+    """
+
+    data: bytes
+    suffix: str = ""
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One utterance and its translation, as the corpus has them.
+
+    Attributes:
+        id: what the corpus calls it.
+        audio: the file it is in, found by `AudioFinder`, or the file itself.
+        span: its place in the file; None is the whole file.
+        translation: as it stands in the corpus.
+    """
+
+    id: str
+    audio: Path | EncodedAudio
+    span: Span | None
+    translation: str
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A row of the corpus that cannot be used, with the short reason written to dropped.jsonl."""
+
+    id: str
+    reason: str
+
+
+class FindAudio(Protocol):
+    """`AudioFinder.find`."""
+
+    def __call__(self, name: str, place: str, *folders: Path) -> Path:
+        """Where the file `name` is."""
+        ...
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a reader is asked for.
+
+    Attributes:
+        folder: the corpus, or the file itself; absolute.
+        splits: as the corpus writes them; empty where the user names none and the form has none of its own.
+        columns: role → column of a table.
+        find: (name of an audio file in the corpus, file and line where it stands, folders that relative names may
+            start from) → its path, which is safe to open but need not exist; see `AudioFinder.find`.
+    """
+
+    folder: Path
+    splits: tuple[str, ...]
+    find: FindAudio
+    source_language: str | None = None
+    target_language: str | None = None
+    columns: Mapping[str, str] | None = None
+
+    @property
+    def source(self) -> str:
+        """The source language.
+
+        Raises:
+            UsageError: the recipe does not say.
+        """
+        return _named("simulsa_source_language", self.source_language)
+
+    @property
+    def target(self) -> str:
+        """The target language.
+
+        Raises:
+            UsageError: the recipe does not say.
+        """
+        return _named("simulsa_target_language", self.target_language)
+
+
+@dataclass(frozen=True)
+class Form:
+    """A form of corpus.
+
+    Attributes:
+        read: utterances and dropped rows, in the order of the corpus. Raises DatasetError where the corpus is not in
+            this form, contradicts itself or is hostile, UsageError where the recipe lacks a key.
+        train_split: what simulsa-augment takes where the recipe names no split; None: no split is needed.
+        test_split: what simulsa-eval takes.
+    """
+
+    read: Callable[[Request], Iterator[Utterance | Dropped]]
+    train_split: str | None = None
+    test_split: str | None = None
+
+
+def _named(key: str, value: str | None) -> str:
+    if value is None:
+        raise UsageError(f"{key} is not set, and this corpus holds several languages. Add {key}=en, say.")
+    return value

@@ -1,0 +1,228 @@
+"""Parts of long recordings, each decoded once at most."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from simulsa_plugin.audio import (
+    MAX_DURATION_SECONDS,
+    SAMPLE_RATE,
+    Waveform,
+    check_file,
+    check_length,
+    open_with_av,
+    resample,
+    seconds_to_samples,
+)
+from simulsa_plugin.errors import AudioError
+
+OVERSHOOT_SECONDS = 0.5  # a segment may end so much after its recording, as in Kaldi's extract-segments
+_LOSSLESS = {"WAV", "WAVEX", "FLAC", "AIFF", "AU", "CAF", "W64", "RF64", "NIST", "SPH", "VOC"}
+_BLOCK_SECONDS = 10
+
+
+@dataclass(frozen=True)
+class Span:
+    """A part of a recording, half-open.
+
+    Attributes:
+        start_seconds: from the start of the recording.
+        end_seconds: likewise; None is the end of the recording.
+        channel: from 0; None averages the channels.
+    """
+
+    start_seconds: float = 0.0
+    end_seconds: float | None = None
+    channel: int | None = None
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    """What the header of an audio file says: its length in seconds, and its channels."""
+
+    seconds: float
+    channels: int
+
+
+class _Reader(Protocol):
+    """A recording that is read from its start towards its end."""
+
+    rate: int
+
+    def read(self, start: int, stop: int) -> Waveform:
+        """Samples [start, stop) as (num_samples, channels), as far as they go; `start` never falls from call to call.
+
+        Raises:
+            AudioError: `broken`.
+        """
+        ...
+
+
+def read_parts(
+    path: Path, spans: Sequence[Span], sample_rate: int = SAMPLE_RATE
+) -> Iterator[tuple[int, Waveform | AudioError]]:
+    """Parts of one recording, mono at `sample_rate`; the recording is walked through once, and never held whole.
+
+    A part is what `read_mono` would give for a file with just these samples: cut at the recording's own rate, then
+    resampled. What reaches up to half a second past the end is taken as far as it goes.
+
+    Args:
+        path: the recording.
+        spans: its parts, in any order.
+        sample_rate: of the result.
+
+    Yields:
+        (which part, waveform (num_samples,)), by start; or an AudioError in place of the waveform: `beyond_end`,
+        `no_duration`, `no_channel`, `broken`.
+
+    Raises:
+        AudioError: none can be read: `missing`, `empty`, `broken`.
+    """
+    check_file(path)
+    with _open(path) as reader:
+        for index in sorted(range(len(spans)), key=lambda number: spans[number].start_seconds):
+            try:
+                yield index, _read_part(reader, spans[index], sample_rate)
+            except AudioError as error:
+                yield index, error
+
+
+def audio_info(path: Path) -> AudioInfo:
+    """Length and channels of an audio file, from its header.
+
+    Raises:
+        AudioError: `missing`, `empty`, `broken` or `too_long`.
+    """
+    import soundfile
+
+    check_file(path)
+    try:
+        header = soundfile.info(str(path))
+        info = AudioInfo(header.frames / header.samplerate, int(header.channels))
+    except (soundfile.LibsndfileError, RuntimeError, TypeError) as error:
+        info = _info_with_av(path, error)
+    check_length(info.seconds, path)
+    if info.seconds == 0:
+        raise AudioError("empty", f"{path}: holds no samples.")
+    return info
+
+
+def _info_with_av(path: Path, first_error: Exception) -> AudioInfo:
+    import av
+
+    try:
+        with av.open(str(path), mode="r") as container:
+            if not container.streams.audio:
+                raise AudioError("broken", f"{path}: holds no audio.")
+            info = AudioInfo((container.duration or 0) / av.time_base, int(container.streams.audio[0].channels))
+    except (av.FFmpegError, ValueError, OSError) as error:
+        raise AudioError("broken", f"{path}: cannot be decoded ({first_error}; {error}).") from error
+    return info
+
+
+def _read_part(reader: _Reader, span: Span, sample_rate: int) -> Waveform:
+    begin, end = span.start_seconds, span.end_seconds
+    start = seconds_to_samples(begin, reader.rate)
+    stop = seconds_to_samples(MAX_DURATION_SECONDS if end is None else end, reader.rate)
+    if stop <= start:
+        raise AudioError("no_duration", f"The part from {begin} s to {end} s holds no samples.")
+    samples = reader.read(start, stop)
+    missing_seconds = (stop - start - len(samples)) / reader.rate
+    if not len(samples) or (end is not None and missing_seconds > OVERSHOOT_SECONDS):
+        raise AudioError("beyond_end", f"The part from {begin} s to {end} s ends after its recording.")
+    if not np.isfinite(samples).all():
+        raise AudioError("broken", f"The part from {begin} s to {end} s holds NaN or infinite samples.")
+    return resample(_mono(samples, span.channel), reader.rate, sample_rate)
+
+
+def _mono(samples: Waveform, channel: int | None) -> Waveform:
+    """(num_samples, channels) to (num_samples,): the average as `read_mono` takes it, or one channel."""
+    if channel is None:
+        mono: Waveform = samples.mean(axis=1, dtype=np.float32) if samples.shape[1] > 1 else samples[:, 0]
+        return mono
+    if channel >= samples.shape[1]:
+        raise AudioError("no_channel", f"The recording has {samples.shape[1]} channels, and none numbered {channel}.")
+    return samples[:, channel]
+
+
+@contextlib.contextmanager
+def _open(path: Path) -> Iterator[_Reader]:
+    import soundfile
+
+    try:
+        file = soundfile.SoundFile(str(path))
+    except (soundfile.LibsndfileError, RuntimeError, TypeError) as error:
+        with open_with_av(path, error) as (rate, blocks):
+            yield _Stream(blocks, rate)
+    else:
+        with file:
+            # A jump into MP3 or Vorbis starts the decoder anew, and what follows is not what playing on would give.
+            jumps = file.format in _LOSSLESS
+            yield _Jumping(file) if jumps else _Stream(_sound_blocks(file, path), int(file.samplerate))
+
+
+class _Jumping:
+    """A lossless file: what lies between the parts is not read."""
+
+    def __init__(self, file: Any) -> None:
+        self.file, self.rate = file, int(file.samplerate)
+
+    def read(self, start: int, stop: int) -> Waveform:
+        import soundfile
+
+        if start >= self.file.frames:
+            return np.zeros((0, 1), dtype=np.float32)
+        try:
+            self.file.seek(start)
+            samples: Waveform = self.file.read(min(stop, self.file.frames) - start, dtype="float32", always_2d=True)
+        except (soundfile.LibsndfileError, RuntimeError) as error:
+            raise AudioError("broken", f"{self.file.name}: cannot be decoded ({error}).") from error
+        return samples
+
+
+class _Stream:
+    """A recording that comes in blocks; only what the next part may need is kept."""
+
+    def __init__(self, blocks: Iterator[Waveform], rate: int) -> None:
+        self.rate = rate
+        self._blocks = blocks
+        self._kept: list[Waveform] = []
+        self._begin = self._end = 0  # which samples are kept
+        self._failure: AudioError | None = None
+
+    def read(self, start: int, stop: int) -> Waveform:
+        self._forget(start)
+        while self._end < stop and (block := self._next()) is not None:
+            self._kept.append(block)
+            self._end += len(block)
+            self._forget(start)
+        joined = np.concatenate(self._kept) if self._kept else np.zeros((0, 1), dtype=np.float32)
+        return joined[max(0, start - self._begin) : max(0, stop - self._begin)]
+
+    def _next(self) -> Waveform | None:
+        if self._failure is not None:
+            raise self._failure
+        try:
+            return next(self._blocks, None)
+        except AudioError as error:
+            self._failure = error  # nothing that comes after it can be had either
+            raise
+
+    def _forget(self, start: int) -> None:
+        while self._kept and self._begin + len(self._kept[0]) <= start:
+            self._begin += len(self._kept.pop(0))
+
+
+def _sound_blocks(file: Any, path: Path) -> Iterator[Waveform]:
+    import soundfile
+
+    try:
+        yield from file.blocks(_BLOCK_SECONDS * int(file.samplerate), dtype="float32", always_2d=True)
+    except (soundfile.LibsndfileError, RuntimeError) as error:
+        raise AudioError("broken", f"{path}: cannot be decoded ({error}).") from error
