@@ -100,8 +100,15 @@ def test_only_toolkit_imports_llamafactory():
 
 
 def test_only_toolkit_and_the_pretraining_script_import_torch():
-    importers = {module_name(path) for path in SOURCES if TORCH & outside(path) and part_of(path) != "toolkit"}
+    # `datasets` reads tables for a corpus, and lhotse its cuts: both only when such a corpus is asked for.
+    slow = {path: (TORCH - {"datasets"} if part_of(path) == "corpora" else TORCH) for path in SOURCES}
+    importers = {module_name(path) for path in SOURCES if slow[path] & outside(path) and part_of(path) != "toolkit"}
     assert importers <= {"simulsa_plugin.demo.pretrain"}
+
+
+def test_reading_a_corpus_imports_nothing_slow_before_it_must():
+    needed = {name.split(".")[0] for name in runs_on_import("simulsa_plugin.corpora.prepare")}
+    assert not needed & (SLOW_TO_IMPORT - {"numpy"} | {"lhotse"})
 
 
 def runs_on_import(module):
