@@ -10,11 +10,12 @@ import pytest
 import simulsa_plugin
 
 PACKAGE = Path(simulsa_plugin.__file__).parent
-FOUNDATION = {"errors", "settings", "audio", "recordings", "storage", "model", "tables", "work"}
+FOUNDATION = {"errors", "settings", "languages", "audio", "recordings", "storage", "model", "tables", "work"}
 # Part → the parts it may import, besides itself and the version number in the package.
 ALLOWED = {
     "errors": set(),
     "settings": {"errors"},
+    "languages": set(),
     "audio": {"errors"},
     "storage": {"errors"},
     "model": {"errors", "audio"},

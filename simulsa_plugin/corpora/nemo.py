@@ -11,6 +11,7 @@ from simulsa_plugin.corpora.lines import read_objects
 from simulsa_plugin.corpora.spans import span_from
 from simulsa_plugin.corpora.utterance import Dropped, Form, Request, Utterance
 from simulsa_plugin.errors import DatasetError
+from simulsa_plugin.languages import language_code
 from simulsa_plugin.recordings import Span
 
 _ENDINGS = (".json", ".jsonl", "_manifest.json", "_manifest.jsonl")
@@ -59,11 +60,7 @@ def _other(language: object, wanted: str | None) -> bool:
     """Whether both are named, and differ: `en-US` is `en`."""
     if not isinstance(language, str) or not language or wanted is None:
         return False
-    return _base(language) != _base(wanted)
-
-
-def _base(language: str) -> str:
-    return language.replace("_", "-").split("-")[0].lower()
+    return language_code(language) != language_code(wanted)
 
 
 FORM = Form(read)

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from simulsa_plugin.errors import UsageError
+from simulsa_plugin.languages import language_code
 
 PLAIN = "plain"  # the prompt of templates for which prompts.yaml has none
 AUDIO = "<audio>"  # where LLaMA-Factory puts the audio
@@ -78,18 +79,6 @@ def translation_prompt(
 def known_prompts() -> tuple[str, ...]:
     """Names of the prompts, in the order of prompts.yaml."""
     return tuple(_table()["prompts"])
-
-
-def language_code(language: str) -> str:
-    """The key in prompts.yaml's table of languages: `zh` for `zh-CN`, `zh_cn`, `cmn_hans_cn` and `zho`.
-
-    A code that the table lacks comes back without its script and region, in lower case.
-
-    >>> language_code("cmn_hans_cn"), language_code("pt-BR"), language_code("yue_hant_hk")
-    ('zh', 'pt', 'yue')
-    """
-    first = re.split(r"[-_]", language.strip(), maxsplit=1)[0].lower()
-    return str(_table()["codes"].get(first, first))
 
 
 def _published(name: str, source_language: str | None, target_language: str | None) -> TranslationPrompt:
@@ -165,5 +154,5 @@ def _known_in_words() -> str:
 
 @functools.cache
 def _table() -> Any:
-    """prompts.yaml: `prompts`, `languages`, `codes`. Read when the first prompt is asked for."""
+    """prompts.yaml: `prompts` and `languages`. Read when the first prompt is asked for."""
     return yaml.safe_load(Path(__file__).with_name("prompts.yaml").read_text(encoding="utf-8"))

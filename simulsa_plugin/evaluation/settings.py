@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from simulsa_plugin.errors import UsageError
+from simulsa_plugin.languages import language_code
 from simulsa_plugin.settings import Settings, check_choice, check_range
 
 AUTO = "auto"
 POLICIES = ("rollback",)
 CHARACTER_LANGUAGES = ("zh", "ja", "yue")  # written without spaces: latency is counted in characters
-# ISO 639-3 codes, as FLEURS and others write them.
-_SHORT_CODES = {"cmn": "zh", "zho": "zh", "jpn": "ja", "kor": "ko"}
 TOKENIZERS = {"zh": "zh", "yue": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}
 
 
@@ -54,15 +53,11 @@ class EvaluationSettings(Settings):
         """`unit`, or what the target language is counted in (word where none is named)."""
         if self.unit != AUTO:
             return self.unit
-        return "char" if _language(self.target_language) in CHARACTER_LANGUAGES else "word"
+        return "char" if language_code(self.target_language or "") in CHARACTER_LANGUAGES else "word"
 
     @property
     def bleu_tokenizer(self) -> str:
         """`tokenizer`, or sacrebleu's for the target language: zh, ja-mecab, ko-mecab, else 13a."""
-        return self.tokenizer if self.tokenizer != AUTO else TOKENIZERS.get(_language(self.target_language), "13a")
-
-
-def _language(code: str | None) -> str:
-    """`zh-CN`, `zh_CN`, `cmn_hans_cn` and `zh` are one language."""
-    language = (code or "").replace("_", "-").split("-")[0].lower()
-    return _SHORT_CODES.get(language, language)
+        if self.tokenizer != AUTO:
+            return self.tokenizer
+        return TOKENIZERS.get(language_code(self.target_language or ""), "13a")
