@@ -49,7 +49,7 @@ def test_the_demo_recipe_saves_a_whole_model(llamafactory_cli, project_folder):
      "elsewhere/dataset_info.json does not exist. Make the data with: simulsa-augment --out data/"),
     (("recipes/qwen2audio_simulsa.yaml",),
      "data/covost2_en_zh_simulsa/dataset_info.json does not exist. Make the data with: simulsa-augment "
-     "recipes/augment_covost2_en_zh.yaml --out data/covost2_en_zh_simulsa/"),
+     "recipes/augment_covost2_en_zh.yaml simulsa_corpus_dir=… --out data/covost2_en_zh_simulsa/"),
     (("recipes/demo_simulsa.yaml", "simulsa_ratoi=0.05"), "Unknown key simulsa_ratoi: did you mean simulsa_ratio?"),
 ], ids=["demo data", "paper's data", "unknown key"])
 def test_a_mistake_is_one_line_and_exit_code_1(llamafactory_cli, arguments, expected):

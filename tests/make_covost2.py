@@ -1,9 +1,9 @@
 """A corpus in the form of CoVoST 2 on disk, spoken by the embedded generator: English speech, German translations.
 
-    python tests/corpora/make_covost2.py DIR [ROWS [TEST_ROWS]]
+    python tests/make_covost2.py DIR [ROWS [TEST_ROWS [TARGET]]]
 
 DIR then holds what Common Voice and CoVoST 2 put there: `validated.tsv`, `clips/*.mp3` (48 kHz, mono) and
-`covost_v2.en_de.tsv`; `target` names the table after another language (the recipe for Chinese wants `zh-CN`).
+`covost_v2.en_de.tsv`; TARGET names the table after another language (the recipe for Chinese looks for `zh-CN`).
 """
 
 import sys
@@ -41,4 +41,4 @@ def _write_tsv(path, header, rows):
 
 
 if __name__ == "__main__":
-    write_covost2(sys.argv[1], *map(int, sys.argv[2:]))
+    write_covost2(sys.argv[1], *map(int, sys.argv[2:4]), *sys.argv[4:5])
