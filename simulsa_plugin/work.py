@@ -1,16 +1,41 @@
-"""What an output folder holds, and how the work that is asked for differs from it."""
+"""What an output folder holds, how the work that is asked for differs from it, and a process's share of it."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import json
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from simulsa_plugin.errors import StorageError
+from simulsa_plugin.errors import StorageError, UsageError
 
 LONGEST_SHOWN = 80  # characters of a value in a message
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The `number`-th of `count` parts of the work, counted from 1."""
+
+    number: int
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """Read `2/4`.
+
+        Raises:
+            UsageError: it is no such thing.
+        """
+        match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+        if match is None or not 1 <= int(match[1]) <= int(match[2]):
+            raise UsageError(f"--shard is {text!r}; allowed: K/N with 1 ≤ K ≤ N, such as 2/4.")
+        return cls(int(match[1]), int(match[2]))
+
+    def __str__(self) -> str:
+        return f"{self.number}-of-{self.count}"
 
 
 def read_work(path: Path) -> dict[str, Any]:

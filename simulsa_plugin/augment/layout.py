@@ -2,38 +2,14 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
 from pathlib import Path
 
-from simulsa_plugin.errors import DatasetError, StorageError, UsageError
+from simulsa_plugin.errors import DatasetError, StorageError
 from simulsa_plugin.storage import remove_leftovers
+from simulsa_plugin.work import Shard
 
 SUFFIX = "_simulsa"
 LOGPROB_FIELDS = ("logprobs", "logprobs_full", "logprobs_lookback")  # of a row of scores.jsonl
-
-
-@dataclass(frozen=True)
-class Shard:
-    """The `number`-th of `count` parts of the scoring, counted from 1."""
-
-    number: int
-    count: int
-
-    @classmethod
-    def parse(cls, text: str) -> Shard:
-        """Read `2/4`.
-
-        Raises:
-            UsageError: it is no such thing.
-        """
-        match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
-        if match is None or not 1 <= int(match[1]) <= int(match[2]):
-            raise UsageError(f"--shard is {text!r}; allowed: K/N with 1 ≤ K ≤ N, such as 2/4.")
-        return cls(int(match[1]), int(match[2]))
-
-    def __str__(self) -> str:
-        return f"{self.number}-of-{self.count}"
 
 
 class Layout:

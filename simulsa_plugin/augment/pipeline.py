@@ -10,7 +10,7 @@ from pathlib import Path
 from simulsa_plugin.augment.clips import Chooser
 from simulsa_plugin.augment.commitment import Truth
 from simulsa_plugin.augment.decision import Decider
-from simulsa_plugin.augment.layout import Layout, Shard
+from simulsa_plugin.augment.layout import Layout
 from simulsa_plugin.augment.manifest import check_same_work, describe_work, refuse_other_work
 from simulsa_plugin.augment.outcome import Outcome, finish
 from simulsa_plugin.augment.registration import SourceDataset, offline_entry, register
@@ -20,6 +20,7 @@ from simulsa_plugin.augment.shards import holding, mark_finished, remove_shards
 from simulsa_plugin.augment.speculation import score_cuts, scored_rows
 from simulsa_plugin.model import AudioLanguageModel
 from simulsa_plugin.storage import make_folder
+from simulsa_plugin.work import Shard
 
 
 def augment(

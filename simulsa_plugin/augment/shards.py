@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from simulsa_plugin.augment.layout import Layout, Shard
+from simulsa_plugin.augment.layout import Layout
 from simulsa_plugin.errors import FolderInUseError
 from simulsa_plugin.storage import locked, make_folder, writing_to
+from simulsa_plugin.work import Shard
 
 FINISHED = "finished"  # the file that says that all batches of a shard are scored
 POLL_SECONDS = 0.2

@@ -12,11 +12,12 @@ from tqdm import tqdm
 
 from simulsa_plugin.audio import SAMPLE_RATE, Waveform, read_mono, samples_to_seconds
 from simulsa_plugin.augment.clips import Cut
-from simulsa_plugin.augment.layout import LOGPROB_FIELDS, Layout, Shard, other_data
+from simulsa_plugin.augment.layout import LOGPROB_FIELDS, Layout, other_data
 from simulsa_plugin.augment.settings import AugmentSettings
 from simulsa_plugin.errors import ModelError
 from simulsa_plugin.model import AudioLanguageModel, Message, ReferenceScores, RenderedReference, Sample
 from simulsa_plugin.storage import Journal, read_jsonl
+from simulsa_plugin.work import Shard
 
 LEAST_HEARD = SAMPLE_RATE // 5  # looking back never leaves less than 200 ms of the source
 

@@ -14,12 +14,12 @@ from simulsa_plugin.commands.console import Parser, recipe_and_overrides, run_co
 from simulsa_plugin.errors import UsageError
 
 if TYPE_CHECKING:
-    from simulsa_plugin.augment.layout import Shard
     from simulsa_plugin.augment.outcome import Outcome
     from simulsa_plugin.augment.settings import AugmentSettings
     from simulsa_plugin.commands.wiring import Recipe
     from simulsa_plugin.toolkit.backbone import Backbone
     from simulsa_plugin.toolkit.dataset import OfflineDataset
+    from simulsa_plugin.work import Shard
 
 PROG = "simulsa-augment"
 
@@ -118,10 +118,10 @@ def _decide_again(path: Path | None, overrides: list[str], scores: Path, out: Pa
 
 
 def _augment_all(path: Path | None, overrides: list[str], options: argparse.Namespace) -> None:
-    from simulsa_plugin.augment.layout import Shard
     from simulsa_plugin.augment.settings import AugmentSettings
     from simulsa_plugin.commands.ranks import take_rank
     from simulsa_plugin.commands.wiring import open_recipe
+    from simulsa_plugin.work import Shard
 
     rank, shard = take_rank(), None if options.shard is None else Shard.parse(options.shard)
     if rank and (shard or options.dry_run):

@@ -77,22 +77,26 @@ def _run(words: list[str]) -> int:
 
 def _decode_and_score(path: Path | None, overrides: list[str], out: Path) -> int:
     from simulsa_plugin.commands.corpus import wanted_corpus
+    from simulsa_plugin.commands.ranks import take_rank
     from simulsa_plugin.commands.wiring import dataset_names, load, open_recipe
     from simulsa_plugin.evaluation.settings import EvaluationSettings
     from simulsa_plugin.storage import make_folder
 
+    share = take_rank()
     recipe = open_recipe(path, overrides)
     settings = EvaluationSettings.from_keys(recipe.simulsa)
+    if share and settings.measure_time:
+        raise UsageError("simulsa_measure_time is for a single process: several would disturb each other's clock.")
     corpus = wanted_corpus(recipe, evaluation=True)
     make_folder(out)
     toolkit = recipe.toolkit
     if corpus:
-        corpus.prepare(out / "corpus")
+        corpus.prepare(out / "corpus", wait=bool(share), quiet=share is not None and share.number > 1)
         toolkit = toolkit | {"eval_dataset": corpus.name, "dataset_dir": str(out / "corpus")}
     if recipe.embedded:
         from simulsa_plugin.demo.corpus import TEST_NAME, write_demo_corpus
 
-        write_demo_corpus(out / "corpus", rows=0)
+        write_demo_corpus(out / "corpus", rows=0, wait=bool(share))
         toolkit = toolkit | {"eval_dataset": TEST_NAME, "dataset_dir": str(out / "corpus")}
     names = dataset_names(toolkit.get("eval_dataset") or toolkit.get("dataset"))
     if len(names) > 1:
@@ -105,8 +109,10 @@ def _decode_and_score(path: Path | None, overrides: list[str], out: Path) -> int
 
     dataset = datasets[0]
     rows = [dataset.sample(row) for row in range(min(len(dataset), settings.eval_samples or len(dataset)))]
-    print("\n".join(table(evaluate(model, dataset.name, rows, settings, out))))
-    print(f"Written to {out}: scores.json, scores.tsv, curves.png, report.html")
+    cells = evaluate(model, dataset.name, rows, settings, out, share)
+    if cells:
+        print("\n".join(table(cells)))
+        print(f"Written to {out}: scores.json, scores.tsv, curves.png, report.html")
     return 0
 
 

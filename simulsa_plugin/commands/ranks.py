@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from simulsa_plugin.augment.layout import Shard
+from simulsa_plugin.work import Shard
 
 # What torchrun sets; any of them left standing would make libraries set up a process group that nobody needs here.
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_RANK",

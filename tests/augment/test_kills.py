@@ -81,9 +81,9 @@ def run_once(request, model, dataset, settings):
 
 
 def run_in_child(request, model, dataset, settings, ready):
-    from simulsa_plugin.augment.layout import Shard
     from simulsa_plugin.augment.pipeline import augment, augment_shard
     from simulsa_plugin.augment.redecision import decide_again
+    from simulsa_plugin.work import Shard
 
     out = Path(request["out"])
     try:

@@ -9,7 +9,6 @@ import soundfile
 import torch
 from fakes import ByteModel, ListDataset, make_dataset, tree, write_noise
 
-from simulsa_plugin.augment.layout import Shard
 from simulsa_plugin.augment.manifest import describe_work
 from simulsa_plugin.augment.pipeline import augment, augment_shard
 from simulsa_plugin.augment.plan import ModelSize, plan
@@ -18,6 +17,7 @@ from simulsa_plugin.commands import augment as command
 from simulsa_plugin.demo.checkpoint import checkpoint_path
 from simulsa_plugin.demo.corpus import write_demo_corpus
 from simulsa_plugin.errors import StorageError
+from simulsa_plugin.work import Shard
 
 SETTINGS = AugmentSettings(samples=10, batch_size=4, cuts=2, silence_ms=100.0)
 

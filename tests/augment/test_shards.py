@@ -12,7 +12,6 @@ import pytest
 from fakes import ByteModel, make_dataset, tree
 
 from simulsa_plugin.augment import shards
-from simulsa_plugin.augment.layout import Shard
 from simulsa_plugin.augment.pipeline import augment, augment_shard
 from simulsa_plugin.augment.settings import AugmentSettings
 from simulsa_plugin.augment.shards import wait_for_all
@@ -20,6 +19,7 @@ from simulsa_plugin.commands import augment as command
 from simulsa_plugin.commands.ranks import take_rank
 from simulsa_plugin.errors import StorageError
 from simulsa_plugin.storage import locked
+from simulsa_plugin.work import Shard
 
 SETTINGS = AugmentSettings(samples=24, batch_size=4)
 FORK = multiprocessing.get_context("fork")  # children share what is imported: they begin within milliseconds
