@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -77,6 +77,26 @@ class ReferenceScores:
 
 
 @dataclass(frozen=True)
+class Request:
+    """One answer to be continued.
+
+    Attributes:
+        prefix: tokens that it must begin with.
+        draft: a guess of what follows, such as what was said before less audio was heard. It saves time where it is
+            right, and never changes the result.
+        confidence: stop before the first token whose probability is below this; None never does.
+        enough: told the new tokens after each one; True ends the answer there.
+        max_new_tokens: limit; reaching it is no end of turn.
+    """
+
+    prefix: tuple[int, ...] = ()
+    draft: tuple[int, ...] = ()
+    confidence: float | None = None
+    enough: Callable[[Sequence[int]], bool] | None = None
+    max_new_tokens: int = 256
+
+
+@dataclass(frozen=True)
 class Continuation:
     """Tokens that follow a forced prefix, without the end of turn; `truncated` when the limit came first."""
 
@@ -117,9 +137,19 @@ class AudioLanguageModel(Renderer, Protocol):
         """Token ids of a prompt up to where the answer begins."""
         ...
 
-    def continue_(self, prompts: Sequence[Sequence[int]], waveforms: Sequence[Waveform],
-                  prefixes: Sequence[Sequence[int]], max_new_tokens: int) -> list[Continuation]:
-        """Greedily continue forced answer prefixes to the end of turn, in one batch."""
+    def hardware(self) -> dict[str, Any]:
+        """What it runs on, for measured times."""
+        ...
+
+    bytes_per_token: int
+    """What one token of a session occupies while it is decoded."""
+
+    def read(self, prompts: Sequence[Sequence[int]], waveforms: Sequence[Waveform]) -> list[Any]:
+        """What the model makes of prompts and of the audio heard so far; one may serve several requests."""
+        ...
+
+    def continue_(self, prompts: Sequence[Any], requests: Sequence[Request]) -> list[Continuation]:
+        """Greedily continue one answer about each of the prompts of `read`, in one batch."""
         ...
 
     def decode(self, token_ids: Sequence[int]) -> str:

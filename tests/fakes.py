@@ -64,7 +64,7 @@ class ByteModel:
     def unstable_prefixes(self, rendered, reference):
         return ()  # every text is its bytes
 
-    def continue_(self, prompts, waveforms, prefixes, max_new_tokens):
+    def continue_(self, prompts, requests):
         raise AssertionError("augmentation does not generate")
 
     def decode(self, token_ids):
@@ -149,7 +149,10 @@ class ClockModel:
     regret: bool = False
     window_seconds: float | None = None
     output_width: int = 256
+    bytes_per_token: int = 1
     asked: list[tuple[int, int, tuple[int, ...]]] = field(default_factory=list)
+    drafts: list[tuple[int, ...]] = field(default_factory=list)
+    read_samples: list[int] = field(default_factory=list)
     batches: list[int] = field(default_factory=list)
 
     def describe(self):
@@ -166,13 +169,22 @@ class ClockModel:
     def score(self, rendered, waveforms):
         raise AssertionError("evaluation does not score references")
 
-    def continue_(self, prompts, waveforms, prefixes, max_new_tokens):
+    def hardware(self):
+        return {"device": "abacus"}
+
+    def read(self, prompts, waveforms):
+        for prompt, waveform in zip(prompts, waveforms, strict=True):
+            assert len(prompt) == len(waveform) // 16  # the prompt is about this audio
+            self.read_samples.append(len(waveform))
+        return [len(waveform) for waveform in waveforms]
+
+    def continue_(self, prompts, requests):
         self.batches.append(len(prompts))
         answers = []
-        for prompt, waveform, prefix in zip(prompts, waveforms, prefixes, strict=True):
-            assert len(prompt) == len(waveform) // 16  # the prompt is about this audio
-            self.asked.append((len(prompt), len(waveform), tuple(prefix)))
-            answers.append(self._answer(len(waveform) / 16, prefix, max_new_tokens))
+        for samples, request in zip(prompts, requests, strict=True):
+            self.asked.append((samples // 16, samples, request.prefix))
+            self.drafts.append(request.draft)
+            answers.append(self._stopped(self._answer(samples / 16, request.prefix, request.max_new_tokens), request))
         return answers
 
     def _answer(self, milliseconds, prefix, max_new_tokens):
@@ -182,6 +194,16 @@ class ClockModel:
             said = said[:-1] + b"?"
         fresh = said[len(prefix) :]
         return Continuation(tuple(fresh[:max_new_tokens]), truncated=len(fresh) > max_new_tokens)
+
+    def _stopped(self, answer, request):
+        """It is sure of a byte unless it is the question mark or an `l`, which it gives 0.5."""
+        for count, byte in enumerate(answer.token_ids):
+            unsure = request.confidence is not None and byte in b"?l" and request.confidence > 0.5
+            if unsure:
+                return Continuation(answer.token_ids[:count], truncated=False)
+            if request.enough is not None and request.enough(answer.token_ids[: count + 1]):
+                return Continuation(answer.token_ids[: count + 1], truncated=False)
+        return answer
 
     def decode(self, token_ids):
         return bytes(token_ids).decode(errors="replace")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,14 +52,19 @@ class Cell:
     log: Path | None
 
 
-def folder_name(policy: str, chunk_ms: float | None, rollback: int | None) -> str:
-    """Name of a cell's folder in a result folder.
+def folder_name(
+    policy: str, chunk_ms: float | None, rollback: int | None, parameters: Mapping[str, Any] | None = None
+) -> str:
+    """Name of a cell's folder in a result folder; what can no name be is left out of it.
 
     >>> folder_name("rollback", 500, 3), folder_name("offline", None, None)
     ('rollback_k500_b3', 'offline')
+    >>> folder_name("confidence", 500, 0, {"confidence_threshold": 0.9})
+    'confidence_k500_b0_confidence_threshold0.9'
     """
     chunk = "" if chunk_ms is None else f"_k{chunk_ms:g}"
-    return f"{policy}{chunk}{'' if rollback is None else f'_b{rollback}'}"
+    rest = "".join(f"_{key}{value}" for key, value in (parameters or {}).items())
+    return re.sub(r"[^\w.+-]", "", f"{policy}{chunk}{'' if rollback is None else f'_b{rollback}'}{rest}")
 
 
 def read_scores(folder: Path) -> dict[str, Any]:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
+import hashlib
+import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
-from simulsa_plugin import __version__
-from simulsa_plugin.audio import read_mono, samples_to_seconds
-from simulsa_plugin.errors import AudioError, DatasetError, ModelError
-from simulsa_plugin.evaluation.cells import LOG, SCORES, folder_name
+from simulsa_plugin.errors import DatasetError, StorageError
+from simulsa_plugin.evaluation.cells import LOG, SCORES
+from simulsa_plugin.evaluation.decoding import (
+    Job,
+    cell_folder,
+    decode_blocks,
+    read_instances,
+    read_steps,
+    steps_file,
+    wait_for_blocks,
+)
 from simulsa_plugin.evaluation.emissions import emission_record, shown_units
 from simulsa_plugin.evaluation.logs import write_log
 from simulsa_plugin.evaluation.report import write_report
@@ -23,44 +27,26 @@ from simulsa_plugin.evaluation.settings import EvaluationSettings
 from simulsa_plugin.metrics.corpus import score_records
 from simulsa_plugin.metrics.stability import normalized_erasure
 from simulsa_plugin.model import AudioLanguageModel, Sample, UnusableRow
-from simulsa_plugin.storage import locked, make_folder, write_json, write_jsonl
-from simulsa_plugin.streaming.engine import Cell, Source, decode
-from simulsa_plugin.streaming.policies import Offline, Rollback
-from simulsa_plugin.streaming.session import SAMPLES_PER_MS, SHORTEST_MS, Session
+from simulsa_plugin.storage import dump_line, locked, make_folder, replacing, write_json
+from simulsa_plugin.streaming.catalogue import make_policies
+from simulsa_plugin.streaming.engine import Cell, Limits
+from simulsa_plugin.streaming.policies import Offline
+from simulsa_plugin.work import Shard, change_in_words, changed_keys, read_work, versions
 
-BLOCK = 128  # utterances whose audio is in memory at once
-
-
-@dataclass(frozen=True)
-class Instance:
-    """An utterance that is decoded in every cell."""
-
-    id: str
-    sample: Sample
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """An utterance that no cell decodes, and why."""
-
-    id: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """The finished sessions of a test set, [cell][instance], and what was left out of every cell."""
-
-    instances: list[Instance]
-    sessions: list[list[Session]]
-    skipped: list[Skipped]
-    longer_than_window: int
+STARTED = "started.json"
 
 
 def evaluate(
-    model: AudioLanguageModel, name: str, rows: Sequence[Sample | UnusableRow], settings: EvaluationSettings, out: Path
+    model: AudioLanguageModel,
+    name: str,
+    rows: Sequence[Sample | UnusableRow],
+    settings: EvaluationSettings,
+    out: Path,
+    share: Shard | None = None,
 ) -> list[dict[str, Any]]:
     """Decode and score a test set; write scores.json, scores.tsv, curves.png, report.html and a folder per cell.
+
+    Started again after a stop, it goes on, and ends with the same bytes; a folder that is finished is only read.
 
     Args:
         model: what decodes.
@@ -68,148 +54,127 @@ def evaluate(
         rows: the test set in order.
         settings: cells and units.
         out: result folder.
+        share: decode only this part, as one of several processes; the first waits for the others, and finishes.
 
     Returns:
-        the cells of scores.json.
+        the cells of scores.json; none for a share that is not the first.
 
     Raises:
         DatasetError: no utterance can be decoded.
-        StorageError: the folder cannot be used.
+        StorageError: the folder cannot be used, or holds another evaluation.
     """
-    with locked(make_folder(out)):
-        cells = list(plan_cells(settings))
-        decoded = decode_all(model, name, rows, cells, settings)
-        scored = [
-            write_cell(model, cell, sessions, decoded, settings, out)
-            for cell, sessions in zip(cells, decoded.sessions, strict=True)
-        ]
-        scores: dict[str, Any] = {
-            "cells": [row for row, _ in scored],
-            "signatures": scored[0][1],
-            "dataset": name,
-            "model": model.describe(),
-            "settings": settings.as_keys(),
-            "skipped": [vars(skipped) for skipped in decoded.skipped],
-            "versions": {"simulsa-plugin": __version__},
-        }
-        write_json(out / SCORES, scores)
-        write_report(scores, out)
-    return [row for row, _ in scored]
+    cells = plan_cells(settings)
+    limits = Limits(settings.max_new_tokens, settings.eval_batch_size, settings.eval_memory_gb * 1e9)
+    job = Job(model, name, rows, cells, limits, settings.measure_time, make_folder(out) / "decoding")
+    work = _describe(job, settings)
+    if share and share.number > 1:
+        _refuse_other_work(out, work)
+        if not (out / SCORES).exists():
+            decode_blocks(job, share)
+        return []
+    with locked(out):
+        _refuse_other_work(out, work)
+        if (out / SCORES).exists():
+            finished: list[dict[str, Any]] = read_work(out / SCORES)["cells"]
+            return finished
+        write_json(make_folder(job.folder) / STARTED, work)
+        decode_blocks(job, share)
+        wait_for_blocks(job)
+        return _finish(job, work, settings, out)
 
 
-def plan_cells(settings: EvaluationSettings) -> Iterator[Cell]:
-    """Offline, then every chunk and rollback."""
-    yield Cell(Offline(), None)
-    for chunk in settings.chunks:
-        for rollback in settings.rollbacks:
-            yield Cell(Rollback(rollback, settings.rollback_floor), chunk)
+def plan_cells(settings: EvaluationSettings) -> list[Cell]:
+    """Offline, then for every policy each chunk with each of its values.
+
+    Raises:
+        UsageError: a policy cannot be had.
+    """
+    named = [make_policies(name, settings.policy_options) for name in settings.policies]
+    cells = [Cell(policy, chunk) for policies in named for chunk in settings.chunks for policy in policies]
+    return [Cell(Offline(), None), *cells]
 
 
-def decode_all(
-    model: AudioLanguageModel,
-    name: str,
-    rows: Sequence[Sample | UnusableRow],
-    cells: Sequence[Cell],
-    settings: EvaluationSettings,
-) -> Decoded:
-    """Decode a test set block by block; utterances that cannot be decoded are left out of every cell alike."""
-    decoded = Decoded([], [[] for _ in cells], [], 0)
-    longer = 0
-    with tqdm(total=len(rows) * len(cells), desc=f"decode {name}", unit="session", disable=None) as progress:
-        for start in range(0, len(rows), BLOCK):
-            sources: list[Source] = []
-            for row in rows[start : start + BLOCK]:
-                loaded = _load(model, name, row)
-                if isinstance(loaded, Skipped):
-                    decoded.skipped.append(loaded)
-                    progress.update(len(cells))
-                    continue
-                decoded.instances.append(loaded[0])
-                sources.append(loaded[1])
-                longer += samples_to_seconds(len(loaded[1].waveform)) > (model.window_seconds or math.inf)
-            finished = decode(
-                model,
-                sources,
-                cells,
-                max_new_tokens=settings.max_new_tokens,
-                batch_size=settings.eval_batch_size,
-                on_finished=lambda _: progress.update(),
-            )
-            for all_sessions, sessions in zip(decoded.sessions, finished, strict=True):
-                all_sessions += sessions
-    if not decoded.instances:
-        reasons = dict(Counter(skipped.reason for skipped in decoded.skipped))
-        raise DatasetError(f"No utterance of {name} can be decoded; reasons: {reasons}.")
-    return dataclasses.replace(decoded, longer_than_window=longer)
+def _describe(job: Job, settings: EvaluationSettings) -> dict[str, Any]:
+    """What decides the bytes of the result."""
+    digest = hashlib.sha256()
+    for row in job.rows:
+        said = [row.reason] if isinstance(row, UnusableRow) else [row.audio, row.reference, vars(row.prompt)]
+        digest.update(f"{dump_line([row.row, *said])}\n".encode())
+    return {
+        "dataset": job.name,
+        "rows": len(job.rows),
+        "content": digest.hexdigest(),
+        "model": job.model.describe(),
+        "settings": settings.as_keys(),
+        "versions": versions("simulsa-plugin"),
+    }
 
 
-def _load(model: AudioLanguageModel, name: str, row: Sample | UnusableRow) -> tuple[Instance, Source] | Skipped:
-    identifier = f"{name}-{row.row:08d}"
-    if isinstance(row, UnusableRow):
-        return Skipped(identifier, row.reason)
-    try:
-        waveform = read_mono(row.audio)
-        if len(waveform) < SHORTEST_MS * SAMPLES_PER_MS:
-            return Skipped(identifier, "too_short")
-        model.render_prompt(row.prompt, waveform)
-    except AudioError as error:
-        return Skipped(identifier, f"audio_{error.reason}")
-    except ModelError:
-        return Skipped(identifier, "not_renderable")
-    return Instance(identifier, row), Source(row.prompt, waveform)
+def _refuse_other_work(out: Path, work: dict[str, Any]) -> None:
+    path = next((path for path in (out / SCORES, out / "decoding" / STARTED) if path.exists()), None)
+    changed = changed_keys(read_work(path), work) if path else []
+    if changed:
+        raise StorageError(
+            f"{out} holds an evaluation with {change_in_words(changed[0])}. "
+            "Choose another --out, or remove that folder."
+        )
 
 
-def write_cell(
-    model: AudioLanguageModel,
-    cell: Cell,
-    sessions: Sequence[Session],
-    decoded: Decoded,
-    settings: EvaluationSettings,
-    out: Path,
+def _finish(job: Job, work: dict[str, Any], settings: EvaluationSettings, out: Path) -> list[dict[str, Any]]:
+    instances = list(read_instances(job))
+    skipped = [{"id": one["id"], "reason": one["skipped"]} for one in instances if "skipped" in one]
+    if len(skipped) == len(instances):
+        reasons = dict(Counter(one["reason"] for one in skipped))
+        raise DatasetError(f"No utterance of {job.name} can be decoded; reasons: {reasons}.")
+    samples = {f"{job.name}-{row.row:08d}": row for row in job.rows if isinstance(row, Sample)}
+    longer = sum(one.get("longer_than_window", False) for one in instances)
+    scored = [_write_cell(job, cell, samples, settings, out) for cell in job.cells]
+    for row, _ in scored:
+        row["skipped"] = len(skipped)
+        row["counts"]["longer_than_window"] = longer
+    scores: dict[str, Any] = {
+        "cells": [row for row, _ in scored],
+        "signatures": scored[0][1],
+        **work,
+        "skipped": skipped,
+    }
+    if settings.measure_time:
+        scores["hardware"] = job.model.hardware()
+    write_report(scores, out)
+    write_json(out / SCORES, scores)  # last: its presence says that everything else is there
+    shutil.rmtree(job.folder, ignore_errors=True)
+    return scores["cells"]  # type: ignore[no-any-return]  # as built above
+
+
+def _write_cell(
+    job: Job, cell: Cell, samples: dict[str, Sample], settings: EvaluationSettings, out: Path
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Write a cell's `instances.log` and `steps.jsonl`; return its row of scores.json and its signatures."""
-    unit = settings.latency_unit
-    policy = cell.policy.cell()
-    folder = make_folder(out / folder_name(cell.policy.name, cell.chunk_ms, policy["rollback"]))
-    records = [
-        emission_record(session, index, instance.sample.reference, instance.sample.audio, unit, model.decode)
-        for index, (session, instance) in enumerate(zip(sessions, decoded.instances, strict=True))
-    ]
+    unit, policy, folder = settings.latency_unit, cell.policy.cell(), make_folder(out / cell_folder(cell))
+    records, shown, truncated = [], [], 0
+    for index, (identifier, steps) in enumerate(read_steps(job, cell)):
+        sample = samples[identifier]
+        records.append(emission_record(steps, index, sample.reference, sample.audio, unit, job.model.decode))
+        shown.append(shown_units(steps, unit, job.model.decode))
+        truncated += sum(step.truncated for step in steps)
     write_log(folder / LOG, records)
-    write_jsonl(folder / "steps.jsonl", _step_rows(model, sessions, decoded.instances))
+    with replacing(folder / "steps.jsonl") as handle:
+        for part in _parts(job, cell):
+            handle.write(part)
     scores = score_records(records, unit=unit, tokenizer=settings.bleu_tokenizer)
-    erasure = normalized_erasure([shown_units(session, unit, model.decode) for session in sessions])
-    counts = {
-        **scores.counts,
-        "truncated_steps": sum(step.truncated for session in sessions for step in session.steps),
-        "longer_than_window": decoded.longer_than_window,
-    }
     row = {
         "policy": cell.policy.name,
         "chunk_ms": cell.chunk_ms,
         **policy,
         "folder": folder.name,
         **scores.corpus,
-        "NE": erasure,
+        "NE": normalized_erasure(shown),
         "instances": len(records),
-        "empty": counts["empty"],
-        "skipped": len(decoded.skipped),
-        "counts": counts,
+        "empty": scores.counts["empty"],
+        "counts": {**scores.counts, "truncated_steps": truncated},
     }
     return row, scores.signatures
 
 
-def _step_rows(
-    model: AudioLanguageModel, sessions: Sequence[Session], instances: Sequence[Instance]
-) -> Iterator[dict[str, Any]]:
-    for session, instance in zip(sessions, instances, strict=True):
-        for number, step in enumerate(session.steps, 1):
-            yield {
-                "id": instance.id,
-                "step": number,
-                "audio_ms": step.audio_ms,
-                "token_ids": list(step.token_ids),
-                "text": model.decode(step.token_ids).strip(),
-                "committed_tokens": step.committed_tokens,
-                "finished": step.finished,
-            }
+def _parts(job: Job, cell: Cell) -> Iterator[bytes]:
+    return (steps_file(job, block, cell).read_bytes() for block in range(job.num_blocks))

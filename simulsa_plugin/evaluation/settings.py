@@ -7,33 +7,50 @@ from dataclasses import dataclass
 from simulsa_plugin.errors import UsageError
 from simulsa_plugin.languages import language_code
 from simulsa_plugin.settings import Settings, check_choice, check_range
+from simulsa_plugin.streaming.catalogue import PolicyOptions, check_policy_name
 
 AUTO = "auto"
-POLICIES = ("rollback",)
 CHARACTER_LANGUAGES = ("zh", "ja", "yue")  # written without spaces: latency is counted in characters
 TOKENIZERS = {"zh": "zh", "yue": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}
 
 
 @dataclass(frozen=True)
 class EvaluationSettings(Settings):
-    """Which cells to decode, and how to count; chunks in milliseconds, rollbacks in tokens."""
+    """Which cells to decode, and how to count; chunks in milliseconds, rollbacks and `hold_n` in tokens.
+
+    Attributes:
+        policies: names, or dotted names of the user's own.
+        confidence_threshold: of the policy confidence; several make a cell each, as for the other policies' keys.
+        eval_memory_gb: what a batch may occupy; see `streaming.engine.Limits`.
+        measure_time: decode one by one, and measure.
+    """
 
     chunks: tuple[int, ...] = (500, 1000, 1500, 2000)
     rollbacks: tuple[int, ...] = (0, 3, 5)
     policies: tuple[str, ...] = ("rollback",)
     rollback_floor: bool = True
+    confidence_threshold: tuple[float, ...] = (0.9,)
+    hold_n: tuple[int, ...] = (3,)
+    wait_k: tuple[int, ...] = (3,)
+    agreement_n: tuple[int, ...] = (2,)
     max_new_tokens: int = 256
     unit: str = AUTO
     tokenizer: str = AUTO
     target_language: str | None = None
     eval_samples: int | None = None
-    eval_batch_size: int = 32
+    eval_batch_size: int = 64
+    eval_memory_gb: float = 4.0
+    measure_time: bool = False
 
     def __post_init__(self) -> None:
         for key, values in (
             ("simulsa_chunks", self.chunks),
             ("simulsa_rollbacks", self.rollbacks),
             ("simulsa_policies", self.policies),
+            ("simulsa_confidence_threshold", self.confidence_threshold),
+            ("simulsa_hold_n", self.hold_n),
+            ("simulsa_wait_k", self.wait_k),
+            ("simulsa_agreement_n", self.agreement_n),
         ):
             if len(set(values)) != len(values):
                 raise UsageError(f"{key} names a value twice: {', '.join(map(str, values))}.")
@@ -42,11 +59,30 @@ class EvaluationSettings(Settings):
         for rollback in self.rollbacks:
             check_range("simulsa_rollbacks", rollback, minimum=0)
         for policy in self.policies:
-            check_choice("simulsa_policies", policy, POLICIES)
+            check_policy_name("simulsa_policies", policy)
+        for threshold in self.confidence_threshold:
+            check_range("simulsa_confidence_threshold", threshold, above=0, maximum=1)
+        for key, values in (("hold_n", self.hold_n), ("wait_k", self.wait_k), ("agreement_n", self.agreement_n)):
+            for value in values:
+                check_range(f"simulsa_{key}", value, minimum=0 if key == "hold_n" else 1)
         check_range("simulsa_max_new_tokens", self.max_new_tokens, minimum=1)
         check_choice("simulsa_unit", self.unit, (AUTO, "word", "char"))
         check_range("simulsa_eval_samples", self.eval_samples, minimum=1)
         check_range("simulsa_eval_batch_size", self.eval_batch_size, minimum=1)
+        check_range("simulsa_eval_memory_gb", self.eval_memory_gb, above=0)
+
+    @property
+    def policy_options(self) -> PolicyOptions:
+        """What the policies are made with."""
+        return PolicyOptions(
+            rollbacks=self.rollbacks,
+            rollback_floor=self.rollback_floor,
+            confidence_thresholds=self.confidence_threshold,
+            hold_n=self.hold_n,
+            wait_k=self.wait_k,
+            agreement_n=self.agreement_n,
+            unit=self.latency_unit,
+        )
 
     @property
     def latency_unit(self) -> str:

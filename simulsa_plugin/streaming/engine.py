@@ -1,15 +1,20 @@
-"""Many sessions, advanced together through rounds of audio time."""
+"""Many sessions, advanced together through rounds of audio time; or one alone, with a stopwatch."""
 
 from __future__ import annotations
 
+import functools
 import heapq
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from simulsa_plugin.audio import Waveform
-from simulsa_plugin.model import AudioLanguageModel, Prompt
+from simulsa_plugin.model import AudioLanguageModel, Continuation, Prompt, Request
 from simulsa_plugin.streaming.policies import Policy
-from simulsa_plugin.streaming.session import Session
+from simulsa_plugin.streaming.session import Output, Session
+
+Key = tuple[int, int]  # (utterance, samples heard)
 
 
 @dataclass(frozen=True)
@@ -28,26 +33,40 @@ class Cell:
     chunk_ms: int | None
 
 
+@dataclass(frozen=True)
+class Limits:
+    """What a batch may take.
+
+    Attributes:
+        max_new_tokens: of one step of one session.
+        batch_size: sessions in one batch.
+        memory_bytes: of keys and values, were every session of a batch to reach `max_new_tokens`; a batch of one is
+            always allowed.
+    """
+
+    max_new_tokens: int = 256
+    batch_size: int = 64
+    memory_bytes: float = 4e9
+
+
 def decode(
     model: AudioLanguageModel,
     sources: Sequence[Source],
     cells: Sequence[Cell],
+    limits: Limits,
     *,
-    max_new_tokens: int,
-    batch_size: int,
     on_finished: Callable[[Session], object] = lambda session: None,
 ) -> list[list[Session]]:
     """Decode every source in every cell.
 
-    The session that has heard least always goes next, so that sessions in one batch have heard about as much, and those
-    that have heard exactly the same share its rendering.
+    The session that has heard least always goes next. So sessions in one batch have heard about as much, and what the
+    model makes of an utterance at a time is made once, for all sessions that have heard exactly that.
 
     Args:
         model: greedy continuation of forced prefixes.
         sources: utterances of 150 ms or more.
         cells: settings.
-        max_new_tokens: limit of one step.
-        batch_size: sessions in one forward pass.
+        limits: of a batch.
         on_finished: called with every session that has ended, for progress.
 
     Returns:
@@ -59,64 +78,168 @@ def decode(
     ]
     queue = [_due(session) for row in sessions for session in row]
     heapq.heapify(queue)
-    prompts = _PromptCache(model, sources)
+    heard = _Heard(model, sources)
     while queue:
-        batch = [sessions[c][u] for _, u, c in (heapq.heappop(queue) for _ in range(min(batch_size, len(queue))))]
-        _advance(model, batch, sources, cells, prompts, max_new_tokens)
+        batch = _next_batch(queue, sessions, heard, limits)
+        _advance(model, batch, cells, heard, limits)
         for session in batch:
             if session.finished:
                 on_finished(session)
             else:
                 heapq.heappush(queue, _due(session))
+        heard.forget(row[u] for u in {session.utterance for session in batch} for row in sessions)
     return sessions
+
+
+def decode_alone(
+    model: AudioLanguageModel,
+    source: Source,
+    cell: Cell,
+    limits: Limits,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Session:
+    """Decode one source in one cell, as a user would have it decoded, and measure how long every step takes.
+
+    A step is everything that has to happen once its audio has arrived: features, encoder, prompt, answer.
+
+    Args:
+        model: see `decode`.
+        source: see `decode`.
+        cell: see `decode`.
+        limits: see `decode`.
+        clock: seconds.
+
+    Returns:
+        the finished session, with `compute_ms` of every step.
+    """
+    session = Session(0, 0, len(source.waveform), cell.chunk_ms)
+    while not session.finished:
+        if session.only_reads:
+            session.read()
+            continue
+        start = clock()
+        request = _request(session, cell.policy, model, limits)
+        waveform = source.waveform[: session.due_samples]
+        prompts = model.read([model.render_prompt(source.prompt, waveform)], [waveform])
+        (continuation,) = model.continue_(prompts, [request])
+        _take(session, cell.policy, model, request, continuation, functools.partial(_milliseconds_since, start, clock))
+    return session
+
+
+def _milliseconds_since(start: float, clock: Callable[[], float]) -> float:
+    return 1000 * (clock() - start)
 
 
 def _due(session: Session) -> tuple[int, int, int]:
     return session.due_samples, session.utterance, session.cell
 
 
+def _next_batch(
+    queue: list[tuple[int, int, int]], sessions: Sequence[Sequence[Session]], heard: _Heard, limits: Limits
+) -> list[Session]:
+    """Sessions that have heard least, as many as the limits allow."""
+    batch: list[Session] = []
+    occupied = 0
+    while queue and len(batch) < limits.batch_size:
+        _, utterance, cell = queue[0]
+        session = sessions[cell][utterance]
+        occupied += 0 if session.only_reads else heard.bytes_of(session, limits.max_new_tokens)
+        if batch and occupied > limits.memory_bytes:
+            break
+        heapq.heappop(queue)
+        batch.append(session)
+    return batch
+
+
 def _advance(
-    model: AudioLanguageModel,
-    batch: Sequence[Session],
-    sources: Sequence[Source],
-    cells: Sequence[Cell],
-    prompts: _PromptCache,
-    max_new_tokens: int,
+    model: AudioLanguageModel, batch: Sequence[Session], cells: Sequence[Cell], heard: _Heard, limits: Limits
 ) -> None:
     """One step of every session in the batch."""
-    heard = [session for session in batch if not session.only_reads]
+    decoded = [session for session in batch if not session.only_reads]
     for session in batch:
         if session.only_reads:
             session.read()
-    if not heard:
+    if not decoded:
         return
-    keep = [cells[session.cell].policy.prefix_length(session) for session in heard]
-    continuations = model.continue_(
-        [prompts.of(session) for session in heard],
-        [sources[session.utterance].waveform[: session.due_samples] for session in heard],
-        [session.token_ids[:length] for session, length in zip(heard, keep, strict=True)],
-        max_new_tokens,
+    policies = [cells[session.cell].policy for session in decoded]
+    requests = [
+        _request(session, policy, model, limits) for session, policy in zip(decoded, policies, strict=True)
+    ]
+    continuations = model.continue_(heard.by(decoded), requests)
+    for step in zip(decoded, policies, requests, continuations, strict=True):
+        session, policy, request, continuation = step
+        _take(session, policy, model, request, continuation)
+
+
+def _request(session: Session, policy: Policy, model: AudioLanguageModel, limits: Limits) -> Request:
+    """What the model is asked for at the next step; what it said before, and must not keep, is the draft."""
+    length = policy.prefix_length(session)
+    said = session.outputs[-1] if session.outputs else ()
+    prefix = session.token_ids[:length]
+    draft = said[length:] if said[:length] == prefix else ()
+    if session.last_step_is_due:
+        return Request(prefix, draft, max_new_tokens=limits.max_new_tokens)
+    return Request(
+        prefix, draft, policy.confidence(session), policy.enough(session, model.decode), limits.max_new_tokens
     )
-    for session, length, continuation in zip(heard, keep, continuations, strict=True):
-        committed = cells[session.cell].policy.committed(
-            session, length + len(continuation.token_ids), session.last_step_is_due
-        )
-        session.advance(length, continuation, committed)
 
 
-class _PromptCache:
-    """Prompts of the audio heard last; sessions that have heard the same ask one after another."""
+def _take(
+    session: Session,
+    policy: Policy,
+    model: AudioLanguageModel,
+    request: Request,
+    continuation: Continuation,
+    stop_clock: Callable[[], float] | None = None,
+) -> None:
+    """Let the policy judge what was said; the last step shows and commits everything."""
+    output = Output(request.prefix + continuation.token_ids, model.decode, continuation.truncated)
+    committed = shown = len(output)
+    if not session.last_step_is_due:
+        committed = policy.committed(session, output)
+        shown = policy.shown(session, output, committed)
+    session.advance(output, shown, committed, stop_clock() if stop_clock else None)
+
+
+class _Heard:
+    """What the model makes of utterances at times, kept as long as a session may ask for it."""
 
     def __init__(self, model: AudioLanguageModel, sources: Sequence[Source]) -> None:
         self._model, self._sources = model, sources
-        self._key: tuple[int, int] | None = None
-        self._prompt: tuple[int, ...] = ()
+        self._prompts: dict[Key, tuple[int, ...]] = {}
+        self._read: dict[Key, Any] = {}
 
-    def of(self, session: Session) -> tuple[int, ...]:
-        """The prompt about what the session hears at its next step."""
-        key = (session.utterance, session.due_samples)
-        if key != self._key:
-            source = self._sources[session.utterance]
-            self._prompt = self._model.render_prompt(source.prompt, source.waveform[: session.due_samples])
-            self._key = key
-        return self._prompt
+    def bytes_of(self, session: Session, max_new_tokens: int) -> int:
+        """What a session's next step occupies at most."""
+        said = len(session.outputs[-1]) if session.outputs else 0
+        return (len(self._prompt(_key(session))) + said + max_new_tokens) * self._model.bytes_per_token
+
+    def by(self, sessions: Sequence[Session]) -> list[Any]:
+        """What each session hears next, read in one batch where it has not been read before."""
+        keys = [_key(session) for session in sessions]
+        new = [key for key in dict.fromkeys(keys) if key not in self._read]
+        if new:
+            waveforms = [self._sources[utterance].waveform[:samples] for utterance, samples in new]
+            read = self._model.read([self._prompt(key) for key in new], waveforms)
+            self._read.update(zip(new, read, strict=True))
+        return [self._read[key] for key in keys]
+
+    def _prompt(self, key: Key) -> tuple[int, ...]:
+        if key not in self._prompts:
+            source = self._sources[key[0]]
+            self._prompts[key] = self._model.render_prompt(source.prompt, source.waveform[: key[1]])
+        return self._prompts[key]
+
+    def forget(self, sessions: Iterable[Session]) -> None:
+        """Drop what no session will ask for again; `sessions` are all those of some utterances."""
+        oldest: dict[int, int] = {}
+        for session in sessions:
+            due = session.num_samples + 1 if session.finished else session.due_samples
+            oldest[session.utterance] = min(due, oldest.get(session.utterance, due))
+        for kept in (self._prompts, self._read):
+            for key in [key for key in kept if key[1] < oldest.get(key[0], 0)]:
+                del kept[key]
+
+
+def _key(session: Session) -> Key:
+    return session.utterance, session.due_samples

@@ -1,55 +1,65 @@
-"""Policies: what is forced at a step, and what is committed after it. Small classes over explicit session state."""
+"""Policies: what is forced at a step, when the model stops, what is shown and what is committed.
+
+Small classes over explicit session state. The last step is the same for all: the model continues to its end of turn,
+and everything is committed. So a policy is asked about the steps before it alone.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
-from simulsa_plugin.streaming.session import Session
+from simulsa_plugin.streaming.session import Decode, Output, Session
 
+UNFINISHED = "\ufffd"  # what a decoder shows for the first bytes of a character
 
-class Policy(Protocol):
-    """Decides the forced prefix of a step and how much of its result is committed."""
+class Policy(ABC):
+    """One way to decide. A policy of one's own defines `name` and `committed`; all else has a default."""
 
-    @property
-    def name(self) -> str:
-        """The policy's name in scores.json."""
-        ...
+    name: ClassVar[str]
+
+    @abstractmethod
+    def committed(self, session: Session, output: Output) -> int:
+        """How many tokens of `output` are committed after this step, `session.committed` of them before it."""
 
     def prefix_length(self, session: Session) -> int:
-        """How many of the session's tokens the next step must keep."""
-        ...
+        """How many of the session's tokens the next step must keep; what is committed, unless a policy says less."""
+        return session.committed
 
-    def committed(self, session: Session, num_tokens: int, finished: bool) -> int:
-        """How many of `num_tokens` tokens are committed after a step."""
-        ...
+    def shown(self, session: Session, output: Output, committed: int) -> int:
+        """How many tokens of `output` are shown; all of them, also those that may be taken back."""
+        return len(output)
+
+    def confidence(self, session: Session) -> float | None:
+        """Probability below which the model stops before a token; None lets it say what it will."""
+        return None
+
+    def enough(self, session: Session, decode: Decode) -> Callable[[Sequence[int]], bool] | None:
+        """A test of the new tokens after each one, which ends the step; None lets the model go on."""
+        return None
 
     def cell(self) -> dict[str, Any]:
-        """The policy's fields in scores.json: rollback and parameters."""
-        ...
+        """What tells cells of this policy apart in scores.json: `rollback` (None: has none) and `parameters`."""
+        return {"rollback": None, "parameters": {}}
 
 
 @dataclass(frozen=True)
-class Rollback:
+class Rollback(Policy):
     """Take back the last `rollback` tokens before every chunk (SimulSA, arXiv 2509.15692).
 
     c_i = max(c_{i−1}, |y_i| − b); without the floor the literal |y_i| − b, so that a shorter continuation takes back
-    more. The end of turn is no token here, and the last step commits everything.
+    more. The end of turn is no token here.
     """
 
     rollback: int
     floor: bool = True
-    name: str = field(default="rollback", init=False)
+    name: ClassVar[str] = "rollback"
 
-    def prefix_length(self, session: Session) -> int:
-        """What is committed stays."""
-        return session.committed
-
-    def committed(self, session: Session, num_tokens: int, finished: bool) -> int:
+    def committed(self, session: Session, output: Output) -> int:
         """|y_i| − b, not below what was committed before."""
-        if finished:
-            return num_tokens
-        return max(session.committed if self.floor else 0, num_tokens - self.rollback)
+        return max(session.committed if self.floor else 0, len(output) - self.rollback)
 
     def cell(self) -> dict[str, Any]:
         """Rollback, and the literal form where it is chosen."""
@@ -57,19 +67,132 @@ class Rollback:
 
 
 @dataclass(frozen=True)
-class Offline:
-    """Hear the whole utterance, then write."""
+class Offline(Policy):
+    """Hear the whole utterance, then write: its only step is the last one."""
 
-    name: str = field(default="offline", init=False)
+    name: ClassVar[str] = "offline"
 
-    def prefix_length(self, session: Session) -> int:
-        """Nothing was written before."""
-        return 0
-
-    def committed(self, session: Session, num_tokens: int, finished: bool) -> int:
+    def committed(self, session: Session, output: Output) -> int:
         """Everything."""
-        return num_tokens
+        return len(output)
+
+
+@dataclass(frozen=True)
+class Confidence(Policy):
+    """Stop before the first token that the model gives less than `threshold`; commit what was said."""
+
+    threshold: float
+    name: ClassVar[str] = "confidence"
+
+    def committed(self, session: Session, output: Output) -> int:
+        """Everything."""
+        return len(output)
+
+    def confidence(self, session: Session) -> float:
+        """The threshold."""
+        return self.threshold
 
     def cell(self) -> dict[str, Any]:
-        """No rollback."""
-        return {"rollback": None, "parameters": {}}
+        """The threshold."""
+        return {"rollback": 0, "parameters": {"confidence_threshold": self.threshold}}
+
+
+@dataclass(frozen=True)
+class HoldN(Policy):
+    """Withhold the last `hold_n` tokens of every output until the next (Liu et al. 2020, Interspeech).
+
+    As rollback commits, but what is withheld is not shown, so nothing on the screen ever changes.
+    """
+
+    hold_n: int
+    name: ClassVar[str] = "hold_n"
+
+    def committed(self, session: Session, output: Output) -> int:
+        """All but the last n tokens, not below what was committed before."""
+        return max(session.committed, len(output) - self.hold_n)
+
+    def shown(self, session: Session, output: Output, committed: int) -> int:
+        """What is committed."""
+        return committed
+
+    def cell(self) -> dict[str, Any]:
+        """How many tokens."""
+        return {"rollback": None, "parameters": {"hold_n": self.hold_n}}
+
+
+@dataclass(frozen=True)
+class LocalAgreement(Policy):
+    """Commit what the last `agreement_n` outputs begin with alike (Liu et al. 2020; Polák et al. 2022, IWSLT).
+
+    Only what is committed is shown.
+    """
+
+    agreement_n: int = 2
+    name: ClassVar[str] = "local_agreement"
+
+    def committed(self, session: Session, output: Output) -> int:
+        """The longest common prefix of this output and the n − 1 before it; nothing new while there are fewer."""
+        before = session.outputs[len(session.outputs) - (self.agreement_n - 1) :]
+        if len(session.outputs) < self.agreement_n - 1:
+            return session.committed
+        together = zip(output.token_ids, *before, strict=False)
+        agreed = next((n for n, tokens in enumerate(together) if len(set(tokens)) > 1), None)
+        return min(map(len, [output.token_ids, *before])) if agreed is None else agreed
+
+    def shown(self, session: Session, output: Output, committed: int) -> int:
+        """What is committed."""
+        return committed
+
+    def cell(self) -> dict[str, Any]:
+        """How many outputs."""
+        return {"rollback": None, "parameters": {"agreement_n": self.agreement_n}}
+
+
+@dataclass(frozen=True)
+class WaitK(Policy):
+    """Hear `wait_k` chunks, then write one word for every chunk (Ma et al. 2019, arXiv 1810.08398).
+
+    A word is whole when the next one begins. Where the latency unit is `char`, words are characters.
+    """
+
+    wait_k: int
+    unit: str = "word"
+    name: ClassVar[str] = "wait_k"
+
+    def enough(self, session: Session, decode: Decode) -> Callable[[Sequence[int]], bool]:
+        """One word more than may be written shows that the last of those is whole."""
+        kept, limit = session.token_ids[: self.prefix_length(session)], self._allowed(session) + (self.unit == "word")
+        return lambda new: self._count(decode((*kept, *new))) >= limit
+
+    def committed(self, session: Session, output: Output) -> int:
+        """The tokens of the words that may stand."""
+        allowed, count = self._allowed(session), len(output)
+        while count > session.committed and self._count(output.text(count)) > allowed:
+            count -= 1
+        return count
+
+    def shown(self, session: Session, output: Output, committed: int) -> int:
+        """What is committed."""
+        return committed
+
+    def cell(self) -> dict[str, Any]:
+        """k, in chunks."""
+        return {"rollback": None, "parameters": {"wait_k": self.wait_k}}
+
+    def _allowed(self, session: Session) -> int:
+        """Words that may stand after the step that is due."""
+        return max(0, len(session.steps) + 2 - self.wait_k)
+
+    def _count(self, text: str) -> int:
+        return len(text.split()) if self.unit == "word" else len(text.strip().rstrip(UNFINISHED))
+
+
+@dataclass(frozen=True)
+class Retranslation(Policy):
+    """Translate anew at every chunk, and commit nothing before the end (Arivazhagan et al. 2020, arXiv 1912.03393)."""
+
+    name: ClassVar[str] = "retranslation"
+
+    def committed(self, session: Session, output: Output) -> int:
+        """Nothing."""
+        return 0

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from simulsa_plugin.audio import SAMPLE_RATE
-from simulsa_plugin.model import Continuation
 
 SAMPLES_PER_MS = SAMPLE_RATE // 1000
 SHORTEST_MS = 150  # a step that has heard less only reads; models make nothing of it, some crash
+Decode = Callable[[Sequence[int]], str]
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Step:
         committed_tokens: c_i, the part that will not change.
         finished: the whole utterance has been heard.
         truncated: the limit on new tokens came before the end of turn.
+        compute_ms: milliseconds that the step took; None where it was not measured.
     """
 
     audio_ms: float
@@ -28,6 +30,29 @@ class Step:
     committed_tokens: int
     finished: bool
     truncated: bool = False
+    compute_ms: float | None = None
+
+
+@dataclass(frozen=True)
+class Output:
+    """What the model said at one step, forced prefix included.
+
+    Attributes:
+        token_ids: without the end of turn.
+        decode: token ids to text, special tokens left out.
+        truncated: the limit on new tokens came first.
+    """
+
+    token_ids: tuple[int, ...]
+    decode: Decode
+    truncated: bool = False
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+    def text(self, num_tokens: int | None = None) -> str:
+        """Text of the first tokens, or of all."""
+        return self.decode(self.token_ids[:num_tokens])
 
 
 @dataclass
@@ -39,6 +64,10 @@ class Session:
         cell: position of the cell.
         num_samples: D, at 16 kHz.
         chunk_ms: k; None hears everything at once.
+        token_ids: y of the last step.
+        committed: c of the last step.
+        outputs: what the model said at each step, before a policy made y of it.
+        steps: all steps done.
     """
 
     utterance: int
@@ -47,6 +76,7 @@ class Session:
     chunk_ms: int | None
     token_ids: tuple[int, ...] = ()
     committed: int = 0
+    outputs: list[tuple[int, ...]] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
 
     @property
@@ -73,14 +103,14 @@ class Session:
 
     def read(self) -> None:
         """Do a step without decoding."""
-        self._add(self.token_ids, self.committed, truncated=False)
+        self._add(self.token_ids, self.committed, truncated=False, compute_ms=None)
 
-    def advance(self, prefix_length: int, continuation: Continuation, committed: int) -> None:
-        """Do a step: what was forced, what the model continued it with, and what is committed now."""
-        token_ids = self.token_ids[:prefix_length] + continuation.token_ids
-        self._add(token_ids, committed, truncated=continuation.truncated)
+    def advance(self, output: Output, shown: int, committed: int, compute_ms: float | None = None) -> None:
+        """Do a step: what the model said, how many tokens of it are shown, and how many are committed now."""
+        self.outputs.append(output.token_ids)
+        self._add(output.token_ids[:shown], committed, truncated=output.truncated, compute_ms=compute_ms)
 
-    def _add(self, token_ids: tuple[int, ...], committed: int, *, truncated: bool) -> None:
-        step = Step(self.due_samples / SAMPLES_PER_MS, token_ids, committed, self.last_step_is_due, truncated)
+    def _add(self, token_ids: tuple[int, ...], committed: int, *, truncated: bool, compute_ms: float | None) -> None:
+        heard, last = self.due_samples / SAMPLES_PER_MS, self.last_step_is_due
         self.token_ids, self.committed = token_ids, committed
-        self.steps.append(step)
+        self.steps.append(Step(heard, token_ids, committed, last, truncated, compute_ms))

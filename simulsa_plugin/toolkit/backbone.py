@@ -9,16 +9,22 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import inspect
-from collections.abc import Iterator, Sequence
+import platform
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from simulsa_plugin.audio import Waveform
 from simulsa_plugin.errors import ModelError
-from simulsa_plugin.model import Continuation, ReferenceScores, RenderedReference
+from simulsa_plugin.model import Continuation, Prompt, ReferenceScores, RenderedReference, Request
 from simulsa_plugin.toolkit.arguments import InferenceArguments
+from simulsa_plugin.toolkit.audio_encoder import adapter_for
+from simulsa_plugin.toolkit.features import shorten_extraction
+from simulsa_plugin.toolkit.plain_decoder import PlainDecoder
 from simulsa_plugin.toolkit.rendering import LOADING_ERRORS, TemplateRenderer, cannot_load, load_renderer
+from simulsa_plugin.toolkit.shared_prompt import SharedPromptDecoder
 
 IGNORE = -100
 FINGERPRINT_VALUES = 8
@@ -30,8 +36,18 @@ class Backbone(TemplateRenderer):
     def __init__(self, model: Any, renderer: TemplateRenderer) -> None:
         super().__init__(renderer.tokenizer, renderer.processor, renderer.template, renderer.description)
         self.model = model
-        self._stop_ids = set(self.template.get_stop_token_ids(self.tokenizer))
         self.output_width = int(model.get_output_embeddings().weight.shape[0])
+        shorten_extraction(self.processor)
+        base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self._adapter = adapter_for(base, self.processor)
+        self._audio_token = int(getattr(base.config, "audio_token_id", None) or 0)
+        self._wordings: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
+        stop_ids = set(self.template.get_stop_token_ids(self.tokenizer))
+        self.plain_decoder = PlainDecoder(model, self._collate_left, stop_ids, self.tokenizer.pad_token_id)
+        self.decoder: PlainDecoder | SharedPromptDecoder = (
+            SharedPromptDecoder(base, self._adapter, stop_ids) if self._adapter else self.plain_decoder
+        )
+        self.bytes_per_token = self.decoder.bytes_per_token
 
     def describe(self) -> dict[str, Any]:
         """Model, adapter, template, weights, dtype and device, for manifests."""
@@ -40,6 +56,16 @@ class Backbone(TemplateRenderer):
             "weights": self._fingerprint(),
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "device": str(self.model.device.type),
+        }
+
+    def hardware(self) -> dict[str, Any]:
+        """Name of the accelerator or processor, threads, and the number format of the weights."""
+        on_gpu = self.model.device.type == "cuda"
+        return {
+            "device": torch.cuda.get_device_name(self.model.device) if on_gpu else _processor_name(),
+            "threads": torch.get_num_threads(),
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "torch": torch.__version__,
         }
 
     def _fingerprint(self) -> str:
@@ -102,49 +128,48 @@ class Backbone(TemplateRenderer):
     def _eos_id(self) -> int:
         return int(self._answer_end[0] if self._answer_end else self.tokenizer.eos_token_id)
 
-    @torch.inference_mode()
-    def continue_(
-        self,
-        prompts: Sequence[Sequence[int]],
-        waveforms: Sequence[Waveform],
-        prefixes: Sequence[Sequence[int]],
-        max_new_tokens: int,
-    ) -> list[Continuation]:
-        """Greedy continuations of forced answer prefixes, one left-padded batch through transformers' `generate`."""
-        from transformers import GenerationConfig
+    def render_prompt(self, prompt: Prompt, waveform: Waveform) -> tuple[int, ...]:
+        """As the renderer does; where an adapter counts audio tokens, the template is asked once for each wording.
 
-        rows = [[*prompt, *prefix] for prompt, prefix in zip(prompts, prefixes, strict=True)]
-        batch = self._collate(rows, waveforms, padding_side="left")
-        greedy = GenerationConfig(
-            do_sample=False,
-            num_beams=1,
-            max_new_tokens=max_new_tokens,
-            eos_token_id=sorted(self._stop_ids),
-            pad_token_id=self.tokenizer.pad_token_id,
-        )
-        with self._without_generation_defaults():
-            generated = self.model.generate(**batch, generation_config=greedy)
-        return [self._continuation(ids) for ids in generated[:, batch["input_ids"].shape[1] :].tolist()]
-
-    @contextlib.contextmanager
-    def _without_generation_defaults(self) -> Iterator[None]:
-        """Set aside the checkpoint's generation_config.json: `generate` fills gaps from it.
-
-        Chat checkpoints come with a repetition penalty, which is no greedy search.
+        Raises:
+            ModelError: the template or the processor refuses the prompt.
         """
-        from transformers import GenerationConfig
+        if self._adapter is None:
+            return super().render_prompt(prompt, waveform)
+        wording = repr(prompt)
+        if wording not in self._wordings:
+            self._wordings[wording] = self._around_audio(super().render_prompt(prompt, waveform))
+        head, tail = self._wordings[wording]
+        return (*head, *[self._audio_token] * self._adapter.num_tokens(len(waveform)), *tail)
 
-        before, self.model.generation_config = self.model.generation_config, GenerationConfig()
+    def _around_audio(self, prompt_ids: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        first = prompt_ids.index(self._audio_token)
+        last = len(prompt_ids) - prompt_ids[::-1].index(self._audio_token)
+        return prompt_ids[:first], prompt_ids[last:]
+
+    def read(self, prompts: Sequence[Sequence[int]], waveforms: Sequence[Waveform]) -> list[Any]:
+        """What the model makes of prompts and of the audio heard so far.
+
+        Raises:
+            ModelError: a prompt and its audio do not fit each other.
+        """
+        with torch.inference_mode():
+            return list(self.decoder.read(prompts, waveforms))
+
+    def continue_(self, prompts: Sequence[Any], requests: Sequence[Request]) -> list[Continuation]:
+        """Greedily continue one answer about each of the prompts of `read`, in one batch.
+
+        Raises:
+            ModelError: the batch does not fit into the accelerator's memory.
+        """
         try:
-            yield
-        finally:
-            self.model.generation_config = before
-
-    def _continuation(self, ids: list[int]) -> Continuation:
-        for position, token_id in enumerate(ids):
-            if token_id in self._stop_ids:
-                return Continuation(tuple(ids[:position]), truncated=False)
-        return Continuation(tuple(ids), truncated=True)
+            with torch.inference_mode():
+                return self.decoder.continue_(prompts, requests)
+        except torch.OutOfMemoryError as error:
+            raise ModelError(
+                f"A batch of {len(requests)} sessions does not fit into memory. "
+                "Lower simulsa_eval_memory_gb or simulsa_eval_batch_size."
+            ) from error
 
     def _collate(self, rows: list[list[int]], waveforms: Sequence[Waveform], *, padding_side: str) -> dict[str, Any]:
         """LLaMA-Factory's own collator over (token ids, one waveform each)."""
@@ -175,13 +200,27 @@ class Backbone(TemplateRenderer):
         finally:
             self.tokenizer.padding_side = before
         batch.pop("labels")
+        if self._adapter:
+            batch = self._adapter.shorten(batch)
         return {key: self._place(value) for key, value in batch.items()}
+
+    def _collate_left(self, rows: list[list[int]], waveforms: Sequence[Waveform]) -> dict[str, Any]:
+        return self._collate(rows, waveforms, padding_side="left")
 
     def _place(self, value: Any) -> Any:
         if not isinstance(value, torch.Tensor):
             return value
         value = value.to(self.model.device)
         return value.to(self.model.dtype) if value.is_floating_point() else value
+
+
+def _processor_name() -> str:
+    """As the kernel names it; `platform.processor()` is empty on most Linux machines."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def load_backbone(arguments: InferenceArguments) -> Backbone:

@@ -4,7 +4,7 @@ import pytest
 
 from simulsa_plugin.evaluation.emissions import emission_record, shown_units
 from simulsa_plugin.metrics.stability import normalized_erasure
-from simulsa_plugin.streaming.session import Session, Step
+from simulsa_plugin.streaming.session import Step
 
 
 def decode(token_ids):
@@ -14,11 +14,10 @@ def decode(token_ids):
 def session(*steps):
     """Steps as (milliseconds, what is shown, how many of its bytes are committed)."""
     last = len(steps) - 1
-    done = [
+    return [
         Step(ms, tuple(shown if isinstance(shown, bytes) else shown.encode()), count, finished=index == last)
         for index, (ms, shown, count) in enumerate(steps)
     ]
-    return Session(0, 0, round(steps[-1][0] * 16), 500, done[-1].token_ids, done[-1].committed_tokens, done)
 
 
 def delays(made, unit):

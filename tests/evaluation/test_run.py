@@ -172,7 +172,7 @@ def test_batch_size_and_the_other_cells_change_no_result(rows, tmp_path):
 
 
 def test_blocks_of_audio_change_no_result(rows, tmp_path, monkeypatch):
-    from simulsa_plugin.evaluation import run as module
+    from simulsa_plugin.evaluation import decoding as module
 
     run(rows, tmp_path / "whole")
     monkeypatch.setattr(module, "BLOCK", 2)

@@ -5,7 +5,7 @@ import pytest
 from fakes import ClockModel
 
 from simulsa_plugin.model import Prompt
-from simulsa_plugin.streaming.engine import Cell, Source, decode
+from simulsa_plugin.streaming.engine import Cell, Limits, Source, decode, decode_alone
 from simulsa_plugin.streaming.policies import Offline, Rollback
 
 PROMPT = Prompt(({"role": "user", "content": "<audio>Translate."},))
@@ -17,7 +17,7 @@ def source(milliseconds):
 
 def run(milliseconds, cell, model=None, max_new_tokens=256):
     ((session,),) = decode(
-        model or ClockModel(), [source(milliseconds)], [cell], max_new_tokens=max_new_tokens, batch_size=4
+        model or ClockModel(), [source(milliseconds)], [cell], Limits(max_new_tokens, batch_size=4)
     )
     return session
 
@@ -137,23 +137,24 @@ CELLS = [Cell(Offline(), None), *(Cell(Rollback(b), k) for k in (70, 500, 1000) 
 def test_batch_size_and_company_change_no_result(batch_size):
     sources = [source(ms) for ms in (1700, 150, 980.5, 2600, 1700)]
     model = ClockModel(regret=True)
-    together = decode(model, sources, CELLS, max_new_tokens=99, batch_size=batch_size)
+    together = decode(model, sources, CELLS, Limits(99, batch_size))
     assert max(model.batches) <= batch_size
     for cell, sessions in zip(CELLS, together, strict=True):
         for one, session in zip(sources, sessions, strict=True):
-            ((alone,),) = decode(ClockModel(regret=True), [one], [cell], max_new_tokens=99, batch_size=1)
+            ((alone,),) = decode(ClockModel(regret=True), [one], [cell], Limits(99, 1))
             assert history(session) == history(alone)
+            assert history(session) == history(decode_alone(ClockModel(regret=True), one, cell, Limits(99)))
 
 
 def test_sessions_of_one_batch_have_heard_about_as_much():
     heard = []
 
     class Listening(ClockModel):
-        def continue_(self, prompts, waveforms, prefixes, max_new_tokens):
-            heard.append({len(waveform) for waveform in waveforms})
-            return super().continue_(prompts, waveforms, prefixes, max_new_tokens)
+        def continue_(self, prompts, requests):
+            heard.append(set(prompts))
+            return super().continue_(prompts, requests)
 
-    decode(Listening(), [source(3000)] * 8, [Cell(Rollback(b), 500) for b in (0, 3)], max_new_tokens=99, batch_size=16)
+    decode(Listening(), [source(3000)] * 8, [Cell(Rollback(b), 500) for b in (0, 3)], Limits(99, 16))
     assert heard == [{8000 * step} for step in range(1, 7)]
 
 
@@ -163,12 +164,11 @@ def test_every_session_is_reported_once_when_it_ends():
         ClockModel(),
         [source(900), source(1300)],
         CELLS[:3],
-        max_new_tokens=9,
-        batch_size=2,
+        Limits(9, 2),
         on_finished=lambda session: ended.append((session.cell, session.utterance)),
     )
     assert sorted(ended) == [(cell, utterance) for cell in range(3) for utterance in range(2)]
 
 
 def test_nothing_to_decode_is_nothing():
-    assert decode(ClockModel(), [], CELLS[:2], max_new_tokens=9, batch_size=2) == [[], []]
+    assert decode(ClockModel(), [], CELLS[:2], Limits(9, 2)) == [[], []]

@@ -12,13 +12,18 @@ from simulsa_plugin.demo.checkpoint import checkpoint_path
 from simulsa_plugin.demo.corpus import iterate_utterances
 from simulsa_plugin.demo.grammar import PROMPT
 from simulsa_plugin.errors import ModelError, UsageError
-from simulsa_plugin.model import Prompt
+from simulsa_plugin.model import Prompt, Request
 from simulsa_plugin.toolkit.arguments import inference_arguments
 from simulsa_plugin.toolkit.backbone import load_backbone
 
 ASK = Prompt(({"role": "user", "content": PROMPT},))
 RECIPE = {"model_name_or_path": "simulsa-demo", "template": "qwen2_audio"}
 UTTERANCES = 32
+
+
+def continue_all(model, prompts, waveforms, prefixes, limit):
+    requests = [Request(tuple(prefix), max_new_tokens=limit) for prefix in prefixes]
+    return model.continue_(model.read(prompts, waveforms), requests)
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +146,7 @@ def test_continuations_are_generates_one_by_one(backbone, plain, clips, trained)
     prefixes = [
         backbone.render(ASK, waveform, text).content_ids[: index % 7] for index, (_, waveform, text) in enumerate(clips)
     ]
-    found = backbone.continue_(prompts, [waveform for _, waveform, _ in clips], prefixes, 64)
+    found = continue_all(backbone, prompts, [waveform for _, waveform, _ in clips], prefixes, 64)
     for (_, waveform, _), prompt, prefix, one in zip(clips, prompts, prefixes, found, strict=True):
         ids = torch.tensor([[*prompt, *prefix]])
         generated = model.generate(
@@ -160,7 +165,7 @@ def test_continuations_are_generates_one_by_one(backbone, plain, clips, trained)
 def test_whole_utterances_are_translated(sdpa, clips):
     whole = clips[4::5]  # those that were not cut
     prompts = [sdpa.render_prompt(ASK, waveform) for _, waveform, _ in whole]
-    found = sdpa.continue_(prompts, [waveform for _, waveform, _ in whole], [()] * len(whole), 64)
+    found = continue_all(sdpa, prompts, [waveform for _, waveform, _ in whole], [()] * len(whole), 64)
     right = sum(sdpa.decode(one.token_ids) == text for one, (_, _, text) in zip(found, whole, strict=True))
     assert right >= len(whole) - 1  # 99.6 BLEU on held-out utterances
 
@@ -168,9 +173,9 @@ def test_whole_utterances_are_translated(sdpa, clips):
 def test_the_limit_on_new_tokens_is_said(sdpa, clips):
     _, waveform, _ = clips[4]
     prompt = sdpa.render_prompt(ASK, waveform)
-    length = len(sdpa.continue_([prompt], [waveform], [()], 64)[0].token_ids)
+    length = len(continue_all(sdpa, [prompt], [waveform], [()], 64)[0].token_ids)
     for limit, truncated in ((length - 1, True), (length, True), (length + 1, False)):  # the end of turn takes one
-        (one,) = sdpa.continue_([prompt], [waveform], [()], limit)
+        (one,) = continue_all(sdpa, [prompt], [waveform], [()], limit)
         assert (len(one.token_ids), one.truncated) == (min(limit, length), truncated)
 
 
@@ -187,11 +192,11 @@ def test_the_limit_on_new_tokens_is_said(sdpa, clips):
 def test_a_checkpoints_generation_defaults_do_not_bend_greedy_search(sdpa, clips, defaults):
     waveforms = [waveform for _, waveform, _ in clips[4:24:5]]
     prompts = [sdpa.render_prompt(ASK, waveform) for waveform in waveforms]
-    expected = sdpa.continue_(prompts, waveforms, [()] * 4, 64)
+    expected = continue_all(sdpa, prompts, waveforms, [()] * 4, 64)
     before = sdpa.model.generation_config
     sdpa.model.generation_config = changed = type(before)(**before.to_diff_dict() | defaults)
     try:
-        assert sdpa.continue_(prompts, waveforms, [()] * 4, 64) == expected
+        assert continue_all(sdpa, prompts, waveforms, [()] * 4, 64) == expected
         assert sdpa.model.generation_config is changed  # and the model is handed back as it was
     finally:
         sdpa.model.generation_config = before
@@ -276,4 +281,4 @@ def test_very_short_audio_does_not_break_a_batch(sdpa, tmp_path):
     # transformers' merge of audio and text fails where every row has a single audio token; 150 ms are 3.
     waveforms = [read_mono(write_noise(tmp_path / f"{i}.wav", 0.15, seed=i)) for i in range(2)]
     prompts = [sdpa.render_prompt(ASK, waveform) for waveform in waveforms]
-    assert len(sdpa.continue_(prompts, waveforms, [()] * 2, 4)) == 2
+    assert len(continue_all(sdpa, prompts, waveforms, [()] * 2, 4)) == 2

@@ -1,0 +1,212 @@
+"""A test set decoded block by block, each block written whole: what a killed run goes on from, and ranks share.
+
+`decoding/00012/` holds one file of steps for every cell, in the form of the final `steps.jsonl`, and `instances.jsonl`.
+Which utterances form a block depends on the test set alone, so neither restarts nor the number of ranks change a byte.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from simulsa_plugin.audio import read_mono, samples_to_seconds
+from simulsa_plugin.errors import AudioError, ModelError
+from simulsa_plugin.evaluation.cells import folder_name
+from simulsa_plugin.model import AudioLanguageModel, Sample, UnusableRow
+from simulsa_plugin.storage import UNFINISHED, make_folder, read_jsonl, write_jsonl, writing_to
+from simulsa_plugin.streaming.engine import Cell, Limits, Source, decode, decode_alone
+from simulsa_plugin.streaming.session import SAMPLES_PER_MS, SHORTEST_MS, Session, Step
+from simulsa_plugin.work import Shard
+
+BLOCK = 128  # utterances whose audio is in memory at once
+POLL_SECONDS = 0.2
+_INSTANCES = "instances.jsonl"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is decoded, and how.
+
+    Attributes:
+        model: what decodes.
+        name: the dataset's name, from which ids are made.
+        rows: the test set in order.
+        cells: settings.
+        limits: of batches.
+        measures_time: one session at a time, with a stopwatch.
+        folder: where the blocks are written.
+    """
+
+    model: AudioLanguageModel
+    name: str
+    rows: Sequence[Sample | UnusableRow]
+    cells: Sequence[Cell]
+    limits: Limits
+    measures_time: bool
+    folder: Path
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks of the test set."""
+        return -(-len(self.rows) // BLOCK)
+
+    def block_folder(self, block: int) -> Path:
+        """Where a block is written."""
+        return self.folder / f"{block:05d}"
+
+    def block_rows(self, block: int) -> Sequence[Sample | UnusableRow]:
+        """Rows of a block."""
+        return self.rows[block * BLOCK : (block + 1) * BLOCK]
+
+
+def decode_blocks(job: Job, share: Shard | None = None) -> None:
+    """Decode the blocks that are not there yet: all of them, or every `share.count`-th.
+
+    Raises:
+        ModelError: a batch does not fit into memory.
+        StorageError: a block cannot be written.
+    """
+    first, step = (share.number - 1, share.count) if share else (0, 1)
+    missing = [block for block in range(first, job.num_blocks, step) if not job.block_folder(block).exists()]
+    make_folder(job.folder)
+    _remove_unfinished(job.folder)
+    total = sum(len(job.block_rows(block)) for block in missing) * len(job.cells)
+    with tqdm(total=total, desc=f"decode {job.name}", unit="session", disable=None) as progress:
+        for block in missing:
+            _write_block(job, block, progress)
+
+
+def wait_for_blocks(job: Job) -> None:
+    """Wait until every block is there, whoever decodes it."""
+    for block in range(job.num_blocks):
+        while not job.block_folder(block).exists():
+            time.sleep(POLL_SECONDS)
+
+
+def read_instances(job: Job) -> Iterator[dict[str, Any]]:
+    """One row for every utterance: id, row, and the reason why it was left out, or whether it exceeds the window."""
+    for block in range(job.num_blocks):
+        yield from read_jsonl(job.block_folder(block) / _INSTANCES)
+
+
+def read_steps(job: Job, cell: Cell) -> Iterator[tuple[str, list[Step]]]:
+    """(id, steps) of every utterance decoded in a cell."""
+    for block in range(job.num_blocks):
+        steps: dict[str, list[Step]] = {}
+        for row in read_jsonl(steps_file(job, block, cell)):
+            steps.setdefault(row["id"], []).append(_step(row))
+        yield from steps.items()
+
+
+def steps_file(job: Job, block: int, cell: Cell) -> Path:
+    """The steps of a block in a cell."""
+    return job.block_folder(block) / f"{cell_folder(cell)}.jsonl"
+
+
+def cell_folder(cell: Cell) -> str:
+    """Name of a cell's folder."""
+    policy = cell.policy.cell()
+    return folder_name(cell.policy.name, cell.chunk_ms, policy["rollback"], policy["parameters"])
+
+
+def _write_block(job: Job, block: int, progress: Any) -> None:
+    instances: list[dict[str, Any]] = []
+    sources: list[Source] = []
+    for row in job.block_rows(block):
+        loaded = _load(job.model, row)
+        identifier = f"{job.name}-{row.row:08d}"
+        if isinstance(loaded, str):
+            instances.append({"id": identifier, "row": row.row, "skipped": loaded})
+            progress.update(len(job.cells))
+            continue
+        window = job.model.window_seconds
+        longer = window is not None and samples_to_seconds(len(loaded.waveform)) > window
+        instances.append({"id": identifier, "row": row.row, "longer_than_window": longer})
+        sources.append(loaded)
+    sessions = _decode(job, sources, progress)
+    ids = [instance["id"] for instance in instances if "skipped" not in instance]
+    temporary = _temporary(job.folder)
+    for cell, decoded in zip(job.cells, sessions, strict=True):
+        write_jsonl(temporary / f"{cell_folder(cell)}.jsonl", _step_rows(job.model, ids, decoded))
+    write_jsonl(temporary / _INSTANCES, instances)
+    with writing_to(job.block_folder(block)):
+        temporary.rename(job.block_folder(block))
+
+
+def _decode(job: Job, sources: Sequence[Source], progress: Any) -> list[list[Session]]:
+    if not job.measures_time:
+        return decode(job.model, sources, job.cells, job.limits, on_finished=lambda _: progress.update())
+    for cell in job.cells if sources else ():
+        decode_alone(job.model, sources[0], cell, job.limits)  # warm-up: whatever is slow only once
+    sessions: list[list[Session]] = []
+    for cell in job.cells:
+        sessions.append([])
+        for source in sources:
+            sessions[-1].append(decode_alone(job.model, source, cell, job.limits))
+            progress.update()
+    return sessions
+
+
+def _load(model: AudioLanguageModel, row: Sample | UnusableRow) -> Source | str:
+    """A row's prompt and audio, or the reason why it cannot be decoded."""
+    if isinstance(row, UnusableRow):
+        return row.reason
+    try:
+        waveform = read_mono(row.audio)
+        if len(waveform) < SHORTEST_MS * SAMPLES_PER_MS:
+            return "too_short"
+        model.render_prompt(row.prompt, waveform)
+    except AudioError as error:
+        return f"audio_{error.reason}"
+    except ModelError:
+        return "not_renderable"
+    return Source(row.prompt, waveform)
+
+
+def _step_rows(model: AudioLanguageModel, ids: Sequence[str], sessions: Sequence[Session]) -> Iterator[dict[str, Any]]:
+    for identifier, session in zip(ids, sessions, strict=True):
+        for number, step in enumerate(session.steps, 1):
+            row = {
+                "id": identifier,
+                "step": number,
+                "audio_ms": step.audio_ms,
+                "token_ids": list(step.token_ids),
+                "text": model.decode(step.token_ids).strip(),
+                "committed_tokens": step.committed_tokens,
+                "finished": step.finished,
+            }
+            row |= {"truncated": True} if step.truncated else {}
+            yield row | ({} if step.compute_ms is None else {"compute_ms": step.compute_ms})
+
+
+def _step(row: dict[str, Any]) -> Step:
+    return Step(
+        row["audio_ms"],
+        tuple(row["token_ids"]),
+        row["committed_tokens"],
+        row["finished"],
+        row.get("truncated", False),
+        row.get("compute_ms"),
+    )
+
+
+def _temporary(folder: Path) -> Path:
+    """A folder that is a block only when it is renamed; its name says whose it is."""
+    with writing_to(folder):
+        return Path(tempfile.mkdtemp(dir=folder, prefix=f".{os.getpid()}.", suffix=UNFINISHED))
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """Remove what killed processes left behind; those that are alive work on."""
+    for path in folder.glob(f".*{UNFINISHED}"):
+        owner = path.name.split(".")[1]
+        if not (owner.isdecimal() and Path(f"/proc/{owner}").exists()):
+            shutil.rmtree(path, ignore_errors=True)

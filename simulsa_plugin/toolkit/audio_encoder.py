@@ -1,0 +1,118 @@
+"""Audio encoders that work for as long as the audio lasts, not for the whole of their window.
+
+Models of the Whisper family transform and encode 30 seconds whatever they hear. An adapter stands here for each model
+for which less is proven to give the same, within 1e-5 in fp32; other models work as transformers has them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import torch
+
+from simulsa_plugin.audio import SAMPLE_RATE, Waveform
+
+
+class AudioAdapter(Protocol):
+    """What is known of one kind of model."""
+
+    def num_tokens(self, num_samples: int) -> int:
+        """Audio tokens of (num_samples,) at 16 kHz."""
+        ...
+
+    def shorten(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """A collated batch without the part of the window in which there is no audio."""
+        ...
+
+    def embed(self, waveforms: Sequence[Waveform]) -> list[torch.Tensor]:
+        """What the language model reads in the place of audio tokens, (num_tokens, width) for each waveform."""
+        ...
+
+
+class Qwen2AudioAdapter:
+    """Qwen2-Audio: mel frames → two convolutions (half as many) → attention → pooling (half again) → projector."""
+
+    def __init__(self, model: Any, processor: Any) -> None:
+        self._encoder, self._projector = model.audio_tower, model.multi_modal_projector
+        self._extractor = processor.feature_extractor
+        _take_short_windows(self._encoder)
+
+    def num_tokens(self, num_samples: int) -> int:
+        """As LLaMA-Factory counts them: ((frames − 1) // 2 + 1 − 2) // 2 + 1."""
+        frames = -(-min(num_samples, self._extractor.n_samples) // self._extractor.hop_length)
+        return int(((frames - 1) // 2 + 1 - 2) // 2 + 1)
+
+    def shorten(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Cut `input_features` (batch, bands, frames) and their mask (batch, frames) to the longest audio."""
+        mask = batch["feature_attention_mask"]
+        # The last position of sound looks one frame further in either convolution; four frames are one audio token.
+        frames = min(mask.shape[-1], -(-(int(mask.sum(-1).max()) + 2) // 4) * 4)
+        shorter = {"input_features": batch["input_features"][..., :frames], "feature_attention_mask": mask[:, :frames]}
+        return batch | shorter
+
+    def embed(self, waveforms: Sequence[Waveform]) -> list[torch.Tensor]:
+        """Encode (num_samples,) waveforms in one batch."""
+        features = self._extractor(
+            list(waveforms), sampling_rate=SAMPLE_RATE, return_attention_mask=True, padding="max_length",
+            return_tensors="pt",
+        )  # fmt: skip
+        names = {"input_features": features["input_features"], "feature_attention_mask": features["attention_mask"]}
+        batch = self.shorten(names)
+        weight = self._encoder.conv1.weight
+        inputs = batch["input_features"].to(weight.device, weight.dtype)
+        positions = torch.arange(inputs.shape[-1] // 2, device=weight.device)
+        heard = (batch["feature_attention_mask"].to(weight.device).sum(-1) - 1) // 2 + 1
+        hidden = self._encoder(inputs, attention_mask=_bidirectional(self._encoder, positions < heard[:, None], weight))
+        embedded = self._projector(hidden.last_hidden_state)
+        return [
+            row[: self.num_tokens(len(waveform))] for row, waveform in zip(embedded, waveforms, strict=True)
+        ]
+
+
+def _bidirectional(encoder: Any, valid: torch.Tensor, like: torch.Tensor) -> Any:
+    """The mask that Qwen2-Audio's own forward gives its encoder, from `valid` (batch, positions)."""
+    from transformers.masking_utils import create_bidirectional_mask
+
+    embeds = torch.zeros((*valid.shape, 1), dtype=like.dtype, device=like.device)
+    return create_bidirectional_mask(config=encoder.config, inputs_embeds=embeds, attention_mask=valid.long())
+
+
+class _Positions(torch.nn.Module):
+    """The first rows of a table of positions."""
+
+    def __init__(self, weight: torch.Tensor) -> None:
+        super().__init__()
+        self.weight = weight
+
+
+def _take_short_windows(encoder: Any) -> None:
+    """Let transformers' own `forward` of a Whisper encoder take fewer frames than its window has."""
+    forward = encoder.forward
+
+    @functools.wraps(forward)
+    def shorter(input_features: torch.Tensor, *args: Any, **options: Any) -> Any:
+        with _window_of(encoder, input_features.shape[-1] // 2):
+            return forward(input_features, *args, **options)
+
+    encoder.forward = shorter
+
+
+@contextlib.contextmanager
+def _window_of(encoder: Any, positions: int) -> Iterator[None]:
+    """`forward` checks its input against the configuration, and adds the whole table of positions."""
+    table, window = encoder.embed_positions, encoder.config.max_source_positions
+    encoder.embed_positions = _Positions(table.weight[:positions])
+    encoder.config.max_source_positions = positions
+    try:
+        yield
+    finally:
+        encoder.embed_positions, encoder.config.max_source_positions = table, window
+
+
+def adapter_for(model: Any, processor: Any) -> AudioAdapter | None:
+    """The adapter of a model (less its LoRA wrapping), or None where none is proven equal."""
+    names = {kind.__name__ for kind in type(model).__mro__}
+    return Qwen2AudioAdapter(model, processor) if "Qwen2AudioForConditionalGeneration" in names else None

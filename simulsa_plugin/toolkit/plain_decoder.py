@@ -1,0 +1,94 @@
+"""Greedy decoding through transformers' own `generate`: for every model, and what faster paths are held against."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from simulsa_plugin.audio import Waveform
+from simulsa_plugin.model import Continuation, Request
+from simulsa_plugin.toolkit.shared_prompt import bytes_per_token
+
+Collate = Callable[[list[list[int]], Sequence[Waveform]], dict[str, Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class PlainPrompt:
+    """A prompt and the audio heard so far; nothing is computed before it is continued."""
+
+    token_ids: tuple[int, ...]
+    waveform: Waveform
+
+
+class PlainDecoder:
+    """Reads prompts and continues answers for any model that LLaMA-Factory trains. Drafts are of no use here.
+
+    Args:
+        model: transformers' model.
+        collate: (token ids, waveforms) → left-padded inputs of the model.
+        stop_ids: tokens that end an answer.
+        pad_id: what ended rows are filled up with.
+    """
+
+    def __init__(self, model: Any, collate: Collate, stop_ids: set[int], pad_id: int) -> None:
+        self._model, self._collate, self._stop_ids, self._pad_id = model, collate, stop_ids, pad_id
+        self.bytes_per_token = bytes_per_token(model.config.get_text_config(decoder=True), model.dtype.itemsize)
+
+    def read(self, prompts: Sequence[Sequence[int]], waveforms: Sequence[Waveform]) -> list[PlainPrompt]:
+        """Keep both until they are needed."""
+        return [
+            PlainPrompt(tuple(prompt), waveform) for prompt, waveform in zip(prompts, waveforms, strict=True)
+        ]
+
+    def continue_(self, prompts: Sequence[PlainPrompt], requests: Sequence[Request]) -> list[Continuation]:
+        """Continue the answer of each request about the prompt at the same place."""
+        rows = [[*prompt.token_ids, *request.prefix] for prompt, request in zip(prompts, requests, strict=True)]
+        batch = self._collate(rows, [prompt.waveform for prompt in prompts])
+        limit = max(request.max_new_tokens for request in requests)
+        token_ids, probabilities = self._generate(batch, limit, any(one.confidence is not None for one in requests))
+        rows_and_requests = zip(token_ids, probabilities, requests, strict=True)
+        return [self._continuation(row, judged, request) for row, judged, request in rows_and_requests]
+
+    def _generate(self, batch: dict[str, Any], limit: int, judged: bool) -> tuple[list[list[int]], list[list[float]]]:
+        """(new tokens, their probabilities) of each row; the probabilities are empty unless they are `judged`."""
+        from transformers import GenerationConfig
+
+        greedy = GenerationConfig(
+            do_sample=False, num_beams=1, max_new_tokens=limit, eos_token_id=sorted(self._stop_ids),
+            pad_token_id=self._pad_id, return_dict_in_generate=True, output_logits=judged,
+        )  # fmt: skip
+        with self._without_generation_defaults():
+            generated = self._model.generate(**batch, generation_config=greedy)
+        token_ids = generated.sequences[:, batch["input_ids"].shape[1] :]
+        if not judged:
+            return token_ids.tolist(), [[] for _ in token_ids]
+        chosen = [torch.softmax(logits.float(), -1).max(-1).values for logits in generated.logits]
+        return token_ids.tolist(), torch.stack(chosen, dim=1).tolist()
+
+    @contextlib.contextmanager
+    def _without_generation_defaults(self) -> Iterator[None]:
+        """Set aside the checkpoint's generation_config.json: `generate` fills gaps from it.
+
+        Chat checkpoints come with a repetition penalty, which is no greedy search.
+        """
+        from transformers import GenerationConfig
+
+        before, self._model.generation_config = self._model.generation_config, GenerationConfig()
+        try:
+            yield
+        finally:
+            self._model.generation_config = before
+
+    def _continuation(self, token_ids: list[int], probabilities: list[float], request: Request) -> Continuation:
+        """Where a request's answer ends in what was generated."""
+        for count, token_id in enumerate(token_ids[: request.max_new_tokens]):
+            unsure = request.confidence is not None and probabilities[count] < request.confidence
+            if token_id in self._stop_ids or unsure:
+                return Continuation(tuple(token_ids[:count]), truncated=False)
+            if request.enough is not None and request.enough(token_ids[: count + 1]):
+                return Continuation(tuple(token_ids[: count + 1]), truncated=False)
+        return Continuation(tuple(token_ids[: request.max_new_tokens]), truncated=True)

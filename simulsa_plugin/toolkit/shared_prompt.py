@@ -1,0 +1,266 @@
+"""Greedy decoding of many answers at once: prompts are read once, drafts are checked as they are read.
+
+A prompt is read once for all answers about it. Each answer's forced prefix and its draft, what the session said before
+and took back, then go through the model in one pass: as long as the model would have said the draft's next token anyway
+it is taken over, and decoding goes on from the first difference. The result is that of decoding alone: lossless, as in
+speculative decoding (Leviathan et al. 2023, arXiv 2211.17192) with greedy acceptance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers.cache_utils import Cache, DynamicLayer
+
+from simulsa_plugin.audio import Waveform
+from simulsa_plugin.errors import ModelError
+from simulsa_plugin.model import Continuation, Request
+from simulsa_plugin.toolkit.audio_encoder import AudioAdapter
+
+LOGITS_AT_ONCE = 512  # positions; a row of logits is as wide as the vocabulary
+GROWTH = 32  # tokens by which a full cache grows
+KEPT_SHARE = 0.75  # rows that are still decoded move together when they are no more than this share
+
+
+@dataclass(frozen=True, eq=False)
+class ReadPrompt:
+    """A prompt about the audio heard so far, as the language model reads it: embeddings (num_tokens, width)."""
+
+    embeddings: torch.Tensor
+
+
+class SharedPromptDecoder:
+    """Reads prompts and continues answers for a model whose audio an adapter embeds.
+
+    Args:
+        model: transformers' model, less its LoRA wrapping, with `language_model` and a `config.audio_token_id`.
+        adapter: of that model.
+        stop_ids: tokens that end an answer.
+    """
+
+    def __init__(self, model: Any, adapter: AudioAdapter, stop_ids: set[int]) -> None:
+        self._adapter, self._stop_ids = adapter, stop_ids
+        self._decoder, self._head = model.language_model.get_decoder(), model.language_model.get_output_embeddings()
+        self._embed = model.get_input_embeddings()
+        self._audio_token = int(model.config.audio_token_id)
+        self.bytes_per_token = bytes_per_token(self._decoder.config, self._embed.weight.element_size())
+
+    def read(self, prompts: Sequence[Sequence[int]], waveforms: Sequence[Waveform]) -> list[ReadPrompt]:
+        """Encode audio in one batch, and put it where the prompts' audio tokens stand.
+
+        Raises:
+            ModelError: a prompt has another number of audio tokens than the audio.
+        """
+        return [
+            ReadPrompt(self._merge(prompt, audio))
+            for prompt, audio in zip(prompts, self._adapter.embed(waveforms), strict=True)
+        ]
+
+    def _merge(self, prompt: Sequence[int], audio: torch.Tensor) -> torch.Tensor:
+        ids = torch.tensor(prompt, device=self._embed.weight.device)
+        places = ids == self._audio_token
+        if int(places.sum()) != len(audio):
+            raise ModelError(f"a prompt has {int(places.sum())} audio tokens for {len(audio)} of the encoder")
+        embeddings: torch.Tensor = self._embed(ids).clone()
+        embeddings[places] = audio.to(embeddings.device, embeddings.dtype)
+        return embeddings
+
+    def continue_(self, prompts: Sequence[ReadPrompt], requests: Sequence[Request]) -> list[Continuation]:
+        """Continue the answer of each request about the prompt at the same place; prompts may repeat."""
+        batch = _Batch(self, prompts, requests)
+        batch.check_drafts()
+        while batch.active:
+            batch.say_one_more()
+        return [answer.continuation() for answer in batch.answers]
+
+    def hidden(self, embeddings: torch.Tensor, mask: torch.Tensor, places: torch.Tensor, cache: Cache) -> torch.Tensor:
+        """One pass of the language model: (rows, tokens, width) to the same; the cache grows by `tokens`."""
+        hidden: torch.Tensor = self._decoder(
+            inputs_embeds=embeddings, attention_mask=mask, position_ids=places, past_key_values=cache, use_cache=True
+        ).last_hidden_state
+        return hidden
+
+    def choose(self, hidden: torch.Tensor) -> Iterator[tuple[int, float]]:
+        """(most probable token, its probability) at each of (positions, width)."""
+        for part in torch.split(hidden, LOGITS_AT_ONCE):
+            logits = self._head(part).float()
+            best, token = logits.max(-1)
+            yield from zip(token.tolist(), torch.exp(best - logits.logsumexp(-1)).tolist(), strict=True)
+
+    def embed(self, token_ids: torch.Tensor) -> torch.Tensor:
+        """Embeddings of text tokens."""
+        embeddings: torch.Tensor = self._embed(token_ids)
+        return embeddings
+
+    @property
+    def stop_ids(self) -> set[int]:
+        """Tokens that end an answer."""
+        return self._stop_ids
+
+
+@dataclass
+class _Answer:
+    """One request on its way; `prompt` counts the prompt's tokens, `row` is its place in the cache."""
+
+    request: Request
+    prompt: int
+    row: int
+    new: list[int] = field(default_factory=list)
+    ended: bool = False
+    truncated: bool = False
+
+    def takes(self, token: int, probability: float, stop_ids: set[int]) -> bool:
+        """Take the next token, or end before it; whether decoding goes on."""
+        request = self.request
+        if token in stop_ids or (request.confidence is not None and probability < request.confidence):
+            self.ended = True
+            return False
+        self.new.append(token)
+        enough = request.enough is not None and request.enough(self.new)
+        self.truncated = not enough and len(self.new) == request.max_new_tokens
+        self.ended = enough or self.truncated
+        return not self.ended
+
+    @property
+    def place(self) -> int:
+        """Position of the token that was said last."""
+        return self.prompt + len(self.request.prefix) + len(self.new) - 1
+
+    def continuation(self) -> Continuation:
+        return Continuation(tuple(self.new), self.truncated)
+
+
+class _Batch:
+    """Answers that are decoded together. Columns of the cache: prompts, then prefixes and drafts, then what is said."""
+
+    def __init__(self, model: SharedPromptDecoder, prompts: Sequence[ReadPrompt], requests: Sequence[Request]) -> None:
+        self._model = model
+        self._unique = list(dict.fromkeys(prompts))
+        numbers = {prompt: number for number, prompt in enumerate(self._unique)}
+        self._prompt_rows = [numbers[prompt] for prompt in prompts]
+        self.answers = [
+            _Answer(request, len(prompt.embeddings), row)
+            for row, (prompt, request) in enumerate(zip(prompts, requests, strict=True))
+        ]
+        self.active = list(self.answers)
+        self._cache = Cache(layer_class_to_replicate=_RoomyLayer)
+        self._device = prompts[0].embeddings.device
+        self._mask = torch.zeros((len(requests), 0), dtype=torch.long, device=self._device)
+
+    def check_drafts(self) -> None:
+        """Read prompts, prefixes and drafts, and take over what the model would have said."""
+        last = self._read_prompts()
+        texts = [[*answer.request.prefix, *answer.request.draft] for answer in self.answers]
+        length = 1 + max(map(len, texts))
+        ids = torch.tensor([text + [0] * (length - 1 - len(text)) for text in texts], device=self._device)
+        ids = ids.reshape(len(texts), length - 1).long()
+        embeddings = torch.cat([last[:, None], self._model.embed(ids)], dim=1)
+        columns = torch.arange(length, device=self._device)
+        valid = columns < torch.tensor([1 + len(text) for text in texts], device=self._device)[:, None]
+        start = torch.tensor([answer.prompt - 1 for answer in self.answers], device=self._device)[:, None]
+        before = self._mask.shape[1]
+        self._mask = torch.cat([self._mask, valid.long()], dim=1)
+        hidden = self._model.hidden(embeddings, self._mask, start + columns, self._cache)
+        choices = self._model.choose(torch.cat([self._guessed(answer, hidden) for answer in self.answers]))
+        for answer in self.answers:
+            kept = 1 + len(answer.request.prefix) + self._accept(answer, choices)
+            self._mask[answer.row, before + kept :] = 0
+        self._let_go()
+
+    def _read_prompts(self) -> torch.Tensor:
+        """Read all prompts but for their last tokens; those are returned as embeddings (rows, width), one an answer."""
+        lengths = torch.tensor([len(prompt.embeddings) for prompt in self._unique], device=self._device)
+        padded = torch.nn.utils.rnn.pad_sequence([one.embeddings[:-1] for one in self._unique], batch_first=True)
+        columns = torch.arange(padded.shape[1], device=self._device)
+        mask = (columns < (lengths - 1)[:, None]).long()
+        self._model.hidden(padded, mask, columns.expand(len(mask), -1), self._cache)
+        rows = torch.tensor(self._prompt_rows, device=self._device)
+        self._cache.batch_select_indices(rows)
+        self._mask = mask[rows]
+        return torch.stack([one.embeddings[-1] for one in self._unique])[rows]
+
+    def _guessed(self, answer: _Answer, hidden: torch.Tensor) -> torch.Tensor:
+        """What predicts the first new token and those after each token of the draft."""
+        first = len(answer.request.prefix)
+        return hidden[answer.row, first : first + 1 + len(answer.request.draft)]
+
+    def _accept(self, answer: _Answer, choices: Iterator[tuple[int, float]]) -> int:
+        """Take tokens as long as the draft agrees; how many of the draft's are right."""
+        right, going = 0, True
+        for guess in (*answer.request.draft, None):
+            token, probability = next(choices)
+            if going and answer.takes(token, probability, self._model.stop_ids) and token == guess:
+                right += 1
+            else:
+                going = False
+        return right
+
+    def say_one_more(self) -> None:
+        """One token more for every answer that has not ended."""
+        width = self._mask.shape[0]
+        ids, places = [0] * width, [0] * width
+        for answer in self.active:
+            ids[answer.row], places[answer.row] = answer.new[-1], answer.place
+        self._mask = torch.cat([self._mask, self._mask.new_ones((width, 1))], dim=1)
+        embeddings = self._model.embed(torch.tensor(ids, device=self._device)[:, None])
+        hidden = self._model.hidden(
+            embeddings, self._mask, torch.tensor(places, device=self._device)[:, None], self._cache
+        )
+        rows = torch.tensor([answer.row for answer in self.active], device=self._device)
+        for answer, (token, probability) in zip(self.active, self._model.choose(hidden[rows, 0]), strict=True):
+            answer.takes(token, probability, self._model.stop_ids)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Forget answers that have ended; their rows leave the cache when that is worth the copying."""
+        self.active = [answer for answer in self.active if not answer.ended]
+        if not 0 < len(self.active) <= KEPT_SHARE * self._mask.shape[0]:
+            return
+        rows = torch.tensor([answer.row for answer in self.active], device=self._device)
+        self._cache.batch_select_indices(rows)
+        self._mask = self._mask[rows]
+        for row, answer in enumerate(self.active):
+            answer.row = row
+
+
+class _RoomyLayer(DynamicLayer):  # type: ignore[misc]  # transformers has no types
+    """A layer of the cache that copies itself once in `GROWTH` tokens, not at every one."""
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Append (rows, heads, tokens, width) to keys and values, and return all of them."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self.keys, self.values = key_states[:, :, :0], value_states[:, :, :0]
+            self._room: tuple[torch.Tensor, torch.Tensor] | None = None
+        length = self.keys.shape[-2]
+        end = length + key_states.shape[-2]
+        if self._room is None or self._room[0].shape[-2] < end:
+            self._room = _with_room(self.keys, end), _with_room(self.values, end)
+        for room, states in zip(self._room, (key_states, value_states), strict=True):
+            room[:, :, length:end] = states
+        self.keys, self.values = self._room[0][:, :, :end], self._room[1][:, :, :end]
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Keep these rows, in this order; rows may repeat."""
+        super().batch_select_indices(indices)
+        self._room = None
+
+
+def _with_room(states: torch.Tensor, length: int) -> torch.Tensor:
+    rows, heads, tokens, width = states.shape
+    room = states.new_empty((rows, heads, length + GROWTH, width))
+    room[:, :, :tokens] = states
+    return room
+
+
+def bytes_per_token(config: Any, element_size: int) -> int:
+    """Keys and values of one token in all layers of a language model, from its configuration."""
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(2 * config.num_hidden_layers * heads * width * element_size)
