@@ -20,6 +20,7 @@ from simulsa_plugin.audio import Waveform
 from simulsa_plugin.errors import ModelError
 from simulsa_plugin.model import Continuation, Prompt, ReferenceScores, RenderedReference, Request
 from simulsa_plugin.toolkit.arguments import InferenceArguments
+from simulsa_plugin.toolkit.audio_company import free_of_company
 from simulsa_plugin.toolkit.audio_encoder import adapter_for
 from simulsa_plugin.toolkit.features import shorten_extraction
 from simulsa_plugin.toolkit.plain_decoder import PlainDecoder
@@ -233,7 +234,7 @@ def load_backbone(arguments: InferenceArguments) -> Backbone:
     from llamafactory.model import load_model
 
     try:
-        model = load_model(renderer.tokenizer, arguments.model, arguments.finetuning)
+        model = free_of_company(load_model(renderer.tokenizer, arguments.model, arguments.finetuning))
     except LOADING_ERRORS as error:
         raise cannot_load(arguments, error) from error
     return Backbone(model, renderer)

@@ -53,8 +53,11 @@ def _extend_deepspeed(deepspeed_comm: ModuleType) -> None:
         _wrap(deepspeed_comm, "build_shm_op", launching.without_compiler)
 
 
-def _announce_training(_workflow: ModuleType) -> None:
+def _extend_training(workflow: ModuleType) -> None:
+    from simulsa_plugin.toolkit.audio_company import company_free
+
     announce()  # reached without `llamafactory-cli`: torchrun on a script, a Ray worker
+    _wrap(workflow, "load_model", company_free)
 
 
 def _wrap(module: ModuleType, name: str, wrap: Callable[[Any], Any]) -> None:
@@ -72,6 +75,6 @@ _EXTENSIONS: dict[str, Callable[[ModuleType], None]] = {
     "llamafactory.launcher": _extend_launcher,
     "llamafactory.hparams.parser": _extend_parser,
     "llamafactory.data.mm_plugin": _extend_mm_plugin,
-    "llamafactory.train.sft.workflow": _announce_training,
+    "llamafactory.train.sft.workflow": _extend_training,
     "deepspeed.comm.torch": _extend_deepspeed,
 }
