@@ -7,6 +7,7 @@ training sees, for every architecture that it trains.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import inspect
 import platform
@@ -26,6 +27,7 @@ from simulsa_plugin.toolkit.features import shorten_extraction
 from simulsa_plugin.toolkit.plain_decoder import PlainDecoder
 from simulsa_plugin.toolkit.rendering import LOADING_ERRORS, TemplateRenderer, cannot_load, load_renderer
 from simulsa_plugin.toolkit.shared_prompt import SharedPromptDecoder
+from simulsa_plugin.toolkit.special_tokens import SpecialTokens
 
 IGNORE = -100
 FINGERPRINT_VALUES = 8
@@ -43,10 +45,14 @@ class Backbone(TemplateRenderer):
         self._adapter = adapter_for(base, self.processor)
         self._audio_token = int(getattr(base.config, "audio_token_id", None) or 0)
         self._wordings: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
-        stop_ids = set(self.template.get_stop_token_ids(self.tokenizer))
-        self.plain_decoder = PlainDecoder(model, self._collate_left, stop_ids, self.tokenizer.pad_token_id)
+        special = SpecialTokens(
+            frozenset(self.template.get_stop_token_ids(self.tokenizer)),
+            self._media_tokens(),
+            self.tokenizer.pad_token_id,
+        )
+        self.plain_decoder = PlainDecoder(model, self._collate_left, special)
         self.decoder: PlainDecoder | SharedPromptDecoder = (
-            SharedPromptDecoder(base, self._adapter, stop_ids) if self._adapter else self.plain_decoder
+            SharedPromptDecoder(base, self._adapter, special) if self._adapter else self.plain_decoder
         )
         self.bytes_per_token = self.decoder.bytes_per_token
 
@@ -128,6 +134,16 @@ class Backbone(TemplateRenderer):
 
     def _eos_id(self) -> int:
         return int(self._answer_end[0] if self._answer_end else self.tokenizer.eos_token_id)
+
+    def _media_tokens(self) -> tuple[int, ...]:
+        """Ids of the tokens that stand for audio, images and videos, or around them.
+
+        In an answer they mean nothing; forced into the next prompt they would ask for another audio.
+        """
+        plugin = self.template.mm_plugin
+        names = {getattr(plugin, field.name) for field in dataclasses.fields(plugin) if field.name.endswith("_token")}
+        known = self.tokenizer.get_vocab()
+        return tuple(sorted(known[name] for name in names if name in known))
 
     def render_prompt(self, prompt: Prompt, waveform: Waveform) -> tuple[int, ...]:
         """As the renderer does; where an adapter counts audio tokens, the template is asked once for each wording.

@@ -12,6 +12,7 @@ import torch
 from simulsa_plugin.audio import Waveform
 from simulsa_plugin.model import Continuation, Request
 from simulsa_plugin.toolkit.shared_prompt import bytes_per_token
+from simulsa_plugin.toolkit.special_tokens import SpecialTokens
 
 Collate = Callable[[list[list[int]], Sequence[Waveform]], dict[str, Any]]
 
@@ -30,12 +31,11 @@ class PlainDecoder:
     Args:
         model: transformers' model.
         collate: (token ids, waveforms) → left-padded inputs of the model.
-        stop_ids: tokens that end an answer.
-        pad_id: what ended rows are filled up with.
+        special: tokens of the template.
     """
 
-    def __init__(self, model: Any, collate: Collate, stop_ids: set[int], pad_id: int) -> None:
-        self._model, self._collate, self._stop_ids, self._pad_id = model, collate, stop_ids, pad_id
+    def __init__(self, model: Any, collate: Collate, special: SpecialTokens) -> None:
+        self._model, self._collate, self._special = model, collate, special
         self.bytes_per_token = bytes_per_token(model.config.get_text_config(decoder=True), model.dtype.itemsize)
 
     def read(self, prompts: Sequence[Sequence[int]], waveforms: Sequence[Waveform]) -> list[PlainPrompt]:
@@ -58,16 +58,17 @@ class PlainDecoder:
         from transformers import GenerationConfig
 
         greedy = GenerationConfig(
-            do_sample=False, num_beams=1, max_new_tokens=limit, eos_token_id=sorted(self._stop_ids),
-            pad_token_id=self._pad_id, return_dict_in_generate=True, output_logits=judged,
+            do_sample=False, num_beams=1, max_new_tokens=limit, eos_token_id=sorted(self._special.stop),
+            pad_token_id=self._special.pad, suppress_tokens=list(self._special.never) or None,
+            return_dict_in_generate=True, output_logits=judged,
         )  # fmt: skip
         with self._without_generation_defaults():
             generated = self._model.generate(**batch, generation_config=greedy)
         token_ids = generated.sequences[:, batch["input_ids"].shape[1] :]
         if not judged:
             return token_ids.tolist(), [[] for _ in token_ids]
-        chosen = [torch.softmax(logits.float(), -1).max(-1).values for logits in generated.logits]
-        return token_ids.tolist(), torch.stack(chosen, dim=1).tolist()
+        probabilities = torch.softmax(torch.stack(generated.logits, dim=1).float(), dim=-1)
+        return token_ids.tolist(), probabilities.gather(2, token_ids[..., None])[..., 0].tolist()
 
     @contextlib.contextmanager
     def _without_generation_defaults(self) -> Iterator[None]:
@@ -87,7 +88,7 @@ class PlainDecoder:
         """Where a request's answer ends in what was generated."""
         for count, token_id in enumerate(token_ids[: request.max_new_tokens]):
             unsure = request.confidence is not None and probabilities[count] < request.confidence
-            if token_id in self._stop_ids or unsure:
+            if token_id in self._special.stop or unsure:
                 return Continuation(tuple(token_ids[:count]), truncated=False)
             if request.enough is not None and request.enough(token_ids[: count + 1]):
                 return Continuation(tuple(token_ids[: count + 1]), truncated=False)

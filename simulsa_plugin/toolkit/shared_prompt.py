@@ -19,6 +19,7 @@ from simulsa_plugin.audio import Waveform
 from simulsa_plugin.errors import ModelError
 from simulsa_plugin.model import Continuation, Request
 from simulsa_plugin.toolkit.audio_encoder import AudioAdapter
+from simulsa_plugin.toolkit.special_tokens import SpecialTokens
 
 LOGITS_AT_ONCE = 512  # positions; a row of logits is as wide as the vocabulary
 GROWTH = 32  # tokens by which a full cache grows
@@ -38,11 +39,11 @@ class SharedPromptDecoder:
     Args:
         model: transformers' model, less its LoRA wrapping, with `language_model` and a `config.audio_token_id`.
         adapter: of that model.
-        stop_ids: tokens that end an answer.
+        special: tokens of the template.
     """
 
-    def __init__(self, model: Any, adapter: AudioAdapter, stop_ids: set[int]) -> None:
-        self._adapter, self._stop_ids = adapter, stop_ids
+    def __init__(self, model: Any, adapter: AudioAdapter, special: SpecialTokens) -> None:
+        self._adapter, self.special = adapter, special
         self._decoder, self._head = model.language_model.get_decoder(), model.language_model.get_output_embeddings()
         self._embed = model.get_input_embeddings()
         self._audio_token = int(model.config.audio_token_id)
@@ -87,19 +88,15 @@ class SharedPromptDecoder:
         """(most probable token, its probability) at each of (positions, width)."""
         for part in torch.split(hidden, LOGITS_AT_ONCE):
             logits = self._head(part).float()
+            total = logits.logsumexp(-1)
+            logits[:, list(self.special.never)] = -torch.inf
             best, token = logits.max(-1)
-            yield from zip(token.tolist(), torch.exp(best - logits.logsumexp(-1)).tolist(), strict=True)
+            yield from zip(token.tolist(), torch.exp(best - total).tolist(), strict=True)
 
     def embed(self, token_ids: torch.Tensor) -> torch.Tensor:
         """Embeddings of text tokens."""
         embeddings: torch.Tensor = self._embed(token_ids)
         return embeddings
-
-    @property
-    def stop_ids(self) -> set[int]:
-        """Tokens that end an answer."""
-        return self._stop_ids
-
 
 @dataclass
 class _Answer:
@@ -112,7 +109,7 @@ class _Answer:
     ended: bool = False
     truncated: bool = False
 
-    def takes(self, token: int, probability: float, stop_ids: set[int]) -> bool:
+    def takes(self, token: int, probability: float, stop_ids: frozenset[int]) -> bool:
         """Take the next token, or end before it; whether decoding goes on."""
         request = self.request
         if token in stop_ids or (request.confidence is not None and probability < request.confidence):
@@ -192,7 +189,7 @@ class _Batch:
         right, going = 0, True
         for guess in (*answer.request.draft, None):
             token, probability = next(choices)
-            if going and answer.takes(token, probability, self._model.stop_ids) and token == guess:
+            if going and answer.takes(token, probability, self._model.special.stop) and token == guess:
                 right += 1
             else:
                 going = False
@@ -211,7 +208,7 @@ class _Batch:
         )
         rows = torch.tensor([answer.row for answer in self.active], device=self._device)
         for answer, (token, probability) in zip(self.active, self._model.choose(hidden[rows, 0]), strict=True):
-            answer.takes(token, probability, self._model.stop_ids)
+            answer.takes(token, probability, self._model.special.stop)
         self._let_go()
 
     def _let_go(self) -> None:
