@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from typing import Any
@@ -138,10 +139,17 @@ def _audio_processor(processor: Any) -> Any:
 
 
 def _window_seconds(processor: Any) -> float | None:
-    """Whisper-like extractors cut what is longer than their window, without a word."""
+    """Extractors cut what is longer than their window, without a word.
+
+    Whisper's has an attribute for it, Gemma's a default.
+    """
     extractor = _audio_processor(processor)
-    samples, rate = getattr(extractor, "n_samples", None), getattr(extractor, "sampling_rate", None)
-    return samples / rate if samples and rate else None
+    if extractor is None:
+        return None
+    default = inspect.signature(type(extractor).__call__).parameters.get("max_length")
+    samples = getattr(extractor, "n_samples", None) or (default.default if default else None)
+    rate = getattr(extractor, "sampling_rate", None)
+    return samples / rate if isinstance(samples, int) and rate else None
 
 
 def _check_audio(name: str, template: Any, processor: Any, template_name: str) -> None:
