@@ -13,7 +13,15 @@ import numpy as np
 
 from simulsa_plugin.audio import SAMPLE_RATE, write_wav
 from simulsa_plugin.errors import ModelError
-from simulsa_plugin.model import Continuation, Prompt, ReferenceScores, RenderedReference, Sample, UnusableRow
+from simulsa_plugin.model import (
+    Continuation,
+    Prompt,
+    ReferenceScores,
+    RenderedReference,
+    Request,
+    Sample,
+    UnusableRow,
+)
 from simulsa_plugin.storage import SHAREGPT_ENTRY, write_json, write_jsonl
 
 AUDIO_TOKEN = 1000
@@ -207,6 +215,12 @@ class ClockModel:
 
     def decode(self, token_ids):
         return bytes(token_ids).decode(errors="replace")
+
+
+def continue_all(model, prompts, waveforms, prefixes, limit):
+    """What a model says after forced prefixes, in one batch."""
+    requests = [Request(tuple(prefix), max_new_tokens=limit) for prefix in prefixes]
+    return model.continue_(model.read(prompts, waveforms), requests)
 
 
 def tree(folder):

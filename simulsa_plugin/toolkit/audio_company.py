@@ -20,6 +20,8 @@ from typing import Any
 
 import torch
 
+from simulsa_plugin.toolkit.notices import notify
+
 HALVINGS = 3  # strided convolutions between frames and tokens
 
 
@@ -28,7 +30,13 @@ def company_free(load_model: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(load_model)
     def load(*arguments: Any, **options: Any) -> Any:
-        return free_of_company(load_model(*arguments, **options))
+        model = load_model(*arguments, **options)
+        if _mended(model):
+            notify(
+                "the audio encoder of Qwen3-Omni is mended for this training: in transformers 5.6 the audios of a batch "
+                "bear on each other (SIMULSA_PLUGIN=0 leaves it as it is)."
+            )
+        return free_of_company(model)
 
     return load
 
@@ -46,6 +54,10 @@ def free_of_company(model: Any) -> Any:
         if hasattr(encoder, "n_window_infer"):
             encoder.forward = _padding_to_a_piece(encoder, encoder.forward)
     return model
+
+
+def _mended(model: Any) -> bool:
+    return any(hasattr(module, "n_window_infer") for module in model.modules())
 
 
 def _has_windows(module: Any) -> bool:

@@ -35,7 +35,7 @@ class PlainDecoder:
     """
 
     def __init__(self, model: Any, collate: Collate, special: SpecialTokens) -> None:
-        self._model, self._collate, self._special = model, collate, special
+        self._model, self._collate, self.special = model, collate, special
         self.bytes_per_token = bytes_per_token(model.config.get_text_config(decoder=True), model.dtype.itemsize)
 
     def read(self, prompts: Sequence[Sequence[int]], waveforms: Sequence[Waveform]) -> list[PlainPrompt]:
@@ -58,8 +58,8 @@ class PlainDecoder:
         from transformers import GenerationConfig
 
         greedy = GenerationConfig(
-            do_sample=False, num_beams=1, max_new_tokens=limit, eos_token_id=sorted(self._special.stop),
-            pad_token_id=self._special.pad, suppress_tokens=list(self._special.never) or None,
+            do_sample=False, num_beams=1, max_new_tokens=limit, eos_token_id=sorted(self.special.stop),
+            pad_token_id=self.special.pad, suppress_tokens=list(self.special.never) or None,
             return_dict_in_generate=True, output_logits=judged,
         )  # fmt: skip
         with self._without_generation_defaults():
@@ -88,7 +88,7 @@ class PlainDecoder:
         """Where a request's answer ends in what was generated."""
         for count, token_id in enumerate(token_ids[: request.max_new_tokens]):
             unsure = request.confidence is not None and probabilities[count] < request.confidence
-            if token_id in self._special.stop or unsure:
+            if token_id in self.special.stop or unsure:
                 return Continuation(tuple(token_ids[:count]), truncated=False)
             if request.enough is not None and request.enough(token_ids[: count + 1]):
                 return Continuation(tuple(token_ids[: count + 1]), truncated=False)

@@ -13,6 +13,7 @@ import pytest
 import tiny_models
 import torch
 import transformers
+from fakes import continue_all
 from offline_data import SHAREGPT, make_folder, register, turns, write_rows
 
 from simulsa_plugin.audio import read_mono, to_pcm16, write_wav
@@ -192,16 +193,16 @@ def test_the_audio_is_what_is_scored(tiny, rendered, waveforms):
 def test_continuations_are_the_argmax_of_one_forward_pass_after_another(tiny, rendered, waveforms):
     prompts = [one.prompt_ids for one in rendered]
     prefixes = [one.content_ids[: 3 * index] for index, one in enumerate(rendered)]
-    together = tiny.backbone.continue_(prompts, waveforms, prefixes, NEW_TOKENS)
+    together = continue_all(tiny.backbone, prompts, waveforms, prefixes, NEW_TOKENS)
     for prompt, waveform, prefix, found in zip(prompts, waveforms, prefixes, together, strict=True):
         assert found.token_ids == tuple(greedy(tiny, [*prompt, *prefix], waveform))
-        assert [found] == tiny.backbone.continue_([prompt], [waveform], [prefix], NEW_TOKENS)
+        assert [found] == continue_all(tiny.backbone, [prompt], [waveform], [prefix], NEW_TOKENS)
     assert len({one.token_ids for one in together}) == len(together)
 
 
 def greedy(tiny, ids, waveform):
     """Up to the end of turn; what stands for media is passed over."""
-    passed_over = tiny.backbone._media_ids
+    passed_over = list(tiny.backbone.plain_decoder.special.never)
     for _ in range(NEW_TOKENS):
         last = tiny.logprobs(ids, waveform)[-1].clone()
         last[passed_over] = -torch.inf
@@ -214,7 +215,7 @@ def greedy(tiny, ids, waveform):
 def test_what_stands_for_media_is_among_the_tokens_passed_over(tiny):
     tokenizer = tiny.backbone.tokenizer
     media = {getattr(tiny.backbone.template.mm_plugin, name) for name in MEDIA} - {None}
-    assert {tokenizer.convert_tokens_to_ids(token) for token in media} <= set(tiny.backbone._media_ids)
+    assert {tokenizer.convert_tokens_to_ids(token) for token in media} <= set(tiny.backbone.plain_decoder.special.never)
 
 
 def test_audio_beyond_the_window_is_not_heard(tiny):

@@ -5,25 +5,20 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from fakes import write_noise
+from fakes import continue_all, write_noise
 
 from simulsa_plugin.audio import read_mono, to_pcm16, write_wav
 from simulsa_plugin.demo.checkpoint import checkpoint_path
 from simulsa_plugin.demo.corpus import iterate_utterances
 from simulsa_plugin.demo.grammar import PROMPT
 from simulsa_plugin.errors import ModelError, UsageError
-from simulsa_plugin.model import Prompt, Request
+from simulsa_plugin.model import Prompt
 from simulsa_plugin.toolkit.arguments import inference_arguments
 from simulsa_plugin.toolkit.backbone import load_backbone
 
 ASK = Prompt(({"role": "user", "content": PROMPT},))
 RECIPE = {"model_name_or_path": "simulsa-demo", "template": "qwen2_audio"}
 UTTERANCES = 32
-
-
-def continue_all(model, prompts, waveforms, prefixes, limit):
-    requests = [Request(tuple(prefix), max_new_tokens=limit) for prefix in prefixes]
-    return model.continue_(model.read(prompts, waveforms), requests)
 
 
 @pytest.fixture(scope="module")
