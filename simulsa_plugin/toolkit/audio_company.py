@@ -33,8 +33,8 @@ def company_free(load_model: Callable[..., Any]) -> Callable[..., Any]:
         model = load_model(*arguments, **options)
         if _mended(model):
             notify(
-                "the audio encoder of Qwen3-Omni is mended for this training: in transformers 5.6 the audios of a batch "
-                "bear on each other (SIMULSA_PLUGIN=0 leaves it as it is)."
+                "the audio encoder of Qwen3-Omni is mended for this training: in transformers 5.6 the audios "
+                "of a batch bear on each other (SIMULSA_PLUGIN=0 leaves it as it is)."
             )
         return free_of_company(model)
 

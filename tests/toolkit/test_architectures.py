@@ -206,7 +206,7 @@ def greedy(tiny, ids, waveform):
     for _ in range(NEW_TOKENS):
         last = tiny.logprobs(ids, waveform)[-1].clone()
         last[passed_over] = -torch.inf
-        if int(last.argmax()) in tiny.backbone._stop_ids:
+        if int(last.argmax()) in tiny.backbone.plain_decoder.special.stop:
             return
         ids = [*ids, int(last.argmax())]
         yield ids[-1]
