@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator, Sequence
+import inspect
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -18,6 +19,9 @@ from simulsa_plugin.audio import SAMPLE_RATE, Waveform
 
 class AudioAdapter(Protocol):
     """What is known of one kind of model."""
+
+    decoder: Any
+    """Its language model without the output layer: embeddings in, hidden states out."""
 
     def num_tokens(self, num_samples: int) -> int:
         """Audio tokens of (num_samples,) at 16 kHz."""
@@ -37,6 +41,7 @@ class Qwen2AudioAdapter:
 
     def __init__(self, model: Any, processor: Any) -> None:
         self._encoder, self._projector = model.audio_tower, model.multi_modal_projector
+        self.decoder = model.language_model.model
         self._extractor = processor.feature_extractor
         _take_short_windows(self._encoder)
 
@@ -55,12 +60,7 @@ class Qwen2AudioAdapter:
 
     def embed(self, waveforms: Sequence[Waveform]) -> list[torch.Tensor]:
         """Encode (num_samples,) waveforms in one batch."""
-        features = self._extractor(
-            list(waveforms), sampling_rate=SAMPLE_RATE, return_attention_mask=True, padding="max_length",
-            return_tensors="pt",
-        )  # fmt: skip
-        names = {"input_features": features["input_features"], "feature_attention_mask": features["attention_mask"]}
-        batch = self.shorten(names)
+        batch = self.shorten(_features(self._extractor, waveforms))
         weight = self._encoder.conv1.weight
         inputs = batch["input_features"].to(weight.device, weight.dtype)
         positions = torch.arange(inputs.shape[-1] // 2, device=weight.device)
@@ -70,6 +70,50 @@ class Qwen2AudioAdapter:
         return [
             row[: self.num_tokens(len(waveform))] for row, waveform in zip(embedded, waveforms, strict=True)
         ]
+
+
+class QwenOmniAdapter:
+    """The thinkers of Qwen2.5-Omni and Qwen3-Omni, whose encoders run over the audio alone as they are."""
+
+    def __init__(self, model: Any, processor: Any) -> None:
+        self._model, self._extractor, self.decoder = model, processor.feature_extractor, model.model
+        self._counts: dict[int, int] = {}
+
+    def num_tokens(self, num_samples: int) -> int:
+        """By the formula of the model's own module or encoder, from the frames of the audio."""
+        frames = -(-min(num_samples, self._extractor.n_samples) // self._extractor.hop_length)
+        if frames not in self._counts:
+            self._counts[frames] = self._tokens_of(frames)
+        return self._counts[frames]
+
+    def _tokens_of(self, frames: int) -> int:
+        # Qwen3-Omni's encoder has inherited a method that is not its own; its module has a function.
+        owners = (inspect.getmodule(type(self._model)), self._model.audio_tower)
+        owner: Any = next(one for one in owners if hasattr(one, "_get_feat_extract_output_lengths"))
+        found = owner._get_feat_extract_output_lengths(torch.tensor([frames]))
+        return int(found[-1] if isinstance(found, tuple) else found)
+
+    def shorten(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Nothing to cut: the model takes the frames of the audio by their mask."""
+        return batch
+
+    def embed(self, waveforms: Sequence[Waveform]) -> list[torch.Tensor]:
+        """Encode (num_samples,) waveforms in one batch."""
+        features = _features(self._extractor, waveforms)
+        device, dtype = self._model.device, self._model.dtype
+        encoded = self._model.get_audio_features(
+            features["input_features"].to(device, dtype), features["feature_attention_mask"].to(device)
+        ).last_hidden_state
+        return list(encoded.split([self.num_tokens(len(waveform)) for waveform in waveforms]))
+
+
+def _features(extractor: Any, waveforms: Sequence[Waveform]) -> dict[str, torch.Tensor]:
+    """Log-mel frames (batch, bands, window) and their mask (batch, window), under LLaMA-Factory's names."""
+    made = extractor(
+        list(waveforms), sampling_rate=SAMPLE_RATE, return_attention_mask=True, padding="max_length",
+        return_tensors="pt",
+    )  # fmt: skip
+    return {"input_features": made["input_features"], "feature_attention_mask": made["attention_mask"]}
 
 
 def _bidirectional(encoder: Any, valid: torch.Tensor, like: torch.Tensor) -> Any:
@@ -114,5 +158,14 @@ def _window_of(encoder: Any, positions: int) -> Iterator[None]:
 
 def adapter_for(model: Any, processor: Any) -> AudioAdapter | None:
     """The adapter of a model (less its LoRA wrapping), or None where none is proven equal."""
-    names = {kind.__name__ for kind in type(model).__mro__}
-    return Qwen2AudioAdapter(model, processor) if "Qwen2AudioForConditionalGeneration" in names else None
+    for kind in type(model).__mro__:
+        if kind.__name__ in _ADAPTERS:
+            return _ADAPTERS[kind.__name__](model, processor)
+    return None
+
+
+_ADAPTERS: dict[str, Callable[[Any, Any], AudioAdapter]] = {
+    "Qwen2AudioForConditionalGeneration": Qwen2AudioAdapter,
+    "Qwen2_5OmniThinkerForConditionalGeneration": QwenOmniAdapter,
+    "Qwen3OmniMoeThinkerForConditionalGeneration": QwenOmniAdapter,
+}

@@ -34,15 +34,22 @@ FINGERPRINT_VALUES = 8
 
 
 class Backbone(TemplateRenderer):
-    """A loaded model with its template and processor."""
+    """A loaded model with its template and processor.
 
-    def __init__(self, model: Any, renderer: TemplateRenderer) -> None:
+    Args:
+        model: LLaMA-Factory's.
+        renderer: of that model.
+        adapts: False leaves transformers' own path to everything, to compare with.
+    """
+
+    def __init__(self, model: Any, renderer: TemplateRenderer, *, adapts: bool = True) -> None:
         super().__init__(renderer.tokenizer, renderer.processor, renderer.template, renderer.description)
         self.model = model
         self.output_width = int(model.get_output_embeddings().weight.shape[0])
-        shorten_extraction(self.processor)
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
-        self._adapter = adapter_for(base, self.processor)
+        if adapts:
+            shorten_extraction(self.processor)
+        self._adapter = adapter_for(base, self.processor) if adapts else None
         self._audio_token = int(getattr(base.config, "audio_token_id", None) or 0)
         self._wordings: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
         special = SpecialTokens(

@@ -37,14 +37,14 @@ class SharedPromptDecoder:
     """Reads prompts and continues answers for a model whose audio an adapter embeds.
 
     Args:
-        model: transformers' model, less its LoRA wrapping, with `language_model` and a `config.audio_token_id`.
+        model: transformers' model, less its LoRA wrapping, with a `config.audio_token_id`.
         adapter: of that model.
         special: tokens of the template.
     """
 
     def __init__(self, model: Any, adapter: AudioAdapter, special: SpecialTokens) -> None:
         self._adapter, self.special = adapter, special
-        self._decoder, self._head = model.language_model.get_decoder(), model.language_model.get_output_embeddings()
+        self._decoder, self._head = adapter.decoder, model.get_output_embeddings()
         self._embed = model.get_input_embeddings()
         self._audio_token = int(model.config.audio_token_id)
         self.bytes_per_token = bytes_per_token(self._decoder.config, self._embed.weight.element_size())

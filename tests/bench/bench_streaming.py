@@ -1,0 +1,250 @@
+"""The paper's table (4 chunks × 3 rollbacks, and offline): the streaming engine against SimulEval, in one run.
+
+By hand, where SimulEval 1.1.4 is installed (its pin of tqdm contradicts that of `datasets`, hence no extra):
+
+    pip install --no-deps simuleval==1.1.4 textgrid bitarray tornado yt-dlp
+    python tests/bench/bench_streaming.py                            # the packaged model, 200 spoken utterances
+    python tests/bench/bench_streaming.py --random-7b --device cuda  # Qwen2-Audio-7B's size, random weights, bf16
+
+SimulEval drives the same weights one by one through `simuleval_agent`: transformers' `generate`, the full window of the
+encoder, no drafts, nothing shared. Predictions and delays of every cell are compared. Then seconds, their ratio, and how
+near the engine comes to what the machine could do: the larger of FLOP / (rate of a large matrix product measured here)
+and bytes of weights read / (rate of a large copy measured here).
+"""
+
+import argparse
+import contextlib
+import copy
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from simulsa_plugin.audio import read_mono
+from simulsa_plugin.demo.corpus import TEST_NAME, write_demo_corpus
+from simulsa_plugin.evaluation.emissions import emission_record
+from simulsa_plugin.model import Prompt
+from simulsa_plugin.streaming.engine import Cell, Limits, Source, decode
+from simulsa_plugin.streaming.policies import Offline, Rollback
+from simulsa_plugin.toolkit.arguments import inference_arguments
+from simulsa_plugin.toolkit.backbone import Backbone, load_backbone
+from simulsa_plugin.toolkit.rendering import load_renderer
+
+DEMO = {"model_name_or_path": "simulsa-demo", "template": "qwen2_audio"}
+
+
+def main():
+    """Decode with the engine, then with SimulEval; print what was measured."""
+    options = parse()
+    torch.set_num_threads(options.threads)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        rows = corpus(folder, options.utterances)
+        prompt = Prompt(({"role": "user", "content": rows[0]["messages"][0]["content"]},))
+        fast, stock = models(options)
+        sources = [Source(prompt, read_mono(row["audios"][0])) for row in rows]
+        cells = [Cell(Offline(), None), *(Cell(Rollback(b), k) for k in options.chunks for b in options.rollbacks)]
+        print(f"{len(rows)} utterances, {len(cells)} cells, {fast.hardware()}, SimulEval on the same", flush=True)
+        seconds, records = run_engine(fast, rows, sources, cells, options)
+        if options.engine_only:
+            return
+        baseline, different = run_simuleval(fast, stock, rows, prompt, cells, records, folder, options)
+        print(f"SimulEval, one by one: {baseline:.1f} s for {options.baseline_share:.0%} of the utterances")
+        print(f"ratio: {baseline / options.baseline_share / seconds:.1f}; instances that differ: {different}")
+
+
+def parse():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--utterances", type=int, default=200)
+    parser.add_argument("--chunks", type=int, nargs="+", default=[500, 1000, 1500, 2000])
+    parser.add_argument("--rollbacks", type=int, nargs="+", default=[0, 3, 5])
+    parser.add_argument("--max-new-tokens", type=int, default=64)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--memory-gb", type=float, default=4.0)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--random-7b", action="store_true", help="Qwen2-Audio-7B's configuration, random weights, bf16")
+    parser.add_argument("--layers", type=int, help="of the random model's encoder and language model: fewer, to try it")
+    parser.add_argument("--baseline-share", type=float, default=1.0, help="share of the utterances SimulEval gets")
+    parser.add_argument("--engine-only", action="store_true")
+    return parser.parse_args()
+
+
+def corpus(folder, count):
+    """Rows of the embedded test set, spoken anew."""
+    write_demo_corpus(folder, rows=0, test_rows=count)
+    return [json.loads(line) for line in (folder / f"{TEST_NAME}.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def models(options):
+    """The same weights twice: as the engine uses them, and as transformers has them."""
+    if not options.random_7b:
+        fast = load_backbone(inference_arguments(DEMO))
+        stock = load_backbone(inference_arguments(DEMO))
+        return fast, Backbone(stock.model, load_renderer(inference_arguments(DEMO)), adapts=False)
+    model, renderers = random_model(options), [random_renderer() for _ in range(2)]
+    # One set of weights serves both: what the engine puts around the encoder's forward is of the copy alone.
+    other = copy.copy(model)
+    other._modules = {**model._modules, "audio_tower": copy.copy(model.audio_tower)}
+    return Backbone(other, renderers[0]), Backbone(model, renderers[1], adapts=False)
+
+
+def random_model(options):
+    """Qwen2-Audio-7B's shape: transformers' default configuration is that of the published checkpoint."""
+    from transformers import Qwen2AudioConfig, Qwen2AudioForConditionalGeneration
+
+    config = Qwen2AudioConfig()
+    config.text_config.update({"vocab_size": 156_032, "hidden_size": 4096, "intermediate_size": 11_008,
+                               "num_attention_heads": 32, "num_key_value_heads": 32,
+                               "num_hidden_layers": options.layers or 32})  # fmt: skip
+    config.audio_config.encoder_layers = options.layers or 32
+    config.audio_token_id = random_renderer().tokenizer.convert_tokens_to_ids("<|AUDIO|>")
+    config._attn_implementation = "sdpa"
+    torch.manual_seed(0)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with torch.device(options.device):
+            return Qwen2AudioForConditionalGeneration(config).eval()
+    finally:
+        torch.set_default_dtype(before)
+
+
+def random_renderer():
+    """The packaged tokenizer with the published model's window: 30 s, 128 bands."""
+    from transformers import WhisperFeatureExtractor
+
+    renderer = load_renderer(inference_arguments(DEMO))
+    renderer.processor.feature_extractor = WhisperFeatureExtractor(feature_size=128)
+    return renderer
+
+
+def run_engine(model, rows, sources, cells, options):
+    """Seconds, and records by cell; prints memory, passes and the share of the bound."""
+    limits = Limits(options.max_new_tokens, options.batch_size, options.memory_gb * 1e9)
+    decode(model, sources[:2], cells[:2], limits)  # warm-up
+    if options.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    with counting(model) as work:
+        start = time.perf_counter()
+        sessions = decode(model, sources, cells, limits)
+        seconds = time.perf_counter() - start
+    flop_seconds, byte_seconds = bounds(model, work, options.device)
+    print(f"engine: {seconds:.2f} s; {work['passes']} passes of the language model over {work['tokens']} tokens, "
+          f"{work['frames']} frames encoded")
+    print(f"bound: {flop_seconds:.2f} s by FLOP, {byte_seconds:.2f} s by bytes of weights; "
+          f"the engine reaches {max(flop_seconds, byte_seconds) / seconds:.0%} of it")
+    if options.device == "cuda":
+        print(f"memory: {torch.cuda.max_memory_allocated() / 1e9:.1f} GB at most")
+    records = [
+        [
+            emission_record(session.steps, i, row["messages"][1]["content"], row["audios"][0], "word", model.decode)
+            for i, (session, row) in enumerate(zip(of_cell, rows, strict=True))
+        ]
+        for of_cell in sessions
+    ]
+    return seconds, records
+
+
+@contextlib.contextmanager
+def counting(model):
+    """Count passes and tokens of the language model, and frames of the encoder; padding is no work asked for."""
+    work = {"passes": 0, "tokens": 0, "frames": 0}
+    hidden, embed = model.decoder.hidden, model._adapter.embed
+
+    def counted_hidden(embeddings, mask, places, cache):
+        work["passes"] += 1
+        work["tokens"] += int(mask[:, -embeddings.shape[1] :].sum())
+        return hidden(embeddings, mask, places, cache)
+
+    def counted_embed(waveforms):
+        work["frames"] += sum(len(waveform) // 160 for waveform in waveforms)
+        return embed(waveforms)
+
+    model.decoder.hidden, model._adapter.embed = counted_hidden, counted_embed
+    try:
+        yield work
+    finally:
+        del model.decoder.hidden, model._adapter.embed
+
+
+def bounds(model, work, device):
+    """Seconds that the work takes at least, by arithmetic and by reading weights once in every pass."""
+    encoder = sum(weight.numel() for weight in model.model.audio_tower.parameters())
+    language = sum(weight.numel() for weight in model.model.language_model.parameters())
+    size = next(model.model.parameters()).element_size()
+    flop = 2 * language * work["tokens"] + encoder * work["frames"]  # 2 · weights · positions; two frames a position
+    return flop / matmul_rate(model.model.dtype, device), language * size * work["passes"] / copy_rate(device)
+
+
+def matmul_rate(dtype, device, width=4096):
+    """FLOP per second of a large matrix product."""
+    width = width if device == "cuda" else 1024
+    left = torch.randn(width, width, device=device).to(dtype)
+    return 2 * width**3 / best_seconds(lambda: left @ left, device)
+
+
+def copy_rate(device, num_bytes=1 << 28):
+    """Bytes per second that a large copy reads."""
+    block = torch.zeros(num_bytes, dtype=torch.uint8, device=device)
+    other = torch.empty_like(block)
+    return num_bytes / best_seconds(lambda: other.copy_(block), device)
+
+
+def best_seconds(function, device, times=10):
+    """The best of several times."""
+    found = []
+    for _ in range(times):
+        start = time.perf_counter()
+        function()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        found.append(time.perf_counter() - start)
+    return min(found)
+
+
+def run_simuleval(fast, stock, rows, prompt, cells, records, folder, options):
+    """(seconds, how many instances differ in prediction or delays) of the same cells through SimulEval."""
+    from simuleval_agent import RollbackAgent
+
+    rows = rows[: max(1, round(options.baseline_share * len(rows)))]
+    (folder / "source.txt").write_text("".join(f"{row['audios'][0]}\n" for row in rows), encoding="utf-8")
+    (folder / "target.txt").write_text("".join(f"{row['messages'][1]['content']}\n" for row in rows), encoding="utf-8")
+    seconds, different = 0.0, 0
+    for cell, expected in zip(cells, records, strict=True):
+        RollbackAgent.configure(stock, fast, prompt, getattr(cell.policy, "rollback", 0), options.max_new_tokens)
+        out = folder / f"simuleval_{cells.index(cell)}"
+        start = time.perf_counter()
+        simuleval(RollbackAgent, folder, out, cell.chunk_ms or 10**6)
+        seconds += time.perf_counter() - start
+        print(f"  {cell.policy.cell()['rollback']} {cell.chunk_ms}: {time.perf_counter() - start:.1f} s", flush=True)
+        found = [json.loads(line) for line in (out / "instances.log").read_text(encoding="utf-8").splitlines()]
+        for row, record in zip(found, expected, strict=False):
+            different += (row["prediction"], row["delays"]) != (record.prediction, list(record.delays))
+    return seconds, different
+
+
+def simuleval(agent, folder, out, chunk_ms):
+    """SimulEval's own loop over the test set, without its scoring."""
+    from simuleval.evaluator import build_evaluator
+    from simuleval.utils.agent import build_system_args
+
+    before, sys.argv = sys.argv, sys.argv[:1]
+    try:
+        words = {"source": folder / "source.txt", "target": folder / "target.txt", "output": out,
+                 "source-segment-size": chunk_ms, "no-scoring": True, "no-progress-bar": True,
+                 "quality-metrics": "BLEU", "latency-metrics": "LAAL"}  # fmt: skip
+        from simuleval.utils import EVALUATION_SYSTEM_LIST
+
+        EVALUATION_SYSTEM_LIST[:] = [agent]
+        system, args = build_system_args(words, None)
+        build_evaluator(args)(system)
+    finally:
+        sys.argv = before
+
+
+if __name__ == "__main__":
+    main()
