@@ -7,8 +7,8 @@ By hand, where SimulEval 1.1.4 is installed (its pin of tqdm contradicts that of
     python tests/bench/bench_streaming.py --random-7b --device cuda  # Qwen2-Audio-7B's size, random weights, bf16
 
 SimulEval drives the same weights one by one through `simuleval_agent`: transformers' `generate`, the full window of the
-encoder, no drafts, nothing shared. Predictions and delays of every cell are compared. Then seconds, their ratio, and how
-near the engine comes to what the machine could do: the larger of FLOP / (rate of a large matrix product measured here)
+encoder, no drafts, nothing shared. Predictions and delays of every cell are compared. Then seconds, their ratio, and
+how near the engine comes to what the machine could do: the larger of FLOP / (rate of a large matrix product here)
 and bytes of weights read / (rate of a large copy measured here).
 """
 
