@@ -7,7 +7,7 @@ import io
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -116,18 +116,32 @@ def _decode(path: str | Path | IO[bytes]) -> tuple[npt.NDArray[np.float32], int]
 
 
 def _decode_with_av(path: str | Path | IO[bytes], first_error: Exception) -> tuple[npt.NDArray[np.float32], int]:
-    with open_with_av(path, first_error) as (native_rate, blocks):
+    with open_with_av(path, first_error) as file:
         chunks, total = [np.zeros((0, 1), dtype=np.float32)], 0
-        for block in blocks:
+        for block in file.blocks:
             total += len(block)
-            check_length(total / native_rate, path)
+            check_length(total / file.rate, path)
             chunks.append(block)
-    return np.concatenate(chunks[1:] or chunks), native_rate
+    return np.concatenate(chunks[1:] or chunks), file.rate
+
+
+class AvFile(NamedTuple):
+    """An audio file that FFmpeg decodes.
+
+    Attributes:
+        rate: its own.
+        seconds: its length as the header has it; None where the header does not say, as in a recorded live stream.
+        blocks: (num_samples, channels) from the start.
+    """
+
+    rate: int
+    seconds: float | None
+    blocks: Iterator[Waveform]
 
 
 @contextlib.contextmanager
-def open_with_av(path: str | Path | IO[bytes], first_error: Exception) -> Iterator[tuple[int, Iterator[Waveform]]]:
-    """(native rate, blocks (num_samples, channels) from the start) of what libsndfile does not read.
+def open_with_av(path: str | Path | IO[bytes], first_error: Exception) -> Iterator[AvFile]:
+    """Open what libsndfile does not read.
 
     Args:
         path: file or handle.
@@ -140,9 +154,10 @@ def open_with_av(path: str | Path | IO[bytes], first_error: Exception) -> Iterat
 
     try:
         with av.open(str(path) if isinstance(path, Path) else path, mode="r") as container:
-            if not container.streams.audio:
+            if not container.streams.audio or not container.streams.audio[0].rate:
                 raise AudioError("broken", f"{_name(path)}: holds no audio.")
-            yield int(container.streams.audio[0].rate), _av_blocks(container, path, first_error)
+            seconds = container.duration / av.time_base if container.duration else None
+            yield AvFile(int(container.streams.audio[0].rate), seconds, _av_blocks(container, path, first_error))
     except (av.FFmpegError, ValueError, OSError) as error:
         raise _undecodable(path, first_error, error) from error
 

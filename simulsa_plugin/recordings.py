@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,8 @@ from simulsa_plugin.audio import (
 from simulsa_plugin.errors import AudioError
 
 OVERSHOOT_SECONDS = 0.5  # a segment may end so much after its recording, as in Kaldi's extract-segments
-_LOSSLESS = {"WAV", "WAVEX", "FLAC", "AIFF", "AU", "CAF", "W64", "RF64", "NIST", "SPH", "VOC"}
+# Subtypes of libsndfile in which a sample stands for itself, also after a jump; FLAC's are PCM.
+_EXACT = ("PCM_", "FLOAT", "DOUBLE", "ULAW", "ALAW", "ALAC_")
 _BLOCK_SECONDS = 10
 
 
@@ -94,7 +96,7 @@ def read_parts(
 
 
 def audio_info(path: Path) -> AudioInfo:
-    """Length and channels of an audio file, from its header.
+    """Length and channels of an audio file, from its header; the first samples are decoded as a proof.
 
     Raises:
         AudioError: `missing`, `empty`, `broken` or `too_long`.
@@ -103,27 +105,28 @@ def audio_info(path: Path) -> AudioInfo:
 
     check_file(path)
     try:
-        header = soundfile.info(str(path))
-        info = AudioInfo(header.frames / header.samplerate, int(header.channels))
+        with soundfile.SoundFile(str(path)) as file:
+            info = AudioInfo(file.frames / file.samplerate, int(file.channels))
+            check_length(info.seconds, path)
+            num_samples = len(file.read(1))  # a header alone is no audio
     except (soundfile.LibsndfileError, RuntimeError, TypeError) as error:
-        info = _info_with_av(path, error)
-    check_length(info.seconds, path)
-    if info.seconds == 0:
+        info, num_samples = _info_with_av(path, error)
+        check_length(info.seconds, path)
+    if not num_samples:
         raise AudioError("empty", f"{path}: holds no samples.")
     return info
 
 
-def _info_with_av(path: Path, first_error: Exception) -> AudioInfo:
-    import av
-
-    try:
-        with av.open(str(path), mode="r") as container:
-            if not container.streams.audio:
-                raise AudioError("broken", f"{path}: holds no audio.")
-            info = AudioInfo((container.duration or 0) / av.time_base, int(container.streams.audio[0].channels))
-    except (av.FFmpegError, ValueError, OSError) as error:
-        raise AudioError("broken", f"{path}: cannot be decoded ({first_error}; {error}).") from error
-    return info
+def _info_with_av(path: Path, first_error: Exception) -> tuple[AudioInfo, int]:
+    """Also how many samples were decoded: a second, since FFmpeg finds a header in many a file; else all."""
+    num_samples = channels = 0
+    with open_with_av(path, first_error) as file:
+        for block in file.blocks:
+            num_samples, channels = num_samples + len(block), block.shape[1]
+            if file.seconds is not None and num_samples >= file.rate:
+                break
+    seconds = num_samples / file.rate if file.seconds is None else file.seconds
+    return AudioInfo(seconds, channels), num_samples
 
 
 def _read_part(reader: _Reader, span: Span, sample_rate: int) -> Waveform:
@@ -136,9 +139,13 @@ def _read_part(reader: _Reader, span: Span, sample_rate: int) -> Waveform:
     missing_seconds = (stop - start - len(samples)) / reader.rate
     if not len(samples) or (end is not None and missing_seconds > OVERSHOOT_SECONDS):
         raise AudioError("beyond_end", f"The part from {begin} s to {end} s ends after its recording.")
-    if not np.isfinite(samples).all():
+    waveform = _mono(samples, span.channel)
+    if not np.isfinite(waveform).all():
         raise AudioError("broken", f"The part from {begin} s to {end} s holds NaN or infinite samples.")
-    return resample(_mono(samples, span.channel), reader.rate, sample_rate)
+    waveform = resample(waveform, reader.rate, sample_rate)
+    if not len(waveform):
+        raise AudioError("no_duration", f"The part from {begin} s to {end} s holds no samples at {sample_rate} Hz.")
+    return waveform
 
 
 def _mono(samples: Waveform, channel: int | None) -> Waveform:
@@ -158,32 +165,43 @@ def _open(path: Path) -> Iterator[_Reader]:
     try:
         file = soundfile.SoundFile(str(path))
     except (soundfile.LibsndfileError, RuntimeError, TypeError) as error:
-        with open_with_av(path, error) as (rate, blocks):
-            yield _Stream(blocks, rate)
+        with open_with_av(path, error) as decoding:
+            yield _Stream(decoding.blocks, decoding.rate)
     else:
-        with file:
-            # A jump into MP3 or Vorbis starts the decoder anew, and what follows is not what playing on would give.
-            jumps = file.format in _LOSSLESS
-            yield _Jumping(file) if jumps else _Stream(_sound_blocks(file, path), int(file.samplerate))
+        with contextlib.closing(_Jumping(file) if file.subtype.startswith(_EXACT) else _Playing(file)) as reader:
+            yield reader
 
 
 class _Jumping:
     """A lossless file: what lies between the parts is not read."""
 
     def __init__(self, file: Any) -> None:
-        self.file, self.rate = file, int(file.samplerate)
+        self.rate = int(file.samplerate)
+        self._file = file
 
     def read(self, start: int, stop: int) -> Waveform:
         import soundfile
 
-        if start >= self.file.frames:
+        if start >= self._file.frames:
             return np.zeros((0, 1), dtype=np.float32)
         try:
-            self.file.seek(start)
-            samples: Waveform = self.file.read(min(stop, self.file.frames) - start, dtype="float32", always_2d=True)
+            self._file.seek(start)
+            samples: Waveform = self._file.read(min(stop, self._file.frames) - start, dtype="float32", always_2d=True)
         except (soundfile.LibsndfileError, RuntimeError) as error:
-            raise AudioError("broken", f"{self.file.name}: cannot be decoded ({error}).") from error
+            self._open_again()
+            raise _undecodable(self._file, error) from error
         return samples
+
+    def _open_again(self) -> None:
+        """A decoder of FLAC that has failed fails at every other place as well."""
+        import soundfile
+
+        self._file.close()
+        with contextlib.suppress(soundfile.LibsndfileError):  # then the next part finds a closed file
+            self._file = soundfile.SoundFile(self._file.name)
+
+    def close(self) -> None:
+        self._file.close()
 
 
 class _Stream:
@@ -192,7 +210,7 @@ class _Stream:
     def __init__(self, blocks: Iterator[Waveform], rate: int) -> None:
         self.rate = rate
         self._blocks = blocks
-        self._kept: list[Waveform] = []
+        self._kept: deque[Waveform] = deque()
         self._begin = self._end = 0  # which samples are kept
         self._failure: AudioError | None = None
 
@@ -202,8 +220,13 @@ class _Stream:
             self._kept.append(block)
             self._end += len(block)
             self._forget(start)
-        joined = np.concatenate(self._kept) if self._kept else np.zeros((0, 1), dtype=np.float32)
-        return joined[max(0, start - self._begin) : max(0, stop - self._begin)]
+        pieces, begin = [np.zeros((0, 1), dtype=np.float32)], self._begin
+        for block in self._kept:
+            if begin >= stop:
+                break
+            pieces.append(block[max(0, start - begin) : stop - begin])
+            begin += len(block)
+        return np.concatenate(pieces[1:] or pieces)
 
     def _next(self) -> Waveform | None:
         if self._failure is not None:
@@ -216,13 +239,31 @@ class _Stream:
 
     def _forget(self, start: int) -> None:
         while self._kept and self._begin + len(self._kept[0]) <= start:
-            self._begin += len(self._kept.pop(0))
+            self._begin += len(self._kept.popleft())
 
 
-def _sound_blocks(file: Any, path: Path) -> Iterator[Waveform]:
+class _Playing(_Stream):
+    """A lossy file: a jump starts its decoder anew, and what follows is not what playing on would give."""
+
+    def __init__(self, file: Any) -> None:
+        super().__init__(_sound_blocks(file), int(file.samplerate))
+        self._file = file
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _sound_blocks(file: Any) -> Iterator[Waveform]:
+    """A file of libsndfile from its start to where it really ends, which its header may not know."""
     import soundfile
 
+    file.seekable = lambda: False  # else soundfile jumps after each reading, to where it is
     try:
-        yield from file.blocks(_BLOCK_SECONDS * int(file.samplerate), dtype="float32", always_2d=True)
+        while len(block := file.read(_BLOCK_SECONDS * int(file.samplerate), dtype="float32", always_2d=True)):
+            yield block
     except (soundfile.LibsndfileError, RuntimeError) as error:
-        raise AudioError("broken", f"{path}: cannot be decoded ({error}).") from error
+        raise _undecodable(file, error) from error
+
+
+def _undecodable(file: Any, error: Exception) -> AudioError:
+    return AudioError("broken", f"{file.name}: cannot be decoded ({error}).")

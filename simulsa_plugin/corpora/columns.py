@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from simulsa_plugin.corpora.lines import listed
 from simulsa_plugin.errors import DatasetError, UsageError
 
 # Role → what its column is called where the recipe does not say.
@@ -23,13 +24,16 @@ NEEDED = ("audio", "translation")
 
 @dataclass(frozen=True)
 class Columns:
-    """Role → column, for the roles that a table has; the column `a.b` is the field b of what stands in a."""
+    """Role → column, for the roles that the recipe names; the column `a.b` is the field b of what stands in a.
 
-    by_role: Mapping[str, str]
+    The others have their usual names, looked for in each row: those of JSONL leave out what they have nothing for.
+    """
+
+    named: Mapping[str, str]
 
     def value(self, row: Mapping[str, Any], role: str) -> Any:
         """What a row has for a role; None where it has nothing."""
-        column = self.by_role.get(role)
+        column = self.named.get(role) or next((name for name in USUAL_NAMES[role] if name in row), None)
         if column is None or column in row:
             found = None if column is None else row[column]
         else:
@@ -39,11 +43,11 @@ class Columns:
         return None if found == "" else found
 
 
-def check_roles(named: Mapping[str, str]) -> None:
-    """Raise UsageError where `simulsa_columns` names a role that is none."""
-    unknown = sorted(set(named) - set(USUAL_NAMES))
+def check_roles(named: Mapping[str, str] | None, allowed: Collection[str] = tuple(USUAL_NAMES)) -> None:
+    """Raise UsageError where `simulsa_columns` names a role that is none, or one that this corpus does not look up."""
+    unknown = sorted(set(named or ()) - set(allowed))
     if unknown:
-        raise UsageError(f"simulsa_columns names a role {unknown[0]!r}; allowed: {', '.join(USUAL_NAMES)}.")
+        raise UsageError(f"simulsa_columns names a role {unknown[0]!r}; allowed: {', '.join(allowed)}.")
 
 
 def find_columns(row: Mapping[str, Any], named: Mapping[str, str], where: object) -> Columns:
@@ -57,15 +61,13 @@ def find_columns(row: Mapping[str, Any], named: Mapping[str, str], where: object
     Raises:
         DatasetError: a named column is not there, or nothing is found for the audio or the translation.
     """
-    usual = {role: next((name for name in names if name in row), None) for role, names in USUAL_NAMES.items()}
-    by_role = {role: column for role, column in usual.items() if column is not None} | dict(named)
-    there = f"its columns: {', '.join(row)[:300]}"
-    for column in by_role.values():
+    there = f"its columns: {listed(row)}"
+    for column in named.values():
         if column not in row and column.partition(".")[0] not in row:
             raise DatasetError(f"{where} has no column {column}; {there}. Set simulsa_columns.")
-    missing = [role for role in NEEDED if role not in by_role]
+    missing = [role for role in NEEDED if role not in named and not any(name in row for name in USUAL_NAMES[role])]
     if missing:
         example = ",".join(f"{role}:COLUMN" for role in missing)
         wanted = " and which ".join(missing)
         raise DatasetError(f"{where}: which column is {wanted}? {there}. Set simulsa_columns={example}.")
-    return Columns(by_role)
+    return Columns(named)

@@ -10,10 +10,12 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from simulsa_plugin.corpora.lines import read_aligned, read_lines
+from simulsa_plugin.corpora.lines import listed, read_aligned, read_lines
 from simulsa_plugin.corpora.spans import span_of
 from simulsa_plugin.corpora.utterance import Dropped, Form, Request, Utterance
 from simulsa_plugin.errors import DatasetError
+
+_SEGMENTS = "segments.lst"
 
 
 def read(request: Request) -> Iterator[Utterance | Dropped]:
@@ -21,7 +23,10 @@ def read(request: Request) -> Iterator[Utterance | Dropped]:
     source = _source_folder(request)
     for split in request.splits:
         folder = source / request.target / split
-        table = folder / "segments.lst"
+        table = folder / _SEGMENTS
+        if not table.exists():
+            there = listed(path.parent.name for path in sorted(folder.parent.glob(f"*/{_SEGMENTS}")))
+            raise DatasetError(f"{folder} has no {_SEGMENTS}; splits there: {there}. Set simulsa_split.")
         segments = [(number, line.split()) for number, line in read_lines(table) if line.strip()]
         translations = read_aligned(folder / f"segments.{request.target}", len(segments), table)
         numbers: Counter[str] = Counter()
@@ -37,14 +42,16 @@ def read(request: Request) -> Iterator[Utterance | Dropped]:
 
 def _source_folder(request: Request) -> Path:
     """The folder of the source language: the corpus, or one of its version folders, lies above it."""
-    candidates = [request.folder / request.source, request.folder, *sorted(request.folder.glob(f"v*/{request.source}"))]
-    found = next((folder for folder in candidates if (folder / request.target).is_dir()), None)
-    if found is None:
+    above = [request.folder, *sorted(request.folder.glob("v*"))]
+    candidates = [folder / request.source for folder in above] + [request.folder]
+    found = [folder for folder in candidates if any((folder / request.target).glob(f"*/{_SEGMENTS}"))]
+    if len(found) != 1:
+        there = listed(folder.relative_to(request.folder) for folder in found)
         raise DatasetError(
-            f"{request.folder} has no {request.source}/{request.target}/. "
+            f"{request.folder} needs one folder {request.source}/{request.target}/; there: {there}. "
             "Give the folder that holds the language folders (v1.1) as simulsa_corpus_dir."
         )
-    return found
+    return found[0]
 
 
 def _file_name(name: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from simulsa_plugin.corpora.lines import read_lines
+from simulsa_plugin.corpora.lines import listed, read_lines
 from simulsa_plugin.corpora.utterance import Dropped, Form, Request, Utterance
 from simulsa_plugin.errors import DatasetError
 
@@ -22,9 +22,9 @@ def read(request: Request) -> Iterator[Utterance | Dropped]:
     """Every recording with each raw transcription of its sentence in the target language; see `Form.read`."""
     source, target = _language_folder(request, request.source), _language_folder(request, request.target)
     for split in request.splits:
-        sentences = _sentences(target / f"{split}.tsv")
+        sentences = _sentences(_table(target, split))
         audio_folder = _audio_folder(source, split)
-        for place, fields in _rows(source / f"{split}.tsv"):
+        for place, fields in _rows(_table(source, split)):
             if fields is None:
                 yield Dropped(place, "broken_row")
                 continue
@@ -44,10 +44,18 @@ def _language_folder(request: Request, language: str) -> Path:
         tables = [*request.folder.glob("*/*.tsv"), *request.folder.glob("data/*/*.tsv")]
         there = sorted({table.parent.name for table in tables})
         raise DatasetError(
-            f"{request.folder} has no language {language}; there: {', '.join(there) or 'none'}. "
+            f"{request.folder} has no language {language}; there: {listed(there)}. "
             "Set simulsa_source_language and simulsa_target_language as FLEURS has them (en_us, cmn_hans_cn)."
         )
     return found
+
+
+def _table(language: Path, split: str) -> Path:
+    table = language / f"{split}.tsv"
+    if not table.exists():
+        there = listed(path.stem for path in sorted(language.glob("*.tsv")))
+        raise DatasetError(f"{language} has no {split}.tsv; splits there: {there}. Set simulsa_split.")
+    return table
 
 
 def _audio_folder(language: Path, split: str) -> Path:

@@ -11,23 +11,53 @@ from pathlib import Path
 from typing import Any
 
 from simulsa_plugin.corpora.choice import choose_table
+from simulsa_plugin.corpora.columns import check_roles
 from simulsa_plugin.corpora.lines import read_objects
-from simulsa_plugin.corpora.spans import span_from
+from simulsa_plugin.corpora.spans import seconds
 from simulsa_plugin.corpora.utterance import Dropped, Form, Request, Utterance
 from simulsa_plugin.errors import DatasetError, MissingExtraError
-from simulsa_plugin.recordings import Span
+from simulsa_plugin.recordings import OVERSHOOT_SECONDS, Span
 
 _ENDINGS = (".jsonl.gz", ".jsonl", "_cuts.jsonl.gz", "_cuts.jsonl")
 _FIELDS = ("translation", "translated_text", "tgt_text")  # of `custom`, where simulsa_columns names none
+_MIXED = ("MixedCut", "PaddingCut")
+# What lhotse raises about manifests that are none of its own, and what they do to whoever reads them.
+_STRANGE = (KeyError, TypeError, ValueError, AttributeError, AssertionError, IndexError, RecursionError)
 
 
 def read(request: Request) -> Iterator[Utterance | Dropped]:
-    """The supervisions of the cuts, in order; see `Form.read`. A cut's only supervision is the whole cut."""
+    """The supervisions of the cuts, in order; see `Form.read`.
+
+    The id of a cut's only supervision is the cut's. Supervisions that the cut holds a part of, as windows do, are
+    dropped: nobody knows which part of the translation belongs to it.
+    """
+    check_roles(request.columns, ("translation",))
     for split in request.splits or ("",):
         manifest = choose_table(request.folder, split, _ENDINGS, prefixes=("", "cuts_", "cuts-"))
         for number, row in read_objects(manifest):
             place = f"{manifest}, line {number}"
-            yield from _utterances(_cut(row, place), place, manifest, request)
+            try:
+                found = list(_rows(row, place, manifest, request))
+            except _STRANGE as error:
+                raise _no_cut(place) from error
+            yield from found
+
+
+def _no_cut(place: str) -> DatasetError:
+    return DatasetError(f"{place}: no cut of lhotse. Give a file of cuts (CutSet.to_file), not recordings alone.")
+
+
+def _rows(row: dict[str, Any], place: str, manifest: Path, request: Request) -> Iterator[Utterance | Dropped]:
+    if row.get("type") in _MIXED:
+        yield Dropped(str(row["id"]), "mixed_cut")
+        return
+    cut = _cut(row, place)
+    reason = _unusable(cut)
+    if reason:
+        yield Dropped(str(cut.id), reason)
+        return
+    for supervision in cut.supervisions:
+        yield _utterance(supervision, cut, place, manifest, request)
 
 
 def _cut(row: dict[str, Any], place: str) -> Any:
@@ -37,63 +67,76 @@ def _cut(row: dict[str, Any], place: str) -> Any:
         raise MissingExtraError(
             "simulsa_corpus: lhotse needs the package lhotse. Type  pip install 'simulsa-plugin[lhotse]'"
         ) from error
-    try:
-        cut = deserialize_item(row)
-        if hasattr(cut, "supervisions"):
-            return cut
-    except (KeyError, TypeError, ValueError, AttributeError, AssertionError):
-        pass
-    raise DatasetError(f"{place}: no cut of lhotse. Give a file of cuts (CutSet.to_file), not recordings alone.")
-
-
-def _utterances(cut: Any, place: str, manifest: Path, request: Request) -> Iterator[Utterance | Dropped]:
-    reason = _unusable(cut)
-    if reason:
-        yield Dropped(str(cut.id), reason)
-        return
-    audio, channel = _audio(cut, place, manifest, request)
-    for supervision in cut.supervisions:
-        alone = len(cut.supervisions) == 1
-        identifier = str(cut.id if alone else f"{cut.id}-{supervision.id}")
-        translation = _translation(supervision, cut, request)
-        if translation is None:
-            yield Dropped(identifier, "no_translation")
-            continue
-        start = cut.start + (0.0 if alone else max(0.0, supervision.start))
-        duration = cut.duration if alone else supervision.duration
-        span = span_from(start, duration, place)
-        yield Utterance(identifier, audio, Span(span.start_seconds, span.end_seconds, channel), translation)
+    cut = deserialize_item(row)
+    if not hasattr(cut, "supervisions"):
+        raise _no_cut(place)
+    return cut
 
 
 def _unusable(cut: Any) -> str | None:
-    if type(cut).__name__ not in ("MonoCut", "MultiCut"):
-        return "mixed_cut"
     if not cut.supervisions:
         return "no_translation"
     if not cut.has_recording:
         return "no_recording"
-    if cut.recording.transforms:
-        return "transformed"  # speed, volume …: made by lhotse as it loads
-    channels = cut.channel if isinstance(cut.channel, list) else [cut.channel]
-    if not any(set(channels) <= set(source.channels) for source in cut.recording.sources):
-        return "channels_in_several_files"
-    if len(channels) > 1 and set(channels) != set(cut.recording.channel_ids):
-        return "several_channels"
+    # Speed, volume and the like are made by lhotse as it loads; the rate is ours to choose.
+    if any(type(transform).__name__ != "Resample" for transform in cut.recording.transforms or ()):
+        return "transformed"
     return None
 
 
-def _audio(cut: Any, place: str, manifest: Path, request: Request) -> tuple[Path, int | None]:
-    """(file, which of its channels; None: all that it has)."""
-    channels = cut.channel if isinstance(cut.channel, list) else [cut.channel]
-    source = next(source for source in cut.recording.sources if set(channels) <= set(source.channels))
+def _utterance(supervision: Any, cut: Any, place: str, manifest: Path, request: Request) -> Utterance | Dropped:
+    identifier = str(cut.id if len(cut.supervisions) == 1 else f"{cut.id}-{supervision.id}")
+    translation = _translation(supervision, cut, request)
+    if translation is None:
+        return Dropped(identifier, "no_translation")
+    part = _part(supervision, cut, place)
+    if part is None:
+        return Dropped(identifier, "cut_off")
+    audio = _audio(supervision, cut, place, manifest, request)
+    if isinstance(audio, str):
+        return Dropped(identifier, audio)
+    path, channel = audio
+    return Utterance(identifier, path, Span(*part, channel), translation)
+
+
+def _part(supervision: Any, cut: Any, place: str) -> tuple[float, float] | None:
+    """Where a supervision is in the recording; None where the cut does not hold all of it.
+
+    The only supervision of a cut is the whole cut, if their ends differ by no more than rounding does.
+    """
+    cut_start, cut_seconds = seconds(cut.start, "start", place), seconds(cut.duration, "duration", place)
+    early = isinstance(supervision.start, (int, float)) and supervision.start < 0
+    start = -seconds(-supervision.start, "start", place) if early else seconds(supervision.start, "start", place)
+    end = start + seconds(supervision.duration, "duration", place)
+    if start < -OVERSHOOT_SECONDS or end > cut_seconds + OVERSHOOT_SECONDS:
+        return None
+    whole = max(abs(start), abs(end - cut_seconds)) <= OVERSHOOT_SECONDS
+    if len(cut.supervisions) == 1 and whole:
+        start, end = 0.0, cut_seconds
+    return cut_start + max(0.0, start), cut_start + min(cut_seconds, end)
+
+
+def _audio(supervision: Any, cut: Any, place: str, manifest: Path, request: Request) -> tuple[Path, int | None] | str:
+    """(file, which of its channels; None: all that it has), or why there is no such file."""
+    channels = _channels(cut.channel)
+    if len(channels) > 1 and _channels(supervision.channel) < channels:  # each side of a telephone call, say
+        channels = _channels(supervision.channel)
+    source = next((source for source in cut.recording.sources if channels <= set(source.channels)), None)
+    if source is None:
+        return "channels_in_several_files"
+    if len(channels) > 1 and channels != set(source.channels):
+        return "several_channels"
     if source.type != "file" or not isinstance(source.source, str):
         raise DatasetError(
-            f"{place}: the audio of the cut {str(cut.id)[:80]} is a {source.type}, not a file, and is not fetched. "
-            "Write it to files (CutSet.save_audios)."
+            f"{place}: the audio of the cut {str(cut.id)[:80]!r} is a {str(source.type)[:20]!r}, not a file, and is "
+            "not fetched. Write it to files (CutSet.save_audios)."
         )
-    whole = set(channels) == set(source.channels)
-    channel = None if whole else source.channels.index(channels[0])
-    return request.find(source.source, place, request.folder, manifest.parent), channel
+    path = request.find(source.source, place, request.folder, manifest.parent)
+    return path, None if channels == set(source.channels) else source.channels.index(*channels)
+
+
+def _channels(channel: Any) -> set[Any]:
+    return set(channel) if isinstance(channel, list) else {channel}
 
 
 def _translation(supervision: Any, cut: Any, request: Request) -> str | None:

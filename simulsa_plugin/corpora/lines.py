@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import gzip
+import math
 import zlib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -14,6 +16,7 @@ import orjson
 from simulsa_plugin.errors import DatasetError
 
 MAX_LINE_BYTES = 1 << 20  # a transcript is thousands of times shorter; what is longer is no line of a corpus
+_MAX_GROWTH = 200  # bytes that a byte of gzip may become, beyond one line; manifests grow ten- to twentyfold
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -24,20 +27,21 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     order mark, are left out.
 
     Raises:
-        DatasetError: the file cannot be read, or a line is longer than 1 MiB or no UTF-8; the line is named.
+        DatasetError: the file cannot be read, or a line is longer than 1 MiB or no UTF-8, or what is compressed is out
+            of all proportion; the line is named.
     """
+    number = 0
     try:
         with _open(path) as handle:
-            number = 0
+            left = _allowed_bytes(path)
             while line := handle.readline(MAX_LINE_BYTES + 1):
                 number += 1
-                if len(line) > MAX_LINE_BYTES:
-                    raise DatasetError(
-                        f"{path}, line {number}: longer than {MAX_LINE_BYTES} bytes, which no line of a corpus is."
-                    )
+                left -= len(line)
+                _refuse_large(line, left, f"{path}, line {number}")
                 yield number, _text(line.removeprefix(_BOM) if number == 1 else line, path, number)
     except (OSError, EOFError, zlib.error) as error:
-        raise DatasetError(f"Cannot read {path}: {getattr(error, 'strerror', None) or error}.") from error
+        place = f"{path}, line {number + 1}" if number else str(path)
+        raise DatasetError(f"Cannot read {place}: {getattr(error, 'strerror', None) or error}.") from error
 
 
 def read_aligned(path: Path, count: int, table: Path) -> list[str]:
@@ -85,9 +89,7 @@ def read_tsv(path: Path, needed: tuple[str, ...] = ()) -> Iterator[tuple[int, di
     """
     lines = read_lines(path)
     header = next(lines, (0, ""))[1].split("\t")
-    missing = [column for column in needed if column not in header]
-    if missing:
-        raise DatasetError(f"{path} has no column {', '.join(missing)}; its columns: {', '.join(header)}.")
+    _check_header(header, path, needed)
     for number, text in lines:
         fields = text.split("\t")
         if len(fields) == len(header):
@@ -107,6 +109,7 @@ def read_csv(path: Path) -> Iterator[tuple[int, dict[str, str] | None]]:
     rows = csv.reader((f"{text}\n" for _, text in read_lines(path)), strict=True)
     try:
         header = next(rows, [])
+        _check_header(header, path)
         for row in rows:
             if row:
                 yield rows.line_num, dict(zip(header, row, strict=True)) if len(row) == len(header) else None
@@ -114,7 +117,40 @@ def read_csv(path: Path) -> Iterator[tuple[int, dict[str, str] | None]]:
         raise DatasetError(f"{path}, line {rows.line_num}: {error}. Mend its quoting.") from error
 
 
+def listed(names: Iterable[object], limit: int = 20) -> str:
+    """Names in a message, which stays one line whatever they hold.
+
+    >>> listed(["train", "dev"]), listed([])
+    ('train, dev', 'none')
+    """
+    shown = [str(name)[:80] for name in names]
+    words = [name if name.isprintable() else repr(name) for name in shown[:limit]]
+    return ", ".join([*words, "…"] if len(shown) > limit else words) or "none"
+
+
+def _check_header(header: list[str], path: Path, needed: tuple[str, ...] = ()) -> None:
+    missing = [column for column in needed if column not in header]
+    if missing:
+        raise DatasetError(f"{path} has no column {', '.join(missing)}; its columns: {listed(header)}.")
+    twice = [column for column, count in Counter(header).items() if count > 1 and column]
+    if twice:
+        raise DatasetError(f"{path} has the column {listed(twice[:1])} twice. Rename one.")
+
+
+def _allowed_bytes(path: Path) -> float:
+    return MAX_LINE_BYTES + _MAX_GROWTH * path.stat().st_size if path.suffix == ".gz" else math.inf
+
+
+def _refuse_large(line: bytes, left: float, place: str) -> None:
+    if len(line) > MAX_LINE_BYTES:
+        raise DatasetError(f"{place}: longer than {MAX_LINE_BYTES} bytes, which no line of a corpus is.")
+    if left < 0:
+        raise DatasetError(f"{place}: unpacks to more than {_MAX_GROWTH} times its size, which no corpus does.")
+
+
 def _open(path: Path) -> IO[bytes]:
+    if path.exists() and not path.is_file():  # a pipe would wait for ever
+        raise DatasetError(f"{path} is no regular file.")
     return cast(IO[bytes], gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb"))
 
 

@@ -66,7 +66,7 @@ def list_utterances(
         seen.add(row.id)
         text = clean(row.translation)
         listing.renormalized += text != row.translation.strip()
-        audio = _stored(row.audio, len(listing.utterances), layout, writes)
+        audio = _stored(row, len(listing.utterances), layout, writes)
         listing.utterances.append(replace(row, translation=text, audio=audio))
     listing.digest = digest.hexdigest()
     return listing
@@ -98,14 +98,17 @@ def _identity(row: Utterance | Dropped) -> list[object]:
     if isinstance(row, Dropped):
         return [row.id, row.reason]
     audio = zlib.crc32(row.audio.data) if isinstance(row.audio, EncodedAudio) else str(row.audio)
-    span = row.span and [row.span.start_seconds, row.span.end_seconds]
+    span = row.span and [row.span.start_seconds, row.span.end_seconds, row.span.channel]
     return [row.id, audio, span, row.translation]
 
 
-def _stored(audio: Path | EncodedAudio, number: int, layout: CorpusLayout, writes: bool) -> Path:
+def _stored(row: Utterance, number: int, layout: CorpusLayout, writes: bool) -> Path:
+    audio = row.audio
     if isinstance(audio, Path):
         return audio
-    path = layout.audio_file(number, audio.suffix.lower() if audio.suffix.lower() in _SUFFIXES else ".audio")
+    suffix = audio.suffix.lower() if audio.suffix.lower() in _SUFFIXES else ".audio"
+    # What is cut out of it gets the utterance's own name.
+    path = layout.audio_file(number, suffix if row.span is None else f".whole{suffix}")
     if writes and not (path.exists() and path.read_bytes() == audio.data):
         make_folder(path.parent)
         with replacing(path) as handle:

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from simulsa_plugin.corpora.lines import read_aligned, read_lines
+from simulsa_plugin.corpora.lines import MAX_LINE_BYTES, listed, read_aligned, read_lines
 from simulsa_plugin.corpora.spans import span_from
 from simulsa_plugin.corpora.utterance import Dropped, Form, Request, Utterance
 from simulsa_plugin.errors import DatasetError
@@ -32,11 +32,11 @@ def read(request: Request) -> Iterator[Utterance | Dropped]:
         translations = read_aligned(folder / "txt" / f"{split}.{request.target}", len(segments), table)
         numbers: Counter[str] = Counter()
         for (place, segment), translation in zip(segments, translations, strict=True):
-            wav = segment["wav"]
+            wav, talk = segment["wav"], Path(segment["wav"]).stem
             audio = request.find(wav, place, folder / "wav")
             span = span_from(segment["offset"], segment["duration"], place)
-            yield Utterance(f"{Path(wav).stem}_{numbers[wav]}", audio, span, translation)
-            numbers[wav] += 1
+            yield Utterance(f"{talk}_{numbers[talk]}", audio, span, translation)
+            numbers[talk] += 1
 
 
 def _split_folder(request: Request, split: str) -> Path:
@@ -49,7 +49,7 @@ def _split_folder(request: Request, split: str) -> Path:
                         (request.folder / above / "data").glob("*/txt/*.yaml")})  # fmt: skip
         raise DatasetError(
             f"{request.folder} has no data/{split}/txt/{split}.yaml, there or in {pair}/; "
-            f"splits found: {', '.join(there) or 'none'}. Set simulsa_corpus_dir and simulsa_split."
+            f"splits found: {listed(there)}. Set simulsa_corpus_dir and simulsa_split."
         )
     return found
 
@@ -68,6 +68,8 @@ def _segments(table: Path) -> Iterator[tuple[str, Mapping[str, str]]]:
             place = f"{table}, line {number}"
         if line.strip() and not line.startswith(("#", "---")):
             item += f"{line}\n"
+        if len(item) > MAX_LINE_BYTES:
+            raise DatasetError(f"{place}: an item longer than {MAX_LINE_BYTES} characters, which no segment is.")
     if item:
         yield place, _segment(item, place)
 

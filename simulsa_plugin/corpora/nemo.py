@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from simulsa_plugin.corpora.choice import choose_table
+from simulsa_plugin.corpora.columns import check_roles
 from simulsa_plugin.corpora.lines import read_objects
 from simulsa_plugin.corpora.spans import span_from
 from simulsa_plugin.corpora.utterance import Dropped, Form, Request, Utterance
@@ -23,6 +24,7 @@ def read(request: Request) -> Iterator[Utterance | Dropped]:
     Rows that name other languages than the recipe are dropped, and so are rows without a translation: multilingual
     manifests hold transcripts as well.
     """
+    check_roles(request.columns, ("translation",))
     for split in request.splits or ("",):
         manifest = choose_table(request.folder, split, _ENDINGS)
         for number, row in read_objects(manifest):

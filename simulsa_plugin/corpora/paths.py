@@ -67,7 +67,7 @@ class AudioFinder:
         real = os.path.realpath(path) if os.path.islink(path) else self._beside(path)
         if not any(real.startswith(root.rstrip(os.sep) + os.sep) for root in self._real_roots):
             raise DatasetError(
-                f"{place}: the audio {_short(name)!r} lies outside the corpus, at {_short(real)}. "
+                f"{place}: the audio {_short(name)!r} lies outside the corpus, at {_short(real)!r}. "
                 "If it may be read there, set simulsa_audio_dir to the folder that holds the audio."
             )
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from simulsa_plugin.errors import AudioError
 from simulsa_plugin.recordings import AudioInfo, Span, audio_info, read_parts
 from simulsa_plugin.storage import make_folder, remove_leftovers, replacing
 
+_TASK_UTTERANCES = 64  # of short recordings, in one task of a thread: a task for each would take memory and time
 WHOLE_SECONDS = 0.01  # a span that leaves out less than this of its file is the whole file; manifests round durations
 
 
@@ -52,14 +55,25 @@ def place_audio(utterances: Sequence[Utterance], layout: CorpusLayout, workers: 
     for folder in [path for path in layout.audio.glob("*") if path.is_dir()]:
         remove_leftovers(folder)
     placed: list[Placed] = [Placed(None)] * len(utterances)
+    stopped = threading.Event()
+
+    def work(recordings: list[list[int]]) -> list[tuple[int, Placed]]:
+        results = []
+        for result in (one for numbers in recordings for one in _place(numbers, utterances, layout)):
+            if stopped.is_set():
+                break
+            results.append(result)
+        return results
+
     with tqdm(total=len(utterances), desc=f"read {layout.name}", unit="utt", disable=None) as progress:
         pool = ThreadPoolExecutor(workers or len(os.sched_getaffinity(0)))
         try:
-            for results in pool.map(lambda group: list(_place(group, utterances, layout)), _recordings(utterances)):
+            for results in pool.map(work, _tasks(_recordings(utterances))):
                 for number, result in results:
                     placed[number] = result
                 progress.update(len(results))
         finally:
+            stopped.set()  # after an error, or Ctrl-C, hours of audio may lie before the others
             pool.shutdown(cancel_futures=True)
     return placed
 
@@ -70,6 +84,18 @@ def _recordings(utterances: Sequence[Utterance]) -> list[list[int]]:
     for number, utterance in enumerate(utterances):
         groups.setdefault(utterance.audio, []).append(number)
     return list(groups.values())
+
+
+def _tasks(recordings: list[list[int]]) -> Iterator[list[list[int]]]:
+    """Recordings, several together where they are short."""
+    task: list[list[int]] = []
+    for numbers in recordings:
+        if task and sum(map(len, task)) + len(numbers) > _TASK_UTTERANCES:
+            yield task
+            task = []
+        task.append(numbers)
+    if task:
+        yield task
 
 
 def _place(
@@ -93,7 +119,8 @@ def _place(
 def _is_whole(span: Span | None, recording: AudioInfo) -> bool:
     if span is None:
         return True
-    if span.start_seconds > 0 or (span.channel is not None and recording.channels > 1):
+    all_channels = span.channel is None or (span.channel, recording.channels) == (0, 1)
+    if span.start_seconds > 0 or not all_channels:
         return False
     return span.end_seconds is None or abs(span.end_seconds - recording.seconds) < WHOLE_SECONDS
 
@@ -101,11 +128,11 @@ def _is_whole(span: Span | None, recording: AudioInfo) -> bool:
 def _cut(
     recording: Path, numbers: list[int], utterances: Sequence[Utterance], layout: CorpusLayout
 ) -> Iterator[tuple[int, Placed]]:
-    wanted = []
+    wanted, paths = [], {number: layout.audio_file(number, ".wav") for number in numbers}
     for number in numbers:
-        path = layout.audio_file(number, ".wav")
-        if path.exists():
-            yield number, Placed(path, audio_info(path).seconds)
+        seconds = _seconds_there(paths[number])
+        if seconds:
+            yield number, Placed(paths[number], seconds)
         else:
             wanted.append(number)
     if not wanted:
@@ -115,7 +142,14 @@ def _cut(
         if isinstance(waveform, AudioError):
             yield wanted[index], Placed(None, reason=waveform.reason)
         else:
-            yield wanted[index], _write(waveform, layout.audio_file(wanted[index], ".wav"))
+            yield wanted[index], _write(waveform, paths[wanted[index]])
+
+
+def _seconds_there(path: Path) -> float | None:
+    """The length of a part that an earlier run has written whole."""
+    with contextlib.suppress(AudioError):
+        return audio_info(path).seconds
+    return None
 
 
 def _write(waveform: Waveform, path: Path) -> Placed:

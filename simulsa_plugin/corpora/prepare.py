@@ -26,8 +26,10 @@ from simulsa_plugin.storage import (
     make_folder,
     merge_dataset_info,
     registered_datasets,
+    remove_leftovers,
     write_json,
     write_jsonl,
+    writing_to,
 )
 from simulsa_plugin.work import change_in_words, changed_keys, read_work, versions
 
@@ -76,7 +78,7 @@ def prepare(
         DatasetError: the corpus is not in its form, is hostile, or has nothing to use.
         StorageError: `out` cannot be written, is in use, or holds other work under this name.
     """
-    layout = CorpusLayout(make_folder(out).absolute(), name)
+    layout = CorpusLayout(out.absolute(), name)
     _refuse_foreign(layout)
     make_folder(layout.folder)
     with locked(layout.folder, wait=wait):
@@ -109,7 +111,7 @@ def plan(
     _refuse_other_work(layout, work)
     listing = read_corpus(settings, splits, layout, writes=False)
     _refuse_other_work(layout, _with_content(work, listing))
-    if layout.manifest.exists() and layout.rows.exists():
+    if _is_finished(layout) and layout.name in registered_datasets(layout.out):
         return []
     parts = sum(utterance.span is not None for utterance in listing.utterances)
     files = len({utterance.audio for utterance in listing.utterances})
@@ -148,17 +150,30 @@ def read_corpus(
 def _prepared(
     settings: CorpusSettings, splits: Sequence[str], prompt: TranslationPrompt, layout: CorpusLayout
 ) -> dict[str, Any]:
+    _remove_leftovers(layout)
     work = _describe(settings, splits, prompt, layout)
     _refuse_other_work(layout, work)
-    listing = read_corpus(settings, splits, layout)
+    listing = read_corpus(settings, splits, layout, writes=False)
     work = _with_content(work, listing)
     _refuse_other_work(layout, work)
-    if layout.manifest.exists() and layout.rows.exists():
-        return read_work(layout.manifest)
-    write_json(layout.started, work)
+    if not _is_finished(layout):
+        write_json(layout.started, work)
+        if any(layout.audio in row.audio.parents for row in listing.utterances if isinstance(row.audio, Path)):
+            listing = read_corpus(settings, splits, layout)  # again, to write the audio that is inside its tables
+        _make(settings, prompt, layout, listing, work)
+    _remove(layout.started)
+    return read_work(layout.manifest)
+
+
+def _make(
+    settings: CorpusSettings, prompt: TranslationPrompt, layout: CorpusLayout, listing: Listing, work: dict[str, Any]
+) -> None:
+    """Place the audio, and write the files of the dataset; the manifest comes last."""
     placed = _within(settings.corpus_max_seconds, place_audio(listing.utterances, layout, settings.corpus_workers))
     usable = [(row, audio) for row, audio in zip(listing.utterances, placed, strict=True) if audio.audio]
     if not usable:
+        if not layout.audio.exists():
+            _remove(layout.started)  # nothing came of it: other settings may have the folder
         reasons = ", ".join(sorted({audio.reason for audio in placed}))
         raise DatasetError(f"No audio of {settings.folder} can be used: {reasons}. Is it where the corpus says?")
     dropped = [{"id": row.id, "reason": row.reason} for row in listing.dropped]
@@ -172,8 +187,21 @@ def _prepared(
     manifest = {**work, "versions": versions("simulsa-plugin", "soundfile", "soxr", "av")}
     manifest |= _counts(listing, [audio for _, audio in usable], Counter(row["reason"] for row in dropped))
     write_json(layout.manifest, manifest)
-    layout.started.unlink(missing_ok=True)
-    return manifest
+
+
+def _is_finished(layout: CorpusLayout) -> bool:
+    return layout.manifest.exists() and layout.rows.exists()
+
+
+def _remove_leftovers(layout: CorpusLayout) -> None:
+    """Of killed runs; those among the audio are removed where it is placed."""
+    remove_leftovers(layout.folder)
+    remove_leftovers(layout.out, layout.rows.name)
+
+
+def _remove(path: Path) -> None:
+    with writing_to(path):
+        path.unlink(missing_ok=True)
 
 
 def _describe(
@@ -184,6 +212,7 @@ def _describe(
     for key in ("simulsa_split", "simulsa_eval_split", "simulsa_prompt", "simulsa_corpus_workers"):
         del keys[key]  # they stand below as they came out, or change no byte
     keys["simulsa_corpus_dir"] = str(settings.folder)
+    keys["simulsa_audio_dir"] = settings.audio_folder and str(settings.audio_folder)
     return {
         "dataset": layout.name,
         "splits": list(splits),
@@ -198,13 +227,19 @@ def _with_content(work: Mapping[str, Any], listing: Listing) -> dict[str, Any]:
 
 
 def _refuse_foreign(layout: CorpusLayout) -> None:
-    """A dataset of this name that no run of ours has made stays as it is."""
+    """What no run of ours has made, or what it was made of is not known, stays as it is."""
     entry = registered_datasets(layout.out).get(layout.name)
     ours = entry is None or (isinstance(entry, dict) and entry.get("file_name") in (str(layout.rows), layout.rows.name))
-    if not ours or (layout.rows.exists() and not layout.folder.exists()):
+    known = layout.started.exists() or layout.manifest.exists()
+    if not ours or (not known and layout.rows.exists()):
         raise StorageError(
             f"{layout.out} has a dataset {layout.name} that was not made from this corpus. "
             "Choose another --out, or another name with dataset=NAME."
+        )
+    if not known and layout.audio.exists():
+        raise StorageError(
+            f"{layout.audio} holds audio, and nothing beside it says of which corpus. "
+            f"Remove {layout.folder}, or choose another --out, or another name with dataset=NAME."
         )
 
 

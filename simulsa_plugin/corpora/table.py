@@ -12,19 +12,20 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from simulsa_plugin.corpora.choice import choose_table
+import orjson
+
+from simulsa_plugin.corpora.choice import PARQUET, choose_parquet, choose_table
 from simulsa_plugin.corpora.columns import USUAL_NAMES, check_roles, find_columns
-from simulsa_plugin.corpora.lines import read_csv, read_objects, read_tsv
-from simulsa_plugin.corpora.spans import span_from, span_of
+from simulsa_plugin.corpora.lines import MAX_LINE_BYTES, listed, read_csv, read_objects, read_tsv
+from simulsa_plugin.corpora.spans import channel_of, span_from, span_of
 from simulsa_plugin.corpora.utterance import Dropped, EncodedAudio, Form, Request, Utterance
 from simulsa_plugin.errors import DatasetError, UsageError
 from simulsa_plugin.recordings import Span
 
-MAX_CHANNELS = 64
-_PARQUET = ".parquet"
-_SAVED = ("dataset_dict.json", "state.json")  # what `save_to_disk` leaves
-_Rows = Iterator[tuple[int, Mapping[str, Any] | None]]
-_READERS: dict[str, Callable[[Path], _Rows]] = {
+_DICT, _STATE = "dataset_dict.json", "state.json"  # what `save_to_disk` leaves
+_BATCH_ROWS = 32  # each may hold an audio file
+_Rows = Iterator[tuple[int, str, Mapping[str, Any] | None]]  # number, place, row; None where it is broken
+_READERS: dict[str, Callable[[Path], Iterator[tuple[int, Mapping[str, Any] | None]]]] = {
     ".tsv": read_tsv,
     ".tsv.gz": read_tsv,
     ".csv": read_csv,
@@ -35,137 +36,156 @@ _READERS: dict[str, Callable[[Path], _Rows]] = {
 
 
 def read(request: Request) -> Iterator[Utterance | Dropped]:
-    """The rows of the tables, in order; see `Form.read`."""
-    check_roles(request.columns or {})
+    """The rows of the tables, in order; see `Form.read`. Without a column for it, an id is the split and the number."""
+    check_roles(request.columns)
     for split in request.splits or ("",):
-        if _is_saved(request.folder):
-            yield from _utterances(_saved_rows(request.folder, split), request.folder, request.folder, request)
-        elif shards := parquet_files(request.folder, split):
-            yield from read_parquet(shards, request)
+        prefix = f"{split}-" if split else ""
+        if saved := _saved_files(request.folder, split):
+            yield from _utterances(_arrow_rows(saved, _saved_batches), saved[0].parent, request, prefix)
+        elif shards := choose_parquet(request.folder, split):
+            yield from read_parquet(shards, request, prefix)
         else:
             table = choose_table(request.folder, split, tuple(_READERS))
-            yield from _utterances(_reader(table)(table), table, table.parent, request)
+            yield from _utterances(_text_rows(table), table.parent, request, prefix)
 
 
-def parquet_files(where: Path, split: str) -> list[Path]:
-    """The parquet files of a split, in order: `SPLIT.parquet`, `SPLIT-00000-of-00002.parquet` and the like."""
-    if where.is_file():
-        return [where] if where.suffix == _PARQUET and not split else []
-    folders = [where, where / "data", where / split] if split else [where, where / "data"]
-    names = [f"{split}{_PARQUET}", f"{split}-*{_PARQUET}"] if split else [f"*{_PARQUET}"]
-    found = [sorted(path for name in names for path in folder.glob(name)) for folder in folders]
-    if split:
-        found.append(sorted((where / split).glob(f"*{_PARQUET}")))
-    return next((paths for paths in found if paths), [])
+def read_parquet(shards: Sequence[Path], request: Request, prefix: str = "") -> Iterator[Utterance | Dropped]:
+    """The rows of parquet files, one after another.
+
+    Args:
+        shards: the files; not empty.
+        request: columns, and where audio is found.
+        prefix: of the ids of rows that have none of their own.
+    """
+    check_roles(request.columns)
+    yield from _utterances(_arrow_rows(shards, _parquet_batches), shards[0].parent, request, prefix)
 
 
-def read_parquet(shards: Sequence[Path], request: Request) -> Iterator[Utterance | Dropped]:
-    """The rows of parquet files, one after another."""
-    import datasets
-
-    rows = datasets.load_dataset("parquet", data_files=[str(path) for path in shards], split="train", streaming=True)
-    folder = shards[0].parent
-    yield from _utterances(_plain_rows(rows, folder), folder, folder, request)
+def _text_rows(table: Path) -> _Rows:
+    for number, row in _reader(table)(table):
+        yield number, f"{table}, line {number}", row
 
 
-def _saved_rows(folder: Path, split: str) -> _Rows:
-    import datasets
-
-    with _reading(folder):
-        saved = datasets.load_from_disk(str(folder))
-    if isinstance(saved, datasets.DatasetDict):
-        if split not in saved:
-            raise DatasetError(f"{folder} has the splits {', '.join(saved)}. Set simulsa_split to one of them.")
-        saved = saved[split]
-    elif split:
-        raise UsageError(f"simulsa_split is {split}, and {folder} has no splits. Leave simulsa_split out.")
-    yield from _plain_rows(saved, folder)
+def _reader(table: Path) -> Callable[[Path], Iterator[tuple[int, Mapping[str, Any] | None]]]:
+    for ending, reader in _READERS.items():
+        if table.name.lower().endswith(ending):
+            return reader
+    raise DatasetError(f"{table} is no table that can be read; allowed: {', '.join(_READERS)}, {PARQUET}.")
 
 
-def _plain_rows(rows: Any, where: Path) -> _Rows:
-    """Numbered rows of a dataset, audio undecoded."""
-    import datasets
+def _arrow_rows(files: Sequence[Path], batches: Callable[[Path], Iterator[Any]]) -> _Rows:
+    """Rows of Arrow's files, numbered through; audio as it is stored, undecoded. Nothing in them is run."""
+    number = 0
+    for file in files:
+        with _reading(file):
+            rows = (row for batch in batches(file) for row in batch.to_pylist())
+            for number_in_file, row in enumerate(rows, 1):
+                number += 1
+                yield number, f"{file}, row {number_in_file}", row
 
-    with _reading(where):
-        for name, feature in (rows.features or {}).items():
-            if isinstance(feature, datasets.Audio):
-                rows = rows.cast_column(name, datasets.Audio(decode=False))
-        yield from enumerate(rows.with_format(None), 1)
+
+def _parquet_batches(file: Path) -> Iterator[Any]:
+    from pyarrow import parquet  # type: ignore[import-untyped]
+
+    with parquet.ParquetFile(file) as table:
+        yield from table.iter_batches(batch_size=_BATCH_ROWS)
+
+
+def _saved_batches(file: Path) -> Iterator[Any]:
+    import pyarrow
+
+    with pyarrow.memory_map(str(file)) as memory, pyarrow.ipc.open_stream(memory) as stream:
+        for batch in stream:
+            batch.validate(full=True)  # Arrow trusts what it maps, and a wrong offset ends the process
+            for start in range(0, batch.num_rows, _BATCH_ROWS):
+                yield batch.slice(start, _BATCH_ROWS)
 
 
 @contextlib.contextmanager
 def _reading(where: Path) -> Iterator[None]:
-    """Datasets and pyarrow raise what they like about broken files."""
+    """Arrow raises what it likes about broken files."""
     try:
         yield
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError, NotImplementedError) as error:
+    except DatasetError:
+        raise
+    except Exception as error:
         raise DatasetError(f"{where} cannot be read as a table: {' '.join(str(error).split())[:300]}") from error
 
 
-def _is_saved(where: Path) -> bool:
-    return any((where / name).exists() for name in _SAVED)
+def _saved_files(where: Path, split: str) -> list[Path]:
+    """The Arrow files of a dataset that `save_to_disk` wrote, in order; none where it wrote none."""
+    folder = where / split
+    if not (folder / _STATE).exists():
+        if (where / _STATE).exists():
+            raise UsageError(f"simulsa_split is {split}, and {where} has no splits. Leave simulsa_split out.")
+        if (where / _DICT).exists():
+            there = listed(sorted(path.parent.name for path in where.glob(f"*/{_STATE}")))
+            raise DatasetError(f"{where} has the splits {there}. Set simulsa_split to one of them.")
+        return []
+    return [folder / name for name in _saved_names(folder / _STATE)]
 
 
-def _reader(table: Path) -> Callable[[Path], _Rows]:
-    for ending, reader in _READERS.items():
-        if table.name.lower().endswith(ending):
-            return reader
-    raise DatasetError(f"{table} is no table that can be read; allowed: {', '.join(_READERS)}, {_PARQUET}.")
+def _saved_names(state: Path) -> list[str]:
+    """The names of the files that belong to a saved dataset; they lie beside its state."""
+    with _reading(state):
+        if state.stat().st_size > MAX_LINE_BYTES:
+            raise ValueError(f"longer than {MAX_LINE_BYTES} bytes")
+        names = [file["filename"] for file in orjson.loads(state.read_bytes())["_data_files"]]
+        if not names or not all(isinstance(name, str) and name.endswith(".arrow") for name in names):
+            raise ValueError("it names no files of Arrow")
+        away = [name for name in names if "/" in name or "\\" in name]
+        if away:
+            raise ValueError(f"it names {listed(away[:1])}, and its files lie beside it")
+        return names
 
 
-def _utterances(rows: _Rows, where: Path, folder: Path, request: Request) -> Iterator[Utterance | Dropped]:
+def _utterances(rows: _Rows, folder: Path, request: Request, prefix: str) -> Iterator[Utterance | Dropped]:
     columns = None
-    for number, row in rows:
+    for number, place, row in rows:
         if row is None:
             yield Dropped(f"line {number}", "broken_row")
             continue
         if columns is None:
-            columns = find_columns(row, request.columns or {}, where)
-        place = f"{where}, {'line' if where.is_file() else 'row'} {number}"
-        yield _utterance({role: columns.value(row, role) for role in USUAL_NAMES}, number, place, folder, request)
+            columns = find_columns(row, request.columns or {}, place.rpartition(", ")[0])
+        fields = {role: columns.value(row, role) for role in USUAL_NAMES}
+        yield _utterance(fields, f"{prefix}{number:08d}", place, folder, request)
 
 
 def _utterance(
-    fields: Mapping[str, Any], number: int, place: str, folder: Path, request: Request
+    fields: Mapping[str, Any], number: str, place: str, folder: Path, request: Request
 ) -> Utterance | Dropped:
     """From the values of the roles."""
-    identifier = f"{number:08d}" if fields["id"] is None else str(fields["id"])
-    audio, translation = fields["audio"], fields["translation"]
-    if isinstance(audio, Mapping) and not audio.get("bytes"):  # a Hugging Face audio that is only named
-        audio = audio.get("path")
-    if not isinstance(audio, (str, bytes, Mapping)) or not audio:
+    identifier = number if fields["id"] is None else str(fields["id"])
+    audio, translation = _audio(fields["audio"]), fields["translation"]
+    if audio is None:
         return Dropped(identifier, "no_audio")
     if not isinstance(translation, str):
         return Dropped(identifier, "empty_translation" if translation is None else "no_text")
-    found = request.find(audio, place, folder) if isinstance(audio, str) else _encoded(audio)
+    found = request.find(audio, place, folder, request.folder) if isinstance(audio, str) else audio
     return Utterance(identifier, found, _span(fields, place), translation)
 
 
-def _encoded(audio: bytes | Mapping[str, Any]) -> EncodedAudio:
-    if isinstance(audio, bytes):
-        return EncodedAudio(audio)
-    return EncodedAudio(bytes(audio["bytes"]), PurePosixPath(str(audio.get("path") or "")).suffix)
+def _audio(value: Any) -> str | EncodedAudio | None:
+    """What a row has as audio: a name, a file inside the table, or what is neither."""
+    name, data = value, None
+    if isinstance(value, bytes):
+        name, data = None, value
+    elif isinstance(value, Mapping):  # a Hugging Face audio: a file inside the table, or one that is only named
+        name, data = value.get("path"), value.get("bytes")
+    name = name if isinstance(name, str) else ""
+    if data:
+        return EncodedAudio(data, PurePosixPath(name).suffix) if isinstance(data, bytes) else None
+    return name or None
 
 
 def _span(fields: Mapping[str, Any], place: str) -> Span | None:
     """None where the row is about a whole file: its duration alone says nothing that the file does not."""
-    start, end, channel = fields["start"], fields["end"], _channel(fields["channel"], place)
+    start, end, channel = fields["start"], fields["end"], channel_of(fields["channel"], place)
     if start is None and end is None and channel is None:
         return None
     begin = 0.0 if start is None else start
     span = span_from(begin, fields["duration"], place) if end is None else span_of(begin, end, place)
     return replace(span, channel=channel)
-
-
-def _channel(value: Any, place: str) -> int | None:
-    if value is None:
-        return None
-    try:
-        if not isinstance(value, bool) and 0 <= int(value) < MAX_CHANNELS:
-            return int(value)
-    except (TypeError, ValueError):
-        pass
-    raise DatasetError(f"{place}: the channel is {str(value)[:80]!r}; allowed: 0 to {MAX_CHANNELS - 1}.")
 
 
 FORM = Form(read)

@@ -1,0 +1,859 @@
+"""A raw corpus becomes a dataset: nothing lost, nothing mixed, the same bytes after any stop.
+
+Run as a program, this file is a server that imports everything once and forks a process for every run.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import random
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from corpora_files import write_audio, write_text
+from fakes import no_file_beyond, tree
+
+from simulsa_plugin.audio import read_mono
+from simulsa_plugin.corpora import placement
+from simulsa_plugin.corpora import prepare as module
+from simulsa_plugin.corpora.prepare import plan, prepare, splits_for, summary_lines
+from simulsa_plugin.corpora.prompts import TranslationPrompt
+from simulsa_plugin.corpora.settings import CorpusSettings
+from simulsa_plugin.errors import DatasetError, FolderInUseError, SimulsaError, StorageError, UsageError
+from simulsa_plugin.storage import SHAREGPT_ENTRY, UNFINISHED, locked
+
+PROMPT = TranslationPrompt("", "<audio>Translate the English speech into German.", "You translate.")
+KILLS = 16
+MOST_RUNS = 400  # far more than are ever needed: a broken run must not go on for ever
+# Events of the interpreter that come before something changes on the disk.
+CHANGES = {"open", "os.mkdir", "os.remove", "os.rename", "os.truncate", "os.chmod", "fcntl.flock"}
+
+
+# ------------------------------------------------------------------------------------------------ corpora in real forms
+
+
+def write_covost2(folder):
+    """Common Voice with all that is found in it: mp3 at 48 kHz, some of them unusable, and a row longer than 30 s."""
+    clips = folder / "clips"
+    lengths = [1.5, 2.0, None, 31.0, 1.0, None, 2.5, 1.2]
+    for number, seconds in enumerate(lengths):
+        if seconds:
+            write_audio(clips / f"cv_{number}.mp3", seconds, 48_000, seed=number)
+    (clips / "cv_2.mp3").write_bytes(b"")
+    write_text(clips / "cv_6.mp3", "<html>404 Not Found</html>" * 40)
+    texts = ["Guten Tag.", 'Er sagte: "Nein.', "Leer", "Ein sehr langer Satz.", "NA", "Weg", "Kaputt", "   "]
+    rows = [("client_id", "path", "sentence"), *((f"c{n}", f"cv_{n}.mp3", "Hello.") for n in range(len(lengths)))]
+    write_text(folder / "validated.tsv", "".join("\t".join(row) + "\n" for row in rows))
+    rows = [("path", "translation", "split"), *((f"cv_{n}.mp3", text, "train") for n, text in enumerate(texts))]
+    write_text(folder / "covost_v2.en_de.tsv", "".join("\t".join(row) + "\n" for row in rows))
+    return CorpusSettings("covost2", str(folder), source_language="en", target_language="de")
+
+
+def write_mustc(folder, segments=None, seconds=12.0, rate=16_000, channels=1):
+    """Talks as MuST-C has them; `segments` are (talk, offset, duration)."""
+    segments = segments or [
+        (1, 10.2, 1.1), (1, 9.5, 0.7), (2, 2.0, 1.5), (1, 0.0, 0.9), (2, 11.0, 1.2), (3, 1.0, 1.0), (2, 0.0, 12.0),
+        (1, 10.2, 1.1), (2, 20.0, 1.0), (1, 1.123456, 0.654321),
+    ]  # fmt: skip
+    data = folder / "data" / "train"
+    for talk in {talk for talk, *_ in segments} - {3}:  # the third was not downloaded
+        write_audio(data / "wav" / f"ted_{talk}.wav", seconds, rate, channels, seed=talk)
+    lines = [f"- {{duration: {length}, offset: {start}, wav: ted_{talk}.wav}}\n" for talk, start, length in segments]
+    write_text(data / "txt" / "train.yaml", "".join(lines))
+    write_text(data / "txt" / "train.de", "".join(f"Satz {number}.\n" for number in range(len(segments))))
+    return CorpusSettings("mustc", str(folder), source_language="en", target_language="de", corpus_workers=1)
+
+
+def write_parquet(folder, rows=5):
+    """A table with WAV and MP3 files inside it, one of them broken; the rows with an odd number are parts."""
+    import pyarrow
+    import pyarrow.parquet
+
+    table = []
+    for number in range(rows):
+        path = write_audio(folder / f"{number}.{'mp3' if number == 2 else 'wav'}", 2.0, seed=number)
+        content = path.read_bytes() if number != 4 else b"no audio"
+        start, end = (0.25, 1.0) if number % 2 else (None, None)
+        audio = {"bytes": content, "path": path.name}
+        table.append({"id": f"r{number}", "audio": audio, "start": start, "end": end, "translation": f"Satz {number}."})
+        path.unlink()
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(table), folder / "train.parquet")
+    return CorpusSettings("table", str(folder / "train.parquet"))
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "out"
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def covost2(tmp_path):
+    return write_covost2(tmp_path / "cv" / "en")
+
+
+@pytest.fixture
+def mustc(tmp_path):
+    return write_mustc(tmp_path / "mustc")
+
+
+def make(settings, out, name="toy", prompt=PROMPT, splits=None, **how):
+    splits = splits_for(settings, evaluation=False) if splits is None else splits
+    return prepare(settings, splits, prompt, out, name, **how)
+
+
+def planned(settings, out, name="toy", prompt=PROMPT, splits=None):
+    splits = splits_for(settings, evaluation=False) if splits is None else splits
+    return plan(settings, splits, prompt, out, name)
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def texts(out, name="toy"):
+    return [row["messages"][-1]["content"] for row in lines(out / f"{name}.jsonl")]
+
+
+def refusal(error, action):
+    with pytest.raises(error) as caught:
+        action()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def snapshot(folder):
+    """Every file with its bytes, times and number on the disk: whatever is written anew shows."""
+    files = [path for path in sorted(Path(folder).rglob("*")) if path.is_file()]
+    return {str(path): (path.stat().st_mtime_ns, path.stat().st_ino, path.read_bytes()) for path in files}
+
+
+def folders(folder):
+    """Every folder with its time: whatever comes there, or came and went, shows."""
+    return {str(path): path.stat().st_mtime_ns for path in [folder, *Path(folder).rglob("*")] if path.is_dir()}
+
+
+# ------------------------------------------------------------------------------------------------------ what comes out
+
+
+def test_common_voice_with_all_that_is_wrong_with_it(covost2, out):
+    prepared = make(covost2, out)
+    clips = Path(covost2.corpus_dir) / "clips"
+    assert lines(out / "toy.jsonl") == [
+        {
+            "id": f"cv_{number}",
+            "messages": [
+                {"role": "system", "content": PROMPT.system},
+                {"role": "user", "content": PROMPT.text},
+                {"role": "assistant", "content": text},
+            ],
+            "audios": [str(clips / f"cv_{number}.mp3")],
+        }
+        for number, text in ((0, "Guten Tag."), (1, 'Er sagte: "Nein.'), (3, "Ein sehr langer Satz."), (4, "NA"))
+    ]
+    assert lines(out / "toy_corpus" / "dropped.jsonl") == [
+        {"id": "cv_7", "reason": "empty_translation"},
+        {"id": "cv_2", "reason": "empty", "audio": str(clips / "cv_2.mp3")},
+        {"id": "cv_5", "reason": "missing", "audio": str(clips / "cv_5.mp3")},
+        {"id": "cv_6", "reason": "broken", "audio": str(clips / "cv_6.mp3")},
+    ]
+    manifest = json.loads((out / "toy_corpus" / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest == prepared.manifest
+    assert manifest["rows"] == 8
+    assert manifest["counts"] == {"utterances": 4, "hours": 0.01, "over_30_seconds": 1, "renormalized": 0}  # 35.5 s
+    assert manifest["dropped"] == {"broken": 1, "empty": 1, "empty_translation": 1, "missing": 1}
+    assert sorted(path.name for path in out.rglob("*")) == [
+        "dataset_info.json", "dropped.jsonl", "manifest.json", "toy.jsonl", "toy_corpus",
+    ]  # fmt: skip
+
+
+def test_utterances_that_are_too_long_can_be_left_out(covost2, out):
+    prepared = make(replace(covost2, corpus_max_seconds=30.0), out)
+    assert texts(out) == ["Guten Tag.", 'Er sagte: "Nein.', "NA"]
+    assert prepared.manifest["counts"]["over_30_seconds"] == 0
+    assert prepared.manifest["dropped"]["over_max_seconds"] == 1
+    (row,) = [row for row in lines(out / "toy_corpus" / "dropped.jsonl") if row["reason"] == "over_max_seconds"]
+    assert row["id"] == "cv_3"
+
+
+@pytest.mark.parametrize(("limit", "kept"), [(1.0, 4), (0.999, 2), (30.0, 5), (1.5, 5), (0.7, 1)])
+def test_exactly_as_long_as_the_limit_is_not_too_long(tmp_path, out, limit, kept):
+    segments = [(1, 0.5, 1.0), (1, 2.1, 1.0), (1, 3.0, 0.7), (1, 4.0, 0.999), (1, 6.0, 1.5)]
+    settings = replace(write_mustc(tmp_path / "m", segments, rate=48_000, channels=2), corpus_max_seconds=limit)
+    assert make(settings, out).manifest["counts"]["utterances"] == kept
+
+
+def test_the_summary_says_what_was_dropped_and_what_is_too_long(covost2, out):
+    first, second, third = summary_lines(make(covost2, out))
+    assert first == "toy: 4 utterances, 0.6 min, from covost2 (train); 8 rows read"
+    assert second.startswith("  dropped: broken 1, empty 1, empty_translation 1, missing 1; listed in ")
+    assert "longer than 30 s: 1;" in third
+    assert "simulsa_corpus_max_seconds=30 drops them" in third
+
+
+def test_segments_of_talks_are_cut_out_in_the_order_of_the_corpus(mustc, out):
+    make(mustc, out)
+    wav = Path(mustc.corpus_dir) / "data" / "train" / "wav"
+    stored = {talk: soundfile.read(wav / f"ted_{talk}.wav", dtype="float32")[0] for talk in (1, 2)}
+    audio = out / "toy_corpus" / "audio" / "00000"
+    expected = [
+        ("Satz 0.", audio / "00000000.wav", stored[1][163_200:180_800]),
+        ("Satz 1.", audio / "00000001.wav", stored[1][152_000:163_200]),
+        ("Satz 2.", audio / "00000002.wav", stored[2][32_000:56_000]),
+        ("Satz 3.", audio / "00000003.wav", stored[1][:14_400]),
+        ("Satz 4.", audio / "00000004.wav", stored[2][176_000:]),  # 0.2 s past the end
+        ("Satz 6.", wav / "ted_2.wav", stored[2]),  # the whole talk
+        ("Satz 7.", audio / "00000007.wav", stored[1][163_200:180_800]),
+        ("Satz 9.", audio / "00000009.wav", stored[1][17_975:28_444]),  # 17975.296 to 28444.432
+    ]
+    rows = lines(out / "toy.jsonl")
+    assert [(row["messages"][-1]["content"], row["audios"]) for row in rows] == [
+        (text, [str(path)]) for text, path, _ in expected
+    ]
+    for _, path, samples in expected:
+        np.testing.assert_array_equal(read_mono(path), samples)
+    assert [(row["id"], row["reason"]) for row in lines(out / "toy_corpus" / "dropped.jsonl")] == [
+        ("ted_3_0", "missing"),
+        ("ted_2_3", "beyond_end"),
+    ]
+
+
+def test_no_row_of_the_corpus_is_lost_without_a_word(covost2, mustc, out):
+    for number, settings in enumerate((covost2, mustc)):
+        prepared = make(settings, out, f"toy{number}")
+        dropped = lines(prepared.folder / "dropped.jsonl")
+        assert prepared.manifest["dropped"] == Counter(row["reason"] for row in dropped)
+        kept = [row["id"] for row in lines(out / f"toy{number}.jsonl")]
+        assert prepared.manifest["rows"] == len(kept) + len(dropped)
+        assert len({*kept, *(row["id"] for row in dropped)}) == prepared.manifest["rows"]
+
+
+def test_llamafactory_loads_what_was_written(covost2, mustc, out):
+    from simulsa_plugin.toolkit.arguments import inference_arguments
+    from simulsa_plugin.toolkit.dataset import load_datasets
+
+    make(covost2, out, "clips")
+    make(mustc, out, "talks", TranslationPrompt("", "<audio>Translate.", ""))
+    recipe = {"model_name_or_path": "simulsa-demo", "template": "qwen2_audio", "dataset_dir": str(out)}
+    clips, talks = load_datasets(inference_arguments(recipe), ["clips", "talks"])
+    for dataset, ask, system in ((clips, PROMPT.text, PROMPT.system), (talks, "<audio>Translate.", "")):
+        rows = lines(out / f"{dataset.name}.jsonl")
+        samples = [dataset.sample(number) for number in range(len(dataset))]
+        assert [(one.reference, [one.audio]) for one in samples] == [
+            (row["messages"][-1]["content"], row["audios"]) for row in rows
+        ]
+        assert {(one.prompt.messages[0]["content"], one.prompt.system) for one in samples} == {(ask, system)}
+        assert not dataset.has_relative_audio()
+    assert all(len(read_mono(talks.sample(number).audio)) for number in range(len(talks)))
+
+
+def test_it_is_registered_beside_what_is_there(covost2, out):
+    out.mkdir()
+    others = {"mine": {"file_name": "mine.jsonl"}}
+    write_text(out / "dataset_info.json", json.dumps(others))
+    make(covost2, out)
+    info = json.loads((out / "dataset_info.json").read_text(encoding="utf-8"))
+    assert info == others | {"toy": {"file_name": str(out / "toy.jsonl"), **SHAREGPT_ENTRY}}
+
+
+def test_relative_folders_give_absolute_paths(covost2, mustc, out, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for number, settings in enumerate((covost2, mustc)):
+        relative = replace(settings, corpus_dir=os.path.relpath(settings.corpus_dir))
+        make(relative, Path("out"), f"toy{number}")
+        for row in lines(out / f"toy{number}.jsonl"):
+            assert os.path.isabs(row["audios"][0])
+            assert Path(row["audios"][0]).exists()
+        before = snapshot(out)
+        monkeypatch.chdir("/")
+        make(settings, out, f"toy{number}")  # from elsewhere it is the same work
+        assert snapshot(out) == before
+        monkeypatch.chdir(tmp_path)
+
+
+def test_the_same_audio_folder_by_another_way_is_the_same_work(mustc, out, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    wav = Path(mustc.corpus_dir) / "data" / "train" / "wav"
+    wav.rename(tmp_path / "elsewhere")
+    make(replace(mustc, audio_dir="elsewhere"), out)
+    before = snapshot(out)
+    make(replace(mustc, audio_dir=str(tmp_path / "elsewhere")), out)
+    assert snapshot(out) == before
+
+
+def test_audio_inside_a_table_is_written_to_files_of_its_own(tmp_path, out):
+    settings = write_parquet(tmp_path / "table")
+    prepared = make(settings, out)
+    rows = lines(out / "toy.jsonl")
+    audio = out / "toy_corpus" / "audio" / "00000"
+    names = ["00000000.wav", "00000001.wav", "00000002.mp3", "00000003.wav"]
+    assert [row["audios"] for row in rows] == [[str(audio / name)] for name in names]
+    assert prepared.manifest["dropped"] == {"broken": 1}
+    for number in (1, 3):  # the part, not the file that it was cut from
+        write_audio(tmp_path / "whole.wav", 2.0, seed=number)
+        whole, _ = soundfile.read(tmp_path / "whole.wav", dtype="float32")
+        np.testing.assert_array_equal(read_mono(rows[number]["audios"][0]), whole[4000:16_000])
+    before = snapshot(out)
+    make(settings, out)
+    assert snapshot(out) == before
+
+
+# ------------------------------------------------------------------------------------------------- again, and elsewhere
+
+
+@pytest.mark.parametrize("form", ["covost2", "mustc"])
+def test_done_again_nothing_is_written(form, out, request):
+    settings = request.getfixturevalue(form)
+    first = make(settings, out)
+    before = snapshot(out)
+    second = make(settings, out)
+    assert snapshot(out) == before
+    assert (second.name, second.manifest) == (first.name, first.manifest)
+
+
+@pytest.mark.parametrize("form", ["covost2", "mustc"])
+def test_nothing_is_ever_written_where_the_corpus_lies(form, out, request):
+    settings = request.getfixturevalue(form)
+    folder = Path(settings.corpus_dir)
+    places = [folder, *(path for path in folder.rglob("*") if path.is_dir())]
+    for place in places:
+        place.chmod(0o555)
+    try:
+        before = snapshot(folder), folders(folder)
+        for _ in range(2):
+            planned(settings, out)
+            make(settings, out)
+        assert (snapshot(folder), folders(folder)) == before
+    finally:
+        for place in places:
+            place.chmod(0o755)
+
+
+@pytest.mark.parametrize("form", ["covost2", "mustc"])
+def test_the_number_of_workers_changes_no_byte(form, out, request):
+    settings = request.getfixturevalue(form)
+    found = []
+    for workers in (1, 2, 5, None):
+        make(replace(settings, corpus_workers=workers), out)
+        found.append(tree(out))
+        make(replace(settings, corpus_workers=3), out)
+        assert tree(out) == found[-1]
+        shutil.rmtree(out)
+    assert found == [found[0]] * 4
+
+
+OTHERS = {
+    "simulsa_corpus_max_seconds": lambda settings: {"settings": replace(settings, corpus_max_seconds=1.0)},
+    "simulsa_target_language": lambda settings: {"settings": replace(settings, target_language="fr")},
+    "prompt": lambda settings: {"prompt": replace(PROMPT, text="<audio>Say it in German.")},
+    "system": lambda settings: {"prompt": replace(PROMPT, system="")},
+    "splits": lambda settings: {"splits": ("train", "dev")},
+}
+
+
+@pytest.mark.parametrize("key", OTHERS)
+@pytest.mark.parametrize("stopped", [False, True])
+def test_other_settings_over_the_same_folder_are_refused_by_their_key(mustc, out, monkeypatch, key, stopped):
+    if stopped:
+        stop_at(monkeypatch, placement, "_write", 4)
+        with pytest.raises(Stopped):
+            make(mustc, out)
+        monkeypatch.undo()
+    else:
+        make(mustc, out)
+    before = snapshot(out)
+    other = {"settings": mustc} | OTHERS[key](mustc)
+    for action in (make, planned):
+        message = refusal(StorageError, lambda action=action: action(out=out, **other))
+        assert message.startswith(f"{out / 'toy_corpus'} holds a corpus with another {key} (")
+        assert message.endswith("Choose another --out, or another name with dataset=NAME, or remove that folder.")
+    assert snapshot(out) == before
+
+
+def test_another_corpus_folder_is_refused_by_its_key(mustc, out, tmp_path):
+    make(mustc, out)
+    other = write_mustc(tmp_path / "other")
+    assert "another simulsa_corpus_dir (" in refusal(StorageError, lambda: make(other, out))
+
+
+@pytest.mark.parametrize("change", ["translation", "offset", "order", "fewer"])
+def test_a_corpus_that_was_changed_is_refused(mustc, out, change):
+    make(mustc, out)
+    text = Path(mustc.corpus_dir) / "data" / "train" / "txt"
+    table, translations = (text / name for name in ("train.yaml", "train.de"))
+    if change == "translation":
+        translations.write_text(translations.read_text().replace("Satz 4.", "Satz 4!"))
+    elif change == "offset":
+        table.write_text(table.read_text().replace("offset: 2.0", "offset: 2.1"))
+    else:
+        for path in (table, translations):
+            kept = path.read_text().splitlines(keepends=True)
+            path.write_text("".join(kept[::-1] if change == "order" else kept[:-1]))
+    before = tree(out)
+    for action in (make, planned):
+        message = refusal(StorageError, lambda action=action: action(mustc, out))
+        assert f"another {'rows (10, now 9)' if change == 'fewer' else 'content ('}" in message
+    assert tree(out) == before
+
+
+def test_audio_inside_a_table_that_was_changed_does_not_replace_what_was_made(tmp_path, out):
+    settings = write_parquet(tmp_path / "table", 4)
+    make(settings, out)
+    before = snapshot(out)
+    (tmp_path / "table" / "train.parquet").unlink()
+    write_parquet(tmp_path / "table", 5)
+    assert "another rows (4, now 5)" in refusal(StorageError, lambda: make(settings, out))
+    assert snapshot(out) == before
+
+
+@pytest.mark.parametrize(
+    "entry", [{"file_name": "other.jsonl"}, {"hf_hub_url": "someone/toy"}, {"file_name": "/else/toy.jsonl"}, [], "toy"]
+)
+def test_a_registered_dataset_of_the_same_name_stays_as_it_is(covost2, out, entry):
+    out.mkdir()
+    write_text(out / "dataset_info.json", json.dumps({"toy": entry}))
+    before = snapshot(out)
+    for action in (make, planned):
+        message = refusal(StorageError, lambda action=action: action(covost2, out))
+        assert message.startswith(f"{out} has a dataset toy that was not made from this corpus.")
+    assert snapshot(out) == before
+
+
+@pytest.mark.parametrize("beside", [None, "toy_corpus"])
+def test_a_file_of_rows_that_nobody_knows_stays_as_it_is(covost2, out, beside):
+    write_text(out / "toy.jsonl", '{"mine": 1}\n')
+    write_text(out / "dataset_info.json", json.dumps({"toy": {"file_name": "toy.jsonl"}}))
+    if beside:
+        (out / beside).mkdir()  # as a run that was refused leaves it
+    before = snapshot(out)
+    assert "was not made from this corpus" in refusal(StorageError, lambda: make(covost2, out))
+    assert snapshot(out) == before
+
+
+def test_audio_of_an_unknown_corpus_is_not_taken_for_this_ones(mustc, out, tmp_path):
+    # Who removes the manifest alone, to start anew, would get the old sounds with the new texts.
+    make(write_mustc(tmp_path / "other", seconds=13.0), out)
+    for path in (out / "toy.jsonl", out / "dataset_info.json", out / "toy_corpus" / "manifest.json"):
+        path.unlink()
+    before = snapshot(out)
+    message = refusal(StorageError, lambda: make(mustc, out))
+    assert "holds audio, and nothing beside it says of which corpus. Remove " in message
+    assert snapshot(out) == before
+    shutil.rmtree(out / "toy_corpus")
+    make(mustc, out)
+
+
+def test_an_entry_of_the_template_for_a_file_that_is_not_there_yet_is_filled(covost2, out):
+    out.mkdir()
+    write_text(out / "dataset_info.json", json.dumps({"toy": {"file_name": "toy.jsonl", **SHAREGPT_ENTRY}}))
+    make(covost2, out)
+    assert len(texts(out)) == 4
+
+
+@pytest.mark.parametrize("name", ["a/b", "../toy", "/toy", "", ".toy", "toy,other", "a\\b", "a b"])
+def test_a_name_that_leads_elsewhere_is_refused_before_anything_is_made(covost2, out, name):
+    for action in (make, planned):
+        message = refusal(UsageError, lambda action=action: action(covost2, out, name))
+        assert message.startswith(f"The dataset cannot be called {name!r}")
+    assert not out.exists()
+
+
+def test_two_corpora_in_one_folder_do_not_meet(covost2, mustc, out):
+    make(covost2, out, "toy")
+    make(mustc, out, "toy_corpus")
+    make(mustc, out, "toy.v2")
+    assert len(texts(out, "toy")) == 4
+    assert texts(out, "toy_corpus") == texts(out, "toy.v2")
+    before = snapshot(out)
+    make(covost2, out, "toy")
+    make(mustc, out, "toy_corpus")
+    assert snapshot(out) == before
+
+
+def test_a_corpus_of_which_no_audio_can_be_used_is_an_error_and_settles_nothing(mustc, out, tmp_path):
+    (Path(mustc.corpus_dir) / "data" / "train" / "wav").rename(tmp_path / "elsewhere")
+    for _ in range(2):
+        message = refusal(DatasetError, lambda: make(mustc, out))
+        assert message == f"No audio of {mustc.folder} can be used: missing. Is it where the corpus says?"
+        assert not (out / "toy.jsonl").exists()
+        assert not (out / "dataset_info.json").exists()
+    make(replace(mustc, audio_dir=str(tmp_path / "elsewhere")), out)  # what the message asks for
+    assert len(texts(out)) == 8
+
+
+def test_a_corpus_that_is_not_in_its_form_settles_nothing(mustc, out):
+    wrong = replace(mustc, target_language="fr")
+    for action in (make, planned):
+        refusal(DatasetError, lambda action=action: action(wrong, out))
+    make(mustc, out)
+
+
+@pytest.mark.parametrize("place", ["a file", "below a file"])
+def test_an_output_that_is_no_folder_is_one_line(covost2, tmp_path, place):
+    write_text(tmp_path / "file", "mine")
+    out = tmp_path / "file" if place == "a file" else tmp_path / "file" / "out"
+    assert "Choose another --out" in refusal(StorageError, lambda: make(covost2, out))
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+# --------------------------------------------------------------------------------------------------------------- plans
+
+
+@pytest.mark.parametrize("form", ["covost2", "mustc"])
+def test_a_plan_writes_nothing_opens_no_audio_and_agrees_with_the_run(form, out, monkeypatch, request):
+    settings = request.getfixturevalue(form)
+    monkeypatch.setattr(placement, "audio_info", None)
+    monkeypatch.setattr(placement, "read_parts", None)
+    first, _ = planned(settings, out)
+    assert not out.exists()
+    monkeypatch.undo()
+    prepared = make(settings, out)
+    manifest = prepared.manifest
+    audio = [row for row in lines(prepared.folder / "dropped.jsonl") if "audio" in row]
+    listed = manifest["counts"]["utterances"] + len(audio)
+    assert f"would first read {settings.corpus}, {manifest['rows']} rows, into {out}: {listed} utterances" in first
+    told = ", ".join(f"{row['reason']} 1" for row in lines(prepared.folder / "dropped.jsonl") if "audio" not in row)
+    assert first.endswith(f"; dropped: {told or 'none'}")
+    before = snapshot(out)
+    places = folders(out)
+    assert planned(settings, out) == []
+    assert (snapshot(out), folders(out)) == (before, places)
+
+
+def test_a_plan_of_a_table_with_audio_inside_it_writes_nothing(tmp_path, out):
+    settings = write_parquet(tmp_path / "table")
+    first, _ = planned(settings, out)
+    assert "5 rows" in first and "5 utterances in 5 audio files, 2 of them parts of longer ones" in first
+    assert not out.exists()
+
+
+def test_what_is_not_registered_yet_is_not_finished(mustc, out, monkeypatch):
+    stop_at(monkeypatch, module, "merge_dataset_info", 1)
+    with pytest.raises(Stopped):
+        make(mustc, out)
+    monkeypatch.undo()
+    assert planned(mustc, out)
+    make(mustc, out)
+    assert planned(mustc, out) == []
+
+
+# -------------------------------------------------------------------------------------------------- stopped from within
+
+
+class Stopped(BaseException):
+    """As Ctrl-C: nothing catches it."""
+
+
+def stop_at(monkeypatch, place, name, call):
+    """Stop before the `call`-th call of `place.name`."""
+    calls, function = [], getattr(place, name)
+
+    def stopping(*arguments, **named):
+        calls.append(name)
+        if len(calls) == call:
+            raise Stopped
+        return function(*arguments, **named)
+
+    monkeypatch.setattr(place, name, stopping)
+    return calls
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [(placement, "_write"), (placement, "audio_info"), (placement, "write_wav"), (module, "write_json"),
+     (module, "write_jsonl"), (module, "_remove"), (module, "merge_dataset_info")],
+)  # fmt: skip
+def test_stopped_anywhere_it_goes_on_and_ends_with_the_same_bytes(mustc, out, monkeypatch, place, name, workers):
+    settings = replace(mustc, corpus_workers=workers)
+    make(settings, out)
+    expected = tree(out)
+    shutil.rmtree(out)
+    for call in range(1, MOST_RUNS):
+        calls = stop_at(monkeypatch, place, name, call)
+        with contextlib.suppress(Stopped):
+            make(settings, out)
+        monkeypatch.undo()
+        monkeypatch.setenv("HF_DATASETS_CACHE", str(out.parent / "cache"))
+        if len(calls) < call:
+            break
+        make(settings, out)
+        assert tree(out) == expected, f"stopped at call {call}"
+        shutil.rmtree(out)
+    assert call > 1
+    assert tree(out) == expected
+
+
+def test_gone_on_with_parts_are_not_cut_again(mustc, out, monkeypatch):
+    stop_at(monkeypatch, placement, "_write", 5)
+    with pytest.raises(Stopped):
+        make(mustc, out)
+    monkeypatch.undo()
+    done = {name: one for name, one in snapshot(out).items() if name.endswith(".wav")}
+    assert len(done) == 4
+    calls = stop_at(monkeypatch, placement, "_write", MOST_RUNS)
+    make(mustc, out)
+    assert len(calls) == 7 - 4
+    assert {name: snapshot(out)[name] for name in done} == done
+
+
+def test_a_full_disk_is_one_line_and_with_room_it_ends_with_the_same_bytes(mustc, out):
+    make(mustc, out)
+    expected = tree(out)
+    sizes = sorted({path.stat().st_size for path in out.rglob("*") if path.is_file()})
+    shutil.rmtree(out)
+    assert len(sizes) > 8
+    for size in sizes:  # each file in turn is the first that does not fit
+        with no_file_beyond(size - 1):
+            message = refusal(StorageError, lambda: make(mustc, out))
+        assert message.endswith("Make room and start again: the run goes on where it stopped.")
+        assert not list(out.rglob(f"*{UNFINISHED}"))
+        make(mustc, out)
+        assert tree(out) == expected
+        shutil.rmtree(out)
+
+
+# ------------------------------------------------------------------------------------------------------ two at once
+
+
+def test_a_folder_in_use_is_refused_and_left_alone(mustc, out):
+    (out / "toy_corpus").mkdir(parents=True)
+    with locked(out / "toy_corpus"):
+        before = snapshot(out)
+        assert f"is in use by process {os.getpid()}" in refusal(FolderInUseError, lambda: make(mustc, out))
+        assert snapshot(out) == before
+    make(mustc, out)
+
+
+def test_who_waits_finds_it_made_and_makes_nothing_again(mustc, out, monkeypatch):
+    waits, flock, results = threading.Event(), fcntl.flock, []
+    make(mustc, out)
+    before = tree(out)
+
+    def telling(descriptor, operation):
+        if not operation & fcntl.LOCK_NB:
+            waits.set()
+        return flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", telling)
+    calls = stop_at(monkeypatch, placement, "_write", MOST_RUNS)
+    with locked(out / "toy_corpus"):
+        thread = threading.Thread(target=lambda: results.append(make(mustc, out, wait=True)))
+        thread.start()
+        assert waits.wait(60)
+        assert results == []
+    thread.join(60)
+    assert results[0].manifest["counts"]["utterances"] == 8
+    assert calls == []
+    assert tree(out) == before
+
+
+def test_processes_that_start_together_and_wait_make_it_once(mustc, out, tmp_path):
+    server = [Server(mustc, out) for _ in range(3)]
+    try:
+        for one in server:
+            one.ask(wait=True)
+        assert [one.answer()["status"] for one in server] == [0, 0, 0]
+        together = tree(out)
+        shutil.rmtree(out)
+        make(mustc, out)
+        assert together == tree(out)
+    finally:
+        for one in server:
+            one.close()
+
+
+# ----------------------------------------------------------------------------------------------------- really killed
+
+
+def serve(settings, out):
+    """Answer requests on standard input, one JSON object a line, until it ends."""
+    import simulsa_plugin.corpora.table  # noqa: F401  here, and not in every run
+
+    settings = CorpusSettings.from_keys(json.loads(settings))
+    if settings.corpus == "table":
+        import datasets  # noqa: F401
+    for line in sys.stdin:
+        print(json.dumps(run_once(json.loads(line), settings, Path(out))), flush=True)
+
+
+def run_once(request, settings, out):
+    """Fork one run; kill it after `seconds`, or before its `change`-th change of the disk."""
+    started, ready = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(started)
+        os._exit(run_in_child(request, settings, out, ready))
+    os.close(ready)
+    os.read(started, 1)
+    begin, handle = time.monotonic(), os.pidfd_open(child)
+    if not select.select([handle], [], [], request.get("seconds"))[0]:
+        os.kill(child, signal.SIGKILL)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    os.close(handle)
+    os.close(started)
+    return {"status": status, "seconds": time.monotonic() - begin}
+
+
+def run_in_child(request, settings, out, ready):
+    try:
+        if "change" in request:
+            sys.addaudithook(killer(request["change"], str(out)))
+        os.write(ready, b".")
+        workers = request.get("workers", settings.corpus_workers)
+        make(replace(settings, corpus_workers=workers), out, wait=request.get("wait", False))
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+        return 1
+    return 0
+
+
+def killer(change, out):
+    """An audit hook that kills its process before the `change`-th change of the disk."""
+    seen = 0
+
+    def hook(event, args):
+        nonlocal seen
+        if event in CHANGES and (isinstance(args[0], int) or os.fsdecode(args[0]).startswith(out)):
+            seen += 1
+            if seen == change:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    return hook
+
+
+class Server:
+    """The server, as the tests ask it."""
+
+    def __init__(self, settings, out):
+        self.out = out
+        keys = {key: value for key, value in settings.as_keys().items() if value not in (None, [], {})}
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])}
+        self.log = out.with_name(f"server{id(self)}.log").open("w+", encoding="utf-8")
+        self.process = subprocess.Popen(
+            [sys.executable, __file__, json.dumps(keys), str(out)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True, env=environment,
+        )  # fmt: skip
+
+    def ask(self, **request):
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+
+    def answer(self):
+        answer = self.process.stdout.readline()
+        self.log.seek(0)
+        assert answer, self.log.read()
+        answer = json.loads(answer)
+        assert answer["status"] in (0, -signal.SIGKILL), self.log.read()
+        return answer
+
+    def run(self, **request):
+        self.ask(**request)
+        return self.answer()
+
+    def undisturbed(self):
+        """(every file, seconds) of a run that nothing stops; its folder is gone afterwards."""
+        answer = self.run()
+        assert answer["status"] == 0
+        found = tree(self.out)
+        shutil.rmtree(self.out)
+        return found, answer["seconds"]
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait(60)
+        self.process.stdout.close()
+        self.log.close()
+
+
+@pytest.fixture
+def server(tmp_path, out, request):
+    settings = write_mustc(tmp_path / "m") if request.param == "talks" else write_parquet(tmp_path / "table")
+    server = Server(replace(settings, corpus_workers=1), out)
+    yield server
+    server.close()
+
+
+@pytest.mark.parametrize("server", ["talks", "audio inside a table"], indirect=True)
+def test_killed_before_any_single_change_of_the_disk_it_ends_with_the_same_bytes(server, out):
+    expected, _ = server.undisturbed()
+    for change in range(1, MOST_RUNS):
+        stopped = server.run(change=change)["status"]
+        if stopped == 0:
+            break
+        assert server.run(workers=2)["status"] == 0
+        assert tree(out) == expected, f"killed before change {change}"
+        shutil.rmtree(out)
+    assert stopped == 0
+    assert tree(out) == expected
+    assert change > 40
+
+
+@pytest.mark.parametrize("server", ["talks"], indirect=True)
+def test_killed_again_and_again_it_ends_with_the_same_bytes(server, out):
+    # Each run gets a few changes further than the one before.
+    expected, _ = server.undisturbed()
+    for number in range(MOST_RUNS):
+        if server.run(change=24 + number % 3)["status"] == 0:
+            break
+    assert tree(out) == expected
+    assert number >= 3
+
+
+def test_killed_at_random_moments_it_ends_with_the_same_bytes(tmp_path, out):
+    segments = [(talk, start / 50, 0.5) for talk in (1, 2, 4, 5) for start in range(60)]
+    settings = write_mustc(tmp_path / "m", segments, rate=44_100, channels=2)
+    server = Server(replace(settings, corpus_workers=3), out)
+    try:
+        expected, seconds = server.undisturbed()
+        moments, stages = random.Random(11), []
+        longest = seconds
+        for _ in range(MOST_RUNS):
+            if server.run(seconds=moments.uniform(0, longest))["status"] == -signal.SIGKILL:
+                stages.append(len(list(out.rglob("*.wav"))))
+                longest *= 1.1  # a machine that has become slower must not keep a run from ever coming far
+            else:
+                assert tree(out) == expected
+                shutil.rmtree(out)
+                longest = seconds
+            if len(stages) >= KILLS:
+                break
+        assert server.run()["status"] == 0
+        assert tree(out) == expected
+        assert len(stages) >= KILLS
+        assert len(set(stages)) >= 3
+    finally:
+        server.close()
+
+
+def test_every_error_is_one_of_ours(tmp_path, out):
+    # Whatever stands in the place of the corpus, no other exception comes out than those that commands print.
+    write_text(tmp_path / "file.tsv", "path\ttranslation\n")
+    for corpus in ("covost2", "mustc", "europarl_st", "fleurs", "kaldi", "nemo", "table"):
+        for place in (tmp_path / "file.tsv", tmp_path):
+            settings = CorpusSettings(corpus, str(place), source_language="en", target_language="de")
+            for action in (planned, make):
+                with pytest.raises(SimulsaError):
+                    action(settings, out)
+
+
+if __name__ == "__main__":
+    serve(*sys.argv[1:])
