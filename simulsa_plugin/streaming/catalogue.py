@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import json
 import os
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from simulsa_plugin.errors import UsageError
@@ -69,14 +72,7 @@ def make_policies(name: str, options: PolicyOptions) -> list[Policy]:
     """
     if name in _MAKERS:
         return _MAKERS[name](options)
-    made = _load(name)()
-    policies = list(made) if isinstance(made, Iterable) else [made]
-    if not policies or not all(isinstance(policy, Policy) for policy in policies):
-        raise UsageError(
-            f"simulsa_policies names {name}, which gives a {type(made).__name__}; "
-            "expected a simulsa_plugin.streaming.policies.Policy, or a list of them."
-        )
-    return policies
+    return _made(name, _load(name))
 
 
 def check_policy_name(key: str, name: str) -> None:
@@ -85,17 +81,80 @@ def check_policy_name(key: str, name: str) -> None:
         check_choice(key, name, [*POLICIES, "module.Class of your own"])
 
 
+def policy_sources(names: Iterable[str]) -> dict[str, str]:
+    """Dotted names → hash of the files that each comes from: another text of them is another policy.
+
+    Raises:
+        UsageError: there is no such thing.
+    """
+    return {name: _hash_of_files(name, _load(name)) for name in names if name not in _MAKERS}
+
+
+def _hash_of_files(dotted: str, found: object) -> str:
+    """Of the module that is named, and of the one that it takes the thing from."""
+    digest = hashlib.sha256()
+    for module in dict.fromkeys((dotted.rpartition(".")[0], getattr(found, "__module__", ""))):
+        path = getattr(sys.modules.get(module), "__file__", None)
+        digest.update(Path(path).read_bytes() if path else b"")
+    return digest.hexdigest()[:12]
+
+
+def _made(name: str, maker: Callable[[], Any]) -> list[Policy]:
+    """What the user's own thing gives, if that is policies."""
+    try:
+        made = maker()
+        policies = list(made) if isinstance(made, Iterable) else [made]
+    except Exception as error:  # whatever the user's code raises
+        raise UsageError(
+            f"simulsa_policies names {name}, which fails when it is called without arguments ({_in_words(error)})."
+        ) from error
+    if not policies or not all(isinstance(policy, Policy) for policy in policies):
+        raise UsageError(
+            f"simulsa_policies names {name}, which gives {_kinds(policies) or 'nothing'}; "
+            "expected a simulsa_plugin.streaming.policies.Policy, or a list of them."
+        )
+    for policy in policies:
+        _check_identity(name, policy)
+    return policies
+
+
+def _check_identity(name: str, policy: Policy) -> None:
+    """Whether a cell of this policy can be told from others, and written down."""
+    if not isinstance(getattr(policy, "name", None), str) or not policy.name:
+        raise UsageError(f"simulsa_policies names {name}, whose policy has no name; set `name = \"…\"` in its class.")
+    try:
+        cell = policy.cell()
+        json.dumps(cell, allow_nan=False)
+        good = isinstance(cell["rollback"], int | None) and isinstance(cell["parameters"], dict) and len(cell) == 2
+    except Exception:  # whatever the user's code raises
+        good = False
+    if not good:
+        raise UsageError(
+            f"simulsa_policies names {name}, whose cell() is no mapping that JSON can hold; "
+            'expected {"rollback": tokens or None, "parameters": {name: value}}.'
+        )
+
+
+def _kinds(things: Iterable[object]) -> str:
+    return ", ".join(dict.fromkeys(type(thing).__name__ for thing in things))
+
+
 def _load(dotted: str) -> Callable[[], Any]:
     module_name, _, attribute = dotted.rpartition(".")
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:
         found: Callable[[], Any] = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (Exception, SystemExit) as error:  # whatever the user's module raises
+        missing = isinstance(error, ImportError | AttributeError | ValueError)
+        step = "Start from the folder that holds the module, or install it." if missing else "Mend that module."
         raise UsageError(
-            f"simulsa_policies names {dotted}, which cannot be imported ({error}). "
-            "Start from the folder that holds the module, or install it."
+            f"simulsa_policies names {dotted}, which cannot be imported ({_in_words(error)}). {step}"
         ) from error
     if not callable(found):
         raise UsageError(f"simulsa_policies names {dotted}, a {type(found).__name__}; expected a class of policies.")
     return found
+
+
+def _in_words(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

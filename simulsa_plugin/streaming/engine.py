@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from simulsa_plugin.audio import Waveform
+from simulsa_plugin.errors import UsageError
 from simulsa_plugin.model import AudioLanguageModel, Continuation, Prompt, Request
 from simulsa_plugin.streaming.policies import Policy
 from simulsa_plugin.streaming.session import Output, Session
@@ -40,8 +41,8 @@ class Limits:
     Attributes:
         max_new_tokens: of one step of one session.
         batch_size: sessions in one batch.
-        memory_bytes: of keys and values, were every session of a batch to reach `max_new_tokens`; a batch of one is
-            always allowed.
+        memory_bytes: of keys and values, were every session of a batch as long as its longest one and to reach
+            `max_new_tokens`; a batch of one is always allowed.
     """
 
     max_new_tokens: int = 256
@@ -139,13 +140,17 @@ def _next_batch(
 ) -> list[Session]:
     """Sessions that have heard least, as many as the limits allow."""
     batch: list[Session] = []
-    occupied = 0
+    decoded = longest_prompt = longest_said = 0
     while queue and len(batch) < limits.batch_size:
         _, utterance, cell = queue[0]
         session = sessions[cell][utterance]
-        occupied += 0 if session.only_reads else heard.bytes_of(session, limits.max_new_tokens)
-        if batch and occupied > limits.memory_bytes:
-            break
+        if not session.only_reads:
+            decoded += 1
+            longest_prompt = max(longest_prompt, heard.prompt_length(session))
+            longest_said = max(longest_said, len(session.outputs[-1]) if session.outputs else 0)
+            length = longest_prompt + longest_said + limits.max_new_tokens  # a batch is as wide as its longest rows
+            if batch and decoded * length * heard.bytes_per_token > limits.memory_bytes:
+                break
         heapq.heappop(queue)
         batch.append(session)
     return batch
@@ -174,6 +179,8 @@ def _advance(
 def _request(session: Session, policy: Policy, model: AudioLanguageModel, limits: Limits) -> Request:
     """What the model is asked for at the next step; what it said before, and must not keep, is the draft."""
     length = policy.prefix_length(session)
+    if not 0 <= length <= len(session.token_ids):
+        raise _nonsense(policy, f"wants {length} tokens kept of {len(session.token_ids)} that were shown")
     said = session.outputs[-1] if session.outputs else ()
     prefix = session.token_ids[:length]
     draft = said[length:] if said[:length] == prefix else ()
@@ -198,7 +205,14 @@ def _take(
     if not session.last_step_is_due:
         committed = policy.committed(session, output)
         shown = policy.shown(session, output, committed)
+        if not 0 <= committed <= shown <= len(output):
+            raise _nonsense(policy, f"commits {committed} and shows {shown} of {len(output)} tokens")
     session.advance(output, shown, committed, stop_clock() if stop_clock else None)
+
+
+def _nonsense(policy: Policy, what: str) -> UsageError:
+    """The error for a policy of the user's own that asks for what cannot be."""
+    return UsageError(f"The policy {policy.name} {what}; allowed: 0 ≤ committed ≤ shown ≤ all, kept ≤ shown before.")
 
 
 class _Heard:
@@ -206,13 +220,13 @@ class _Heard:
 
     def __init__(self, model: AudioLanguageModel, sources: Sequence[Source]) -> None:
         self._model, self._sources = model, sources
+        self.bytes_per_token = model.bytes_per_token
         self._prompts: dict[Key, tuple[int, ...]] = {}
         self._read: dict[Key, Any] = {}
 
-    def bytes_of(self, session: Session, max_new_tokens: int) -> int:
-        """What a session's next step occupies at most."""
-        said = len(session.outputs[-1]) if session.outputs else 0
-        return (len(self._prompt(_key(session))) + said + max_new_tokens) * self._model.bytes_per_token
+    def prompt_length(self, session: Session) -> int:
+        """Tokens of the prompt of a session's next step."""
+        return len(self._prompt(_key(session)))
 
     def by(self, sessions: Sequence[Session]) -> list[Any]:
         """What each session hears next, read in one batch where it has not been read before."""

@@ -1,7 +1,7 @@
 """Policies: what is forced at a step, when the model stops, what is shown and what is committed.
 
-Small classes over explicit session state. The last step is the same for all: the model continues to its end of turn,
-and everything is committed. So a policy is asked about the steps before it alone.
+Small classes over explicit session state. The last step is the same for all: the model continues what is kept to its
+end of turn, and everything is committed. So a policy is asked about the steps before it alone, but for what is kept.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ class LocalAgreement(Policy):
 class WaitK(Policy):
     """Hear `wait_k` chunks, then write one word for every chunk (Ma et al. 2019, arXiv 1810.08398).
 
-    A word is whole when the next one begins. Where the latency unit is `char`, words are characters.
+    A word is whole when the next one begins or the answer ends. Where the latency unit is `char`, words are characters.
     """
 
     wait_k: int
