@@ -1,0 +1,295 @@
+"""Faster paths against transformers' own: encoders as short as the audio, prompts read once, drafts, batches."""
+
+import dataclasses
+import random
+
+import numpy as np
+import pytest
+import torch
+from transformers import WhisperFeatureExtractor
+from transformers.cache_utils import Cache, DynamicLayer
+
+from simulsa_plugin.audio import from_pcm16, to_pcm16
+from simulsa_plugin.demo.corpus import iterate_utterances
+from simulsa_plugin.demo.grammar import PROMPT
+from simulsa_plugin.errors import ModelError
+from simulsa_plugin.model import Prompt, Request
+from simulsa_plugin.streaming.engine import Cell, Limits, Source, decode, decode_alone
+from simulsa_plugin.streaming.policies import (
+    Confidence,
+    HoldN,
+    LocalAgreement,
+    Offline,
+    Retranslation,
+    Rollback,
+    WaitK,
+)
+from simulsa_plugin.toolkit.arguments import inference_arguments
+from simulsa_plugin.toolkit.audio_encoder import Qwen2AudioAdapter
+from simulsa_plugin.toolkit.backbone import Backbone, load_backbone
+from simulsa_plugin.toolkit.features import ShortWhisperFeatureExtractor
+from simulsa_plugin.toolkit.rendering import load_renderer
+from simulsa_plugin.toolkit.shared_prompt import SharedPromptDecoder, _RoomyLayer
+
+RECIPE = {"model_name_or_path": "simulsa-demo", "template": "qwen2_audio"}
+ASK = Prompt(({"role": "user", "content": PROMPT},))
+LENGTHS = (2400, 2401, 8000, 15_999, 16_320, 47_999, 80_000, 96_000)
+POLICIES = [
+    *(Cell(Rollback(b), k) for k in (500, 1000) for b in (0, 3)),
+    *(Cell(policy, 700) for policy in (Rollback(3, floor=False), Confidence(0.9), HoldN(3), LocalAgreement(2),
+                                       LocalAgreement(3), WaitK(2), WaitK(3, "char"), Retranslation())),
+    Cell(Offline(), None),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def fast():
+    loaded = load_backbone(inference_arguments(RECIPE))
+    assert isinstance(loaded.decoder, SharedPromptDecoder)
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def stock():
+    """The same weights as transformers has them: whole windows, `generate`, nothing shared."""
+    arguments = inference_arguments(RECIPE)
+    return Backbone(load_backbone(arguments).model, load_renderer(arguments), adapts=False)
+
+
+@pytest.fixture(scope="module")
+def waveforms():
+    return [from_pcm16(to_pcm16(utterance.waveform)) for utterance in iterate_utterances("test", 200)]
+
+
+def noise(length, seed=0):
+    return (0.1 * np.random.default_rng(seed).standard_normal(length)).astype(np.float32)
+
+
+# Features
+
+
+@pytest.mark.parametrize("options", [{"feature_size": 128}, {"feature_size": 80, "hop_length": 320, "chunk_length": 6}])
+@pytest.mark.parametrize("length", [1, 160, 399, 400, 401, 16_000, 95_999, 96_000, 96_001, 500_000])
+def test_short_features_are_those_of_the_whole_window_bit_for_bit(options, length):
+    batch = [noise(length), noise(max(1, length // 3), seed=1), np.zeros(length, dtype=np.float32)]
+    call = {"sampling_rate": 16_000, "return_attention_mask": True, "padding": "max_length", "return_tensors": "np"}
+    whole = WhisperFeatureExtractor(**options)(batch, **call)
+    short = ShortWhisperFeatureExtractor(**options)(batch, **call)
+    assert np.array_equal(whole["input_features"], short["input_features"])
+    assert np.array_equal(whole["attention_mask"], short["attention_mask"])
+
+
+# Encoder
+
+
+@torch.inference_mode()
+def embedded_by_transformers(stock, waveform):
+    """(audio tokens, width) as Qwen2-Audio's own forward puts them among the text."""
+    seen = []
+    hook = stock.model.language_model.model.register_forward_pre_hook(
+        lambda _, __, options: seen.append(options["inputs_embeds"]), with_kwargs=True
+    )
+    ids = list(stock.render_prompt(ASK, waveform))
+    try:
+        stock.model(**stock._collate([ids], [waveform], padding_side="right"))
+    finally:
+        hook.remove()
+    return seen[0][0][torch.tensor(ids) == stock.model.config.audio_token_id]
+
+
+@torch.inference_mode()
+def test_short_windows_encode_as_whole_ones_do(fast, stock):
+    clips = [noise(length, seed=length) for length in LENGTHS]
+    together = fast._adapter.embed(clips)
+    for clip, of_batch in zip(clips, together, strict=True):
+        expected = embedded_by_transformers(stock, clip)
+        (alone,) = fast._adapter.embed([clip])
+        assert alone.shape == expected.shape
+        scale = float(expected.abs().max())
+        assert float((alone - expected).abs().max()) < 1e-5 * scale
+        assert float((of_batch - expected).abs().max()) < 1e-5 * scale
+
+
+def test_scores_of_short_windows_are_those_of_whole_ones(fast, stock, waveforms):
+    clips = [waveform[: len(waveform) // (1 + number % 4)] for number, waveform in enumerate(waveforms[:12])]
+    rendered = [fast.render(ASK, clip, "Der Hund hat das alte Haus gesehen.") for clip in clips]
+    for ours, theirs in zip(fast.score(rendered, clips), stock.score(rendered, clips), strict=True):
+        assert ours.logprobs == pytest.approx(theirs.logprobs, abs=1e-4)
+
+
+def test_prompts_are_llamafactorys_for_every_length_and_wording(fast, stock):
+    rng = random.Random(0)
+    prompts = [ASK, dataclasses.replace(ASK, system="Kurz."), Prompt(({"role": "user", "content": "Say:<audio>"},))]
+    for number in range(60):
+        clip, prompt = noise(rng.randrange(2400, 110_000)), prompts[number % 3]
+        assert fast.render_prompt(prompt, clip) == stock.render_prompt(prompt, clip)
+
+
+def test_the_model_is_whole_again_after_a_short_window(fast):
+    encoder = fast.model.audio_tower
+    table, window = encoder.embed_positions, encoder.config.max_source_positions
+    fast._adapter.embed([noise(8000)])
+    with pytest.raises(RuntimeError):
+        encoder(torch.zeros(1, 3, 8))  # as many bands as no model has
+    assert (encoder.embed_positions, encoder.config.max_source_positions) == (table, window)
+
+
+@torch.inference_mode()
+def test_an_encoder_of_the_published_width_gives_the_same_in_a_short_window():
+    from transformers import Qwen2AudioEncoder, Qwen2AudioEncoderConfig
+
+    torch.manual_seed(0)
+    encoder = Qwen2AudioEncoder(Qwen2AudioEncoderConfig(encoder_layers=2)).eval()  # 1280 wide, 20 heads, 128 bands
+    whole = WhisperFeatureExtractor(feature_size=128)
+
+    class Model:
+        audio_tower, multi_modal_projector = encoder, torch.nn.Identity()
+        language_model = type("Text", (), {"model": None})
+
+    class Processor:
+        feature_extractor = whole
+
+    clips = [noise(48_000), noise(20_000, seed=1)]
+    made = whole(clips, sampling_rate=16_000, return_attention_mask=True, padding="max_length", return_tensors="pt")
+    heard = (made["attention_mask"].sum(-1) - 1) // 2 + 1
+    mask = torch.where(torch.arange(1500) < heard[:, None], 0.0, -torch.inf)[:, None, None].expand(-1, 1, 1500, -1)
+    expected = encoder(made["input_features"], attention_mask=mask).last_hidden_state
+    for ours, theirs in zip(Qwen2AudioAdapter(Model, Processor).embed(clips), expected, strict=True):
+        assert float((ours - theirs[: len(ours)]).abs().max()) < 1e-5 * float(theirs[: len(ours)].abs().max())
+
+
+# Drafts
+
+
+@pytest.fixture(scope="module")
+def answers(fast, waveforms):
+    """(what was read, whole answer) of twelve utterances."""
+    clips = waveforms[:12]
+    read = fast.read([fast.render_prompt(ASK, clip) for clip in clips], clips)
+    return list(zip(read, [one.token_ids for one in fast.continue_(read, [Request()] * 12)], strict=True))
+
+
+def drafts_for(answer, number, fast):
+    rng = random.Random(number)
+    stop, media = next(iter(fast.decoder.special.stop)), fast.decoder.special.never[0]
+    wrong = tuple(rng.randrange(fast.output_width) for _ in range(rng.randrange(1, 30)))
+    half, early = answer[: len(answer) // 2], (*answer[:2], stop)
+    return [(), answer, half, wrong, (*answer[:3], *wrong), (*answer, *wrong), early, (media, *answer), answer[:1] * 40]
+
+
+def test_no_draft_changes_an_answer(fast, answers):
+    prompts, requests, expected = [], [], []
+    for number, (read, answer) in enumerate(answers):
+        for place, draft in enumerate(drafts_for(answer, number, fast)):
+            kept = (number + place) % 4
+            prompts.append(read)
+            requests.append(Request(answer[:kept], draft[kept:] if draft[:kept] == answer[:kept] else draft))
+            expected.append(answer[kept:])
+    assert [one.token_ids for one in fast.continue_(prompts, requests)] == expected
+    for prompt, request, answer in list(zip(prompts, requests, expected, strict=True))[::7]:
+        assert fast.continue_([prompt], [request])[0].token_ids == answer
+
+
+def count_passes(fast, prompts, requests):
+    calls, hidden = [], fast.decoder.hidden
+    fast.decoder.hidden = lambda *inputs: calls.append(tuple(inputs[0].shape[:2])) or hidden(*inputs)
+    try:
+        fast.continue_(prompts, requests)
+    finally:
+        del fast.decoder.hidden
+    return calls
+
+
+def test_a_right_draft_is_checked_in_the_pass_that_reads_it(fast, answers):
+    read, answer = answers[0]
+    assert len(count_passes(fast, [read], [Request(draft=answer)])) == 2  # the prompt; the draft, and the end behind it
+    assert len(count_passes(fast, [read], [Request()])) == 2 + len(answer)
+    half = len(answer) // 2
+    assert len(count_passes(fast, [read], [Request(answer[:2], answer[2:half])])) == 2 + len(answer) - half
+
+
+def test_a_prompt_is_read_once_for_all_its_answers(fast, answers):
+    (one, answer), (other, _) = answers[:2]
+    calls = count_passes(fast, [one, other, one, one], [Request(answer[:number]) for number in (0, 0, 1, 5)])
+    assert calls[0][0] == 2  # rows
+    assert calls[1] == (4, 6)  # the last token of the prompt and the longest prefix
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        Request(max_new_tokens=3),
+        Request(max_new_tokens=1),
+        Request(confidence=0.9),
+        Request(confidence=0.999),
+        Request(enough=lambda new: len(new) >= 4),
+        Request(confidence=0.5, enough=lambda new: len(new) >= 9, max_new_tokens=9),
+    ],
+)
+def test_answers_end_where_transformers_ends_them(fast, stock, waveforms, request_):
+    clips = [waveform[: len(waveform) // 2] for waveform in waveforms[:8]]
+    prompts = [fast.render_prompt(ASK, clip) for clip in clips]
+    requests = [dataclasses.replace(request_, draft=tuple(range(300, 300 + number))) for number in range(8)]
+    expected = stock.continue_(stock.read(prompts, clips), [request_] * 8)
+    assert fast.continue_(fast.read(prompts, clips), requests) == expected
+
+
+def test_a_prompt_that_does_not_fit_its_audio_is_refused(fast, waveforms):
+    prompt = fast.render_prompt(ASK, waveforms[0])
+    with pytest.raises(ModelError, match=r"a prompt has \d+ audio tokens for \d+ of the encoder"):
+        fast.read([prompt], [waveforms[0][:8000]])
+
+
+def test_the_cache_that_grows_in_steps_is_transformers_own():
+    torch.manual_seed(0)
+    ours, theirs = Cache(layer_class_to_replicate=_RoomyLayer), Cache(layer_class_to_replicate=DynamicLayer)
+    for number, length in enumerate((5, 1, 1, 40, 1, 1, 33, 1)):
+        rows = ours.layers[0].keys.shape[0] if number else 3
+        states = [torch.randn(rows, 2, length, 4) for _ in range(2)]
+        for found, expected in zip(ours.update(*states, 0), theirs.update(*states, 0), strict=True):
+            assert torch.equal(found, expected)
+        if number in (1, 4):
+            indices = torch.tensor([0, 2, 2, 1][: 4 - number // 2])
+            ours.batch_select_indices(indices)
+            theirs.batch_select_indices(indices)
+        assert ours.get_seq_length() == theirs.get_seq_length()
+
+
+# Sessions
+
+
+def histories(decoded):
+    return [[[dataclasses.astuple(step) for step in session.steps] for session in sessions] for sessions in decoded]
+
+
+def alone(model, sources, cells):
+    """Step by step, session by session; what was measured is no part of a history."""
+    sessions = [[decode_alone(model, source, cell, Limits(64), lambda: 0.0) for source in sources] for cell in cells]
+    for session in (session for of_cell in sessions for session in of_cell):
+        session.steps = [dataclasses.replace(step, compute_ms=None) for step in session.steps]
+    return histories(sessions)
+
+
+def sources_of(waveforms):
+    return [Source(ASK, waveform) for waveform in waveforms]
+
+
+def test_no_batch_and_no_order_changes_a_step_of_200_utterances(fast, waveforms):
+    sources = sources_of(waveforms)
+    cells = [POLICIES[1], *POLICIES[5:8], *POLICIES[-2:]]
+    expected = histories(decode(fast, sources, cells, Limits(64, 64)))
+    backwards = decode(fast, sources[::-1], cells[::-1], Limits(64, 23))
+    assert [sessions[::-1] for sessions in histories(backwards)][::-1] == expected
+    tight = decode(fast, sources[:20], cells, Limits(64, 64, memory_bytes=600 * fast.bytes_per_token))
+    assert histories(tight) == [sessions[:20] for sessions in expected]
+
+
+def test_steps_are_those_of_transformers_one_by_one(fast, stock, waveforms):
+    sources = sources_of(waveforms[:6])
+    assert histories(decode(fast, sources, POLICIES, Limits(64))) == alone(stock, sources, POLICIES)
+
+
+@pytest.mark.slow
+def test_steps_of_200_utterances_are_those_of_transformers_one_by_one(fast, stock, waveforms):
+    sources = sources_of(waveforms)
+    assert histories(decode(fast, sources, POLICIES, Limits(64))) == alone(stock, sources, POLICIES)
