@@ -79,6 +79,7 @@ def _decode_and_score(path: Path | None, overrides: list[str], out: Path) -> int
     from simulsa_plugin.commands.corpus import wanted_corpus
     from simulsa_plugin.commands.ranks import take_rank
     from simulsa_plugin.commands.wiring import dataset_names, load, open_recipe
+    from simulsa_plugin.evaluation.run import plan_cells
     from simulsa_plugin.evaluation.settings import EvaluationSettings
     from simulsa_plugin.storage import make_folder
 
@@ -87,6 +88,7 @@ def _decode_and_score(path: Path | None, overrides: list[str], out: Path) -> int
     settings = EvaluationSettings.from_keys(recipe.simulsa)
     if share and settings.measure_time:
         raise UsageError("simulsa_measure_time is for a single process: several would disturb each other's clock.")
+    plan_cells(settings)  # a mistake in a policy shows before the long part
     corpus = wanted_corpus(recipe, evaluation=True)
     make_folder(out)
     toolkit = recipe.toolkit

@@ -6,7 +6,9 @@ Which utterances form a block depends on the test set alone, so neither restarts
 
 from __future__ import annotations
 
+import glob
 import os
+import platform
 import shutil
 import tempfile
 import time
@@ -81,7 +83,10 @@ def decode_blocks(job: Job, share: Shard | None = None) -> None:
     total = sum(len(job.block_rows(block)) for block in missing) * len(job.cells)
     with tqdm(total=total, desc=f"decode {job.name}", unit="session", disable=None) as progress:
         for block in missing:
-            _write_block(job, block, progress)
+            if job.block_folder(block).exists():  # by another process meanwhile
+                progress.update(len(job.block_rows(block)) * len(job.cells))
+            else:
+                _write_block(job, block, progress)
 
 
 def wait_for_blocks(job: Job) -> None:
@@ -134,11 +139,22 @@ def _write_block(job: Job, block: int, progress: Any) -> None:
     sessions = _decode(job, sources, progress)
     ids = [instance["id"] for instance in instances if "skipped" not in instance]
     temporary = _temporary(job.folder)
-    for cell, decoded in zip(job.cells, sessions, strict=True):
-        write_jsonl(temporary / f"{cell_folder(cell)}.jsonl", _step_rows(job.model, ids, decoded))
-    write_jsonl(temporary / _INSTANCES, instances)
-    with writing_to(job.block_folder(block)):
-        temporary.rename(job.block_folder(block))
+    try:
+        for cell, decoded in zip(job.cells, sessions, strict=True):
+            write_jsonl(temporary / f"{cell_folder(cell)}.jsonl", _step_rows(job.model, ids, decoded))
+        write_jsonl(temporary / _INSTANCES, instances)
+        _put_in_place(temporary, job.block_folder(block))
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)  # it is gone where it has become the block
+
+
+def _put_in_place(temporary: Path, folder: Path) -> None:
+    with writing_to(folder):
+        try:
+            temporary.rename(folder)
+        except OSError:
+            if not folder.exists():  # else another process was quicker, and wrote the same
+                raise
 
 
 def _decode(job: Job, sources: Sequence[Source], progress: Any) -> list[list[Session]]:
@@ -201,12 +217,12 @@ def _step(row: dict[str, Any]) -> Step:
 def _temporary(folder: Path) -> Path:
     """A folder that is a block only when it is renamed; its name says whose it is."""
     with writing_to(folder):
-        return Path(tempfile.mkdtemp(dir=folder, prefix=f".{os.getpid()}.", suffix=UNFINISHED))
+        return Path(tempfile.mkdtemp(dir=folder, prefix=f".{os.getpid()}@{platform.node()}.", suffix=UNFINISHED))
 
 
 def _remove_unfinished(folder: Path) -> None:
-    """Remove what killed processes left behind; those that are alive work on."""
-    for path in folder.glob(f".*{UNFINISHED}"):
-        owner = path.name.split(".")[1]
-        if not (owner.isdecimal() and Path(f"/proc/{owner}").exists()):
+    """Remove what killed processes of this machine left behind; those that are alive work on."""
+    for path in folder.glob(f".*@{glob.escape(platform.node())}.*{UNFINISHED}"):
+        owner = path.name[1:].partition("@")[0]
+        if not Path(f"/proc/{owner}").exists():
             shutil.rmtree(path, ignore_errors=True)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from simulsa_plugin.errors import DatasetError, StorageError
+from simulsa_plugin.errors import DatasetError, StorageError, UsageError
 from simulsa_plugin.evaluation.cells import LOG, SCORES
 from simulsa_plugin.evaluation.decoding import (
     Job,
@@ -27,8 +27,8 @@ from simulsa_plugin.evaluation.settings import EvaluationSettings
 from simulsa_plugin.metrics.corpus import score_records
 from simulsa_plugin.metrics.stability import normalized_erasure
 from simulsa_plugin.model import AudioLanguageModel, Sample, UnusableRow
-from simulsa_plugin.storage import dump_line, locked, make_folder, replacing, write_json
-from simulsa_plugin.streaming.catalogue import make_policies
+from simulsa_plugin.storage import dump_line, locked, make_folder, remove_leftovers, replacing, write_json
+from simulsa_plugin.streaming.catalogue import make_policies, policy_sources
 from simulsa_plugin.streaming.engine import Cell, Limits
 from simulsa_plugin.streaming.policies import Offline
 from simulsa_plugin.work import Shard, change_in_words, changed_keys, read_work, versions
@@ -60,24 +60,26 @@ def evaluate(
         the cells of scores.json; none for a share that is not the first.
 
     Raises:
-        DatasetError: no utterance can be decoded.
+        UsageError: a policy cannot be had; see `plan_cells`.
+        DatasetError: there is no utterance, or none can be decoded.
         StorageError: the folder cannot be used, or holds another evaluation.
     """
+    if not rows:
+        raise DatasetError(f"The dataset {name} has no rows. Name a test set that has some.")
     cells = plan_cells(settings)
     limits = Limits(settings.max_new_tokens, settings.eval_batch_size, settings.eval_memory_gb * 1e9)
     job = Job(model, name, rows, cells, limits, settings.measure_time, make_folder(out) / "decoding")
     work = _describe(job, settings)
     if share and share.number > 1:
-        _refuse_other_work(out, work)
-        if not (out / SCORES).exists():
-            decode_blocks(job, share)
+        _decode_share(job, work, share, out)
         return []
+    if (out / SCORES).exists():
+        return _read_finished(job, work, out)
     with locked(out):
-        _refuse_other_work(out, work)
-        if (out / SCORES).exists():
-            finished: list[dict[str, Any]] = read_work(out / SCORES)["cells"]
-            return finished
-        write_json(make_folder(job.folder) / STARTED, work)
+        if (out / SCORES).exists():  # by who held the folder a moment ago
+            return _read_finished(job, work, out)
+        remove_leftovers(out)
+        _begin(job, work, out)
         decode_blocks(job, share)
         wait_for_blocks(job)
         return _finish(job, work, settings, out)
@@ -87,11 +89,48 @@ def plan_cells(settings: EvaluationSettings) -> list[Cell]:
     """Offline, then for every policy each chunk with each of its values.
 
     Raises:
-        UsageError: a policy cannot be had.
+        UsageError: a policy cannot be had, or two cells cannot be told apart.
     """
     named = [make_policies(name, settings.policy_options) for name in settings.policies]
     cells = [Cell(policy, chunk) for policies in named for chunk in settings.chunks for policy in policies]
+    folders = Counter(map(cell_folder, cells))
+    for folder in (name for name, count in folders.items() if count > 1):
+        raise UsageError(
+            f"simulsa_policies gives {folders[folder]} cells by the name {folder}. "
+            "Give policies of your own another name, or parameters in cell() that differ."
+        )
     return [Cell(Offline(), None), *cells]
+
+
+def _decode_share(job: Job, work: dict[str, Any], share: Shard, out: Path) -> None:
+    """Decode a share beside whoever finishes; one that comes after the end leaves nothing behind."""
+    try:
+        if not (out / SCORES).exists():
+            _begin(job, work, out)
+            decode_blocks(job, share)
+    except StorageError:
+        if not (out / SCORES).exists():  # else somebody has finished meanwhile, and cleared away
+            raise
+    if (out / SCORES).exists():
+        _read_finished(job, work, out)
+
+
+def _begin(job: Job, work: dict[str, Any], out: Path) -> None:
+    """Write down what is decoded, or see that it is what others have begun."""
+    with locked(make_folder(job.folder), wait=True):
+        started = job.folder / STARTED
+        if started.exists():
+            _refuse_other_work(out, started, work)
+        else:
+            write_json(started, work)
+
+
+def _read_finished(job: Job, work: dict[str, Any], out: Path) -> list[dict[str, Any]]:
+    """The cells of a finished folder; what a kill left of the blocks goes."""
+    _refuse_other_work(out, out / SCORES, work)
+    shutil.rmtree(job.folder, ignore_errors=True)
+    finished: list[dict[str, Any]] = read_work(out / SCORES)["cells"]
+    return finished
 
 
 def _describe(job: Job, settings: EvaluationSettings) -> dict[str, Any]:
@@ -100,6 +139,7 @@ def _describe(job: Job, settings: EvaluationSettings) -> dict[str, Any]:
     for row in job.rows:
         said = [row.reason] if isinstance(row, UnusableRow) else [row.audio, row.reference, vars(row.prompt)]
         digest.update(f"{dump_line([row.row, *said])}\n".encode())
+    own = policy_sources(settings.policies)
     return {
         "dataset": job.name,
         "rows": len(job.rows),
@@ -107,12 +147,13 @@ def _describe(job: Job, settings: EvaluationSettings) -> dict[str, Any]:
         "model": job.model.describe(),
         "settings": settings.as_keys(),
         "versions": versions("simulsa-plugin"),
+        **({"policies": own} if own else {}),
+        **({"hardware": job.model.hardware()} if job.measures_time else {}),
     }
 
 
-def _refuse_other_work(out: Path, work: dict[str, Any]) -> None:
-    path = next((path for path in (out / SCORES, out / "decoding" / STARTED) if path.exists()), None)
-    changed = changed_keys(read_work(path), work) if path else []
+def _refuse_other_work(out: Path, path: Path, work: dict[str, Any]) -> None:
+    changed = changed_keys(read_work(path), work)
     if changed:
         raise StorageError(
             f"{out} holds an evaluation with {change_in_words(changed[0])}. "
@@ -125,6 +166,7 @@ def _finish(job: Job, work: dict[str, Any], settings: EvaluationSettings, out: P
     skipped = [{"id": one["id"], "reason": one["skipped"]} for one in instances if "skipped" in one]
     if len(skipped) == len(instances):
         reasons = dict(Counter(one["reason"] for one in skipped))
+        shutil.rmtree(job.folder, ignore_errors=True)  # nothing was decoded: a mended test set may come here
         raise DatasetError(f"No utterance of {job.name} can be decoded; reasons: {reasons}.")
     samples = {f"{job.name}-{row.row:08d}": row for row in job.rows if isinstance(row, Sample)}
     longer = sum(one.get("longer_than_window", False) for one in instances)
@@ -138,8 +180,6 @@ def _finish(job: Job, work: dict[str, Any], settings: EvaluationSettings, out: P
         **work,
         "skipped": skipped,
     }
-    if settings.measure_time:
-        scores["hardware"] = job.model.hardware()
     write_report(scores, out)
     write_json(out / SCORES, scores)  # last: its presence says that everything else is there
     shutil.rmtree(job.folder, ignore_errors=True)
@@ -151,6 +191,7 @@ def _write_cell(
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Write a cell's `instances.log` and `steps.jsonl`; return its row of scores.json and its signatures."""
     unit, policy, folder = settings.latency_unit, cell.policy.cell(), make_folder(out / cell_folder(cell))
+    remove_leftovers(folder)
     records, shown, truncated = [], [], 0
     for index, (identifier, steps) in enumerate(read_steps(job, cell)):
         sample = samples[identifier]
