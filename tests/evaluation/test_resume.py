@@ -1,0 +1,157 @@
+"""Evaluations that are killed, shared out, measured, or come to a folder that is not theirs."""
+
+import itertools
+import json
+
+import pytest
+from fakes import ClockModel, tree, write_noise
+
+from simulsa_plugin.errors import StorageError
+from simulsa_plugin.evaluation import decoding
+from simulsa_plugin.evaluation import run as module
+from simulsa_plugin.evaluation.run import evaluate
+from simulsa_plugin.evaluation.settings import EvaluationSettings
+from simulsa_plugin.model import Prompt, Sample
+from simulsa_plugin.work import Shard
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    monkeypatch.setattr(decoding, "BLOCK", 2)
+
+
+@pytest.fixture
+def rows(tmp_path):
+    prompt = Prompt(({"role": "user", "content": "<audio>Translate."},))
+    return [
+        Sample(row, prompt, "guten Tag liebe Welt", write_noise(tmp_path / f"{row}.wav", 0.9 + 0.3 * row, seed=row))
+        for row in range(7)
+    ]
+
+
+def run(rows, out, model=None, share=None, **settings):
+    chosen = EvaluationSettings(**({"chunks": (500,), "rollbacks": (0, 3)} | settings))
+    return evaluate(model or ClockModel(regret=True), "toy", rows, chosen, out, share)
+
+
+class Killed(Exception):
+    pass
+
+
+class MortalModel(ClockModel):
+    """Dies at the `lives`-th call."""
+
+    lives = 0
+
+    def continue_(self, prompts, requests):
+        self.lives -= 1
+        if self.lives < 0:
+            raise Killed
+        return super().continue_(prompts, requests)
+
+
+def test_a_run_that_dies_again_and_again_ends_with_the_same_bytes(rows, tmp_path):
+    run(rows, tmp_path / "whole")
+    for lives in itertools.count(3):
+        model = MortalModel(regret=True)
+        model.lives = lives
+        try:
+            run(rows, tmp_path / "killed", model)
+            break
+        except Killed:
+            continue
+    assert lives > 4  # it did die
+    assert tree(tmp_path / "killed") == tree(tmp_path / "whole")
+    assert not (tmp_path / "killed" / "decoding").exists()
+
+
+def test_blocks_that_are_done_are_not_decoded_again(rows, tmp_path):
+    model = MortalModel(regret=True)
+    model.lives = 8
+    with pytest.raises(Killed):
+        run(rows, tmp_path / "out", model)
+    done = len(list((tmp_path / "out" / "decoding").glob("[0-9]*")))
+    assert 0 < done < 4
+    again, anew = ClockModel(regret=True), ClockModel(regret=True)
+    run(rows, tmp_path / "out", again)
+    run(rows, tmp_path / "anew", anew)
+    assert len(again.asked) < len(anew.asked)
+
+
+def test_killed_while_it_writes_results_it_ends_with_the_same_bytes(rows, tmp_path, monkeypatch):
+    run(rows, tmp_path / "whole")
+    for name in ("write_log", "write_report", "score_records"):
+        def die(*_, **__):
+            raise Killed
+
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, die)
+            with pytest.raises(Killed):
+                run(rows, tmp_path / name)
+        run(rows, tmp_path / name)
+        assert tree(tmp_path / name) == tree(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("order", [(2, 3, 1), (3, 2, 1)])
+def test_shares_end_with_the_same_bytes(rows, tmp_path, order):
+    run(rows, tmp_path / "whole")
+    for number in order:
+        cells = run(rows, tmp_path / "shared", share=Shard(number, 3))
+        assert bool(cells) == (number == 1)
+    assert tree(tmp_path / "shared") == tree(tmp_path / "whole")
+    assert run(rows, tmp_path / "shared", share=Shard(2, 3)) == []  # one that comes late
+    assert tree(tmp_path / "shared") == tree(tmp_path / "whole")
+
+
+def test_what_one_share_did_a_single_process_finishes(rows, tmp_path):
+    run(rows, tmp_path / "whole")
+    run(rows, tmp_path / "out", share=Shard(2, 2))
+    run(rows, tmp_path / "out")
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+
+
+def test_a_finished_folder_is_only_read(rows, tmp_path):
+    cells = run(rows, tmp_path / "out")
+    model = ClockModel(regret=True)
+    assert run(rows, tmp_path / "out", model) == cells
+    assert not model.asked
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_another_evaluation_is_refused_in_one_line(rows, tmp_path, finished):
+    if finished:
+        run(rows, tmp_path / "out")
+    else:
+        run(rows, tmp_path / "out", share=Shard(2, 2))
+    for changed, said in (
+        ({"max_new_tokens": 9}, r"another simulsa_max_new_tokens \(256, now 9\)"),
+        ({"rows": rows[:6]}, "another rows"),
+    ):
+        with pytest.raises(StorageError, match=said) as caught:
+            run(changed.pop("rows", rows), tmp_path / "out", **changed)
+        assert "\n" not in str(caught.value)
+
+
+def test_measured_steps_have_times_on_simulevals_clock(rows, tmp_path, monkeypatch):
+    ticks = itertools.count()  # every look at the clock is 0.1 s later, so that every step takes 100 ms
+
+    def alone(model, source, cell, limits):
+        return original(model, source, cell, limits, lambda: next(ticks) / 10)
+
+    original = decoding.decode_alone
+    monkeypatch.setattr(decoding, "decode_alone", alone)
+    cells = run(rows[:2], tmp_path / "timed", rollbacks=(3,), measure_time=True)
+    plain = run(rows[:2], tmp_path / "plain", rollbacks=(3,))
+    folder = tmp_path / "timed" / "rollback_k500_b3"
+    steps = [json.loads(line) for line in (folder / "steps.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [step["compute_ms"] for step in steps] == pytest.approx([100.0] * len(steps))
+    (first, _) = [json.loads(line) for line in (folder / "instances.log").read_text(encoding="utf-8").splitlines()]
+    # 0.9 s: steps at 500 and 900 ms; both words come with the second, after 200 ms of computation.
+    assert first["delays"] == [900, 900]
+    assert first["elapsed"] == pytest.approx([1100, 1100])
+    for timed, untimed in zip(cells, plain, strict=True):
+        assert {name: timed[name] for name in ("BLEU", "LAAL", "NE")} == {n: untimed[n] for n in ("BLEU", "LAAL", "NE")}
+        assert timed["LAAL_CA"] > timed["LAAL"]
+        assert untimed["LAAL_CA"] is None
+    scores = json.loads((tmp_path / "timed" / "scores.json").read_text(encoding="utf-8"))
+    assert scores["hardware"] == {"device": "abacus"}

@@ -1,0 +1,108 @@
+"""What every policy shows and commits, worked out on paper with a model that says one byte per 100 ms heard."""
+
+import numpy as np
+import pytest
+from fakes import ClockModel
+
+from simulsa_plugin.errors import UsageError
+from simulsa_plugin.model import Prompt
+from simulsa_plugin.streaming.catalogue import PolicyOptions, make_policies
+from simulsa_plugin.streaming.engine import Cell, Limits, Source, decode
+from simulsa_plugin.streaming.policies import Confidence, HoldN, LocalAgreement, Retranslation, Rollback, WaitK
+
+PROMPT = Prompt(({"role": "user", "content": "<audio>Translate."},))
+
+
+def run(policy, milliseconds=2000, chunk=500, model=None):
+    """(shown, committed) after every step, as text."""
+    source = Source(PROMPT, np.zeros(milliseconds * 16, dtype=np.float32))
+    ((session,),) = decode(model or ClockModel(), [source], [Cell(policy, chunk)], Limits(99, 4))
+    return [
+        (bytes(step.token_ids).decode(errors="replace"), bytes(step.token_ids[: step.committed_tokens]).decode())
+        for step in session.steps
+    ]
+
+
+def test_confidence_stops_before_the_first_unsure_token_and_says_the_rest_at_the_end():
+    # The model gives `l` and `?` 0.5: «guten Tag » is sure, and «liebe Welt» comes with the end.
+    assert run(Confidence(0.9)) == [("guten", "guten"), ("guten Tag ", "guten Tag "), ("guten Tag ", "guten Tag "),
+                                    ("guten Tag liebe Welt",) * 2]  # fmt: skip
+    assert run(Confidence(0.4))[2] == ("guten Tag liebe",) * 2
+
+
+def test_hold_n_commits_as_rollback_does_and_shows_no_more():
+    held, rolled = run(HoldN(3)), run(Rollback(3))
+    assert [committed for _, committed in held] == [committed for _, committed in rolled]
+    assert held[:2] == [("gu", "gu"), ("guten T", "guten T")]
+    assert rolled[0] == ("guten", "gu")
+
+
+def test_local_agreement_commits_what_two_outputs_begin_with_alike():
+    # «gute?», «guten Tag?», «guten Tag lieb?»: alike are «gute», «guten Tag», and the end says all.
+    assert run(LocalAgreement(2), model=ClockModel(regret=True)) == [
+        ("", ""), ("gute", "gute"), ("guten Tag", "guten Tag"), ("guten Tag liebe Welt",) * 2]  # fmt: skip
+    assert run(LocalAgreement(3), model=ClockModel(regret=True))[:3] == [("", ""), ("", ""), ("gute", "gute")]
+    assert run(LocalAgreement(1)) == run(Rollback(0))
+
+
+def test_wait_k_writes_a_word_a_chunk_after_k_chunks():
+    # After 1000 ms (two chunks) one word; the space after it is part of it, the next word is not begun.
+    assert run(WaitK(2)) == [("", ""), ("guten ", "guten "), ("guten Tag ",) * 2, ("guten Tag liebe Welt",) * 2]
+
+
+def test_wait_k_counts_characters_where_the_unit_is_a_character():
+    model = ClockModel(text="你好吗啊")  # 12 bytes: 5, 10 and 12 of them after 500, 1000 and 1200 ms
+    assert run(WaitK(1, "char"), 1200, model=model) == [("你", "你"), ("你好", "你好"), ("你好吗啊",) * 2]
+
+
+def test_retranslation_keeps_nothing_and_commits_at_the_end():
+    model = ClockModel(regret=True)
+    assert run(Retranslation(), model=model) == [
+        ("gute?", ""), ("guten Tag?", ""), ("guten Tag lieb?", ""), ("guten Tag liebe Welt",) * 2]  # fmt: skip
+    assert [prefix for _, _, prefix in model.asked] == [()] * 4
+    assert [bytes(draft).decode() for draft in model.drafts] == ["", "gute?", "guten Tag?", "guten Tag lieb?"]
+
+
+def test_what_was_taken_back_is_the_next_draft():
+    model = ClockModel(regret=True)
+    run(Rollback(3), model=model)
+    # y = «gute?», c = 2: the next step must begin with «gu», and tries «te?».
+    assert [bytes(draft).decode() for draft in model.drafts][:2] == ["", "te?"]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_an_utterance_is_read_once_at_each_time(batch_size):
+    model = ClockModel()
+    cells = [Cell(Rollback(b), k) for k in (500, 1000, 1500) for b in (0, 3)] + [Cell(Retranslation(), 500)]
+    sources = [Source(PROMPT, np.zeros(ms * 16, dtype=np.float32)) for ms in (1700, 2600)]
+    decode(model, sources, cells, Limits(99, batch_size))
+    times = {500, 1000, 1500, 1700}, {500, 1000, 1500, 2000, 2500, 2600}
+    assert sorted(model.read_samples) == sorted(16 * time for found in times for time in found)
+
+
+def test_the_budget_bounds_the_tokens_of_a_batch():
+    model = ClockModel(bytes_per_token=10)
+    sources = [Source(PROMPT, np.zeros(16_000, dtype=np.float32))] * 6
+    # At 500 ms a prompt has 500 tokens, with 9 new ones 509: two sessions fit into 12,000 bytes, three do not.
+    decode(model, sources, [Cell(Rollback(0), 500)], Limits(9, 64, memory_bytes=12_000))
+    assert max(model.batches) == 2
+
+
+def test_a_policy_of_ones_own_comes_by_its_dotted_name(tmp_path, monkeypatch):
+    lines = ["from simulsa_plugin.streaming.policies import Policy", "", "class Half(Policy):", "    name = 'half'", "",
+             "    def committed(self, session, output):", "        return max(session.committed, len(output) // 2)"]
+    (tmp_path / "own_policy.py").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (half,) = make_policies("own_policy.Half", PolicyOptions())
+    assert [committed for _, committed in run(half)] == ["gu", "guten", "guten T", "guten Tag liebe Welt"]
+    with pytest.raises(UsageError, match=r"own_policy\.Third"):
+        make_policies("own_policy.Third", PolicyOptions())
+    with pytest.raises(UsageError, match="no_such_module"):
+        make_policies("no_such_module.Thing", PolicyOptions())
+
+
+def test_several_values_make_several_policies():
+    options = PolicyOptions(confidence_thresholds=(0.5, 0.9), rollbacks=(0, 3, 5))
+    assert make_policies("confidence", options) == [Confidence(0.5), Confidence(0.9)]
+    assert make_policies("rollback", options) == [Rollback(0), Rollback(3), Rollback(5)]
