@@ -238,9 +238,9 @@ def test_the_yaml_is_read_when_the_first_prompt_is_asked_for():
 
 
 def test_the_linked_table_is_that_of_the_package():
-    link = TEMPLATES / "prompts.yaml"
-    assert link.is_symlink() and not link.readlink().is_absolute()
-    assert link.resolve() == Path(prompts.__file__).with_name("prompts.yaml").resolve()
+    # By its text: where the installed package is tested, the one in the tree may be gone.
+    assert str((TEMPLATES / "prompts.yaml").readlink()) == "../simulsa_plugin/corpora/prompts.yaml"
+    assert Path(prompts.__file__).parts[-3:] == ("simulsa_plugin", "corpora", "prompts.py")
 
 
 def test_the_readme_shows_every_prompt_with_its_text_and_templates():
