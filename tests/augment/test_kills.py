@@ -1,41 +1,34 @@
 """Runs that are really killed (SIGKILL), at any moment: they go on, and end with the same bytes.
 
-Run as a program, this file is a server that imports and loads everything once and forks a process for every run.
+Run as a program, this file is the server of `killing`.
 """
 
 import contextlib
-import json
 import os
 import random
-import select
 import shutil
 import signal
 import subprocess
 import sys
 import time
-import traceback
 from pathlib import Path
 
 import pytest
 import yaml
 from fakes import ByteModel, make_dataset, tree, write_offline
+from killing import MOST_RUNS, Server, serve
 
 from simulsa_plugin.storage import UNFINISHED
 
-TESTS = Path(__file__).resolve().parents[1]
 KILLS = 24
-MOST_RUNS = 400  # far more than are ever needed: a broken run must not go on for ever
-# Events of the interpreter that come before something changes on the disk.
-CHANGES = {"open", "os.mkdir", "os.remove", "os.rename", "os.truncate", "os.chmod", "fcntl.flock"}
 
 
-def serve(kind, offline):
-    """Answer requests on standard input, one JSON object a line, until it ends."""
+def start(kind, offline):
+    """Be the server."""
     import simulsa_plugin.augment.pipeline  # noqa: F401  here, and not in every run
 
     model, dataset, settings = (load_real if kind == "real" else load_fake)(Path(offline))
-    for line in sys.stdin:
-        print(json.dumps(run_once(json.loads(line), model, dataset, settings)), flush=True)
+    serve(lambda request, out: work(request, out, model, dataset, settings))
 
 
 def load_fake(offline):
@@ -62,100 +55,18 @@ def load_real(offline):
     return model, dataset, settings
 
 
-def run_once(request, model, dataset, settings):
-    """Fork one run of `augment`; kill it after `seconds`, or before its `change`-th change of the disk."""
-    started, ready = os.pipe()
-    child = os.fork()
-    if not child:
-        os.close(started)
-        os._exit(run_in_child(request, model, dataset, settings, ready))
-    os.close(ready)
-    os.read(started, 1)
-    begin, handle = time.monotonic(), os.pidfd_open(child)
-    if not select.select([handle], [], [], request.get("seconds"))[0]:
-        os.kill(child, signal.SIGKILL)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    os.close(handle)
-    os.close(started)
-    return {"status": status, "seconds": time.monotonic() - begin}
-
-
-def run_in_child(request, model, dataset, settings, ready):
+def work(request, out, model, dataset, settings):
     from simulsa_plugin.augment.pipeline import augment, augment_shard
     from simulsa_plugin.augment.redecision import decide_again
     from simulsa_plugin.work import Shard
 
-    out = Path(request["out"])
-    try:
-        if "change" in request:
-            sys.addaudithook(killer(request["change"], request["out"]))
-        os.write(ready, b".")
-        work = request.get("work", "whole")
-        if work == "decide again":
-            decide_again(out / "toy_simulsa" / "scores.jsonl", {"simulsa_acceptance": "greedy"}, out, lambda *_: None)
-            return 0
-        for number in (1, 2) if work == "shards" else ():
-            augment_shard(dataset, model, settings, out, Shard(number, 2))
-        augment(dataset, model, settings, out)
-    except BaseException:
-        traceback.print_exc()
-        sys.stderr.flush()
-        return 1
-    return 0
-
-
-def killer(change, out):
-    """An audit hook that kills its process before the `change`-th change of the disk."""
-    seen = 0
-
-    def hook(event, args):
-        nonlocal seen
-        if event in CHANGES and (isinstance(args[0], int) or os.fsdecode(args[0]).startswith(out)):
-            seen += 1
-            if seen == change:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    return hook
-
-
-class Server:
-    """The server, as the tests ask it."""
-
-    def __init__(self, kind, offline, out):
-        self.out = out
-        command = [sys.executable, __file__, kind, str(offline)]
-        environment = {**os.environ, "PYTHONPATH": str(TESTS), "TOKENIZERS_PARALLELISM": "false"}
-        self.log = (out.parent / "server.log").open("w+", encoding="utf-8")
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True, env=environment
-        )
-
-    def run(self, **request):
-        self.process.stdin.write(json.dumps({"out": str(self.out), **request}) + "\n")
-        self.process.stdin.flush()
-        answer = self.process.stdout.readline()
-        self.log.seek(0)
-        assert answer, self.log.read()
-        answer = json.loads(answer)
-        assert answer["status"] in (0, -signal.SIGKILL), self.log.read()
-        return answer
-
-    def undisturbed(self):
-        """(every file, seconds) of a run that nothing stops; its folder is out of the way afterwards."""
-        trees = []
-        for _ in range(2):  # the first one reads the programs from the disk
-            answer = self.run()
-            assert answer["status"] == 0
-            trees.append(tree(self.out))
-            shutil.rmtree(self.out)
-        assert trees[0] == trees[1]
-        return trees[1], answer["seconds"]
-
-    def close(self):
-        self.process.stdin.close()
-        self.process.wait(60)
-        self.process.stdout.close()
-        self.log.close()
+    kind = request.get("work", "whole")
+    if kind == "decide again":
+        decide_again(out / "toy_simulsa" / "scores.jsonl", {"simulsa_acceptance": "greedy"}, out, lambda *_: None)
+        return
+    for number in (1, 2) if kind == "shards" else ():
+        augment_shard(dataset, model, settings, out, Shard(number, 2))
+    augment(dataset, model, settings, out)
 
 
 @pytest.fixture
@@ -163,7 +74,7 @@ def server(request, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     if request.param == "real":
         write_recipe(tmp_path / "offline")
-    server = Server(request.param, tmp_path / "offline", tmp_path / "out")
+    server = Server(__file__, [request.param, tmp_path / "offline"], tmp_path / "out")
     yield server
     server.close()
 
@@ -293,4 +204,4 @@ def run_command(folder, seconds):
 
 
 if __name__ == "__main__":
-    serve(*sys.argv[1:])
+    start(*sys.argv[1:])

@@ -1,6 +1,6 @@
 """A raw corpus becomes a dataset: nothing lost, nothing mixed, the same bytes after any stop.
 
-Run as a program, this file is a server that imports everything once and forks a process for every run.
+Run as a program, this file is the server of `killing`.
 """
 
 import contextlib
@@ -8,14 +8,10 @@ import fcntl
 import json
 import os
 import random
-import select
 import shutil
 import signal
-import subprocess
 import sys
 import threading
-import time
-import traceback
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +21,7 @@ import pytest
 import soundfile
 from corpora_files import write_audio, write_text
 from fakes import no_file_beyond, tree
+from killing import MOST_RUNS, Server, serve
 
 from simulsa_plugin.audio import read_mono
 from simulsa_plugin.corpora import placement
@@ -37,9 +34,6 @@ from simulsa_plugin.storage import SHAREGPT_ENTRY, UNFINISHED, locked
 
 PROMPT = TranslationPrompt("", "<audio>Translate the English speech into German.", "You translate.")
 KILLS = 16
-MOST_RUNS = 400  # far more than are ever needed: a broken run must not go on for ever
-# Events of the interpreter that come before something changes on the disk.
-CHANGES = {"open", "os.mkdir", "os.remove", "os.rename", "os.truncate", "os.chmod", "fcntl.flock"}
 
 
 # ------------------------------------------------------------------------------------------------ corpora in real forms
@@ -666,7 +660,7 @@ def test_who_waits_finds_it_made_and_makes_nothing_again(mustc, out, monkeypatch
 
 
 def test_processes_that_start_together_and_wait_make_it_once(mustc, out, tmp_path):
-    server = [Server(mustc, out) for _ in range(3)]
+    server = [server_of(mustc, out) for _ in range(3)]
     try:
         for one in server:
             one.ask(wait=True)
@@ -683,111 +677,30 @@ def test_processes_that_start_together_and_wait_make_it_once(mustc, out, tmp_pat
 # ----------------------------------------------------------------------------------------------------- really killed
 
 
-def serve(settings, out):
-    """Answer requests on standard input, one JSON object a line, until it ends."""
+def start(settings):
+    """Be the server."""
     import simulsa_plugin.corpora.table  # noqa: F401  here, and not in every run
 
     settings = CorpusSettings.from_keys(json.loads(settings))
     if settings.corpus == "table":
         import datasets  # noqa: F401
-    for line in sys.stdin:
-        print(json.dumps(run_once(json.loads(line), settings, Path(out))), flush=True)
+    serve(lambda request, out: work(request, out, settings))
 
 
-def run_once(request, settings, out):
-    """Fork one run; kill it after `seconds`, or before its `change`-th change of the disk."""
-    started, ready = os.pipe()
-    child = os.fork()
-    if not child:
-        os.close(started)
-        os._exit(run_in_child(request, settings, out, ready))
-    os.close(ready)
-    os.read(started, 1)
-    begin, handle = time.monotonic(), os.pidfd_open(child)
-    if not select.select([handle], [], [], request.get("seconds"))[0]:
-        os.kill(child, signal.SIGKILL)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    os.close(handle)
-    os.close(started)
-    return {"status": status, "seconds": time.monotonic() - begin}
+def work(request, out, settings):
+    workers = request.get("workers", settings.corpus_workers)
+    make(replace(settings, corpus_workers=workers), out, wait=request.get("wait", False))
 
 
-def run_in_child(request, settings, out, ready):
-    try:
-        if "change" in request:
-            sys.addaudithook(killer(request["change"], str(out)))
-        os.write(ready, b".")
-        workers = request.get("workers", settings.corpus_workers)
-        make(replace(settings, corpus_workers=workers), out, wait=request.get("wait", False))
-    except BaseException:
-        traceback.print_exc()
-        sys.stderr.flush()
-        return 1
-    return 0
-
-
-def killer(change, out):
-    """An audit hook that kills its process before the `change`-th change of the disk."""
-    seen = 0
-
-    def hook(event, args):
-        nonlocal seen
-        if event in CHANGES and (isinstance(args[0], int) or os.fsdecode(args[0]).startswith(out)):
-            seen += 1
-            if seen == change:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    return hook
-
-
-class Server:
-    """The server, as the tests ask it."""
-
-    def __init__(self, settings, out):
-        self.out = out
-        keys = {key: value for key, value in settings.as_keys().items() if value not in (None, [], {})}
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])}
-        self.log = out.with_name(f"server{id(self)}.log").open("w+", encoding="utf-8")
-        self.process = subprocess.Popen(
-            [sys.executable, __file__, json.dumps(keys), str(out)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True, env=environment,
-        )  # fmt: skip
-
-    def ask(self, **request):
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-
-    def answer(self):
-        answer = self.process.stdout.readline()
-        self.log.seek(0)
-        assert answer, self.log.read()
-        answer = json.loads(answer)
-        assert answer["status"] in (0, -signal.SIGKILL), self.log.read()
-        return answer
-
-    def run(self, **request):
-        self.ask(**request)
-        return self.answer()
-
-    def undisturbed(self):
-        """(every file, seconds) of a run that nothing stops; its folder is gone afterwards."""
-        answer = self.run()
-        assert answer["status"] == 0
-        found = tree(self.out)
-        shutil.rmtree(self.out)
-        return found, answer["seconds"]
-
-    def close(self):
-        self.process.stdin.close()
-        self.process.wait(60)
-        self.process.stdout.close()
-        self.log.close()
+def server_of(settings, out):
+    keys = {key: value for key, value in settings.as_keys().items() if value not in (None, [], {})}
+    return Server(__file__, [json.dumps(keys)], out)
 
 
 @pytest.fixture
 def server(tmp_path, out, request):
     settings = write_mustc(tmp_path / "m") if request.param == "talks" else write_parquet(tmp_path / "table")
-    server = Server(replace(settings, corpus_workers=1), out)
+    server = server_of(replace(settings, corpus_workers=1), out)
     yield server
     server.close()
 
@@ -821,7 +734,7 @@ def test_killed_again_and_again_it_ends_with_the_same_bytes(server, out):
 def test_killed_at_random_moments_it_ends_with_the_same_bytes(tmp_path, out):
     segments = [(talk, start / 50, 0.5) for talk in (1, 2, 4, 5) for start in range(60)]
     settings = write_mustc(tmp_path / "m", segments, rate=44_100, channels=2)
-    server = Server(replace(settings, corpus_workers=3), out)
+    server = server_of(replace(settings, corpus_workers=3), out)
     try:
         expected, seconds = server.undisturbed()
         moments, stages = random.Random(11), []
@@ -856,4 +769,4 @@ def test_every_error_is_one_of_ours(tmp_path, out):
 
 
 if __name__ == "__main__":
-    serve(*sys.argv[1:])
+    start(*sys.argv[1:])
