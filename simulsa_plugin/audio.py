@@ -50,10 +50,20 @@ def read_mono(path: str | Path | IO[bytes], sample_rate: int = SAMPLE_RATE) -> W
         AudioError: `missing`, `empty`, `broken` or `too_long`.
     """
     samples, native_rate = _decode(path)
-    waveform = samples.mean(axis=1, dtype=np.float32) if samples.shape[1] > 1 else samples[:, 0]
+    waveform = average_channels(samples)
     if not np.isfinite(waveform).all():
         raise AudioError("broken", f"{_name(path)}: holds NaN or infinite samples.")
     return resample(waveform, native_rate, sample_rate)
+
+
+def average_channels(samples: npt.NDArray[np.float32]) -> Waveform:
+    """(num_samples, channels) to (num_samples,).
+
+    >>> average_channels(np.array([[0.5, 0.25]], dtype=np.float32)).tolist()
+    [0.375]
+    """
+    mono: Waveform = samples.mean(axis=1, dtype=np.float32) if samples.shape[1] > 1 else samples[:, 0]
+    return mono
 
 
 def resample(waveform: Waveform, from_rate: int, to_rate: int) -> Waveform:

@@ -15,6 +15,7 @@ from simulsa_plugin.audio import (
     MAX_DURATION_SECONDS,
     SAMPLE_RATE,
     Waveform,
+    average_channels,
     check_file,
     check_length,
     open_with_av,
@@ -149,10 +150,9 @@ def _read_part(reader: _Reader, span: Span, sample_rate: int) -> Waveform:
 
 
 def _mono(samples: Waveform, channel: int | None) -> Waveform:
-    """(num_samples, channels) to (num_samples,): the average as `read_mono` takes it, or one channel."""
+    """(num_samples, channels) to (num_samples,): the average, or one channel."""
     if channel is None:
-        mono: Waveform = samples.mean(axis=1, dtype=np.float32) if samples.shape[1] > 1 else samples[:, 0]
-        return mono
+        return average_channels(samples)
     if channel >= samples.shape[1]:
         raise AudioError("no_channel", f"The recording has {samples.shape[1]} channels, and none numbered {channel}.")
     return samples[:, channel]

@@ -64,6 +64,10 @@ class Job:
         """Where a block is written."""
         return self.folder / f"{block:05d}"
 
+    def identifier(self, row: Sample | UnusableRow) -> str:
+        """The id of a row in every file that is written about it."""
+        return f"{self.name}-{row.row:08d}"
+
     def block_rows(self, block: int) -> Sequence[Sample | UnusableRow]:
         """Rows of a block."""
         return self.rows[block * BLOCK : (block + 1) * BLOCK]
@@ -127,7 +131,7 @@ def _write_block(job: Job, block: int, progress: Any) -> None:
     sources: list[Source] = []
     for row in job.block_rows(block):
         loaded = _load(job.model, row)
-        identifier = f"{job.name}-{row.row:08d}"
+        identifier = job.identifier(row)
         if isinstance(loaded, str):
             instances.append({"id": identifier, "row": row.row, "skipped": loaded})
             progress.update(len(job.cells))

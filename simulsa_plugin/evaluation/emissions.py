@@ -6,9 +6,7 @@ from collections.abc import Callable, Sequence
 
 from simulsa_plugin.metrics.records import EmissionRecord
 from simulsa_plugin.metrics.stability import common_prefix
-from simulsa_plugin.streaming.session import Step
-
-REPLACEMENT = "\ufffd"  # what a decoder shows for the first bytes of an unfinished character
+from simulsa_plugin.streaming.session import REPLACEMENT, Step
 
 
 def emission_record(

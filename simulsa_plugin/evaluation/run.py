@@ -120,17 +120,18 @@ def _begin(job: Job, work: dict[str, Any], out: Path) -> None:
     with locked(make_folder(job.folder), wait=True):
         started = job.folder / STARTED
         if started.exists():
-            _refuse_other_work(out, started, work)
+            _refuse_other_work(out, read_work(started), work)
         else:
             write_json(started, work)
 
 
 def _read_finished(job: Job, work: dict[str, Any], out: Path) -> list[dict[str, Any]]:
     """The cells of a finished folder; what a kill left of the blocks goes."""
-    _refuse_other_work(out, out / SCORES, work)
+    scores = read_work(out / SCORES)
+    _refuse_other_work(out, scores, work)
     shutil.rmtree(job.folder, ignore_errors=True)
-    finished: list[dict[str, Any]] = read_work(out / SCORES)["cells"]
-    return finished
+    cells: list[dict[str, Any]] = scores["cells"]
+    return cells
 
 
 def _describe(job: Job, settings: EvaluationSettings) -> dict[str, Any]:
@@ -152,8 +153,8 @@ def _describe(job: Job, settings: EvaluationSettings) -> dict[str, Any]:
     }
 
 
-def _refuse_other_work(out: Path, path: Path, work: dict[str, Any]) -> None:
-    changed = changed_keys(read_work(path), work)
+def _refuse_other_work(out: Path, before: dict[str, Any], work: dict[str, Any]) -> None:
+    changed = changed_keys(before, work)
     if changed:
         raise StorageError(
             f"{out} holds an evaluation with {change_in_words(changed[0])}. "
@@ -168,7 +169,7 @@ def _finish(job: Job, work: dict[str, Any], settings: EvaluationSettings, out: P
         reasons = dict(Counter(one["reason"] for one in skipped))
         shutil.rmtree(job.folder, ignore_errors=True)  # nothing was decoded: a mended test set may come here
         raise DatasetError(f"No utterance of {job.name} can be decoded; reasons: {reasons}.")
-    samples = {f"{job.name}-{row.row:08d}": row for row in job.rows if isinstance(row, Sample)}
+    samples = {job.identifier(row): row for row in job.rows if isinstance(row, Sample)}
     longer = sum(one.get("longer_than_window", False) for one in instances)
     scored = [_write_cell(job, cell, samples, settings, out) for cell in job.cells]
     for row, _ in scored:

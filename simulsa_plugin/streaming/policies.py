@@ -11,9 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from simulsa_plugin.streaming.session import Decode, Output, Session
+from simulsa_plugin.streaming.session import REPLACEMENT, Decode, Output, Session
 
-UNFINISHED = "\ufffd"  # what a decoder shows for the first bytes of a character
 
 class Policy(ABC):
     """One way to decide. A policy of one's own defines `name` and `committed`; all else has a default."""
@@ -97,11 +96,19 @@ class Confidence(Policy):
         return {"rollback": 0, "parameters": {"confidence_threshold": self.threshold}}
 
 
+class AppendOnly(Policy):
+    """A policy that shows only what is committed, so that nothing on the screen ever changes."""
+
+    def shown(self, session: Session, output: Output, committed: int) -> int:
+        """What is committed."""
+        return committed
+
+
 @dataclass(frozen=True)
-class HoldN(Policy):
+class HoldN(AppendOnly):
     """Withhold the last `hold_n` tokens of every output until the next (Liu et al. 2020, Interspeech).
 
-    As rollback commits, but what is withheld is not shown, so nothing on the screen ever changes.
+    As rollback commits, but what is withheld is not shown.
     """
 
     hold_n: int
@@ -111,21 +118,14 @@ class HoldN(Policy):
         """All but the last n tokens, not below what was committed before."""
         return max(session.committed, len(output) - self.hold_n)
 
-    def shown(self, session: Session, output: Output, committed: int) -> int:
-        """What is committed."""
-        return committed
-
     def cell(self) -> dict[str, Any]:
         """How many tokens."""
         return {"rollback": None, "parameters": {"hold_n": self.hold_n}}
 
 
 @dataclass(frozen=True)
-class LocalAgreement(Policy):
-    """Commit what the last `agreement_n` outputs begin with alike (Liu et al. 2020; Polák et al. 2022, IWSLT).
-
-    Only what is committed is shown.
-    """
+class LocalAgreement(AppendOnly):
+    """Commit what the last `agreement_n` outputs begin with alike (Liu et al. 2020; Polák et al. 2022, IWSLT)."""
 
     agreement_n: int = 2
     name: ClassVar[str] = "local_agreement"
@@ -139,17 +139,13 @@ class LocalAgreement(Policy):
         agreed = next((n for n, tokens in enumerate(together) if len(set(tokens)) > 1), None)
         return min(map(len, [output.token_ids, *before])) if agreed is None else agreed
 
-    def shown(self, session: Session, output: Output, committed: int) -> int:
-        """What is committed."""
-        return committed
-
     def cell(self) -> dict[str, Any]:
         """How many outputs."""
         return {"rollback": None, "parameters": {"agreement_n": self.agreement_n}}
 
 
 @dataclass(frozen=True)
-class WaitK(Policy):
+class WaitK(AppendOnly):
     """Hear `wait_k` chunks, then write one word for every chunk (Ma et al. 2019, arXiv 1810.08398).
 
     A word is whole when the next one begins or the answer ends. Where the latency unit is `char`, words are characters.
@@ -171,10 +167,6 @@ class WaitK(Policy):
             count -= 1
         return count
 
-    def shown(self, session: Session, output: Output, committed: int) -> int:
-        """What is committed."""
-        return committed
-
     def cell(self) -> dict[str, Any]:
         """k, in chunks."""
         return {"rollback": None, "parameters": {"wait_k": self.wait_k}}
@@ -184,7 +176,7 @@ class WaitK(Policy):
         return max(0, len(session.steps) + 2 - self.wait_k)
 
     def _count(self, text: str) -> int:
-        return len(text.split()) if self.unit == "word" else len(text.strip().rstrip(UNFINISHED))
+        return len(text.split()) if self.unit == "word" else len(text.strip().rstrip(REPLACEMENT))
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from simulsa_plugin.audio import SAMPLE_RATE
 
 SAMPLES_PER_MS = SAMPLE_RATE // 1000
 SHORTEST_MS = 150  # a step that has heard less only reads; models make nothing of it, some crash
+REPLACEMENT = "\ufffd"  # what a decoder shows for the first bytes of an unfinished character
 Decode = Callable[[Sequence[int]], str]
 
 

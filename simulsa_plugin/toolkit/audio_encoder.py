@@ -47,7 +47,7 @@ class Qwen2AudioAdapter:
 
     def num_tokens(self, num_samples: int) -> int:
         """As LLaMA-Factory counts them: ((frames − 1) // 2 + 1 − 2) // 2 + 1."""
-        frames = -(-min(num_samples, self._extractor.n_samples) // self._extractor.hop_length)
+        frames = _num_frames(self._extractor, num_samples)
         return int(((frames - 1) // 2 + 1 - 2) // 2 + 1)
 
     def shorten(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -81,7 +81,7 @@ class QwenOmniAdapter:
 
     def num_tokens(self, num_samples: int) -> int:
         """By the formula of the model's own module or encoder, from the frames of the audio."""
-        frames = -(-min(num_samples, self._extractor.n_samples) // self._extractor.hop_length)
+        frames = _num_frames(self._extractor, num_samples)
         if frames not in self._counts:
             self._counts[frames] = self._tokens_of(frames)
         return self._counts[frames]
@@ -105,6 +105,11 @@ class QwenOmniAdapter:
             features["input_features"].to(device, dtype), features["feature_attention_mask"].to(device)
         ).last_hidden_state
         return list(encoded.split([self.num_tokens(len(waveform)) for waveform in waveforms]))
+
+
+def _num_frames(extractor: Any, num_samples: int) -> int:
+    """Log-mel frames that hold sound, of (num_samples,) at 16 kHz; what is longer than the window is cut."""
+    return int(-(-min(num_samples, extractor.n_samples) // extractor.hop_length))
 
 
 def _features(extractor: Any, waveforms: Sequence[Waveform]) -> dict[str, torch.Tensor]:
