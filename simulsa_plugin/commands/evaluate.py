@@ -19,8 +19,10 @@ Measure simultaneous speech translation: quality and latency of every chunk and 
 
 commands:
   run [RECIPE.yaml] [key=value …] [--out DIR]   decode a test set and score it (what a bare `simulsa-eval` does)
-  score LOG [--references FILE] …               score a log of emissions (SimulEval 1.0 and 1.1)
+  score LOG [--references FILE] …               score a log of SimulEval, OmniSTEval or simulstream
   compare BASELINE OTHER … [--json FILE]        differences, intervals, and quality at equal latency
+  convert LOG_OR_CELL --to FORM --out PATH      a log in the form of another tool, or its texts for COMET
+  comet DIR_OR_LOG --checkpoint CKPT …          COMET or XCOMET from a local checkpoint
 
 `simulsa-eval COMMAND --help` explains each."""
 
@@ -46,7 +48,7 @@ def _dispatch(words: list[str]) -> int:
 def _overview() -> Parser:
     parser = Parser(
         prog=PROG,
-        usage=f"{PROG} [run|score|compare] …",
+        usage=f"{PROG} [run|score|compare|convert|comet] …",
         description=_OVERVIEW,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -80,12 +82,12 @@ def _decode_and_score(path: Path | None, overrides: list[str], out: Path) -> int
     from simulsa_plugin.commands.ranks import take_rank
     from simulsa_plugin.commands.wiring import dataset_names, load, open_recipe
     from simulsa_plugin.evaluation.run import plan_cells
-    from simulsa_plugin.evaluation.settings import EvaluationSettings
+    from simulsa_plugin.evaluation.settings import CometSettings, EvaluationSettings
     from simulsa_plugin.storage import make_folder
 
     share = take_rank()
     recipe = open_recipe(path, overrides)
-    settings = EvaluationSettings.from_keys(recipe.simulsa)
+    settings, comet = EvaluationSettings.from_keys(recipe.simulsa), CometSettings.from_keys(recipe.simulsa)
     if share and settings.measure_time:
         raise UsageError("simulsa_measure_time is for a single process: several would disturb each other's clock.")
     plan_cells(settings)  # a mistake in a policy shows before the long part
@@ -106,6 +108,7 @@ def _decode_and_score(path: Path | None, overrides: list[str], out: Path) -> int
             f"One test set is evaluated at a time; the recipe names {', '.join(names)}. Set eval_dataset=NAME."
         )
     model, datasets = load(toolkit, names)
+    from simulsa_plugin.evaluation.add_comet import add_comet_if_wanted
     from simulsa_plugin.evaluation.report import table
     from simulsa_plugin.evaluation.run import evaluate
 
@@ -113,6 +116,7 @@ def _decode_and_score(path: Path | None, overrides: list[str], out: Path) -> int
     rows = [dataset.sample(row) for row in range(min(len(dataset), settings.eval_samples or len(dataset)))]
     cells = evaluate(model, dataset.name, rows, settings, out, share)
     if cells:
+        add_comet_if_wanted(out, comet)
         print("\n".join(table(cells)))
         print(f"Written to {out}: scores.json, scores.tsv, curves.png, report.html")
     return 0
@@ -121,11 +125,16 @@ def _decode_and_score(path: Path | None, overrides: list[str], out: Path) -> int
 def _score(words: list[str]) -> int:
     parser = Parser(
         prog=f"{PROG} score",
-        description="Score a log of emissions: BLEU, chrF, AL, LAAL, AP, DAL, ATD as "
-        "SimulEval computes them, YAAL as OmniSTEval does; _CA with the time of computation.",
+        description="Score a log of emissions: BLEU, chrF, AL, LAAL, AP, DAL, ATD and offsets as SimulEval computes "
+        "them, YAAL and SWF as OmniSTEval does; _CA with the time of computation, _CA_CU over the same units.",
     )
-    parser.add_argument("log", type=Path, metavar="LOG", help="an instances.log of SimulEval 1.0 or 1.1")
-    parser.add_argument("--references", type=Path, metavar="FILE", help="one reference per line of the log")
+    parser.add_argument(
+        "log",
+        type=Path,
+        metavar="LOG",
+        help="instances.log of SimulEval 1.0 or 1.1, or JSONL of OmniSTEval or simulstream",
+    )
+    _add_reading(parser)
     _add_units(parser)
     parser.add_argument(
         "--no-use-ref-len",
@@ -134,20 +143,24 @@ def _score(words: list[str]) -> int:
         help="count the target length on the prediction instead of the reference",
     )
     parser.add_argument("--sentences", action="store_true", help="also give the value of every line")
+    parser.add_argument("--intervals", action="store_true", help="also give 95 %% bootstrap intervals")
+    _add_bootstrap(parser)
     parser.add_argument("--strict", action="store_true", help="make odd lines an error instead of a warning")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the scores, counts and signatures as JSON")
     options = vars(parser.parse_args(words))
-    log, json_path = options.pop("log"), options.pop("json")
+    log, json_path, intervals = (options.pop(name) for name in ("log", "json", "intervals"))
     from simulsa_plugin.evaluation.score import ScoreOptions, run_score
+    from simulsa_plugin.metrics.significance import Bootstrap
 
-    return run_score(log, ScoreOptions(**options), json_path)
+    bootstrap = Bootstrap(samples=options.pop("samples"), seed=options.pop("seed"))
+    return run_score(log, ScoreOptions(**options, bootstrap=bootstrap if intervals else None), json_path)
 
 
 def _compare(words: list[str]) -> int:
     parser = Parser(
         prog=f"{PROG} compare",
-        description="Compare results: differences per cell with 95 % intervals "
-        "(paired bootstrap), and quality at equal latency. The baseline comes first.",
+        description="Compare results: differences per cell with 95 % intervals (paired bootstrap) and p (approximate "
+        "randomisation), quality at equal latency, and what it comes to in words. The baseline comes first.",
     )
     parser.add_argument(
         "results",
@@ -157,16 +170,100 @@ def _compare(words: list[str]) -> int:
         help="a folder of `simulsa-eval run`, or an instances.log; the baseline first",
     )
     _add_units(parser, "for logs; folders know their own: ")
-    parser.add_argument("--samples", type=int, default=1000, metavar="N", help="bootstrap resamples (default: 1000)")
-    parser.add_argument("--seed", type=int, default=12345, metavar="N", help="bootstrap seed (default: 12345)")
+    parser.add_argument("--quality", choices=("BLEU", "chrF", "COMET"), default="BLEU", help="of the curves (BLEU)")
+    parser.add_argument("--latency", default="LAAL", metavar="METRIC", help="of the curves, as in scores.json (LAAL)")
+    parser.add_argument(
+        "--at", type=_milliseconds, default=(), metavar="MS,MS…", help="latencies at which the curves are compared"
+    )
+    _add_bootstrap(parser)
+    parser.add_argument(
+        "--trials", type=int, default=10000, metavar="N", help="trials of approximate randomisation (default: 10000)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the comparison as JSON")
-    options = vars(parser.parse_args(words))
-    results, json_path = options.pop("results"), options.pop("json")
-    if len(results) < 2:
+    options = parser.parse_args(words)
+    if len(options.results) < 2:
         raise UsageError("compare needs two results or more: the baseline first, then what is compared with it.")
     from simulsa_plugin.evaluation.compare import CompareOptions, run_compare
+    from simulsa_plugin.evaluation.equal_latency import Axes
+    from simulsa_plugin.metrics.significance import Bootstrap
 
-    return run_compare(results, CompareOptions(**options), json_path)
+    chosen = CompareOptions(
+        options.unit,
+        options.tokenizer,
+        Axes(options.quality, options.latency, options.at),
+        Bootstrap(options.samples, options.trials, options.seed),
+    )
+    return run_compare(options.results, chosen, options.json)
+
+
+def _convert(words: list[str]) -> int:
+    parser = Parser(
+        prog=f"{PROG} convert",
+        description="Write a log, or the log of a cell, in the form of another tool: SimulEval's instances.log, "
+        "OmniSTEval's JSONL, a folder that simulstream scores, or texts (src, mt, ref), which COMET reads.",
+    )
+    parser.add_argument(
+        "source", type=Path, metavar="LOG_OR_CELL", help="a log, or a cell's folder of `simulsa-eval run`"
+    )
+    parser.add_argument("--to", required=True, choices=("simuleval", "omnisteval", "simulstream", "texts"), help="form")
+    parser.add_argument("--out", required=True, type=Path, metavar="PATH", help="a file; for simulstream a folder")
+    parser.add_argument(
+        "--delays",
+        choices=("committed", "first_stable", "last_written"),
+        default="committed",
+        help="which delays of a cell's units (default: committed)",
+    )
+    parser.add_argument("--sources", type=Path, metavar="FILE", help="for texts: one source text per instance")
+    parser.add_argument("--unit", choices=UNITS, default="word", help="latency unit (default: word)")
+    _add_reading(parser)
+    options = parser.parse_args(words)
+    from simulsa_plugin.evaluation.convert import ConvertOptions, convert
+    from simulsa_plugin.evaluation.logs.read import ReadOptions
+
+    read = ReadOptions(options.references, options.segments, options.detokenizer, options.unit)
+    count = convert(options.source, options.out, ConvertOptions(options.to, options.delays, options.sources, read))
+    print(f"{options.out}: {count} instances")
+    return 0
+
+
+def _comet(words: list[str]) -> int:
+    parser = Parser(
+        prog=f"{PROG} comet",
+        description="COMET or XCOMET of a log, or of every cell of a result folder, whose scores.json, tables and "
+        "report get it. Nothing is fetched. A checkpoint is a pickle: use one that you trust.",
+    )
+    parser.add_argument("result", type=Path, metavar="DIR_OR_LOG", help="a folder of `simulsa-eval run`, or a log")
+    parser.add_argument(
+        "--checkpoint", required=True, type=Path, metavar="CKPT", help="on disk: a folder as on the hub, or a .ckpt"
+    )
+    parser.add_argument("--python", metavar="PYTHON", help="an interpreter that has unbabel-comet (default: this one)")
+    parser.add_argument(
+        "--sources", type=Path, metavar="FILE", help="a source text per instance, or per row of the test set"
+    )
+    parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="segments at a time (default: 8)")
+    parser.add_argument("--unit", choices=UNITS, default="word", help="how a simulstream log is read (default: word)")
+    _add_reading(parser)
+    options = parser.parse_args(words)
+    from simulsa_plugin.evaluation.add_comet import CometOptions, add_comet
+    from simulsa_plugin.evaluation.logs.read import ReadOptions
+
+    read = ReadOptions(options.references, options.segments, options.detokenizer, options.unit)
+    chosen = CometOptions(options.checkpoint, options.python, options.sources, options.batch_size, read)
+    for name, mean in add_comet(options.result, chosen).items():
+        print(f"{name}: {mean:.4f}")
+    return 0
+
+
+def _add_reading(parser: Parser) -> None:
+    parser.add_argument("--references", type=Path, metavar="FILE", help="one reference per line of the log, or segment")
+    parser.add_argument(
+        "--segments", type=Path, metavar="YAML", help="of a simulstream log: a list of wav, offset, duration (seconds)"
+    )
+    parser.add_argument(
+        "--detokenizer",
+        metavar="D",
+        help="of a simulstream log: word, char, spm, or the folder of a tokenizer (default: the unit)",
+    )
 
 
 def _add_units(parser: Parser, hint: str = "") -> None:
@@ -176,4 +273,20 @@ def _add_units(parser: Parser, hint: str = "") -> None:
     )
 
 
-_COMMANDS: dict[str, Callable[[list[str]], int]] = {"run": _run, "score": _score, "compare": _compare}
+def _add_bootstrap(parser: Parser) -> None:
+    parser.add_argument("--samples", type=int, default=1000, metavar="N", help="bootstrap resamples (default: 1000)")
+    parser.add_argument("--seed", type=int, default=12345, metavar="N", help="of what is drawn (default: 12345)")
+
+
+def _milliseconds(text: str) -> tuple[float, ...]:
+    """Numbers between commas."""
+    return tuple(float(part) for part in text.split(","))
+
+
+_COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "run": _run,
+    "score": _score,
+    "compare": _compare,
+    "convert": _convert,
+    "comet": _comet,
+}

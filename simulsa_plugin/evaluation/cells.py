@@ -15,7 +15,9 @@ from simulsa_plugin.metrics.corpus import METRICS
 SCORES = "scores.json"
 LOG = "instances.log"
 OFFLINE = "offline"
-CELL_METRICS = (*METRICS, "NE")
+COMET = "COMET"
+COMET_SCORES = "comet.jsonl"  # of a cell: id, and the score of the instance
+CELL_METRICS = (*METRICS, COMET)
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,13 @@ def folder_name(
     return re.sub(r"[^\w.+-]", "", f"{policy}{chunk}{'' if rollback is None else f'_b{rollback}'}{rest}")
 
 
+def key_of(row: Mapping[str, Any]) -> CellKey:
+    """The key of a row of `cells`."""
+    parameters = row.get("parameters")
+    return CellKey(row["policy"], row["chunk_ms"], row["rollback"],
+                   json.dumps(parameters, sort_keys=True) if parameters else "")
+
+
 def read_scores(folder: Path) -> dict[str, Any]:
     """The scores.json of a result folder.
 
@@ -107,9 +116,7 @@ def _read_cell(folder: Path, row: object, where: str) -> Cell:
         raise LogError(f"{where}: expected an object with a policy.")
     values = {name: _number(row, name, where) for name in CELL_METRICS if name in row}
     chunk_ms, rollback = _number(row, "chunk_ms", where), _number(row, "rollback", where)
-    parameters = row.get("parameters")
-    key = CellKey(row["policy"], chunk_ms, None if rollback is None else int(rollback),
-                  json.dumps(parameters, sort_keys=True) if parameters else "")
+    key = key_of(row | {"chunk_ms": chunk_ms, "rollback": None if rollback is None else int(rollback)})
     name = row.get("folder") or folder_name(key.policy, key.chunk_ms, key.rollback)
     log = folder / str(name) / LOG
     instances = _number(row, "instances", where)

@@ -22,10 +22,11 @@ from tqdm import tqdm
 from simulsa_plugin.audio import read_mono, samples_to_seconds
 from simulsa_plugin.errors import AudioError, ModelError
 from simulsa_plugin.evaluation.cells import folder_name
+from simulsa_plugin.evaluation.steps import ShownStep, read_sessions, step_rows
 from simulsa_plugin.model import AudioLanguageModel, Sample, UnusableRow
 from simulsa_plugin.storage import UNFINISHED, make_folder, read_jsonl, write_jsonl, writing_to
 from simulsa_plugin.streaming.engine import Cell, Limits, Source, decode, decode_alone
-from simulsa_plugin.streaming.session import SAMPLES_PER_MS, SHORTEST_MS, Session, Step
+from simulsa_plugin.streaming.session import SAMPLES_PER_MS, SHORTEST_MS, Session
 from simulsa_plugin.work import Shard
 
 BLOCK = 128  # utterances whose audio is in memory at once
@@ -106,13 +107,9 @@ def read_instances(job: Job) -> Iterator[dict[str, Any]]:
         yield from read_jsonl(job.block_folder(block) / _INSTANCES)
 
 
-def read_steps(job: Job, cell: Cell) -> Iterator[tuple[str, list[Step]]]:
+def read_steps(job: Job, cell: Cell) -> Iterator[tuple[str, list[ShownStep]]]:
     """(id, steps) of every utterance decoded in a cell."""
-    for block in range(job.num_blocks):
-        steps: dict[str, list[Step]] = {}
-        for row in read_jsonl(steps_file(job, block, cell)):
-            steps.setdefault(row["id"], []).append(_step(row))
-        yield from steps.items()
+    return read_sessions(steps_file(job, block, cell) for block in range(job.num_blocks))
 
 
 def steps_file(job: Job, block: int, cell: Cell) -> Path:
@@ -193,29 +190,7 @@ def _load(model: AudioLanguageModel, row: Sample | UnusableRow) -> Source | str:
 
 def _step_rows(model: AudioLanguageModel, ids: Sequence[str], sessions: Sequence[Session]) -> Iterator[dict[str, Any]]:
     for identifier, session in zip(ids, sessions, strict=True):
-        for number, step in enumerate(session.steps, 1):
-            row = {
-                "id": identifier,
-                "step": number,
-                "audio_ms": step.audio_ms,
-                "token_ids": list(step.token_ids),
-                "text": model.decode(step.token_ids).strip(),
-                "committed_tokens": step.committed_tokens,
-                "finished": step.finished,
-            }
-            row |= {"truncated": True} if step.truncated else {}
-            yield row | ({} if step.compute_ms is None else {"compute_ms": step.compute_ms})
-
-
-def _step(row: dict[str, Any]) -> Step:
-    return Step(
-        row["audio_ms"],
-        tuple(row["token_ids"]),
-        row["committed_tokens"],
-        row["finished"],
-        row.get("truncated", False),
-        row.get("compute_ms"),
-    )
+        yield from step_rows(identifier, session.steps, model.decode)
 
 
 def _temporary(folder: Path) -> Path:

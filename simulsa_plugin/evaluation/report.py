@@ -3,112 +3,141 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from simulsa_plugin.evaluation.cells import COMET, CellKey, key_of
+from simulsa_plugin.evaluation.delays import CLOCKS, DELAYS
 from simulsa_plugin.evaluation.tables import shown
 from simulsa_plugin.storage import replacing
 from simulsa_plugin.tables import align
 
 KEYS = ("policy", "chunk_ms", "rollback")
-VALUES = ("BLEU", "chrF", "AL", "LAAL", "AP", "DAL", "ATD", "YAAL", "NE")
+VALUES = ("BLEU", "chrF", "AL", "LAAL", "AP", "DAL", "ATD", "YAAL", "StartOffset", "EndOffset", "SWF", "NE")
+OPTIONAL = (COMET, "LAAL_CA", "LAAL_CA_CU")  # a column where some cell has a value
 COUNTS = ("instances", "empty", "skipped")
+WITH_INTERVAL = ("BLEU", "chrF", COMET, "LAAL", "YAAL", "NE")
+
+Cell = Mapping[str, Any]
 
 
 def write_report(scores: Mapping[str, Any], out: Path) -> None:
     """Write `scores.tsv`, `curves.png` and `report.html` beside scores.json."""
     cells = scores["cells"]
     with replacing(out / "scores.tsv", "w") as handle:
-        handle.writelines("\t".join(row) + "\n" for row in [[*KEYS, *VALUES, *COUNTS], *map(_exact, cells)])
+        columns = [*KEYS, *_values(cells), *COUNTS]
+        handle.write("\t".join(columns) + "\n")
+        handle.writelines("\t".join("" if cell[name] is None else str(cell[name]) for name in columns) + "\n"
+                          for cell in cells)
     with replacing(out / "curves.png") as handle:
         _draw(cells, handle)
     with replacing(out / "report.html", "w") as handle:
         handle.write(_page(scores))
 
 
-def table(cells: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The cells as aligned lines."""
-    return align(
-        [
-            [*KEYS, *VALUES, *COUNTS],
-            *([*_key(cell), *(shown(cell[name]) for name in VALUES), *_counts(cell)] for cell in cells),
-        ]
-    )
+def table(cells: Sequence[Cell]) -> list[str]:
+    """The cells as aligned lines, and a remark on each that is likely degenerate."""
+    values = _values(cells)
+    rows = [[*_key(cell), *(shown(cell[name]) for name in values), *_counts(cell)] for cell in cells]
+    remarks = [f"{key_of(cell)}: likely degenerate, SWF and EFSW differ by more than 20 points (OmniSTEval's test)"
+               for cell in cells if cell.get("degenerate")]
+    return [*align([[*KEYS, *values, *COUNTS], *rows]), *remarks]
 
 
-def _key(cell: Mapping[str, Any]) -> list[str]:
+def _values(cells: Sequence[Cell]) -> list[str]:
+    return [*VALUES, *(name for name in OPTIONAL if any(cell.get(name) is not None for cell in cells))]
+
+
+def _key(cell: Cell) -> list[str]:
     return ["–" if cell[name] is None else str(cell[name]) for name in KEYS]
 
 
-def _counts(cell: Mapping[str, Any]) -> list[str]:
+def _counts(cell: Cell) -> list[str]:
     return [str(cell[name]) for name in COUNTS]
 
 
-def _exact(cell: Mapping[str, Any]) -> list[str]:
-    return ["" if cell[name] is None else str(cell[name]) for name in (*KEYS, *VALUES, *COUNTS)]
-
-
-def _draw(cells: Sequence[Mapping[str, Any]], handle: Any) -> None:
-    """BLEU over LAAL, one line per rollback; offline as a level."""
+def _draw(cells: Sequence[Cell], handle: Any) -> None:
+    """BLEU over LAAL with 95 % intervals, one line per policy, rollback and parameters; offline as a level."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 4.4), layout="constrained")
     axes = figure.subplots()
-    for policy, rollback in dict.fromkeys(
-        (cell["policy"], cell["rollback"]) for cell in cells if cell["chunk_ms"] is not None
-    ):
-        points = [
-            cell
-            for cell in cells
-            if (cell["policy"], cell["rollback"]) == (policy, rollback) and cell["LAAL"] is not None
-        ]
-        axes.plot(
-            [cell["LAAL"] for cell in points],
-            [cell["BLEU"] for cell in points],
-            marker="o",
-            label=f"{policy}, b = {rollback}",
-        )
-        for cell in points:
-            axes.annotate(
-                f"{cell['chunk_ms']}",
-                (cell["LAAL"], cell["BLEU"]),
-                textcoords="offset points",
-                xytext=(4, -10),
-                fontsize=7,
-            )
+    lines: dict[str, list[Cell]] = {}
     for cell in cells:
         if cell["chunk_ms"] is None:
-            axes.axhline(cell["BLEU"], linestyle="--", color="grey", label="offline")
-    axes.set_xlabel("LAAL (ms); numbers: chunk (ms)")
+            axes.axhline(cell["BLEU"] or 0.0, linestyle="--", color="grey", label="offline")
+        elif cell["LAAL"] is not None and cell["BLEU"] is not None:
+            key = key_of(cell)
+            lines.setdefault(str(CellKey(key.policy, None, key.rollback, key.parameters)), []).append(cell)
+    for label, points in lines.items():
+        axes.errorbar([cell["LAAL"] for cell in points], [cell["BLEU"] for cell in points],
+                      yerr=_errors(points, "BLEU"), xerr=_errors(points, "LAAL"), marker="o", capsize=2, label=label)
+        for cell in points:
+            axes.annotate(f"{cell['chunk_ms']}", (cell["LAAL"], cell["BLEU"]), textcoords="offset points",
+                          xytext=(4, -10), fontsize=7)
+    axes.set_xlabel("LAAL (ms); numbers: chunk (ms); bars: 95 %")
     axes.set_ylabel("BLEU")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     figure.savefig(handle, format="png", dpi=120)
 
 
+def _errors(cells: Sequence[Cell], name: str) -> list[list[float]]:
+    """How far the intervals reach below and above the values; 0 where there is none."""
+    found = [cell.get("intervals", {}).get(name) or [cell[name], cell[name]] for cell in cells]
+    return [[max(0.0, cell[name] - low) for cell, (low, _) in zip(cells, found, strict=True)],
+            [max(0.0, high - cell[name]) for cell, (_, high) in zip(cells, found, strict=True)]]
+
+
 def _page(scores: Mapping[str, Any]) -> str:
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in (*KEYS, *VALUES, *COUNTS))
-    body = "".join(
-        "<tr>"
-        + "".join(
-            f"<td>{html.escape(text)}</td>" for text in [*_key(cell), *(shown(cell[v]) for v in VALUES), *_counts(cell)]
-        )
-        + "</tr>\n"
-        for cell in scores["cells"]
-    )
-    signatures = "".join(
-        f"<li><code>{html.escape(name)}: {html.escape(str(text))}</code></li>"
-        for name, text in scores["signatures"].items()
-    )
+    cells, signatures = scores["cells"], scores["signatures"]
     model = html.escape(", ".join(f"{key}: {value}" for key, value in scores["model"].items()))
+    values = _values(cells)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Simultaneous translation</title>\n'
         "<style>body{font:15px sans-serif;margin:2em}table{border-collapse:collapse}"
         "td,th{padding:.2em .7em;text-align:right}"
         "tr:nth-child(even){background:#f4f4f4}</style></head><body>\n"
-        f"<h1>{html.escape(scores['dataset'])}</h1><p>{model}</p>\n<table><tr>{head}</tr>\n{body}</table>\n"
-        f"<p>Latencies in ms of source heard (not computation-aware); "
-        f"{len(scores['skipped'])} utterances skipped in every cell.</p>\n"
-        f'<img src="curves.png" alt="BLEU over LAAL"><h2>Signatures</h2><ul>{signatures}</ul></body></html>\n'
+        f"<h1>{html.escape(scores['dataset'])}</h1><p>{model}</p>\n"
+        + _html_table([*KEYS, *values, *COUNTS],
+                      ([*_key(cell), *(_with_interval(cell, name) for name in values), *_counts(cell)]
+                       for cell in cells))
+        + f"<p>Delays are of committed units, in ms of source heard; {_said_of_clocks(cells)} [low, high]: 95 % "
+        f"bootstrap intervals. {len(scores['skipped'])} utterances skipped in every cell. A mean of latency leaves out "
+        f"instances without output; scores.json counts them for every metric.</p>\n"
+        '<img src="curves.png" alt="BLEU over LAAL"><h2>LAAL by three delays, and on three clocks</h2>\n'
+        + _html_table([*KEYS, *DELAYS, *CLOCKS, "real_time_factor"],
+                      ([*_key(cell), *_views(cell, "delays", DELAYS), *_views(cell, "clocks", CLOCKS),
+                        shown(cell.get("real_time_factor"))] for cell in cells))
+        + "<p>First stable: from then on the screen holds the unit. Last written: it was not written again. Committed: "
+        "nothing can change it. Cumulative: all computation so far, as SimulEval counts; per step: that of the step, "
+        "as simulstream counts; queue: a step starts when its audio is there and the step before it is done, which is "
+        "what a user waits. Clocks have values where computation was measured.</p>\n<h2>Signatures</h2><ul>"
+        + "".join(f"<li><code>{html.escape(name)}: {html.escape(str(text))}</code></li>"
+                  for name, text in signatures.items())
+        + "</ul></body></html>\n"
     )
+
+
+def _said_of_clocks(cells: Sequence[Cell]) -> str:
+    if all(cell.get("LAAL_CA") is None for cell in cells):
+        return "computation was not measured."
+    return "_CA with the computation measured, _CA_CU over the units that the unaware value averages."
+
+
+def _with_interval(cell: Cell, name: str) -> str:
+    found = cell.get("intervals", {}).get(name) if name in WITH_INTERVAL else None
+    return shown(cell[name]) + ("" if found is None else f" [{shown(found[0])}, {shown(found[1])}]")
+
+
+def _views(cell: Cell, group: str, names: Iterable[str]) -> list[str]:
+    views = cell.get(group) or {}
+    return [shown(views[name]["LAAL"]) if name in views else shown(None) for name in names]
+
+
+def _html_table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    def line(tag: str, texts: Iterable[str]) -> str:
+        return "<tr>" + "".join(f"<{tag}>{html.escape(text)}</{tag}>" for text in texts) + "</tr>\n"
+
+    return f"<table>{line('th', head)}{''.join(line('td', row) for row in rows)}</table>\n"

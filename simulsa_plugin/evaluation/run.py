@@ -20,12 +20,16 @@ from simulsa_plugin.evaluation.decoding import (
     steps_file,
     wait_for_blocks,
 )
-from simulsa_plugin.evaluation.emissions import emission_record, shown_units
-from simulsa_plugin.evaluation.logs import write_log
+from simulsa_plugin.evaluation.delays import emission_record
+from simulsa_plugin.evaluation.logs.simuleval import write_log
 from simulsa_plugin.evaluation.report import write_report
 from simulsa_plugin.evaluation.settings import EvaluationSettings
-from simulsa_plugin.metrics.corpus import score_records
-from simulsa_plugin.metrics.stability import normalized_erasure
+from simulsa_plugin.evaluation.steps import STEPS, ShownStep
+from simulsa_plugin.evaluation.views import Views
+from simulsa_plugin.metrics.corpus import CorpusScorer
+from simulsa_plugin.metrics.instance import Measure
+from simulsa_plugin.metrics.records import EmissionRecord
+from simulsa_plugin.metrics.significance import Bootstrap
 from simulsa_plugin.model import AudioLanguageModel, Sample, UnusableRow
 from simulsa_plugin.storage import dump_line, locked, make_folder, remove_leftovers, replacing, write_json
 from simulsa_plugin.streaming.catalogue import make_policies, policy_sources
@@ -191,31 +195,40 @@ def _write_cell(
     job: Job, cell: Cell, samples: dict[str, Sample], settings: EvaluationSettings, out: Path
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Write a cell's `instances.log` and `steps.jsonl`; return its row of scores.json and its signatures."""
-    unit, policy, folder = settings.latency_unit, cell.policy.cell(), make_folder(out / cell_folder(cell))
+    folder, measure = make_folder(out / cell_folder(cell)), Measure(settings.latency_unit)
     remove_leftovers(folder)
-    records, shown, truncated = [], [], 0
-    for index, (identifier, steps) in enumerate(read_steps(job, cell)):
-        sample = samples[identifier]
-        records.append(emission_record(steps, index, sample.reference, sample.audio, unit, job.model.decode))
-        shown.append(shown_units(steps, unit, job.model.decode))
-        truncated += sum(step.truncated for step in steps)
-    write_log(folder / LOG, records)
-    with replacing(folder / "steps.jsonl") as handle:
+    scorer, views = CorpusScorer(measure, settings.bleu_tokenizer, keep=True), Views(measure)
+    write_log(folder / LOG, _watched(read_steps(job, cell), samples, scorer, views))
+    with replacing(folder / STEPS) as handle:
         for part in _parts(job, cell):
             handle.write(part)
-    scores = score_records(records, unit=unit, tokenizer=settings.bleu_tokenizer)
+    scores = scorer.scores(Bootstrap()).as_json()
+    counts = scores["counts"] | {"truncated_steps": views.truncated_steps}
     row = {
         "policy": cell.policy.name,
         "chunk_ms": cell.chunk_ms,
-        **policy,
+        **cell.policy.cell(),
         "folder": folder.name,
-        **scores.corpus,
-        "NE": normalized_erasure(shown),
-        "instances": len(records),
-        "empty": scores.counts["empty"],
-        "counts": {**scores.counts, "truncated_steps": truncated},
+        **scores["corpus"],
+        **{name: scores[name] for name in ("intervals", "percentiles", "degenerate")},
+        **views.as_json(),
+        "instances": counts["instances"],
+        "empty": counts["empty"],
+        "counts": counts,
     }
-    return row, scores.signatures
+    return row, scores["signatures"] | {"CA": "clock:cumulative|as:SimulEval-1.1.4"}
+
+
+def _watched(
+    sessions: Iterator[tuple[str, list[ShownStep]]], samples: dict[str, Sample], scorer: CorpusScorer, views: Views
+) -> Iterator[EmissionRecord]:
+    """The record of every session, scored as it passes on to the log."""
+    for index, (identifier, steps) in enumerate(sessions):
+        sample = samples[identifier]
+        record = emission_record(steps, index, sample.reference, sample.audio, scorer.measure.unit)
+        scorer.add(record)
+        views.add(record, steps)
+        yield record
 
 
 def _parts(job: Job, cell: Cell) -> Iterator[bytes]:

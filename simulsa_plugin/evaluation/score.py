@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from simulsa_plugin import storage
-from simulsa_plugin.errors import LogError
-from simulsa_plugin.evaluation.logs import Log, check_unit_fits, read_log
-from simulsa_plugin.evaluation.tables import shown, unit_of
-from simulsa_plugin.metrics.corpus import METRICS, CorpusScores, score_records
-from simulsa_plugin.metrics.records import fits_unit, has_unpaired_elapsed, is_non_monotone
+from simulsa_plugin.evaluation.logs.read import Log, ReadOptions
+from simulsa_plugin.evaluation.oddities import Oddities
+from simulsa_plugin.evaluation.tables import shown, shown_interval, unit_of
+from simulsa_plugin.metrics.corpus import LATENCIES, METRICS, SENTENCE_METRICS, CorpusScorer, CorpusScores
+from simulsa_plugin.metrics.instance import Measure
+from simulsa_plugin.metrics.significance import Bootstrap
 from simulsa_plugin.tables import align
-
-LISTED_LINES = 12
 
 
 @dataclass(frozen=True)
@@ -24,11 +23,19 @@ class ScoreOptions:
     """Options of `simulsa-eval score`; their meanings stand in its help."""
 
     references: Path | None = None
+    segments: Path | None = None
+    detokenizer: str | None = None
     unit: str = "word"
     tokenizer: str | None = None
     use_ref_len: bool = True
     sentences: bool = False
     strict: bool = False
+    bootstrap: Bootstrap | None = None
+
+    @property
+    def read(self) -> ReadOptions:
+        """What the log does not say itself."""
+        return ReadOptions(self.references, self.segments, self.detokenizer, self.unit)
 
 
 @dataclass(frozen=True)
@@ -43,36 +50,24 @@ class ScoredLog:
 def score_log(path: Path, options: ScoreOptions) -> ScoredLog:
     """Read and score a log as SimulEval (and, for YAAL, OmniSTEval) does, odd lines included.
 
+    The log is read once, line by line; of each instance a number per metric stays.
+
     Raises:
         LogError: the log cannot be scored, or has an odd line and `strict` is set; file and line are named.
-        UsageError, MissingExtraError: as `score_records`.
+        UsageError, MissingExtraError: as `CorpusScorer`.
     """
-    log = read_log(path, options.references)
-    check_unit_fits(log, options.unit)
-    odd = odd_lines(log, options.unit)
-    if options.strict and odd:
-        kind, numbers = next(iter(odd.items()))
-        raise LogError(f"{path}, line {numbers[0]}: {_ODD[kind]}. Mend the log, or score it without --strict.")
-    scores = score_records(log.records, unit=options.unit, tokenizer=options.tokenizer,
-                           use_ref_len=options.use_ref_len, sentences=options.sentences)
-    counts = {"end_marks": log.end_marks, "missing_reference": len(log.missing_reference),
-              "repeated_index": len(log.repeated_index)}
-    scores = dataclasses.replace(scores, counts=scores.counts | counts)
-    return ScoredLog(log, scores, tuple(_warnings(log, odd)))
-
-
-def odd_lines(log: Log, unit: str) -> dict[str, list[int]]:
-    """Kind of oddness → line numbers; kinds without a line are absent."""
-    found = {
-        "non_monotone": [i for i, record in enumerate(log.records, 1) if is_non_monotone(record)],
-        "unit_mismatch": [i for i, record in enumerate(log.records, 1) if not fits_unit(record, unit)],
-        "unpaired_elapsed": [i for i, record in enumerate(log.records, 1) if has_unpaired_elapsed(record)],
-        "no_source_length": [i for i, record in enumerate(log.records, 1) if record.source_length is None],
-        "no_reference": [i for i, record in enumerate(log.records, 1) if record.reference is None],
-        "missing_reference": list(log.missing_reference),
-        "repeated_index": list(log.repeated_index),
-    }
-    return {kind: numbers for kind, numbers in found.items() if numbers}
+    log = Log(path, options.read)
+    odd = Oddities(log, options.unit, strict=options.strict)
+    scorer = CorpusScorer(Measure(options.unit, options.use_ref_len), options.tokenizer,
+                          keep=options.bootstrap is not None, sentences=options.sentences)
+    for record in odd.watched():
+        scorer.add(record)
+    scores = scorer.scores(options.bootstrap)
+    counts = {"end_marks": log.end_marks, "missing_reference": log.missing_reference.count,
+              "repeated_index": log.repeated_index.count}
+    scores = dataclasses.replace(scores, counts=scores.counts | counts,
+                                 signatures=scores.signatures | {"CA": f"clock:{log.clock}"})
+    return ScoredLog(log, scores, tuple(odd.warnings()))
 
 
 def run_score(path: Path, options: ScoreOptions, json_path: Path | None = None) -> int:
@@ -94,39 +89,31 @@ def print_warnings(warnings: Iterable[str]) -> None:
 def score_table(scored: ScoredLog) -> list[str]:
     """The lines that `score` prints."""
     scores, instances = scored.scores, scored.scores.counts["instances"]
-    measured = {name: instances - scores.counts["skipped"][name] for name in METRICS}
-    rows = [["metric", "value", "unit", "measured"]]
-    rows += [[name, shown(scores.corpus[name]), unit_of(name), f"{measured[name]}/{instances}"] for name in METRICS]
+    intervals = scores.intervals
+    rows = [["metric", "value", *(["[low, high]"] if intervals is not None else []), "p50", "p90", "unit", "measured"]]
+    for name in METRICS:
+        percentiles = scores.percentiles[name].values() if name in LATENCIES else (None, None)
+        rows.append([name, shown(scores.corpus[name]),
+                     *([] if intervals is None else [shown_interval(intervals.get(name))]),
+                     *(shown(value) if name in LATENCIES else "" for value in percentiles),
+                     unit_of(name), f"{instances - scores.counts['skipped'][name]}/{instances}"])
     lines = [f"{scored.log.path}: {scored.log.form}, {instances} instances, {scores.counts['empty']} empty", ""]
-    lines += [*align(rows), ""]
+    lines += [*align(rows), "", *_remarks(scores)]
     lines += [f"{name}: {signature}" for name, signature in scores.signatures.items()]
     if scores.sentences is not None:
-        columns = [[name, *map(shown, values)] for name, values in scores.sentences.items()]
+        columns = [[name, *map(shown, scores.sentences[name])] for name in SENTENCE_METRICS]
         numbers = ["line", *map(str, range(1, instances + 1))]
         lines += ["", *align([list(row) for row in zip(numbers, *columns, strict=True)])]
     return lines
 
 
-_ODD = {
-    "non_monotone": "delays fall; scored as SimulEval does",
-    "unit_mismatch": "the number of delays is not the number of units; scored by its delays, as SimulEval does",
-    "unpaired_elapsed": "not one elapsed time per delay; _CA is scored by the times that are there",
-    "no_source_length": "no source_length; only ATD can be computed",
-    "no_reference": "the reference is null; the length of the prediction is used, BLEU and chrF skip it",
-    "missing_reference": "no reference; read as an empty text, as SimulEval does (--references FILE gives them)",
-    "repeated_index": "the index was there before; every line is scored, SimulEval would keep the last",
-}
-
-
-def _warnings(log: Log, odd: dict[str, list[int]]) -> Iterable[str]:
-    for kind, numbers in odd.items():
-        yield f"{log.path}, {_listed(numbers)}: {_ODD[kind]} ({kind}: {len(numbers)})"
-    if log.end_marks:
-        yield f"{log.path}: the end mark </s> and its delay are left out of {log.end_marks} predictions ({log.form})"
-
-
-def _listed(numbers: Sequence[int]) -> str:
-    """Line numbers, the first dozen of them."""
-    listed = ", ".join(map(str, numbers[:LISTED_LINES]))
-    more = f" and {len(numbers) - LISTED_LINES} more" if len(numbers) > LISTED_LINES else ""
-    return f"line{'s' if len(numbers) > 1 else ''} {listed}{more}"
+def _remarks(scores: CorpusScores) -> list[str]:
+    """What a reader of the table must not miss."""
+    lines = []
+    if scores.degenerate:
+        lines.append("Likely a degenerate policy: SWF and EFSW differ by more than 20 points (OmniSTEval's test).")
+    plain, aware = scores.corpus["LAAL"], scores.corpus["LAAL_CA"]
+    if plain is not None and aware is not None and aware < plain:
+        lines.append("LAAL_CA lies below LAAL: by its own clock it stops at an earlier unit. LAAL_CA_CU has the same "
+                     "units as LAAL.")
+    return [*lines, ""] if lines else []

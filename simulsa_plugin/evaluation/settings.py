@@ -15,6 +15,26 @@ TOKENIZERS = {"zh": "zh", "yue": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}
 
 
 @dataclass(frozen=True)
+class CometSettings(Settings):
+    """The keys of COMET, which is added to a result that is finished, and changes nothing else in it.
+
+    Attributes:
+        comet: a checkpoint on disk; none, no COMET.
+        comet_python: an interpreter that has unbabel-comet.
+        comet_sources: a text file with the source text of every instance, or of every row of the test set.
+        comet_batch_size: segments scored at a time.
+    """
+
+    comet: str | None = None
+    comet_python: str | None = None
+    comet_sources: str | None = None
+    comet_batch_size: int = 8
+
+    def __post_init__(self) -> None:
+        check_range("simulsa_comet_batch_size", self.comet_batch_size, minimum=1)
+
+
+@dataclass(frozen=True)
 class EvaluationSettings(Settings):
     """Which cells to decode, and how to count; chunks in milliseconds, rollbacks and `hold_n` in tokens.
 

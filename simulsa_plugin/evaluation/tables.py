@@ -6,18 +6,22 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from simulsa_plugin.evaluation.cells import CELL_METRICS, CellKey
+from simulsa_plugin.metrics.instance import PERCENT
+from simulsa_plugin.metrics.quality import QUALITY
+from simulsa_plugin.metrics.significance import Interval
 from simulsa_plugin.tables import align
 
 MAIN_METRICS = ("BLEU", "LAAL", "chrF")
 
 
 def unit_of(metric: str) -> str:
-    """Unit of a metric: ms for latencies, nothing for ratios and for 0…100.
+    """Unit of a metric: ms for latencies, % for shares, nothing for ratios and for 0…100.
 
-    >>> unit_of("LAAL_CA"), unit_of("AP"), unit_of("BLEU")
-    ('ms', '', '')
+    >>> unit_of("LAAL_CA"), unit_of("AP"), unit_of("BLEU"), unit_of("SWF")
+    ('ms', '', '', '%')
     """
-    return "" if metric.removesuffix("_CA") in ("BLEU", "chrF", "AP", "NE") else "ms"
+    name = metric.removesuffix("_CU").removesuffix("_CA")
+    return "%" if name in PERCENT else "" if name in ("BLEU", "chrF", "COMET", "AP", "NE") else "ms"
 
 
 def shown(value: float | None) -> str:
@@ -29,17 +33,27 @@ def shown(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
+def shown_interval(found: Interval | None) -> str:
+    """An interval of a value.
+
+    >>> shown_interval(Interval(1.0, 2.5, 1000)), shown_interval(None)
+    ('[1.000, 2.500]', '–')
+    """
+    return "–" if found is None else f"[{shown(found.low)}, {shown(found.high)}]"
+
+
 def comparison_tables(comparison: dict[str, Any]) -> list[str]:
     """The lines that `compare` prints."""
     scale, bootstrap = comparison["scale"], comparison["bootstrap"]
     lines = [f"baseline: {comparison['baseline']}",
              f"measured: unit {scale['unit']}, length of the {scale['length']}, BLEU tokenizer {scale['tokenizer']}",
              f"[low, high]: 95 % of {bootstrap['samples']} paired resamples of the utterances, "
-             f"seed {bootstrap['seed']}; – where a value, a log or more than 10 % of the resamples are missing"]
+             f"seed {bootstrap['seed']}; – where a value, a log or more than 10 % of the resamples are missing",
+             f"p: paired approximate randomisation of {bootstrap['trials']} trials (BLEU, chrF)"]
     for pair in comparison["comparisons"]:
         lines += ["", f"other: {pair['other']}", "", *_main_table(pair["cells"]), *_other_table(pair["cells"])]
         for curves in pair["equal_latency"]:
-            lines += ["", *_curve_table(curves)]
+            lines += ["", *_curve_table(curves), "", curves["verdict"]]
     return lines
 
 
@@ -47,14 +61,15 @@ def _main_table(cells: Iterable[dict[str, Any]]) -> list[str]:
     header = ["cell"]
     for name in MAIN_METRICS:
         header += [f"{name}{' ms' if unit_of(name) else ''}", "other", "diff"]
-        header += ["[low, high]"] if name != "chrF" else []
+        header += ["[low, high]"] + (["p"] if name in QUALITY else [])
     rows = [header]
     for cell in cells:
         row = [_cell_name(cell)]
         for name in MAIN_METRICS:
             value = cell["metrics"].get(name, {})
             row += [shown(value.get("baseline")), shown(value.get("other")), _signed(value.get("difference"))]
-            row += [_shown_interval(value.get("interval"))] if name != "chrF" else []
+            row += [_shown_interval(value.get("interval"))]
+            row += [_shown_p(value.get("randomisation_p_value"))] if name in QUALITY else []
         rows.append(row)
     return align(rows)
 
@@ -75,16 +90,18 @@ def _other_table(cells: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _curve_table(curves: dict[str, Any]) -> list[str]:
-    title = f"BLEU at equal LAAL, {'policy ' + curves['policy'] if curves['policy'] else 'all streaming cells'}"
+    quality, latency = curves["quality"], curves["latency"]
+    title = f"{quality} at equal {latency}, " + \
+        (f"policy {curves['policy']}" if curves["policy"] else "all streaming cells")
     if curves["range"] is None:
-        return [f"{title}: the curves share no range of LAAL, nothing can be said."]
+        return [f"{title}: the curves share no range of {latency}."]
     low, high = curves["range"]
-    rows = [["LAAL ms", "baseline", "other", "diff", "[low, high]"]]
-    rows += [[f"{point['LAAL']:.0f}", shown(point["baseline"]), shown(point["other"]), _signed(point["difference"]),
+    rows = [[f"{latency} ms", "baseline", "other", "diff", "[low, high]"]]
+    rows += [[f"{point[latency]:.0f}", shown(point["baseline"]), shown(point["other"]), _signed(point["difference"]),
               _shown_interval(point["interval"])] for point in curves["points"]]
     return [f"{title} (interpolated between the best cells; common range {low:.0f}–{high:.0f} ms)", *align(rows),
             f"mean difference {_signed(curves['mean_difference'])} {_shown_interval(curves['interval'])}, "
-            f"area {curves['area']:+.1f} BLEU·ms"]
+            f"area {curves['area']:+.1f} {quality}·ms {_shown_interval(curves['area_interval'])}"]
 
 
 def _cell_name(cell: dict[str, Any]) -> str:
@@ -96,6 +113,10 @@ def _cell_name(cell: dict[str, Any]) -> str:
 
 def _signed(value: float | None) -> str:
     return "–" if value is None else f"{value:+.3f}"
+
+
+def _shown_p(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
 
 
 def _shown_interval(bounds: Sequence[float] | None) -> str:

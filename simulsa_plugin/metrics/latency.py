@@ -15,34 +15,47 @@ from collections.abc import Sequence
 SOURCE_TOKEN_MS = 300.0  # ATD's virtual word of the source
 
 
-def average_lagging(delays: Sequence[float], source_length: float | None, target_length: int) -> float | None:
+def average_lagging(
+    delays: Sequence[float],
+    source_length: float | None,
+    target_length: int,
+    elapsed: Sequence[float] | None = None,
+) -> float | None:
     """AL = 1/τ · Σ_{i ≤ τ} (d_i − (i − 1)·X/Y), τ = first i with d_i ≥ X, else n; d_1 where d_1 > X.
 
     Args:
         delays: d, shape (n,), milliseconds.
         source_length: X, milliseconds; None where unknown.
         target_length: Y, units of the reference (or of the hypothesis).
+        elapsed: averaged in the place of d, over the units that d selects, shape (≥ n,), milliseconds. SimulEval's
+            computation-aware AL selects by the elapsed times themselves: they reach X sooner, so that it averages
+            over fewer units and can lie below AL. Over the same units it cannot.
 
     Returns:
-        Milliseconds; None without delays or source length, and where Y or X is 0 and needed.
+        Milliseconds; None without delays or source length, where Y or X is 0 and needed, and with fewer elapsed times
+        than delays.
 
     Source: Ma et al. 2019 (arXiv 1810.08398), as SimulEval 1.1.4 computes it.
 
     >>> average_lagging([1000, 2000, 4000], 4000, 4)
     1333.3333333333333
     """
-    if not delays or source_length is None:
+    times = delays if elapsed is None else elapsed
+    if not delays or source_length is None or len(times) < len(delays):
         return None
     if delays[0] > source_length:
-        return float(delays[0])
+        return float(times[0])
     if not source_length or not target_length:
         return None
     until_end = next((i for i, delay in enumerate(delays, 1) if delay >= source_length), len(delays))
-    return _mean_lag(delays[:until_end], source_length / target_length)
+    return _mean_lag(times[:until_end], source_length / target_length)
 
 
 def length_adaptive_average_lagging(
-    delays: Sequence[float], source_length: float | None, target_length: int
+    delays: Sequence[float],
+    source_length: float | None,
+    target_length: int,
+    elapsed: Sequence[float] | None = None,
 ) -> float | None:
     """LAAL = AL with Y = max(n, target_length), so that writing too much is not rewarded.
 
@@ -53,30 +66,38 @@ def length_adaptive_average_lagging(
     >>> length_adaptive_average_lagging([1000, 2000, 4000], 4000, 1)
     1000.0
     """
-    return average_lagging(delays, source_length, max(len(delays), target_length))
+    return average_lagging(delays, source_length, max(len(delays), target_length), elapsed)
 
 
 def yet_another_average_lagging(
-    delays: Sequence[float], source_length: float | None, target_length: int
+    delays: Sequence[float],
+    source_length: float | None,
+    target_length: int,
+    elapsed: Sequence[float] | None = None,
+    *,
+    recording_end: float | None = None,
 ) -> float | None:
-    """YAAL (short form) = LAAL over the units written strictly before the source ended.
+    """YAAL = LAAL over the units written strictly before the source (long form: the recording) ended.
 
-    Args: as `average_lagging`.
+    Args: as `average_lagging`, and
+        recording_end: for a segment of a longer recording, the end of the recording, milliseconds on the delays' clock.
 
     Returns:
-        Milliseconds; None where nothing was written before the end of the source: such instances are dropped.
+        Milliseconds; None where nothing was written before the end: such instances are dropped.
 
     Source: Polák et al. 2025 (arXiv 2509.17349), as OmniSTEval 0.1.10 computes it.
 
     >>> yet_another_average_lagging([1000, 2000, 4000], 4000, 3)
     833.3333333333334
     """
-    if source_length is None:
+    times = delays if elapsed is None else elapsed
+    if source_length is None or len(times) < len(delays):
         return None
-    simultaneous = list(itertools.takewhile(lambda delay: delay < source_length, delays))
-    if not simultaneous or source_length <= 0:
+    end = source_length if recording_end is None else recording_end
+    before_end = next((i for i, delay in enumerate(delays) if delay >= end), len(delays))
+    if not before_end or source_length <= 0:
         return None
-    return _mean_lag(simultaneous, source_length / max(len(delays), target_length))
+    return _mean_lag(times[:before_end], source_length / max(len(delays), target_length))
 
 
 def average_proportion(delays: Sequence[float], source_length: float | None, target_length: int) -> float | None:
@@ -149,6 +170,28 @@ def average_token_delay(delays: Sequence[float], elapsed: Sequence[float] | None
         aligned = min(token - max(0, written[chunk - 1] - heard_before), heard_now)
         total += ready - _end_of_token(aligned, heard, token_ends)
     return total / len(delays)
+
+
+def start_offset(delays: Sequence[float]) -> float | None:
+    """d_1: when the first unit was written, the first-unit latency; None without delays.
+
+    Source: SimulEval 1.1.4's StartOffset.
+
+    >>> start_offset([1000, 2000])
+    1000.0
+    """
+    return float(delays[0]) if delays else None
+
+
+def end_offset(delays: Sequence[float], source_length: float | None) -> float | None:
+    """d_n − X: how long after the source the last unit was written; None without delays, or where X is unknown.
+
+    Source: SimulEval 1.1.4's EndOffset.
+
+    >>> end_offset([1000, 2000], 1500.0)
+    500.0
+    """
+    return delays[-1] - source_length if delays and source_length is not None else None
 
 
 def _mean_lag(delays: Sequence[float], pace: float) -> float:

@@ -1,10 +1,12 @@
-"""BLEU and chrF through sacrebleu, each with the signature that makes it comparable."""
+"""BLEU and chrF through sacrebleu, by the statistics of single sentences: they add up, and are what is resampled."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from simulsa_plugin.errors import MissingExtraError, UsageError
 from simulsa_plugin.metrics.records import check_unit
@@ -13,15 +15,62 @@ if TYPE_CHECKING:
     from sacrebleu.metrics.base import Metric
     from sacrebleu.metrics.bleu import BLEU
 
+Array = NDArray[np.float64]
+Counts = NDArray[np.int64]
+QUALITY = ("BLEU", "chrF")
 
-@dataclass(frozen=True)
-class Quality:
-    """A corpus score (0…100), the sentence scores behind it where asked for, and their sacrebleu signatures."""
 
-    score: float
-    signature: str
-    sentences: tuple[float, ...] | None = None
-    sentence_signature: str | None = None
+class QualityMetric:
+    """One of sacrebleu's metrics. Scores are 0…100.
+
+    Attributes:
+        name: BLEU or chrF.
+
+    sacrebleu's own significance tests work on the same statistics, by the same four methods of its metrics.
+    """
+
+    def __init__(self, name: str, corpus: Metric, sentence: Metric) -> None:
+        self.name = name
+        self._corpus = corpus
+        self._sentence = sentence  # BLEU of a sentence stops at the longest n-gram that it has ("effective order")
+
+    def statistics(self, hypotheses: Sequence[str], references: Sequence[str]) -> Counts:
+        """Counts of each sentence, shape (n, counts); those of BLEU are lengths, matches and n-grams.
+
+        >>> make_metrics("13a")[0].statistics(["a b"], ["a c"]).tolist()
+        [[2, 2, 1, 0, 0, 0, 2, 1, 0, 0]]
+        """
+        rows = self._corpus._extract_corpus_statistics(hypotheses, [references]) if hypotheses else []
+        return np.array(rows, dtype=np.int64).reshape(len(hypotheses), -1)
+
+    def score(self, counts: Counts) -> float:
+        """Score of a corpus, from the sum of its sentences' counts, shape (counts,).
+
+        >>> bleu = make_metrics("13a")[0]
+        >>> round(bleu.score(bleu.statistics(["the cat sat on the mat"], ["the cat sat on a mat"]).sum(axis=0)), 2)
+        53.73
+        """
+        return float(self._corpus._compute_score_from_stats(counts.tolist()).score)
+
+    def scores(self, counts: Counts | Array) -> Array:
+        """Score of each row of summed counts, shape (n, counts) to (n,); the counts are whole, whatever their type."""
+        rows = np.rint(counts).astype(np.int64).tolist()
+        return np.array([self._corpus._compute_score_from_stats(row).score for row in rows], dtype=np.float64)
+
+    def sentence_scores(self, counts: Counts) -> list[float]:
+        """Score of each sentence by itself, shape (n, counts) to n."""
+        self._sentence.num_refs = 1  # it has seen no reference; its signature needs it
+        return [float(self._sentence._compute_score_from_stats(row).score) for row in counts.tolist()]
+
+    @property
+    def signature(self) -> str:
+        """The signature of the corpus score; there is one once statistics were taken."""
+        return str(self._corpus.get_signature())
+
+    @property
+    def sentence_signature(self) -> str:
+        """The signature of sentence scores; there is one once a sentence was scored."""
+        return str(self._sentence.get_signature())
 
 
 def default_tokenizer(unit: str) -> str:
@@ -34,43 +83,20 @@ def default_tokenizer(unit: str) -> str:
     return "13a" if unit == "word" else "zh"
 
 
-def bleu(
-    hypotheses: Sequence[str], references: Sequence[str], tokenizer: str = "13a", *, sentences: bool = False
-) -> Quality:
-    """Corpus BLEU.
-
-    Args:
-        hypotheses: texts, shape (n,).
-        references: texts, shape (n,).
-        tokenizer: one of sacrebleu's.
-        sentences: also score each sentence (with effective order, as sacrebleu does).
+def make_metrics(tokenizer: str) -> tuple[QualityMetric, ...]:
+    """BLEU with one of sacrebleu's tokenizers, and chrF (chrF2: character 6-grams, no word n-grams).
 
     Raises:
         UsageError: sacrebleu has no such tokenizer.
         MissingExtraError: the tokenizer needs a package or a file that is not there.
-
-    >>> round(bleu(["the cat sat on the mat"], ["the cat sat on a mat"]).score, 2)
-    53.73
-    """
-    by_sentence = make_bleu(tokenizer, effective_order=True) if sentences else None
-    return _score(make_bleu(tokenizer), by_sentence, hypotheses, references)
-
-
-def chrf(hypotheses: Sequence[str], references: Sequence[str], *, sentences: bool = False) -> Quality:
-    """Corpus chrF (chrF2: character 6-grams, no word n-grams).
-
-    Args: as `bleu`.
-
-    >>> round(chrf(["the cat sat on the mat"], ["the cat sat on a mat"]).score, 2)
-    72.08
     """
     from sacrebleu.metrics.chrf import CHRF
 
-    return _score(CHRF(), CHRF() if sentences else None, hypotheses, references)
+    return (QualityMetric("BLEU", _make_bleu(tokenizer), _make_bleu(tokenizer, effective_order=True)),
+            QualityMetric("chrF", CHRF(), CHRF()))
 
 
-def make_bleu(tokenizer: str, *, effective_order: bool = False) -> BLEU:
-    """BLEU of sacrebleu with that tokenizer. Raises as `bleu`."""
+def _make_bleu(tokenizer: str, *, effective_order: bool = False) -> BLEU:
     from sacrebleu.metrics.bleu import BLEU
 
     if tokenizer not in BLEU.TOKENIZERS:
@@ -81,12 +107,3 @@ def make_bleu(tokenizer: str, *, effective_order: bool = False) -> BLEU:
         # sacrebleu's own text names the extra (mecab) or the file (sentencepiece) that is missing.
         reason = " ".join(str(error).split())
         raise MissingExtraError(f"The BLEU tokenizer {tokenizer} cannot start: {reason}") from error
-
-
-def _score(metric: Metric, by_sentence: Metric | None, hypotheses: Sequence[str], references: Sequence[str]) -> Quality:
-    score = metric.corpus_score(hypotheses, [references]).score
-    if by_sentence is None:
-        return Quality(score, str(metric.get_signature()))
-    values = tuple(by_sentence.sentence_score(hypothesis, [reference]).score
-                   for hypothesis, reference in zip(hypotheses, references, strict=True))
-    return Quality(score, str(metric.get_signature()), values, str(by_sentence.get_signature()))

@@ -25,6 +25,8 @@ class EmissionRecord:
         elapsed: the same with the time of computation added, shape (units,); None where it was not measured.
         source_length: milliseconds of source; None where the log does not say.
         source: name of the audio, or the lines that SimulEval writes about it.
+        erased: units that were shown and taken back (see `stability.erased_units`); None where it is not known.
+        recording_end: milliseconds to the end of the recording of which this is a segment; None where it is no segment.
 
     Raises:
         LogError: a time is not finite, or no time at all.
@@ -37,11 +39,14 @@ class EmissionRecord:
     elapsed: tuple[float, ...] | None = None
     source_length: float | None = None
     source: str | tuple[str, ...] = ""
+    erased: int | None = None
+    recording_end: float | None = None
 
     def __post_init__(self) -> None:
         _check_times("delays", self.delays)
         _check_times("elapsed", self.elapsed or ())
         _check_times("source_length", () if self.source_length is None else (self.source_length,))
+        _check_times("time_to_recording_end", () if self.recording_end is None else (self.recording_end,))
         if self.source_length is not None and self.source_length < 0:
             raise LogError(f"source_length is {self.source_length}; allowed: milliseconds, 0 or more.")
 

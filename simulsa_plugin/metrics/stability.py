@@ -28,24 +28,18 @@ def erasure(earlier: Sequence[str], later: Sequence[str]) -> int:
     return len(earlier) - common_prefix(earlier, later)
 
 
-def normalized_erasure(outputs: Iterable[Sequence[Sequence[str]]]) -> float | None:
-    """NE of a corpus: Σ erasures between consecutive outputs / Σ lengths of the final outputs, over all utterances.
+def erased_units(outputs: Iterable[Sequence[str]]) -> int:
+    """Units taken back over all steps of an utterance; what is deleted and written again the same counts as nothing.
 
-    Every unit of the corpus weighs the same; long utterances are not averaged with short ones.
+    NE of a corpus is Σ erased units / Σ units of the final outputs: every unit weighs the same, long utterances are
+    not averaged with short ones.
 
     Args:
-        outputs: per utterance the units shown at each step, in order.
-
-    Returns:
-        Units taken back per unit of the final text; None where all final outputs are empty.
+        outputs: units shown after each step, in order.
 
     Source: Arivazhagan et al. 2020 (arXiv 1912.03393).
 
-    >>> normalized_erasure([[["a"], ["b"], ["b", "c"]], [["d"], ["d", "e"]]])
-    0.25
+    >>> erased_units([["a"], ["b"], ["b", "c"]])
+    1
     """
-    erased = final_length = 0
-    for steps in outputs:
-        erased += sum(itertools.starmap(erasure, itertools.pairwise(steps)))
-        final_length += len(steps[-1]) if steps else 0
-    return erased / final_length if final_length else None
+    return sum(itertools.starmap(erasure, itertools.pairwise(outputs)))

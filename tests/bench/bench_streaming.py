@@ -25,7 +25,8 @@ import torch
 
 from simulsa_plugin.audio import read_mono
 from simulsa_plugin.demo.corpus import TEST_NAME, write_demo_corpus
-from simulsa_plugin.evaluation.emissions import emission_record
+from simulsa_plugin.evaluation.delays import emission_record
+from simulsa_plugin.evaluation.steps import shown_steps
 from simulsa_plugin.model import Prompt
 from simulsa_plugin.streaming.engine import Cell, Limits, Source, decode
 from simulsa_plugin.streaming.policies import Offline, Rollback
@@ -141,7 +142,8 @@ def run_engine(model, rows, sources, cells, options):
         print(f"memory: {torch.cuda.max_memory_allocated() / 1e9:.1f} GB at most")
     records = [
         [
-            emission_record(session.steps, i, row["messages"][1]["content"], row["audios"][0], "word", model.decode)
+            emission_record(shown_steps(session.steps, model.decode), i, row["messages"][1]["content"],
+                            row["audios"][0], "word")
             for i, (session, row) in enumerate(zip(of_cell, rows, strict=True))
         ]
         for of_cell in sessions

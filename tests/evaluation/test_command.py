@@ -40,7 +40,7 @@ def test_run_is_what_is_meant_without_a_command(runs, words, call):
 
 @pytest.mark.parametrize(("words", "message"), [
     (["scroe", "x.log"], "Unexpected argument 'x.log': one recipe and key=value are allowed. "
-                         "Commands are run, score, compare."),
+                         "Commands are run, score, compare, convert, comet."),
     (["score"], "the following arguments are required: LOG"),
     (["score", "x", "--unit", "token"], "invalid choice: 'token'"),
     (["score", "x", "--nope"], "unrecognized arguments: --nope"),
@@ -56,7 +56,8 @@ def test_a_wrong_command_line_is_one_line_and_exit_code_2(runs, capsys, words, m
     assert (captured.err.count("\n"), captured.out, runs) == (1, "", [])
 
 
-@pytest.mark.parametrize("words", [["-h"], ["run", "--help"], ["score", "--help"], ["compare", "-h"], ["--version"]])
+@pytest.mark.parametrize("words", [["-h"], ["run", "--help"], ["score", "--help"], ["compare", "-h"],
+                                   ["convert", "-h"], ["comet", "-h"], ["--version"]])
 def test_help_is_printed_without_loading_what_work_needs(words):
     code = START + "print(code, [m for m in ('torch', 'transformers', 'numpy', 'sacrebleu', 'matplotlib', 'yaml') " \
                    "if m in sys.modules])"

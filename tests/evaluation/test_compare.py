@@ -15,12 +15,16 @@ import pytest
 from simulsa_plugin.commands.evaluate import main
 from simulsa_plugin.errors import LogError, UsageError
 from simulsa_plugin.evaluation.compare import CompareOptions, compare, load_result
-from simulsa_plugin.evaluation.logs import read_log, write_log
+from simulsa_plugin.evaluation.equal_latency import Axes
+from simulsa_plugin.evaluation.logs.read import Log
+from simulsa_plugin.evaluation.logs.simuleval import write_log
 from simulsa_plugin.metrics.corpus import score_records
+from simulsa_plugin.metrics.significance import Bootstrap
 
 DATA = Path(__file__).parents[1] / "data" / "latency"
 ORACLE = json.loads((DATA / "oracle.json").read_text(encoding="utf-8"))
 STRONG, FAST = DATA / "word.instances.log", DATA / "word_system2.instances.log"
+PLAIN = Axes()
 SIGNATURES = {"BLEU": "nrefs:1|tok:13a|version:2.6.0", "latency": "unit:word|len:ref"}
 
 
@@ -47,8 +51,12 @@ def make_result_with_logs(folder: Path, logs: dict[tuple[int, int], list]) -> Pa
     return folder
 
 
-def compare_paths(*paths: Path, **options) -> dict:
-    chosen = CompareOptions(**options)
+def records_of(path: Path) -> list:
+    return list(Log(path).records())
+
+
+def compare_paths(*paths: Path, axes=PLAIN, **drawn) -> dict:
+    chosen = CompareOptions(axes=axes, bootstrap=Bootstrap(**{"samples": 1000, "trials": 200} | drawn))
     return compare([load_result(path, chosen) for path in paths], chosen)
 
 
@@ -112,17 +120,24 @@ def test_systems_of_other_policies_are_compared_by_all_their_cells(tmp_path):
 
 def test_two_logs_have_sacrebleus_p_value_and_an_interval_around_the_difference():
     metrics = compare_paths(STRONG, FAST)["comparisons"][0]["cells"][0]["metrics"]
-    first, second = ORACLE["paired_bootstrap"]["results"]["BLEU"]
+    first, second = ORACLE["significance"]["bs"]["results"]["BLEU"]
     assert metrics["BLEU"]["difference"] == pytest.approx(second["score"] - first["score"])
     assert metrics["BLEU"]["p_value"] == pytest.approx(second["p_value"])
-    for name in ("BLEU", "LAAL"):
+    for name in ("BLEU", "chrF", "LAAL", "AP", "SWF"):
         low, high = metrics[name]["interval"]
-        assert low < metrics[name]["difference"] < high < 0
-    assert metrics["chrF"]["interval"] is None  # not computed, so not claimed
+        assert low < metrics[name]["difference"] < high
+    assert metrics["BLEU"]["interval"][1] < 0
+    assert metrics["LAAL"]["p_value"] < 0.01
+    assert metrics["NE"]["interval"] is None  # not in these logs, so not claimed
+    (other,) = compare_paths(STRONG, FAST, trials=1000)["comparisons"]
+    expected = ORACLE["significance"]["ar"]["results"]
+    for name, theirs in {"BLEU": "BLEU", "chrF": "chrF2"}.items():
+        found = other["cells"][0]["metrics"][name]["randomisation_p_value"]
+        assert found == pytest.approx(expected[theirs][1]["p_value"])
 
 
 def test_a_system_equals_itself_in_every_resample(tmp_path):
-    logs = {(500, 0): read_log(FAST).records, (1000, 0): read_log(STRONG).records}
+    logs = {(500, 0): records_of(FAST), (1000, 0): records_of(STRONG)}
     one, two = make_result_with_logs(tmp_path / "a", logs), make_result_with_logs(tmp_path / "b", logs)
     (pair,) = compare_paths(one, two, samples=50)["comparisons"]
     for metric in ("BLEU", "LAAL"):
@@ -132,7 +147,7 @@ def test_a_system_equals_itself_in_every_resample(tmp_path):
 
 
 def test_the_same_text_earlier_is_better_at_equal_latency_only(tmp_path):
-    fast, strong = read_log(FAST).records, read_log(STRONG).records
+    fast, strong = records_of(FAST), records_of(STRONG)
     one = make_result_with_logs(tmp_path / "a", {(500, 0): fast, (1000, 0): strong})
     two = make_result_with_logs(tmp_path / "b", {(500, 0): shifted(fast, -200.0), (1000, 0): shifted(strong, -200.0)})
     (pair,) = compare_paths(one, two, samples=200)["comparisons"]
@@ -145,7 +160,7 @@ def test_the_same_text_earlier_is_better_at_equal_latency_only(tmp_path):
 
 def test_an_utterance_with_a_null_reference_adds_nothing_to_bleu(tmp_path):
     records = [dataclasses.replace(record, reference=None) if i == 5 else record
-               for i, record in enumerate(read_log(FAST).records)]
+               for i, record in enumerate(records_of(FAST))]
     write_log(tmp_path / "a.log", records)
     records[5] = dataclasses.replace(records[5], prediction="an other text that is as long as it likes",
                                      delays=(1.0,) * 9, elapsed=None)
@@ -158,7 +173,7 @@ def test_a_cells_log_is_found_in_the_folder_that_the_cell_names(tmp_path):
     for name in "ab":
         folder = make_result(tmp_path / name, cell(BLEU=1.0, LAAL=1.0, folder="elsewhere"))
         (folder / "elsewhere").mkdir()
-        write_log(folder / "elsewhere" / "instances.log", read_log(FAST).records)
+        write_log(folder / "elsewhere" / "instances.log", records_of(FAST))
     (pair,) = compare_paths(tmp_path / "a", tmp_path / "b", samples=50)["comparisons"]
     assert pair["cells"][0]["metrics"]["BLEU"]["interval"] == [0.0, 0.0]
 
@@ -171,7 +186,7 @@ def test_the_same_seed_gives_the_same_intervals_and_another_seed_others(tmp_path
 
 
 def test_other_references_are_an_error_that_names_the_line(tmp_path):
-    records = list(read_log(FAST).records)
+    records = records_of(FAST)
     records[6] = dataclasses.replace(records[6], reference="something else")
     write_log(tmp_path / "x.log", records)
     with pytest.raises(LogError, match="line 7: the references differ"):
@@ -230,5 +245,88 @@ def test_the_table_shows_both_values_the_difference_and_what_is_missing(tmp_path
     two = make_result(tmp_path / "b", cell(BLEU=22.5, LAAL=900.0))
     assert main(["compare", str(one), str(two)]) == 0
     out = capsys.readouterr().out
-    assert re.search(r"^rollback k=500 b=0 +20\.000 +22\.500 +\+2\.500 +– +1000\.000 +900\.000 +-100\.000", out, re.M)
+    assert re.search(r"^rollback k=500 b=0 +20\.000 +22\.500 +\+2\.500 +– +– +1000\.000 +900\.000 +-100\.0", out, re.M)
     assert re.search(r"^rollback k=1000 b=0 \(not in the other\) +30\.000 +– +–", out, re.M)
+
+
+def test_curves_are_compared_at_the_latencies_that_are_named(tmp_path):
+    one = make_result(tmp_path / "a", cell(BLEU=20.0, AL=1000.0), cell(chunk_ms=1000, BLEU=30.0, AL=2000.0))
+    two = make_result(tmp_path / "b", cell(BLEU=22.0, AL=1000.0), cell(chunk_ms=1000, BLEU=34.0, AL=2000.0))
+    (curves,) = compare_paths(one, two, axes=Axes(latency="AL", at=(1500.0, 2500.0)))["comparisons"][0]["equal_latency"]
+    assert curves["points"] == [
+        {"AL": 1500.0, "baseline": 25.0, "other": 28.0, "difference": 3.0, "interval": None},
+        {"AL": 2500.0, "baseline": None, "other": None, "difference": None, "interval": None},  # beyond both
+    ]
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (["--latency", "speed"], "--latency is 'speed'; allowed: AL, "),
+    (["--at", "a"], "invalid"),
+    (["--trials", "0"], "--trials is 0"),
+])
+def test_axes_that_do_not_exist_are_one_line(words, message, capsys):
+    assert main(["compare", str(STRONG), str(FAST), *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+def verdict_of(tmp_path, one: dict, two: dict) -> str:
+    results = [make_result_with_logs(tmp_path / name, logs) for name, logs in (("a", one), ("b", two))]
+    (pair,) = compare_paths(*results, samples=200)["comparisons"]
+    return pair["equal_latency"][0]["verdict"]
+
+
+def cut_short(records) -> list:
+    """Every translation without its second half, as early as before."""
+    return [dataclasses.replace(record, prediction=" ".join(record.prediction.split()[:len(record.delays) // 2]),
+                                delays=record.delays[:len(record.delays) // 2], elapsed=None) for record in records]
+
+
+def test_the_verdict_on_a_gain_that_only_costs_delay(tmp_path):
+    # The same two systems lie on one curve, but the second runs every cell one place further up.
+    fast, strong = records_of(FAST), records_of(STRONG)
+    poor = cut_short(fast)
+    said = verdict_of(tmp_path, {(500, 0): poor, (1000, 0): fast, (1500, 0): strong},
+                      {(500, 0): fast, (1000, 0): strong, (1500, 0): strong})
+    assert "only a shift along the curve" in said
+    assert re.search(r"At fixed \(k, b\) the other differs by \+\d.* more LAAL", said)
+
+
+def test_the_verdict_on_the_same_text_sooner(tmp_path):
+    fast, strong = records_of(FAST), records_of(STRONG)
+    said = verdict_of(tmp_path, {(500, 0): fast, (1000, 0): strong},
+                      {(500, 0): shifted(fast, -200.0), (1000, 0): shifted(strong, -200.0)})
+    assert "the same quality comes sooner" in said
+    assert re.search(r"the other is better: \+\d.*by itself it is better at \d+", said)
+
+
+def test_the_verdict_on_a_better_text_at_the_same_time(tmp_path):
+    fast, strong = records_of(FAST), records_of(STRONG)
+    worse = [[dataclasses.replace(record, prediction=" ".join(record.prediction.split()[::-1])) for record in records]
+             for records in (fast, strong)]
+    said = verdict_of(tmp_path, {(500, 0): worse[0], (1000, 0): worse[1]}, {(500, 0): fast, (1000, 0): strong})
+    assert "more than a shift along the curve" in said
+    assert "(significantly better in 2 of 2 cells, worse in 0)" in said
+
+
+def test_the_verdict_without_logs_claims_nothing(tmp_path):
+    one = make_result(tmp_path / "a", cell(BLEU=20.0, LAAL=1000.0), cell(chunk_ms=1000, BLEU=30.0, LAAL=2000.0))
+    two = make_result(tmp_path / "b", cell(BLEU=22.0, LAAL=1000.0), cell(chunk_ms=1000, BLEU=34.0, LAAL=2000.0))
+    (curves,) = compare_paths(one, two)["comparisons"][0]["equal_latency"]
+    assert curves["verdict"] == (
+        "At fixed (k, b) the other differs by +3.00 BLEU on average "
+        "(significantly better in 0 of 2 cells, worse in 0), with 0 ms more LAAL. "
+        "At equal LAAL (1000–2000 ms) the difference has no interval, so none is claimed: +3.00 BLEU on average.")
+
+
+def test_scores_of_comet_beside_a_log_are_compared_as_means(tmp_path):
+    for name, score in (("a", 0.5), ("b", 0.75)):
+        folder = make_result(tmp_path / name, cell(BLEU=1.0, LAAL=1.0, COMET=score))
+        (folder / "rollback_k500_b0").mkdir()
+        write_log(folder / "rollback_k500_b0" / "instances.log", records_of(FAST))
+        (folder / "rollback_k500_b0" / "comet.jsonl").write_text(
+            "".join(json.dumps({"id": str(i), "score": score + i % 2}) + "\n" for i in range(186)))
+    (pair,) = compare_paths(tmp_path / "a", tmp_path / "b", samples=50)["comparisons"]
+    assert pair["cells"][0]["metrics"]["COMET"]["interval"] == [pytest.approx(0.25), pytest.approx(0.25)]
+    (tmp_path / "b" / "rollback_k500_b0" / "comet.jsonl").write_text('{"id": "0", "score": 0.5}\n')
+    with pytest.raises(LogError, match="does not hold a score for each of 186 instances"):
+        compare_paths(tmp_path / "a", tmp_path / "b", samples=50)

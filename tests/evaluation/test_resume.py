@@ -80,7 +80,7 @@ def test_blocks_that_are_done_are_not_decoded_again(rows, tmp_path):
 
 def test_killed_while_it_writes_results_it_ends_with_the_same_bytes(rows, tmp_path, monkeypatch):
     run(rows, tmp_path / "whole")
-    for name in ("write_log", "write_report", "score_records"):
+    for name in ("write_log", "write_report", "emission_record"):
         def die(*_, **__):
             raise Killed
 

@@ -94,6 +94,7 @@ def test_steps_on_paper(rows, tmp_path):
             "token_ids": list(b"guten Tag "),
             "text": "guten Tag",
             "committed_tokens": 7,
+            "committed": "guten T",
             "finished": False,
         },
         {
@@ -103,6 +104,7 @@ def test_steps_on_paper(rows, tmp_path):
             "token_ids": list(b"guten Tag liebe W"),
             "text": "guten Tag liebe W",
             "committed_tokens": 17,
+            "committed": "guten Tag liebe W",
             "finished": True,
         },
     ]

@@ -20,9 +20,10 @@ WORD = DATA / "word.instances.log"
 def test_the_json_has_simulevals_means_sacrebleus_scores_and_their_counts(tmp_path, capsys):
     assert main(["score", str(WORD), "--json", str(tmp_path / "s.json")]) == 0
     scores = json.loads((tmp_path / "s.json").read_text())
-    expected = ORACLE[WORD.name]["simuleval"]["use_ref_len"]["corpus"]
+    expected = {name: value for name, value in ORACLE[WORD.name]["simuleval"]["use_ref_len"]["corpus"].items()
+                if not name.startswith(("RTF", "NumChunks"))}
     assert {name: scores["corpus"][name] for name in expected} == pytest.approx(expected, rel=1e-9)
-    assert scores["corpus"]["YAAL"] == pytest.approx(ORACLE[WORD.name]["omnisteval"]["corpus"]["yaal"])
+    assert scores["corpus"]["YAAL"] == pytest.approx(ORACLE[WORD.name]["omnisteval_shortform"]["corpus"]["yaal"])
     assert scores["corpus"]["BLEU"] == pytest.approx(ORACLE[WORD.name]["sacrebleu"]["BLEU[13a]"]["score"])
     tags = ORACLE[WORD.name]["tags"]
     assert scores["counts"]["instances"] == len(tags)

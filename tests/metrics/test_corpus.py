@@ -10,6 +10,7 @@ import pytest
 from simulsa_plugin.errors import UsageError
 from simulsa_plugin.metrics.corpus import METRICS, score_records
 from simulsa_plugin.metrics.records import EmissionRecord
+from simulsa_plugin.metrics.significance import Bootstrap
 
 PLAIN = EmissionRecord(0, "a b", "a b", (1000.0, 2000.0), (1100.0, 2200.0), 2000.0)
 UNMEASURED = EmissionRecord(1, "a b", "a b", (2000.0, 2000.0), None, 2000.0)
@@ -33,8 +34,56 @@ def test_computation_aware_values_are_never_taken_from_delays():
 def test_yaal_drops_what_was_written_after_the_end_and_says_so():
     scores = score_records([PLAIN, UNMEASURED, EMPTY])
     assert scores.corpus["YAAL"] == 1000.0
-    assert scores.counts["dropped"] == {"YAAL": 1, "YAAL_CA": 0}
+    assert scores.counts["dropped"] == {"YAAL": 1, "YAAL_CA": 0, "YAAL_CA_CU": 0}
     assert scores.counts["skipped"]["YAAL"] == 2
+
+
+def test_computation_aware_values_are_given_over_the_units_of_the_unaware_too():
+    # By its own clock LAAL_CA ends with the first unit, (600) / 1, below LAAL = (500 + 1000 − 500) / 2.
+    slow = EmissionRecord(0, "a b", "a b", (500.0, 1000.0), (1100.0, 1700.0), 1000.0)
+    scores = score_records([slow, UNMEASURED], sentences=True)
+    assert scores.sentences["LAAL"][0] == 500.0
+    assert scores.sentences["LAAL_CA"][0] == 1100.0
+    assert scores.sentences["LAAL_CA_CU"] == [(1100.0 + 1700.0 - 500.0) / 2, None]
+    # YAAL_CA drops the instance, as all of it comes after the end; over YAAL's units there is a value.
+    assert (scores.sentences["YAAL"][0], scores.sentences["YAAL_CA"][0]) == (500.0, None)
+    assert scores.sentences["YAAL_CA_CU"][0] == 1100.0
+
+
+def test_a_policy_that_waits_but_for_a_word_is_called_degenerate():
+    # One of ten words before the end (SWF 10 %), with a YAAL that promises 90 % of them (EFSW).
+    waiting = EmissionRecord(0, "w " * 10, "w " * 9 + "w", (1000.0, *[10000.0] * 9), None, 10000.0)
+    scores = score_records([waiting])
+    assert (scores.corpus["SWF"], scores.corpus["EFSW"], scores.degenerate) == (10.0, 90.0, True)
+    steady = EmissionRecord(0, "w " * 10, "w " * 9 + "w", tuple(1000.0 * i for i in range(1, 11)), None, 10000.0)
+    scores = score_records([steady])
+    assert (scores.corpus["SWF"], scores.corpus["EFSW"], scores.degenerate) == (90.0, 90.0, False)
+
+
+def test_percentiles_are_over_the_instances_that_have_a_value():
+    records = [EmissionRecord(i, "a", "a", (100.0 * i,), None, 5000.0) for i in range(1, 12)]
+    scores = score_records([*records, EMPTY])
+    assert scores.percentiles["StartOffset"] == {"p50": 600.0, "p90": 1000.0}
+    assert scores.percentiles["AL_CA"] == {"p50": None, "p90": None}
+
+
+def test_a_segment_of_a_recording_counts_units_until_the_recording_ends():
+    segment = EmissionRecord(0, "a b", "a b", (1000.0, 3000.0), None, 2000.0, recording_end=9000.0)
+    scores = score_records([segment])
+    assert scores.corpus["YAAL"] == (1000.0 + 3000.0 - 1000.0) / 2
+    assert "|form:long|" in scores.signatures["YAAL"]
+
+
+def test_intervals_hold_the_mean_and_are_missing_where_nothing_was_measured():
+    records = [EmissionRecord(i, "a b c d", "a b c d" if i % 2 else "a b c e", (100.0 * i,) * 4, None, 5000.0)
+               for i in range(1, 40)]
+    scores = score_records(records, bootstrap=Bootstrap(samples=200))
+    for name in ("BLEU", "chrF", "AL", "StartOffset"):
+        found = scores.intervals[name]
+        assert found.low < scores.corpus[name] < found.high
+    assert scores.intervals["SWF"].low == 100.0  # all are written before the end
+    assert scores.intervals["AL_CA"] is None
+    assert scores.as_json()["intervals"]["AL"] == [scores.intervals["AL"].low, scores.intervals["AL"].high]
 
 
 def test_odd_records_are_scored_and_counted():

@@ -7,48 +7,111 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sacrebleu.metrics.bleu import BLEU
+from sacrebleu.metrics.chrf import CHRF
+from sacrebleu.significance import PairedTest
 
 from simulsa_plugin.metrics import significance
+from simulsa_plugin.metrics.quality import make_metrics
+from simulsa_plugin.metrics.significance import Bootstrap
 
 DATA = Path(__file__).parents[1] / "data" / "latency"
 ORACLE = json.loads((DATA / "oracle.json").read_text(encoding="utf-8"))
 SYSTEMS = ("word.instances.log", "word_system2.instances.log")
+BOTH = Bootstrap(samples=1000, trials=1000, seed=12345)
+NAMES = {"BLEU": "BLEU", "chrF": "chrF2"}
 
 
-def statistics_of(name: str) -> np.ndarray:
+def read_texts(name: str) -> tuple[list[str], list[str]]:
     rows = [json.loads(line) for line in (DATA / name).read_text(encoding="utf-8").splitlines()]
-    return significance.bleu_statistics([row["prediction"] for row in rows], [row["reference"] for row in rows], "13a")
+    return [row["prediction"] for row in rows], [row["reference"] for row in rows]
 
 
 @pytest.fixture(scope="module")
-def resampled() -> list[np.ndarray]:
-    statistics = [statistics_of(name) for name in SYSTEMS]
-    blocks = list(significance.resample(len(statistics[0]), 1000, seed=12345))
-    return [np.concatenate([significance.corpus_bleu(weights @ one) for weights in blocks]) for one in statistics]
+def statistics() -> list[significance.Statistics]:
+    metrics = make_metrics("13a")
+    return [significance.Statistics({m.name: (m, m.statistics(*read_texts(name))) for m in metrics}, {}, {})
+            for name in SYSTEMS]
 
 
-@pytest.mark.parametrize("name", SYSTEMS)
-def test_summed_statistics_give_corpus_bleu(name):
-    (score,) = significance.corpus_bleu(statistics_of(name).sum(axis=0, keepdims=True))
-    assert score == pytest.approx(ORACLE["files"][name]["sacrebleu"]["BLEU[13a]"]["score"], rel=1e-9)
+@pytest.fixture(scope="module")
+def resampled(statistics) -> list[dict[str, np.ndarray]]:
+    return [significance.resampled(one, 186, BOTH) for one in statistics]
 
 
-def test_the_resamples_are_sacrebleus(resampled):
-    for bleu, expected in zip(resampled, ORACLE["paired_bootstrap"]["results"]["BLEU"], strict=True):
-        assert bleu.mean() == pytest.approx(expected["mean"], rel=1e-9)
+def bootstrap_of(name: str) -> list[dict]:
+    return ORACLE["significance"]["bs"]["results"][NAMES[name]]
 
 
-def test_the_p_value_is_sacrebleus(resampled):
-    first, second = ORACLE["paired_bootstrap"]["results"]["BLEU"]
-    p_value = significance.paired_p_value(second["score"] - first["score"], resampled[1] - resampled[0])
+@pytest.mark.parametrize("name", NAMES)
+def test_the_resamples_are_sacrebleus(resampled, name):
+    for ours, expected in zip(resampled, bootstrap_of(name), strict=True):
+        assert ours[name].mean() == pytest.approx(expected["mean"], rel=1e-6)  # sacrebleu sums in single precision
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_p_value_of_the_bootstrap_is_sacrebleus(resampled, name):
+    first, second = bootstrap_of(name)
+    differences = resampled[1][name] - resampled[0][name]
+    p_value = significance.sacrebleu_p_value(second["score"] - first["score"], differences)
     assert p_value == pytest.approx(second["p_value"], rel=1e-9)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_the_p_value_of_the_randomisation_is_sacrebleus(statistics, name):
+    expected = ORACLE["significance"]["ar"]["results"][NAMES[name]][1]["p_value"]
+    (metric, first), (_, second) = (one.quality[name] for one in statistics)
+    assert significance.randomisation_p_value(metric, first, second, BOTH) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("test_type", ["bs", "ar"])
+def test_both_p_values_are_sacrebleus_also_between_systems_that_hardly_differ(statistics, test_type, monkeypatch):
+    hypotheses, references = read_texts(SYSTEMS[0])
+    other = [text if i % 3 else read_texts(SYSTEMS[1])[0][i] for i, text in enumerate(hypotheses)]
+    other[7::12] = references[7::12]  # better in some, worse in others
+    monkeypatch.setenv("SACREBLEU_SEED", "7")
+    metrics = {"BLEU": BLEU(), "chrF": CHRF()}
+    _, expected = PairedTest([("a", hypotheses), ("b", other)], metrics, [references], test_type, n_samples=500)()
+    chosen = Bootstrap(samples=500, trials=500, seed=7)
+    for metric, first in (statistics[0].quality[name] for name in NAMES):
+        second = metric.statistics(other, references)
+        if test_type == "ar":
+            ours = significance.randomisation_p_value(metric, first, second, chosen)
+        else:
+            one, two = (significance.resampled(significance.Statistics({"x": (metric, counts)}, {}, {}), 186, chosen)
+                        for counts in (first, second))
+            observed = metric.score(second.sum(axis=0)) - metric.score(first.sum(axis=0))
+            ours = significance.sacrebleu_p_value(observed, two["x"] - one["x"])
+        theirs = expected[NAMES[metric.name]][1].p_value
+        assert 0.002 < theirs < 1, theirs
+        assert ours == pytest.approx(theirs, rel=1e-9)
+
+
+def test_blocks_of_draws_draw_what_one_whole_draw_does(statistics, monkeypatch):
+    metric, first = statistics[0].quality["BLEU"]
+    _, second = statistics[1].quality["BLEU"]
+    close = np.concatenate([second[:30], first[30:]])
+    whole = [significance.randomisation_p_value(metric, first, close, BOTH), *significance.resample(186, 70, 3)]
+    monkeypatch.setattr(significance, "_LARGEST_BLOCK", 1)
+    blocks = list(significance.resample(186, 70, 3))
+    assert [len(block) for block in blocks] == [32, 32, 6]
+    assert np.array_equal(np.concatenate(blocks), whole[1])
+    assert significance.randomisation_p_value(metric, first, close, BOTH) == whole[0]
+
+
 def test_the_interval_is_as_wide_as_sacrebleus(resampled):
-    expected = ORACLE["paired_bootstrap"]["results"]["BLEU"][0]["ci"]  # half of the width
-    found = significance.interval(resampled[0])
+    expected = ORACLE["significance"]["single_bootstrap_word"]["ci"]  # half of the width
+    found = significance.interval(resampled[0]["BLEU"])
     # sacrebleu takes the nearest resamples, we interpolate between them: less than the step between neighbours.
     assert (found.high - found.low) / 2 == pytest.approx(expected, abs=0.05)
+
+
+def test_a_ratio_is_resampled_as_a_ratio_of_sums():
+    terms = (np.array([1.0, 0.0, np.nan]), np.array([2.0, 4.0, np.nan]))
+    weights = np.array([[1.0, 1.0, 1.0], [3.0, 0.0, 0.0], [0.0, 0.0, 3.0]])
+    found = significance.Statistics({}, {}, {"NE": terms}).resampled(weights)["NE"]
+    assert found[:2].tolist() == [1 / 6, 0.5]
+    assert np.isnan(found[2])
 
 
 def test_no_interval_is_claimed_where_too_few_resamples_have_a_value():

@@ -5,7 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulsa_plugin.metrics.stability import erasure, normalized_erasure
+from simulsa_plugin.metrics.corpus import score_records
+from simulsa_plugin.metrics.records import EmissionRecord
+from simulsa_plugin.metrics.stability import erased_units, erasure
 
 texts = st.lists(st.sampled_from(["a", "b", "c"]), max_size=6)
 
@@ -14,18 +16,30 @@ def test_a_changed_word_takes_back_all_that_followed_it():
     assert erasure("the cat sat here".split(), "the dog sat here".split()) == 3
 
 
+def normalized_erasure(*sessions):
+    """NE of a corpus whose utterances showed these words, step by step."""
+    return score_records([
+        EmissionRecord(i, " ".join(steps[-1]), "", tuple(1.0 for _ in steps[-1]), erased=erased_units(steps))
+        for i, steps in enumerate(sessions)]).corpus["NE"]
+
+
 def test_text_that_only_grows_is_never_erased():
-    assert normalized_erasure([[[], ["a"], ["a", "b"], ["a", "b", "c"]]]) == 0.0
+    assert normalized_erasure([[], ["a"], ["a", "b"], ["a", "b", "c"]]) == 0.0
+
+
+def test_deleting_and_writing_again_the_same_counts_as_nothing():
+    # Three words taken back and written again within a step leave the screen as it was.
+    assert erased_units([["a", "b", "c"], ["a", "b", "c"], ["a", "b", "c", "d"]]) == 0
 
 
 def test_a_corpus_counts_units_not_utterances():
     flickering = [["x"], ["a"]]  # 1 unit taken back, 1 final
     steady = [["a", "b"], ["a", "b", "c"]]  # 0 taken back, 3 final
-    assert normalized_erasure([flickering, steady]) == 0.25  # and not (1 + 0) / 2
+    assert normalized_erasure(flickering, steady) == 0.25  # and not (1 + 0) / 2
 
 
 def test_a_corpus_that_ends_empty_has_no_value():
-    assert normalized_erasure([[["a"], []], []]) is None
+    assert normalized_erasure([["a"], []], [[]]) is None
 
 
 @given(texts, texts)

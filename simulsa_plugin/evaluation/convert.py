@@ -1,0 +1,194 @@
+"""The work behind `simulsa-eval convert`: a log, or a cell of a result folder, in the form of another tool."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from simulsa_plugin import storage
+from simulsa_plugin.errors import LogError, UsageError
+from simulsa_plugin.evaluation.cells import LOG
+from simulsa_plugin.evaluation.delays import (
+    COMMITTED,
+    FIRST_STABLE,
+    delays,
+    split_units,
+)
+from simulsa_plugin.evaluation.logs import omnisteval, simuleval, simulstream
+from simulsa_plugin.evaluation.logs.read import Log, ReadOptions, read_references
+from simulsa_plugin.evaluation.logs.simulstream import Event
+from simulsa_plugin.evaluation.steps import STEPS, ShownStep, read_sessions
+from simulsa_plugin.metrics.records import EmissionRecord, fits_unit
+from simulsa_plugin.metrics.stability import common_prefix
+
+SIMULEVAL, OMNISTEVAL, SIMULSTREAM, TEXTS = FORMS = ("simuleval", "omnisteval", "simulstream", "texts")
+
+
+@dataclass(frozen=True)
+class ConvertOptions:
+    """Options of `simulsa-eval convert`; their meanings stand in its help."""
+
+    form: str
+    delays: str = COMMITTED
+    sources: Path | None = None
+    read: ReadOptions = field(default_factory=ReadOptions)
+
+    def __post_init__(self) -> None:
+        if self.sources is not None and self.form != TEXTS:
+            raise UsageError(f"--sources goes with --to {TEXTS}; got --to {self.form}.")
+
+
+def convert(source: Path, out: Path, options: ConvertOptions) -> int:
+    """Write a log, or the log of a cell, in another form.
+
+    Args:
+        source: a log, or a folder of a cell.
+        out: the file; a folder for simulstream.
+        options: which form, and which delays.
+
+    Returns:
+        How many instances were written.
+
+    Raises:
+        LogError: the log cannot be read, or says too little for the form.
+        UsageError: other delays than the log's own are asked for where there are no steps.
+        StorageError: the output cannot be written.
+    """
+    if options.form == SIMULSTREAM:
+        return simulstream.write_log(out, _sessions(source, options), options.read.unit)
+    counted = _Counted(_records(source, options))
+    if options.form == TEXTS:
+        storage.write_jsonl(out, texts(counted, options.sources))
+    else:
+        write = {SIMULEVAL: simuleval.write_log, OMNISTEVAL: omnisteval.write_log}[options.form]
+        write(out, counted)
+    return counted.count
+
+
+def texts(records: Iterator[EmissionRecord] | _Counted, sources: Path | None) -> Iterator[dict[str, str]]:
+    """Rows of mt and ref, and src where there are source texts: what COMET and its relatives read.
+
+    Raises:
+        LogError: a record has no reference, or the sources are not as many as the records.
+    """
+    lines = None if sources is None else list(read_references(sources))
+    number = 0
+    for number, record in enumerate(records, 1):
+        if record.reference is None:
+            raise LogError(f"Instance {number} has no reference. Give --references FILE.")
+        row = {"mt": record.prediction, "ref": record.reference}
+        if lines is not None and number <= len(lines):
+            row = {"src": lines[number - 1]} | row
+        yield row
+    if lines is not None and len(lines) != number:
+        raise LogError(f"{sources} holds {len(lines)} lines for {number} instances; expected one source for each.")
+
+
+def shown_events(steps: Sequence[ShownStep], unit: str, name: str) -> list[Event]:
+    """Events from which simulstream reads one of DELAYS back; the tokens are units.
+
+    Args:
+        steps: of a session.
+        unit: word or char.
+        name: committed: what is committed is written, nothing is deleted. first_stable: the screen, with as little
+            deleted as will do. last_written: all that is not committed is deleted and written again.
+    """
+    final = split_units(steps[-1].shown, unit)
+    events, before, kept_before = [], list[str](), list[str]()
+    written = _written_units(steps, unit) if name == COMMITTED else None
+    for number, step in enumerate(steps):
+        now = final[: written[number]] if written is not None else split_units(step.shown, unit)
+        kept = common_prefix(before, now)
+        if name not in (COMMITTED, FIRST_STABLE):
+            kept = min(kept, common_prefix(kept_before, now))
+        events.append(Event(step.audio_ms / 1000, (step.compute_ms or 0.0) / 1000, before[kept:], now[kept:]))
+        before, kept_before = now, split_units(step.committed, unit)
+    return events
+
+
+def record_events(record: EmissionRecord, unit: str) -> list[Event]:
+    """Events of a record that only says when its units were written: nothing was ever deleted.
+
+    Computation is what the elapsed times grew by beyond the audio; steps that wrote nothing are not in such a record,
+    and their computation counts for the next that did.
+
+    Raises:
+        LogError: there is no delay for each unit, or the computation falls.
+    """
+    units = split_units(record.prediction, unit)
+    if not fits_unit(record, unit) or len(units) != len(record.delays) or len(record.elapsed or units) != len(units):
+        raise LogError(f"Instance {record.index} has {len(record.delays)} delays for {len(units)} units; "
+                       f"simulstream has a time for each.")
+    times = zip(units, record.delays, record.elapsed or record.delays, strict=True)
+    events, computed = [], 0.0
+    for (delay, elapsed), group in itertools.groupby(times, key=lambda one: one[1:]):
+        spent = elapsed - delay - computed
+        if spent < 0:
+            raise LogError(f"Instance {record.index}: its elapsed times say that computation was given back. "
+                           f"They are not on SimulEval's clock.")
+        computed += spent
+        events.append(Event(delay / 1000, spent / 1000, (), [word for word, _, _ in group]))
+    if not events or record.delays[-1] < (record.source_length or 0.0):
+        events.append(Event((record.source_length or 0.0) / 1000, 0.0, (), ()))
+    return events
+
+
+@dataclass
+class _Counted:
+    """Records, counted as they pass."""
+
+    records: Iterator[EmissionRecord]
+    count: int = 0
+
+    def __iter__(self) -> Iterator[EmissionRecord]:
+        for record in self.records:
+            self.count += 1
+            yield record
+
+
+def _records(source: Path, options: ConvertOptions) -> Iterator[EmissionRecord]:
+    """Records of a log or a cell, with the delays that are asked for."""
+    if options.delays == COMMITTED:
+        yield from Log(_log_of(source), options.read).records()
+        return
+    for record, steps in _with_steps(source, options):
+        yield dataclasses.replace(record, delays=tuple(delays(steps, options.read.unit, options.delays)), elapsed=None)
+
+
+def _sessions(source: Path, options: ConvertOptions) -> Iterator[tuple[EmissionRecord, list[Event]]]:
+    if options.delays == COMMITTED and not source.is_dir():
+        for record in Log(source, options.read).records():
+            yield record, record_events(record, options.read.unit)
+        return
+    for record, steps in _with_steps(source, options):
+        yield record, shown_events(steps, options.read.unit, options.delays)
+
+
+def _with_steps(source: Path, options: ConvertOptions) -> Iterator[tuple[EmissionRecord, list[ShownStep]]]:
+    """Records of a cell with their steps."""
+    if not (source / STEPS).is_file():
+        raise UsageError(f"--delays {options.delays} needs {STEPS}; give the folder of a cell of `simulsa-eval run`. "
+                         f"A log alone has {COMMITTED}.")
+    records, sessions = Log(_log_of(source), options.read).records(), read_sessions([source / STEPS])
+    for record, session in itertools.zip_longest(records, sessions):
+        if record is None or session is None:
+            raise LogError(f"{source}: {LOG} and {STEPS} disagree about the instances. Run `simulsa-eval run` again.")
+        _, steps = session
+        units = split_units(steps[-1].shown, options.read.unit)
+        if len(units) != len(record.delays):
+            raise LogError(f"{source}: instance {record.index} has {len(record.delays)} delays for {len(units)} units. "
+                           f"Give the --unit that the cell was scored with.")
+        yield record, steps
+
+
+def _written_units(steps: Sequence[ShownStep], unit: str) -> list[int]:
+    """How many units are committed after each step."""
+    times = delays(steps, unit, COMMITTED)
+    return [sum(time <= step.audio_ms for time in times) for step in steps]
+
+
+def _log_of(source: Path) -> Path:
+    return source / LOG if source.is_dir() else source

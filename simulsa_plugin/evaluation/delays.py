@@ -1,0 +1,136 @@
+"""What was shown step by step, to delays of units: three delays, and three clocks of computation.
+
+- `committed`, the headline: the audio heard at the first step whose committed text holds the unit whole and cannot
+  extend it: a word also needs the space after it, or the end. From then on a reader can rely on it.
+- `first_stable`: the first step from which on every shown text holds the unit, and all before it, as the final text
+  does. From then on a reader sees it, without knowing that it will stay.
+- `last_written`: the last step that wrote the unit; what is taken back and written again the same is written.
+
+first_stable ≤ last_written ≤ committed. Which step it was is all that differs, so that every clock can time each.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+
+from simulsa_plugin.evaluation.steps import ShownStep
+from simulsa_plugin.metrics.records import EmissionRecord
+from simulsa_plugin.metrics.stability import common_prefix, erased_units
+from simulsa_plugin.streaming.session import REPLACEMENT
+
+COMMITTED, FIRST_STABLE, LAST_WRITTEN = DELAYS = ("committed", "first_stable", "last_written")
+CUMULATIVE, PER_STEP, QUEUE = CLOCKS = ("cumulative", "per_step", "queue")
+
+
+def emission_record(
+    steps: Sequence[ShownStep], index: int, reference: str | None, source: str, unit: str
+) -> EmissionRecord:
+    """The record of a finished session: committed delays, and SimulEval's elapsed times where it was measured.
+
+    Args:
+        steps: of the session.
+        index: number of the instance in its log.
+        reference: reference translation.
+        source: name of the audio.
+        unit: word or char.
+    """
+    final = split_units(steps[-1].shown, unit)
+    return EmissionRecord(
+        index,
+        " ".join(final) if unit == "word" else "".join(final),
+        reference,
+        tuple(delays(steps, unit, COMMITTED)),
+        elapsed_times(steps, unit, CUMULATIVE) if is_measured(steps) else None,
+        steps[-1].audio_ms,
+        source,
+        erased_units(split_units(step.shown, unit) for step in steps),
+    )
+
+
+def delays(steps: Sequence[ShownStep], unit: str, name: str) -> list[float]:
+    """One of DELAYS, milliseconds of source heard for each unit of the final text."""
+    return [steps[index].audio_ms for index in unit_steps(steps, unit, name)]
+
+
+def elapsed_times(steps: Sequence[ShownStep], unit: str, clock: str) -> tuple[float, ...]:
+    """When each unit was committed on one of CLOCKS, milliseconds; the steps must be measured.
+
+    - `cumulative`, SimulEval's: the audio heard, and all computation so far, as if none ran while audio came in.
+    - `per_step`, simulstream's: the audio heard, and the computation of that step, as if each step found the machine
+      free.
+    - `queue`: a step starts when its audio has arrived *and* the step before it is done. This is what a user waits.
+    """
+    ends = list(_step_ends(steps, clock))
+    return tuple(ends[index] for index in unit_steps(steps, unit, COMMITTED))
+
+
+def is_measured(steps: Sequence[ShownStep]) -> bool:
+    """Whether computation was measured."""
+    return steps[-1].compute_ms is not None
+
+
+def unit_steps(steps: Sequence[ShownStep], unit: str, name: str) -> list[int]:
+    """The step that one of DELAYS names for each unit of the final text.
+
+    >>> steps = [ShownStep(500, "we", "", False), ShownStep(1000, "we go", "we", False),
+    ...          ShownStep(1500, "we went", "we went", True)]
+    >>> [unit_steps(steps, "word", name) for name in ("first_stable", "last_written", "committed")]
+    [[0, 2], [1, 2], [2, 2]]
+    """
+    final = split_units(steps[-1].shown, unit)
+    shown = [common_prefix(split_units(step.shown, unit), final) for step in steps]
+    if name == FIRST_STABLE:
+        return _reached(_from_then_on(shown), len(final))
+    if name == LAST_WRITTEN:
+        kept = [common_prefix(split_units(step.committed, unit), final) for step in steps]
+        return _reached(_from_then_on(map(min, shown, kept)), len(final))
+    whole = (common_prefix(complete_units(step.committed, unit, step.finished), final) for step in steps)
+    return _reached(itertools.accumulate(whole, max), len(final))
+
+
+def split_units(text: str, unit: str) -> list[str]:
+    """Words by white space, or characters of the stripped text.
+
+    >>> split_units(" guten Tag ", "word"), split_units("你好 ", "char")
+    (['guten', 'Tag'], ['你', '好'])
+    """
+    return text.split() if unit == "word" else list(text.strip())
+
+
+def complete_units(text: str, unit: str, finished: bool) -> list[str]:
+    """The units that no further token can extend.
+
+    >>> complete_units("guten Ta", "word", False), complete_units("guten Ta ", "word", False)
+    (['guten'], ['guten', 'Ta'])
+    >>> complete_units("你\ufffd", "char", False)
+    ['你']
+    """
+    if finished:
+        return split_units(text, unit)
+    if unit == "char":
+        return split_units(text.rstrip(REPLACEMENT), unit)
+    words = text.split()
+    return words if text[-1:].isspace() else words[:-1]
+
+
+def _from_then_on(counts: Iterable[int]) -> list[int]:
+    """Units that are there at each step and at all later ones."""
+    return list(itertools.accumulate(reversed(list(counts)), min))[::-1]
+
+
+def _reached(counts: Iterable[int], total: int) -> list[int]:
+    """The first step at which each of the units is there; the counts never fall."""
+    found: list[int] = []
+    for index, count in enumerate(counts):
+        found += [index] * (min(count, total) - len(found))
+    return found
+
+
+def _step_ends(steps: Sequence[ShownStep], clock: str) -> Iterator[float]:
+    computed = end = 0.0
+    for step in steps:
+        spent = step.compute_ms or 0.0
+        computed += spent
+        end = max(step.audio_ms, end) + spent
+        yield {CUMULATIVE: step.audio_ms + computed, PER_STEP: step.audio_ms + spent, QUEUE: end}[clock]

@@ -1,0 +1,149 @@
+"""JSON rows of untrusted files: read line by line, lines are bounded, every refusal names the file and the line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import orjson
+
+from simulsa_plugin.errors import LogError
+
+LONGEST_LINE = 32 * 2**20  # bytes; a ten-hour talk in characters stays below
+
+
+def read_rows(path: Path, forms: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line number, JSON object) of every line; only blank lines at the end are passed over.
+
+    Args:
+        path: the file.
+        forms: what may be read, for the refusal.
+
+    Raises:
+        LogError: the file cannot be read, or a line is no JSON object, holds NaN or infinity, or is too long.
+    """
+    blank = 0
+    for number, line in enumerate(read_lines(path, "log", forms), 1):
+        if not line.strip():
+            blank = blank or number
+            continue
+        if blank:
+            raise LogError(f"{path}, line {blank}: a blank line; expected one JSON object per line.")
+        yield number, on_line(path, number, _parse_row, line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line,
+                              forms)
+
+
+def read_lines(path: Path, what: str, forms: str) -> Iterator[bytes]:
+    r"""Lines of a file, ended by \n.
+
+    Args:
+        path: the file.
+        what: its name in a refusal.
+        forms: what may be read, for the refusal.
+
+    Raises:
+        LogError: the file cannot be read, or a line is too long.
+    """
+    number = 0
+    try:
+        with path.open("rb") as handle:
+            while line := handle.readline(LONGEST_LINE + 1):
+                number += 1
+                if len(line) > LONGEST_LINE:
+                    raise LogError(f"{path}, line {number}: longer than {LONGEST_LINE} bytes. {forms}")
+                yield line
+    except OSError as error:
+        raise LogError(f"Cannot read the {what} {path}: {reason_of(error)}. {forms}") from error
+
+
+def on_line(path: Path, number: int, parse: Any, *arguments: Any) -> Any:
+    """Call `parse`; its LogError gets the name of the file and the number of the line."""
+    try:
+        return parse(*arguments)
+    except LogError as error:
+        raise LogError(f"{path}, line {number}: {error}") from error
+
+
+def get_times(row: Mapping[str, Any], key: str) -> tuple[float, ...] | None:
+    """Milliseconds under a key; None where the key is absent or null."""
+    times = row.get(key)
+    if times is None:
+        return None
+    if not isinstance(times, list):
+        raise LogError(f"{key} is {in_short(times)}; expected a list of milliseconds.")
+    return tuple(to_number(key, time) for time in times)
+
+
+def get_number(row: Mapping[str, Any], key: str, unit: str = "milliseconds") -> float | None:
+    """A number under a key; None where the key is absent or null."""
+    value = row.get(key)
+    return None if value is None else to_number(key, value, unit)
+
+
+def to_number(key: str, value: object, unit: str = "milliseconds") -> float:
+    """A JSON number as a float."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise LogError(f"{key} holds {in_short(value)}; expected {unit}.")
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise LogError(f"{key} holds a number of {len(str(value))} digits; expected {unit}.") from error
+
+
+def get_text(row: Mapping[str, Any], key: str, default: object = None) -> str:
+    """A text under a key."""
+    text = row.get(key, default)
+    if not isinstance(text, str):
+        raise LogError(f"{key} is {in_short(text)}; expected a text.")
+    return text
+
+
+def get_texts(row: Mapping[str, Any], key: str) -> list[str]:
+    """A list of texts under a key."""
+    texts = row.get(key)
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise LogError(f"{key} is {in_short(texts)}; expected a list of texts.")
+    return texts
+
+
+def get_index(row: Mapping[str, Any], position: int) -> int:
+    """The index of an instance; its position where the row has none."""
+    index = row.get("index", position)
+    if isinstance(index, bool) or not isinstance(index, int):
+        raise LogError(f"index is {in_short(index)}; expected a whole number.")
+    return index
+
+
+def in_short(value: object) -> str:
+    """A value as an error shows it, however long it is."""
+    shown = json.dumps(value, ensure_ascii=False)
+    return shown if len(shown) <= 60 else shown[:57] + "…"
+
+
+def reason_of(error: Exception) -> str:
+    """An exception in words."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+
+
+def _parse_row(line: bytes, forms: str) -> dict[str, Any]:
+    try:
+        row = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        row = _parse_slowly(line, forms)
+    if not isinstance(row, dict):
+        raise LogError(f"a JSON {type(row).__name__}; expected an object. {forms}")
+    return row
+
+
+def _parse_slowly(line: bytes, forms: str) -> Any:
+    """What the fast parser refuses: it may be NaN, which has a message of its own, or a number beyond its range."""
+    try:
+        return json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise LogError(f"no JSON ({reason_of(error)}). {forms}") from error
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise LogError(f"holds {name}; allowed: finite numbers. Find out what wrote it and mend it there.")

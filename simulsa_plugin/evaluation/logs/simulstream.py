@@ -1,0 +1,311 @@
+"""simulstream's JSONL: what was deleted and generated at every step, in the order of the clock.
+
+A line `{"id": …, "metadata": {"wav_name": …}}` names an audio, every other line is a step of it. The delay of a unit
+is that of the last step that wrote or changed it, and its elapsed time has the computation of that step alone.
+Source: simulstream 1.0.0, metrics/readers.py. References and segments come in files of their own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from simulsa_plugin import storage
+from simulsa_plugin.errors import LogError, MissingExtraError, UsageError
+from simulsa_plugin.evaluation.logs.rows import get_texts, in_short, on_line, read_rows, reason_of, to_number
+from simulsa_plugin.metrics.records import EmissionRecord
+from simulsa_plugin.metrics.stability import common_prefix, erasure
+
+KEYS = ("generated_tokens", "deleted_tokens", "metadata")
+FORMS = "A simulstream log has a metadata line for every audio, and lines of generated_tokens and deleted_tokens."
+DETOKENIZERS = ("word", "char", "spm")
+LOG, SEGMENTS, REFERENCES, CONFIG = "simulstream.jsonl", "segments.yaml", "references.txt", "simulstream.yaml"
+
+Detokenize = Callable[[list[str]], str]
+
+
+@dataclass(frozen=True)
+class Event:
+    """One step: seconds of audio heard, seconds of computation, and what it deleted and generated, in tokens."""
+
+    audio_seconds: float
+    compute_seconds: float
+    deleted: Sequence[str]
+    generated: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A part of an audio that has a reference of its own: the audio's name without ending, and seconds."""
+
+    audio: str
+    offset: float
+    duration: float
+
+
+@dataclass
+class Screen:
+    """What an audio's events left on the screen, with the times of its units in milliseconds."""
+
+    tokens: list[str] = field(default_factory=list)
+    units: list[str] = field(default_factory=list)
+    text: str = ""
+    delays: list[float] = field(default_factory=list)
+    elapsed: list[float] = field(default_factory=list)
+    erased: int = 0
+    heard_ms: float = 0.0
+
+    def add(self, event: Event, unit: str, detokenize: Detokenize) -> None:
+        """Apply an event.
+
+        Raises:
+            LogError: what it deletes does not stand at the end.
+        """
+        kept = len(self.tokens) - len(event.deleted)
+        if list(event.deleted) != self.tokens[max(0, kept):] or kept < 0:
+            raise LogError(f"deleted_tokens are {in_short(list(event.deleted))}, which is not how the tokens before "
+                           f"them end.")
+        self.heard_ms = event.audio_seconds * 1000
+        before = self.units
+        if event.deleted:
+            self._show(self.tokens[:kept], unit, detokenize, event)
+        self._show(self.tokens + list(event.generated), unit, detokenize, event)
+        self.erased += erasure(before, self.units)
+
+    def _show(self, tokens: list[str], unit: str, detokenize: Detokenize, event: Event) -> None:
+        """Show other tokens. Units keep their times, but the last word that stays may have been changed."""
+        now, late = event.audio_seconds * 1000, (event.audio_seconds + event.compute_seconds) * 1000
+        text = detokenize(tokens)
+        units = _units(text, unit)
+        kept = min(len(units), len(self.units))
+        if unit == "word" and kept and units[kept - 1] != self.units[kept - 1]:
+            kept -= 1
+        added = len(units) - kept
+        self.delays, self.elapsed = self.delays[:kept] + [now] * added, self.elapsed[:kept] + [late] * added
+        self.tokens, self.text, self.units = tokens, text, units
+
+
+def read_screens(path: Path, unit: str, detokenize: Detokenize) -> dict[str, Screen]:
+    """What every audio ended with, in the order of the log: name without ending → screen.
+
+    Raises:
+        LogError: the log cannot be read, or a line is not what one of simulstream's is.
+    """
+    names: dict[Any, str] = {}
+    screens: dict[str, Screen] = {}
+    for number, row in read_rows(path, FORMS):
+        if "metadata" in row:
+            names[_identity(row)] = on_line(path, number, _audio_name, row)
+        else:
+            on_line(path, number, _add_line, row, names, screens, unit, detokenize)
+    return screens
+
+
+def read_segments(path: Path) -> list[Segment]:
+    """The segments of a YAML file: a list of {wav, offset, duration}, seconds.
+
+    Raises:
+        LogError: the file cannot be read, or an entry lacks one of them.
+    """
+    try:
+        entries = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(reason_of(error).split())
+        raise LogError(f"Cannot read the segments {path}: {reason}. Give a YAML list of wav, offset and duration."
+                       ) from error
+    if not isinstance(entries, list):
+        raise LogError(f"{path} holds no list; expected one of wav, offset and duration, as simulstream reads it.")
+    return [_on_entry(path, number, entry) for number, entry in enumerate(entries, 1)]
+
+
+def to_records(
+    screens: Mapping[str, Screen], segments: Sequence[Segment] | None, references: Sequence[str] | None, unit: str
+) -> Iterator[EmissionRecord]:
+    """One record per segment, or per audio where there are no segments.
+
+    Args:
+        screens: as `read_screens` gives them.
+        segments: None takes every audio as one segment, as long as what was heard of it.
+        references: one per segment, or per audio; None where there are none.
+        unit: word or char.
+
+    Raises:
+        LogError: the numbers do not match, or the log has no such audio.
+        MissingExtraError: an audio of several segments needs the aligner.
+    """
+    segments = segments or [Segment(name, 0.0, screen.heard_ms / 1000) for name, screen in screens.items()]
+    if references is not None and len(references) != len(segments):
+        raise LogError(f"There are {len(references)} references for {len(segments)} segments; expected one for each.")
+    texts: Sequence[str | None] = references if references is not None else [""] * len(segments)
+    by_audio: dict[str, list[int]] = {}
+    for index, segment in enumerate(segments):
+        by_audio.setdefault(segment.audio, []).append(index)
+    missing = [name for name in by_audio if name not in screens]
+    if missing:
+        raise LogError(f"The log has no audio named {missing[0]}; the segments name {len(missing)} that are not in it.")
+    found: dict[int, EmissionRecord] = {}
+    for name, indexes in by_audio.items():
+        found |= _records_of_audio(screens[name], {index: segments[index] for index in indexes}, texts, unit)
+    yield from (found[index] for index in range(len(segments)))
+
+
+def make_detokenizer(name: str) -> Detokenize:
+    """Tokens to text.
+
+    Args:
+        name: word (joined by spaces), char (joined), spm (joined, ▁ is a space), or a folder with the
+            tokenizer.json of a model.
+
+    Raises:
+        UsageError: it is none of these.
+    """
+    if name == "word":
+        return " ".join
+    if name == "char":
+        return "".join
+    if name == "spm":
+        return lambda tokens: "".join(tokens).replace("▁", " ").strip()
+    if not Path(name).is_dir():
+        raise UsageError(f"--detokenizer is {name!r}; allowed: {', '.join(DETOKENIZERS)}, a folder of a tokenizer.")
+    return _load_tokenizer(Path(name))
+
+
+def write_log(folder: Path, sessions: Iterable[tuple[EmissionRecord, Sequence[Event]]], unit: str) -> int:
+    """Write all that simulstream needs to score: the log, its segments, references, and the configuration.
+
+    Args:
+        folder: is made.
+        sessions: records, and the events of each; the tokens are units.
+        unit: word or char.
+
+    Returns:
+        How many were written.
+
+    Raises:
+        LogError: a record has no reference or no length, which simulstream cannot score.
+    """
+    storage.make_folder(folder)
+    count = 0
+    with (storage.replacing(folder / LOG, "w") as log, storage.replacing(folder / SEGMENTS, "w") as segments,
+          storage.replacing(folder / REFERENCES, "w") as references):
+        for count, (record, events) in enumerate(sessions, 1):
+            _check_writable(record, count)
+            name = f"{count - 1:08d}.wav"  # names of audio may repeat, and simulstream tells them apart by it
+            log.write(json.dumps({"id": count, "metadata": {"wav_name": name}}) + "\n")
+            log.writelines(json.dumps(_to_row(count, event), ensure_ascii=False, allow_nan=False) + "\n"
+                           for event in events)
+            segment = {"wav": name, "offset": 0.0, "duration": (record.source_length or 0.0) / 1000}
+            segments.write(f"- {json.dumps(segment)}\n")
+            references.write(" ".join((record.reference or "").splitlines()).strip() + "\n")  # one line, as read back
+    with storage.replacing(folder / CONFIG, "w") as config:
+        config.write(f"detokenizer_type: simuleval\nlatency_unit: {unit}\n")
+    return count
+
+
+def _identity(row: Mapping[str, Any]) -> Any:
+    identity = row.get("id")
+    return identity if isinstance(identity, (int, str)) else in_short(identity)
+
+
+def _audio_name(row: Mapping[str, Any]) -> str:
+    metadata = row["metadata"]
+    name = metadata.get("wav_name") if isinstance(metadata, dict) else None
+    if not isinstance(name, str):
+        raise LogError(f"metadata is {in_short(metadata)}; expected an object with wav_name.")
+    return Path(name).stem
+
+
+def _add_line(
+    row: Mapping[str, Any], names: Mapping[Any, str], screens: dict[str, Screen], unit: str, detokenize: Detokenize
+) -> None:
+    if "id" not in row:
+        return  # simulstream reads such lines over, too
+    if _identity(row) not in names:
+        raise LogError(f"id {in_short(row['id'])} has no metadata line before it.")
+    event = Event(
+        to_number("total_audio_processed", row.get("total_audio_processed"), "seconds"),
+        to_number("computation_time", row.get("computation_time"), "seconds"),
+        get_texts(row, "deleted_tokens"), get_texts(row, "generated_tokens"))
+    screens.setdefault(names[_identity(row)], Screen()).add(event, unit, detokenize)
+
+
+def _on_entry(path: Path, number: int, entry: object) -> Segment:
+    try:
+        if not isinstance(entry, dict) or not isinstance(entry.get("wav"), str):
+            raise LogError(f"{in_short(entry) if isinstance(entry, (dict, str)) else entry}; expected an object with "
+                           f"wav, offset and duration.")
+        return Segment(Path(entry["wav"]).stem, to_number("offset", entry.get("offset"), "seconds"),
+                       to_number("duration", entry.get("duration"), "seconds"))
+    except LogError as error:
+        raise LogError(f"{path}, entry {number}: {error}") from error
+
+
+def _units(text: str, unit: str) -> list[str]:
+    """As simulstream splits: at spaces only; all characters."""
+    return [word for word in text.split(" ") if word] if unit == "word" else list(text)
+
+
+def _records_of_audio(
+    screen: Screen, segments: Mapping[int, Segment], references: Sequence[str | None], unit: str
+) -> dict[int, EmissionRecord]:
+    """Records of one audio by the index of their segment; what was erased is counted on the first."""
+    if len(segments) == 1:
+        texts = [screen.text]
+    else:
+        texts = _align(screen.text, [references[index] or "" for index in segments], unit)
+    records, start, erased = {}, 0, screen.erased
+    for (index, segment), text in zip(segments.items(), texts, strict=True):
+        end = start + len(_units(text, unit))
+        blank = common_prefix(text, " " * len(text)) if unit == "char" else 0  # it has delays, and no unit of ours
+        bare = slice(start + blank, end - (len(text) - len(text.rstrip()) if unit == "char" and text.strip() else 0))
+        shift = segment.offset * 1000
+        records[index] = EmissionRecord(
+            index, text.strip(), references[index],
+            tuple(delay - shift for delay in screen.delays[bare]),
+            tuple(time - shift for time in screen.elapsed[bare]),
+            segment.duration * 1000, segment.audio, erased)
+        start, erased = end, 0
+    return records
+
+
+def _align(text: str, references: Sequence[str], unit: str) -> list[str]:
+    """A long text in as many parts as there are references, by the aligner that simulstream uses."""
+    try:
+        from mweralign import mweralign
+        from mweralign.segmenter import CJSegmenter
+    except ImportError as error:
+        raise MissingExtraError("An audio of several segments is aligned with its references by mweralign. "
+                                "Install it: pip install 'simulsa-plugin[longform]'.") from error
+    if unit == "word":
+        return list(mweralign.align_texts("\n".join(references), text).split("\n"))
+    encode = CJSegmenter().encode
+    parts = mweralign.align_texts("\n".join(" ".join(encode(one)) for one in references), " ".join(encode(text)))
+    return [part.replace(" ", "").replace("▁", " ").replace("\0", "▁") for part in parts.split("\n")]
+
+
+def _load_tokenizer(folder: Path) -> Detokenize:
+    """What `convert_tokens_to_string` of transformers' fast tokenizers does, without loading transformers."""
+    from tokenizers import Tokenizer
+
+    try:
+        decoder = Tokenizer.from_file(str(folder / "tokenizer.json")).decoder
+    except Exception as error:  # the library raises nothing more precise
+        raise UsageError(f"--detokenizer: {folder} holds no tokenizer.json that can be read ({error}).") from error
+    return " ".join if decoder is None else decoder.decode
+
+
+def _check_writable(record: EmissionRecord, number: int) -> None:
+    if record.reference is None:
+        raise LogError(f"Instance {number} has no reference, which simulstream needs. Give --references FILE.")
+    if record.source_length is None:
+        raise LogError(f"Instance {number} has no source_length, which simulstream needs.")
+
+
+def _to_row(identity: int, event: Event) -> dict[str, Any]:
+    return {"id": identity, "total_audio_processed": event.audio_seconds, "computation_time": event.compute_seconds,
+            "generated_tokens": list(event.generated), "deleted_tokens": list(event.deleted)}

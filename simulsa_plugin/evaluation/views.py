@@ -1,0 +1,71 @@
+"""A cell's latency by other delays than the committed ones, and on other clocks than SimulEval's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from simulsa_plugin.evaluation.delays import CLOCKS, DELAYS, delays, elapsed_times, is_measured
+from simulsa_plugin.evaluation.steps import ShownStep
+from simulsa_plugin.metrics.columns import Columns
+from simulsa_plugin.metrics.instance import (
+    CUT_OFF,
+    LATENCY,
+    SAME_UNITS,
+    Measure,
+    computation_aware_latencies,
+    latencies,
+    same_unit_latencies,
+    with_delays,
+    with_elapsed,
+)
+from simulsa_plugin.metrics.records import EmissionRecord
+
+
+class Views:
+    """Means over the sessions of a cell as they come.
+
+    Args:
+        measure: how latency is counted.
+
+    Attributes:
+        truncated_steps: steps cut off by the limit on new tokens.
+    """
+
+    def __init__(self, measure: Measure) -> None:
+        self._measure = measure
+        self._delays = {name: Columns(LATENCY) for name in DELAYS}
+        self._clocks = {name: Columns((*LATENCY, *(metric + SAME_UNITS for metric in CUT_OFF))) for name in CLOCKS}
+        self._computed_ms = self._heard_ms = 0.0
+        self._measured = False
+        self.truncated_steps = 0
+
+    def add(self, record: EmissionRecord, steps: Sequence[ShownStep]) -> None:
+        """Add a session and its record."""
+        for name, columns in self._delays.items():
+            columns.append(latencies(with_delays(record, delays(steps, self._measure.unit, name)), self._measure))
+        self.truncated_steps += sum(step.truncated for step in steps)
+        if not is_measured(steps):
+            return
+        self._measured = True
+        self._computed_ms += sum(step.compute_ms or 0.0 for step in steps)
+        self._heard_ms += steps[-1].audio_ms
+        for name, columns in self._clocks.items():
+            on_clock = with_elapsed(record, elapsed_times(steps, self._measure.unit, name))
+            same = same_unit_latencies(on_clock, self._measure)
+            columns.append(computation_aware_latencies(on_clock, self._measure)
+                           | {metric + SAME_UNITS: value for metric, value in same.items()})
+
+    def as_json(self) -> dict[str, Any]:
+        """`delays` and, where computation was measured, `clocks` and `real_time_factor` of a cell; else null."""
+        return {
+            "delays": {name: _means(columns) for name, columns in self._delays.items()},
+            "clocks": {name: _means(columns) for name, columns in self._clocks.items()} if self._measured else None,
+            "real_time_factor": self._computed_ms / self._heard_ms if self._measured and self._heard_ms else None,
+        }
+
+
+def _means(columns: Columns) -> dict[str, Any]:
+    """Means, and how many instances have none."""
+    return {name: columns.mean(name) for name in columns.names} | {
+        "skipped": {name: columns.skipped(name) for name in columns.names}}

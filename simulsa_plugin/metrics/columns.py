@@ -1,0 +1,76 @@
+"""Values of many instances in columns: a number per instance and metric, whatever the length of the texts."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+PERCENTILES = (50, 90)
+
+
+class Columns:
+    """Metric → one value per instance, NaN where an instance has none."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._columns = {name: array("d") for name in names}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The metrics."""
+        return tuple(self._columns)
+
+    def append(self, values: Mapping[str, float | None]) -> None:
+        """Add an instance: a value, or None, of every metric."""
+        for name, column in self._columns.items():
+            value = values[name]
+            column.append(math.nan if value is None else value)
+
+    def values(self, name: str) -> Array:
+        """Shape (instances,)."""
+        return np.frombuffer(self._columns[name], dtype=np.float64) if self._columns[name] else np.empty(0)
+
+    def present(self, name: str) -> Array:
+        """The values that are there, shape (instances that have one,)."""
+        values = self.values(name)
+        return values[~np.isnan(values)]
+
+    def skipped(self, name: str) -> int:
+        """Instances without a value."""
+        return len(self._columns[name]) - len(self.present(name))
+
+    def mean(self, name: str) -> float | None:
+        """Mean over the values that are there, rounded once; None where none is.
+
+        >>> columns = Columns(["AL"])
+        >>> for value in (1.0, None, 3.0):
+        ...     columns.append({"AL": value})
+        >>> columns.mean("AL"), columns.skipped("AL"), columns.listed("AL")
+        (2.0, 1, [1.0, None, 3.0])
+        """
+        present = self.present(name)
+        return math.fsum(present) / len(present) if len(present) else None
+
+    def percentiles(self, name: str) -> dict[str, float | None]:
+        """The median and the 90th percentile of the values that are there, linear between neighbours."""
+        present = self.present(name)
+        found = np.percentile(present, PERCENTILES).tolist() if len(present) else [None] * len(PERCENTILES)
+        return {f"p{share}": value for share, value in zip(PERCENTILES, found, strict=True)}
+
+    def listed(self, name: str) -> list[float | None]:
+        """A value or None per instance."""
+        return [None if math.isnan(value) else value for value in self._columns[name]]
+
+
+def mean_of(values: Iterable[float | None]) -> float | None:
+    """Mean over the values that are there; None where none is.
+
+    >>> mean_of([1.0, None, 3.0]), mean_of([None])
+    (2.0, None)
+    """
+    present = [value for value in values if value is not None]
+    return math.fsum(present) / len(present) if present else None

@@ -1,0 +1,129 @@
+"""What is measured on one emission record, and how it is counted."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from simulsa_plugin.metrics import degeneracy, latency
+from simulsa_plugin.metrics.records import EmissionRecord, check_unit, count_units, simuleval_reference_length
+
+LATENCY = ("AL", "LAAL", "AP", "DAL", "ATD", "YAAL", "StartOffset", "EndOffset")
+COMPUTATION_AWARE = "_CA"
+SAME_UNITS = "_CA_CU"  # computation-aware, over the units that the unaware value averages
+CUT_OFF = ("AL", "LAAL", "YAAL")  # stop at the end of the source: which units they average depends on the clock
+RATIOS = ("SWF", "EFSW", "NE")  # of sums over the corpus
+PERCENT = ("SWF", "EFSW")
+
+_SIMULEVAL = "1.1.4"
+_OMNISTEVAL = "0.1.10"
+
+Values = dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How latency is counted: in which unit, and against the reference's length or the prediction's."""
+
+    unit: str = "word"
+    use_ref_len: bool = True
+
+    def __post_init__(self) -> None:
+        check_unit(self.unit)
+
+    def target_length(self, record: EmissionRecord, times: Sequence[float], *, stripped: bool = False) -> int:
+        """Y of the formulas; `stripped` drops the white space around the reference first, as OmniSTEval does."""
+        if not self.use_ref_len or record.reference is None:
+            return len(times)
+        reference = record.reference.strip() if stripped else record.reference
+        return simuleval_reference_length(reference, self.unit)
+
+    def signatures(self, *, long_form: bool = False) -> dict[str, str]:
+        """What makes two latencies comparable, in sacrebleu's way of writing it."""
+        fields = f"unit:{self.unit}|len:{'ref' if self.use_ref_len else 'hyp'}|mean:nonempty"
+        form = "long" if long_form else "short"
+        return {"latency": f"{fields}|as:SimulEval-{_SIMULEVAL}",
+                "YAAL": f"{fields}|form:{form}|as:OmniSTEval-{_OMNISTEVAL}",
+                "SWF": f"unit:{self.unit}|sum:units|as:OmniSTEval-{_OMNISTEVAL}",
+                "NE": f"unit:{self.unit}|sum:units|erased:after-common-prefix"}
+
+
+def latencies(record: EmissionRecord, measure: Measure) -> Values:
+    """LATENCY of a record, by its delays; None where a metric has no value.
+
+    >>> latencies(EmissionRecord(0, "a b", "a b", (1000.0, 2000.0), source_length=2000.0), Measure())["LAAL"]
+    1000.0
+    """
+    return _latencies(record, record.delays, measure)
+
+
+def computation_aware_latencies(record: EmissionRecord, measure: Measure) -> Values:
+    """LATENCY of a record by its elapsed times; all None where they were not measured."""
+    return _latencies(record, record.elapsed or (), measure)
+
+
+def same_unit_latencies(record: EmissionRecord, measure: Measure) -> Values:
+    """CUT_OFF by the elapsed times, over the units that the delays select: never below the value by delays.
+
+    >>> record = EmissionRecord(0, "a b", "a b", (500.0, 900.0), (600.0, 1300.0), source_length=1000.0)
+    >>> latencies(record, Measure())["YAAL"], computation_aware_latencies(record, Measure())["YAAL"]
+    (450.0, 600.0)
+    >>> same_unit_latencies(record, Measure())["YAAL"]
+    700.0
+    """
+    delays, elapsed = record.delays, record.elapsed or ()
+    source_length, length = record.source_length, measure.target_length(record, delays)
+    return {
+        "AL": latency.average_lagging(delays, source_length, length, elapsed),
+        "LAAL": latency.length_adaptive_average_lagging(delays, source_length, length, elapsed),
+        "YAAL": latency.yet_another_average_lagging(
+            delays, source_length, measure.target_length(record, delays, stripped=True), elapsed,
+            recording_end=record.recording_end),
+    }
+
+
+def ratio_terms(record: EmissionRecord, measure: Measure, yaal: float | None) -> dict[str, tuple[float, float] | None]:
+    """What a record adds to the numerator and the denominator of RATIOS; None where it says nothing about one.
+
+    Args:
+        record: the record.
+        measure: how units are counted.
+        yaal: of the record, milliseconds.
+    """
+    source_length = record.source_length
+    known = source_length is not None and bool(record.delays)
+    return {
+        "SWF": (degeneracy.simultaneous_units(record.delays, source_length), len(record.delays))
+        if known and source_length is not None else None,
+        "EFSW": (degeneracy.expected_milliseconds(yaal, source_length), source_length)
+        if yaal is not None and source_length is not None else None,
+        "NE": None if record.erased is None else (record.erased, count_units(record.prediction, measure.unit)),
+    }
+
+
+def with_delays(record: EmissionRecord, delays: Sequence[float]) -> EmissionRecord:
+    """The record with other delays, and no elapsed times."""
+    return dataclasses.replace(record, delays=tuple(delays), elapsed=None)
+
+
+def with_elapsed(record: EmissionRecord, elapsed: Sequence[float]) -> EmissionRecord:
+    """The record with elapsed times of another clock."""
+    return dataclasses.replace(record, elapsed=tuple(elapsed))
+
+
+def _latencies(record: EmissionRecord, times: Sequence[float], measure: Measure) -> Values:
+    source_length, length = record.source_length, measure.target_length(record, times)
+    return {
+        "AL": latency.average_lagging(times, source_length, length),
+        "LAAL": latency.length_adaptive_average_lagging(times, source_length, length),
+        "AP": latency.average_proportion(times, source_length, length),
+        "DAL": latency.differentiable_average_lagging(times, source_length),
+        # ATD aligns by the delays in both cases; elapsed times only add the time of computation.
+        "ATD": latency.average_token_delay(record.delays, None if times is record.delays else times),
+        "YAAL": latency.yet_another_average_lagging(
+            times, source_length, measure.target_length(record, times, stripped=True),
+            recording_end=record.recording_end),
+        "StartOffset": latency.start_offset(times),
+        "EndOffset": latency.end_offset(times, source_length),
+    }

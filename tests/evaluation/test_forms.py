@@ -1,0 +1,265 @@
+"""Logs of OmniSTEval and simulstream, and what is written for them. Expected values: by hand, after those tools' code.
+
+Whether the tools themselves agree is what tests/evaluation/test_other_tools.py asks them.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import simulsa_plugin
+from simulsa_plugin.commands.evaluate import main
+from simulsa_plugin.errors import LogError, MissingExtraError
+from simulsa_plugin.evaluation.convert import record_events, shown_events
+from simulsa_plugin.evaluation.delays import DELAYS, delays, emission_record
+from simulsa_plugin.evaluation.logs import simulstream
+from simulsa_plugin.evaluation.logs.read import Log, ReadOptions
+from simulsa_plugin.evaluation.logs.simulstream import Event, Screen, make_detokenizer
+from simulsa_plugin.evaluation.score import ScoreOptions, score_log
+from simulsa_plugin.evaluation.steps import ShownStep
+from simulsa_plugin.metrics.records import EmissionRecord
+
+DATA = Path(__file__).parents[1] / "data" / "latency"
+SEGMENT = {"index": 0, "docid": 0, "segid": 0, "prediction": "a b", "reference": "a c", "source_length": 2000.0,
+           "emission_cu": [500.0, 2500.0], "emission_ca": [600.0, 2700.0], "time_to_recording_end": 9000.0}
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(*rows: dict | str, name: str = "log.jsonl") -> Path:
+        path = tmp_path / name
+        path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows), "utf-8")
+        return path
+    return write
+
+
+def audio(identity, *steps, name="talk.wav"):
+    """Lines of one audio: (seconds heard, seconds computed, deleted, generated)."""
+    rows = [{"id": identity, "metadata": {"wav_name": name}}]
+    return rows + [{"id": identity, "total_audio_processed": heard, "computation_time": computed,
+                    "deleted_tokens": deleted.split(), "generated_tokens": generated.split()}
+                   for heard, computed, deleted, generated in steps]
+
+
+def records(path, **options):
+    return list(Log(path, ReadOptions(**options)).records())
+
+
+def test_a_segment_of_omnisteval_becomes_a_record_of_a_recording(write):
+    log = Log(write(SEGMENT))
+    (record,) = log.records()
+    assert log.form == "OmniSTEval"
+    assert (record.prediction, record.reference, record.delays, record.elapsed) == (
+        "a b", "a c", (500.0, 2500.0), (600.0, 2700.0))
+    assert (record.source_length, record.recording_end, record.source) == (2000.0, 9000.0, "0:0")
+
+
+def test_a_segment_without_words_needs_no_times_and_one_with_words_does(write):
+    empty = {key: value for key, value in SEGMENT.items() if not key.startswith(("emission", "time"))}
+    log = Log(write(empty | {"prediction": ""}, SEGMENT | {"index": 1}))
+    assert [record.delays for record in log.records()] == [(), (500.0, 2500.0)]
+    assert log.form == "OmniSTEval"
+    with pytest.raises(LogError, match="line 2: no emission_cu"):
+        list(Log(write(SEGMENT, empty)).records())
+
+
+def test_units_after_a_segments_end_count_until_the_recording_ends(write):
+    scores = score_log(write(SEGMENT), ScoreOptions()).scores
+    assert scores.corpus["YAAL"] == (500.0 + 2500.0 - 1000.0) / 2
+    assert "form:long" in scores.signatures["YAAL"]
+
+
+def test_an_audio_of_simulstream_becomes_a_record_in_milliseconds(write):
+    path = write(*audio(1, (1.0, 0.25, "", "we saw"), (2.0, 0.5, "saw", "saw him"), (2.5, 0.125, "", "")))
+    (record,) = records(path)
+    assert (record.prediction, record.source, record.source_length) == ("we saw him", "talk", 2500.0)
+    assert record.delays == (1000.0, 2000.0, 2000.0)  # «saw» was deleted and written again
+    assert record.elapsed == (1250.0, 2500.0, 2500.0)  # the computation of the step alone
+    assert record.erased == 0  # on the screen nothing changed
+
+
+def test_a_word_that_grows_is_as_late_as_its_last_part(write):
+    path = write(*audio(1, (1.0, 0.0, "", "▁we ▁sa"), (2.0, 0.0, "", "w ▁him")))
+    (record,) = records(path, detokenizer="spm")
+    assert (record.prediction, record.delays) == ("we saw him", (1000.0, 2000.0, 2000.0))
+
+
+def test_the_clock_of_a_log_stands_in_the_signature(write):
+    path = write(*audio(1, (1.0, 0.25, "", "we")))
+    assert score_log(path, ScoreOptions()).scores.signatures["CA"] == "clock:per_step|as:simulstream-1.0.0"
+    assert "cumulative" in score_log(DATA / "word.instances.log", ScoreOptions()).scores.signatures["CA"]
+
+
+def test_references_and_segments_of_simulstream_come_from_files(write, tmp_path):
+    path = write(*audio(1, (1.0, 0.0, "", "a b"), name="x/one.wav"), *audio(2, (2.0, 0.0, "", "c"), name="two.mp3"))
+    (tmp_path / "refs.txt").write_text("C\nA B\n")
+    (tmp_path / "segments.yaml").write_text("- {wav: two.wav, offset: 0.5, duration: 1.5, speaker_id: x}\n"
+                                            "- {wav: one.wav, offset: 0.0, duration: 3}\n")
+    first, second = records(path, references=tmp_path / "refs.txt", segments=tmp_path / "segments.yaml")
+    assert (first.prediction, first.reference, first.delays, first.source_length) == ("c", "C", (1500.0,), 1500.0)
+    assert (second.prediction, second.reference, second.source_length) == ("a b", "A B", 3000.0)
+
+
+def test_an_audio_of_several_segments_is_aligned_with_its_references(write, tmp_path):
+    pytest.importorskip("mweralign")
+    path = write(*audio(1, (1.0, 0.0, "", "good morning all"), (3.0, 0.5, "", "we begin now")))
+    (tmp_path / "refs.txt").write_text("good morning everyone\nwe begin\n")
+    (tmp_path / "segments.yaml").write_text("- {wav: talk.wav, offset: 0, duration: 1.5}\n"
+                                            "- {wav: talk.wav, offset: 1.5, duration: 2}\n")
+    first, second = records(path, references=tmp_path / "refs.txt", segments=tmp_path / "segments.yaml")
+    assert (first.prediction, second.prediction) == ("good morning all", "we begin now")
+    assert (first.delays, second.delays) == ((1000.0,) * 3, (1500.0,) * 3)
+    assert second.elapsed == (2000.0,) * 3
+
+
+def test_without_the_aligner_the_extra_is_named(write, tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "mweralign", None)
+    path = write(*audio(1, (1.0, 0.0, "", "a b")))
+    (tmp_path / "s.yaml").write_text("- {wav: talk.wav, offset: 0, duration: 1}\n" * 2)
+    with pytest.raises(MissingExtraError, match=r"simulsa-plugin\[longform\]"):
+        records(path, segments=tmp_path / "s.yaml")
+
+
+@pytest.mark.parametrize(("rows", "message"), [
+    ([*audio(1, (1.0, 0.0, "b", "a"))], r"line 2: deleted_tokens are \[\"b\"\], which is not how"),
+    ([*audio(1, (1.0, 0.0, "", "a"))[1:]], "line 1: id 1 has no metadata line"),
+    ([*audio(1)[:1], {"id": 1, "total_audio_processed": "x", "computation_time": 0}], "line 2: .*expected seconds"),
+    ([*audio(1)[:1], {"id": 1, "total_audio_processed": 1, "computation_time": 0, "generated_tokens": "a",
+                      "deleted_tokens": []}], "line 2: generated_tokens is \"a\"; expected a list of texts"),
+    ([{"id": 1, "metadata": "x"}], "line 1: metadata is \"x\""),
+    ([*audio(1)[:1], "{"], "line 2: no JSON"),
+])
+def test_a_bad_line_of_simulstream_is_refused_with_its_number(write, rows, message):
+    with pytest.raises(LogError, match=message):
+        records(write(*rows))
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("a: 1", "holds no list"), ("- {wav: talk.wav, offset: 0}", "entry 1: duration holds null; expected seconds"),
+    ("- [1]", "entry 1: "), ("- {wav: none.wav, offset: 0, duration: 1}", "has no audio named none"),
+    ("- !!python/object/apply:os.system [true]", "Cannot read the segments"), ("- {", "Cannot read the segments"),
+])
+def test_bad_segments_are_one_clear_error(write, tmp_path, text, message):
+    (tmp_path / "s.yaml").write_text(text)
+    with pytest.raises(LogError, match=message) as caught:
+        records(write(*audio(1, (1.0, 0.0, "", "a"))), segments=tmp_path / "s.yaml")
+    assert "\n" not in str(caught.value)
+
+
+def test_segments_belong_to_simulstream(write, tmp_path):
+    with pytest.raises(LogError, match="a log of OmniSTEval, whose lines are its segments"):
+        Log(write(SEGMENT), ReadOptions(segments=tmp_path / "s.yaml"))
+
+
+texts = st.text(alphabet="ab ", max_size=8)
+shown = st.lists(st.tuples(texts, st.integers(0, 8), st.integers(0, 900)), min_size=1, max_size=6)
+
+
+def make_steps(shown) -> list[ShownStep]:
+    steps: list[ShownStep] = []
+    committed = ""
+    for number, (text, more, spent) in enumerate(shown, 1):
+        text = committed + text
+        committed = text if number == len(shown) else text[:max(len(committed), more)]
+        steps.append(ShownStep(500.0 * number, text.strip(), committed, number == len(shown), float(spent)))
+    return steps
+
+
+@given(shown, st.sampled_from(["word", "char"]), st.sampled_from(DELAYS))
+@settings(max_examples=300)
+def test_every_delay_reads_back_from_what_is_written_for_simulstream(shown, unit, name):
+    steps, screen = make_steps(shown), Screen()
+    for event in shown_events(steps, unit, name):
+        screen.add(event, unit, make_detokenizer(unit))
+    assert screen.delays == delays(steps, unit, name)
+    if name == "first_stable":  # the screen as it was
+        assert screen.erased == emission_record(steps, 0, "", "", unit).erased
+
+
+@given(shown)
+def test_elapsed_times_read_back_per_step(shown):
+    steps, screen = make_steps(shown), Screen()
+    record = emission_record(steps, 0, "", "", "word")
+    for event in record_events(record, "word"):
+        screen.add(event, "word", " ".join)
+    assert screen.delays == list(record.delays)
+    spent = [late - now for late, now in zip(screen.elapsed, screen.delays, strict=True)]
+    # What grew between one emission and the next is the computation of the steps between them.
+    assert sum(dict(zip(screen.delays, spent, strict=True)).values()) == pytest.approx(
+        record.elapsed[-1] - record.delays[-1] if record.elapsed else 0.0)
+
+
+def test_a_log_goes_through_every_form_and_keeps_its_scores(tmp_path):
+    source = DATA / "word_system2.instances.log"
+    before = score_log(source, ScoreOptions()).scores
+    for form in ("simuleval", "omnisteval"):
+        assert main(["convert", str(source), "--to", form, "--out", str(tmp_path / form)]) == 0
+        after = score_log(tmp_path / form, ScoreOptions()).scores
+        assert (after.corpus, after.counts) == (before.corpus, before.counts)
+    assert main(["convert", str(source), "--to", "simulstream", "--out", str(tmp_path / "s")]) == 0
+    options = ScoreOptions(references=tmp_path / "s" / "references.txt", segments=tmp_path / "s" / "segments.yaml")
+    after = score_log(tmp_path / "s" / "simulstream.jsonl", options).scores
+    for name in ("BLEU", "chrF", "AL", "LAAL", "AP", "DAL", "ATD", "YAAL"):
+        assert after.corpus[name] == pytest.approx(before.corpus[name], rel=1e-9)
+    assert after.corpus["NE"] == 0.0
+
+
+def test_texts_have_a_source_where_one_is_given(write, tmp_path, capsys):
+    row = {"index": 0, "prediction": "a", "reference": "b", "delays": [1.0], "source_length": 1.0}
+    (tmp_path / "src.txt").write_text("x\ny\n")
+    log = str(write(row, row | {"prediction": ""}))
+    out = tmp_path / "t.jsonl"
+    assert main(["convert", log, "--to", "texts", "--out", str(out), "--sources", str(tmp_path / "src.txt")]) == 0
+    assert [json.loads(line) for line in out.read_text().splitlines()] == [
+        {"src": "x", "mt": "a", "ref": "b"}, {"src": "y", "mt": "", "ref": "b"}]
+    assert main(["convert", log, "--to", "texts", "--out", str(out)]) == 0
+    assert json.loads(out.read_text().splitlines()[0]) == {"mt": "a", "ref": "b"}
+    (tmp_path / "src.txt").write_text("x\n")
+    assert main(["convert", log, "--to", "texts", "--out", str(out), "--sources", str(tmp_path / "src.txt")]) == 1
+    assert "src.txt holds 1 lines for 2 instances" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("words", "code", "message"), [
+    (["--to", "simuleval", "--delays", "first_stable"], 2, "needs steps.jsonl; give the folder of a cell"),
+    (["--to", "simuleval", "--sources", "x"], 2, "--sources goes with --to texts"),
+    (["--to", "nothing"], 2, "invalid choice"),
+])
+def test_what_cannot_be_converted_is_one_line(words, code, message, tmp_path, capsys):
+    assert main(["convert", str(DATA / "word.instances.log"), "--out", str(tmp_path / "x"), *words]) == code
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+    assert not (tmp_path / "x").exists()
+
+
+def test_delays_that_are_not_one_per_unit_cannot_become_events(tmp_path, capsys):
+    assert main(["convert", str(DATA / "word.instances.log"), "--to", "simulstream", "--out", str(tmp_path / "x")]) == 1
+    assert "its elapsed times say that computation was given back" in capsys.readouterr().err
+    with pytest.raises(LogError, match="2 delays for 1 units; simulstream has a time for each"):
+        record_events(EmissionRecord(3, "a", "a", (1.0, 2.0)), "word")
+
+
+def test_an_event_that_deletes_more_than_there_is_is_refused():
+    with pytest.raises(LogError, match="deleted_tokens"):
+        Screen().add(Event(1.0, 0.0, ["a"], []), "word", " ".join)
+
+
+def test_a_folder_that_is_no_tokenizer_is_one_line(tmp_path, write, capsys):
+    path = str(write(*audio(1, (1.0, 0.0, "", "a"))))
+    for name, message in ((str(tmp_path), "holds no tokenizer.json"), ("nothing", "allowed: word, char, spm")):
+        assert main(["score", path, "--detokenizer", name]) == 2
+        assert message in capsys.readouterr().err
+    assert simulstream.make_detokenizer("char")(["a", "b"]) == "ab"
+
+
+def test_a_models_own_tokens_become_its_text():
+    from tokenizers import Tokenizer
+
+    folder = Path(simulsa_plugin.__file__).parent / "demo" / "simulsa-demo"
+    tokens = Tokenizer.from_file(str(folder / "tokenizer.json")).encode("für die alte Brücke").tokens
+    assert simulstream.make_detokenizer(str(folder))(tokens) == "für die alte Brücke"
