@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import multiprocessing
+import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +20,9 @@ from simulsa_plugin.metrics.corpus import LATENCIES, METRICS, SENTENCE_METRICS, 
 from simulsa_plugin.metrics.instance import Measure
 from simulsa_plugin.metrics.significance import Bootstrap
 from simulsa_plugin.tables import align
+
+_WORTH_PROCESSES = 2 * 2**20  # bytes of a log
+_MOST_PROCESSES = 4  # more than that wait for the one that reads
 
 
 @dataclass(frozen=True)
@@ -47,10 +54,15 @@ class ScoredLog:
     warnings: tuple[str, ...]
 
 
-def score_log(path: Path, options: ScoreOptions) -> ScoredLog:
+def score_log(path: Path, options: ScoreOptions, executor: Executor | None = None) -> ScoredLog:
     """Read and score a log as SimulEval (and, for YAAL, OmniSTEval) does, odd lines included.
 
     The log is read once, line by line; of each instance a number per metric stays.
+
+    Args:
+        path: the log.
+        options: how to read and to score it.
+        executor: counts n-grams in other processes.
 
     Raises:
         LogError: the log cannot be scored, or has an odd line and `strict` is set; file and line are named.
@@ -59,7 +71,7 @@ def score_log(path: Path, options: ScoreOptions) -> ScoredLog:
     log = Log(path, options.read)
     odd = Oddities(log, options.unit, strict=options.strict)
     scorer = CorpusScorer(Measure(options.unit, options.use_ref_len), options.tokenizer,
-                          keep=options.bootstrap is not None, sentences=options.sentences)
+                          keep=options.bootstrap is not None, sentences=options.sentences, executor=executor)
     for record in odd.watched():
         scorer.add(record)
     scores = scorer.scores(options.bootstrap)
@@ -72,12 +84,30 @@ def score_log(path: Path, options: ScoreOptions) -> ScoredLog:
 
 def run_score(path: Path, options: ScoreOptions, json_path: Path | None = None) -> int:
     """Score a log, print a table, and write the JSON where asked for. Raises as `score_log`."""
-    scored = score_log(path, options)
+    with other_processes(path) as executor:
+        scored = score_log(path, options, executor)
     print_warnings(scored.warnings)
     if json_path is not None:
         storage.write_json(json_path, scored.scores.as_json())
     print("\n".join(score_table(scored)))
     return 0
+
+
+@contextlib.contextmanager
+def other_processes(path: Path) -> Iterator[Executor | None]:
+    """Processes that count the n-grams of a log while it is read; None where it is short, or there is one core.
+
+    They are spawned: a copy of a process with threads may hang.
+    """
+    cores = len(os.sched_getaffinity(0))
+    if cores < 2 or not path.is_file() or path.stat().st_size < _WORTH_PROCESSES:
+        yield None
+        return
+    executor = ProcessPoolExecutor(min(cores, _MOST_PROCESSES), multiprocessing.get_context("spawn"))
+    try:
+        yield executor
+    finally:
+        executor.shutdown(cancel_futures=True)
 
 
 def print_warnings(warnings: Iterable[str]) -> None:

@@ -5,12 +5,10 @@ Records are added one by one and not kept: what stays is a number per instance a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from simulsa_plugin.metrics.columns import Columns
 from simulsa_plugin.metrics.degeneracy import is_degenerate
@@ -28,14 +26,14 @@ from simulsa_plugin.metrics.instance import (
     ratio_terms,
     same_unit_latencies,
 )
-from simulsa_plugin.metrics.quality import QUALITY, QualityMetric, default_tokenizer, make_metrics
+from simulsa_plugin.metrics.quality import QUALITY, default_tokenizer
 from simulsa_plugin.metrics.records import EmissionRecord, fits_unit, has_unpaired_elapsed, is_empty, is_non_monotone
 from simulsa_plugin.metrics.significance import Bootstrap, Interval, Statistics, intervals
+from simulsa_plugin.metrics.texts import Texts
 
 LATENCIES = (*LATENCY, *(name + COMPUTATION_AWARE for name in LATENCY), *(name + SAME_UNITS for name in CUT_OFF))
 SENTENCE_METRICS = (*QUALITY, *LATENCIES)  # an instance has a value
 METRICS = (*SENTENCE_METRICS, *RATIOS)
-BATCH = 512  # sentences whose texts are kept until their n-grams are counted
 
 
 @dataclass(frozen=True)
@@ -80,6 +78,7 @@ class CorpusScorer:
         tokenizer: sacrebleu's tokenizer for BLEU; None takes the one that goes with the unit.
         keep: keep the n-gram counts of every sentence, which `statistics` needs, and bootstrap intervals.
         sentences: also give the value of each record.
+        executor: counts n-grams in other processes; the scores are the same.
 
     Raises:
         UsageError: unknown tokenizer.
@@ -87,12 +86,19 @@ class CorpusScorer:
     """
 
     def __init__(
-        self, measure: Measure, tokenizer: str | None = None, *, keep: bool = False, sentences: bool = False
+        self,
+        measure: Measure,
+        tokenizer: str | None = None,
+        *,
+        keep: bool = False,
+        sentences: bool = False,
+        executor: Executor | None = None,
     ) -> None:
         self.measure = measure
         self._latencies = Columns(LATENCIES)
         self._terms = Columns(f"{name} {term}" for name in RATIOS for term in _TERMS)
-        self._texts = _Texts(make_metrics(tokenizer or default_tokenizer(measure.unit)), keep, sentences)
+        self._texts = Texts(tokenizer or default_tokenizer(measure.unit), keep=keep, sentences=sentences,
+                            executor=executor)
         self._sentences = sentences
         self._long_form = False
         self._counts = dict.fromkeys(_COUNTED, 0)
@@ -211,74 +217,3 @@ def _suffixed(values: Values, suffix: str) -> Values:
 
 def _scale(name: str) -> float:
     return 100.0 if name in PERCENT else 1.0
-
-
-class _Texts:
-    """BLEU and chrF of sentences that come one by one.
-
-    A sentence whose reference is null is skipped. Where no sentence has a word of reference nothing is measured: a
-    zero would claim a bad translation.
-    """
-
-    def __init__(self, metrics: Sequence[QualityMetric], keep: bool, sentences: bool) -> None:
-        self._metrics = metrics
-        self._keep = keep
-        self._with_sentences = sentences
-        self._waiting: list[tuple[str, str | None]] = []
-        self._sums: dict[str, Any] = dict.fromkeys(QUALITY, 0)
-        self._kept: dict[str, list[NDArray[np.int32]]] = {name: [] for name in QUALITY}
-        self._sentences: dict[str, list[float | None]] = {name: [] for name in QUALITY}
-        self._total = self.measured = 0
-        self._has_reference = False
-
-    def add(self, hypothesis: str, reference: str | None) -> None:
-        self._waiting.append((hypothesis, reference))
-        self._total += 1
-        self.measured += reference is not None
-        self._has_reference = self._has_reference or bool(reference and reference.strip())
-        if len(self._waiting) >= BATCH:
-            self._flush()
-
-    def scores(self) -> dict[str, float | None]:
-        self._flush()
-        return {metric.name: metric.score(self._sums[metric.name]) if self._has_reference else None
-                for metric in self._metrics}
-
-    def signatures(self) -> dict[str, str]:
-        if not self._has_reference:
-            return {}
-        found = {metric.name: metric.signature for metric in self._metrics}
-        if self._with_sentences:
-            found |= {f"{metric.name}_sentence": metric.sentence_signature for metric in self._metrics}
-        return found
-
-    def skipped(self) -> dict[str, int]:
-        return dict.fromkeys(QUALITY, self._total - self.measured if self._has_reference else self._total)
-
-    def listed(self) -> dict[str, list[float | None]]:
-        self._flush()
-        return self._sentences if self._has_reference else {name: [None] * self._total for name in QUALITY}
-
-    def kept(self) -> dict[str, tuple[QualityMetric, NDArray[np.int32]]]:
-        self._flush()
-        return {metric.name: (metric, np.concatenate(self._kept[metric.name]))
-                for metric in self._metrics} if self._has_reference else {}
-
-    def _flush(self) -> None:
-        if not self._waiting:
-            return
-        measured = np.array([reference is not None for _, reference in self._waiting])
-        hypotheses = [hypothesis for hypothesis, _ in self._waiting]
-        references = [reference or "" for _, reference in self._waiting]
-        for metric in self._metrics:
-            # A null reference adds nothing: its row of counts is all zeros.
-            counts = metric.statistics(hypotheses, references) * measured[:, None]
-            self._sums[metric.name] = self._sums[metric.name] + counts.sum(axis=0)
-            if self._keep:
-                self._kept[metric.name].append(counts.astype(np.int32))
-            if self._with_sentences:
-                scores = zip(metric.sentence_scores(counts), measured, strict=True)
-                self._sentences[metric.name] += [score if there else None for score, there in scores]
-        self._waiting.clear()
-
-

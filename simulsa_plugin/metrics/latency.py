@@ -47,7 +47,7 @@ def average_lagging(
         return float(times[0])
     if not source_length or not target_length:
         return None
-    until_end = next((i for i, delay in enumerate(delays, 1) if delay >= source_length), len(delays))
+    until_end = min(_units_before(source_length, delays) + 1, len(delays))
     return _mean_lag(times[:until_end], source_length / target_length)
 
 
@@ -94,7 +94,7 @@ def yet_another_average_lagging(
     if source_length is None or len(times) < len(delays):
         return None
     end = source_length if recording_end is None else recording_end
-    before_end = next((i for i, delay in enumerate(delays) if delay >= end), len(delays))
+    before_end = _units_before(end, delays)
     if not before_end or source_length <= 0:
         return None
     return _mean_lag(times[:before_end], source_length / max(len(delays), target_length))
@@ -162,13 +162,13 @@ def average_token_delay(delays: Sequence[float], elapsed: Sequence[float] | None
     if not delays or (elapsed is not None and len(elapsed) < len(delays)):
         return None
     heard, token_ends = _source_tokens(list(dict.fromkeys(delays)))
-    written = list(itertools.accumulate(_run_lengths(delays), initial=0))
-    chunk_of = [chunk for chunk in range(1, len(written)) for _ in range(written[chunk] - written[chunk - 1])]
-    total = 0.0
-    for token, (chunk, ready) in enumerate(zip(chunk_of, _ready_times(delays, elapsed), strict=True), 1):
-        heard_before, heard_now = (heard[min(i, len(heard) - 1)] for i in (chunk - 1, chunk))
-        aligned = min(token - max(0, written[chunk - 1] - heard_before), heard_now)
-        total += ready - _end_of_token(aligned, heard, token_ends)
+    ready, last, written = _ready_times(delays, elapsed), len(heard) - 1, 0
+    total = sum(ready)
+    for chunk, length in enumerate(_run_lengths(delays), 1):
+        behind, heard_now = max(0, written - heard[min(chunk - 1, last)]), heard[min(chunk, last)]
+        for token in range(written + 1, written + length + 1):
+            total -= _end_of_token(min(token - behind, heard_now), heard, token_ends)
+        written += length
     return total / len(delays)
 
 
@@ -196,7 +196,15 @@ def end_offset(delays: Sequence[float], source_length: float | None) -> float | 
 
 def _mean_lag(delays: Sequence[float], pace: float) -> float:
     """Mean of d_i − (i − 1)·pace."""
-    return sum(delay - i * pace for i, delay in enumerate(delays)) / len(delays)
+    return (sum(delays) - pace * (len(delays) * (len(delays) - 1) / 2)) / len(delays)
+
+
+def _units_before(end: float, delays: Sequence[float]) -> int:
+    """Units written before the first that was not written before `end`."""
+    for count, delay in enumerate(delays):
+        if delay >= end:
+            return count
+    return len(delays)
 
 
 def _run_lengths(delays: Sequence[float]) -> list[int]:

@@ -64,7 +64,8 @@ class QualityMetric:
 
     @property
     def signature(self) -> str:
-        """The signature of the corpus score; there is one once statistics were taken."""
+        """The signature of the corpus score, of one reference per sentence."""
+        self._corpus.num_refs = 1  # where other processes took the statistics, it has seen no reference
         return str(self._corpus.get_signature())
 
     @property

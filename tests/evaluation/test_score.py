@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
+import os
+import tracemalloc
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from simulsa_plugin.commands.evaluate import main
 from simulsa_plugin.errors import LogError
+from simulsa_plugin.evaluation import score as score_module
 from simulsa_plugin.evaluation.score import ScoreOptions, score_log
+from simulsa_plugin.metrics.significance import Bootstrap
 
 DATA = Path(__file__).parents[1] / "data" / "latency"
 ORACLE = json.loads((DATA / "oracle.json").read_text(encoding="utf-8"))["files"]
@@ -132,3 +138,64 @@ def test_a_wrong_unit_is_an_error_before_anything_is_written(tmp_path):
 def test_sentences_without_json_are_printed(capsys):
     assert main(["score", str(DATA / "edge.instances.log").replace("edge", "word_system2"), "--sentences"]) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("186 ")
+
+
+def test_memory_grows_by_numbers_per_line_and_not_by_texts(tmp_path):
+    row = {"prediction": "ja " * 200, "delays": [1.0] * 200, "reference": "ja " * 200, "source_length": 9.0}
+    peaks = {}
+    for count in (520, 1032):
+        path = tmp_path / f"{count}.log"
+        path.write_text("".join(json.dumps({"index": i, **row}) + "\n" for i in range(count)), encoding="utf-8")
+        tracemalloc.start()
+        score_log(path, ScoreOptions())
+        peaks[count] = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    # A line of text and times occupies some 15 kB in memory; a number per metric less than 500 bytes.
+    assert (peaks[1032] - peaks[520]) / 512 < 1000
+
+
+def test_other_processes_count_to_the_same_scores(tmp_path):
+    lines = WORD.read_text(encoding="utf-8") * 4
+    (tmp_path / "x.log").write_text(lines, encoding="utf-8")
+    for references in (None, tmp_path / "refs.txt"):
+        if references:
+            references.write_text("\n".join(["ein Satz"] * 744) + "\n", encoding="utf-8")
+        options = ScoreOptions(references=references, sentences=True, bootstrap=Bootstrap(samples=50))
+        with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as executor:
+            shared = score_log(tmp_path / "x.log", options, executor).scores
+        assert shared == score_log(tmp_path / "x.log", options).scores
+
+
+def test_a_long_log_is_counted_by_other_processes(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(score_module, "_WORTH_PROCESSES", 1000)
+    with score_module.other_processes(WORD) as executor:
+        assert (executor is None) == (len(os.sched_getaffinity(0)) < 2)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
+    with score_module.other_processes(WORD) as executor:
+        assert executor is None
+    with score_module.other_processes(tmp_path) as executor:
+        assert executor is None
+
+
+def test_intervals_are_given_on_demand(tmp_path, capsys):
+    assert main(["score", str(WORD), "--intervals", "--samples", "100", "--json", str(tmp_path / "s.json")]) == 0
+    scores = json.loads((tmp_path / "s.json").read_text())
+    for name in ("BLEU", "chrF", "LAAL", "SWF"):
+        low, high = scores["intervals"][name]
+        assert low < scores["corpus"][name] < high
+    assert "[low, high]" in capsys.readouterr().out
+    assert main(["score", str(WORD), "--json", str(tmp_path / "s.json")]) == 0
+    assert "intervals" not in json.loads((tmp_path / "s.json").read_text())
+
+
+def test_an_average_that_computation_seems_to_lower_is_explained(tmp_path, capsys):
+    # By its own clock LAAL_CA ends with the first unit; LAAL has two.
+    row = {"index": 0, "prediction": "a b", "reference": "a b", "delays": [900.0, 2000.0], "elapsed": [1001.0, 9000.0],
+           "source_length": 1000.0}
+    (tmp_path / "x.log").write_text(json.dumps(row) + "\n")
+    assert main(["score", str(tmp_path / "x.log"), "--json", str(tmp_path / "s.json")]) == 0
+    scores = json.loads((tmp_path / "s.json").read_text())["corpus"]
+    assert scores["LAAL"] == (900.0 + 2000.0 - 500.0) / 2
+    assert scores["LAAL_CA"] == 1001.0 < scores["LAAL"]
+    assert scores["LAAL_CA_CU"] == (1001.0 + 9000.0 - 500.0) / 2
+    assert "LAAL_CA lies below LAAL" in capsys.readouterr().out

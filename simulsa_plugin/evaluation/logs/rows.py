@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -73,6 +74,9 @@ def get_times(row: Mapping[str, Any], key: str) -> tuple[float, ...] | None:
         return None
     if not isinstance(times, list):
         raise LogError(f"{key} is {in_short(times)}; expected a list of milliseconds.")
+    if set(map(type, times)) <= {int, float}:
+        with contextlib.suppress(OverflowError):  # told below, with its key
+            return tuple(map(float, times))
     return tuple(to_number(key, time) for time in times)
 
 

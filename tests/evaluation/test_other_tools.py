@@ -1,0 +1,138 @@
+"""The tools themselves score what we write to our numbers, and what they write is read to theirs.
+
+Each is fetched with pip (`pytest -m 'not other_tools'` leaves these tests out), see tests/other_tools.py.
+"""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from fakes import ClockModel, write_noise
+from other_tools import omnisteval_scores, run_tool, simuleval_scores, simulstream_scores, unpack
+
+from simulsa_plugin.commands.evaluate import main
+from simulsa_plugin.evaluation.run import evaluate
+from simulsa_plugin.evaluation.score import ScoreOptions, score_log
+from simulsa_plugin.evaluation.settings import EvaluationSettings
+from simulsa_plugin.model import Prompt, Sample
+
+pytestmark = [pytest.mark.other_tools,
+              pytest.mark.filterwarnings("ignore")]  # the aligner's binding warns of its own
+REFERENCE = "guten Tag liebe Welt"
+
+
+@pytest.fixture(scope="module")
+def tools(tmp_path_factory):
+    unpacked: dict = {}
+
+    def tool(name):
+        if name not in unpacked:
+            unpacked[name] = unpack(name, tmp_path_factory.mktemp(name))
+        return unpacked[name]
+    return tool
+
+
+@pytest.fixture(scope="module", params=["word", "char"])
+def result(request, tmp_path_factory):
+    """A measured result of a model that changes its mind, and the cell with most of it."""
+    folder = tmp_path_factory.mktemp("result")
+    rows = [Sample(row, Prompt(({"role": "user", "content": "<audio>Translate."},)), REFERENCE[: 4 + 5 * row],
+                   write_noise(folder / f"{row}.wav", seconds, seed=row))
+            for row, seconds in enumerate([2.0, 1.7, 0.9, 1.2])]
+    settings = EvaluationSettings(chunks=(300,), rollbacks=(3,), measure_time=True, unit=request.param)
+    cells = evaluate(ClockModel(regret=True), "toy", rows, settings, folder / "out")
+    return request.param, cells[1], folder / "out" / "rollback_k300_b3"
+
+
+def convert(source, form, out, *words):
+    assert main(["convert", str(source), "--to", form, "--out", str(out), *words]) == 0
+    return out
+
+
+def test_simuleval_scores_our_log_to_our_numbers(tools, result, tmp_path):
+    unit, cell, folder = result
+    theirs = simuleval_scores(tools("simuleval"), folder / "instances.log", tmp_path / "work", unit)
+    for name, value in theirs.items():
+        assert value == pytest.approx(cell[name], abs=6e-4), name
+
+
+@pytest.mark.parametrize("name", ["first_stable", "last_written"])
+def test_simuleval_scores_the_other_delays_to_our_numbers(tools, result, tmp_path, name):
+    unit, cell, folder = result
+    log = convert(folder, "simuleval", tmp_path / "x.log", "--delays", name, "--unit", unit)
+    theirs = simuleval_scores(tools("simuleval"), log, tmp_path / "work", unit)
+    for metric in ("AL", "LAAL", "DAL", "ATD"):
+        assert theirs[metric] == pytest.approx(cell["delays"][name][metric], abs=6e-4), metric
+
+
+def test_omnisteval_scores_our_log_to_our_numbers(tools, result, tmp_path):
+    unit, cell, folder = result
+    log = convert(folder, "omnisteval", tmp_path / "x.jsonl", "--unit", unit)
+    references = "".join(json.loads(line)["reference"] + "\n" for line in log.read_text().splitlines())
+    (tmp_path / "refs.txt").write_text(references, encoding="utf-8")
+    level = ["--char_level", "--bleu_tokenizer", "zh"] if unit == "char" else ["--word_level"]
+    theirs = omnisteval_scores(tools("omnisteval"), tmp_path / "work", "shortform", "--hypothesis_file", str(log),
+                               "--ref_sentences_file", str(tmp_path / "refs.txt"), *level)
+    assert theirs.pop("Likely Degenerate Simultaneous Policy") == ("YES" if cell["degenerate"] else "NO")
+    names = {"BLEU": "BLEU", "chrF": "chrF", "Simultaneous Words Fraction (%)": "SWF",
+             "Expected Simul. Words Fraction (%)": "EFSW"}
+    names |= {f"{name} ({clock})": name + suffix for name in ("YAAL", "AL", "LAAL", "AP", "DAL")
+              for clock, suffix in (("CU", ""), ("CA", "_CA"))}
+    assert set(names) <= set(theirs)
+    for name, ours in names.items():
+        assert theirs[name] == pytest.approx(cell[ours], abs=6e-5), name
+
+
+def test_simulstream_scores_what_was_on_the_screen_to_our_numbers(tools, result, tmp_path):
+    unit, cell, folder = result
+    for name in ("committed", "first_stable", "last_written"):
+        out = convert(folder, "simulstream", tmp_path / name, "--delays", name, "--unit", unit)
+        theirs = simulstream_scores(tools("simulstream"), out, unit)
+        assert theirs["LAAL"] * 1000 == pytest.approx(cell["delays"][name]["LAAL"], rel=1e-9), name
+        assert theirs["RTF"] == pytest.approx(cell["real_time_factor"], rel=1e-9)
+        if name == "committed":
+            assert theirs["LAAL_CA"] * 1000 == pytest.approx(cell["clocks"]["per_step"]["LAAL"], rel=1e-9)
+        if name == "first_stable":
+            assert theirs["NE"] == pytest.approx(cell["NE"], rel=1e-9)
+
+
+def test_simulstreams_alignment_of_a_long_recording_is_ours(tools, tmp_path):
+    pytest.importorskip("mweralign")
+    texts = ["good morning everyone", "today we begin early", "with a short story"]
+    spoken = ["good", "morning all", "today we", "start early with", "a short", "story now"]
+    rows = [{"id": 1, "metadata": {"wav_name": "talk.wav"}}]
+    rows += [{"id": 1, "total_audio_processed": 1.5 * (i + 1), "computation_time": 0.25, "deleted_tokens": [],
+              "generated_tokens": words.split()} for i, words in enumerate(spoken)]
+    (tmp_path / "simulstream.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "references.txt").write_text("\n".join(texts) + "\n")
+    (tmp_path / "segments.yaml").write_text(
+        "".join(f"- {{wav: talk.wav, offset: {3 * i}, duration: 2.5}}\n" for i in range(3)))
+    (tmp_path / "simulstream.yaml").write_text("detokenizer_type: simuleval\nlatency_unit: word\n")
+    theirs = simulstream_scores(tools("simulstream"), tmp_path)
+    options = ScoreOptions(references=tmp_path / "references.txt", segments=tmp_path / "segments.yaml")
+    ours = score_log(tmp_path / "simulstream.jsonl", options).scores.corpus
+    assert ours["LAAL"] == pytest.approx(theirs["LAAL"] * 1000, rel=1e-9)
+    assert ours["LAAL_CA"] == pytest.approx(theirs["LAAL_CA"] * 1000, rel=1e-9)
+
+
+def test_what_omnisteval_resegments_is_read_to_its_numbers(tools, tmp_path):
+    words = "good morning all today we start early with a short story now".split()
+    (tmp_path / "hyp.jsonl").write_text(json.dumps({
+        "source": "talk.wav", "prediction": " ".join(words), "delays": [800.0 * (i + 1) for i in range(len(words))],
+        "elapsed": [800.0 * (i + 1) + 100.0 * i for i in range(len(words))], "source_length": 9000.0}) + "\n")
+    (tmp_path / "refs.txt").write_text("good morning everyone\ntoday we begin early\nwith a short story\n")
+    (tmp_path / "segments.yaml").write_text(
+        "".join(f"- {{wav: talk.wav, offset: {3.0 * i}, duration: 2.5}}\n" for i in range(3)))
+    theirs = omnisteval_scores(
+        tools("omnisteval"), tmp_path / "work", "longform", "--speech_segmentation", str(tmp_path / "segments.yaml"),
+        "--hypothesis_file", str(tmp_path / "hyp.jsonl"), "--ref_sentences_file", str(tmp_path / "refs.txt"),
+        "--word_level")
+    ours = score_log(tmp_path / "work" / "instances.resegmented.jsonl", ScoreOptions()).scores.corpus
+    for name, metric in (("LongYAAL (CU)", "YAAL"), ("LongYAAL (CA)", "YAAL_CA"), ("BLEU", "BLEU"), ("chrF", "chrF")):
+        assert ours[metric] == pytest.approx(theirs[name], abs=6e-5), name
+
+
+def test_a_tool_that_fails_says_why(tools):
+    with pytest.raises(AssertionError, match="required"):
+        run_tool(tools("omnisteval"), "omnisteval.cli", "shortform")
