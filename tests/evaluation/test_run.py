@@ -225,3 +225,40 @@ def test_a_folder_in_use_is_one_line(rows, tmp_path):
 
     with locked(make_folder(tmp_path / "out")), pytest.raises(StorageError, match="is in use by process"):
         run(rows, tmp_path / "out")
+
+
+def test_three_delays_are_in_every_cell_with_the_committed_as_headline(rows, tmp_path):
+    cells = run(rows[:1], tmp_path / "out", ClockModel(regret=True))
+    offline, streaming = cells[0], cell(cells, 500, 3)
+    for row in cells:
+        assert list(row["delays"]) == ["committed", "first_stable", "last_written"]
+        assert {name: row["delays"]["committed"][name] for name in LATENCIES} == {name: row[name] for name in LATENCIES}
+        assert row["clocks"] is None
+        assert row["real_time_factor"] is None
+        assert row["delays"]["committed"]["skipped"]["YAAL"] == row["counts"]["skipped"]["YAAL"]
+    # «guten», «Tag», «liebe» stand from 1000, 1500, 2000 ms on: b = 3 takes the mark back that the clock regrets.
+    first, last = (streaming["delays"][name]["LAAL"] for name in ("first_stable", "last_written"))
+    assert first <= last <= streaming["LAAL"]
+    assert offline["delays"]["first_stable"]["LAAL"] == offline["LAAL"]
+
+
+def test_every_cell_has_intervals_percentiles_and_the_verdict_on_its_policy(rows, tmp_path):
+    for row in run(rows, tmp_path / "out"):
+        low, high = row["intervals"]["LAAL"]
+        assert low <= row["LAAL"] <= high
+        assert row["percentiles"]["LAAL"]["p50"] <= row["percentiles"]["LAAL"]["p90"]
+        assert row["counts"]["skipped"]["LAAL"] == 0
+    assert row["degenerate"] in (True, False, None)
+
+
+def test_measured_time_is_told_on_three_clocks(rows, tmp_path):
+    cells = run(rows[:2], tmp_path / "out", chunks=(500,), rollbacks=(0,), measure_time=True)
+    for row in cells:
+        clocks = {name: clock["LAAL"] for name, clock in row["clocks"].items()}
+        assert clocks["cumulative"] == row["LAAL_CA"]
+        assert clocks["per_step"] <= clocks["queue"] <= row["clocks"]["cumulative"]["LAAL_CA_CU"]
+        assert row["LAAL"] <= row["LAAL_CA_CU"]
+        assert row["real_time_factor"] > 0
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "LAAL_CA_CU" in page
+    assert "LAAL_CA" in (tmp_path / "out" / "scores.tsv").read_text(encoding="utf-8")
