@@ -60,7 +60,7 @@ def comparison_tables(comparison: dict[str, Any]) -> list[str]:
 def _main_table(cells: Iterable[dict[str, Any]]) -> list[str]:
     header = ["cell"]
     for name in MAIN_METRICS:
-        header += [f"{name}{' ms' if unit_of(name) else ''}", "other", "diff"]
+        header += [_with_unit(name), "other", "diff"]
         header += ["[low, high]"] + (["p"] if name in QUALITY else [])
     rows = [header]
     for cell in cells:
@@ -84,7 +84,7 @@ def _other_table(cells: Sequence[dict[str, Any]]) -> list[str]:
              and any(difference(cell, name) is not None for cell in cells)]
     if not names:
         return []
-    rows = [["difference", *(f"{name}{' ms' if unit_of(name) else ''}" for name in names)]]
+    rows = [["difference", *map(_with_unit, names)]]
     rows += [[_cell_name(cell), *(_signed(difference(cell, name)) for name in names)] for cell in cells]
     return ["", *align(rows)]
 
@@ -109,6 +109,10 @@ def _cell_name(cell: dict[str, Any]) -> str:
         if isinstance(cell["parameters"], dict) else str(cell["parameters"])
     name = str(CellKey(cell["policy"], cell["chunk_ms"], cell["rollback"])) + (f" {parameters}" if parameters else "")
     return f"{name} (not in the {cell['missing']})" if cell["missing"] else name
+
+
+def _with_unit(name: str) -> str:
+    return f"{name} {unit_of(name)}".rstrip()
 
 
 def _signed(value: float | None) -> str:
