@@ -83,6 +83,13 @@ def test_an_audio_of_simulstream_becomes_a_record_in_milliseconds(write):
     assert record.erased == 0  # on the screen nothing changed
 
 
+def test_a_log_without_any_computation_was_not_measured(write):
+    path = write(*audio(1, (1.0, 0.0, "", "we"), (2.0, 0.0, "", "go")))
+    scores = score_log(path, ScoreOptions()).scores
+    assert (scores.corpus["LAAL"], scores.corpus["LAAL_CA"]) == (1000.0, None)
+    assert records(path)[0].elapsed is None
+
+
 def test_a_word_that_grows_is_as_late_as_its_last_part(write):
     path = write(*audio(1, (1.0, 0.0, "", "▁we ▁sa"), (2.0, 0.0, "", "w ▁him")))
     (record,) = records(path, detokenizer="spm")

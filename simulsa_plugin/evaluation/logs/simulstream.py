@@ -59,6 +59,7 @@ class Screen:
     elapsed: list[float] = field(default_factory=list)
     erased: int = 0
     heard_ms: float = 0.0
+    computed: float = 0.0
 
     def add(self, event: Event, unit: str, detokenize: Detokenize) -> None:
         """Apply an event.
@@ -71,6 +72,7 @@ class Screen:
             raise LogError(f"deleted_tokens are {in_short(list(event.deleted))}, which is not how the tokens before "
                            f"them end.")
         self.heard_ms = event.audio_seconds * 1000
+        self.computed += abs(event.compute_seconds)
         before = self.units
         if event.deleted:
             self._show(self.tokens[:kept], unit, detokenize, event)
@@ -148,9 +150,11 @@ def to_records(
     missing = [name for name in by_audio if name not in screens]
     if missing:
         raise LogError(f"The log has no audio named {missing[0]}; the segments name {len(missing)} that are not in it.")
+    # The form has no way to leave the computation out: nothing but zeros says that it was not measured.
+    measured = any(screen.computed for screen in screens.values())
     found: dict[int, EmissionRecord] = {}
     for name, indexes in by_audio.items():
-        found |= _records_of_audio(screens[name], {index: segments[index] for index in indexes}, texts, unit)
+        found |= _records_of_audio(screens[name], {index: segments[index] for index in indexes}, texts, unit, measured)
     yield from (found[index] for index in range(len(segments)))
 
 
@@ -251,7 +255,7 @@ def _units(text: str, unit: str) -> list[str]:
 
 
 def _records_of_audio(
-    screen: Screen, segments: Mapping[int, Segment], references: Sequence[str | None], unit: str
+    screen: Screen, segments: Mapping[int, Segment], references: Sequence[str | None], unit: str, measured: bool
 ) -> dict[int, EmissionRecord]:
     """Records of one audio by the index of their segment; what was erased is counted on the first."""
     if len(segments) == 1:
@@ -267,7 +271,7 @@ def _records_of_audio(
         records[index] = EmissionRecord(
             index, text.strip(), references[index],
             tuple(delay - shift for delay in screen.delays[bare]),
-            tuple(time - shift for time in screen.elapsed[bare]),
+            tuple(time - shift for time in screen.elapsed[bare]) if measured else None,
             segment.duration * 1000, segment.audio, erased)
         start, erased = end, 0
     return records
