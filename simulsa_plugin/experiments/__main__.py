@@ -1,147 +1,66 @@
-"""Augment, train and evaluate over seeds; goes on where it stopped.
+"""Augment, train and evaluate over seeds and settings; goes on where it stopped.
 
-`python -m simulsa_plugin.experiments mixing --out results/`: run it from the folder that holds `recipes/` and `data/`.
+`python -m simulsa_plugin.experiments NAME --out DIR`, from the folder that holds `recipes/` and `data/`. NAME is a
+file in recipes/experiments, or a YAML file of one's own. Runs of equal settings are shared between arms and experiments.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
-import subprocess
-import sys
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from simulsa_plugin.commands.console import run_command
-from simulsa_plugin.errors import SimulsaError
-from simulsa_plugin.evaluation.cells import SCORES, read_scores
-from simulsa_plugin.storage import make_folder, write_json
-from simulsa_plugin.tables import align
+from simulsa_plugin.commands.console import Parser, run_command
+from simulsa_plugin.errors import UsageError
 
 PROG = "simulsa_plugin.experiments"
-BIN = Path(sys.executable).parent
-ROLLBACKS = (0, 3, 5, 8, 12)  # beyond the paper's 5: an offline model with a larger rollback is the honest baseline
-VALUES = ("BLEU", "LAAL")
 
 
-@dataclass(frozen=True)
-class Arm:
-    """One side of an experiment: a share of simultaneous samples and the recipe that trains with or without them."""
-
-    name: str
-    ratio: float | None
-    recipe: str
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run an experiment, or go on with it."""
+    return run_command(PROG, lambda: _main(argv))
 
 
-ARMS = (Arm("0 %", None, "recipes/demo_offline.yaml"), Arm("1 %", 0.01, "recipes/demo_simulsa.yaml"))
+def _main(argv: Sequence[str] | None) -> int:
+    parser = Parser(prog=f"python -m {PROG}", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("experiment", metavar="NAME", help="mixing, truncation, acceptance, latency, or a YAML file")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="runs, tables and pictures")
+    parser.add_argument("--data", type=Path, default=Path("data"), metavar="DIR",
+                        help="what `simulsa-augment --out data/` made (default: data)")
+    parser.add_argument("--seeds", type=_integers, default=(1, 2, 3), metavar="N,N…",
+                        help="seed and simulsa_seed together (default: 1,2,3)")
+    parser.add_argument("--train", nargs="*", default=[], metavar="key=value", help="overrides of every training")
+    options = parser.parse_args(argv)
+    from simulsa_plugin.experiments.plan import read_experiment
+    from simulsa_plugin.settings import read_recipe
 
+    experiment = read_experiment(options.experiment, options.seeds, read_recipe(None, options.train))
+    if not (options.data / "dataset_info.json").exists():
+        raise UsageError(f"{options.data} holds no dataset_info.json. Make it: simulsa-augment --out {options.data}")
+    from simulsa_plugin.experiments.runs import do_run
+    from simulsa_plugin.experiments.summary import average, draw, summarise, table
+    from simulsa_plugin.metrics.significance import Bootstrap
+    from simulsa_plugin.storage import make_folder, write_json
 
-def main() -> int:
-    """Run `mixing`: 0 % against 1 % under equal steps."""
-    parser = argparse.ArgumentParser(
-        prog=f"python -m {PROG}", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("experiment", choices=["mixing"])
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--data", type=Path, default=Path("data"), help="what `simulsa-augment --out data/` made")
-    parser.add_argument("--seeds", default="1,2,3", help="seed and simulsa_seed together")
-    options = parser.parse_args()
-    return run_command(
-        PROG, lambda: mixing(options.out, options.data, [int(seed) for seed in options.seeds.split(",")])
-    )
-
-
-def mixing(out: Path, data: Path, seeds: Sequence[int]) -> int:
-    """Every seed and arm, then the table over seeds.
-
-    Raises:
-        SimulsaError: a command failed; it is named, and what it said stands in its log.
-    """
-    make_folder(out)
-    results: dict[str, list[Mapping[str, Any]]] = {}
-    for seed in seeds:
-        for arm in ARMS:
-            folder = out / f"{arm.recipe.split('_')[-1].removesuffix('.yaml')}_seed{seed}"
-            if not (folder / "eval" / SCORES).exists():
-                _run_arm(arm, seed, data, make_folder(folder))
-            results.setdefault(arm.name, []).append(read_scores(folder / "eval"))
-    rows = summarise(results)
-    write_json(out / "mixing.json", rows)
-    print("\n".join(align([list(rows[0]), *([_shown(value) for value in row.values()] for row in rows)])))
+    out = make_folder(options.out)
+    for position in range(len(options.seeds)):  # all arms of a seed before the next seed: what is there can be compared
+        for arm in experiment.arms:
+            do_run(arm.runs[position], options.data, out)
+    arms = [average(arm.name, [do_run(run, options.data, out) for run in arm.runs], arm.policy, Bootstrap())
+            for arm in experiment.arms]
+    summary = summarise(arms) | {"title": experiment.title, "seeds": list(options.seeds)}
+    draw(experiment.title, arms, out / f"{experiment.name}.png")
+    lines = table(summary, len(options.seeds))
+    (out / f"{experiment.name}.txt").write_text("\n".join([experiment.title, "", *lines, ""]), encoding="utf-8")
+    write_json(out / f"{experiment.name}.json", summary)
+    print("\n".join(lines))
+    print(f"Written to {out}: {experiment.name}.json, {experiment.name}.txt, {experiment.name}.png")
     return 0
 
 
-def _run_arm(arm: Arm, seed: int, data: Path, folder: Path) -> None:
-    dataset_dir = data
-    if arm.ratio is not None:
-        dataset_dir = folder / "data"
-        _call(
-            folder,
-            "simulsa-augment",
-            "dataset=demo",
-            f"dataset_dir={data}",
-            f"simulsa_seed={seed}",
-            f"simulsa_ratio={arm.ratio}",
-            "--out",
-            str(dataset_dir),
-        )
-    _call(
-        folder,
-        "llamafactory-cli",
-        "train",
-        arm.recipe,
-        f"dataset_dir={dataset_dir}",
-        f"seed={seed}",
-        f"output_dir={folder / 'model'}",
-    )
-    _call(
-        folder,
-        "simulsa-eval",
-        f"model_name_or_path={folder / 'model'}",
-        f"simulsa_rollbacks={','.join(map(str, ROLLBACKS))}",
-        "--out",
-        str(folder / "eval"),
-    )
-
-
-def _call(folder: Path, command: str, *arguments: str) -> None:
-    """Run one command as typed; its output goes to a log."""
-    print("$", command, *arguments, flush=True)
-    log = folder / f"{command}.log"
-    with log.open("w", encoding="utf-8") as handle:
-        done = subprocess.run([str(BIN / command), *arguments], stdout=handle, stderr=subprocess.STDOUT, check=False)
-    if done.returncode:
-        raise SimulsaError(f"{command} failed with exit code {done.returncode}; see {log}.")
-
-
-def summarise(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
-    """One row per cell: mean and standard deviation (n − 1) over seeds, for every arm.
-
-    Args:
-        results: arm → the scores.json of each seed.
-    """
-    first = next(iter(results.values()))[0]["cells"]
-    rows = []
-    for position, cell in enumerate(first):
-        row: dict[str, Any] = {"chunk_ms": cell["chunk_ms"], "rollback": cell["rollback"]}
-        for arm, runs in results.items():
-            for value in VALUES:
-                row[f"{arm} {value}"] = _mean_and_sd(run["cells"][position][value] for run in runs)
-        rows.append(row)
-    return rows
-
-
-def _mean_and_sd(values: Iterable[float]) -> list[float]:
-    numbers = list(values)
-    return [statistics.fmean(numbers), statistics.stdev(numbers) if len(numbers) > 1 else 0.0]
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, list):
-        return f"{value[0]:.1f} ± {value[1]:.1f}"
-    return "–" if value is None else str(value)
+def _integers(text: str) -> tuple[int, ...]:
+    """Whole numbers between commas."""
+    return tuple(int(part) for part in text.split(","))
 
 
 if __name__ == "__main__":

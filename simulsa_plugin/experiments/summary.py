@@ -1,0 +1,153 @@
+"""What came out: every arm averaged over its seeds, with intervals, and against the first arm at equal latency."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from simulsa_plugin.evaluation.cells import Cell, CellKey
+from simulsa_plugin.evaluation.compare import CompareOptions, load_result
+from simulsa_plugin.evaluation.equal_latency import Axes, compare_curves
+from simulsa_plugin.evaluation.logs.read import ReadOptions
+from simulsa_plugin.evaluation.sampled import Sampled, Side, check_same_references, sample_cells
+from simulsa_plugin.metrics.columns import mean_of
+from simulsa_plugin.metrics.instance import Measure
+from simulsa_plugin.metrics.significance import Bootstrap, interval
+from simulsa_plugin.storage import replacing
+from simulsa_plugin.tables import align
+
+VALUES = ("BLEU", "LAAL", "NE")
+OFFLINE = CellKey("offline")
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ArmResult:
+    """An arm averaged over seeds.
+
+    Attributes:
+        name: of the arm.
+        cells: offline and those of its policy, each value the mean over seeds.
+        sampled: the same on every resample of the utterances, which all seeds share.
+        spread: cell → metric → standard deviation over seeds (n − 1); 0 for a single seed.
+    """
+
+    name: str
+    cells: Mapping[CellKey, Cell]
+    sampled: Side
+    spread: Mapping[CellKey, Mapping[str, float]]
+
+
+def average(name: str, folders: Sequence[Path], policy: str, bootstrap: Bootstrap) -> ArmResult:
+    """Average result folders of several seeds.
+
+    Raises:
+        LogError: a folder is no result, or the folders' utterances differ.
+    """
+    results = [load_result(folder, CompareOptions()) for folder in folders]
+    keys = [key for key in results[0].cells if key.policy in (policy, OFFLINE.policy)]
+    scale = results[0].scale
+    measure, read = Measure(scale.unit, scale.length == "reference"), ReadOptions(unit=scale.unit)
+    sides = [sample_cells({key: result.cells[key] for key in keys}, measure, scale.tokenizer, read, bootstrap)
+             for result in results]
+    for side in sides[1:]:
+        check_same_references(sides[0], side)
+    cells = {key: _average_cell([result.cells[key] for result in results]) for key in keys}
+    spread = {key: {value: _spread([result.cells[key].values.get(value) for result in results]) for value in VALUES}
+              for key in keys}
+    return ArmResult(name, cells, {key: _average_sampled([side[key] for side in sides]) for key in keys}, spread)
+
+
+def summarise(arms: Sequence[ArmResult]) -> Json:
+    """Every cell of every arm, and every arm against the first at equal LAAL."""
+    baseline = arms[0]
+    return {
+        "cells": [_row(arm, key) for arm in arms for key in arm.cells],
+        "against": baseline.name,
+        "equal_latency": [{"arm": arm.name} | _against(baseline, arm) for arm in arms[1:]],
+    }
+
+
+def table(summary: Json, seeds: int) -> list[str]:
+    """The summary as aligned lines."""
+    rows = [["arm", "cell", "BLEU", "[low, high]", "± seeds", "LAAL ms", "± seeds", "NE"]]
+    for row in summary["cells"]:
+        rows.append([row["arm"], row["cell"], f"{row['BLEU']:.1f}", _bounds(row["BLEU_interval"], 1),
+                     f"{row['BLEU_spread']:.1f}", "–" if row["LAAL"] is None else f"{row['LAAL']:.0f}",
+                     f"{row['LAAL_spread']:.0f}", "–" if row["NE"] is None else f"{row['NE']:.2f}"])
+    compared = [[f"against {summary['against']}", "BLEU at equal LAAL, on average", "[low, high]", "over LAAL ms"]]
+    for entry in summary["equal_latency"]:
+        shared = entry["range"]
+        compared.append([entry["arm"], "–" if shared is None else f"{entry['mean_difference']:+.2f}",
+                         _bounds(entry["interval"], 2),
+                         "no common range" if shared is None else f"{shared[0]:.0f}–{shared[1]:.0f}"])
+    return [*align(rows), "", *align(compared), "",
+            f"Means over {seeds} seed{'s' if seeds > 1 else ''}; [low, high]: 95 % over utterances; "
+            f"±: standard deviation over seeds."]
+
+
+def draw(title: str, arms: Sequence[ArmResult], path: Path) -> None:
+    """BLEU over LAAL with 95 % intervals, a line for every arm and chunk."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2, 4.8), layout="constrained")
+    axes = figure.subplots()
+    for number, arm in enumerate(arms):
+        streaming = {key: cell for key, cell in arm.cells.items() if key != OFFLINE}
+        for index, chunk in enumerate(dict.fromkeys(key.chunk_ms for key in streaming)):
+            points = sorted((cell.values["LAAL"] or 0.0, cell.values["BLEU"] or 0.0, key)
+                            for key, cell in streaming.items() if key.chunk_ms == chunk)
+            bounds = [interval(arm.sampled[key].values["BLEU"]) for _, _, key in points]
+            errors = [[max(0.0, bleu - found.low) if found else 0.0 for (_, bleu, _), found
+                       in zip(points, bounds, strict=True)],
+                      [max(0.0, found.high - bleu) if found else 0.0 for (_, bleu, _), found
+                       in zip(points, bounds, strict=True)]]
+            axes.errorbar([point[0] for point in points], [point[1] for point in points], yerr=errors, capsize=2,
+                          color=f"C{number}", linestyle=("-", "--", ":", "-.")[index % 4], marker="o", markersize=3,
+                          label=f"{arm.name}, k = {chunk:g}")
+    axes.set_title(title)
+    axes.set_xlabel("LAAL (ms)")
+    axes.set_ylabel("BLEU, 95 % over utterances")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=7)
+    with replacing(path) as handle:
+        figure.savefig(handle, format="png", dpi=100)
+
+
+def _row(arm: ArmResult, key: CellKey) -> Json:
+    values, spread = arm.cells[key].values, arm.spread[key]
+    found = interval(arm.sampled[key].values["BLEU"])
+    return {"arm": arm.name, "cell": str(key), **key.as_json(), **{name: values.get(name) for name in VALUES},
+            **{f"{name}_spread": spread[name] for name in VALUES},
+            "BLEU_interval": None if found is None else [found.low, found.high]}
+
+
+def _against(baseline: ArmResult, arm: ArmResult) -> Json:
+    """Quality at equal latency; policies may differ, so all streaming cells of each make its curve."""
+    return compare_curves(None, (baseline.cells, arm.cells), (baseline.sampled, arm.sampled), Axes())
+
+
+def _average_cell(cells: Sequence[Cell]) -> Cell:
+    names = [name for name in cells[0].values if all(name in cell.values for cell in cells)]
+    values = {name: mean_of([cell.values[name] for cell in cells]) for name in names}
+    return Cell(cells[0].key, values, cells[0].instances, None)
+
+
+def _average_sampled(several: Sequence[Sampled]) -> Sampled:
+    values = {name: np.mean([one.values[name] for one in several], axis=0) for name in several[0].values}
+    return Sampled(several[0].path, several[0].statistics, values, several[0].references)
+
+
+def _spread(values: Sequence[float | None]) -> float:
+    numbers = [value for value in values if value is not None]
+    return statistics.stdev(numbers) if len(numbers) > 1 else 0.0
+
+
+def _bounds(found: Sequence[float] | None, digits: int) -> str:
+    return "–" if found is None else f"[{found[0]:.{digits}f}, {found[1]:.{digits}f}]"
