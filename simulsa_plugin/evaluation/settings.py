@@ -35,6 +35,28 @@ class CometSettings(Settings):
 
 
 @dataclass(frozen=True)
+class HookSettings(Settings):
+    """The keys of simultaneous decoding during training; what is not named here is as in `EvaluationSettings`.
+
+    Attributes:
+        eval_dataset: a test set in dataset_info.json; none, no decoding.
+        eval_chunks: milliseconds.
+        eval_rollbacks: tokens.
+        eval_policies: as `policies`.
+        eval_samples: utterances, the first of the set; fewer than an evaluation of its own takes.
+    """
+
+    eval_dataset: str | None = None
+    eval_chunks: tuple[int, ...] = (500, 1000)
+    eval_rollbacks: tuple[int, ...] = (0, 3)
+    eval_policies: tuple[str, ...] = ("rollback",)
+    eval_samples: int | None = 100
+
+    def __post_init__(self) -> None:
+        check_range("simulsa_eval_samples", self.eval_samples, minimum=1)
+
+
+@dataclass(frozen=True)
 class EvaluationSettings(Settings):
     """Which cells to decode, and how to count; chunks in milliseconds, rollbacks and `hold_n` in tokens.
 

@@ -1,7 +1,7 @@
 """Augment, train and evaluate over seeds and settings; goes on where it stopped.
 
 `python -m simulsa_plugin.experiments NAME --out DIR`, from the folder that holds `recipes/` and `data/`. NAME is a
-file in recipes/experiments, or a YAML file of one's own. Runs of equal settings are shared between arms and experiments.
+file in recipes/experiments, or a YAML file of one's own. Runs of equal settings are shared by arms and experiments.
 """
 
 from __future__ import annotations

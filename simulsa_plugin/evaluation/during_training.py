@@ -1,0 +1,217 @@
+"""Simultaneous decoding beside a training: which cells, what is reported of them, and the history of a run."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from simulsa_plugin.audio import read_mono
+from simulsa_plugin.errors import AudioError, DatasetError
+from simulsa_plugin.evaluation.cells import folder_name
+from simulsa_plugin.evaluation.decoding import cell_folder
+from simulsa_plugin.evaluation.delays import emission_record
+from simulsa_plugin.evaluation.settings import EvaluationSettings
+from simulsa_plugin.evaluation.steps import ShownStep, shown_steps
+from simulsa_plugin.metrics.corpus import CorpusScorer
+from simulsa_plugin.metrics.instance import Measure
+from simulsa_plugin.model import AudioLanguageModel, Sample, UnusableRow
+from simulsa_plugin.storage import read_jsonl, replacing, write_jsonl
+from simulsa_plugin.streaming.engine import Cell, Limits, Source, decode
+from simulsa_plugin.streaming.session import SAMPLES_PER_MS, SHORTEST_MS
+
+HISTORY, PICTURE = "simulsa_eval.jsonl", "simulsa_eval.png"
+PREFIX = "eval_simul_"
+LOGGED = ("BLEU", "LAAL", "NE")  # reach the log of a training; the history has all
+BLOCK = 64  # utterances whose audio is in memory at once
+
+Sessions = dict[int, list[list[ShownStep]]]  # row → the steps of every cell
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is decoded at every evaluation.
+
+    Attributes:
+        dataset: its name.
+        samples: the utterances that can be decoded, in order.
+        skipped: rows that cannot, by reason.
+        cells: settings; offline is the first.
+        settings: units, tokenizer and limits.
+    """
+
+    dataset: str
+    samples: tuple[Sample, ...]
+    skipped: Mapping[str, int]
+    cells: tuple[Cell, ...]
+    settings: EvaluationSettings
+
+    @property
+    def names(self) -> list[str]:
+        """Names of all metrics that reach the log."""
+        return [metric_name(cell, metric) for cell in self.cells for metric in LOGGED]
+
+    def cost(self, seconds: float) -> str:
+        """What an evaluation costs, in words; `seconds` of audio."""
+        steps = sum(1000 * seconds / cell.chunk_ms if cell.chunk_ms else len(self.samples) for cell in self.cells)
+        return (f"every evaluation also decodes {len(self.samples)} utterances of {self.dataset} ({seconds:.0f} s of "
+                f"audio) in {len(self.cells)} cells, about {steps:.0f} steps; names of its metrics: {self.names[0]} …")
+
+
+def make_plan(
+    dataset: str, rows: Iterable[Sample | UnusableRow], cells: Sequence[Cell], settings: EvaluationSettings
+) -> tuple[Plan, float]:
+    """The plan, and the seconds of audio that it takes.
+
+    Raises:
+        DatasetError: no row can be decoded.
+    """
+    samples: list[Sample] = []
+    skipped: dict[str, int] = {}
+    seconds = 0.0
+    for row in rows:
+        length = _samples_of(row)
+        if isinstance(length, str):
+            skipped[length] = skipped.get(length, 0) + 1
+        elif isinstance(row, Sample):
+            samples.append(row)
+            seconds += length / (1000 * SAMPLES_PER_MS)
+    if not samples:
+        raise DatasetError(f"No utterance of simulsa_eval_dataset {dataset} can be decoded; reasons: {skipped}.")
+    return Plan(dataset, tuple(samples), skipped, tuple(cells), settings), seconds
+
+
+def decode_share(model: AudioLanguageModel, plan: Plan, number: int, count: int, progress: Any) -> Sessions:
+    """Decode every `count`-th utterance, from the `number`-th on (counted from 0).
+
+    Args:
+        model: what decodes.
+        plan: what.
+        number: of this process.
+        count: of all processes.
+        progress: has `update()`, called once for every session.
+
+    Raises:
+        ModelError: a batch does not fit into memory, or the template refuses a prompt.
+        AudioError: an audio file has gone since the start.
+    """
+    mine = list(range(number, len(plan.samples), count))
+    limits = Limits(plan.settings.max_new_tokens, plan.settings.eval_batch_size, plan.settings.eval_memory_gb * 1e9)
+    found: Sessions = {}
+    for start in range(0, len(mine), BLOCK):
+        rows = mine[start : start + BLOCK]
+        sources = [Source(plan.samples[row].prompt, read_mono(plan.samples[row].audio)) for row in rows]
+        decoded = decode(model, sources, plan.cells, limits, on_finished=lambda _: progress.update())
+        for index, row in enumerate(rows):
+            found[row] = [shown_steps(of_cell[index].steps, model.decode) for of_cell in decoded]
+    return found
+
+
+def score_cells(plan: Plan, sessions: Sessions) -> list[Row]:
+    """A row for every cell: its keys, all corpus scores, and counts; `sessions` are those of all utterances."""
+    unit = plan.settings.latency_unit
+    rows = []
+    for position, cell in enumerate(plan.cells):
+        scorer = CorpusScorer(Measure(unit), plan.settings.bleu_tokenizer)
+        truncated = 0
+        for row, sample in enumerate(plan.samples):
+            steps = sessions[row][position]
+            scorer.add(emission_record(steps, row, sample.reference, sample.audio, unit))
+            truncated += sum(step.truncated for step in steps)
+        scores = scorer.scores()
+        rows.append({
+            "policy": cell.policy.name, "chunk_ms": cell.chunk_ms, **cell.policy.cell(), **scores.corpus,
+            "instances": len(plan.samples), "empty": scores.counts["empty"], "skipped": sum(plan.skipped.values()),
+            "truncated_steps": truncated,
+        })
+    return rows
+
+
+def logged_metrics(plan: Plan, rows: Sequence[Row]) -> dict[str, float]:
+    """Metric name → value, for the log; what has no value is left out."""
+    return {metric_name(cell, metric): row[metric] for cell, row in zip(plan.cells, rows, strict=True)
+            for metric in LOGGED if row[metric] is not None}
+
+
+def metric_name(cell: Cell, metric: str) -> str:
+    """A metric's name in the log: that of the cell's folder, without the word rollback.
+
+    >>> from simulsa_plugin.streaming.policies import Offline
+    >>> metric_name(Cell(Offline(), None), "BLEU")
+    'eval_simul_offline_bleu'
+    """
+    return f"{PREFIX}{cell_folder(cell).removeprefix('rollback_')}_{metric.lower()}"
+
+
+class History:
+    """`simulsa_eval.jsonl` and its picture in the folder of a training.
+
+    Args:
+        folder: output_dir.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path, self._picture = folder / HISTORY, folder / PICTURE
+
+    def forget_after(self, step: int) -> None:
+        """Drop what a training that goes on from an earlier checkpoint will do again."""
+        rows = self._rows()
+        kept = [row for row in rows if row["step"] <= step] if step else []
+        if len(kept) < len(rows):
+            write_jsonl(self._path, kept)
+
+    def add(self, step: int, epoch: float | None, seconds: float, rows: Iterable[Row]) -> None:
+        """Add an evaluation, in the place of one at the same step, and draw the picture anew."""
+        where = {"step": step, "epoch": epoch, "seconds": seconds}
+        kept = [row for row in self._rows() if row["step"] != step]
+        written = [*kept, *(where | row for row in rows)]
+        write_jsonl(self._path, written)
+        with replacing(self._picture) as handle:
+            _draw(written, handle)
+
+    def _rows(self) -> list[Row]:
+        return list(read_jsonl(self._path)) if self._path.exists() else []
+
+
+def _samples_of(row: Sample | UnusableRow) -> int | str:
+    """Samples of a row's audio, or why it cannot be decoded."""
+    if isinstance(row, UnusableRow):
+        return row.reason
+    try:
+        length = len(read_mono(row.audio))
+    except AudioError as error:
+        return f"audio_{error.reason}"
+    return length if length >= SHORTEST_MS * SAMPLES_PER_MS else "too_short"
+
+
+def _draw(rows: Sequence[Row], handle: Any) -> None:
+    """BLEU and LAAL over training steps, a line for every cell."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.0, 4.0), layout="constrained")
+    panels = figure.subplots(1, 2)
+    for name, of_cell in _by_cell(rows):
+        for axes, metric in zip(panels, ("BLEU", "LAAL"), strict=True):
+            points = [(row["step"], row[metric]) for row in of_cell if row[metric] is not None]
+            if points:
+                axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=name)
+    for axes, metric in zip(panels, ("BLEU", "LAAL (ms)"), strict=True):
+        axes.set_xlabel("training step")
+        axes.set_ylabel(metric)
+        axes.grid(alpha=0.3)
+    panels[0].legend(fontsize=7)
+    figure.savefig(handle, format="png", dpi=100)
+
+
+def _by_cell(rows: Sequence[Row]) -> Iterator[tuple[str, list[Row]]]:
+    def name(row: Row) -> str:
+        return folder_name(row["policy"], row["chunk_ms"], row["rollback"], row["parameters"])
+
+    order = list(dict.fromkeys(map(name, rows)))
+    for key, group in itertools.groupby(sorted(rows, key=lambda row: order.index(name(row))), key=name):
+        yield key, sorted(group, key=lambda row: row["step"])
+
+

@@ -1,0 +1,226 @@
+"""Simultaneous decoding at every evaluation of a training: `eval_simul_k500_b0_bleu` among its metrics.
+
+`run_sft` is wrapped for what a trainer does not know (the dataset, the template), the trainer's class for what only it
+knows. Metrics are added before the trainer logs an evaluation, so that they go wherever its own go: TensorBoard, W&B,
+SwanLab, trainer_state.json, all_results.json, `metric_for_best_model` and early stopping.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from simulsa_plugin.errors import UsageError
+from simulsa_plugin.evaluation.during_training import (
+    PREFIX,
+    History,
+    Plan,
+    decode_share,
+    logged_metrics,
+    make_plan,
+    score_cells,
+)
+from simulsa_plugin.evaluation.run import plan_cells
+from simulsa_plugin.evaluation.settings import EvaluationSettings, HookSettings
+from simulsa_plugin.model import Sample, UnusableRow
+from simulsa_plugin.settings import PREFIX as PREFIX_OF_KEYS
+from simulsa_plugin.settings import read_recipe
+from simulsa_plugin.toolkit.arguments import InferenceArguments, one_line
+from simulsa_plugin.toolkit.notices import notify
+from simulsa_plugin.toolkit.ranks import gather, rank_and_count, whole_weights
+from simulsa_plugin.toolkit.undisturbed import as_loud_as_before, undisturbed
+
+_RUNTIME = "_runtime"  # ends the key of every evaluation's duration
+_current: list[Evaluator] = []  # of the training that is being set up in this process
+
+
+class Evaluator:
+    """Decodes the plan with the model of a training, shared out over its processes.
+
+    Args:
+        plan: what.
+        renderer: tokenizer, processor and template of its own, so that the training's stay as they are.
+        history: where all of it is written.
+    """
+
+    def __init__(self, plan: Plan, renderer: Any, history: History) -> None:
+        self.plan, self._renderer, self._history = plan, renderer, history
+        self._done: dict[int, dict[str, float]] = {}
+
+    def begin(self, step: int) -> None:
+        """A training starts, or goes on, after `step`."""
+        if rank_and_count()[0] == 0:
+            self._history.forget_after(step)
+
+    def end(self) -> None:
+        """A training has ended: its best weights may have been loaded, so that the same step is another model."""
+        self._done.clear()
+
+    def metrics(self, trainer: Any) -> dict[str, float]:
+        """The metrics of a step; several evaluation sets at one step decode once. A failure gives none."""
+        step = trainer.state.global_step
+        if step not in self._done:
+            self._done[step] = self._evaluate(trainer, step)
+        return self._done[step]
+
+    def _evaluate(self, trainer: Any, step: int) -> dict[str, float]:
+        start = time.perf_counter()
+        rank, _ = rank_and_count()
+        shares = gather(self._decode(trainer))
+        failed = [share for share in shares if isinstance(share, str)]
+        if failed:
+            if rank == 0:
+                notify(f"simultaneous decoding at step {step} FAILED, the training goes on without it: {failed[0]}")
+            return _none_for_best(self.plan, trainer.args)
+        rows = score_cells(self.plan, {row: steps for share in shares for row, steps in share.items()})
+        if rank == 0:
+            self._write(step, trainer.state.epoch, time.perf_counter() - start, rows)
+        return _none_for_best(self.plan, trainer.args) | logged_metrics(self.plan, rows)
+
+    def _decode(self, trainer: Any) -> dict[int, Any] | str:
+        """This process's share, or why there is none: the others must hear of it, as they wait."""
+        from simulsa_plugin.toolkit.backbone import Backbone
+
+        number, count = rank_and_count()
+        total = len(range(number, len(self.plan.samples), count)) * len(self.plan.cells)
+        try:
+            with whole_weights(trainer.model_wrapped), undisturbed(trainer.model), \
+                    trainer.compute_loss_context_manager(), \
+                    tqdm(total=total, desc="simultaneous", unit="session", disable=None if number == 0 else True,
+                         leave=False) as progress:
+                model = Backbone(trainer.model, self._renderer)
+                return decode_share(model, self.plan, number, count, progress)
+        except Exception as error:  # whatever it is, hours of training are worth more
+            return f"{type(error).__name__}: {one_line(error)}"
+
+    def _write(self, step: int, epoch: float | None, seconds: float, rows: list[dict[str, Any]]) -> None:
+        try:
+            self._history.add(step, epoch, seconds, rows)
+        except Exception as error:  # a full disk must not end a training either
+            notify(f"the simultaneous decoding of step {step} could not be written down: {one_line(error)}")
+
+
+def with_evaluator(run_sft: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap LLaMA-Factory's `run_sft`: where a recipe names a `simulsa_eval_dataset`, its trainer will decode.
+
+    The set is read before the training starts, so that a mistake shows at once.
+    """
+
+    @functools.wraps(run_sft)
+    def wrapped(
+        model_args: Any, data_args: Any, training_args: Any, finetuning_args: Any, *rest: Any, **more: Any
+    ) -> Any:
+        evaluator = _make_evaluator(InferenceArguments(model_args, data_args, finetuning_args), training_args)
+        _current[:] = [evaluator] if evaluator else []
+        try:
+            return run_sft(model_args, data_args, training_args, finetuning_args, *rest, **more)
+        finally:
+            _current.clear()
+
+    return wrapped
+
+
+def evaluating(trainer_class: type) -> type:
+    """A subclass of a trainer that also decodes, if a recipe asks for it."""
+
+    class SimultaneouslyEvaluating(trainer_class):  # type: ignore[misc]  # transformers has no types
+        """Adds simultaneous metrics to those of an evaluation before they are logged."""
+
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            super().__init__(*arguments, **named)
+            self.simultaneous = _current[0] if _current else None
+
+        def train(self, *arguments: Any, **named: Any) -> Any:
+            if self.simultaneous is None:
+                return super().train(*arguments, **named)
+            self.add_callback(_beginning(self.simultaneous))
+            try:
+                return super().train(*arguments, **named)
+            finally:
+                self.simultaneous.end()
+
+        def log(self, logs: dict[str, float], *arguments: Any, **named: Any) -> None:
+            if self.simultaneous is not None and _is_evaluation(logs):
+                logs.update(self.simultaneous.metrics(self))
+            super().log(logs, *arguments, **named)
+
+    SimultaneouslyEvaluating.__name__ = SimultaneouslyEvaluating.__qualname__ = trainer_class.__name__
+    return SimultaneouslyEvaluating
+
+
+def _beginning(evaluator: Evaluator) -> Any:
+    from transformers import TrainerCallback
+
+    class Beginning(TrainerCallback):  # type: ignore[misc]  # transformers has no types
+        """Tells at which step a training starts: only then is a checkpoint's state loaded."""
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            evaluator.begin(state.global_step)
+
+    return Beginning()
+
+
+def _is_evaluation(logs: Mapping[str, float]) -> bool:
+    return any(key.startswith("eval_") and key.endswith(_RUNTIME) for key in logs)
+
+
+def _none_for_best(plan: Plan, training_args: Any) -> dict[str, float]:
+    """NaN, which is never the best, for the metric that chooses the best model: without a value the trainer stops."""
+    chosen = training_args.metric_for_best_model
+    name = chosen if chosen is None or chosen.startswith("eval_") else f"eval_{chosen}"
+    return {name: float("nan")} if name in plan.names else {}
+
+
+def _make_evaluator(arguments: InferenceArguments, training_args: Any) -> Evaluator | None:
+    """The evaluator that a recipe asks for.
+
+    Raises:
+        UsageError, DatasetError, ModelError: the recipe's keys, its test set or its template are wrong.
+    """
+    named = _own_keys(arguments.data)
+    hook = HookSettings.from_keys(named)
+    if hook.eval_dataset is None:
+        return None
+    settings = EvaluationSettings.from_keys(named | {
+        "simulsa_chunks": hook.eval_chunks, "simulsa_rollbacks": hook.eval_rollbacks,
+        "simulsa_policies": hook.eval_policies, "simulsa_eval_samples": hook.eval_samples})
+    _refuse_what_cannot_be(training_args, settings)
+    with as_loud_as_before():
+        from simulsa_plugin.toolkit.dataset import load_datasets
+        from simulsa_plugin.toolkit.rendering import load_renderer
+
+        (dataset,) = load_datasets(arguments, [hook.eval_dataset])
+        renderer = load_renderer(arguments)
+    rows: list[Sample | UnusableRow] = [
+        dataset.sample(row) for row in range(min(len(dataset), hook.eval_samples or len(dataset)))]
+    plan, seconds = make_plan(dataset.name, rows, plan_cells(settings), settings)
+    chosen = training_args.metric_for_best_model
+    if chosen is not None and PREFIX in chosen and f"eval_{chosen.removeprefix('eval_')}" not in plan.names:
+        raise UsageError(f"metric_for_best_model is {chosen}; simultaneous decoding has {', '.join(plan.names)}.")
+    if rank_and_count()[0] == 0:
+        notify(plan.cost(seconds) + (f" Skipped: {dict(plan.skipped)}." if plan.skipped else ""))
+    return Evaluator(plan, renderer, History(Path(training_args.output_dir)))
+
+
+def _own_keys(data_arguments: Any) -> dict[str, Any]:
+    """The recipe's `simulsa_*` keys; flags come as text, and are read as a recipe's values are."""
+    keys = {key: value for key, value in vars(data_arguments).items() if key.startswith(PREFIX_OF_KEYS)}
+    flags = read_recipe(None, [f"{key}={value}" for key, value in keys.items() if isinstance(value, str)])
+    return {key: flags.get(key, value) for key, value in keys.items() if value is not None}
+
+
+def _refuse_what_cannot_be(training_args: Any, settings: EvaluationSettings) -> None:
+    if settings.measure_time:
+        raise UsageError("simulsa_measure_time is not for an evaluation during training. Use simulsa-eval.")
+    if getattr(training_args, "fsdp", None):
+        raise UsageError("simulsa_eval_dataset does not work under FSDP, whose weights it cannot gather. Leave it out, "
+                         "or use DeepSpeed.")
+    if str(getattr(training_args.eval_strategy, "value", training_args.eval_strategy)) == "no" and \
+            not training_args.do_eval:
+        raise UsageError("simulsa_eval_dataset decodes whenever the training evaluates, and this one never does. Set "
+                         "eval_strategy: steps, eval_steps, and val_size or eval_dataset.")
