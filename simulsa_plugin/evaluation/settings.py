@@ -54,6 +54,12 @@ class HookSettings(Settings):
 
     def __post_init__(self) -> None:
         check_range("simulsa_eval_samples", self.eval_samples, minimum=1)
+        for chunk in self.eval_chunks:
+            check_range("simulsa_eval_chunks", chunk, minimum=1)
+        for rollback in self.eval_rollbacks:
+            check_range("simulsa_eval_rollbacks", rollback, minimum=0)
+        for policy in self.eval_policies:
+            check_policy_name("simulsa_eval_policies", policy)
 
 
 @dataclass(frozen=True)

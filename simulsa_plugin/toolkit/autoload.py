@@ -21,7 +21,10 @@ OFF = frozenset({"0", "false", "no", "off"})
 EXTENDED_MODULES = frozenset({
     "llamafactory.launcher",
     "llamafactory.hparams.parser",
+    "llamafactory.data.converter",
+    "llamafactory.data.loader",
     "llamafactory.data.mm_plugin",
+    "llamafactory.data.parser",
     "llamafactory.train.sft.workflow",
     "deepspeed.comm.torch",
 })

@@ -171,9 +171,14 @@ def _is_evaluation(logs: Mapping[str, float]) -> bool:
 
 def _none_for_best(plan: Plan, training_args: Any) -> dict[str, float]:
     """NaN, which is never the best, for the metric that chooses the best model: without a value the trainer stops."""
-    chosen = training_args.metric_for_best_model
-    name = chosen if chosen is None or chosen.startswith("eval_") else f"eval_{chosen}"
+    name = _best_metric(training_args)
     return {name: float("nan")} if name in plan.names else {}
+
+
+def _best_metric(training_args: Any) -> str | None:
+    """The metric that chooses the best model, by its whole name, as the trainer completes it."""
+    chosen: str | None = training_args.metric_for_best_model
+    return chosen if chosen is None or chosen.startswith("eval_") else f"eval_{chosen}"
 
 
 def _make_evaluator(arguments: InferenceArguments, training_args: Any) -> Evaluator | None:
@@ -199,8 +204,8 @@ def _make_evaluator(arguments: InferenceArguments, training_args: Any) -> Evalua
     rows: list[Sample | UnusableRow] = [
         dataset.sample(row) for row in range(min(len(dataset), hook.eval_samples or len(dataset)))]
     plan, seconds = make_plan(dataset.name, rows, plan_cells(settings), settings)
-    chosen = training_args.metric_for_best_model
-    if chosen is not None and PREFIX in chosen and f"eval_{chosen.removeprefix('eval_')}" not in plan.names:
+    chosen = _best_metric(training_args)
+    if chosen is not None and chosen.startswith(PREFIX) and chosen not in plan.names:
         raise UsageError(f"metric_for_best_model is {chosen}; simultaneous decoding has {', '.join(plan.names)}.")
     if rank_and_count()[0] == 0:
         notify(plan.cost(seconds) + (f" Skipped: {dict(plan.skipped)}." if plan.skipped else ""))

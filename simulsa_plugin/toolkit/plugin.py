@@ -46,6 +46,24 @@ def _extend_mm_plugin(mm_plugin: ModuleType) -> None:
     _wrap(mm_plugin, "Gemma4Plugin", counting_samples)
 
 
+def _extend_dataset_entries(parser: ModuleType) -> None:
+    from simulsa_plugin.toolkit.labels import carrying_labels
+
+    _wrap(parser, "get_dataset_list", carrying_labels)
+
+
+def _extend_converters(converter: ModuleType) -> None:
+    from simulsa_plugin.toolkit.label_loading import registered
+
+    _wrap(converter, "register_dataset_converter", registered)
+
+
+def _extend_loader(loader: ModuleType) -> None:
+    from simulsa_plugin.toolkit.label_loading import deciding
+
+    _wrap(loader, "_load_single_dataset", deciding)
+
+
 def _extend_deepspeed(deepspeed_comm: ModuleType) -> None:
     from simulsa_plugin.toolkit import launching
 
@@ -54,10 +72,13 @@ def _extend_deepspeed(deepspeed_comm: ModuleType) -> None:
 
 
 def _extend_training(workflow: ModuleType) -> None:
+    from simulsa_plugin.toolkit import hook
     from simulsa_plugin.toolkit.audio_company import company_free
 
     announce()  # reached without `llamafactory-cli`: torchrun on a script, a Ray worker
     _wrap(workflow, "load_model", company_free)
+    _wrap(workflow, "CustomSeq2SeqTrainer", hook.evaluating)
+    _wrap(workflow, "run_sft", hook.with_evaluator)
 
 
 def _wrap(module: ModuleType, name: str, wrap: Callable[[Any], Any]) -> None:
@@ -74,6 +95,9 @@ def _wrap(module: ModuleType, name: str, wrap: Callable[[Any], Any]) -> None:
 _EXTENSIONS: dict[str, Callable[[ModuleType], None]] = {
     "llamafactory.launcher": _extend_launcher,
     "llamafactory.hparams.parser": _extend_parser,
+    "llamafactory.data.converter": _extend_converters,
+    "llamafactory.data.loader": _extend_loader,
+    "llamafactory.data.parser": _extend_dataset_entries,
     "llamafactory.data.mm_plugin": _extend_mm_plugin,
     "llamafactory.train.sft.workflow": _extend_training,
     "deepspeed.comm.torch": _extend_deepspeed,
