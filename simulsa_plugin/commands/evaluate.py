@@ -279,8 +279,11 @@ def _add_bootstrap(parser: Parser) -> None:
 
 
 def _milliseconds(text: str) -> tuple[float, ...]:
-    """Numbers between commas."""
-    return tuple(float(part) for part in text.split(","))
+    """Numbers between commas, in order."""
+    found = sorted(float(part) for part in text.split(","))
+    if not all(0 <= one < 1e13 for one in found):
+        raise ValueError("milliseconds are finite")
+    return tuple(found)
 
 
 _COMMANDS: dict[str, Callable[[list[str]], int]] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -46,12 +46,18 @@ class CellKey:
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of a result: its values (metric → value or None), how many instances, and its log where there is one."""
+    """One cell of a result: its values (metric → value or None), and its log where there is one.
+
+    Attributes:
+        instances: how many there are.
+        skipped: metric → how many of them have no value.
+    """
 
     key: CellKey
     values: Mapping[str, float | None]
     instances: int | None
     log: Path | None
+    skipped: Mapping[str, int] = field(default_factory=dict)
 
 
 def folder_name(
@@ -112,21 +118,26 @@ def read_cells(folder: Path, scores: Mapping[str, Any]) -> dict[CellKey, Cell]:
 
 
 def _read_cell(folder: Path, row: object, where: str) -> Cell:
-    if not isinstance(row, dict) or not isinstance(row.get("policy"), str):
+    if not isinstance(row, dict) or not isinstance(row.get("policy"), str) or not row["policy"].isprintable():
         raise LogError(f"{where}: expected an object with a policy.")
     values = {name: _number(row, name, where) for name in CELL_METRICS if name in row}
     chunk_ms, rollback = _number(row, "chunk_ms", where), _number(row, "rollback", where)
     key = key_of(row | {"chunk_ms": chunk_ms, "rollback": None if rollback is None else int(rollback)})
-    name = row.get("folder") or folder_name(key.policy, key.chunk_ms, key.rollback)
-    log = folder / str(name) / LOG
+    name = str(row.get("folder") or folder_name(key.policy, key.chunk_ms, key.rollback))
+    if name != Path(name).name or len(name) > 255:
+        raise LogError(f"{where}: folder is {name[:60]!r}; expected the name of a folder in {folder}.")
+    log = folder / name / LOG
     instances = _number(row, "instances", where)
-    return Cell(key, values, None if instances is None else int(instances), log if log.is_file() else None)
+    counts = row.get("counts")
+    skipped = counts.get("skipped") if isinstance(counts, dict) else None
+    return Cell(key, values, None if instances is None else int(instances), log if log.is_file() else None,
+                skipped if isinstance(skipped, dict) else {})
 
 
 def _number(row: Mapping[str, Any], key: str, where: str) -> float | None:
     value = row.get(key)
-    if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
-        raise LogError(f"{where}: {key} is {value!r}; expected a number or null.")
+    if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 1e15):
+        raise LogError(f"{where}: {key} is {str(value)[:60]!r}; expected a number or null.")
     return None if value is None else float(value)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -94,7 +95,7 @@ def compare(results: Sequence[Result], options: CompareOptions) -> Json:
     for result in results[1:]:
         _check_comparable(baseline, result)
     return {
-        "baseline": str(baseline.path),
+        "baseline": _shown_path(baseline.path),
         "scale": {"unit": baseline.scale.unit, "length": baseline.scale.length, "tokenizer": baseline.scale.tokenizer},
         "bootstrap": {"method": "paired over utterances, percentiles", "share": 0.95, **vars(options.bootstrap)},
         "comparisons": [_compare_two(baseline, result, options) for result in results[1:]],
@@ -113,7 +114,8 @@ def load_result(path: Path, options: CompareOptions) -> Result:
         return Result(path, read_cells(path, scores), _scale_of(scores.get("signatures"), options))
     scored = score_log(path, ScoreOptions(unit=options.unit, tokenizer=options.tokenizer))
     key = CellKey(LOG_POLICY)
-    cell = Cell(key, scored.scores.corpus, scored.scores.counts["instances"], path)
+    counts = scored.scores.counts
+    cell = Cell(key, scored.scores.corpus, counts["instances"], path, counts["skipped"])
     return Result(path, {key: cell}, _scale_of(scored.scores.signatures, options), scored.warnings)
 
 
@@ -144,8 +146,13 @@ def _compare_two(baseline: Result, other: Result, options: CompareOptions) -> Js
     cells = [_compare_cell(key, baseline, other, sides, options) for key in keys]
     curves = [compare_curves(policy, (baseline.cells, other.cells), sides, options.axes)
               for policy in _policies(baseline, other)]
-    return {"other": str(other.path), "cells": cells,
+    return {"other": _shown_path(other.path), "cells": cells,
             "equal_latency": [entry | {"verdict": verdict(entry, cells)} for entry in curves]}
+
+
+def _shown_path(path: Path) -> str:
+    """A path as text; names may be no UTF-8."""
+    return os.fsencode(path).decode("utf-8", "replace")
 
 
 def _sample(baseline: Result, other: Result, options: CompareOptions) -> tuple[Side, Side]:
@@ -171,10 +178,16 @@ def _compare_cell(
     for name in names:
         first, second = values["baseline"].get(name), values["other"].get(name)
         difference = None if first is None or second is None else second - first
-        metrics[name] = {"baseline": first, "other": second, "difference": difference} | _uncertainty(
-            name, difference, sides[0].get(key), sides[1].get(key), options.bootstrap)
+        metrics[name] = {"baseline": first, "other": second, "difference": difference,
+                         "measured": {side: cell and _measured(cell, name) for side, cell in cells.items()}}
+        metrics[name] |= _uncertainty(name, difference, sides[0].get(key), sides[1].get(key), options.bootstrap)
     instances = {side: cell.instances if cell else None for side, cell in cells.items()}
     return key.as_json() | {"missing": missing, "instances": instances, "metrics": metrics}
+
+
+def _measured(cell: Cell, name: str) -> int | None:
+    """Instances that a cell's value rests on; None where the result does not say."""
+    return None if cell.instances is None or name not in cell.skipped else cell.instances - cell.skipped[name]
 
 
 def _uncertainty(
@@ -194,6 +207,8 @@ def _uncertainty(
     if name not in QUALITY:
         return found | {"p_value": paired_p_value(difference, differences[~np.isnan(differences)])}
     (metric, one), (_, two) = (side.statistics.quality[name] for side in (first, second))
+    if np.array_equal(one, two):  # sacrebleu gives the smallest p there is to a system and itself
+        return found | {"p_value": 1.0, "randomisation_p_value": 1.0}
     return found | {"p_value": sacrebleu_p_value(difference, differences),
                     "randomisation_p_value": randomisation_p_value(metric, one, two, bootstrap)}
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from array import array
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,12 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulsa_plugin.errors import LogError
-from simulsa_plugin.evaluation.cells import COMET, COMET_SCORES, Cell, CellKey
+from simulsa_plugin.evaluation.cells import COMET, COMET_SCORES, LOG, Cell, CellKey
+from simulsa_plugin.evaluation.delays import split_units
 from simulsa_plugin.evaluation.logs.read import Log, ReadOptions
+from simulsa_plugin.evaluation.oddities import Oddities
+from simulsa_plugin.evaluation.steps import STEPS, read_sessions
 from simulsa_plugin.metrics.corpus import CorpusScorer
 from simulsa_plugin.metrics.instance import Measure
-from simulsa_plugin.metrics.significance import Array, Bootstrap, Statistics, resampled
+from simulsa_plugin.metrics.records import EmissionRecord
+from simulsa_plugin.metrics.significance import LEAST_UTTERANCES, Array, Bootstrap, Statistics, resampled
+from simulsa_plugin.metrics.stability import erased_units
 from simulsa_plugin.storage import read_jsonl
+
+_ROUNDING = 1e-6  # of values that were written down and are computed again
 
 
 @dataclass(frozen=True)
@@ -45,9 +53,9 @@ def sample_cells(
     """The cells that have a log, read and resampled.
 
     Raises:
-        LogError: a log cannot be read.
+        LogError: a log cannot be read, its unit is another one, or it is not the log of its cell.
     """
-    return {key: _sample(cell.log, measure, tokenizer, read, bootstrap)
+    return {key: _sample(cell, measure, tokenizer, read, bootstrap)
             for key, cell in cells.items() if cell.log is not None}
 
 
@@ -70,18 +78,42 @@ def check_same_references(first: Side, second: Side) -> None:
                            f"needs the same utterances in the same order. Run both on the same test set.")
 
 
-def _sample(path: Path, measure: Measure, tokenizer: str, read: ReadOptions, bootstrap: Bootstrap) -> Sampled:
+def _sample(cell: Cell, measure: Measure, tokenizer: str, read: ReadOptions, bootstrap: Bootstrap) -> Sampled:
+    path = cell.log or Path()
     scorer = CorpusScorer(measure, tokenizer, keep=True)
     references = array("q")
-    for record in Log(path, read).records():
+    for record in _with_erasure(path, Oddities(Log(path, read), measure.unit).watched(), measure.unit):
         scorer.add(record)
         references.append(hash(record.reference))
+    _check_belongs(cell, path, scorer.scores().corpus)
     statistics = scorer.statistics()
-    comet = _read_comet(path.parent / COMET_SCORES, len(references))
+    comet = _read_comet(path.with_name(COMET_SCORES), len(references))
     if comet is not None:
         statistics = Statistics(statistics.quality, {**statistics.values, COMET: comet}, statistics.ratios)
-    return Sampled(path, statistics, resampled(statistics, len(references), bootstrap),
-                   np.frombuffer(references, dtype=np.int64))
+    values = resampled(statistics, len(references), bootstrap) if len(references) >= LEAST_UTTERANCES else {}
+    return Sampled(path, statistics, values, np.frombuffer(references, dtype=np.int64))
+
+
+def _with_erasure(path: Path, records: Iterator[EmissionRecord], unit: str) -> Iterator[EmissionRecord]:
+    """The records with what the steps beside their log say was taken back; as they are where there are none."""
+    steps = path.with_name(STEPS)
+    if path.name != LOG or not steps.is_file():
+        yield from records
+        return
+    sessions = read_sessions([steps])
+    for record in records:
+        _, shown = next(sessions, ("", ()))
+        yield dataclasses.replace(record, erased=erased_units(split_units(step.shown, unit) for step in shown))
+
+
+def _check_belongs(cell: Cell, path: Path, corpus: Mapping[str, float | None]) -> None:
+    """Refuse intervals of a log that is not the one whose values stand in scores.json."""
+    for name in ("BLEU", "LAAL"):
+        said, found = cell.values.get(name), corpus[name]
+        if said is not None and (found is None or abs(said - found) > _ROUNDING * max(1.0, abs(said))):
+            raise LogError(f"{path} is not the log of {cell.key} in scores.json: its {name} is "
+                           f"{'none' if found is None else f'{found:.4f}'}, there it is {said:.4f}. "
+                           f"Run `simulsa-eval run` again.")
 
 
 def _read_comet(path: Path, count: int) -> Array | None:

@@ -52,6 +52,7 @@ def comparison_tables(comparison: dict[str, Any]) -> list[str]:
              f"p: paired approximate randomisation of {bootstrap['trials']} trials (BLEU, chrF)"]
     for pair in comparison["comparisons"]:
         lines += ["", f"other: {pair['other']}", "", *_main_table(pair["cells"]), *_other_table(pair["cells"])]
+        lines += _remarks(pair["cells"])
         for curves in pair["equal_latency"]:
             lines += ["", *_curve_table(curves), "", curves["verdict"]]
     return lines
@@ -87,6 +88,19 @@ def _other_table(cells: Sequence[dict[str, Any]]) -> list[str]:
     rows = [["difference", *map(_with_unit, names)]]
     rows += [[_cell_name(cell), *(_signed(difference(cell, name)) for name in names)] for cell in cells]
     return ["", *align(rows)]
+
+
+def _remarks(cells: Iterable[dict[str, Any]]) -> list[str]:
+    """Cells whose latency rests on fewer instances than there are."""
+    lines = []
+    for cell in cells:
+        measured = cell["metrics"].get("LAAL", {}).get("measured", {})
+        for side, count in measured.items():
+            total = cell["instances"][side]
+            if count is not None and count < total:
+                lines.append(f"{_cell_name(cell)}: LAAL of the {side} is that of {count} of {total} instances; "
+                             f"{total - count} have none")
+    return ["", *lines] if lines else []
 
 
 def _curve_table(curves: dict[str, Any]) -> list[str]:

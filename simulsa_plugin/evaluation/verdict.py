@@ -10,7 +10,19 @@ from simulsa_plugin.evaluation.cells import OFFLINE
 from simulsa_plugin.metrics.columns import mean_of
 
 Json = Mapping[str, Any]
-BETTER, WORSE, UNCLEAR = "better", "worse", "not distinguishable"
+UP, DOWN, LEVEL = "up", "down", "level"  # what an interval of a difference says
+# (quality at fixed settings, quality at equal latency, latency at fixed settings) → what it comes to; None: whatever
+_CONCLUSIONS: dict[tuple[str | None, str | None, str | None], str] = {
+    (UP, UP, None): "The gain at fixed (k, b) is more than a shift along the curve.",
+    (UP, LEVEL, UP): "The gain at fixed (k, b) is not shown to be more than a shift along the curve: it costs delay.",
+    (UP, LEVEL, None): "The gain at fixed (k, b) does not show at equal latency.",
+    (UP, DOWN, UP): "The gain at fixed (k, b) is a shift along a lower curve: as slow, the baseline is better.",
+    (LEVEL, UP, DOWN): "The same quality comes sooner.",
+    (LEVEL, DOWN, UP): "The same quality comes later.",
+    (DOWN, UP, DOWN): "The loss at fixed (k, b) is a shift along a higher curve: as slow, the other is better.",
+    (DOWN, LEVEL, DOWN): "The loss at fixed (k, b) is not shown to be more than a shift: it saves delay.",
+    (DOWN, DOWN, None): "The loss at fixed (k, b) is more than a shift along the curve.",
+}
 
 
 def verdict(curves: Json, cells: Sequence[Json]) -> str:
@@ -20,66 +32,59 @@ def verdict(curves: Json, cells: Sequence[Json]) -> str:
         curves: an entry of `equal_latency`.
         cells: the compared cells.
 
-    "Better" and "worse" are said only where the 95 % interval of the difference does not hold 0.
+    "Better" and "worse" are said only where the 95 % interval of the difference does not hold 0, and delay is spoken of
+    only where the cells' intervals of latency say so.
     """
     quality, latency = curves["quality"], curves["latency"]
-    fixed = [cell for cell in cells if curves["policy"] in (None, cell["policy"]) and _is_shared(cell, quality)]
+    of_policy = [cell for cell in cells if curves["policy"] in (None, cell["policy"])]
+    fixed = [cell for cell in of_policy if _is_shared(cell, quality, latency)]
     sentences = [_at_fixed_settings(fixed, quality, latency)] if fixed else []
+    if not all(curves["knots"].values()):
+        return " ".join([*sentences, f"No curve can be drawn: a side has no streaming cell with {quality} and "
+                                     f"{latency}."])
     if curves["range"] is None:
         return " ".join([*sentences, f"The curves share no range of {latency}: what is better at equal {latency} "
                                      f"cannot be said."])
     sentences.append(_at_equal_latency(curves, quality, latency))
-    return " ".join([*sentences, *_conclusion(_judged_cells(fixed, quality), _judge(curves["interval"]))])
+    judged = _agreed(fixed, quality), _judge(curves["interval"]), _agreed(fixed, latency)
+    conclusion = _CONCLUSIONS.get(judged) or _CONCLUSIONS.get((*judged[:2], None))
+    return " ".join([*sentences, conclusion] if conclusion else sentences)
 
 
 def _at_fixed_settings(cells: Sequence[Json], quality: str, latency: str) -> str:
-    gain = mean_of([cell["metrics"][quality]["difference"] for cell in cells])
-    delay = mean_of([cell["metrics"].get(latency, {}).get("difference") for cell in cells])
+    gain, delay = (mean_of([cell["metrics"][name]["difference"] for cell in cells]) or 0.0
+                   for name in (quality, latency))
     judged = [_judge(cell["metrics"][quality]["interval"]) for cell in cells]
-    counts = f"significantly better in {judged.count(BETTER)} of {len(cells)} cells, worse in {judged.count(WORSE)}"
-    later = "" if delay is None else f", with {abs(delay):.0f} ms {'more' if delay >= 0 else 'less'} {latency}"
-    return f"At fixed (k, b) the other differs by {gain:+.2f} {quality} on average ({counts}){later}."
+    tested = len(cells) - judged.count(None)
+    counts = f"significantly better in {judged.count(UP)} of {tested} cells, worse in {judged.count(DOWN)}" if tested \
+        else "no interval, so nothing is claimed"
+    later = f"{abs(delay):.0f} ms {'more' if delay > 0 else 'less'} {latency}" if round(delay) else f"as much {latency}"
+    return f"At fixed (k, b) the other differs by {gain:+.2f} {quality} on average ({counts}), with {later}."
 
 
 def _at_equal_latency(curves: Json, quality: str, latency: str) -> str:
     low, high = curves["range"]
     bounds = curves["interval"]
-    judged = _judge(bounds)
     interval = "" if bounds is None else f" [{bounds[0]:+.2f}, {bounds[1]:+.2f}]"
     size = f"{curves['mean_difference']:+.2f} {quality}{interval}"
-    said = {BETTER: "the other is better", WORSE: "the other is worse",
-            UNCLEAR: "no difference can be told", None: "the difference has no interval, so none is claimed"}[judged]
-    places = [f"{kind} at {' and '.join(_ranges(curves['points'], latency, kind))} ms"
-              for kind in (BETTER, WORSE) if _ranges(curves["points"], latency, kind)]
+    said = {UP: "the other is better", DOWN: "the other is worse",
+            LEVEL: "no difference can be told", None: "the difference has no interval, so none is claimed"}
+    points = sorted(curves["points"], key=lambda point: point[latency])
+    places = [f"{word} at {' and '.join(found)} ms" for kind, word in ((UP, "better"), (DOWN, "worse"))
+              if (found := _ranges(points, latency, kind))]
     where = f"; by itself it is {', '.join(places)}" if places else ""
-    return f"At equal {latency} ({low:.0f}–{high:.0f} ms) {said}: {size} on average{where}."
+    return f"At equal {latency} ({low:.0f}–{high:.0f} ms) {said[_judge(bounds)]}: {size} on average{where}."
 
 
-def _conclusion(fixed: str | None, equal: str | None) -> list[str]:
-    if equal is None or fixed is None:
-        return []
-    said = {
-        (BETTER, BETTER): "The gain at fixed (k, b) is more than a shift along the curve.",
-        (BETTER, UNCLEAR): "The gain at fixed (k, b) is only a shift along the curve: it is paid for with delay.",
-        (BETTER, WORSE): "The gain at fixed (k, b) is a shift along a lower curve: as slow, the baseline is better.",
-        (UNCLEAR, BETTER): "What is gained is delay: the same quality comes sooner.",
-        (WORSE, BETTER): "The loss at fixed (k, b) is a shift along a higher curve: as slow, it is better.",
-        (WORSE, UNCLEAR): "The loss at fixed (k, b) is only a shift along the curve: it is repaid in delay.",
-        (WORSE, WORSE): "The loss at fixed (k, b) is more than a shift along the curve.",
-        (UNCLEAR, WORSE): "What is lost is delay: the same quality comes later.",
-    }
-    return [said[fixed, equal]] if (fixed, equal) in said else []
-
-
-def _judged_cells(cells: Sequence[Json], quality: str) -> str | None:
-    """Better or worse where most cells are, and none is the opposite; None where no cell has an interval."""
-    judged = [found for cell in cells if (found := _judge(cell["metrics"][quality]["interval"])) is not None]
+def _agreed(cells: Sequence[Json], name: str) -> str | None:
+    """Up or down where most cells are, and none the other way; level where all are; None where they disagree."""
+    judged = [found for cell in cells if (found := _judge(cell["metrics"][name]["interval"])) is not None]
     if not judged:
         return None
-    for kind, opposite in ((BETTER, WORSE), (WORSE, BETTER)):
+    for kind, opposite in ((UP, DOWN), (DOWN, UP)):
         if 2 * judged.count(kind) > len(judged) and opposite not in judged:
             return kind
-    return UNCLEAR
+    return LEVEL if set(judged) == {LEVEL} else None
 
 
 def _ranges(points: Sequence[Json], latency: str, kind: str) -> list[str]:
@@ -93,12 +98,13 @@ def _ranges(points: Sequence[Json], latency: str, kind: str) -> list[str]:
 
 
 def _judge(bounds: Sequence[float] | None) -> str | None:
-    """What an interval of a difference in quality says."""
+    """What an interval of a difference says."""
     if bounds is None:
         return None
-    return BETTER if bounds[0] > 0 else WORSE if bounds[1] < 0 else UNCLEAR
+    return UP if bounds[0] > 0 else DOWN if bounds[1] < 0 else LEVEL
 
 
-def _is_shared(cell: Json, quality: str) -> bool:
+def _is_shared(cell: Json, *names: str) -> bool:
+    """Whether a streaming cell has all differences on both sides, so that averages are over the same cells."""
     return cell["policy"] != OFFLINE and cell["chunk_ms"] is not None and \
-        cell["metrics"].get(quality, {}).get("difference") is not None
+        all(cell["metrics"].get(name, {}).get("difference") is not None for name in names)

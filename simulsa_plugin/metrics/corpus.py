@@ -102,7 +102,7 @@ class CorpusScorer:
         self._sentences = sentences
         self._long_form = False
         self._counts = dict.fromkeys(_COUNTED, 0)
-        self._written = dict.fromkeys(_DROPPING, 0)
+        self._dropped = dict.fromkeys(_DROPPING, 0)
 
     def add(self, record: EmissionRecord) -> None:
         """Score a record."""
@@ -115,6 +115,7 @@ class CorpusScorer:
                             for term, value in zip(_TERMS, terms or (None, None), strict=True)})
         self._texts.add(record.prediction, record.reference)
         self._count(record)
+        self._count_dropped(record, (plain["YAAL"], aware["YAAL"], same["YAAL"]))
 
     def scores(self, bootstrap: Bootstrap | None = None) -> CorpusScores:
         """The scores of all records that were added.
@@ -130,7 +131,7 @@ class CorpusScorer:
             is_degenerate(corpus["SWF"], corpus["EFSW"]),
             self._all_counts(),
             self._texts.signatures() | self.measure.signatures(long_form=self._long_form),
-            None if bootstrap is None else intervals(self.statistics(), bootstrap),
+            None if bootstrap is None else dict.fromkeys(METRICS) | intervals(self.statistics(), bootstrap),
             self._listed() if self._sentences else None,
         )
 
@@ -155,15 +156,20 @@ class CorpusScorer:
         self._counts["unit_mismatch"] += not fits_unit(record, self.measure.unit)
         self._counts["unpaired_elapsed"] += has_unpaired_elapsed(record)
         self._counts["no_reference"] += record.reference is None
-        for name, times in zip(_DROPPING, (record.delays, record.elapsed, record.elapsed), strict=True):
-            self._written[name] += bool(times)
+
+    def _count_dropped(self, record: EmissionRecord, yaal: tuple[float | None, ...]) -> None:
+        """YAAL leaves out who wrote nothing before the end; what it cannot compute at all is skipped, not dropped."""
+        if not record.source_length:
+            return
+        elapsed = record.elapsed or ()
+        written = record.delays, elapsed, elapsed if len(elapsed) >= len(record.delays) else ()
+        for name, times, value in zip(_DROPPING, written, yaal, strict=True):
+            self._dropped[name] += bool(times) and value is None
 
     def _all_counts(self) -> dict[str, Any]:
-        instances = self._counts["instances"]
         skipped = self._texts.skipped() | {name: self._latencies.skipped(name) for name in LATENCIES}
         skipped |= {name: self._terms.skipped(f"{name} {_TERMS[0]}") for name in RATIOS}
-        dropped = {name: skipped[name] - (instances - written) for name, written in self._written.items()}
-        return self._counts | {"skipped": {name: skipped[name] for name in METRICS}, "dropped": dropped}
+        return self._counts | {"skipped": {name: skipped[name] for name in METRICS}, "dropped": dict(self._dropped)}
 
     def _listed(self) -> dict[str, list[float | None]]:
         return self._texts.listed() | {name: self._latencies.listed(name) for name in LATENCIES}

@@ -92,6 +92,9 @@ def ratio_terms(record: EmissionRecord, measure: Measure, yaal: float | None) ->
         yaal: of the record, milliseconds.
     """
     source_length = record.source_length
+    # OmniSTEval's test is one of whole utterances: in a segment of a recording units may well come after its end.
+    if record.recording_end is not None:
+        source_length = yaal = None
     known = source_length is not None and bool(record.delays)
     return {
         "SWF": (degeneracy.simultaneous_units(record.delays, source_length), len(record.delays))

@@ -15,6 +15,7 @@ from simulsa_plugin.errors import UsageError
 from simulsa_plugin.metrics.quality import QualityMetric
 
 Array = NDArray[np.float64]
+LEAST_UTTERANCES = 2  # a single one is drawn again and again: it says nothing about chance
 _DRAWN_BITS = 32  # at once: blocks of as many trials draw the same random bits as one whole draw
 _LARGEST_BLOCK = 2**21  # draws held at once, as far as 32 resamples of a long log allow
 _LEAST_SHARE = 0.9  # of the resamples must have a value before an interval is claimed
@@ -102,7 +103,7 @@ def resampled(statistics: Statistics, count: int, bootstrap: Bootstrap) -> dict[
 def intervals(statistics: Statistics, bootstrap: Bootstrap) -> dict[str, Interval | None]:
     """The 95 % interval of every metric; None where too few resamples have a value."""
     count = next((len(values) for values in statistics.values.values()), 0)
-    if not count:
+    if count < LEAST_UTTERANCES:
         return {}
     return {name: interval(values) for name, values in resampled(statistics, count, bootstrap).items()}
 
@@ -138,7 +139,7 @@ def interval(values: Array) -> Interval | None:
 
 
 def paired_p_value(observed_difference: float, differences: Array) -> float:
-    """Share of resamples whose difference, centred, is further from 0 than the observed one; both counts plus one.
+    """Share of resamples whose difference, centred, is as far from 0 as the observed one or further; both plus one.
 
     Source: Riezler and Maxwell 2005, two-sided.
 
@@ -149,7 +150,8 @@ def paired_p_value(observed_difference: float, differences: Array) -> float:
     >>> paired_p_value(5.0, np.array([4.0, 5.0, 6.0]))
     0.25
     """
-    return _p_value(np.abs(differences - differences.mean()), abs(observed_difference))
+    sizes = np.abs(differences - differences.mean())
+    return float((np.sum(sizes >= abs(observed_difference)) + 1) / (len(sizes) + 1))
 
 
 def sacrebleu_p_value(observed_difference: float, differences: Array) -> float:
@@ -166,7 +168,7 @@ def sacrebleu_p_value(observed_difference: float, differences: Array) -> float:
 def randomisation_p_value(
     metric: QualityMetric, baseline: NDArray[np.int32], other: NDArray[np.int32], bootstrap: Bootstrap
 ) -> float:
-    """Paired approximate randomisation: how often swapping the systems' sentences gives as large a difference.
+    """Paired approximate randomisation: how often swapping the systems' sentences gives a larger difference.
 
     Args:
         metric: BLEU or chrF.

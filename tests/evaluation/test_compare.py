@@ -73,7 +73,7 @@ def test_differences_are_other_minus_baseline_and_missing_cells_stay(tmp_path):
     assert common["metrics"]["BLEU"]["difference"] == 2.5
     assert common["metrics"]["LAAL"]["difference"] == -100.0
     assert common["metrics"]["NE"] == {"baseline": None, "other": 0.5, "difference": None, "interval": None,
-                                       "p_value": None}
+                                       "p_value": None, "measured": {"baseline": None, "other": None}}
     assert (common["missing"], only_first["missing"], only_second["missing"]) == (None, "other", "baseline")
     assert (only_second["policy"], only_second["chunk_ms"]) == ("offline", None)
     assert only_second["metrics"]["BLEU"]["other"] == 40.0
@@ -171,7 +171,7 @@ def test_an_utterance_with_a_null_reference_adds_nothing_to_bleu(tmp_path):
 
 def test_a_cells_log_is_found_in_the_folder_that_the_cell_names(tmp_path):
     for name in "ab":
-        folder = make_result(tmp_path / name, cell(BLEU=1.0, LAAL=1.0, folder="elsewhere"))
+        folder = make_result(tmp_path / name, cell(folder="elsewhere", **score_records(records_of(FAST)).corpus))
         (folder / "elsewhere").mkdir()
         write_log(folder / "elsewhere" / "instances.log", records_of(FAST))
     (pair,) = compare_paths(tmp_path / "a", tmp_path / "b", samples=50)["comparisons"]
@@ -261,6 +261,8 @@ def test_curves_are_compared_at_the_latencies_that_are_named(tmp_path):
 
 @pytest.mark.parametrize(("words", "message"), [
     (["--latency", "speed"], "--latency is 'speed'; allowed: AL, "),
+    (["--latency", "AP"], "--latency is 'AP'; allowed: AL, "),
+    (["--at", "nan"], "invalid"),
     (["--at", "a"], "invalid"),
     (["--trials", "0"], "--trials is 0"),
 ])
@@ -287,7 +289,7 @@ def test_the_verdict_on_a_gain_that_only_costs_delay(tmp_path):
     poor = cut_short(fast)
     said = verdict_of(tmp_path, {(500, 0): poor, (1000, 0): fast, (1500, 0): strong},
                       {(500, 0): fast, (1000, 0): strong, (1500, 0): strong})
-    assert "only a shift along the curve" in said
+    assert "is not shown to be more than a shift along the curve: it costs delay" in said
     assert re.search(r"At fixed \(k, b\) the other differs by \+\d.* more LAAL", said)
 
 
@@ -295,7 +297,7 @@ def test_the_verdict_on_the_same_text_sooner(tmp_path):
     fast, strong = records_of(FAST), records_of(STRONG)
     said = verdict_of(tmp_path, {(500, 0): fast, (1000, 0): strong},
                       {(500, 0): shifted(fast, -200.0), (1000, 0): shifted(strong, -200.0)})
-    assert "the same quality comes sooner" in said
+    assert "The same quality comes sooner." in said
     assert re.search(r"the other is better: \+\d.*by itself it is better at \d+", said)
 
 
@@ -313,14 +315,14 @@ def test_the_verdict_without_logs_claims_nothing(tmp_path):
     two = make_result(tmp_path / "b", cell(BLEU=22.0, LAAL=1000.0), cell(chunk_ms=1000, BLEU=34.0, LAAL=2000.0))
     (curves,) = compare_paths(one, two)["comparisons"][0]["equal_latency"]
     assert curves["verdict"] == (
-        "At fixed (k, b) the other differs by +3.00 BLEU on average "
-        "(significantly better in 0 of 2 cells, worse in 0), with 0 ms more LAAL. "
+        "At fixed (k, b) the other differs by +3.00 BLEU on average (no interval, so nothing is claimed), "
+        "with as much LAAL. "
         "At equal LAAL (1000–2000 ms) the difference has no interval, so none is claimed: +3.00 BLEU on average.")
 
 
 def test_scores_of_comet_beside_a_log_are_compared_as_means(tmp_path):
     for name, score in (("a", 0.5), ("b", 0.75)):
-        folder = make_result(tmp_path / name, cell(BLEU=1.0, LAAL=1.0, COMET=score))
+        folder = make_result(tmp_path / name, cell(COMET=score, **score_records(records_of(FAST)).corpus))
         (folder / "rollback_k500_b0").mkdir()
         write_log(folder / "rollback_k500_b0" / "instances.log", records_of(FAST))
         (folder / "rollback_k500_b0" / "comet.jsonl").write_text(
@@ -330,3 +332,113 @@ def test_scores_of_comet_beside_a_log_are_compared_as_means(tmp_path):
     (tmp_path / "b" / "rollback_k500_b0" / "comet.jsonl").write_text('{"id": "0", "score": 0.5}\n')
     with pytest.raises(LogError, match="does not hold a score for each of 186 instances"):
         compare_paths(tmp_path / "a", tmp_path / "b", samples=50)
+
+
+# What a comparison must not claim
+
+def test_a_gain_without_more_delay_is_not_said_to_be_paid_for(tmp_path):
+    # The best cell is the same, a worse one of the same latency becomes better: no curve moves, no delay is paid.
+    strong = records_of(STRONG)
+    fast = records_of(FAST)
+    worse = [dataclasses.replace(record, prediction=" ".join(record.prediction.split()[::-1])) for record in strong]
+    said = verdict_of(tmp_path, {(500, 0): fast, (1000, 0): strong, (1500, 0): worse, (2000, 0): worse},
+                      {(500, 0): fast, (1000, 0): strong, (1500, 0): strong, (2000, 0): strong})
+    assert "with as much LAAL" in said
+    assert "delay" not in said
+
+
+def test_quality_that_is_lost_is_not_said_to_be_delay(tmp_path):
+    fast, strong = records_of(FAST), records_of(STRONG)
+    half = [dataclasses.replace(record, prediction="x " * len(record.delays)) if i % 2 else record
+            for i, record in enumerate(strong)]
+    said = verdict_of(tmp_path, {(500, 0): fast, (1000, 0): strong}, {(500, 0): fast, (1000, 0): half})
+    assert "sooner" not in said
+    assert "later" not in said
+
+
+def test_a_system_and_itself_have_no_significant_difference():
+    metrics = compare_paths(STRONG, STRONG)["comparisons"][0]["cells"][0]["metrics"]
+    for name in ("BLEU", "chrF", "LAAL"):
+        assert (metrics[name]["difference"], metrics[name]["p_value"]) == (0.0, 1.0)
+    assert metrics["BLEU"]["randomisation_p_value"] == 1.0
+
+
+def test_a_single_utterance_says_nothing_about_chance(tmp_path):
+    for name, source in (("a", STRONG), ("b", FAST)):
+        write_log(tmp_path / f"{name}.log", records_of(source)[:1])
+    metrics = compare_paths(tmp_path / "a.log", tmp_path / "b.log")["comparisons"][0]["cells"][0]["metrics"]
+    assert metrics["BLEU"]["difference"] != 0
+    assert {metrics[name][key] for name in ("BLEU", "LAAL") for key in ("interval", "p_value")} == {None}
+
+
+def test_values_say_how_many_instances_they_rest_on(tmp_path, capsys):
+    silent = [dataclasses.replace(record, prediction="", delays=(), elapsed=None) for record in records_of(FAST)[1:]]
+    write_log(tmp_path / "silent.log", [records_of(FAST)[0], *silent])
+    assert main(["compare", str(FAST), str(tmp_path / "silent.log"), "--trials", "10"]) == 0
+    out = capsys.readouterr().out
+    assert "log: LAAL of the other is that of 1 of 186 instances; 185 have none" in out
+
+
+def test_a_log_that_is_not_its_cells_is_refused(tmp_path):
+    one = make_result_with_logs(tmp_path / "a", {(500, 0): records_of(FAST)})
+    two = make_result_with_logs(tmp_path / "b", {(500, 0): records_of(FAST)})
+    write_log(two / "rollback_k500_b0" / "instances.log", records_of(STRONG))
+    with pytest.raises(LogError, match=r"is not the log of rollback k=500 b=0 in scores.json: its BLEU is 58.7582"):
+        compare_paths(one, two)
+
+
+def test_a_folder_whose_unit_does_not_fit_its_logs_is_refused(tmp_path):
+    records = list(Log(DATA / "char.instances.log").records())
+    folders = [make_result_with_logs(tmp_path / name, {(500, 0): records}) for name in "ab"]
+    with pytest.raises(LogError, match="Give --unit char"):
+        compare_paths(*folders)
+
+
+@pytest.mark.parametrize("folder", ["../a/rollback_k500_b0", "/etc", "x" * 300])
+def test_a_cell_does_not_leave_its_folder(tmp_path, folder):
+    with pytest.raises(LogError, match="expected the name of a folder in"):
+        load_result(make_result(tmp_path / "a", cell(BLEU=1.0, folder=folder)), CompareOptions())
+
+
+@pytest.mark.parametrize("text", ['{"cells": [{"policy": "rollback", "rollback": 1e999}]}',
+                                  '{"cells": [{"policy": "rollback", "BLEU": 1%s}]}' % ("0" * 400)])
+def test_numbers_that_are_none_are_one_clear_error(tmp_path, text):
+    (tmp_path / "scores.json").write_text(text)
+    with pytest.raises(LogError, match=r"expected a number or null|is no JSON"):
+        load_result(tmp_path, CompareOptions())
+
+
+def test_a_metric_that_is_missing_is_said_to_be_missing(tmp_path):
+    logs = {(500, 0): records_of(FAST), (1000, 0): records_of(STRONG)}
+    results = [make_result_with_logs(tmp_path / name, logs) for name in "ab"]
+    (pair,) = compare_paths(*results, axes=Axes(quality="COMET"), samples=20)["comparisons"]
+    assert pair["equal_latency"][0]["verdict"] == \
+        "No curve can be drawn: a side has no streaming cell with COMET and LAAL."
+
+
+def test_latencies_are_named_in_order(tmp_path):
+    fast, strong = records_of(FAST), records_of(STRONG)
+    sooner = {(500, 0): shifted(fast, -200.0), (1000, 0): shifted(strong, -200.0)}
+    results = [make_result_with_logs(tmp_path / "a", {(500, 0): fast, (1000, 0): strong}),
+               make_result_with_logs(tmp_path / "b", sooner)]
+    assert main(["compare", *map(str, results), "--at", "2300,1800,2000", "--json", str(tmp_path / "c.json")]) == 0
+    (curves,) = json.loads((tmp_path / "c.json").read_text())["comparisons"][0]["equal_latency"]
+    assert [point["LAAL"] for point in curves["points"]] == [1800, 2000, 2300]
+
+
+def test_erasure_of_cells_has_an_interval_from_their_steps(tmp_path):
+    for name in "ab":
+        logs = {(500, 0): records_of(FAST)[:20]}
+        folder = make_result_with_logs(tmp_path / name, logs)
+        scores = json.loads((folder / "scores.json").read_text())
+        scores["cells"][0]["NE"] = 0.5
+        (folder / "scores.json").write_text(json.dumps(scores))
+        steps = []
+        for i, record in enumerate(logs[500, 0]):
+            shown = ["x", record.prediction] if (i % 2 or name == "b") else ["", record.prediction]
+            steps += [json.dumps({"id": str(i), "audio_ms": 1.0, "text": text, "committed": text, "finished": True})
+                      for text in shown]
+        (folder / "rollback_k500_b0" / "steps.jsonl").write_text("\n".join(steps) + "\n")
+    (pair,) = compare_paths(tmp_path / "a", tmp_path / "b", samples=100)["comparisons"]
+    low, high = pair["cells"][0]["metrics"]["NE"]["interval"]
+    assert 0 < low < high

@@ -59,6 +59,13 @@ def test_a_segment_of_omnisteval_becomes_a_record_of_a_recording(write):
     assert (record.source_length, record.recording_end, record.source) == (2000.0, 9000.0, "0:0")
 
 
+def test_what_is_written_for_omnisteval_keeps_its_recording(write, tmp_path):
+    before = score_log(write(SEGMENT), ScoreOptions()).scores
+    assert main(["convert", str(write(SEGMENT)), "--to", "omnisteval", "--out", str(tmp_path / "x.jsonl")]) == 0
+    assert score_log(tmp_path / "x.jsonl", ScoreOptions()).scores.corpus == before.corpus
+    assert before.corpus["SWF"] is before.corpus["EFSW"] is before.degenerate is None  # of whole utterances only
+
+
 def test_a_segment_without_words_needs_no_times_and_one_with_words_does(write):
     empty = {key: value for key, value in SEGMENT.items() if not key.startswith(("emission", "time"))}
     log = Log(write(empty | {"prediction": ""}, SEGMENT | {"index": 1}))
@@ -112,6 +119,19 @@ def test_references_and_segments_of_simulstream_come_from_files(write, tmp_path)
     assert (second.prediction, second.reference, second.source_length) == ("a b", "A B", 3000.0)
 
 
+def test_without_references_the_predictions_length_counts(write):
+    path = write(*audio(1, *[(float(i), 0.0, "", "word") for i in range(1, 6)]))
+    scored = score_log(path, ScoreOptions())
+    assert (scored.scores.corpus["AL"], scored.scores.corpus["BLEU"]) == (1000.0, None)
+    assert "the reference is null" in scored.warnings[0]
+
+
+def test_an_audio_of_which_nothing_is_heard_is_empty_and_not_absent(write):
+    path = write(*audio(1, (1.0, 0.0, "", "a"), name="one.wav"), *audio(2, name="two.wav"))
+    scores = score_log(path, ScoreOptions()).scores
+    assert (scores.counts["instances"], scores.counts["empty"]) == (2, 1)
+
+
 def test_an_audio_of_several_segments_is_aligned_with_its_references(write, tmp_path):
     pytest.importorskip("mweralign")
     path = write(*audio(1, (1.0, 0.0, "", "good morning all"), (3.0, 0.5, "", "we begin now")))
@@ -150,6 +170,11 @@ def test_a_bad_line_of_simulstream_is_refused_with_its_number(write, rows, messa
     ("a: 1", "holds no list"), ("- {wav: talk.wav, offset: 0}", "entry 1: duration holds null; expected seconds"),
     ("- [1]", "entry 1: "), ("- {wav: none.wav, offset: 0, duration: 1}", "has no audio named none"),
     ("- !!python/object/apply:os.system [true]", "Cannot read the segments"), ("- {", "Cannot read the segments"),
+    ("[]", "holds no list"), ("- {wav: 2020-01-01, offset: 0, duration: 1}", "entry 1: .*expected an object"),
+    ("- {wav: talk.wav, offset: 2020-13-45, duration: 1}", "Cannot read the segments"),
+    ("- &a {wav: *a}", "entry 1: "), ("- {wav: talk.wav, offset: -1, duration: 1}", "entry 1: offset is -1; allowed"),
+    ("- {wav: talk.wav, offset: .nan, duration: 1}", "entry 1: offset is nan; allowed"),
+    ("- {wav: [%s], offset: 0, duration: 1}" % ("&x [1, 1]," + "*x," * 1000), "entry 1: "),
 ])
 def test_bad_segments_are_one_clear_error(write, tmp_path, text, message):
     (tmp_path / "s.yaml").write_text(text)

@@ -119,6 +119,7 @@ def test_times_that_were_not_measured_are_not_written(tmp_path):
     ('{"index": 1, "prediction": "a", "delays": [1], "source_length": "x"}', 'source_length holds "x"'),
     ('{"index": 1, "prediction": "a", "delays": [1], "elapsed": [{}]}', "line 2: elapsed holds {}"),
     ("[" * 100000, "line 2: no JSON"),
+    ('{"index": 1, "prediction": "\\ud800", "delays": [1]}', "line 2: prediction holds half a character"),
 ])
 def test_a_bad_line_is_refused_with_its_number(write, line, message):
     path = write(ROW, line, ROW)

@@ -132,3 +132,17 @@ def test_metrics_import_neither_torch_nor_a_model():
     code = "import sys, simulsa_plugin.metrics.corpus, simulsa_plugin.metrics.stability; " \
            "print([m for m in ('torch', 'transformers', 'llamafactory', 'sacrebleu') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_what_yaal_cannot_compute_is_skipped_and_not_dropped():
+    unknown = EmissionRecord(0, "a", "a", (1.0,), (2.0,), None)
+    short = EmissionRecord(1, "a b", "a b", (1.0, 2.0), (2.0,), 9.0)
+    counts = score_records([unknown, short]).counts
+    assert counts["skipped"]["YAAL"] == 1
+    assert counts["dropped"] == {"YAAL": 0, "YAAL_CA": 0, "YAAL_CA_CU": 0}
+
+
+def test_one_record_has_values_and_no_interval():
+    scores = score_records([PLAIN], bootstrap=Bootstrap(samples=20))
+    assert scores.corpus["AL"] == 1000.0
+    assert set(scores.intervals.values()) == {None}

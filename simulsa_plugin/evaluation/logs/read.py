@@ -146,10 +146,7 @@ class Log:
             self.path, options.unit, simulstream.make_detokenizer(options.detokenizer or options.unit))
         segments = None if options.segments is None else simulstream.read_segments(options.segments)
         references = None if options.references is None else list(read_references(options.references))
-        for number, record in enumerate(simulstream.to_records(screens, segments, references, options.unit), 1):
-            if references is None:
-                self.missing_reference.add(number)
-            yield record
+        yield from simulstream.to_records(screens, segments, references, options.unit)
 
 
 def read_references(path: Path) -> Iterator[str]:
@@ -181,8 +178,8 @@ def _recognise(row: Mapping[str, Any]) -> str:
             raise LogError(f"a log of speech output (it has the key {key}); only text output is scored.")
     if any(key in row for key in simulstream.KEYS):
         return SIMULSTREAM
-    if "delays" not in row and any(key in row for key in omnisteval.KEYS):
-        return OMNISTEVAL
+    if any(key in row for key in omnisteval.KEYS):
+        return OMNISTEVAL  # also where SimulEval's names stand beside them
     if "prediction" not in row and "delays" not in row:
         raise LogError(f"an unknown form (its keys: {in_short(list(row)[:8])}). {READ_FORMS}")
     if "delays" not in row and "docid" in row and "segid" in row:

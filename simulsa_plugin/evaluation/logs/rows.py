@@ -101,6 +101,10 @@ def get_text(row: Mapping[str, Any], key: str, default: object = None) -> str:
     text = row.get(key, default)
     if not isinstance(text, str):
         raise LogError(f"{key} is {in_short(text)}; expected a text.")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise LogError(f"{key} holds half a character, a lone surrogate; expected a text.") from error
     return text
 
 
@@ -122,8 +126,17 @@ def get_index(row: Mapping[str, Any], position: int) -> int:
 
 def in_short(value: object) -> str:
     """A value as an error shows it, however long it is."""
-    shown = json.dumps(value, ensure_ascii=False)
+    shown = json.dumps(_pruned(value), ensure_ascii=False)
     return shown if len(shown) <= 60 else shown[:57] + "…"
+
+
+def _pruned(value: object, levels: int = 3) -> Any:
+    """As much of a value as an error may show: it may hold itself, dates, or a million copies of a list."""
+    if isinstance(value, (list, tuple)):
+        return [_pruned(item, levels - 1) for item in value[:9]] if levels else "…"
+    if isinstance(value, dict):
+        return {str(key): _pruned(item, levels - 1) for key, item in list(value.items())[:9]} if levels else "…"
+    return value if isinstance(value, (str, bool, int, float)) or value is None else str(value)
 
 
 def reason_of(error: Exception) -> str:

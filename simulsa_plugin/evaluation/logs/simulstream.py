@@ -18,7 +18,7 @@ import yaml
 from simulsa_plugin import storage
 from simulsa_plugin.errors import LogError, MissingExtraError, UsageError
 from simulsa_plugin.evaluation.logs.rows import get_texts, in_short, on_line, read_rows, reason_of, to_number
-from simulsa_plugin.metrics.records import EmissionRecord
+from simulsa_plugin.metrics.records import LONGEST_MS, EmissionRecord
 from simulsa_plugin.metrics.stability import common_prefix, erasure
 
 KEYS = ("generated_tokens", "deleted_tokens", "metadata")
@@ -102,7 +102,8 @@ def read_screens(path: Path, unit: str, detokenize: Detokenize) -> dict[str, Scr
     screens: dict[str, Screen] = {}
     for number, row in read_rows(path, FORMS):
         if "metadata" in row:
-            names[_identity(row)] = on_line(path, number, _audio_name, row)
+            names[_identity(row)] = name = on_line(path, number, _audio_name, row)
+            screens.setdefault(name, Screen())  # one that is never heard of again was silent, not absent
         else:
             on_line(path, number, _add_line, row, names, screens, unit, detokenize)
     return screens
@@ -116,11 +117,11 @@ def read_segments(path: Path) -> list[Segment]:
     """
     try:
         entries = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(reason_of(error).split())
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # a date that is none is a ValueError
+        reason = in_short(" ".join(reason_of(error).split()))
         raise LogError(f"Cannot read the segments {path}: {reason}. Give a YAML list of wav, offset and duration."
                        ) from error
-    if not isinstance(entries, list):
+    if not isinstance(entries, list) or not entries:
         raise LogError(f"{path} holds no list; expected one of wav, offset and duration, as simulstream reads it.")
     return [_on_entry(path, number, entry) for number, entry in enumerate(entries, 1)]
 
@@ -140,10 +141,11 @@ def to_records(
         LogError: the numbers do not match, or the log has no such audio.
         MissingExtraError: an audio of several segments needs the aligner.
     """
-    segments = segments or [Segment(name, 0.0, screen.heard_ms / 1000) for name, screen in screens.items()]
+    if segments is None:
+        segments = [Segment(name, 0.0, screen.heard_ms / 1000) for name, screen in screens.items()]
     if references is not None and len(references) != len(segments):
         raise LogError(f"There are {len(references)} references for {len(segments)} segments; expected one for each.")
-    texts: Sequence[str | None] = references if references is not None else [""] * len(segments)
+    texts: Sequence[str | None] = references if references is not None else [None] * len(segments)
     by_audio: dict[str, list[int]] = {}
     for index, segment in enumerate(segments):
         by_audio.setdefault(segment.audio, []).append(index)
@@ -232,21 +234,27 @@ def _add_line(
     if _identity(row) not in names:
         raise LogError(f"id {in_short(row['id'])} has no metadata line before it.")
     event = Event(
-        to_number("total_audio_processed", row.get("total_audio_processed"), "seconds"),
-        to_number("computation_time", row.get("computation_time"), "seconds"),
+        _seconds("total_audio_processed", row),
+        _seconds("computation_time", row),
         get_texts(row, "deleted_tokens"), get_texts(row, "generated_tokens"))
-    screens.setdefault(names[_identity(row)], Screen()).add(event, unit, detokenize)
+    screens[names[_identity(row)]].add(event, unit, detokenize)
 
 
 def _on_entry(path: Path, number: int, entry: object) -> Segment:
     try:
         if not isinstance(entry, dict) or not isinstance(entry.get("wav"), str):
-            raise LogError(f"{in_short(entry) if isinstance(entry, (dict, str)) else entry}; expected an object with "
-                           f"wav, offset and duration.")
-        return Segment(Path(entry["wav"]).stem, to_number("offset", entry.get("offset"), "seconds"),
-                       to_number("duration", entry.get("duration"), "seconds"))
+            raise LogError(f"{in_short(entry)}; expected an object with wav, offset and duration.")
+        return Segment(Path(entry["wav"]).stem, _seconds("offset", entry), _seconds("duration", entry))
     except LogError as error:
         raise LogError(f"{path}, entry {number}: {error}") from error
+
+
+def _seconds(key: str, row: Mapping[str, Any]) -> float:
+    """Seconds under a key: finite, none negative."""
+    seconds = to_number(key, row.get(key), "seconds")
+    if not 0 <= seconds <= LONGEST_MS / 1000:
+        raise LogError(f"{key} is {seconds:g}; allowed: seconds, 0 or more.")
+    return seconds
 
 
 def _units(text: str, unit: str) -> list[str]:
