@@ -26,6 +26,10 @@ EXTENDED_MODULES = frozenset({
     "llamafactory.data.mm_plugin",
     "llamafactory.data.parser",
     "llamafactory.train.sft.workflow",
+    # Only to say that these ways go past the plugin.
+    "llamafactory.v1.launcher",
+    "llamafactory.train.mca.workflow",
+    "llamafactory.train.hyper_parallel.workflow",
     "deepspeed.comm.torch",
 })
 

@@ -81,6 +81,12 @@ def _extend_training(workflow: ModuleType) -> None:
     _wrap(workflow, "run_sft", hook.with_evaluator)
 
 
+def _say_bypassed(module: ModuleType) -> None:
+    way = "USE_V1=1" if ".v1." in module.__name__ else module.__name__.split(".")[-2]
+    notify(f"{way} takes a way of LLaMA-Factory past this plugin: its keys, its reading of audio, formatting: simulsa "
+           "and simulsa_eval_dataset are off there.")
+
+
 def _wrap(module: ModuleType, name: str, wrap: Callable[[Any], Any]) -> None:
     """Replace `module.name` by `wrap(module.name)`; a name that is gone is reported, and the rest goes on."""
     if not hasattr(module, name):
@@ -100,5 +106,8 @@ _EXTENSIONS: dict[str, Callable[[ModuleType], None]] = {
     "llamafactory.data.parser": _extend_dataset_entries,
     "llamafactory.data.mm_plugin": _extend_mm_plugin,
     "llamafactory.train.sft.workflow": _extend_training,
+    "llamafactory.v1.launcher": _say_bypassed,
+    "llamafactory.train.mca.workflow": _say_bypassed,
+    "llamafactory.train.hyper_parallel.workflow": _say_bypassed,
     "deepspeed.comm.torch": _extend_deepspeed,
 }

@@ -155,3 +155,19 @@ def test_a_failing_extension_leaves_the_module_as_it_is(python, fake_toolkit):
     """)
     assert result.stdout.strip() == "{'seed': 1}"
     assert result.stderr.startswith("simulsa_plugin: cannot extend llamafactory.hparams.parser")
+
+
+@pytest.mark.parametrize(("module", "way"), [
+    ("v1.launcher", "USE_V1=1"), ("train.mca.workflow", "mca"), ("train.hyper_parallel.workflow", "hyper_parallel"),
+])
+def test_a_way_past_the_plugin_is_said(python, fake_toolkit, module, way):
+    if "." in module.removeprefix("v1."):
+        fake_toolkit("train.other", "")  # the packages above it
+    fake_toolkit(module, "")
+    result = python(f"""
+        from simulsa_plugin.toolkit import autoload
+        autoload.activate()
+        import llamafactory.{module}
+    """)
+    assert result.stderr.startswith(f"simulsa_plugin: {way} takes a way of LLaMA-Factory past this plugin: its keys")
+    assert result.stderr.count("\n") == 1
