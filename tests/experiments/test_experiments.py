@@ -68,7 +68,7 @@ def test_arms_that_need_the_same_share_a_run(folder):
     mixing, truncation = (plan.read_experiment(name, [1, 2], {}) for name in ("mixing", "truncation"))
     five = next(arm for arm in mixing.arms if arm.name == "5 %")
     paper = next(arm for arm in truncation.arms if arm.name == "beta_decay(1,3)")
-    assert five.runs == paper.runs
+    assert [run.model_name for run in five.runs] == [run.model_name for run in paper.runs]
     assert len({run.model_name for arm in mixing.arms for run in arm.runs}) == 10
     assert len({run.model_name for run in five.runs}) == 2
 
