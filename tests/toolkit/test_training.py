@@ -57,3 +57,14 @@ def test_a_mistake_is_one_line_and_exit_code_1(llamafactory_cli, arguments, expe
     assert result.returncode == 1
     assert own_lines(result)[1:] == [expected]
     assert "Traceback" not in result.stdout + result.stderr
+
+
+def test_the_web_uis_training_finds_the_plugin_as_well(llamafactory_cli, project_folder):
+    # The web UI writes a recipe and starts `llamafactory-cli train` with this environment (webui/runner.py).
+    log = project_folder / "saves" / "web"
+    result = llamafactory_cli(
+        "train", "recipes/demo_simulsa.yaml", "max_steps=1", "per_device_train_batch_size=2", f"output_dir={log}",
+        "dataloader_num_workers=0", LLAMABOARD_ENABLED="1", LLAMABOARD_WORKDIR=str(log))
+    assert result.returncode == 0, result.stderr[-4000:]
+    assert "is active" in own_lines(result)[0]
+    assert (log / "running_log.txt").is_file()  # what the web UI reads
