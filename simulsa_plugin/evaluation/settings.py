@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from simulsa_plugin.errors import UsageError
@@ -54,12 +55,7 @@ class HookSettings(Settings):
 
     def __post_init__(self) -> None:
         check_range("simulsa_eval_samples", self.eval_samples, minimum=1)
-        for chunk in self.eval_chunks:
-            check_range("simulsa_eval_chunks", chunk, minimum=1)
-        for rollback in self.eval_rollbacks:
-            check_range("simulsa_eval_rollbacks", rollback, minimum=0)
-        for policy in self.eval_policies:
-            check_policy_name("simulsa_eval_policies", policy)
+        _check_cells("simulsa_eval_", self.eval_chunks, self.eval_rollbacks, self.eval_policies)
 
 
 @dataclass(frozen=True)
@@ -102,12 +98,7 @@ class EvaluationSettings(Settings):
         ):
             if len(set(values)) != len(values):
                 raise UsageError(f"{key} names a value twice: {', '.join(map(str, values))}.")
-        for chunk in self.chunks:
-            check_range("simulsa_chunks", chunk, minimum=1)
-        for rollback in self.rollbacks:
-            check_range("simulsa_rollbacks", rollback, minimum=0)
-        for policy in self.policies:
-            check_policy_name("simulsa_policies", policy)
+        _check_cells("simulsa_", self.chunks, self.rollbacks, self.policies)
         for threshold in self.confidence_threshold:
             check_range("simulsa_confidence_threshold", threshold, above=0, maximum=1)
         for key, values in (("hold_n", self.hold_n), ("wait_k", self.wait_k), ("agreement_n", self.agreement_n)):
@@ -145,3 +136,13 @@ class EvaluationSettings(Settings):
         if self.tokenizer != AUTO:
             return self.tokenizer
         return TOKENIZERS.get(language_code(self.target_language or ""), "13a")
+
+
+def _check_cells(prefix: str, chunks: Iterable[int], rollbacks: Iterable[int], policies: Iterable[str]) -> None:
+    """Check what cells are made of, under the keys that begin with `prefix`."""
+    for chunk in chunks:
+        check_range(f"{prefix}chunks", chunk, minimum=1)
+    for rollback in rollbacks:
+        check_range(f"{prefix}rollbacks", rollback, minimum=0)
+    for policy in policies:
+        check_policy_name(f"{prefix}policies", policy)
