@@ -35,13 +35,13 @@ class ArmResult:
         name: of the arm.
         cells: offline and those of its policy, each value the mean over seeds.
         sampled: the same on every resample of the utterances, which all seeds share.
-        spread: cell → metric → standard deviation over seeds (n − 1); 0 for a single seed.
+        spread: cell → metric → standard deviation over seeds (n − 1); None for a single seed.
     """
 
     name: str
     cells: Mapping[CellKey, Cell]
     sampled: Side
-    spread: Mapping[CellKey, Mapping[str, float]]
+    spread: Mapping[CellKey, Mapping[str, float | None]]
 
 
 def average(name: str, folders: Sequence[Path], policy: str, bootstrap: Bootstrap) -> ArmResult:
@@ -78,9 +78,9 @@ def table(summary: Json, seeds: int) -> list[str]:
     """The summary as aligned lines."""
     rows = [["arm", "cell", "BLEU", "[low, high]", "± seeds", "LAAL ms", "± seeds", "NE"]]
     for row in summary["cells"]:
-        rows.append([row["arm"], row["cell"], f"{row['BLEU']:.1f}", _bounds(row["BLEU_interval"], 1),
-                     f"{row['BLEU_spread']:.1f}", "–" if row["LAAL"] is None else f"{row['LAAL']:.0f}",
-                     f"{row['LAAL_spread']:.0f}", "–" if row["NE"] is None else f"{row['NE']:.2f}"])
+        rows.append([row["arm"], row["cell"], _number(row["BLEU"], 1), _bounds(row["BLEU_interval"], 1),
+                     _number(row["BLEU_spread"], 1), _number(row["LAAL"], 0), _number(row["LAAL_spread"], 0),
+                     _number(row["NE"], 2)])
     compared = [[f"against {summary['against']}", "BLEU at equal LAAL, on average", "[low, high]", "over LAAL ms"]]
     for entry in summary["equal_latency"]:
         shared = entry["range"]
@@ -144,9 +144,13 @@ def _average_sampled(several: Sequence[Sampled]) -> Sampled:
     return Sampled(several[0].path, several[0].statistics, values, several[0].references)
 
 
-def _spread(values: Sequence[float | None]) -> float:
+def _spread(values: Sequence[float | None]) -> float | None:
     numbers = [value for value in values if value is not None]
-    return statistics.stdev(numbers) if len(numbers) > 1 else 0.0
+    return statistics.stdev(numbers) if len(numbers) > 1 else None
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
 
 
 def _bounds(found: Sequence[float] | None, digits: int) -> str:
