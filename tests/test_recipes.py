@@ -30,7 +30,7 @@ DEEPSPEED_FILES = sorted((REPOSITORY / "recipes" / "deepspeed").glob("*.json"))
 QUICKSTART = REPOSITORY / "recipes" / "QUICKSTART.md"
 # What a launcher or an earlier run leaves behind would change what is tested.
 INHERITED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "FORCE_TORCHRUN", "NPROC_PER_NODE", "DS_ACCELERATOR",
-             "SIMULSA_PLUGIN", "SIMULSA_PLUGIN_ANNOUNCED")
+             "SIMULSA_PLUGIN", "SIMULSA_PLUGIN_ANNOUNCED", "LLAMAFACTORY_VERBOSITY")
 SIZES = ("max_steps=2", "per_device_train_batch_size=2", "gradient_accumulation_steps=1", "preprocessing_num_workers=1",
          "dataloader_num_workers=0", "logging_steps=1")
 # Between two processes DeepSpeed would compile an exchange of its own, for a minute and more; without a compiler it

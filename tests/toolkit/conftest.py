@@ -17,7 +17,7 @@ from simulsa_plugin.storage import write_json, write_jsonl
 REPOSITORY = Path(__file__).resolve().parents[2]
 # What a launcher or an earlier run leaves behind would change what is tested.
 INHERITED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "FORCE_TORCHRUN", "NPROC_PER_NODE", "DS_ACCELERATOR",
-             "SIMULSA_PLUGIN", "SIMULSA_PLUGIN_ANNOUNCED")
+             "SIMULSA_PLUGIN", "SIMULSA_PLUGIN_ANNOUNCED", "LLAMAFACTORY_VERBOSITY")
 
 
 @pytest.fixture(scope="session")
