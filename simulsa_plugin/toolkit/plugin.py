@@ -24,9 +24,10 @@ def _extend_launcher(launcher: ModuleType) -> None:
 
 
 def _extend_parser(parser: ModuleType) -> None:
-    from simulsa_plugin.toolkit import launching, recipe_keys
+    from simulsa_plugin.toolkit import launching, ranks, recipe_keys
 
     launching.report_errors_in_one_line()
+    ranks.let_gloo_finish_at_exit()
     _wrap(parser, "read_args", recipe_keys.adapting)
     for name in ("_TRAIN_ARGS", "_INFER_ARGS", "_EVAL_ARGS", "_TRAIN_MCA_ARGS"):
         _wrap(parser, name, _with_own_keys)

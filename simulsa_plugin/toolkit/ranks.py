@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch.distributed
+
+GLOO_THREAD = "pt_gloo_runloop"  # as PyTorch names the threads that run gloo's collectives
+WATCHED = ("State", "voluntary_ctxt_switches", "nonvoluntary_ctxt_switches")  # of a thread's /proc/…/status
+PAUSE_SECONDS = 0.01
+PATIENCE_SECONDS = 10.0
 
 
 def rank_and_count() -> tuple[int, int]:
@@ -61,3 +69,43 @@ def _zero_3(engine: Any) -> Any:
     if offload is None and hasattr(optimizer, "_register_deepspeed_module"):
         return optimizer  # in an evaluation without training
     return offload
+
+
+def let_gloo_finish_at_exit() -> None:
+    """Register `let_gloo_finish` to run when this process exits, before the interpreter is finalized."""
+    atexit.unregister(let_gloo_finish)
+    atexit.register(let_gloo_finish)
+
+
+def let_gloo_finish() -> None:
+    """Wait until gloo's threads have released the tensors of the last collectives.
+
+    A thread of gloo needs the GIL to release a tensor. One that asks for it while the interpreter is being finalized is
+    terminated inside a destructor, and takes the process down with SIGABRT ("terminate called without an active
+    exception"; https://github.com/pytorch/pytorch/issues/190489): a training that has saved its model ends with exit
+    code 1. `destroy_process_group` does not wait for these threads while anything still refers to the group, as
+    DeepSpeed's engine and its parameters do.
+    """
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    before = _gloo_threads()
+    while before and time.monotonic() < deadline:
+        time.sleep(PAUSE_SECONDS)  # without the GIL: a thread that waits for it takes it now
+        now = _gloo_threads()
+        if now == before and all(status["State"].startswith("S") for status in now.values()):
+            return
+        before = now
+
+
+def _gloo_threads() -> dict[str, dict[str, str]]:
+    """State and counts of context switches of gloo's threads, by thread id; empty where there is no /proc.
+
+    A thread that sleeps, and has not been switched to since the last look, waited for neither a processor nor the GIL.
+    """
+    found = {}
+    for path in Path("/proc/self/task").glob("*/status"):
+        with contextlib.suppress(OSError):  # the thread has just ended
+            lines = path.read_text(encoding="utf-8").splitlines()
+            status = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+            if status.get("Name") == GLOO_THREAD:
+                found[path.parent.name] = {key: status.get(key, "") for key in WATCHED}
+    return found
