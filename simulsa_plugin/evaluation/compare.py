@@ -144,7 +144,7 @@ def _compare_two(baseline: Result, other: Result, options: CompareOptions) -> Js
     sides = _sample(baseline, other, options)
     keys = list(dict.fromkeys([*baseline.cells, *other.cells]))
     cells = [_compare_cell(key, baseline, other, sides, options) for key in keys]
-    curves = [compare_curves(policy, (baseline.cells, other.cells), sides, options.axes)
+    curves = [compare_curves(policy, (baseline.cells, other.cells), sides, options.axes, options.bootstrap.seed)
               for policy in _policies(baseline, other)]
     return {"other": _shown_path(other.path), "cells": cells,
             "equal_latency": [entry | {"verdict": verdict(entry, cells)} for entry in curves]}

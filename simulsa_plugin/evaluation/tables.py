@@ -49,6 +49,7 @@ def comparison_tables(comparison: dict[str, Any]) -> list[str]:
              f"measured: unit {scale['unit']}, length of the {scale['length']}, BLEU tokenizer {scale['tokenizer']}",
              f"[low, high]: 95 % of {bootstrap['samples']} paired resamples of the utterances, "
              f"seed {bootstrap['seed']}; – where a value, a log or more than 10 % of the resamples are missing",
+             "at equal latency: and over random halves of the cells, which show what interpolation may be wrong by",
              f"p: paired approximate randomisation of {bootstrap['trials']} trials (BLEU, chrF)"]
     for pair in comparison["comparisons"]:
         lines += ["", f"other: {pair['other']}", "", *_main_table(pair["cells"]), *_other_table(pair["cells"])]
@@ -113,9 +114,16 @@ def _curve_table(curves: dict[str, Any]) -> list[str]:
     rows = [[f"{latency} ms", "baseline", "other", "diff", "[low, high]"]]
     rows += [[f"{point[latency]:.0f}", shown(point["baseline"]), shown(point["other"]), _signed(point["difference"]),
               _shown_interval(point["interval"])] for point in curves["points"]]
-    return [f"{title} (interpolated between the best cells; common range {low:.0f}–{high:.0f} ms)", *align(rows),
+    return [f"{title} (interpolated between the best of {_cells_compared(curves['grids'])}; "
+            f"common range {low:.0f}–{high:.0f} ms)", *align(rows),
             f"mean difference {_signed(curves['mean_difference'])} {_shown_interval(curves['interval'])}, "
             f"area {curves['area']:+.1f} {quality}·ms {_shown_interval(curves['area_interval'])}"]
+
+
+def _cells_compared(grids: dict[str, Any]) -> str:
+    counts = grids["cells"]
+    return f"{counts['baseline']} cells of both sides" if grids["compared"] == "shared" else \
+        f"the baseline's {counts['baseline']} and the other's {counts['other']} cells"
 
 
 def _cell_name(cell: dict[str, Any]) -> str:

@@ -6,10 +6,12 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from simulsa_plugin.evaluation.cells import OFFLINE
+from simulsa_plugin.evaluation.cells import OFFLINE, key_of
+from simulsa_plugin.evaluation.equal_latency import LEAST_SHARED
 from simulsa_plugin.metrics.columns import mean_of
 
 Json = Mapping[str, Any]
+_NAMED = 3  # cells that a sentence names
 UP, DOWN, LEVEL = "up", "down", "level"  # what an interval of a difference says
 # (quality at fixed settings, quality at equal latency, latency at fixed settings) → what it comes to; None: whatever
 _CONCLUSIONS: dict[tuple[str | None, str | None, str | None], str] = {
@@ -33,7 +35,7 @@ def verdict(curves: Json, cells: Sequence[Json]) -> str:
         cells: the compared cells.
 
     "Better" and "worse" are said only where the 95 % interval of the difference does not hold 0, and delay is spoken of
-    only where the cells' intervals of latency say so.
+    only where the cells' intervals of latency say so. Neither side is credited with cells that the other lacks.
     """
     quality, latency = curves["quality"], curves["latency"]
     of_policy = [cell for cell in cells if curves["policy"] in (None, cell["policy"])]
@@ -45,10 +47,34 @@ def verdict(curves: Json, cells: Sequence[Json]) -> str:
     if curves["range"] is None:
         return " ".join([*sentences, f"The curves share no range of {latency}: what is better at equal {latency} "
                                      f"cannot be said."])
+    sentences += _on_grids(curves["grids"], latency, curves["interval"] is not None)
+    if not curves["grids"]["comparable"]:
+        return " ".join(sentences)
     sentences.append(_at_equal_latency(curves, quality, latency))
     judged = _agreed(fixed, quality), _judge(curves["interval"]), _agreed(fixed, latency)
     conclusion = _CONCLUSIONS.get(judged) or _CONCLUSIONS.get((*judged[:2], None))
     return " ".join([*sentences, conclusion] if conclusion else sentences)
+
+
+def _on_grids(grids: Json, latency: str, has_interval: bool) -> list[str]:
+    """Which cells a comparison rests on, where it is not simply all."""
+    alone = [f"only the {side} has {_listed(grids[f'{side}_only'])}" for side in ("baseline", "other")
+             if grids[f"{side}_only"]]
+    if not grids["comparable"]:
+        return [f"The grids differ ({grids['shared']} shared; {'; '.join(alone)}): what is better at equal {latency} "
+                f"cannot be told from the choice of cells. Evaluate both in the same cells."]
+    if grids["compared"] == "all":
+        return ["The policies differ, so each side is compared by the cells that it was given."]
+    said = [f"The grids differ, so only the {grids['shared']} shared cells are compared ({'; '.join(alone)})."] \
+        if alone else []
+    return [*said, *(["Of two cells none can be left out: the interval does not cover interpolation."]
+                     if grids["shared"] == LEAST_SHARED and has_interval else [])]
+
+
+def _listed(cells: Sequence[Json]) -> str:
+    names = [str(key_of(cell)) for cell in cells]
+    rest = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _at_fixed_settings(cells: Sequence[Json], quality: str, latency: str) -> str:
@@ -70,10 +96,11 @@ def _at_equal_latency(curves: Json, quality: str, latency: str) -> str:
     said = {UP: "the other is better", DOWN: "the other is worse",
             LEVEL: "no difference can be told", None: "the difference has no interval, so none is claimed"}
     points = sorted(curves["points"], key=lambda point: point[latency])
-    places = [f"{word} at {' and '.join(found)} ms" for kind, word in ((UP, "better"), (DOWN, "worse"))
-              if (found := _ranges(points, latency, kind))]
-    where = f"; by itself it is {', '.join(places)}" if places else ""
-    return f"At equal {latency} ({low:.0f}–{high:.0f} ms) {said[_judge(bounds)]}: {size} on average{where}."
+    judged = _judge(bounds)
+    word = {UP: "better", DOWN: "worse"}.get(judged or "")  # of several points one may differ by chance
+    places = _ranges(points, latency, judged) if judged and word else []
+    where = f"; by itself it is {word} at {' and '.join(places)} ms" if places else ""
+    return f"At equal {latency} ({low:.0f}–{high:.0f} ms) {said[judged]}: {size} on average{where}."
 
 
 def _agreed(cells: Sequence[Json], name: str) -> str | None:

@@ -81,14 +81,17 @@ def table(summary: Json, seeds: int) -> list[str]:
         rows.append([row["arm"], row["cell"], _number(row["BLEU"], 1), _bounds(row["BLEU_interval"], 1),
                      _number(row["BLEU_spread"], 1), _number(row["LAAL"], 0), _number(row["LAAL_spread"], 0),
                      _number(row["NE"], 2)])
-    compared = [[f"against {summary['against']}", "BLEU at equal LAAL, on average", "[low, high]", "over LAAL ms"]]
+    compared = [[f"against {summary['against']}", "BLEU at equal LAAL, on average", "[low, high]",
+                 "and over cells", "cells", "over LAAL ms"]]
     for entry in summary["equal_latency"]:
         shared = entry["range"]
         compared.append([entry["arm"], "–" if shared is None else f"{entry['mean_difference']:+.2f}",
-                         _bounds(entry["interval"], 2),
+                         _bounds(entry["sampling_interval"], 2), _bounds(entry["interval"], 2),
+                         _cells(entry["grids"]),
                          "no common range" if shared is None else f"{shared[0]:.0f}–{shared[1]:.0f}"])
     return [*align(rows), "", *align(compared), "",
-            f"Means over {seeds} seed{'s' if seeds > 1 else ''}; [low, high]: 95 % over utterances; "
+            f"Means over {seeds} seed{'s' if seeds > 1 else ''}; [low, high]: 95 % over utterances, and over halves of "
+            f"the cells, which show what interpolation may be wrong by; cells: those of both, where they share some; "
             f"±: standard deviation over seeds."]
 
 
@@ -147,6 +150,14 @@ def _average_sampled(several: Sequence[Sampled]) -> Sampled:
 def _spread(values: Sequence[float | None]) -> float | None:
     numbers = [value for value in values if value is not None]
     return statistics.stdev(numbers) if len(numbers) > 1 else None
+
+
+def _cells(grids: Json) -> str:
+    """How many cells each curve is made of, and whether their choice could be what differs."""
+    counts = grids["cells"]
+    if grids["compared"] == "shared":
+        return str(counts["baseline"])
+    return f"{counts['baseline']} against {counts['other']}" + ("" if grids["comparable"] else ", grids differ")
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -125,14 +125,18 @@ def weighted_mean(weights: Array, values: Array) -> Array:
     return _divided(weights @ np.where(there, values, 0.0), weights @ there)
 
 
-def interval(values: Array) -> Interval | None:
+def interval(values: Array, least_share: float = _LEAST_SHARE) -> Interval | None:
     """The 2.5th and 97.5th percentile of bootstrap values; None where fewer than 90 % of the resamples have one.
+
+    Args:
+        values: shape (resamples,), NaN where a resample has none.
+        least_share: of the resamples that must have a value.
 
     >>> interval(np.arange(1001.0))
     Interval(low=25.0, high=975.0, resamples=1001)
     """
     there = values[~np.isnan(values)]
-    if not len(there) or len(there) < _LEAST_SHARE * len(values):
+    if not len(there) or len(there) < least_share * len(values):
         return None
     low, high = np.percentile(there, [2.5, 97.5])
     return Interval(float(low), float(high), len(there))

@@ -336,6 +336,22 @@ def test_scores_of_comet_beside_a_log_are_compared_as_means(tmp_path):
 
 # What a comparison must not claim
 
+def test_a_result_with_more_cells_is_not_better_than_itself_with_fewer(tmp_path, capsys):
+    slow, fast, strong = shifted(cut_short(records_of(FAST)), -300.0), records_of(FAST), records_of(STRONG)
+    logs = {(500, 0): slow, (1000, 0): fast, (1500, 0): strong}
+    few = make_result_with_logs(tmp_path / "a", {key: logs[key] for key in [(500, 0), (1500, 0)]})
+    every = make_result_with_logs(tmp_path / "b", logs)
+    for one, two in ((few, every), (every, few)):
+        assert main(["compare", str(one), str(two), "--samples", "100", "--json", str(tmp_path / "c.json")]) == 0
+        (curves,) = json.loads((tmp_path / "c.json").read_text())["comparisons"][0]["equal_latency"]
+        assert (curves["mean_difference"], curves["interval"]) == (0.0, [0.0, 0.0])
+        assert curves["grids"]["shared"] == 2
+    out = capsys.readouterr().out
+    assert "The grids differ, so only the 2 shared cells are compared (only the other has rollback k=1000 b=0)." in out
+    assert "only the baseline has rollback k=1000 b=0" in out
+    assert "interpolated between the best of 2 cells of both sides" in out
+
+
 def test_a_gain_without_more_delay_is_not_said_to_be_paid_for(tmp_path):
     # The best cell is the same, a worse one of the same latency becomes better: no curve moves, no delay is paid.
     strong = records_of(STRONG)
