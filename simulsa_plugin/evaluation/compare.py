@@ -13,7 +13,7 @@ import numpy as np
 from simulsa_plugin import storage
 from simulsa_plugin.errors import UsageError
 from simulsa_plugin.evaluation.cells import CELL_METRICS, OFFLINE, Cell, CellKey, read_cells, read_scores
-from simulsa_plugin.evaluation.equal_latency import LOG_POLICY, Axes, compare_curves
+from simulsa_plugin.evaluation.equal_latency import LOG_POLICY, Axes, Grids, choose_cells, compare_curves
 from simulsa_plugin.evaluation.logs.read import ReadOptions
 from simulsa_plugin.evaluation.sampled import Sampled, Side, check_same_references, sample_cells
 from simulsa_plugin.evaluation.score import ScoreOptions, print_warnings, score_log
@@ -24,13 +24,20 @@ from simulsa_plugin.metrics.quality import QUALITY, default_tokenizer
 from simulsa_plugin.metrics.records import UNITS
 from simulsa_plugin.metrics.significance import (
     Bootstrap,
+    differing,
     interval,
     paired_p_value,
-    randomisation_p_value,
+    randomisation_test,
     sacrebleu_p_value,
 )
 
 Json: TypeAlias = dict[str, Any]
+P_VALUES = {
+    "p_value": "paired bootstrap; of BLEU and chrF as sacrebleu computes it, of other metrics two-sided, ties half",
+    "randomisation_p_value": "paired randomisation, two-sided: exact where the differing utterances have no more swaps "
+                             "than there are trials, else drawn, ties half",
+    "sacrebleu_randomisation_p_value": "the same as sacrebleu computes it: drawn, ties not counted",
+}
 
 
 @dataclass(frozen=True)
@@ -98,6 +105,7 @@ def compare(results: Sequence[Result], options: CompareOptions) -> Json:
         "baseline": _shown_path(baseline.path),
         "scale": {"unit": baseline.scale.unit, "length": baseline.scale.length, "tokenizer": baseline.scale.tokenizer},
         "bootstrap": {"method": "paired over utterances, percentiles", "share": 0.95, **vars(options.bootstrap)},
+        "p_values": P_VALUES,
         "comparisons": [_compare_two(baseline, result, options) for result in results[1:]],
     }
 
@@ -144,10 +152,17 @@ def _compare_two(baseline: Result, other: Result, options: CompareOptions) -> Js
     sides = _sample(baseline, other, options)
     keys = list(dict.fromkeys([*baseline.cells, *other.cells]))
     cells = [_compare_cell(key, baseline, other, sides, options) for key in keys]
-    curves = [compare_curves(policy, (baseline.cells, other.cells), sides, options.axes, options.bootstrap.seed)
-              for policy in _policies(baseline, other)]
+    curves = [_compare_curves(policy, baseline, other, sides, options) for policy in _policies(baseline, other)]
     return {"other": _shown_path(other.path), "cells": cells,
             "equal_latency": [entry | {"verdict": verdict(entry, cells)} for entry in curves]}
+
+
+def _compare_curves(
+    policy: str | None, baseline: Result, other: Result, sides: tuple[Side, Side], options: CompareOptions
+) -> Json:
+    cells = baseline.cells, other.cells
+    count = _differing_utterances(choose_cells(policy, cells, options.axes), sides, options.axes)
+    return compare_curves(policy, cells, sides, options.axes, options.bootstrap.seed) | {"differing": count}
 
 
 def _shown_path(path: Path) -> str:
@@ -203,14 +218,25 @@ def _uncertainty(
     bounds = interval(differences)
     if bounds is None:
         return found
-    found |= {"interval": [bounds.low, bounds.high]}
+    different = differing(first.statistics, second.statistics, name)
+    found |= {"interval": [bounds.low, bounds.high], "utterances": len(different), "differing": int(different.sum())}
     if name not in QUALITY:
-        return found | {"p_value": paired_p_value(difference, differences[~np.isnan(differences)])}
+        return found | {"p_value": paired_p_value(difference, differences[~np.isnan(differences)])
+                        if different.any() else 1.0}
     (metric, one), (_, two) = (side.statistics.quality[name] for side in (first, second))
-    if np.array_equal(one, two):  # sacrebleu gives the smallest p there is to a system and itself
-        return found | {"p_value": 1.0, "randomisation_p_value": 1.0}
-    return found | {"p_value": sacrebleu_p_value(difference, differences),
-                    "randomisation_p_value": randomisation_p_value(metric, one, two, bootstrap)}
+    test = randomisation_test(metric, one, two, bootstrap)
+    # sacrebleu's bootstrap gives the smallest p there is to a system and itself
+    return found | {"p_value": sacrebleu_p_value(difference, differences) if test.differing else 1.0,
+                    "randomisation_p_value": test.p_value, "randomisation_exact": test.exact,
+                    "sacrebleu_randomisation_p_value": test.sacrebleu_p_value}
+
+
+def _differing_utterances(grids: Grids, sides: tuple[Side, Side], axes: Axes) -> int | None:
+    """Utterances whose quality or latency differs in some cell of a comparison of curves; None without logs."""
+    pairs = [tuple(side.get(key) for side in sides) for key in grids.compared[0]] if grids.paired else []
+    found = [differing(one.statistics, two.statistics, name) for one, two in pairs if one and two
+             for name in (axes.quality, axes.latency) if {name} <= set(one.values) & set(two.values)]
+    return int(np.any(found, axis=0).sum()) if found else None
 
 
 def _policies(baseline: Result, other: Result) -> list[str | None]:

@@ -50,7 +50,8 @@ def comparison_tables(comparison: dict[str, Any]) -> list[str]:
              f"[low, high]: 95 % of {bootstrap['samples']} paired resamples of the utterances, "
              f"seed {bootstrap['seed']}; – where a value, a log or more than 10 % of the resamples are missing",
              "at equal latency: and over random halves of the cells, which show what interpolation may be wrong by",
-             f"p: paired approximate randomisation of {bootstrap['trials']} trials (BLEU, chrF)"]
+             f"p: paired randomisation (BLEU, chrF), exact where few utterances differ, else {bootstrap['trials']} "
+             "trials; then utterances that differ, of all; then p as sacrebleu computes it, too small where few differ"]
     for pair in comparison["comparisons"]:
         lines += ["", f"other: {pair['other']}", "", *_main_table(pair["cells"]), *_other_table(pair["cells"])]
         lines += _remarks(pair["cells"])
@@ -63,7 +64,7 @@ def _main_table(cells: Iterable[dict[str, Any]]) -> list[str]:
     header = ["cell"]
     for name in MAIN_METRICS:
         header += [_with_unit(name), "other", "diff"]
-        header += ["[low, high]"] + (["p"] if name in QUALITY else [])
+        header += ["[low, high]"] + (["p, differ, sacrebleu's p"] if name in QUALITY else [])
     rows = [header]
     for cell in cells:
         row = [_cell_name(cell)]
@@ -71,7 +72,7 @@ def _main_table(cells: Iterable[dict[str, Any]]) -> list[str]:
             value = cell["metrics"].get(name, {})
             row += [shown(value.get("baseline")), shown(value.get("other")), _signed(value.get("difference"))]
             row += [_shown_interval(value.get("interval"))]
-            row += [_shown_p(value.get("randomisation_p_value"))] if name in QUALITY else []
+            row += [_shown_test(value)] if name in QUALITY else []
         rows.append(row)
     return align(rows)
 
@@ -141,8 +142,13 @@ def _signed(value: float | None) -> str:
     return "–" if value is None else f"{value:+.3f}"
 
 
-def _shown_p(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4f}"
+def _shown_test(value: dict[str, Any]) -> str:
+    """p, what it rests on, and what others would print."""
+    if value.get("randomisation_p_value") is None:
+        return "–"
+    theirs = value["sacrebleu_randomisation_p_value"]
+    return (f"{value['randomisation_p_value']:.4f} {value['differing']}/{value['utterances']} "
+            f"{'–' if theirs is None else f'{theirs:.4f}'}")
 
 
 def _shown_interval(bounds: Sequence[float] | None) -> str:

@@ -9,8 +9,10 @@ from typing import Any
 from simulsa_plugin.evaluation.cells import OFFLINE, key_of
 from simulsa_plugin.evaluation.equal_latency import LEAST_SHARED
 from simulsa_plugin.metrics.columns import mean_of
+from simulsa_plugin.metrics.significance import LEAST_DIFFERING
 
 Json = Mapping[str, Any]
+SIGNIFICANT = 0.05  # p below it
 _NAMED = 3  # cells that a sentence names
 UP, DOWN, LEVEL = "up", "down", "level"  # what an interval of a difference says
 # (quality at fixed settings, quality at equal latency, latency at fixed settings) → what it comes to; None: whatever
@@ -51,7 +53,7 @@ def verdict(curves: Json, cells: Sequence[Json]) -> str:
     if not curves["grids"]["comparable"]:
         return " ".join(sentences)
     sentences.append(_at_equal_latency(curves, quality, latency))
-    judged = _agreed(fixed, quality), _judge(curves["interval"]), _agreed(fixed, latency)
+    judged = _agreed(fixed, quality), _judge_curves(curves), _agreed(fixed, latency)
     conclusion = _CONCLUSIONS.get(judged) or _CONCLUSIONS.get((*judged[:2], None))
     return " ".join([*sentences, conclusion] if conclusion else sentences)
 
@@ -80,7 +82,7 @@ def _listed(cells: Sequence[Json]) -> str:
 def _at_fixed_settings(cells: Sequence[Json], quality: str, latency: str) -> str:
     gain, delay = (mean_of([cell["metrics"][name]["difference"] for cell in cells]) or 0.0
                    for name in (quality, latency))
-    judged = [_judge(cell["metrics"][quality]["interval"]) for cell in cells]
+    judged = [_judge_cell(cell, quality) for cell in cells]
     tested = len(cells) - judged.count(None)
     counts = f"significantly better in {judged.count(UP)} of {tested} cells, worse in {judged.count(DOWN)}" if tested \
         else "no interval, so nothing is claimed"
@@ -96,16 +98,18 @@ def _at_equal_latency(curves: Json, quality: str, latency: str) -> str:
     said = {UP: "the other is better", DOWN: "the other is worse",
             LEVEL: "no difference can be told", None: "the difference has no interval, so none is claimed"}
     points = sorted(curves["points"], key=lambda point: point[latency])
-    judged = _judge(bounds)
+    judged = _judge_curves(curves)
     word = {UP: "better", DOWN: "worse"}.get(judged or "")  # of several points one may differ by chance
     places = _ranges(points, latency, judged) if judged and word else []
+    if judged == LEVEL and _differ_too_few(curves):
+        size += f" ({curves['differing']} utterances differ, too few to tell)"
     where = f"; by itself it is {word} at {' and '.join(places)} ms" if places else ""
     return f"At equal {latency} ({low:.0f}–{high:.0f} ms) {said[judged]}: {size} on average{where}."
 
 
 def _agreed(cells: Sequence[Json], name: str) -> str | None:
     """Up or down where most cells are, and none the other way; level where all are; None where they disagree."""
-    judged = [found for cell in cells if (found := _judge(cell["metrics"][name]["interval"])) is not None]
+    judged = [found for cell in cells if (found := _judge_cell(cell, name)) is not None]
     if not judged:
         return None
     for kind, opposite in ((UP, DOWN), (DOWN, UP)):
@@ -129,6 +133,25 @@ def _judge(bounds: Sequence[float] | None) -> str | None:
     if bounds is None:
         return None
     return UP if bounds[0] > 0 else DOWN if bounds[1] < 0 else LEVEL
+
+
+def _judge_cell(cell: Json, name: str) -> str | None:
+    """What interval and p of a cell's difference say: an interval of few differing utterances claims too much."""
+    metric = cell["metrics"][name]
+    judged, p_value = _judge(metric["interval"]), metric.get("randomisation_p_value")
+    insignificant = p_value is not None and p_value >= SIGNIFICANT
+    return LEVEL if judged is not None and (insignificant or _differ_too_few(metric)) else judged
+
+
+def _judge_curves(curves: Json) -> str | None:
+    """What the interval of the mean difference says, where enough utterances differ for it to say anything."""
+    judged = _judge(curves["interval"])
+    return LEVEL if judged is not None and _differ_too_few(curves) else judged
+
+
+def _differ_too_few(compared: Json) -> bool:
+    count = compared.get("differing")
+    return count is not None and count < LEAST_DIFFERING
 
 
 def _is_shared(cell: Json, *names: str) -> bool:

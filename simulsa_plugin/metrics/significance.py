@@ -18,6 +18,8 @@ Array = NDArray[np.float64]
 LEAST_UTTERANCES = 2  # a single one is drawn again and again: it says nothing about chance
 _DRAWN_BITS = 32  # at once: blocks of as many trials draw the same random bits as one whole draw
 _LARGEST_BLOCK = 2**21  # draws held at once, as far as 32 resamples of a long log allow
+LEAST_DIFFERING = 6  # utterances: of five that all differ in one direction the exact two-sided p is 2 / 2⁵ > 0.05
+_TIE = 1e-9  # sums that differ by no more are equal: they were added up in another order
 _LEAST_SHARE = 0.9  # of the resamples must have a value before an interval is claimed
 
 
@@ -72,6 +74,35 @@ class Statistics:
         found |= {name: weighted_mean(weights, values) for name, values in self.values.items()}
         return found | {name: _divided(weights @ np.nan_to_num(numerator), weights @ np.nan_to_num(denominator))
                         for name, (numerator, denominator) in self.ratios.items()}
+
+
+@dataclass(frozen=True)
+class Randomisation:
+    """The result of a paired randomisation test.
+
+    Attributes:
+        p_value: two-sided.
+        exact: all ways to swap were enumerated, else some were drawn.
+        sacrebleu_p_value: as sacrebleu counts, which takes draws as large as the observed difference for smaller; None
+            where nothing differs.
+        utterances: how many there are.
+        differing: those that the systems translate differently, as the metric sees it; only these carry information.
+    """
+
+    p_value: float
+    exact: bool
+    sacrebleu_p_value: float | None
+    utterances: int
+    differing: int
+
+
+def differing(first: Statistics, second: Statistics, name: str) -> NDArray[np.bool_]:
+    """The utterances on which two systems differ in a metric that both have, shape (n,)."""
+    if name in first.quality:
+        return np.asarray((first.quality[name][1] != second.quality[name][1]).any(axis=1))
+    one, two = ((side.values[name],) if name in side.values else side.ratios[name] for side in (first, second))
+    return np.asarray(np.stack([~np.isclose(a, b, rtol=_TIE, atol=0.0, equal_nan=True)
+                                for a, b in zip(one, two, strict=True)]).any(axis=0))
 
 
 def resample(count: int, samples: int, seed: int) -> Iterator[Array]:
@@ -143,7 +174,7 @@ def interval(values: Array, least_share: float = _LEAST_SHARE) -> Interval | Non
 
 
 def paired_p_value(observed_difference: float, differences: Array) -> float:
-    """Share of resamples whose difference, centred, is as far from 0 as the observed one or further; both plus one.
+    """Share of resamples whose difference, centred, is further from 0 than the observed one, ties half; both plus one.
 
     Source: Riezler and Maxwell 2005, two-sided.
 
@@ -154,8 +185,7 @@ def paired_p_value(observed_difference: float, differences: Array) -> float:
     >>> paired_p_value(5.0, np.array([4.0, 5.0, 6.0]))
     0.25
     """
-    sizes = np.abs(differences - differences.mean())
-    return float((np.sum(sizes >= abs(observed_difference)) + 1) / (len(sizes) + 1))
+    return _p_value(np.abs(differences - differences.mean()), abs(observed_difference))
 
 
 def sacrebleu_p_value(observed_difference: float, differences: Array) -> float:
@@ -166,13 +196,17 @@ def sacrebleu_p_value(observed_difference: float, differences: Array) -> float:
     Source: sacrebleu 2.6.0, after Moses' script.
     """
     sizes = np.abs(differences)
-    return _p_value(sizes - sizes.mean(), abs(observed_difference))
+    return _strict_p_value(sizes - sizes.mean(), abs(observed_difference))
 
 
-def randomisation_p_value(
+def randomisation_test(
     metric: QualityMetric, baseline: NDArray[np.int32], other: NDArray[np.int32], bootstrap: Bootstrap
-) -> float:
-    """Paired approximate randomisation: how often swapping the systems' sentences gives a larger difference.
+) -> Randomisation:
+    """Paired randomisation of BLEU or chrF: how often swapping the systems' sentences gives as large a difference.
+
+    Swapping equal sentences changes nothing. Where there are no more ways to swap those that differ than trials, all of
+    them are enumerated: p is exactly the share that is as large as observed, the observed way included. Else ways are
+    drawn; one as large as observed counts half.
 
     Args:
         metric: BLEU or chrF.
@@ -180,21 +214,59 @@ def randomisation_p_value(
         other: counts of its sentences, shape (n, counts).
         bootstrap: trials and seed.
 
-    Returns:
-        Two-sided p.
-
-    Source: Riezler and Maxwell 2005, as sacrebleu 2.6.0 computes it, with the same draws.
+    Source: Riezler and Maxwell 2005; Noreen 1989 (exact randomisation).
     """
+    rows = np.flatnonzero((baseline != other).any(axis=1))
+    if not len(rows):
+        return Randomisation(1.0, True, None, len(baseline), 0)
+    observed = abs(metric.score(baseline.sum(axis=0, dtype=np.int64)) - metric.score(other.sum(axis=0, dtype=np.int64)))
+    sizes = _drawn_sizes(metric, baseline, other, bootstrap)
+    exact = 2 ** (len(rows) - 1) <= bootstrap.trials
+    p_value = _exact_p_value(_enumerated_sizes(metric, baseline, other, rows), observed) if exact \
+        else _p_value(sizes, observed)
+    return Randomisation(p_value, exact, _strict_p_value(sizes, observed), len(baseline), len(rows))
+
+
+def randomisation_p_value(
+    metric: QualityMetric, baseline: NDArray[np.int32], other: NDArray[np.int32], bootstrap: Bootstrap
+) -> float:
+    """Paired approximate randomisation as sacrebleu 2.6.0 computes it, with the same draws.
+
+    Draws as large as the observed difference count as smaller: where a single sentence differs all are, and p is the
+    smallest there is. `randomisation_test` gives the right one.
+    """
+    observed = abs(metric.score(baseline.sum(axis=0, dtype=np.int64)) - metric.score(other.sum(axis=0, dtype=np.int64)))
+    return _strict_p_value(_drawn_sizes(metric, baseline, other, bootstrap), observed)
+
+
+def _drawn_sizes(
+    metric: QualityMetric, baseline: NDArray[np.int32], other: NDArray[np.int32], bootstrap: Bootstrap
+) -> Array:
+    """Sizes of the differences of random swaps, shape (trials,)."""
     generator = np.random.default_rng(bootstrap.seed)
+    return np.concatenate([_swapped_sizes(metric, baseline, other,
+                                          generator.integers(2, size=(size, len(baseline)), dtype=bool))
+                           for size in _blocks(bootstrap.trials, len(baseline))])
+
+
+def _enumerated_sizes(
+    metric: QualityMetric, baseline: NDArray[np.int32], other: NDArray[np.int32], rows: NDArray[np.intp]
+) -> Array:
+    """Sizes of the differences of all swaps of some rows; the first stays, as swapping all changes no size."""
+    swaps = np.zeros((2 ** (len(rows) - 1), len(baseline)), dtype=bool)
+    swaps[:, rows[1:]] = np.arange(len(swaps))[:, None] >> np.arange(len(rows) - 1) & 1
+    return _swapped_sizes(metric, baseline, other, swaps)
+
+
+def _swapped_sizes(
+    metric: QualityMetric, baseline: NDArray[np.int32], other: NDArray[np.int32], swaps: NDArray[np.bool_]
+) -> Array:
+    """Sizes of the differences once sentences are swapped; `swaps` and result of shape (ways, n) and (ways,)."""
     first, second = baseline.astype(np.float64), other.astype(np.float64)
-    total, difference = first.sum(axis=0) + second.sum(axis=0), first - second
-    observed = abs(metric.score(first.sum(axis=0)) - metric.score(second.sum(axis=0)))
-    sizes = []
-    for size in _blocks(bootstrap.trials, len(first)):
-        swaps = generator.integers(2, size=(size, len(first)), dtype=bool)
-        one = second.sum(axis=0) + swaps.astype(np.float64) @ difference
-        sizes.append(np.abs(metric.scores(one) - metric.scores(total - one)))
-    return _p_value(np.concatenate(sizes), observed)
+    total = first.sum(axis=0) + second.sum(axis=0)
+    one = second.sum(axis=0) + swaps.astype(np.float64) @ (first - second)
+    sizes: Array = np.abs(metric.scores(one) - metric.scores(total - one))
+    return sizes
 
 
 def _blocks(total: int, count: int) -> Iterator[int]:
@@ -208,5 +280,15 @@ def _divided(numerators: Array, denominators: Array) -> Array:
     return quotients
 
 
+def _exact_p_value(sizes: Array, observed: float) -> float:
+    return float(np.mean(sizes >= observed * (1 - _TIE)))
+
+
 def _p_value(sizes: Array, observed: float) -> float:
+    """Share of draws larger than observed, ties half; both plus one, for the observed itself."""
+    tied = np.isclose(sizes, observed, rtol=_TIE, atol=0.0)
+    return float((np.sum((sizes > observed) & ~tied) + 0.5 * np.sum(tied) + 1) / (len(sizes) + 1))
+
+
+def _strict_p_value(sizes: Array, observed: float) -> float:
     return float((np.sum(sizes > observed) + 1) / (len(sizes) + 1))

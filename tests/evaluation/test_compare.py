@@ -379,6 +379,42 @@ def test_a_system_and_itself_have_no_significant_difference():
     assert metrics["BLEU"]["randomisation_p_value"] == 1.0
 
 
+def with_better(records, count: int) -> list:
+    """The first `count` translations that are not their reference become it, at the delays that they had."""
+    places = [i for i, record in enumerate(records) if record.prediction != record.reference
+              and len(record.reference.split()) == len(record.delays)][:count]
+    return [dataclasses.replace(record, prediction=record.reference) if i in places else record
+            for i, record in enumerate(records)]
+
+
+def test_p_of_few_differing_utterances_is_exact_and_says_how_many_they_are(tmp_path, capsys):
+    for name, count in (("a", 0), ("b", 1), ("c", 4)):
+        write_log(tmp_path / f"{name}.log", with_better(records_of(FAST), count))
+    logs = [str(tmp_path / f"{name}.log") for name in "abc"]
+    assert main(["compare", *logs, "--json", str(tmp_path / "j.json")]) == 0
+    written = json.loads((tmp_path / "j.json").read_text())
+    one, four = (pair["cells"][0]["metrics"]["BLEU"] for pair in written["comparisons"])
+    assert (one["randomisation_p_value"], four["randomisation_p_value"]) == (1.0, 2 / 2**4)
+    assert (one["differing"], four["differing"], one["utterances"], one["randomisation_exact"]) == (1, 4, 186, True)
+    assert one["sacrebleu_randomisation_p_value"] == pytest.approx(1 / 10001)
+    assert written["p_values"].keys() == {"p_value", "randomisation_p_value", "sacrebleu_randomisation_p_value"}
+    assert re.search(r"1\.0000 1/186 0\.0001 .*1\.0000 1/186 0\.0001$", capsys.readouterr().out, re.M)  # BLEU, chrF
+
+
+def test_few_differing_utterances_are_not_called_a_difference(tmp_path):
+    # The bootstrap's interval of four that all gain lies above 0, as hardly any resample lacks all four.
+    fast, strong = records_of(FAST), records_of(STRONG)
+    results = [make_result_with_logs(tmp_path / name, {(500, 0): with_better(fast, count), (1000, 0): strong})
+               for name, count in (("a", 0), ("b", 5))]
+    (pair,) = compare_paths(*results, samples=500)["comparisons"]
+    assert pair["cells"][0]["metrics"]["BLEU"]["interval"][0] > 0
+    (curves,) = pair["equal_latency"]
+    assert (curves["differing"], curves["interval"][0] > 0) == (5, True)
+    assert "(significantly better in 0 of 2 cells, worse in 0)" in curves["verdict"]
+    assert "no difference can be told" in curves["verdict"]
+    assert "(5 utterances differ, too few to tell)" in curves["verdict"]
+
+
 def test_a_single_utterance_says_nothing_about_chance(tmp_path):
     for name, source in (("a", STRONG), ("b", FAST)):
         write_log(tmp_path / f"{name}.log", records_of(source)[:1])

@@ -126,3 +126,69 @@ def test_a_resample_that_drew_no_value_has_no_mean():
     means = significance.weighted_mean(np.array([[2.0, 0.0], [1.0, 1.0]]), np.array([np.nan, 5.0]))
     assert np.isnan(means[0])
     assert means[1] == 5.0
+
+
+def with_differing(statistics, count: int, better: int):
+    """BLEU counts of twenty sentences, and the same where `better` gain a word and the rest of `count` lose one."""
+    metric, _ = statistics[0].quality["BLEU"]
+    _, references = read_texts(SYSTEMS[0])
+    references = [text for text in references if len(text.split()) > 8][:20]
+    shortened = [" ".join(text.split()[:-2]) for text in references]
+    one = metric.statistics(shortened, references)
+    changed = [" ".join(text.split()[:-1]) if i < better else " ".join(text.split()[:-3]) if i < count else shortened[i]
+               for i, text in enumerate(references)]
+    return metric, one.astype(np.int32), metric.statistics(changed, references).astype(np.int32)
+
+
+# All differ in one direction: of 2ᵐ swaps only two, none and all, are as large as observed.
+@pytest.mark.parametrize(("count", "expected"), [(1, 1.0), (2, 0.5), (3, 0.25), (5, 0.0625), (6, 0.03125)])
+def test_p_is_exact_where_few_sentences_differ(statistics, count, expected):
+    found = significance.randomisation_test(*with_differing(statistics, count, better=count), Bootstrap(trials=2000))
+    assert (found.p_value, found.exact) == (expected, True)
+    assert (found.utterances, found.differing) == (20, count)
+    assert found.sacrebleu_p_value < found.p_value
+
+
+def test_sacrebleus_p_of_a_single_differing_sentence_is_the_smallest_there_is(statistics):
+    found = significance.randomisation_test(*with_differing(statistics, 1, better=1), Bootstrap(trials=999))
+    assert (found.sacrebleu_p_value, found.p_value) == (0.001, 1.0)
+
+
+def test_exact_p_counts_the_ways_that_are_as_large_as_observed(statistics):
+    metric, one, two = with_differing(statistics, 4, better=3)
+    observed = abs(metric.score(two.sum(axis=0)) - metric.score(one.sum(axis=0)))
+    sizes = []
+    for mask in range(2 ** 4):  # every way to swap the four, one by one
+        swapped = np.array([bool(mask >> i & 1) if i < 4 else False for i in range(20)])[:, None]
+        first, second = np.where(swapped, two, one), np.where(swapped, one, two)
+        sizes.append(abs(metric.score(first.sum(axis=0)) - metric.score(second.sum(axis=0))))
+    expected = sum(size >= observed - 1e-9 for size in sizes) / 16
+    assert 0 < expected < 1
+    assert significance.randomisation_test(metric, one, two, BOTH).p_value == expected
+
+
+def test_drawn_and_exact_p_agree_where_both_can_be_had(statistics):
+    (metric, one), (_, other) = (side.quality["BLEU"] for side in statistics)
+    rows = np.flatnonzero((one != other).any(axis=1))[:12]
+    two = one.copy()
+    two[rows] = other[rows]
+    exact = significance.randomisation_test(metric, one, two, Bootstrap(trials=10000))
+    drawn = significance.randomisation_test(metric, one, two, Bootstrap(trials=2000))
+    assert (exact.exact, drawn.exact) == (True, False)
+    assert drawn.p_value == pytest.approx(exact.p_value, abs=0.03)  # 2000 draws: σ is at most 0.011
+
+
+def test_draws_as_large_as_observed_count_half():
+    # By hand: none larger, two of four equal: (0 + 2 / 2 + 1) / (4 + 1).
+    assert significance.paired_p_value(1.0, np.array([-1.0, 1.0, 0.5, -0.5])) == 0.4
+
+
+def test_utterances_differ_in_what_a_metric_sees(statistics):
+    metric, one, two = with_differing(statistics, 3, better=2)
+    first = significance.Statistics({"BLEU": (metric, one)}, {"LAAL": np.array([1.0, np.nan, 3.0])},
+                                    {"NE": (np.array([1.0, 2.0]), np.array([4.0, 4.0]))})
+    second = significance.Statistics({"BLEU": (metric, two)}, {"LAAL": np.array([1.0, np.nan, 4.0])},
+                                     {"NE": (np.array([1.0, 2.0]), np.array([4.0, 5.0]))})
+    assert np.flatnonzero(significance.differing(first, second, "BLEU")).tolist() == [0, 1, 2]
+    assert significance.differing(first, second, "LAAL").tolist() == [False, False, True]
+    assert significance.differing(first, second, "NE").tolist() == [False, True]
