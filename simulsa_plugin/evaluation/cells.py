@@ -123,7 +123,7 @@ def _read_cell(folder: Path, row: object, where: str) -> Cell:
     values = {name: _number(row, name, where) for name in CELL_METRICS if name in row}
     chunk_ms, rollback = _number(row, "chunk_ms", where), _number(row, "rollback", where)
     key = key_of(row | {"chunk_ms": chunk_ms, "rollback": None if rollback is None else int(rollback)})
-    name = str(row.get("folder") or folder_name(key.policy, key.chunk_ms, key.rollback))
+    name = str(row.get("folder") or folder_name(key.policy, key.chunk_ms, key.rollback, key.as_json()["parameters"]))
     if name != Path(name).name or len(name) > 255:
         raise LogError(f"{where}: folder is {name[:60]!r}; expected the name of a folder in {folder}.")
     log = folder / name / LOG

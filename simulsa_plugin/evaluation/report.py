@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from simulsa_plugin.evaluation.cells import COMET, CellKey, key_of
 from simulsa_plugin.evaluation.delays import CLOCKS, DELAYS
-from simulsa_plugin.evaluation.tables import shown
+from simulsa_plugin.evaluation.tables import shown, shown_parameters
 from simulsa_plugin.storage import replacing
 from simulsa_plugin.tables import align
 
 KEYS = ("policy", "chunk_ms", "rollback")
+PARAMETERS = "parameters"  # a column of the tables where some cell has any
 VALUES = ("BLEU", "chrF", "AL", "LAAL", "AP", "DAL", "ATD", "YAAL", "StartOffset", "EndOffset", "SWF", "NE")
 OPTIONAL = (COMET, "LAAL_CA", "LAAL_CA_CU")  # a column where some cell has a value
 COUNTS = ("instances", "empty", "skipped")
+ODD_COUNTS = ("longer_than_window", "truncated_steps")  # of `counts`
 WITH_INTERVAL = ("BLEU", "chrF", COMET, "LAAL", "YAAL", "NE")
 
 Cell = Mapping[str, Any]
@@ -26,10 +29,7 @@ def write_report(scores: Mapping[str, Any], out: Path) -> None:
     """Write `scores.tsv`, `curves.png` and `report.html` beside scores.json."""
     cells = scores["cells"]
     with replacing(out / "scores.tsv", "w") as handle:
-        columns = [*KEYS, *_values(cells), *COUNTS]
-        handle.write("\t".join(columns) + "\n")
-        handle.writelines("\t".join("" if cell[name] is None else str(cell[name]) for name in columns) + "\n"
-                          for cell in cells)
+        handle.writelines("\t".join(row) + "\n" for row in _tsv(cells))
     with replacing(out / "curves.png") as handle:
         _draw(cells, handle)
     with replacing(out / "report.html", "w") as handle:
@@ -37,24 +37,68 @@ def write_report(scores: Mapping[str, Any], out: Path) -> None:
 
 
 def table(cells: Sequence[Cell]) -> list[str]:
-    """The cells as aligned lines, and a remark on each that is likely degenerate."""
+    """The cells as aligned lines, and remarks on what a reader must not miss."""
+    values, keys = _values(cells), _keys(cells)
+    rows = [[*_key(cell, keys), *(_shown(cell, name) for name in values), *_counts(cell)] for cell in cells]
+    return [*align([[*keys, *values, *COUNTS], *rows]), *_remarks(cells)]
+
+
+def _tsv(cells: Sequence[Cell]) -> Iterator[list[str]]:
+    """The rows of scores.tsv; after the counts come parameters as JSON, and how many instances each value rests on."""
     values = _values(cells)
-    rows = [[*_key(cell), *(shown(cell[name]) for name in values), *_counts(cell)] for cell in cells]
+    columns = [*KEYS, *values, *COUNTS]
+    yield [*columns, PARAMETERS, *ODD_COUNTS, *(f"{name}_measured" for name in values)]
+    for cell in cells:
+        found = [cell[name] for name in columns]
+        found += [json.dumps(cell[PARAMETERS], sort_keys=True) if cell.get(PARAMETERS) else None,
+                  *(cell.get("counts", {}).get(name) for name in ODD_COUNTS),
+                  *(_measured(cell, name) for name in values)]
+        yield ["" if value is None else str(value) for value in found]
+
+
+def _remarks(cells: Sequence[Cell]) -> list[str]:
     remarks = [f"{key_of(cell)}: likely degenerate, SWF and EFSW differ by more than 20 points (OmniSTEval's test)"
                for cell in cells if cell.get("degenerate")]
-    return [*align([[*KEYS, *values, *COUNTS], *rows]), *remarks]
+    remarks += [f"{key_of(cell)}: {count} steps were cut off by the limit on new tokens"
+                for cell in cells if (count := cell.get("counts", {}).get("truncated_steps"))]
+    longer = max((cell.get("counts", {}).get("longer_than_window") or 0 for cell in cells), default=0)
+    if longer:
+        remarks.append(f"{longer} utterances are longer than the model's window: it does not hear what lies beyond")
+    if any(_measured(cell, name) not in (None, cell["instances"]) for cell in cells for name in _values(cells)):
+        remarks.append("(m/n): the value rests on m of n instances; the others have none")
+    return remarks
 
 
 def _values(cells: Sequence[Cell]) -> list[str]:
     return [*VALUES, *(name for name in OPTIONAL if any(cell.get(name) is not None for cell in cells))]
 
 
-def _key(cell: Cell) -> list[str]:
-    return ["–" if cell[name] is None else str(cell[name]) for name in KEYS]
+def _keys(cells: Sequence[Cell]) -> list[str]:
+    return [*KEYS, *([PARAMETERS] if any(cell.get(PARAMETERS) for cell in cells) else [])]
+
+
+def _key(cell: Cell, keys: Sequence[str]) -> list[str]:
+    return [shown_parameters(cell.get(name) or {}) or "–" if name == PARAMETERS else
+            "–" if cell[name] is None else str(cell[name]) for name in keys]
 
 
 def _counts(cell: Cell) -> list[str]:
     return [str(cell[name]) for name in COUNTS]
+
+
+def _measured(cell: Cell, name: str) -> int | None:
+    """Instances that a value rests on; None where the scores do not say."""
+    skipped = cell.get("counts", {}).get("skipped", {}).get(name)
+    return None if skipped is None else cell["instances"] - skipped
+
+
+def _shown(cell: Cell, name: str) -> str:
+    """A value, and how many instances it rests on where these are not all."""
+    return shown(cell[name]) + _shown_count(_measured(cell, name), cell, cell[name])
+
+
+def _shown_count(measured: int | None, cell: Cell, value: float | None) -> str:
+    return "" if value is None or measured in (None, cell["instances"]) else f" ({measured}/{cell['instances']})"
 
 
 def _draw(cells: Sequence[Cell], handle: Any) -> None:
@@ -93,22 +137,23 @@ def _errors(cells: Sequence[Cell], name: str) -> list[list[float]]:
 def _page(scores: Mapping[str, Any]) -> str:
     cells, signatures = scores["cells"], scores["signatures"]
     model = html.escape(", ".join(f"{key}: {value}" for key, value in scores["model"].items()))
-    values = _values(cells)
+    values, keys = _values(cells), _keys(cells)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Simultaneous translation</title>\n'
         "<style>body{font:15px sans-serif;margin:2em}table{border-collapse:collapse}"
         "td,th{padding:.2em .7em;text-align:right}"
         "tr:nth-child(even){background:#f4f4f4}</style></head><body>\n"
         f"<h1>{html.escape(scores['dataset'])}</h1><p>{model}</p>\n"
-        + _html_table([*KEYS, *values, *COUNTS],
-                      ([*_key(cell), *(_with_interval(cell, name) for name in values), *_counts(cell)]
+        + _html_table([*keys, *values, *COUNTS],
+                      ([*_key(cell, keys), *(_with_interval(cell, name) for name in values), *_counts(cell)]
                        for cell in cells))
         + f"<p>Delays are of committed units, in ms of source heard; {_said_of_clocks(cells)} [low, high]: 95 % "
         f"bootstrap intervals. {len(scores['skipped'])} utterances skipped in every cell. A mean of latency leaves out "
         f"instances without output; scores.json counts them for every metric.</p>\n"
+        + "".join(f"<p>{html.escape(remark)}</p>\n" for remark in _remarks(cells)) +
         '<img src="curves.png" alt="BLEU over LAAL"><h2>LAAL by three delays, and on three clocks</h2>\n'
-        + _html_table([*KEYS, *DELAYS, *CLOCKS, "real_time_factor"],
-                      ([*_key(cell), *_views(cell, "delays", DELAYS), *_views(cell, "clocks", CLOCKS),
+        + _html_table([*keys, *DELAYS, *CLOCKS, "real_time_factor"],
+                      ([*_key(cell, keys), *_views(cell, "delays", DELAYS), *_views(cell, "clocks", CLOCKS),
                         shown(cell.get("real_time_factor"))] for cell in cells))
         + "<p>First stable: from then on the screen holds the unit. Last written: it was not written again. Committed: "
         "nothing can change it. Cumulative: all computation so far, as SimulEval counts; per step: that of the step, "
@@ -128,12 +173,17 @@ def _said_of_clocks(cells: Sequence[Cell]) -> str:
 
 def _with_interval(cell: Cell, name: str) -> str:
     found = cell.get("intervals", {}).get(name) if name in WITH_INTERVAL else None
-    return shown(cell[name]) + ("" if found is None else f" [{shown(found[0])}, {shown(found[1])}]")
+    return _shown(cell, name) + ("" if found is None else f" [{shown(found[0])}, {shown(found[1])}]")
 
 
 def _views(cell: Cell, group: str, names: Iterable[str]) -> list[str]:
     views = cell.get(group) or {}
-    return [shown(views[name]["LAAL"]) if name in views else shown(None) for name in names]
+    return [_shown_view(cell, views[name]) if name in views else shown(None) for name in names]
+
+
+def _shown_view(cell: Cell, view: Mapping[str, Any]) -> str:
+    measured = cell["instances"] - view["skipped"]["LAAL"]
+    return shown(view["LAAL"]) + _shown_count(measured, cell, view["LAAL"])
 
 
 def _html_table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from simulsa_plugin.evaluation.cells import CELL_METRICS, CellKey
@@ -31,6 +31,17 @@ def shown(value: float | None) -> str:
     ('12.346', '–')
     """
     return "–" if value is None else f"{value:.3f}"
+
+
+def shown_parameters(parameters: object) -> str:
+    """A policy's parameters.
+
+    >>> shown_parameters({"wait_k": 3}), shown_parameters({})
+    ('wait_k=3', '')
+    """
+    if not isinstance(parameters, Mapping):
+        return str(parameters)
+    return " ".join(f"{key}={value}" for key, value in parameters.items())
 
 
 def shown_interval(found: Interval | None) -> str:
@@ -93,16 +104,24 @@ def _other_table(cells: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _remarks(cells: Iterable[dict[str, Any]]) -> list[str]:
-    """Cells whose latency rests on fewer instances than there are."""
-    lines = []
-    for cell in cells:
-        measured = cell["metrics"].get("LAAL", {}).get("measured", {})
-        for side, count in measured.items():
-            total = cell["instances"][side]
-            if count is not None and count < total:
-                lines.append(f"{_cell_name(cell)}: LAAL of the {side} is that of {count} of {total} instances; "
-                             f"{total - count} have none")
+    """Cells whose values rest on fewer instances than there are: LAAL first, then others by how many."""
+    lines = [line for cell in cells for side in ("baseline", "other") for line in _remarks_on(cell, side)]
     return ["", *lines] if lines else []
+
+
+def _remarks_on(cell: dict[str, Any], side: str) -> Iterator[str]:
+    total, counts = cell["instances"][side], {}
+    for name, metric in cell["metrics"].items():
+        count = metric["measured"][side]
+        if total is not None and count is not None and 0 < count < total and metric["difference"] is not None:
+            counts[name] = count
+    laal = counts.pop("LAAL", None)
+    if laal is not None:
+        yield (f"{_cell_name(cell)}: LAAL of the {side} is that of {laal} of {total} instances; "
+               f"{total - laal} have none")
+    for count in sorted(set(counts.values())):
+        names = ", ".join(name for name in counts if counts[name] == count)
+        yield f"{_cell_name(cell)}: of the {side}'s {total} instances, {count} have a value of {names}"
 
 
 def _curve_table(curves: dict[str, Any]) -> list[str]:
@@ -128,8 +147,7 @@ def _cells_compared(grids: dict[str, Any]) -> str:
 
 
 def _cell_name(cell: dict[str, Any]) -> str:
-    parameters = " ".join(f"{key}={value}" for key, value in cell["parameters"].items()) \
-        if isinstance(cell["parameters"], dict) else str(cell["parameters"])
+    parameters = shown_parameters(cell["parameters"])
     name = str(CellKey(cell["policy"], cell["chunk_ms"], cell["rollback"])) + (f" {parameters}" if parameters else "")
     return f"{name} (not in the {cell['missing']})" if cell["missing"] else name
 

@@ -33,7 +33,7 @@ class ArmResult:
 
     Attributes:
         name: of the arm.
-        cells: offline and those of its policy, each value the mean over seeds.
+        cells: offline and those of its policy, each value the mean over seeds, counts the sums.
         sampled: the same on every resample of the utterances, which all seeds share.
         spread: cell → metric → standard deviation over seeds (n − 1); None for a single seed.
     """
@@ -79,7 +79,8 @@ def table(summary: Json, seeds: int) -> list[str]:
     rows = [["arm", "cell", "BLEU", "[low, high]", "± seeds", "LAAL ms", "± seeds", "NE"]]
     for row in summary["cells"]:
         rows.append([row["arm"], row["cell"], _number(row["BLEU"], 1), _bounds(row["BLEU_interval"], 1),
-                     _number(row["BLEU_spread"], 1), _number(row["LAAL"], 0), _number(row["LAAL_spread"], 0),
+                     _number(row["BLEU_spread"], 1), _number(row["LAAL"], 0) + _shown_count(row),
+                     _number(row["LAAL_spread"], 0),
                      _number(row["NE"], 2)])
     compared = [[f"against {summary['against']}", "BLEU at equal LAAL, on average", "[low, high]",
                  "and over cells", "cells", "over LAAL ms"]]
@@ -128,6 +129,7 @@ def _row(arm: ArmResult, key: CellKey) -> Json:
     found = interval(arm.sampled[key].values["BLEU"])
     return {"arm": arm.name, "cell": str(key), **key.as_json(), **{name: values.get(name) for name in VALUES},
             **{f"{name}_spread": spread[name] for name in VALUES},
+            "instances": arm.cells[key].instances, "LAAL_skipped": arm.cells[key].skipped.get("LAAL"),
             "BLEU_interval": None if found is None else [found.low, found.high]}
 
 
@@ -139,7 +141,16 @@ def _against(baseline: ArmResult, arm: ArmResult) -> Json:
 def _average_cell(cells: Sequence[Cell]) -> Cell:
     names = [name for name in cells[0].values if all(name in cell.values for cell in cells)]
     values = {name: mean_of([cell.values[name] for cell in cells]) for name in names}
-    return Cell(cells[0].key, values, cells[0].instances, None)
+    totals = [cell.instances for cell in cells if cell.instances is not None]
+    skipped = {name: sum(cell.skipped[name] for cell in cells) for name in cells[0].skipped
+               if all(name in cell.skipped for cell in cells)}
+    return Cell(cells[0].key, values, sum(totals) if len(totals) == len(cells) else None, None, skipped)
+
+
+def _shown_count(row: Json) -> str:
+    """How many instances of all seeds the LAAL of a cell rests on, where these are not all."""
+    total, skipped = row["instances"], row["LAAL_skipped"]
+    return f" ({total - skipped}/{total})" if total and skipped and row["LAAL"] is not None else ""
 
 
 def _average_sampled(several: Sequence[Sampled]) -> Sampled:

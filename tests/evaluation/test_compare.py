@@ -431,6 +431,24 @@ def test_values_say_how_many_instances_they_rest_on(tmp_path, capsys):
     assert "log: LAAL of the other is that of 1 of 186 instances; 185 have none" in out
 
 
+def test_every_mean_says_how_many_instances_it_rests_on(tmp_path, capsys):
+    # Who writes nothing before the end has no YAAL: all but the first.
+    late = [dataclasses.replace(record, delays=(record.source_length,) * len(record.delays), elapsed=None)
+            for record in records_of(FAST)[1:]]
+    write_log(tmp_path / "late.log", [records_of(FAST)[0], *late])
+    assert main(["compare", str(FAST), str(tmp_path / "late.log"), "--trials", "10", "--samples", "10"]) == 0
+    out = capsys.readouterr().out
+    assert "log: of the other's 186 instances, 1 have a value of YAAL" in out
+
+
+def test_cells_that_differ_in_a_parameter_have_rows_of_different_names(tmp_path, capsys):
+    folders = [make_result(tmp_path / name, *(cell("wait_k", 500, None, BLEU=k, LAAL=k, parameters={"wait_k": k})
+                                              for k in (1, 2, 3))) for name in "ab"]
+    assert main(["compare", *map(str, folders)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("wait_k k=500 wait_k=2 ") for line in lines) == 1
+
+
 def test_a_log_that_is_not_its_cells_is_refused(tmp_path):
     one = make_result_with_logs(tmp_path / "a", {(500, 0): records_of(FAST)})
     two = make_result_with_logs(tmp_path / "b", {(500, 0): records_of(FAST)})

@@ -6,6 +6,7 @@ import pytest
 from fakes import ClockModel, write_noise
 
 from simulsa_plugin.errors import DatasetError, StorageError
+from simulsa_plugin.evaluation.report import table
 from simulsa_plugin.evaluation.run import evaluate
 from simulsa_plugin.evaluation.settings import EvaluationSettings
 from simulsa_plugin.model import Prompt, Sample, UnusableRow
@@ -262,3 +263,56 @@ def test_measured_time_is_told_on_three_clocks(rows, tmp_path):
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "LAAL_CA_CU" in page
     assert "LAAL_CA" in (tmp_path / "out" / "scores.tsv").read_text(encoding="utf-8")
+
+
+def test_no_two_cells_have_the_same_label_in_any_table(rows, tmp_path):
+    out = tmp_path / "out"
+    cells = run(rows, out, policies=("wait_k", "rollback"), wait_k=(1, 2, 3), chunks=(500,), rollbacks=(0,))
+    lines = [line.split() for line in table(cells)]
+    assert lines[0][:4] == ["policy", "chunk_ms", "rollback", "parameters"]
+    printed = [tuple(line[:4]) for line in lines[1 : len(cells) + 1]]
+    assert printed == [("offline", "–", "–", "–"), *(("wait_k", "500", "–", f"wait_k={k}") for k in (1, 2, 3)),
+                       ("rollback", "500", "0", "–")]
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert page.count("<td>wait_k=2</td>") == 2  # values, and the three delays
+    head, *written = [line.split("\t") for line in (out / "scores.tsv").read_text(encoding="utf-8").splitlines()]
+    found = [dict(zip(head, row, strict=True)) for row in written]
+    assert [row["parameters"] for row in found] == ["", *(f'{{"wait_k": {k}}}' for k in (1, 2, 3)), ""]
+    assert head[:4] == ["policy", "chunk_ms", "rollback", "BLEU"]  # what reads columns by position still does
+
+
+def test_no_column_of_parameters_where_no_cell_has_any(rows, tmp_path):
+    assert "parameters" not in table(run(rows, tmp_path / "out"))[0]
+
+
+def test_a_mean_over_fewer_than_all_instances_says_so_in_every_table(rows, tmp_path):
+    # At k = 1000 ms the utterance of 0.9 s is written when it is over, and YAAL leaves it out.
+    cells = run(rows, tmp_path / "out", chunks=(1000,), rollbacks=(0,))
+    streaming = cell(cells, 1000, 0)
+    assert streaming["counts"]["skipped"]["YAAL"] == 1
+    expected = f"{streaming['YAAL']:.3f} (2/3)"
+    lines = table(cells)
+    assert expected in lines[2]
+    assert "(2/3)" not in lines[1]  # the offline cell has no YAAL, and LAAL of all
+    assert "(m/n): the value rests on m of n instances; the others have none" in lines
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert expected in page
+    head, _, row = [line.split("\t")
+                    for line in (tmp_path / "out" / "scores.tsv").read_text(encoding="utf-8").splitlines()]
+    found = dict(zip(head, row, strict=True))
+    assert (found["YAAL_measured"], found["LAAL_measured"], found["instances"]) == ("2", "3", "3")
+
+
+def test_what_is_not_heard_or_cut_off_is_said_in_the_tables(rows, tmp_path):
+    cells = run(rows, tmp_path / "out", ClockModel(window_seconds=1.8), chunks=(1000,), rollbacks=(0,),
+                max_new_tokens=9)
+    assert {row["counts"]["longer_than_window"] for row in cells} == {1}
+    steps = cell(cells, 1000, 0)["counts"]["truncated_steps"]
+    assert steps > 0
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    for said in ("1 utterances are longer than the model&#x27;s window",
+                 f"rollback k=1000 b=0: {steps} steps were cut off by the limit on new tokens"):
+        assert said in page
+        assert said.replace("&#x27;", "'") in "\n".join(table(cells))
+    tsv = (tmp_path / "out" / "scores.tsv").read_text(encoding="utf-8").splitlines()
+    assert dict(zip(tsv[0].split("\t"), tsv[2].split("\t"), strict=True))["longer_than_window"] == "1"
