@@ -22,7 +22,7 @@ from simulsa_plugin.evaluation.logs.read import Log, ReadOptions, read_reference
 from simulsa_plugin.evaluation.logs.simulstream import Event
 from simulsa_plugin.evaluation.steps import STEPS, ShownStep, read_sessions
 from simulsa_plugin.metrics.records import EmissionRecord, fits_unit
-from simulsa_plugin.metrics.stability import common_prefix
+from simulsa_plugin.metrics.stability import common_prefix, erasure, without_growing
 
 SIMULEVAL, OMNISTEVAL, SIMULSTREAM, TEXTS = FORMS = ("simuleval", "omnisteval", "simulstream", "texts")
 
@@ -94,19 +94,34 @@ def shown_events(steps: Sequence[ShownStep], unit: str, name: str) -> list[Event
         steps: of a session.
         unit: word or char.
         name: committed: what is committed is written, nothing is deleted. first_stable: the screen, with as little
-            deleted as will do. last_written: all that is not committed is deleted and written again.
+            deleted as will do: a last word that grows is written once it is whole, as words are its tokens.
+            last_written: all that is not committed is deleted and written again.
     """
     final = split_units(steps[-1].shown, unit)
     events, before, kept_before = [], list[str](), list[str]()
     written = _written_units(steps, unit) if name == COMMITTED else None
+    shown = [split_units(step.shown, unit) for step in steps]
+    if name == FIRST_STABLE:
+        shown = list(_without_growing(shown))
     for number, step in enumerate(steps):
-        now = final[: written[number]] if written is not None else split_units(step.shown, unit)
+        now = final[: written[number]] if written is not None else shown[number]
         kept = common_prefix(before, now)
         if name not in (COMMITTED, FIRST_STABLE):
             kept = min(kept, common_prefix(kept_before, now))
         events.append(Event(step.audio_ms / 1000, (step.compute_ms or 0.0) / 1000, before[kept:], now[kept:]))
         before, kept_before = now, split_units(step.committed, unit)
     return events
+
+
+def _without_growing(shown: Sequence[list[str]]) -> Iterator[list[str]]:
+    """Each output without a last word that a later one completes, unless that would delete what was written before."""
+    whole = list(shown[-1:])
+    for earlier, later in reversed(list(itertools.pairwise(shown))):
+        whole.append(whole[-1] if earlier == later else without_growing(earlier, later))
+    before: list[str] = []
+    for now, rest in zip(shown, reversed(whole), strict=True):
+        before = rest if erasure(before, rest) <= erasure(before, now) else now
+        yield before
 
 
 def record_events(record: EmissionRecord, unit: str) -> list[Event]:

@@ -46,7 +46,7 @@ class Measure:
         return {"latency": f"{fields}|as:SimulEval-{_SIMULEVAL}",
                 "YAAL": f"{fields}|form:{form}|as:OmniSTEval-{_OMNISTEVAL}",
                 "SWF": f"unit:{self.unit}|sum:units|as:OmniSTEval-{_OMNISTEVAL}",
-                "NE": f"unit:{self.unit}|sum:units|erased:after-common-prefix"}
+                "NE": f"unit:{self.unit}|sum:units|erased:after-common-prefix|grown:kept"}
 
 
 def latencies(record: EmissionRecord, measure: Measure) -> Values:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Sequence
 
+REPLACEMENT = "\ufffd"  # what a decoder shows for the first bytes of an unfinished character
+
 
 def common_prefix(first: Sequence[str], second: Sequence[str]) -> int:
     """Length of the longest common prefix.
@@ -18,14 +20,40 @@ def common_prefix(first: Sequence[str], second: Sequence[str]) -> int:
 def erasure(earlier: Sequence[str], later: Sequence[str]) -> int:
     """Units of the earlier output that the later one takes back: those after their longest common prefix.
 
+    A last word that only grows is not taken back, and neither is a character whose first bytes alone were there: on the
+    screen nothing is deleted.
+
     Args:
         earlier: units shown before, shape (m,).
         later: units shown now, shape (n,).
 
     >>> erasure(["we", "saw", "him"], ["we", "saw", "her", "again"])
     1
+    >>> erasure(["we", "s"], ["we", "saw"]), erasure(["we", "saw"], ["we", "s"])
+    (0, 1)
     """
-    return len(earlier) - common_prefix(earlier, later)
+    shown = without_growing(earlier, later)
+    return len(shown) - common_prefix(shown, later)
+
+
+def without_growing(earlier: Sequence[str], later: Sequence[str]) -> list[str]:
+    """The earlier output without a last unit that the later one only completes.
+
+    >>> without_growing(["we", "s"], ["we", "saw", "him"]), without_growing(["we", "s", "a"], ["we", "saw", "a"])
+    (['we'], ['we', 's', 'a'])
+    """
+    shown = _without_half_character(earlier)
+    kept = common_prefix(shown, later)
+    grows = kept == len(shown) - 1 and kept < len(later) and later[kept].startswith(shown[kept])
+    return shown[:-1] if grows else shown
+
+
+def _without_half_character(units: Sequence[str]) -> list[str]:
+    """The units without what stands for the bytes of an unfinished character at their end."""
+    shown = list(units)
+    while shown and shown[-1].endswith(REPLACEMENT):
+        shown[-1:] = [rest] if (rest := shown[-1].rstrip(REPLACEMENT)) else []
+    return shown
 
 
 def erased_units(outputs: Iterable[Sequence[str]]) -> int:

@@ -104,6 +104,12 @@ def test_erasure_is_counted_on_what_is_shown():
     assert emission_record(made, 0, "", "a.wav", "word").erased == 2
 
 
+def test_a_word_that_grows_is_first_stable_when_it_is_whole():
+    made = session((500, "guten Ta", 8), (1000, "guten Tag", 9), (1500, "guten Tag Welt", 14))
+    assert emission_record(made, 0, "", "a.wav", "word").erased == 0
+    assert named(made)["first_stable"] == [500, 1000, 1500]
+
+
 def named(made, unit="word"):
     return {name: module.delays(made, unit, name) for name in module.DELAYS}
 

@@ -316,3 +316,13 @@ def test_what_is_not_heard_or_cut_off_is_said_in_the_tables(rows, tmp_path):
         assert said.replace("&#x27;", "'") in "\n".join(table(cells))
     tsv = (tmp_path / "out" / "scores.tsv").read_text(encoding="utf-8").splitlines()
     assert dict(zip(tsv[0].split("\t"), tsv[2].split("\t"), strict=True))["longer_than_window"] == "1"
+
+
+@pytest.mark.parametrize(("text", "unit"), [("guten Tag liebe Welt", "word"), ("今天天气很好", "char")])
+def test_policies_that_only_append_erase_nothing(tmp_path, text, unit):
+    # The model writes a byte for each 100 ms, so that steps end inside words and inside characters.
+    rows = [sample(tmp_path, row, seconds, text) for row, seconds in enumerate([2.0, 1.75, 0.95])]
+    cells = run(rows, tmp_path / "out", ClockModel(text=text), policies=("rollback", "hold_n", "wait_k", "confidence"),
+                chunks=(300, 700), rollbacks=(0,), hold_n=(1,), wait_k=(2,), unit=unit)
+    assert {row["policy"] for row in cells} == {"offline", "rollback", "hold_n", "wait_k", "confidence"}
+    assert {row["NE"] for row in cells} == {0.0}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -40,6 +41,29 @@ def test_a_corpus_counts_units_not_utterances():
 
 def test_a_corpus_that_ends_empty_has_no_value():
     assert normalized_erasure([["a"], []], [[]]) is None
+
+
+@pytest.mark.parametrize(("earlier", "later", "expected"), [
+    (["guten", "Ta"], ["guten", "Tag"], 0),  # a word grows
+    (["guten", "Ta"], ["guten", "Tagen", "liebe", "Welt"], 0),
+    (["guten", "Tag"], ["guten", "Ta"], 1),  # it shrinks: letters go from the screen
+    (["guten", "Ta", "li"], ["guten", "Tag", "li"], 2),  # what followed it had to go
+    (["guten", "Tag"], ["guten", "Abend"], 1),
+    (["guten", "Stra\ufffd"], ["guten", "Straße"], 0),  # half a character is completed
+    (["你", "\ufffd"], ["你", "好"], 0),
+    (["你", "\ufffd", "\ufffd"], ["你"], 0),  # it never was a character
+    (["你", "好"], ["你", "们"], 1),
+])
+def test_what_only_grows_on_the_screen_is_not_erased(earlier, later, expected):
+    assert erasure(earlier, later) == expected
+
+
+@given(st.text(alphabet="ab ßé你", max_size=12), st.integers(1, 5))
+def test_text_that_is_only_appended_to_is_never_erased_whatever_its_tokens(text, size):
+    encoded = text.encode()
+    shown = [encoded[:end].decode(errors="replace") for end in [*range(0, len(encoded), size), len(encoded)]]
+    assert erased_units(part.split() for part in shown) == 0
+    assert erased_units(list(part.strip()) for part in shown) == 0
 
 
 @given(texts, texts)
