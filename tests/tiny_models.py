@@ -33,10 +33,10 @@ UNTESTED = {
 }
 
 
-def write_checkpoint(template: str, folder: Path) -> Path:
-    """Write the tiny model that goes with a template of LLaMA-Factory."""
+def write_checkpoint(template: str, folder: Path, **options: Any) -> Path:
+    """Write the tiny model that goes with a template of LLaMA-Factory; `talks=True` for a whole Omni model."""
     torch.manual_seed(SEED)
-    _WRITERS[template](folder)
+    _WRITERS[template](folder, **options)
     return folder
 
 
@@ -164,7 +164,22 @@ def _omni_ids(tokenizer: Any) -> dict[str, int]:
     }
 
 
-def _write_qwen2_omni(folder: Path) -> None:
+_QWEN2_TALKER = {
+    "vocab_size": 64, "embedding_size": HIDDEN, "hidden_size": HIDDEN, "intermediate_size": 2 * HIDDEN,
+    "num_hidden_layers": 1, "num_attention_heads": HEADS, "num_key_value_heads": 1, "head_dim": 16,
+    "rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 1_000_000.0},
+}
+_QWEN2_VOCODER = {
+    "dit_config": {
+        "hidden_size": HIDDEN, "num_hidden_layers": 1, "num_attention_heads": HEADS, "head_dim": 16, "emb_dim": HIDDEN,
+        "num_embeds": 65, "mel_dim": 16, "enc_emb_dim": 16, "enc_dim": 16, "enc_channels": [16, 16, 16, 16, 48],
+        "enc_attention_channels": 8, "enc_res2net_scale": 2, "enc_se_channels": 8,
+    },
+    "bigvgan_config": {"mel_dim": 16, "upsample_initial_channel": 64},
+}
+
+
+def _write_qwen2_omni(folder: Path, *, talks: bool = False) -> None:
     from transformers import Qwen2_5OmniConfig, Qwen2_5OmniForConditionalGeneration, Qwen2_5OmniProcessor
 
     tokenizer = _qwen_tokenizer({
@@ -186,14 +201,37 @@ def _write_qwen2_omni(folder: Path) -> None:
         "video_token_index": tokenizer.video_token_id,
         **_omni_ids(tokenizer),
     }
-    # Without the talker, which LLaMA-Factory drops as soon as it has loaded it.
-    config = Qwen2_5OmniConfig(thinker_config=thinker, enable_audio_output=False)
+    # LLaMA-Factory drops the talker as soon as it has loaded it; so it is here for what loading alone depends on.
+    voice = {"talker_config": _QWEN2_TALKER, "token2wav_config": _QWEN2_VOCODER} if talks else {}
+    config = Qwen2_5OmniConfig(thinker_config=thinker, enable_audio_output=talks, **voice)
     processor = _omni_processor(Qwen2_5OmniProcessor, tokenizer, patch_size=14, seconds=30)
     _save(Qwen2_5OmniForConditionalGeneration(config), processor, folder)
     torch.save({}, folder / "spk_dict.pt")  # the talker's voices; transformers wants the file
 
 
-def _write_qwen3_omni(folder: Path) -> None:
+_QWEN3_TALKER = {
+    "num_code_groups": 4, "thinker_hidden_size": HIDDEN, "accept_hidden_layer": 1, "speaker_id": {"ethan": 0},
+    "spatial_merge_size": 2,
+    "text_config": {
+        "vocab_size": 64, "hidden_size": HIDDEN, "intermediate_size": 2 * HIDDEN, "num_hidden_layers": 1,
+        "num_attention_heads": HEADS, "num_key_value_heads": 1, "num_experts": 4, "num_experts_per_tok": 2,
+        "moe_intermediate_size": HIDDEN, "shared_expert_intermediate_size": HIDDEN,
+        "rope_parameters": {
+            "rope_type": "default", "mrope_section": [4, 2, 2], "mrope_interleaved": True, "rope_theta": 1_000_000.0,
+        },
+    },
+    "code_predictor_config": {
+        "vocab_size": 64, "hidden_size": HIDDEN, "intermediate_size": 2 * HIDDEN, "num_hidden_layers": 1,
+        "num_attention_heads": HEADS, "num_key_value_heads": 1, "head_dim": 16, "num_code_groups": 4,
+    },
+}
+_QWEN3_VOCODER = {
+    "codebook_size": 64, "hidden_size": HIDDEN, "num_attention_heads": HEADS, "num_key_value_heads": HEADS,
+    "intermediate_size": 2 * HIDDEN, "num_hidden_layers": 1, "num_quantizers": 4, "decoder_dim": 32,
+}
+
+
+def _write_qwen3_omni(folder: Path, *, talks: bool = False) -> None:
     from transformers import Qwen3OmniMoeConfig, Qwen3OmniMoeForConditionalGeneration, Qwen3OmniMoeProcessor
 
     tokenizer = _qwen_tokenizer({
@@ -220,7 +258,8 @@ def _write_qwen3_omni(folder: Path) -> None:
         "video_token_id": tokenizer.video_token_id,
         **_omni_ids(tokenizer),
     }
-    config = Qwen3OmniMoeConfig(thinker_config=thinker, enable_audio_output=False)
+    voice = {"talker_config": _QWEN3_TALKER, "code2wav_config": _QWEN3_VOCODER} if talks else {}
+    config = Qwen3OmniMoeConfig(thinker_config=thinker, enable_audio_output=talks, **voice)
     processor = _omni_processor(Qwen3OmniMoeProcessor, tokenizer, patch_size=14, seconds=30)
     _save(Qwen3OmniMoeForConditionalGeneration(config), processor, folder)
 
@@ -344,7 +383,7 @@ def _write_gemma4n(folder: Path) -> None:
     _save(Gemma4ForConditionalGeneration(config), processor, folder)
 
 
-_WRITERS: dict[str, Callable[[Path], None]] = {
+_WRITERS: dict[str, Callable[..., None]] = {
     "qwen2_audio": _write_qwen2_audio,
     "qwen2_omni": _write_qwen2_omni,
     "qwen3_omni": _write_qwen3_omni,

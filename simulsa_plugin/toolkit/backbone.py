@@ -24,6 +24,7 @@ from simulsa_plugin.toolkit.arguments import InferenceArguments
 from simulsa_plugin.toolkit.audio_company import free_of_company
 from simulsa_plugin.toolkit.audio_encoder import adapter_for
 from simulsa_plugin.toolkit.features import shorten_extraction
+from simulsa_plugin.toolkit.output_layer import check_logits, output_width
 from simulsa_plugin.toolkit.plain_decoder import PlainDecoder
 from simulsa_plugin.toolkit.rendering import LOADING_ERRORS, TemplateRenderer, cannot_load, load_renderer
 from simulsa_plugin.toolkit.shared_prompt import SharedPromptDecoder
@@ -45,7 +46,7 @@ class Backbone(TemplateRenderer):
     def __init__(self, model: Any, renderer: TemplateRenderer, *, adapts: bool = True) -> None:
         super().__init__(renderer.tokenizer, renderer.processor, renderer.template, renderer.description)
         self.model = model
-        self.output_width = int(model.get_output_embeddings().weight.shape[0])
+        self.output_width = output_width(model)
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         if adapts:
             shorten_extraction(self.processor)
@@ -102,6 +103,7 @@ class Backbone(TemplateRenderer):
         try:
             batch = self._collate(rows, waveforms, padding_side="right")
             logits = self._forward(batch, first)
+            check_logits(logits.shape[-1], self.output_width)
             return [
                 self._scores(logits[index, len(one.prompt_ids) - 1 - first :], one)
                 for index, one in enumerate(rendered)
