@@ -21,6 +21,7 @@ OFF = frozenset({"0", "false", "no", "off"})
 EXTENDED_MODULES = frozenset({
     "llamafactory.launcher",
     "llamafactory.hparams.parser",
+    "llamafactory.data.collator",
     "llamafactory.data.converter",
     "llamafactory.data.loader",
     "llamafactory.data.mm_plugin",

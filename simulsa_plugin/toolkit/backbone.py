@@ -26,6 +26,7 @@ from simulsa_plugin.toolkit.audio_encoder import adapter_for
 from simulsa_plugin.toolkit.features import shorten_extraction
 from simulsa_plugin.toolkit.output_layer import check_logits, output_width
 from simulsa_plugin.toolkit.plain_decoder import PlainDecoder
+from simulsa_plugin.toolkit.positions import is_feature
 from simulsa_plugin.toolkit.rendering import LOADING_ERRORS, TemplateRenderer, cannot_load, load_renderer
 from simulsa_plugin.toolkit.shared_prompt import SharedPromptDecoder
 from simulsa_plugin.toolkit.special_tokens import SpecialTokens
@@ -228,16 +229,17 @@ class Backbone(TemplateRenderer):
         batch.pop("labels")
         if self._adapter:
             batch = self._adapter.shorten(batch)
-        return {key: self._place(value) for key, value in batch.items()}
+        return {key: self._place(key, value) for key, value in batch.items()}
 
     def _collate_left(self, rows: list[list[int]], waveforms: Sequence[Waveform]) -> dict[str, Any]:
         return self._collate(rows, waveforms, padding_side="left")
 
-    def _place(self, value: Any) -> Any:
+    def _place(self, key: str, value: Any) -> Any:
+        """On the model's device; features in its dtype, while positions would lose theirs."""
         if not isinstance(value, torch.Tensor):
             return value
         value = value.to(self.model.device)
-        return value.to(self.model.dtype) if value.is_floating_point() else value
+        return value.to(self.model.dtype) if value.is_floating_point() and is_feature(key) else value
 
 
 def _processor_name() -> str:

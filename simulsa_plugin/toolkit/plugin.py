@@ -47,6 +47,12 @@ def _extend_mm_plugin(mm_plugin: ModuleType) -> None:
     _wrap(mm_plugin, "Gemma4Plugin", counting_samples)
 
 
+def _extend_collator(collator: ModuleType) -> None:
+    from simulsa_plugin.toolkit.positions import exact_positions
+
+    _wrap(collator.MultiModalDataCollatorForSeq2Seq, "_compute_rope_position_ids", exact_positions)
+
+
 def _extend_dataset_entries(parser: ModuleType) -> None:
     from simulsa_plugin.toolkit.labels import carrying_labels
 
@@ -88,7 +94,7 @@ def _say_bypassed(module: ModuleType) -> None:
            "and simulsa_eval_dataset are off there.")
 
 
-def _wrap(module: ModuleType, name: str, wrap: Callable[[Any], Any]) -> None:
+def _wrap(module: ModuleType | type, name: str, wrap: Callable[[Any], Any]) -> None:
     """Replace `module.name` by `wrap(module.name)`; a name that is gone is reported, and the rest goes on."""
     if not hasattr(module, name):
         notify(
@@ -102,6 +108,7 @@ def _wrap(module: ModuleType, name: str, wrap: Callable[[Any], Any]) -> None:
 _EXTENSIONS: dict[str, Callable[[ModuleType], None]] = {
     "llamafactory.launcher": _extend_launcher,
     "llamafactory.hparams.parser": _extend_parser,
+    "llamafactory.data.collator": _extend_collator,
     "llamafactory.data.converter": _extend_converters,
     "llamafactory.data.loader": _extend_loader,
     "llamafactory.data.parser": _extend_dataset_entries,
