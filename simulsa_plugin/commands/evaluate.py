@@ -159,8 +159,9 @@ def _score(words: list[str]) -> int:
 def _compare(words: list[str]) -> int:
     parser = Parser(
         prog=f"{PROG} compare",
-        description="Compare results: differences per cell with 95 % intervals (paired bootstrap) and p (approximate "
-        "randomisation), quality at equal latency, and what it comes to in words. The baseline comes first.",
+        description="Compare results: differences per cell with 95 % intervals (paired bootstrap) and p (paired "
+        "randomisation), quality at equal latency over the cells of both, and what it comes to in words. The baseline "
+        "comes first.",
     )
     parser.add_argument(
         "results",

@@ -60,7 +60,8 @@ def comparison_tables(comparison: dict[str, Any]) -> list[str]:
              f"measured: unit {scale['unit']}, length of the {scale['length']}, BLEU tokenizer {scale['tokenizer']}",
              f"[low, high]: 95 % of {bootstrap['samples']} paired resamples of the utterances, "
              f"seed {bootstrap['seed']}; – where a value, a log or more than 10 % of the resamples are missing",
-             "at equal latency: and over random halves of the cells, which show what interpolation may be wrong by",
+             "at equal latency: and over random halves of the cells, which show what interpolation may be wrong by; "
+             "– near an end of the range, which too few of them reach",
              f"p: paired randomisation (BLEU, chrF), exact where few utterances differ, else {bootstrap['trials']} "
              "trials; then utterances that differ, of all; then p as sacrebleu computes it, too small where few differ"]
     for pair in comparison["comparisons"]:
@@ -136,7 +137,8 @@ def _curve_table(curves: dict[str, Any]) -> list[str]:
               _shown_interval(point["interval"])] for point in curves["points"]]
     return [f"{title} (interpolated between the best of {_cells_compared(curves['grids'])}; "
             f"common range {low:.0f}–{high:.0f} ms)", *align(rows),
-            f"mean difference {_signed(curves['mean_difference'])} {_shown_interval(curves['interval'])}, "
+            f"mean difference {_signed(curves['mean_difference'])} {_shown_interval(curves['interval'])} "
+            f"(over utterances alone {_shown_interval(curves['sampling_interval'])}), "
             f"area {curves['area']:+.1f} {quality}·ms {_shown_interval(curves['area_interval'])}"]
 
 
