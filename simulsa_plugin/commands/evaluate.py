@@ -107,7 +107,7 @@ def _decode_and_score(path: Path | None, overrides: list[str], out: Path) -> int
         raise UsageError(
             f"One test set is evaluated at a time; the recipe names {', '.join(names)}. Set eval_dataset=NAME."
         )
-    model, datasets = load(toolkit, names)
+    model, datasets = load(toolkit, names, settings.eval_memory_gb * 1e9)
     from simulsa_plugin.evaluation.add_comet import add_comet_if_wanted
     from simulsa_plugin.evaluation.report import table
     from simulsa_plugin.evaluation.run import evaluate

@@ -51,8 +51,15 @@ def open_recipe(path: Path | None, overrides: list[str]) -> Recipe:
     return Recipe(simulsa, EMBEDDED_MODEL | toolkit, embedded)
 
 
-def load(toolkit_keys: Mapping[str, Any], names: list[str]) -> tuple[Backbone, list[OfflineDataset]]:
+def load(
+    toolkit_keys: Mapping[str, Any], names: list[str], cache_bytes: float | None = None
+) -> tuple[Backbone, list[OfflineDataset]]:
     """Load datasets, then the model: a mistake in the data shows before the long part.
+
+    Args:
+        toolkit_keys: LLaMA-Factory's.
+        names: of the datasets.
+        cache_bytes: what decoding may take besides the weights; by default as much as an evaluation may.
 
     Raises:
         SimulsaError: keys, datasets or model are wrong; see `toolkit`.
@@ -61,10 +68,11 @@ def load(toolkit_keys: Mapping[str, Any], names: list[str]) -> tuple[Backbone, l
     from simulsa_plugin.toolkit.arguments import inference_arguments
     from simulsa_plugin.toolkit.backbone import load_backbone
     from simulsa_plugin.toolkit.dataset import load_datasets
+    from simulsa_plugin.toolkit.placement import CACHE_BYTES
 
     arguments = inference_arguments(toolkit_keys)
     datasets = load_datasets(arguments, names)
-    return load_backbone(arguments), datasets
+    return load_backbone(arguments, CACHE_BYTES if cache_bytes is None else cache_bytes), datasets
 
 
 def load_without_weights(

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import torch
 
 from simulsa_plugin.audio import SAMPLE_RATE, Waveform
+from simulsa_plugin.toolkit.placement import execution_device
 
 
 class AudioAdapter(Protocol):
@@ -100,7 +101,7 @@ class QwenOmniAdapter:
     def embed(self, waveforms: Sequence[Waveform]) -> list[torch.Tensor]:
         """Encode (num_samples,) waveforms in one batch."""
         features = _features(self._extractor, waveforms)
-        device, dtype = self._model.device, self._model.dtype
+        device, dtype = execution_device(self._model.audio_tower), self._model.dtype
         encoded = self._model.get_audio_features(
             features["input_features"].to(device, dtype), features["feature_attention_mask"].to(device)
         ).last_hidden_state

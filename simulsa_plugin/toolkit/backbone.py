@@ -15,16 +15,27 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from simulsa_plugin.audio import Waveform
+from simulsa_plugin.audio import SAMPLE_RATE, Waveform
 from simulsa_plugin.errors import ModelError
 from simulsa_plugin.model import Continuation, Prompt, ReferenceScores, RenderedReference, Request
 from simulsa_plugin.toolkit.arguments import InferenceArguments
 from simulsa_plugin.toolkit.audio_company import free_of_company
 from simulsa_plugin.toolkit.audio_encoder import adapter_for
 from simulsa_plugin.toolkit.features import shorten_extraction
+from simulsa_plugin.toolkit.notices import notify
 from simulsa_plugin.toolkit.output_layer import check_logits, output_width
+from simulsa_plugin.toolkit.placement import (
+    CACHE_BYTES,
+    WAY_OUT,
+    does_not_fit,
+    execution_device,
+    kept_weights,
+    placed,
+    stored_parameters,
+)
 from simulsa_plugin.toolkit.plain_decoder import PlainDecoder
 from simulsa_plugin.toolkit.positions import is_feature
 from simulsa_plugin.toolkit.rendering import LOADING_ERRORS, TemplateRenderer, cannot_load, load_renderer
@@ -32,6 +43,7 @@ from simulsa_plugin.toolkit.shared_prompt import SharedPromptDecoder
 from simulsa_plugin.toolkit.special_tokens import SpecialTokens
 
 IGNORE = -100
+AUDIO_PLACEHOLDER = "<audio>"
 FINGERPRINT_VALUES = 8
 
 
@@ -48,6 +60,7 @@ class Backbone(TemplateRenderer):
         super().__init__(renderer.tokenizer, renderer.processor, renderer.template, renderer.description)
         self.model = model
         self.output_width = output_width(model)
+        self._device = execution_device(model.get_input_embeddings())
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         if adapts:
             shorten_extraction(self.processor)
@@ -71,14 +84,14 @@ class Backbone(TemplateRenderer):
             **self.description,
             "weights": self._fingerprint(),
             "dtype": str(self.model.dtype).removeprefix("torch."),
-            "device": str(self.model.device.type),
+            "device": self._device.type,
         }
 
     def hardware(self) -> dict[str, Any]:
         """Name of the accelerator or processor, threads, and the number format of the weights."""
-        on_gpu = self.model.device.type == "cuda"
+        on_gpu = self._device.type == "cuda"
         return {
-            "device": torch.cuda.get_device_name(self.model.device) if on_gpu else _processor_name(),
+            "device": torch.cuda.get_device_name(self._device) if on_gpu else _processor_name(),
             "threads": torch.get_num_threads(),
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "torch": torch.__version__,
@@ -87,8 +100,8 @@ class Backbone(TemplateRenderer):
     def _fingerprint(self) -> str:
         """A hash of a few values of every weight: a checkpoint trained again under its old name is another one."""
         digest = hashlib.sha256()
-        for name, weight in self.model.named_parameters():
-            few = weight.detach().reshape(-1)[:FINGERPRINT_VALUES].float().cpu()
+        for name, weight in stored_parameters(self.model):
+            few = weight.reshape(-1)[:FINGERPRINT_VALUES].float().cpu()
             digest.update(name.encode() + few.numpy().tobytes())
         return digest.hexdigest()[:12]
 
@@ -235,10 +248,10 @@ class Backbone(TemplateRenderer):
         return self._collate(rows, waveforms, padding_side="left")
 
     def _place(self, key: str, value: Any) -> Any:
-        """On the model's device; features in its dtype, while positions would lose theirs."""
+        """Where the model's inputs belong; features in its dtype, while positions would lose theirs."""
         if not isinstance(value, torch.Tensor):
             return value
-        value = value.to(self.model.device)
+        value = value.to(self._device)
         return value.to(self.model.dtype) if value.is_floating_point() and is_feature(key) else value
 
 
@@ -251,17 +264,55 @@ def _processor_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def load_backbone(arguments: InferenceArguments) -> Backbone:
+def load_backbone(arguments: InferenceArguments, cache_bytes: float = CACHE_BYTES) -> Backbone:
     """Load tokenizer, processor, template and model as LLaMA-Factory does for inference.
 
+    Args:
+        arguments: which.
+        cache_bytes: what decoding may take besides the weights, where a device is chosen; see `placement`.
+
     Raises:
-        ModelError: something cannot be loaded, or the model takes no audio.
+        ModelError: something cannot be loaded or does not fit into memory, or the model takes no audio.
     """
     renderer = load_renderer(arguments)
     from llamafactory.model import load_model
 
     try:
-        model = free_of_company(load_model(renderer.tokenizer, arguments.model, arguments.finetuning))
+        chosen = placed(arguments, cache_bytes)
+        model = free_of_company(load_model(renderer.tokenizer, chosen.model, chosen.finetuning))
+    except torch.OutOfMemoryError as error:
+        raise does_not_fit(arguments.model.model_name_or_path, error) from error
     except LOADING_ERRORS as error:
         raise cannot_load(arguments, error) from error
-    return Backbone(model, renderer)
+    backbone = Backbone(model, renderer)
+    kept = kept_weights(model)
+    if kept:
+        _try_kept_weights(backbone, kept)
+    return backbone
+
+
+def _try_kept_weights(backbone: Backbone, kept: str) -> None:
+    """Score and continue a second of silence with a model of which accelerate keeps weights in memory or on disk.
+
+    Its hooks fetch the weights of a module that is called. An architecture that uses another module's weights without
+    calling it finds no values there, which only a pass shows.
+
+    Raises:
+        ModelError: the model does not work so.
+    """
+    prompt, silence = Prompt(({"role": "user", "content": AUDIO_PLACEHOLDER},)), np.zeros(SAMPLE_RATE, np.float32)
+    try:
+        rendered = backbone.render(prompt, silence, "")
+        backbone.score([rendered], [silence])
+        backbone.continue_(backbone.read([rendered.prompt_ids], [silence]), [Request(max_new_tokens=1)])
+    except RuntimeError as error:  # NotImplementedError is one
+        if "meta" not in str(error):
+            raise
+        raise ModelError(
+            f"{kept} do not fit on the accelerators and stay in memory or on disk, and "
+            f"{type(backbone.model).__name__} cannot compute with these. {WAY_OUT}"
+        ) from error
+    notify(
+        f"{kept} do not fit on the accelerators and stay in memory or on disk. Every pass moves them, which takes many "
+        f"times as long. {WAY_OUT}"
+    )

@@ -19,6 +19,7 @@ from simulsa_plugin.audio import Waveform
 from simulsa_plugin.errors import ModelError
 from simulsa_plugin.model import Continuation, Request
 from simulsa_plugin.toolkit.audio_encoder import AudioAdapter
+from simulsa_plugin.toolkit.placement import execution_device
 from simulsa_plugin.toolkit.special_tokens import SpecialTokens
 
 LOGITS_AT_ONCE = 512  # positions; a row of logits is as wide as the vocabulary
@@ -46,6 +47,7 @@ class SharedPromptDecoder:
         self._adapter, self.special = adapter, special
         self._decoder, self._head = adapter.decoder, model.get_output_embeddings()
         self._embed = model.get_input_embeddings()
+        self._device = execution_device(self._embed)
         self._audio_token = int(model.config.audio_token_id)
         self.bytes_per_token = bytes_per_token(self._decoder.config, self._embed.weight.element_size())
 
@@ -61,7 +63,7 @@ class SharedPromptDecoder:
         ]
 
     def _merge(self, prompt: Sequence[int], audio: torch.Tensor) -> torch.Tensor:
-        ids = torch.tensor(prompt, device=self._embed.weight.device)
+        ids = torch.tensor(prompt, device=self._device)
         places = ids == self._audio_token
         if int(places.sum()) != len(audio):
             raise ModelError(f"a prompt has {int(places.sum())} audio tokens for {len(audio)} of the encoder")
@@ -78,11 +80,15 @@ class SharedPromptDecoder:
         return [answer.continuation() for answer in batch.answers]
 
     def hidden(self, embeddings: torch.Tensor, mask: torch.Tensor, places: torch.Tensor, cache: Cache) -> torch.Tensor:
-        """One pass of the language model: (rows, tokens, width) to the same; the cache grows by `tokens`."""
+        """One pass of the language model: (rows, tokens, width) to the same; the cache grows by `tokens`.
+
+        A model that is spread over several devices ends on another one than it begins on, and each layer's cache is
+        where the layer is.
+        """
         hidden: torch.Tensor = self._decoder(
             inputs_embeds=embeddings, attention_mask=mask, position_ids=places, past_key_values=cache, use_cache=True
         ).last_hidden_state
-        return hidden
+        return hidden.to(embeddings.device)
 
     def choose(self, hidden: torch.Tensor) -> Iterator[tuple[int, float]]:
         """(most probable token, its probability) at each of (positions, width)."""
@@ -244,8 +250,9 @@ class _RoomyLayer(DynamicLayer):  # type: ignore[misc]  # transformers has no ty
         return self.keys, self.values
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
-        """Keep these rows, in this order; rows may repeat."""
-        super().batch_select_indices(indices)
+        """Keep these rows, in this order; rows may repeat, and `indices` may be on another device than the layer."""
+        rows = indices.to(self.keys.device)
+        self.keys, self.values = self.keys.index_select(0, rows), self.values.index_select(0, rows)
         self._room = None
 
 

@@ -17,16 +17,12 @@ def model_size(arguments: InferenceArguments) -> ModelSize | None:
     Returns:
         its size; None where its class cannot be built from its configuration.
     """
-    quieten_toolkit()
     import torch
-    from llamafactory.model.loader import load_config
 
-    try:
-        config = load_config(arguments.model)
-        with torch.device("meta"):
-            model = _auto_class(config).from_config(config)
-    except (ValueError, TypeError, AttributeError, KeyError, ImportError, RuntimeError, OSError):
-        return None  # remote code, or a class that needs its weights: the plan says that the size is not known
+    model = build_on_meta(arguments.model)
+    if model is None:
+        return None
+    config = model.config
     if getattr(config, "model_type", None) in WITH_THINKER:
         model = model.thinker
     encoder = sum(
@@ -34,6 +30,24 @@ def model_size(arguments: InferenceArguments) -> ModelSize | None:
     )
     dtype = getattr(config, "dtype", None) or torch.float32
     return ModelSize(model.num_parameters(), encoder, torch.empty(0, dtype=dtype).element_size())
+
+
+def build_on_meta(model_arguments: Any) -> Any:
+    """Build a model as its checkpoint has it on PyTorch's meta device, where weights have a shape and no values.
+
+    Returns:
+        the model; None where its class cannot be built from its configuration.
+    """
+    quieten_toolkit()
+    import torch
+    from llamafactory.model.loader import load_config
+
+    try:
+        config = load_config(model_arguments)
+        with torch.device("meta"):
+            return _auto_class(config).from_config(config)
+    except (ValueError, TypeError, AttributeError, KeyError, ImportError, RuntimeError, OSError):
+        return None  # remote code, or a class that needs its weights: nobody knows the size
 
 
 def _auto_class(config: Any) -> Any:
