@@ -23,40 +23,48 @@ import torch
 from simulsa_plugin.toolkit.notices import notify
 
 HALVINGS = 3  # strided convolutions between frames and tokens
+_FIXED = "_simulsa_fixed"  # attribute of an encoder
 
 
 def company_free(load_model: Callable[..., Any]) -> Callable[..., Any]:
-    """LLaMA-Factory's `load_model`, for models whose audio encoder is mended so."""
+    """Wrap LLaMA-Factory's `load_model`, which every stage of training and every inference calls."""
 
     @functools.wraps(load_model)
     def load(*arguments: Any, **options: Any) -> Any:
-        model = load_model(*arguments, **options)
-        if _mended(model):
+        model = free_of_company(load_model(*arguments, **options))
+        if getattr(model, "training", False) and _is_fixed(model):
             notify(
-                "the audio encoder of Qwen3-Omni is mended for this training: in transformers 5.6 the audios "
-                "of a batch bear on each other (SIMULSA_PLUGIN=0 leaves it as it is)."
+                "the audio encoder of Qwen3-Omni is fixed for this training: in transformers 5.6 the audios of a batch "
+                "attend to each other (SIMULSA_PLUGIN=0 leaves it as it is)."
             )
-        return free_of_company(model)
+        return model
 
     return load
 
 
 def free_of_company(model: Any) -> Any:
-    """Mend such an encoder.
+    """Fix such encoders, once; what is added belongs to the encoder, so that a deep copy of the model has its own.
 
     Returns:
         the model itself; any other is left as it is.
     """
     for encoder in model.modules():
+        if getattr(encoder, _FIXED, False):
+            continue
         if _has_windows(encoder):
             for layer in encoder.layers:
                 layer.register_forward_pre_hook(functools.partial(_add_mask, encoder), with_kwargs=True)
+            setattr(encoder, _FIXED, True)
         if hasattr(encoder, "n_window_infer"):
-            encoder.forward = _padding_to_a_piece(encoder, encoder.forward)
+            # Not a closure: `copy.deepcopy` would share it, and the copy would encode with the original's weights.
+            encoder.forward = functools.update_wrapper(
+                functools.partial(_padded_forward, encoder, encoder.forward), encoder.forward
+            )
+            setattr(encoder, _FIXED, True)
     return model
 
 
-def _mended(model: Any) -> bool:
+def _is_fixed(model: Any) -> bool:
     return any(hasattr(module, "n_window_infer") for module in model.modules())
 
 
@@ -74,20 +82,24 @@ def _add_mask(
     return arguments, options
 
 
-def _padding_to_a_piece(encoder: Any, forward: Callable[..., Any]) -> Callable[..., Any]:
-    """The encoder's `forward`; where no audio fills a piece, a silent one that does goes with them, and is left out."""
+def _padded_forward(
+    encoder: Any, forward: Callable[..., Any], input_features: Any, feature_lens: Any = None, **options: Any
+) -> Any:
+    """Call the encoder's `forward`; where no audio fills a piece, a silent one that does goes along, and is left out.
+
+    Args:
+        encoder: that `forward` belongs to.
+        forward: as it was.
+        input_features: frames (mel bins, all frames).
+        feature_lens: how many of them each audio has.
+        **options: for `forward`.
+    """
     frames = 2 * encoder.n_window
+    if feature_lens is None or int(feature_lens.max()) >= frames:
+        return forward(input_features, feature_lens=feature_lens, **options)
+    silence = input_features.new_zeros(len(input_features), frames)
+    lengths = torch.cat([feature_lens, feature_lens.new_tensor([frames])])
+    encoded = forward(torch.cat([input_features, silence], dim=1), feature_lens=lengths, **options)
     tokens = functools.reduce(lambda length, _: (length - 1) // 2 + 1, range(HALVINGS), frames)
-
-    @functools.wraps(forward)
-    def padding(input_features: Any, feature_lens: Any = None, **options: Any) -> Any:
-        """Frames (mel bins, all frames), and how many of them each audio has."""
-        if feature_lens is None or int(feature_lens.max()) >= frames:
-            return forward(input_features, feature_lens=feature_lens, **options)
-        silence = input_features.new_zeros(len(input_features), frames)
-        lengths = torch.cat([feature_lens, feature_lens.new_tensor([frames])])
-        encoded = forward(torch.cat([input_features, silence], dim=1), feature_lens=lengths, **options)
-        encoded.last_hidden_state = encoded.last_hidden_state[:-tokens]
-        return encoded
-
-    return padding
+    encoded.last_hidden_state = encoded.last_hidden_state[:-tokens]
+    return encoded

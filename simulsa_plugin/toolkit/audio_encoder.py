@@ -7,9 +7,8 @@ for which less is proven to give the same, within 1e-5 in fp32; other models wor
 from __future__ import annotations
 
 import contextlib
-import functools
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -32,6 +31,10 @@ class AudioAdapter(Protocol):
         """A collated batch without the part of the window in which there is no audio."""
         ...
 
+    def short_window(self, batch: Mapping[str, Any]) -> contextlib.AbstractContextManager[None]:
+        """While this lasts, the model's own forward takes such a shortened batch; afterwards it is as it was."""
+        ...
+
     def embed(self, waveforms: Sequence[Waveform]) -> list[torch.Tensor]:
         """What the language model reads in the place of audio tokens, (num_tokens, width) for each waveform."""
         ...
@@ -44,7 +47,6 @@ class Qwen2AudioAdapter:
         self._encoder, self._projector = model.audio_tower, model.multi_modal_projector
         self.decoder = model.language_model.model
         self._extractor = processor.feature_extractor
-        _take_short_windows(self._encoder)
 
     def num_tokens(self, num_samples: int) -> int:
         """As LLaMA-Factory counts them: ((frames − 1) // 2 + 1 − 2) // 2 + 1."""
@@ -59,6 +61,10 @@ class Qwen2AudioAdapter:
         shorter = {"input_features": batch["input_features"][..., :frames], "feature_attention_mask": mask[:, :frames]}
         return batch | shorter
 
+    def short_window(self, batch: Mapping[str, Any]) -> contextlib.AbstractContextManager[None]:
+        """Let the encoder expect as many frames as the batch's `input_features` (batch, bands, frames) have."""
+        return _window_of(self._encoder, batch["input_features"].shape[-1] // 2)
+
     def embed(self, waveforms: Sequence[Waveform]) -> list[torch.Tensor]:
         """Encode (num_samples,) waveforms in one batch."""
         batch = self.shorten(_features(self._extractor, waveforms))
@@ -66,7 +72,9 @@ class Qwen2AudioAdapter:
         inputs = batch["input_features"].to(weight.device, weight.dtype)
         positions = torch.arange(inputs.shape[-1] // 2, device=weight.device)
         heard = (batch["feature_attention_mask"].to(weight.device).sum(-1) - 1) // 2 + 1
-        hidden = self._encoder(inputs, attention_mask=_bidirectional(self._encoder, positions < heard[:, None], weight))
+        mask = _bidirectional(self._encoder, positions < heard[:, None], weight)
+        with self.short_window({"input_features": inputs}):
+            hidden = self._encoder(inputs, attention_mask=mask)
         embedded = self._projector(hidden.last_hidden_state)
         return [
             row[: self.num_tokens(len(waveform))] for row, waveform in zip(embedded, waveforms, strict=True)
@@ -97,6 +105,10 @@ class QwenOmniAdapter:
     def shorten(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Nothing to cut: the model takes the frames of the audio by their mask."""
         return batch
+
+    def short_window(self, batch: Mapping[str, Any]) -> contextlib.AbstractContextManager[None]:
+        """Nothing to change: no batch is shortened."""
+        return contextlib.nullcontext()
 
     def embed(self, waveforms: Sequence[Waveform]) -> list[torch.Tensor]:
         """Encode (num_samples,) waveforms in one batch."""
@@ -138,21 +150,13 @@ class _Positions(torch.nn.Module):
         self.weight = weight
 
 
-def _take_short_windows(encoder: Any) -> None:
-    """Let transformers' own `forward` of a Whisper encoder take fewer frames than its window has."""
-    forward = encoder.forward
-
-    @functools.wraps(forward)
-    def shorter(input_features: torch.Tensor, *args: Any, **options: Any) -> Any:
-        with _window_of(encoder, input_features.shape[-1] // 2):
-            return forward(input_features, *args, **options)
-
-    encoder.forward = shorter
-
-
 @contextlib.contextmanager
 def _window_of(encoder: Any, positions: int) -> Iterator[None]:
-    """`forward` checks its input against the configuration, and adds the whole table of positions."""
+    """Let a Whisper encoder's own `forward` take 2 · `positions` frames, fewer than its window has.
+
+    It checks its input against the configuration, and adds the whole table of positions: both are replaced while this
+    lasts. A wrapper around `forward` would stay on the training's model, and be wrapped again at every evaluation.
+    """
     table, window = encoder.embed_positions, encoder.config.max_source_positions
     encoder.embed_positions = _Positions(table.weight[:positions])
     encoder.config.max_source_positions = positions

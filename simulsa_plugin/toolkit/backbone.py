@@ -72,7 +72,7 @@ class Backbone(TemplateRenderer):
             self._media_tokens(),
             self.tokenizer.pad_token_id,
         )
-        self.plain_decoder = PlainDecoder(model, self._collate_left, special)
+        self.plain_decoder = PlainDecoder(model, self._collate_left, special, self._short_window)
         self.decoder: PlainDecoder | SharedPromptDecoder = (
             SharedPromptDecoder(base, self._adapter, special) if self._adapter else self.plain_decoder
         )
@@ -136,11 +136,16 @@ class Backbone(TemplateRenderer):
         """Logits (batch, positions from `first`, V); the output layer skips earlier positions where the model can."""
         width = batch["input_ids"].shape[1]
         logits: torch.Tensor
-        if "logits_to_keep" in inspect.signature(self.model.forward).parameters:
-            logits = self.model(**batch, use_cache=False, logits_to_keep=width - first).logits
-        else:
-            logits = self.model(**batch, use_cache=False).logits[:, first:]
+        with self._short_window(batch):
+            if "logits_to_keep" in inspect.signature(self.model.forward).parameters:
+                logits = self.model(**batch, use_cache=False, logits_to_keep=width - first).logits
+            else:
+                logits = self.model(**batch, use_cache=False).logits[:, first:]
         return logits
+
+    def _short_window(self, batch: dict[str, Any]) -> contextlib.AbstractContextManager[None]:
+        """While this lasts, the model takes batches that the adapter has shortened."""
+        return self._adapter.short_window(batch) if self._adapter else contextlib.nullcontext()
 
     def _scores(self, logits: torch.Tensor, rendered: RenderedReference) -> ReferenceScores:
         """From logits (positions, V), the first of which predicts the first content token."""

@@ -1,7 +1,7 @@
 """Simultaneous decoding at every evaluation of a training: `eval_simul_k500_b0_bleu` among its metrics.
 
-`run_sft` is wrapped for what a trainer does not know (the dataset, the template), the trainer's class for what only it
-knows. Metrics are added before the trainer logs an evaluation, so that they go wherever its own go: TensorBoard, W&B,
+`run_sft`, `run_dpo` and `run_kto` are wrapped for what a trainer does not know (the dataset, the template), the trainer's
+class for what only it knows. The models of other stages do not translate: there the key is refused. Metrics are added before the trainer logs an evaluation, so that they go wherever its own go: TensorBoard, W&B,
 SwanLab, trainer_state.json, all_results.json, `metric_for_best_model` and early stopping.
 """
 
@@ -35,6 +35,7 @@ from simulsa_plugin.toolkit.notices import notify
 from simulsa_plugin.toolkit.ranks import gather, rank_and_count, whole_weights
 from simulsa_plugin.toolkit.undisturbed import as_loud_as_before, undisturbed
 
+DECODED_STAGES = ("sft", "dpo", "kto")
 _RUNTIME = "_runtime"  # ends the key of every evaluation's duration
 _current: list[Evaluator] = []  # of the training that is being set up in this process
 
@@ -105,22 +106,41 @@ class Evaluator:
             notify(f"the simultaneous decoding of step {step} could not be written down: {one_line(error)}")
 
 
-def with_evaluator(run_sft: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap LLaMA-Factory's `run_sft`: where a recipe names a `simulsa_eval_dataset`, its trainer will decode.
+def with_evaluator(run_stage: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap LLaMA-Factory's `run_sft` and its like: where a recipe names a `simulsa_eval_dataset`, its trainer will decode.
 
     The set is read before the training starts, so that a mistake shows at once.
     """
 
-    @functools.wraps(run_sft)
+    @functools.wraps(run_stage)
     def wrapped(
         model_args: Any, data_args: Any, training_args: Any, finetuning_args: Any, *rest: Any, **more: Any
     ) -> Any:
         evaluator = _make_evaluator(InferenceArguments(model_args, data_args, finetuning_args), training_args)
         _current[:] = [evaluator] if evaluator else []
         try:
-            return run_sft(model_args, data_args, training_args, finetuning_args, *rest, **more)
+            return run_stage(model_args, data_args, training_args, finetuning_args, *rest, **more)
         finally:
             _current.clear()
+
+    return wrapped
+
+
+def refusing_evaluation(run_stage: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap the function of a stage whose model gives no translations (pt, rm, ppo): it refuses a `simulsa_eval_dataset`.
+
+    Raises:
+        UsageError: when called with the key.
+    """
+
+    @functools.wraps(run_stage)
+    def wrapped(
+        model_args: Any, data_args: Any, training_args: Any, finetuning_args: Any, *rest: Any, **more: Any
+    ) -> Any:
+        if HookSettings.from_keys(_own_keys(data_args)).eval_dataset is not None:
+            raise UsageError(f"simulsa_eval_dataset does not work in stage: {finetuning_args.stage}; allowed: "
+                             f"{', '.join(DECODED_STAGES)}. Remove the key, and evaluate with simulsa-eval.")
+        return run_stage(model_args, data_args, training_args, finetuning_args, *rest, **more)
 
     return wrapped
 

@@ -15,6 +15,7 @@ from simulsa_plugin.toolkit.shared_prompt import bytes_per_token
 from simulsa_plugin.toolkit.special_tokens import SpecialTokens
 
 Collate = Callable[[list[list[int]], Sequence[Waveform]], dict[str, Any]]
+ShortWindow = Callable[[dict[str, Any]], contextlib.AbstractContextManager[None]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,10 +33,11 @@ class PlainDecoder:
         model: transformers' model.
         collate: (token ids, waveforms) → left-padded inputs of the model.
         special: tokens of the template.
+        short_window: a context in which the model takes what `collate` gives.
     """
 
-    def __init__(self, model: Any, collate: Collate, special: SpecialTokens) -> None:
-        self._model, self._collate, self.special = model, collate, special
+    def __init__(self, model: Any, collate: Collate, special: SpecialTokens, short_window: ShortWindow) -> None:
+        self._model, self._collate, self.special, self._short_window = model, collate, special, short_window
         self.bytes_per_token = bytes_per_token(model.config.get_text_config(decoder=True), model.dtype.itemsize)
 
     def read(self, prompts: Sequence[Sequence[int]], waveforms: Sequence[Waveform]) -> list[PlainPrompt]:
@@ -62,7 +64,7 @@ class PlainDecoder:
             pad_token_id=self.special.pad, suppress_tokens=list(self.special.never) or None,
             return_dict_in_generate=True, output_logits=judged,
         )  # fmt: skip
-        with self._without_generation_defaults():
+        with self._without_generation_defaults(), self._short_window(batch):
             generated = self._model.generate(**batch, generation_config=greedy)
         token_ids = generated.sequences[:, batch["input_ids"].shape[1] :]
         if not judged:

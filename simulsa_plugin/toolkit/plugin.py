@@ -78,14 +78,40 @@ def _extend_deepspeed(deepspeed_comm: ModuleType) -> None:
         _wrap(deepspeed_comm, "build_shm_op", launching.without_compiler)
 
 
-def _extend_training(workflow: ModuleType) -> None:
-    from simulsa_plugin.toolkit import hook
+def _extend_model_loader(loader: ModuleType) -> None:
     from simulsa_plugin.toolkit.audio_company import company_free
 
+    _wrap(loader, "load_model", company_free)
+
+
+def _extend_stage(workflow: ModuleType) -> None:
+    """Give a stage of training its evaluation hook; `llamafactory.train.STAGE.workflow` holds `run_STAGE`."""
+    from simulsa_plugin.toolkit import hook
+
     announce()  # reached without `llamafactory-cli`: torchrun on a script, a Ray worker
-    _wrap(workflow, "load_model", company_free)
+    stage = workflow.__name__.split(".")[-2]
+    decoded = stage in hook.DECODED_STAGES
+    _wrap(workflow, f"run_{stage}", hook.with_evaluator if decoded else hook.refusing_evaluation)
+
+
+def _extend_sft(workflow: ModuleType) -> None:
+    from simulsa_plugin.toolkit import hook
+
+    _extend_stage(workflow)
+    # The other stages import their trainers only when they run, from modules that are extended themselves.
     _wrap(workflow, "CustomSeq2SeqTrainer", hook.evaluating)
-    _wrap(workflow, "run_sft", hook.with_evaluator)
+
+
+def _extend_dpo_trainer(module: ModuleType) -> None:
+    from simulsa_plugin.toolkit import hook
+
+    _wrap(module, "CustomDPOTrainer", hook.evaluating)
+
+
+def _extend_kto_trainer(module: ModuleType) -> None:
+    from simulsa_plugin.toolkit import hook
+
+    _wrap(module, "CustomKTOTrainer", hook.evaluating)
 
 
 def _say_bypassed(module: ModuleType) -> None:
@@ -113,7 +139,15 @@ _EXTENSIONS: dict[str, Callable[[ModuleType], None]] = {
     "llamafactory.data.loader": _extend_loader,
     "llamafactory.data.parser": _extend_dataset_entries,
     "llamafactory.data.mm_plugin": _extend_mm_plugin,
-    "llamafactory.train.sft.workflow": _extend_training,
+    "llamafactory.model.loader": _extend_model_loader,
+    "llamafactory.train.sft.workflow": _extend_sft,
+    "llamafactory.train.dpo.workflow": _extend_stage,
+    "llamafactory.train.dpo.trainer": _extend_dpo_trainer,
+    "llamafactory.train.kto.workflow": _extend_stage,
+    "llamafactory.train.kto.trainer": _extend_kto_trainer,
+    "llamafactory.train.pt.workflow": _extend_stage,
+    "llamafactory.train.rm.workflow": _extend_stage,
+    "llamafactory.train.ppo.workflow": _extend_stage,
     "llamafactory.v1.launcher": _say_bypassed,
     "llamafactory.train.mca.workflow": _say_bypassed,
     "llamafactory.train.hyper_parallel.workflow": _say_bypassed,

@@ -52,7 +52,6 @@ def compare(encoder, seconds):
     adapter = Qwen2AudioAdapter(model, type("Processor", (), {"feature_extractor": extractor}))
     long_seconds, expected = best(whole, encoder.device)
     short_seconds, (found,) = best(lambda: adapter.embed([waveform]), encoder.device)
-    encoder.__dict__.pop("forward", None)  # what the adapter put there
     difference = float((found - expected[: len(found)]).abs().max() / expected[: len(found)].abs().max())
     print(f"{seconds:>3} s of audio: {long_seconds:.3f} s whole, {short_seconds:.3f} s short with its features, "
           f"{long_seconds / short_seconds:.1f} times; largest relative difference {difference:.1e}")

@@ -1,5 +1,6 @@
 """Faster paths against transformers' own: encoders as short as the audio, prompts read once, drafts, batches."""
 
+import copy
 import dataclasses
 import random
 
@@ -130,8 +131,8 @@ def test_the_model_is_whole_again_after_a_short_window(fast):
     encoder = fast.model.audio_tower
     table, window = encoder.embed_positions, encoder.config.max_source_positions
     fast._adapter.embed([noise(8000)])
-    with pytest.raises(RuntimeError):
-        encoder(torch.zeros(1, 3, 8))  # as many bands as no model has
+    with pytest.raises(ValueError, match="to be of length 300, but found 8"):
+        encoder(torch.zeros(1, 3, 8))
     assert (encoder.embed_positions, encoder.config.max_source_positions) == (table, window)
 
 
@@ -294,3 +295,57 @@ def test_steps_are_those_of_transformers_one_by_one(fast, stock, waveforms):
 def test_steps_of_200_utterances_are_those_of_transformers_one_by_one(fast, stock, waveforms):
     sources = sources_of(waveforms)
     assert histories(decode(fast, sources, POLICIES, Limits(64))) == alone(stock, sources, POLICIES)
+
+
+# The model of a training is only borrowed
+
+
+def state(model):
+    """Everything that hangs on a model's modules but for tensors' values: name → (class, attributes)."""
+    kept = (int, float, str, bool, tuple, type(None))
+    return {
+        name: (type(module), {key: value if isinstance(value, kept) else id(value) for key, value in vars(module).items()
+                              if not key.startswith("_")},
+               {key: id(child) for key, child in module._modules.items()}, len(module._forward_pre_hooks),
+               len(module._forward_hooks))
+        for name, module in model.named_modules()
+    }  # fmt: skip
+
+
+def test_evaluations_leave_the_model_as_it_was(stock, waveforms):
+    model, clips = stock.model, [waveform[:24_000] for waveform in waveforms[:2]]
+    before, config = state(model), model.config.to_dict()
+    for _ in range(3):
+        borrowed = Backbone(model, load_renderer(inference_arguments(RECIPE)))
+        sources = [Source(ASK, clip) for clip in clips]
+        decode(borrowed, sources, [Cell(Rollback(3), 500)], Limits())
+        decode_alone(borrowed, sources[0], Cell(Confidence(0.9), 500), Limits())
+        rendered = [borrowed.render(ASK, clip, "Der Hund hat das alte Haus gesehen.") for clip in clips]
+        borrowed.score(rendered, clips)
+        assert state(model) == before
+    assert model.config.to_dict() == config
+
+
+def test_a_failure_in_the_encoder_leaves_it_as_it_was(stock, waveforms):
+    encoder = stock.model.audio_tower
+    before = state(stock.model)
+    borrowed = Backbone(stock.model, load_renderer(inference_arguments(RECIPE)))
+    handle = encoder.conv1.register_forward_hook(lambda *_: (_ for _ in ()).throw(RuntimeError("planted")))
+    try:
+        with pytest.raises(RuntimeError, match="planted"):
+            borrowed._adapter.embed([waveforms[0]])
+    finally:
+        handle.remove()
+    assert state(stock.model) == before
+
+
+@torch.inference_mode()
+def test_a_deep_copy_after_an_evaluation_has_its_own_encoder(stock, waveforms):
+    Backbone(stock.model, load_renderer(inference_arguments(RECIPE)))._adapter.embed([waveforms[0]])
+    copied = copy.deepcopy(stock.model)
+    for weight in copied.audio_tower.parameters():
+        weight.zero_()
+    (zeros,) = Backbone(copied, load_renderer(inference_arguments(RECIPE)))._adapter.embed([waveforms[0]])
+    (kept,) = Backbone(stock.model, load_renderer(inference_arguments(RECIPE)))._adapter.embed([waveforms[0]])
+    assert float((zeros[0] - zeros[-1]).abs().max()) == 0  # an encoder of zeros says the same everywhere
+    assert float((kept[0] - kept[-1]).abs().max()) > 0

@@ -17,6 +17,7 @@ from simulsa_plugin.evaluation.during_training import History, decode_share, log
 from simulsa_plugin.evaluation.run import evaluate, plan_cells
 from simulsa_plugin.evaluation.settings import EvaluationSettings
 from simulsa_plugin.model import Prompt, Sample, UnusableRow
+from simulsa_plugin.storage import write_json, write_jsonl
 from simulsa_plugin.toolkit import hook
 from simulsa_plugin.toolkit.undisturbed import as_loud_as_before, undisturbed
 
@@ -296,3 +297,60 @@ def test_what_cannot_be_is_refused(arguments, settings, message):
     training = types.SimpleNamespace(**{"fsdp": [], "eval_strategy": "steps", "do_eval": False} | arguments)
     with pytest.raises(UsageError, match=message):
         hook._refuse_what_cannot_be(training, EvaluationSettings(**settings))
+
+
+# Other stages of LLaMA-Factory
+
+def preferences(folder, extra):
+    """Turn the project's offline rows into a preference dataset: `extra` are the columns of its stage."""
+    data = folder / "data"
+    entries = json.loads((data / "dataset_info.json").read_text(encoding="utf-8"))
+    rows = [json.loads(line) for line in (data / f"{OFFLINE_NAME}.jsonl").read_text(encoding="utf-8").splitlines()]
+    turns = [{"role": "user", "content": rows[0]["messages"][0]["content"]}]
+    write_jsonl(data / "preferences.jsonl", [
+        {**row, **({"messages": turns} if "chosen" in extra(number) else {}), **extra(number)}
+        for number, row in enumerate(rows)])
+    columns = {"messages": "messages", "audios": "audios"}
+    columns |= {name: name for name in extra(0)}
+    entries["preferences"] = entries[OFFLINE_NAME] | {
+        "file_name": "preferences.jsonl", "columns": columns, "ranking": "chosen" in columns}
+    write_json(data / "dataset_info.json", entries)
+
+
+def ranked(number):
+    return {"chosen": {"role": "assistant", "content": f"das haus {number}"},
+            "rejected": {"role": "assistant", "content": "nein"}}
+
+
+def judged(number):
+    return {"kto_tag": number % 2 == 0}
+
+
+@pytest.mark.parametrize(("stage", "extra"), [("dpo", ranked), ("kto", judged)])
+def test_stages_whose_model_translates_decode_at_every_evaluation(llamafactory_cli, project_folder, stage, extra):
+    preferences(project_folder, extra)
+    result = llamafactory_cli(
+        "train", "recipes/demo_simulsa.yaml", *SMALL, *HOOK, "max_steps=1", f"stage={stage}", "dataset=preferences",
+        "output_dir=saves/stage")
+    assert result.returncode == 0, result.stderr[-4000:]
+    (evaluation, *_) = (row for row in state_of(project_folder / "saves" / "stage")["log_history"]
+                        if "eval_runtime" in row)
+    assert names(("bleu", "ne")) <= set(evaluation)
+
+
+@pytest.mark.parametrize("stage", ["pt", "rm", "ppo"])
+def test_stages_whose_model_does_not_translate_refuse_the_key(stage):
+    arguments = types.SimpleNamespace(simulsa_eval_dataset="x"), types.SimpleNamespace(stage=stage)
+    run = hook.refusing_evaluation(lambda *_: "trained")
+    with pytest.raises(UsageError, match=rf"does not work in stage: {stage}; allowed: sft, dpo, kto"):
+        run(None, arguments[0], None, arguments[1])
+    assert run(None, types.SimpleNamespace(simulsa_eval_dataset=None), None, arguments[1], None) == "trained"
+
+
+def test_the_refusal_reaches_the_user_before_a_model_is_loaded(llamafactory_cli, project_folder):
+    preferences(project_folder, ranked)
+    result = llamafactory_cli("train", "recipes/demo_simulsa.yaml", *SMALL, *HOOK, "stage=rm", "dataset=preferences",
+                              "model_name_or_path=/no/such/model", "output_dir=saves/stage")
+    assert result.returncode == 1
+    assert "simulsa_eval_dataset does not work in stage: rm" in result.stderr
+    assert "Traceback" not in result.stderr
