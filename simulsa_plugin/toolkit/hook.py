@@ -1,8 +1,9 @@
 """Simultaneous decoding at every evaluation of a training: `eval_simul_k500_b0_bleu` among its metrics.
 
-`run_sft`, `run_dpo` and `run_kto` are wrapped for what a trainer does not know (the dataset, the template), the trainer's
-class for what only it knows. The models of other stages do not translate: there the key is refused. Metrics are added before the trainer logs an evaluation, so that they go wherever its own go: TensorBoard, W&B,
-SwanLab, trainer_state.json, all_results.json, `metric_for_best_model` and early stopping.
+`run_sft`, `run_dpo` and `run_kto` are wrapped for what a trainer does not know (the dataset, the template), the
+trainer's class for what only it knows. The models of other stages do not translate: there the key is refused. Metrics
+are added before the trainer logs an evaluation, so that they go wherever its own go: TensorBoard, W&B, SwanLab,
+trainer_state.json, all_results.json, `metric_for_best_model` and early stopping.
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ class Evaluator:
 
 
 def with_evaluator(run_stage: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap LLaMA-Factory's `run_sft` and its like: where a recipe names a `simulsa_eval_dataset`, its trainer will decode.
+    """Wrap LLaMA-Factory's `run_sft` or its like: its trainer decodes where a recipe names a `simulsa_eval_dataset`.
 
     The set is read before the training starts, so that a mistake shows at once.
     """
@@ -127,7 +128,7 @@ def with_evaluator(run_stage: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def refusing_evaluation(run_stage: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap the function of a stage whose model gives no translations (pt, rm, ppo): it refuses a `simulsa_eval_dataset`.
+    """Wrap `run_pt`, `run_rm` or `run_ppo`, whose models give no translations: a `simulsa_eval_dataset` is refused.
 
     Raises:
         UsageError: when called with the key.

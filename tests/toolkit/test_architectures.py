@@ -3,6 +3,8 @@
 What is right is said by transformers alone: a second copy of the model, and inputs from its own processor.
 """
 
+import copy
+import importlib
 import json
 import subprocess
 import sys
@@ -22,6 +24,7 @@ from simulsa_plugin.demo.corpus import iterate_utterances
 from simulsa_plugin.model import Prompt
 from simulsa_plugin.storage import write_json
 from simulsa_plugin.toolkit.arguments import inference_arguments
+from simulsa_plugin.toolkit.audio_company import free_of_company
 from simulsa_plugin.toolkit.backbone import load_backbone
 
 ASK = "<audio>Translate the English speech into German."
@@ -227,6 +230,13 @@ def test_audio_beyond_the_window_is_not_heard(tiny):
     assert tiny.backbone.score([one], [window]) == tiny.backbone.score([other], [longer])
 
 
+@pytest.mark.parametrize("stage", ["sft", "dpo", "kto", "pt", "rm", "ppo"])
+def test_every_stage_of_training_loads_the_fixed_encoder(stage):
+    workflow = importlib.import_module(f"llamafactory.train.{stage}.workflow")
+    assert workflow.load_model is importlib.import_module("llamafactory.model.loader").load_model
+    assert workflow.load_model.__wrapped__.__module__ == "llamafactory.model.loader"
+
+
 @pytest.mark.parametrize("tiny", ["qwen3_omni"], indirect=True)
 class TestCompany:
     """Qwen3-Omni's encoder cuts audio into pieces of 100 frames, 13 tokens; here it attends within four of them."""
@@ -259,6 +269,22 @@ class TestCompany:
         for lengths in ((400, 100), (50,)):
             scored = self.heard(tiny.backbone.model, *lengths)
             torch.testing.assert_close(self.heard(model, *lengths), scored, atol=0, rtol=0)
+
+    def test_fixing_twice_is_fixing_once(self, tiny):
+        encoder = tiny.backbone.model.audio_tower
+        before = encoder.forward, [len(layer._forward_pre_hooks) for layer in encoder.layers]
+        free_of_company(tiny.backbone.model)
+        assert (encoder.forward, [len(layer._forward_pre_hooks) for layer in encoder.layers]) == before
+        assert {*before[1]} == {1}
+
+    def test_a_deep_copy_encodes_with_its_own_weights(self, tiny):
+        copied = copy.deepcopy(tiny.backbone.model)
+        with torch.no_grad():
+            for weight in copied.audio_tower.parameters():
+                weight.zero_()
+        for lengths in ((400, 100), (50,)):
+            assert float(self.heard(copied, *lengths).abs().max()) == 0
+            assert float(self.heard(tiny.backbone.model, *lengths).abs().max()) > 0
 
     @pytest.mark.parametrize("frames", [1, 15, 50, 99])
     def test_below_a_second_an_audio_is_the_same_alone_and_beside_others(self, tiny, frames):

@@ -302,14 +302,15 @@ def test_steps_of_200_utterances_are_those_of_transformers_one_by_one(fast, stoc
 
 def state(model):
     """Everything that hangs on a model's modules but for tensors' values: name → (class, attributes)."""
-    kept = (int, float, str, bool, tuple, type(None))
-    return {
-        name: (type(module), {key: value if isinstance(value, kept) else id(value) for key, value in vars(module).items()
-                              if not key.startswith("_")},
-               {key: id(child) for key, child in module._modules.items()}, len(module._forward_pre_hooks),
-               len(module._forward_hooks))
-        for name, module in model.named_modules()
-    }  # fmt: skip
+    return {name: (type(module), attributes(module), {key: id(child) for key, child in module._modules.items()},
+                   len(module._forward_pre_hooks), len(module._forward_hooks))
+            for name, module in model.named_modules()}  # fmt: skip
+
+
+def attributes(module):
+    plain = (int, float, str, bool, tuple, type(None))
+    return {key: value if isinstance(value, plain) else id(value) for key, value in vars(module).items()
+            if not key.startswith("_")}  # fmt: skip
 
 
 def test_evaluations_leave_the_model_as_it_was(stock, waveforms):
