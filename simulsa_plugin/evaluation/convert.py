@@ -131,12 +131,15 @@ def record_events(record: EmissionRecord, unit: str) -> list[Event]:
     and their computation counts for the next that did.
 
     Raises:
-        LogError: there is no delay for each unit, or the computation falls.
+        LogError: there is no delay for each unit, one is negative, or the computation falls.
     """
     units = split_units(record.prediction, unit)
     if not fits_unit(record, unit) or len(units) != len(record.delays) or len(record.elapsed or units) != len(units):
         raise LogError(f"Instance {record.index} has {len(record.delays)} delays for {len(units)} units; "
                        f"simulstream has a time for each.")
+    if min(record.delays, default=0.0) < 0:
+        raise LogError(f"Instance {record.index} was begun {-min(record.delays):g} ms before its segment; simulstream "
+                       f"counts from the start of an audio. Give it the log of the whole recording.")
     times = zip(units, record.delays, record.elapsed or record.delays, strict=True)
     events, computed = [], 0.0
     for (delay, elapsed), group in itertools.groupby(times, key=lambda one: one[1:]):

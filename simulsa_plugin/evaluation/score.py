@@ -78,7 +78,7 @@ def score_log(path: Path, options: ScoreOptions, executor: Executor | None = Non
     counts = {"end_marks": log.end_marks, "missing_reference": log.missing_reference.count,
               "repeated_index": log.repeated_index.count}
     scores = dataclasses.replace(scores, counts=scores.counts | counts,
-                                 signatures=scores.signatures | {"CA": f"clock:{log.clock}"})
+                                 signatures=scores.signatures | log.signatures)
     return ScoredLog(log, scores, tuple(odd.warnings()))
 
 

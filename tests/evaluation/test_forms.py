@@ -16,12 +16,13 @@ import simulsa_plugin
 from simulsa_plugin.commands.evaluate import main
 from simulsa_plugin.errors import LogError, MissingExtraError
 from simulsa_plugin.evaluation.convert import record_events, shown_events
-from simulsa_plugin.evaluation.delays import DELAYS, delays, emission_record
+from simulsa_plugin.evaluation.delays import DELAYS, delays, emission_record, split_units
 from simulsa_plugin.evaluation.logs import simulstream
 from simulsa_plugin.evaluation.logs.read import Log, ReadOptions
 from simulsa_plugin.evaluation.logs.simulstream import Event, Screen, make_detokenizer
-from simulsa_plugin.evaluation.score import ScoreOptions, score_log
+from simulsa_plugin.evaluation.score import ScoreOptions, score_log, score_table
 from simulsa_plugin.evaluation.steps import ShownStep
+from simulsa_plugin.metrics.latency import average_token_delay
 from simulsa_plugin.metrics.records import EmissionRecord
 
 DATA = Path(__file__).parents[1] / "data" / "latency"
@@ -84,7 +85,7 @@ def test_units_after_a_segments_end_count_until_the_recording_ends(write):
 def test_an_audio_of_simulstream_becomes_a_record_in_milliseconds(write):
     path = write(*audio(1, (1.0, 0.25, "", "we saw"), (2.0, 0.5, "saw", "saw him"), (2.5, 0.125, "", "")))
     (record,) = records(path)
-    assert (record.prediction, record.source, record.source_length) == ("we saw him", "talk", 2500.0)
+    assert (record.prediction, record.source, record.source_length) == ("we saw him", "talk.wav", 2500.0)
     assert record.delays == (1000.0, 2000.0, 2000.0)  # «saw» was deleted and written again
     assert record.elapsed == (1250.0, 2500.0, 2500.0)  # the computation of the step alone
     assert record.erased == 0  # on the screen nothing changed
@@ -148,8 +149,158 @@ def test_without_the_aligner_the_extra_is_named(write, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "mweralign", None)
     path = write(*audio(1, (1.0, 0.0, "", "a b")))
     (tmp_path / "s.yaml").write_text("- {wav: talk.wav, offset: 0, duration: 1}\n" * 2)
+    (tmp_path / "refs.txt").write_text("a\nb\n")
     with pytest.raises(MissingExtraError, match=r"simulsa-plugin\[longform\]"):
-        records(path, segments=tmp_path / "s.yaml")
+        records(path, segments=tmp_path / "s.yaml", references=tmp_path / "refs.txt")
+
+
+LOADING = {"model_loading_time": 5.96}  # the first line that simulstream's inference and server write
+
+
+@pytest.fixture
+def in_segments(write, tmp_path):
+    """A log with its segments (audio, offset, duration; seconds) and references, as options of `records`."""
+    def in_segments(rows, segments, *references):
+        (tmp_path / "refs.txt").write_text("".join(reference + "\n" for reference in references))
+        (tmp_path / "segments.yaml").write_text("".join(
+            f"- {json.dumps({'wav': wav, 'offset': offset, 'duration': duration})}\n"
+            for wav, offset, duration in segments))
+        return write(*rows), {"references": tmp_path / "refs.txt" if references else None,
+                              "segments": tmp_path / "segments.yaml"}
+    return in_segments
+
+
+def test_the_line_of_the_models_loading_is_passed_over(write):
+    path = write(LOADING, *audio(1, (1.0, 0.5, "", "we go"), name="tst/ted_1096.wav"))
+    assert Log(path).form == "simulstream"
+    (record,) = records(path)
+    assert (record.prediction, record.delays, record.source) == ("we go", (1000.0, 1000.0), "tst/ted_1096.wav")
+
+
+def test_a_log_of_a_model_that_was_only_loaded_is_refused(write):
+    with pytest.raises(LogError, match="holds no audio"):
+        records(write(LOADING))
+
+
+def test_seconds_become_whole_milliseconds_and_no_token_of_the_source_more(write):
+    # 16.1 · 1000 is 16100.000000000002 in floats, and .1 + .2 is .30000000000000004: ATD would find a token in the rest
+    path = write(*audio(1, (0.1 + 0.2, 0.0, "", "a"), (15.8, 0.0, "", "b"), (16.1, 0.0, "", "c")))
+    (record,) = records(path)
+    assert (record.delays, record.source_length) == ((300.0, 15800.0, 16100.0), 16100.0)
+    assert score_log(path, ScoreOptions()).scores.corpus["ATD"] == average_token_delay([300.0, 15800.0, 16100.0])
+
+
+def test_delays_in_a_segment_are_whole_as_well(in_segments):
+    path, options = in_segments(audio(1, (16.1, 0.5, "", "a")), [("talk.wav", 1.1, 15.3)])
+    (record,) = records(path, **options)
+    assert (record.delays, record.elapsed, record.source_length) == ((15000.0,), (15500.0,), 15300.0)
+
+
+@pytest.mark.parametrize("names", [("a/1.wav", "b/1.wav"), ("talk.v1", "talk.v2"), ("x.1.wav", "x.2.wav"),
+                                   ("1.wav", "1.flac")])
+def test_audios_are_told_apart_by_their_whole_names(in_segments, names):
+    rows = [*audio(1, (1.0, 0.0, "", "one"), name=names[0]), *audio(2, (2.0, 0.0, "", "two"), name=names[1])]
+    path, options = in_segments(rows, [(names[1], 0.0, 2.0), (names[0], 0.0, 1.0)], "two", "one")
+    assert [record.prediction for record in records(path)] == ["one", "two"]
+    assert [(record.prediction, record.source) for record in records(path, **options)] == [
+        ("two", names[1]), ("one", names[0])]
+
+
+@pytest.mark.parametrize(("logged", "named"), [
+    ("data/wav/ted_1.wav", "ted_1.wav"), ("ted_1.mp3", "ted_1.wav"), ("talk.v1", "wav/talk.v1.wav"),
+])
+def test_an_audio_is_found_where_folder_or_suffix_differ(in_segments, logged, named):
+    rows = [*audio(1, (1.0, 0.0, "", "one"), name=logged), *audio(2, (2.0, 0.0, "", "two"), name="talk.v2")]
+    path, options = in_segments(rows, [(named, 0.0, 1.0)])
+    assert [record.prediction for record in records(path, **options)] == ["one"]
+
+
+@pytest.mark.parametrize(("logged", "named", "message"), [
+    (["a/1.wav", "b/1.wav"], ["1.wav"], "The segments name 1.wav, which may be a/1.wav or b/1.wav of the log"),
+    (["1.wav"], ["a/1.wav", "b/1.wav"], "The segments name a/1.wav and b/1.wav; the log has only 1.wav for both"),
+    (["talk.v1"], ["talk.v2"], "The log has no audio named talk.v2"),
+])
+def test_an_audio_that_is_not_clear_is_refused(in_segments, logged, named, message):
+    rows = [row for number, name in enumerate(logged) for row in audio(number, (1.0, 0.0, "", "a"), name=name)]
+    path, options = in_segments(rows, [(name, 0.0, 1.0) for name in named])
+    with pytest.raises(LogError, match=message):
+        records(path, **options)
+
+
+def test_a_second_run_added_to_the_log_is_refused(write):
+    with pytest.raises(LogError, match=r"line 4: the audio talk.wav was there before: the log holds it twice"):
+        records(write(LOADING, *audio(1, (1.0, 0.0, "", "a")), *audio(2, (1.0, 0.0, "", "a"))))
+
+
+def two_segments(in_segments, *references):
+    """4 s with two segments of 2 s; the first text comes late in the second, the last unit after the recording."""
+    rows = [LOADING, *audio(1, (1.0, 0.0, "", "a"), (2.5, 0.0, "", "b"), (3.5, 0.0, "", "c"), (4.0, 0.0, "", "d"))]
+    return in_segments(rows, [("talk.wav", 0.0, 2.0), ("talk.wav", 2.0, 2.0)], *references)
+
+
+def test_yaal_of_segments_goes_on_to_the_recordings_end(in_segments):
+    pytest.importorskip("mweralign")
+    path, options = two_segments(in_segments, "a b", "c d")
+    first, second = records(path, **options)
+    assert (first.recording_end, second.recording_end) == (4000.0, 2000.0)
+    assert (first.delays, second.delays) == ((1000.0, 2500.0), (1500.0, 2000.0))
+    scored = score_log(path, ScoreOptions(**options, sentences=True)).scores
+    # b, written after the segment but before the recording's end, counts: (1000 + 2500 − 1000) / 2; d does not: 1500
+    assert scored.sentences["YAAL"] == [1250.0, 1500.0]
+    assert "form:long" in scored.signatures["YAAL"]
+    assert scored.signatures["segments"].startswith("aligned:mweralign-")
+
+
+def test_what_is_said_of_whole_utterances_is_not_said_of_segments(in_segments):
+    pytest.importorskip("mweralign")
+    path, options = two_segments(in_segments, "a b", "c d")
+    scored = score_log(path, ScoreOptions(**options))
+    assert (scored.scores.corpus["SWF"], scored.scores.corpus["EFSW"], scored.scores.degenerate) == (None, None, None)
+    assert not any("degenerate" in line for line in score_table(scored))
+
+
+def test_a_segment_for_each_audio_is_no_long_form(in_segments):
+    path, options = in_segments(audio(1, (1.0, 0.0, "", "a"), (2.0, 0.0, "", "b")), [("talk.wav", 0.0, 2.0)], "a b")
+    scores = score_log(path, ScoreOptions(**options)).scores
+    assert ("form:short" in scores.signatures["YAAL"], scores.corpus["SWF"]) == (True, 50.0)
+
+
+def test_several_segments_without_references_are_one_clear_error(in_segments, capsys):
+    path, options = two_segments(in_segments)
+    with pytest.raises(LogError, match=r"talk.wav has 2 segments and no references.*Give --references FILE"):
+        records(path, **options)
+    assert main(["score", str(path), "--segments", str(options["segments"])]) == 1
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("references", "texts"), [
+    (("a b c d", ""), ["a b c d", ""]), (("", "a b c d"), ["", "a b c d"]), (("", ""), ["a b c d", ""]),
+    (("a b c d", " "), ["a b c d", ""]),
+])
+@pytest.mark.parametrize("unit", ["word", "char"])
+def test_an_empty_reference_is_a_segment_in_which_nothing_is_said(in_segments, references, texts, unit):
+    pytest.importorskip("mweralign")
+    path, options = two_segments(in_segments, *references)
+    found = records(path, **options, unit=unit, detokenizer="word")
+    assert [record.prediction for record in found] == texts
+    assert [len(record.delays) for record in found] == [len(split_units(text, unit)) for text in texts]
+
+
+def test_what_the_aligner_cannot_keep_apart_is_one_clear_error(in_segments):
+    pytest.importorskip("mweralign")
+    rows = audio(1, (1.0, 0.0, "", "a b"))
+    rows[1]["generated_tokens"] = ["a", "b\nc"]
+    path, options = in_segments(rows, [("talk.wav", 0.0, 2.0), ("talk.wav", 2.0, 2.0)], "a b", "c")
+    with pytest.raises(LogError, match="cannot be aligned with its 2 references"):
+        records(path, **options)
+
+
+@pytest.mark.parametrize("more", [{}, {"docid": None, "segid": None, "longform": True}])
+def test_a_segment_that_does_not_say_when_its_recording_ends_has_no_end(write, more):
+    # as OmniSTEval's longform: both units count, (500 + 2500 − 1000) / 2
+    row = {name: value for name, value in (SEGMENT | more).items() if name != "time_to_recording_end"}
+    scores = score_log(write({name: value for name, value in row.items() if value is not None}), ScoreOptions()).scores
+    assert (scores.corpus["YAAL"], scores.corpus["SWF"]) == (1000.0, None)
 
 
 @pytest.mark.parametrize(("rows", "message"), [
@@ -274,6 +425,8 @@ def test_delays_that_are_not_one_per_unit_cannot_become_events(tmp_path, capsys)
     assert "its elapsed times say that computation was given back" in capsys.readouterr().err
     with pytest.raises(LogError, match="2 delays for 1 units; simulstream has a time for each"):
         record_events(EmissionRecord(3, "a", "a", (1.0, 2.0)), "word")
+    with pytest.raises(LogError, match="Instance 3 was begun 500 ms before its segment"):
+        record_events(EmissionRecord(3, "a b", "a", (-500.0, 2.0)), "word")
 
 
 def test_an_event_that_deletes_more_than_there_is_is_refused():

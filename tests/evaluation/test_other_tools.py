@@ -116,6 +116,37 @@ def test_simulstreams_alignment_of_a_long_recording_is_ours(tools, tmp_path):
     assert ours["LAAL_CA"] == pytest.approx(theirs["LAAL_CA"] * 1000, rel=1e-9)
 
 
+def test_omnisteval_scores_the_segments_of_a_simulstream_log_to_our_numbers(tools, tmp_path):
+    """Units come late: after their segments, and after the last segment of the recording.
+
+    OmniSTEval reads the same recording in SimulEval's form; the words are such that both aligners cut them alike.
+    """
+    pytest.importorskip("mweralign")
+    spoken = ["good", "morning all today", "we start early with", "a short", "story now"]
+    heard = [2.1, 4.2, 6.3, 8.4, 10.5]
+    rows = [{"model_loading_time": 5.9}, {"id": 7, "metadata": {"wav_name": "wav/talk.wav"}}]
+    rows += [{"id": 7, "total_audio_processed": end, "computation_time": 0.25, "deleted_tokens": [],
+              "generated_tokens": words.split()} for end, words in zip(heard, spoken, strict=True)]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    ends = [round(1000 * end) for end, words in zip(heard, spoken, strict=True) for _ in words.split()]
+    (tmp_path / "hyp.jsonl").write_text(json.dumps({
+        "source": "talk.wav", "prediction": " ".join(spoken), "delays": ends, "elapsed": [end + 250 for end in ends],
+        "source_length": 10500.0}) + "\n")
+    (tmp_path / "refs.txt").write_text("good morning all\ntoday we start early\nwith a short story now\n")
+    (tmp_path / "segments.yaml").write_text(
+        "".join(f"- {{wav: talk.wav, offset: {3.1 * i}, duration: 2.7}}\n" for i in range(3)))
+    theirs = omnisteval_scores(
+        tools("omnisteval"), tmp_path / "work", "longform", "--speech_segmentation", str(tmp_path / "segments.yaml"),
+        "--hypothesis_file", str(tmp_path / "hyp.jsonl"), "--ref_sentences_file", str(tmp_path / "refs.txt"),
+        "--word_level")
+    options = ScoreOptions(references=tmp_path / "refs.txt", segments=tmp_path / "segments.yaml")
+    ours = score_log(tmp_path / "log.jsonl", options).scores
+    for clock, suffix in (("CU", ""), ("CA", "_CA")):
+        for name in ("YAAL", "AL", "LAAL", "AP", "DAL"):
+            assert ours.corpus[name + suffix] == pytest.approx(theirs[f"Long{name} ({clock})"], abs=6e-5), name
+    assert ours.corpus["BLEU"] == pytest.approx(theirs["BLEU"], abs=6e-5)
+
+
 def test_what_omnisteval_resegments_is_read_to_its_numbers(tools, tmp_path):
     words = "good morning all today we start early with a short story now".split()
     (tmp_path / "hyp.jsonl").write_text(json.dumps({

@@ -13,7 +13,7 @@ from typing import Any
 from simulsa_plugin import storage
 from simulsa_plugin.errors import LogError
 from simulsa_plugin.evaluation.logs.rows import get_index, get_number, get_text, get_times
-from simulsa_plugin.metrics.records import EmissionRecord
+from simulsa_plugin.metrics.records import LONGEST_MS, EmissionRecord
 
 KEYS = ("emission_cu", "emission_ca", "time_to_recording_end")
 
@@ -39,14 +39,22 @@ def parse_record(row: Mapping[str, Any], position: int) -> EmissionRecord:
         elapsed=get_times(row, "emission_ca"),
         source_length=get_number(row, "source_length"),
         source=f"{row['docid']}:{row['segid']}" if "docid" in row and "segid" in row else "",
-        recording_end=get_number(row, "time_to_recording_end"),
+        recording_end=_recording_end(row),
     )
+
+
+def _recording_end(row: Mapping[str, Any]) -> float | None:
+    """Milliseconds to the recording's end; where a segment of one does not say, OmniSTEval takes it for endless."""
+    is_segment = ("docid" in row and "segid" in row) or row.get("longform") is True
+    end = get_number(row, "time_to_recording_end")
+    return LONGEST_MS if end is None and is_segment else end
 
 
 def write_log(path: Path, records: Iterable[EmissionRecord]) -> None:
     """Write a log that OmniSTEval reads, as its own (`longform --resegmented_hypothesis`) or as SimulEval's.
 
-    The second needs no options of it, and one reference per line in a file of its own.
+    The second needs no options of it, and one reference per line in a file of its own. OmniSTEval 0.1.10 writes
+    `time_to_recording_end` and does not read it back: its LongYAAL of a file has the units after the end as well.
     """
     with storage.replacing(path, "w") as handle:
         handle.writelines(json.dumps(_to_row(record), ensure_ascii=False, allow_nan=False) + "\n" for record in records)

@@ -83,9 +83,12 @@ class Log:
         self._forget()
 
     @property
-    def clock(self) -> str:
-        """Whose clock the elapsed times are on, for a signature."""
-        return "per_step|as:simulstream-1.0.0" if self.form == SIMULSTREAM else "cumulative|as:SimulEval-1.1.4"
+    def signatures(self) -> dict[str, str]:
+        """Whose clock the elapsed times are on, and what cut recordings into segments."""
+        if self.form != SIMULSTREAM:
+            return {"CA": "clock:cumulative|as:SimulEval-1.1.4"}
+        clock = {"CA": "clock:per_step|as:simulstream-1.0.0"}
+        return clock if self._options.segments is None else clock | {"segments": simulstream.alignment_signature()}
 
     def records(self) -> Iterator[EmissionRecord]:
         """The records in order; record i stands on line i + 1 (of a simulstream log: is segment i + 1).

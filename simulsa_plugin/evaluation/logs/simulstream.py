@@ -1,16 +1,21 @@
 """simulstream's JSONL: what was deleted and generated at every step, in the order of the clock.
 
-A line `{"id": …, "metadata": {"wav_name": …}}` names an audio, every other line is a step of it. The delay of a unit
-is that of the last step that wrote or changed it, and its elapsed time has the computation of that step alone.
-Source: simulstream 1.0.0, metrics/readers.py. References and segments come in files of their own.
+A line `{"id": …, "metadata": {"wav_name": …}}` names an audio, lines without an id (the first one holds the time that
+the model took to load) are passed over, every other line is a step of an audio. The delay of a unit is that of the
+last step that wrote or changed it, and its elapsed time has the computation of that step alone.
+Source: simulstream 1.0.0, metrics/readers.py. References and segments come in files of their own. Unlike there, audios
+are told apart by their whole name: `a/1.wav` and `b/1.wav` are two.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from importlib import metadata
+from pathlib import Path, PurePath
 from typing import Any
 
 import yaml
@@ -21,9 +26,10 @@ from simulsa_plugin.evaluation.logs.rows import get_texts, in_short, on_line, re
 from simulsa_plugin.metrics.records import LONGEST_MS, EmissionRecord
 from simulsa_plugin.metrics.stability import common_prefix, erasure
 
-KEYS = ("generated_tokens", "deleted_tokens", "metadata")
+KEYS = ("generated_tokens", "deleted_tokens", "metadata", "model_loading_time")
 FORMS = "A simulstream log has a metadata line for every audio, and lines of generated_tokens and deleted_tokens."
 DETOKENIZERS = ("word", "char", "spm")
+AUDIO_SUFFIXES = frozenset(".aac .aif .aiff .flac .m4a .mkv .mp3 .mp4 .oga .ogg .opus .sph .wav .webm .wma".split())
 LOG, SEGMENTS, REFERENCES, CONFIG = "simulstream.jsonl", "segments.yaml", "references.txt", "simulstream.yaml"
 
 Detokenize = Callable[[list[str]], str]
@@ -41,7 +47,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Segment:
-    """A part of an audio that has a reference of its own: the audio's name without ending, and seconds."""
+    """A part of an audio that has a reference of its own: the audio's name, and seconds."""
 
     audio: str
     offset: float
@@ -71,7 +77,7 @@ class Screen:
         if list(event.deleted) != self.tokens[max(0, kept):] or kept < 0:
             raise LogError(f"deleted_tokens are {in_short(list(event.deleted))}, which is not how the tokens before "
                            f"them end.")
-        self.heard_ms = event.audio_seconds * 1000
+        self.heard_ms = _milliseconds(event.audio_seconds)
         self.computed += abs(event.compute_seconds)
         before = self.units
         if event.deleted:
@@ -81,7 +87,8 @@ class Screen:
 
     def _show(self, tokens: list[str], unit: str, detokenize: Detokenize, event: Event) -> None:
         """Show other tokens. Units keep their times, but the last word that stays may have been changed."""
-        now, late = event.audio_seconds * 1000, (event.audio_seconds + event.compute_seconds) * 1000
+        now = _milliseconds(event.audio_seconds)
+        late = _milliseconds(event.audio_seconds + event.compute_seconds)
         text = detokenize(tokens)
         units = _units(text, unit)
         kept = min(len(units), len(self.units))
@@ -93,7 +100,7 @@ class Screen:
 
 
 def read_screens(path: Path, unit: str, detokenize: Detokenize) -> dict[str, Screen]:
-    """What every audio ended with, in the order of the log: name without ending → screen.
+    """What every audio ended with, in the order of the log: its name → screen.
 
     Raises:
         LogError: the log cannot be read, or a line is not what one of simulstream's is.
@@ -102,10 +109,12 @@ def read_screens(path: Path, unit: str, detokenize: Detokenize) -> dict[str, Scr
     screens: dict[str, Screen] = {}
     for number, row in read_rows(path, FORMS):
         if "metadata" in row:
-            names[_identity(row)] = name = on_line(path, number, _audio_name, row)
+            names[_identity(row)] = name = on_line(path, number, _audio_name, row, screens)
             screens.setdefault(name, Screen())  # one that is never heard of again was silent, not absent
         else:
             on_line(path, number, _add_line, row, names, screens, unit, detokenize)
+    if not screens:
+        raise LogError(f"{path} holds no audio. {FORMS}")
     return screens
 
 
@@ -131,6 +140,9 @@ def to_records(
 ) -> Iterator[EmissionRecord]:
     """One record per segment, or per audio where there are no segments.
 
+    Where an audio has several segments, or its segment starts within it, all records are segments of recordings: they
+    have a `recording_end`, that of the recording's last segment, as OmniSTEval 0.1.10 takes it for LongYAAL.
+
     Args:
         screens: as `read_screens` gives them.
         segments: None takes every audio as one segment, as long as what was heard of it.
@@ -138,7 +150,8 @@ def to_records(
         unit: word or char.
 
     Raises:
-        LogError: the numbers do not match, or the log has no such audio.
+        LogError: the numbers do not match, the log has no such audio or several, or an audio of several segments has
+            no references to align it with.
         MissingExtraError: an audio of several segments needs the aligner.
     """
     if segments is None:
@@ -146,18 +159,30 @@ def to_records(
     if references is not None and len(references) != len(segments):
         raise LogError(f"There are {len(references)} references for {len(segments)} segments; expected one for each.")
     texts: Sequence[str | None] = references if references is not None else [None] * len(segments)
+    audios = _find_audios(list(dict.fromkeys(segment.audio for segment in segments)), list(screens))
     by_audio: dict[str, list[int]] = {}
     for index, segment in enumerate(segments):
-        by_audio.setdefault(segment.audio, []).append(index)
-    missing = [name for name in by_audio if name not in screens]
-    if missing:
-        raise LogError(f"The log has no audio named {missing[0]}; the segments name {len(missing)} that are not in it.")
+        by_audio.setdefault(audios[segment.audio], []).append(index)
+    long_form = len(by_audio) < len(segments) or any(segment.offset for segment in segments)
     # The form has no way to leave the computation out: nothing but zeros says that it was not measured.
     measured = any(screen.computed for screen in screens.values())
     found: dict[int, EmissionRecord] = {}
     for name, indexes in by_audio.items():
-        found |= _records_of_audio(screens[name], {index: segments[index] for index in indexes}, texts, unit, measured)
+        records = _records_of_audio(
+            name, screens[name], {index: segments[index] for index in indexes}, texts, unit, measured)
+        end = max(segments[index].offset + segments[index].duration for index in indexes)
+        found |= {index: dataclasses.replace(record, recording_end=_milliseconds(end - segments[index].offset))
+                  for index, record in records.items()} if long_form else records
     yield from (found[index] for index in range(len(segments)))
+
+
+def alignment_signature() -> str:
+    """What cuts the text of a recording into those of its segments: OmniSTEval's LongYAAL has its own aligner."""
+    try:
+        version = f"-{metadata.version('mweralign')}"
+    except metadata.PackageNotFoundError:  # no audio had several segments
+        version = ""
+    return f"aligned:mweralign{version}|as:simulstream-1.0.0"
 
 
 def make_detokenizer(name: str) -> Detokenize:
@@ -218,12 +243,58 @@ def _identity(row: Mapping[str, Any]) -> Any:
     return identity if isinstance(identity, (int, str)) else in_short(identity)
 
 
-def _audio_name(row: Mapping[str, Any]) -> str:
-    metadata = row["metadata"]
-    name = metadata.get("wav_name") if isinstance(metadata, dict) else None
+def _audio_name(row: Mapping[str, Any], screens: Mapping[str, Screen]) -> str:
+    told = row["metadata"]
+    name = told.get("wav_name") if isinstance(told, dict) else None
     if not isinstance(name, str):
-        raise LogError(f"metadata is {in_short(metadata)}; expected an object with wav_name.")
-    return Path(name).stem
+        raise LogError(f"metadata is {in_short(told)}; expected an object with wav_name.")
+    if name in screens and screens[name].heard_ms:
+        raise LogError(f"the audio {name} was there before: the log holds it twice, as after a second run that was "
+                       f"added to the file. Keep the lines of one run.")
+    return name
+
+
+def _find_audios(wanted: Sequence[str], names: Sequence[str]) -> dict[str, str]:
+    """The log's audio for each that the segments name; folders and suffix may differ where it is clear which is meant.
+
+    Raises:
+        LogError: an audio is not in the log, or it could be several, or is another one's as well.
+    """
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        alike.setdefault(_bare(name), []).append(name)
+    missing = [audio for audio in wanted if _bare(audio) not in alike]
+    if missing:
+        raise LogError(f"The log has no audio named {missing[0]}; the segments name {len(missing)} that are not in it.")
+    found, taken = {}, dict[str, str]()
+    for audio in wanted:
+        likeness = {name: _likeness(audio, name) for name in alike[_bare(audio)]}
+        best = [name for name in likeness if likeness[name] == max(likeness.values())]
+        if len(best) > 1:
+            raise LogError(f"The segments name {audio}, which may be {best[0]} or {best[1]} of the log. "
+                           f"Name it there as the log does.")
+        found[audio] = best[0]
+        if taken.setdefault(best[0], audio) != audio:
+            raise LogError(f"The segments name {taken[best[0]]} and {audio}; the log has only {best[0]} for both. "
+                           f"Name them as the log does.")
+    return found
+
+
+def _bare(name: str) -> str:
+    """The name of an audio without folders and suffix; what follows a dot is no suffix unless audio has such.
+
+    >>> _bare("a/talk.v1.wav"), _bare("talk.v1")
+    ('talk.v1', 'talk.v1')
+    """
+    path = PurePath(name)
+    return path.stem if path.suffix.lower() in AUDIO_SUFFIXES else path.name
+
+
+def _likeness(one: str, other: str) -> tuple[int, bool]:
+    """How many folders above are the same, and whether the suffix is."""
+    first, second = PurePath(one), PurePath(other)
+    pairs = zip(reversed(first.parts[:-1]), reversed(second.parts[:-1]), strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)), first.name == second.name
 
 
 def _add_line(
@@ -244,7 +315,7 @@ def _on_entry(path: Path, number: int, entry: object) -> Segment:
     try:
         if not isinstance(entry, dict) or not isinstance(entry.get("wav"), str):
             raise LogError(f"{in_short(entry)}; expected an object with wav, offset and duration.")
-        return Segment(Path(entry["wav"]).stem, _seconds("offset", entry), _seconds("duration", entry))
+        return Segment(entry["wav"], _seconds("offset", entry), _seconds("duration", entry))
     except LogError as error:
         raise LogError(f"{path}, entry {number}: {error}") from error
 
@@ -257,32 +328,58 @@ def _seconds(key: str, row: Mapping[str, Any]) -> float:
     return seconds
 
 
+def _milliseconds(seconds: float) -> float:
+    """Seconds as milliseconds, to a nanosecond.
+
+    What is beyond is an error of sums and products of floats, which would be a token of the source to ATD.
+
+    >>> _milliseconds(16.1), 16.1 * 1000
+    (16100.0, 16100.000000000002)
+    """
+    return round(seconds * 1000, 6)
+
+
 def _units(text: str, unit: str) -> list[str]:
     """As simulstream splits: at spaces only; all characters."""
     return [word for word in text.split(" ") if word] if unit == "word" else list(text)
 
 
 def _records_of_audio(
-    screen: Screen, segments: Mapping[int, Segment], references: Sequence[str | None], unit: str, measured: bool
+    name: str, screen: Screen, segments: Mapping[int, Segment], references: Sequence[str | None], unit: str,
+    measured: bool
 ) -> dict[int, EmissionRecord]:
     """Records of one audio by the index of their segment; what was erased is counted on the first."""
-    if len(segments) == 1:
-        texts = [screen.text]
-    else:
-        texts = _align(screen.text, [references[index] or "" for index in segments], unit)
+    texts = _texts_of_segments(name, screen, [references[index] for index in segments], unit)
     records, start, erased = {}, 0, screen.erased
     for (index, segment), text in zip(segments.items(), texts, strict=True):
         end = start + len(_units(text, unit))
         blank = common_prefix(text, " " * len(text)) if unit == "char" else 0  # it has delays, and no unit of ours
         bare = slice(start + blank, end - (len(text) - len(text.rstrip()) if unit == "char" and text.strip() else 0))
-        shift = segment.offset * 1000
+        shift = _milliseconds(segment.offset)
         records[index] = EmissionRecord(
             index, text.strip(), references[index],
-            tuple(delay - shift for delay in screen.delays[bare]),
-            tuple(time - shift for time in screen.elapsed[bare]) if measured else None,
-            segment.duration * 1000, segment.audio, erased)
+            tuple(round(delay - shift, 6) for delay in screen.delays[bare]),
+            tuple(round(time - shift, 6) for time in screen.elapsed[bare]) if measured else None,
+            _milliseconds(segment.duration), name, erased)
         start, erased = end, 0
     return records
+
+
+def _texts_of_segments(name: str, screen: Screen, references: Sequence[str | None], unit: str) -> list[str]:
+    """What was written of each segment of an audio."""
+    if len(references) == 1:
+        return [screen.text]
+    if None in references:
+        raise LogError(f"The audio {name} has {len(references)} segments and no references, which tell where each "
+                       f"begins in the text. Give --references FILE, one line per segment.")
+    known = [reference or "" for reference in references]
+    filled = max((number for number, reference in enumerate(known, 1) if reference.strip()), default=1)
+    # the aligner has no line for an empty reference that ends its input: nothing was said there
+    parts = _align(screen.text, known[:filled], unit) if filled > 1 else [screen.text]
+    if len(parts) != filled or sum(len(_units(part, unit)) for part in parts) != len(screen.units):
+        raise LogError(f"The text of the audio {name} cannot be aligned with its {len(references)} references: "
+                       f"{len(parts)} parts, and not the same units. Line breaks in tokens or references do that.")
+    return parts + [""] * (len(known) - filled)
 
 
 def _align(text: str, references: Sequence[str], unit: str) -> list[str]:
