@@ -70,3 +70,39 @@ def simulstream_scores(folder: Path, log: Path, unit: str = "word") -> dict[str,
     stats = json.loads(printed.partition("Stats:")[2])
     return {"LAAL": float(ideal), "LAAL_CA": float(aware), "NE": stats["normalized_erasure"]["value"],
             "RTF": stats["real_time_factor"]["value"]}
+
+
+WAIT_TWO = """
+from simuleval.agents import TextToTextAgent
+from simuleval.agents.actions import ReadAction, WriteAction
+from simuleval.utils import entrypoint
+
+
+@entrypoint
+class WaitTwo(TextToTextAgent):
+    def policy(self):
+        read, written = self.states.source, len(self.states.target)
+        if len(read) < written + 2 and not self.states.source_finished:
+            return ReadAction()
+        done = self.states.source_finished and written + 1 >= len(read) + 1
+        return WriteAction(read[min(written, len(read) - 1)], finished=done)
+"""
+
+
+def simuleval_text_to_text(folder: Path, work: Path, sources: list[str], targets: list[str]) -> dict[str, float]:
+    """SimulEval's table of text decoded by a wait-2 policy that repeats its source; the log of it is in `work`.
+
+    Two runs: where it writes a log, SimulEval scores what it reads back, and has forgotten that the source was text.
+    """
+    work.mkdir()
+    (work / "agent.py").write_text(WAIT_TWO)
+    (work / "source.txt").write_text("".join(line + "\n" for line in sources))
+    (work / "target.txt").write_text("".join(line + "\n" for line in targets))
+    metrics = ["AL", "LAAL", "AP", "DAL", "ATD"]
+    words = ["simuleval.cli", "--agent", str(work / "agent.py"), "--source", str(work / "source.txt"),
+             "--target", str(work / "target.txt"), "--source-type", "text", "--target-type", "text",
+             "--quality-metrics", "BLEU", "--latency-metrics", *metrics]
+    run_tool(folder, *words, "--output", str(work))
+    printed = run_tool(folder, *words)
+    names, values = (line.split() for line in printed.strip().splitlines()[-2:])
+    return dict(zip(names, map(float, values[-len(names):]), strict=True))

@@ -17,7 +17,7 @@ from simulsa_plugin.evaluation.equal_latency import LOG_POLICY, Axes, Grids, cho
 from simulsa_plugin.evaluation.logs.read import ReadOptions
 from simulsa_plugin.evaluation.sampled import Sampled, Side, check_same_references, sample_cells
 from simulsa_plugin.evaluation.score import ScoreOptions, print_warnings, score_log
-from simulsa_plugin.evaluation.tables import comparison_tables
+from simulsa_plugin.evaluation.tables import MILLISECONDS, SOURCE_TOKENS, comparison_tables
 from simulsa_plugin.evaluation.verdict import verdict
 from simulsa_plugin.metrics.instance import Measure
 from simulsa_plugin.metrics.quality import QUALITY, default_tokenizer
@@ -57,9 +57,11 @@ class Scale:
     unit: str
     length: str
     tokenizer: str
+    time: str = MILLISECONDS
 
     def __str__(self) -> str:
-        return f"unit {self.unit}, length of the {self.length}, BLEU tokenizer {self.tokenizer}"
+        return (f"unit {self.unit}, length of the {self.length}, BLEU tokenizer {self.tokenizer}, "
+                f"latency in {self.time}")
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,8 @@ def compare(results: Sequence[Result], options: CompareOptions) -> Json:
         _check_comparable(baseline, result)
     return {
         "baseline": _shown_path(baseline.path),
-        "scale": {"unit": baseline.scale.unit, "length": baseline.scale.length, "tokenizer": baseline.scale.tokenizer},
+        "scale": {"unit": baseline.scale.unit, "length": baseline.scale.length, "tokenizer": baseline.scale.tokenizer,
+                  "time": baseline.scale.time},
         "bootstrap": {"method": "paired over utterances, percentiles", "share": 0.95, **vars(options.bootstrap)},
         "p_values": P_VALUES,
         "comparisons": [_compare_two(baseline, result, options) for result in results[1:]],
@@ -136,7 +139,8 @@ def _scale_of(signatures: object, options: CompareOptions) -> Scale:
         said |= {key: value for key, _, value in parts}
     unit = said.get("unit", options.unit)
     tokenizer = said.get("tok") or options.tokenizer or default_tokenizer(unit if unit in UNITS else "word")
-    return Scale(unit, {"ref": "reference", "hyp": "prediction"}.get(said.get("len", "ref"), "reference"), tokenizer)
+    return Scale(unit, {"ref": "reference", "hyp": "prediction"}.get(said.get("len", "ref"), "reference"), tokenizer,
+                 SOURCE_TOKENS if said.get("time") == "source-tokens" else MILLISECONDS)
 
 
 def _check_comparable(baseline: Result, other: Result) -> None:

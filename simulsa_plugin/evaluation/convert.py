@@ -131,8 +131,11 @@ def record_events(record: EmissionRecord, unit: str) -> list[Event]:
     and their computation counts for the next that did.
 
     Raises:
-        LogError: there is no delay for each unit, one is negative, or the computation falls.
+        LogError: there is no delay for each unit, one is negative, the source is text, or the computation falls.
     """
+    if record.text_source:
+        raise LogError(f"Instance {record.index} has a source of text, and delays in its tokens; simulstream has "
+                       f"seconds of audio.")
     units = split_units(record.prediction, unit)
     if not fits_unit(record, unit) or len(units) != len(record.delays) or len(record.elapsed or units) != len(units):
         raise LogError(f"Instance {record.index} has {len(record.delays)} delays for {len(units)} units; "

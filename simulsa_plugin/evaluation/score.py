@@ -15,7 +15,7 @@ from pathlib import Path
 from simulsa_plugin import storage
 from simulsa_plugin.evaluation.logs.read import Log, ReadOptions
 from simulsa_plugin.evaluation.oddities import Oddities
-from simulsa_plugin.evaluation.tables import shown, shown_interval, unit_of
+from simulsa_plugin.evaluation.tables import shown, shown_interval, time_unit, unit_of
 from simulsa_plugin.metrics.corpus import LATENCIES, METRICS, SENTENCE_METRICS, CorpusScorer, CorpusScores
 from simulsa_plugin.metrics.instance import Measure
 from simulsa_plugin.metrics.significance import Bootstrap
@@ -119,14 +119,14 @@ def print_warnings(warnings: Iterable[str]) -> None:
 def score_table(scored: ScoredLog) -> list[str]:
     """The lines that `score` prints."""
     scores, instances = scored.scores, scored.scores.counts["instances"]
-    intervals = scores.intervals
+    intervals, time = scores.intervals, time_unit(scores.signatures)
     rows = [["metric", "value", *(["[low, high]"] if intervals is not None else []), "p50", "p90", "unit", "measured"]]
     for name in METRICS:
         percentiles = scores.percentiles[name].values() if name in LATENCIES else (None, None)
         rows.append([name, shown(scores.corpus[name]),
                      *([] if intervals is None else [shown_interval(intervals.get(name))]),
                      *(shown(value) if name in LATENCIES else "" for value in percentiles),
-                     unit_of(name), f"{instances - scores.counts['skipped'][name]}/{instances}"])
+                     unit_of(name, time), f"{instances - scores.counts['skipped'][name]}/{instances}"])
     lines = [f"{scored.log.path}: {scored.log.form}, {instances} instances, {scores.counts['empty']} empty", ""]
     lines += [*align(rows), "", *_remarks(scores)]
     lines += [f"{name}: {signature}" for name, signature in scores.signatures.items()]

@@ -14,14 +14,26 @@ from simulsa_plugin.tables import align
 MAIN_METRICS = ("BLEU", "LAAL", "chrF")
 
 
-def unit_of(metric: str) -> str:
-    """Unit of a metric: ms for latencies, % for shares, nothing for ratios and for 0…100.
+MILLISECONDS, SOURCE_TOKENS = "ms", "tokens"  # of source heard, or of source read
+
+
+def time_unit(signatures: Mapping[str, str]) -> str:
+    """Unit of the latencies that a signature describes: that of logs of text sources is a token.
+
+    >>> time_unit({"latency": "unit:word|time:source-tokens|as:SimulEval-1.1.4"}), time_unit({})
+    ('tokens', 'ms')
+    """
+    return SOURCE_TOKENS if "time:source-tokens" in signatures.get("latency", "").split("|") else MILLISECONDS
+
+
+def unit_of(metric: str, time: str = MILLISECONDS) -> str:
+    """Unit of a metric: that of time for latencies, % for shares, nothing for ratios and for 0…100.
 
     >>> unit_of("LAAL_CA"), unit_of("AP"), unit_of("BLEU"), unit_of("SWF")
     ('ms', '', '', '%')
     """
     name = metric.removesuffix("_CU").removesuffix("_CA")
-    return "%" if name in PERCENT else "" if name in ("BLEU", "chrF", "COMET", "AP", "NE") else "ms"
+    return "%" if name in PERCENT else "" if name in ("BLEU", "chrF", "COMET", "AP", "NE") else time
 
 
 def shown(value: float | None) -> str:
@@ -65,17 +77,18 @@ def comparison_tables(comparison: dict[str, Any]) -> list[str]:
              f"p: paired randomisation (BLEU, chrF), exact where few utterances differ, else {bootstrap['trials']} "
              "trials; then utterances that differ, of all; then p as sacrebleu computes it, too small where few differ"]
     for pair in comparison["comparisons"]:
-        lines += ["", f"other: {pair['other']}", "", *_main_table(pair["cells"]), *_other_table(pair["cells"])]
+        lines += ["", f"other: {pair['other']}", "", *_main_table(pair["cells"], scale["time"]),
+                  *_other_table(pair["cells"], scale["time"])]
         lines += _remarks(pair["cells"])
         for curves in pair["equal_latency"]:
             lines += ["", *_curve_table(curves), "", curves["verdict"]]
     return lines
 
 
-def _main_table(cells: Iterable[dict[str, Any]]) -> list[str]:
+def _main_table(cells: Iterable[dict[str, Any]], time: str) -> list[str]:
     header = ["cell"]
     for name in MAIN_METRICS:
-        header += [_with_unit(name), "other", "diff"]
+        header += [_with_unit(name, time), "other", "diff"]
         header += ["[low, high]"] + (["p, differ, sacrebleu's p"] if name in QUALITY else [])
     rows = [header]
     for cell in cells:
@@ -89,7 +102,7 @@ def _main_table(cells: Iterable[dict[str, Any]]) -> list[str]:
     return align(rows)
 
 
-def _other_table(cells: Sequence[dict[str, Any]]) -> list[str]:
+def _other_table(cells: Sequence[dict[str, Any]], time: str) -> list[str]:
     """Differences of the metrics beside the main ones that some cell has on both sides."""
     def difference(cell: dict[str, Any], name: str) -> float | None:
         found: float | None = cell["metrics"].get(name, {}).get("difference")
@@ -99,7 +112,7 @@ def _other_table(cells: Sequence[dict[str, Any]]) -> list[str]:
              and any(difference(cell, name) is not None for cell in cells)]
     if not names:
         return []
-    rows = [["difference", *map(_with_unit, names)]]
+    rows = [["difference", *(_with_unit(name, time) for name in names)]]
     rows += [[_cell_name(cell), *(_signed(difference(cell, name)) for name in names)] for cell in cells]
     return ["", *align(rows)]
 
@@ -154,8 +167,8 @@ def _cell_name(cell: dict[str, Any]) -> str:
     return f"{name} (not in the {cell['missing']})" if cell["missing"] else name
 
 
-def _with_unit(name: str) -> str:
-    return f"{name} {unit_of(name)}".rstrip()
+def _with_unit(name: str, time: str) -> str:
+    return f"{name} {unit_of(name, time)}".rstrip()
 
 
 def _signed(value: float | None) -> str:

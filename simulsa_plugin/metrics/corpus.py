@@ -47,7 +47,8 @@ class CorpusScores:
         degenerate: OmniSTEval's verdict on the policy, see `metrics.degeneracy`; None where it has none.
         counts: instances; empty (nothing emitted); skipped {metric: instances without a value, the empty included};
             dropped {YAAL…: instances not empty that wrote nothing before the source ended}; non_monotone;
-            unit_mismatch; unpaired_elapsed; no_reference.
+            unit_mismatch; unpaired_elapsed; no_reference; text_source (the source is text, and latencies are in its
+            tokens instead of milliseconds).
         signatures: the exact definition of each value.
         intervals: metric → 95 % interval, or None where too few resamples have a value; None unless asked for.
         sentences: metric → value or None per record, in the order given; None unless asked for.
@@ -130,7 +131,8 @@ class CorpusScorer:
             {name: self._latencies.percentiles(name) for name in LATENCIES},
             is_degenerate(corpus["SWF"], corpus["EFSW"]),
             self._all_counts(),
-            self._texts.signatures() | self.measure.signatures(long_form=self._long_form),
+            self._texts.signatures() | self.measure.signatures(long_form=self._long_form,
+                                                               text_source=self._has_text_sources()),
             None if bootstrap is None else dict.fromkeys(METRICS) | intervals(self.statistics(), bootstrap),
             self._listed() if self._sentences else None,
         )
@@ -156,6 +158,10 @@ class CorpusScorer:
         self._counts["unit_mismatch"] += not fits_unit(record, self.measure.unit)
         self._counts["unpaired_elapsed"] += has_unpaired_elapsed(record)
         self._counts["no_reference"] += record.reference is None
+        self._counts["text_source"] += record.text_source
+
+    def _has_text_sources(self) -> bool:
+        return 0 < self._counts["instances"] == self._counts["text_source"]
 
     def _count_dropped(self, record: EmissionRecord, yaal: tuple[float | None, ...]) -> None:
         """YAAL leaves out who wrote nothing before the end; what it cannot compute at all is skipped, not dropped."""
@@ -213,7 +219,7 @@ def score_records(
 
 
 _TERMS = ("numerator", "denominator")
-_COUNTED = ("instances", "empty", "non_monotone", "unit_mismatch", "unpaired_elapsed", "no_reference")
+_COUNTED = ("instances", "empty", "non_monotone", "unit_mismatch", "unpaired_elapsed", "no_reference", "text_source")
 _DROPPING = ("YAAL", "YAAL" + COMPUTATION_AWARE, "YAAL" + SAME_UNITS)
 
 

@@ -39,11 +39,14 @@ class Measure:
         reference = record.reference.strip() if stripped else record.reference
         return simuleval_reference_length(reference, self.unit)
 
-    def signatures(self, *, long_form: bool = False) -> dict[str, str]:
+    def signatures(self, *, long_form: bool = False, text_source: bool = False) -> dict[str, str]:
         """What makes two latencies comparable, in sacrebleu's way of writing it."""
         fields = f"unit:{self.unit}|len:{'ref' if self.use_ref_len else 'hyp'}|mean:nonempty"
+        fields += "|time:source-tokens" if text_source else ""
         form = "long" if long_form else "short"
-        return {"latency": f"{fields}|as:SimulEval-{_SIMULEVAL}",
+        # SimulEval scores text so while it decodes; of a log it takes tokens for milliseconds, and its ATD says nothing
+        text = {"ATD": f"{fields}|token:1|as:SimulEval-{_SIMULEVAL}-decoding"} if text_source else {}
+        return {"latency": f"{fields}|as:SimulEval-{_SIMULEVAL}", **text,
                 "YAAL": f"{fields}|form:{form}|as:OmniSTEval-{_OMNISTEVAL}",
                 "SWF": f"unit:{self.unit}|sum:units|as:OmniSTEval-{_OMNISTEVAL}",
                 "NE": f"unit:{self.unit}|sum:units|erased:after-common-prefix|grown:kept"}
@@ -117,13 +120,14 @@ def with_elapsed(record: EmissionRecord, elapsed: Sequence[float]) -> EmissionRe
 
 def _latencies(record: EmissionRecord, times: Sequence[float], measure: Measure) -> Values:
     source_length, length = record.source_length, measure.target_length(record, times)
+    tokens = {"source_token": latency.TEXT_TOKEN, "target_token": latency.TEXT_TOKEN} if record.text_source else {}
     return {
         "AL": latency.average_lagging(times, source_length, length),
         "LAAL": latency.length_adaptive_average_lagging(times, source_length, length),
         "AP": latency.average_proportion(times, source_length, length),
         "DAL": latency.differentiable_average_lagging(times, source_length),
         # ATD aligns by the delays in both cases; elapsed times only add the time of computation.
-        "ATD": latency.average_token_delay(record.delays, None if times is record.delays else times),
+        "ATD": latency.average_token_delay(record.delays, None if times is record.delays else times, **tokens),
         "YAAL": latency.yet_another_average_lagging(
             times, source_length, measure.target_length(record, times, stripped=True),
             recording_end=record.recording_end),

@@ -13,6 +13,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 
 SOURCE_TOKEN_MS = 300.0  # ATD's virtual word of the source
+TEXT_TOKEN = 1.0  # of source and target, where the source is text and time is counted in its tokens
 
 
 def average_lagging(
@@ -140,34 +141,45 @@ def differentiable_average_lagging(delays: Sequence[float], source_length: float
     return _mean_lag(list(paced), pace)
 
 
-def average_token_delay(delays: Sequence[float], elapsed: Sequence[float] | None = None) -> float | None:
+def average_token_delay(
+    delays: Sequence[float],
+    elapsed: Sequence[float] | None = None,
+    *,
+    source_token: float = SOURCE_TOKEN_MS,
+    target_token: float = 0.0,
+) -> float | None:
     """ATD = 1/n · Σ (T(y_t) − T(x_{a(t)})), from the end of the source token a(t) to the end of the target token t.
 
-    The source heard between two emissions is cut into tokens of 300 ms; a target token takes no time of its own.
+    The source heard between two emissions is cut into tokens of 300 ms; a target token takes no time of its own. From
+    text to text, where time is counted in tokens of the source, tokens of both sides take 1.
     With c the chunk of t, S(c) the source tokens heard by chunk c and W(c) the target tokens written by it:
     a(t) = min(t − max(0, W(c − 1) − S(c − 1)), S(c)).
 
     Args:
         delays: d, shape (n,), milliseconds.
         elapsed: for the computation-aware twin, the elapsed times, shape (≥ n,), milliseconds.
+        source_token: how long a token of the source is; TEXT_TOKEN where the source is text.
+        target_token: how long a token of the target is; likewise.
 
     Returns:
         Milliseconds; None without delays, or with fewer elapsed times than delays.
 
-    Source: Kano et al. 2023 (arXiv 2211.13173), as SimulEval 1.1.4 computes it for speech to text.
+    Source: Kano et al. 2023 (arXiv 2211.13173), as SimulEval 1.1.4 computes it while it decodes.
 
     >>> average_token_delay([1000, 2000, 4000])
     1733.3333333333333
+    >>> average_token_delay([1, 2, 2], source_token=TEXT_TOKEN, target_token=TEXT_TOKEN)  # (2 − 1 + 3 − 2 + 4 − 2) / 3
+    1.3333333333333333
     """
     if not delays or (elapsed is not None and len(elapsed) < len(delays)):
         return None
-    heard, token_ends = _source_tokens(list(dict.fromkeys(delays)))
-    ready, last, written = _ready_times(delays, elapsed), len(heard) - 1, 0
+    heard, token_ends = _source_tokens(list(dict.fromkeys(delays)), source_token)
+    ready, last, written = _ready_times(delays, elapsed, target_token), len(heard) - 1, 0
     total = sum(ready)
     for chunk, length in enumerate(_run_lengths(delays), 1):
         behind, heard_now = max(0, written - heard[min(chunk - 1, last)]), heard[min(chunk, last)]
         for token in range(written + 1, written + length + 1):
-            total -= _end_of_token(min(token - behind, heard_now), heard, token_ends)
+            total -= _end_of_token(min(token - behind, heard_now), heard, token_ends, source_token)
         written += length
     return total / len(delays)
 
@@ -212,30 +224,30 @@ def _run_lengths(delays: Sequence[float]) -> list[int]:
     return [len(list(run)) for _, run in itertools.groupby(delays)]
 
 
-def _source_tokens(chunk_ends: Sequence[float]) -> tuple[list[int], list[float]]:
+def _source_tokens(chunk_ends: Sequence[float], source_token: float) -> tuple[list[int], list[float]]:
     """Source tokens heard by the end of each chunk, and the time they reach; entry 0 is the start.
 
     The tokens themselves are never listed: a log may claim years of audio.
     """
     heard, ends = [0], [0.0]
     for start, end in itertools.pairwise([0.0, *chunk_ends]):
-        whole, rest = divmod(end - start, SOURCE_TOKEN_MS)
+        whole, rest = divmod(end - start, source_token)
         whole = max(0.0, whole)
         heard.append(heard[-1] + int(whole) + (rest != 0))
-        ends.append(ends[-1] + whole * SOURCE_TOKEN_MS + rest)
+        ends.append(ends[-1] + whole * source_token + rest)
     return heard, ends
 
 
-def _end_of_token(token: int, heard: Sequence[int], ends: Sequence[float]) -> float:
-    """End of the token-th source token in milliseconds; token 0 is the start."""
+def _end_of_token(token: int, heard: Sequence[int], ends: Sequence[float], source_token: float) -> float:
+    """End of the token-th source token; token 0 is the start."""
     chunk = bisect_left(heard, token)
     if chunk == 0:
         return 0.0
-    return min(ends[chunk - 1] + (token - heard[chunk - 1]) * SOURCE_TOKEN_MS, ends[chunk])
+    return min(ends[chunk - 1] + (token - heard[chunk - 1]) * source_token, ends[chunk])
 
 
-def _ready_times(delays: Sequence[float], elapsed: Sequence[float] | None) -> list[float]:
-    """When each target token is complete: after it was due, after the one before it, plus its time of computation."""
+def _ready_times(delays: Sequence[float], elapsed: Sequence[float] | None, target_token: float) -> list[float]:
+    """When each target token is complete: after it was due, after the one before it; plus its time and computation."""
     if elapsed is None or not any(elapsed):  # SimulEval reads zeros as "not measured"
         computing = [0.0] * len(delays)
     else:
@@ -243,5 +255,5 @@ def _ready_times(delays: Sequence[float], elapsed: Sequence[float] | None) -> li
         computing = [after - before for before, after in itertools.pairwise([0.0, *spent])]
     ready = [0.0]
     for delay, duration in zip(delays, computing, strict=True):
-        ready.append(max(delay, ready[-1]) + duration)
+        ready.append(max(delay, ready[-1]) + target_token + duration)
     return ready[1:]

@@ -27,6 +27,7 @@ class EmissionRecord:
         source: name of the audio, or the lines that SimulEval writes about it.
         erased: units that were shown and taken back (see `stability.erased_units`); None where it is not known.
         recording_end: milliseconds to the end of the recording of which this is a segment; None where it is no segment.
+        text_source: the source is text: what is called milliseconds here counts its tokens, and nothing was measured.
 
     Raises:
         LogError: a time is not finite, or no time at all.
@@ -41,6 +42,7 @@ class EmissionRecord:
     source: str | tuple[str, ...] = ""
     erased: int | None = None
     recording_end: float | None = None
+    text_source: bool = False
 
     def __post_init__(self) -> None:
         _check_times("delays", self.delays)

@@ -203,6 +203,17 @@ def test_results_that_were_measured_differently_are_not_compared(tmp_path):
         compare_paths(one, two)
 
 
+def test_latency_in_tokens_of_text_is_compared_in_tokens_and_not_with_milliseconds(tmp_path, capsys):
+    row = {"index": 0, "prediction": "a b", "reference": "a b", "source": "x y", "source_length": 2, "delays": [1, 2]}
+    for name, more in (("text", {}), ("late", {"delays": [2, 2]}), ("speech", {"source_length": 2000.0})):
+        (tmp_path / name).write_text("".join(json.dumps(row | more | {"index": i}) + "\n" for i in range(3)))
+    with pytest.raises(UsageError, match=r"latency in tokens; .* latency in ms\)"):
+        compare_paths(tmp_path / "text", tmp_path / "speech")
+    assert main(["compare", str(tmp_path / "text"), str(tmp_path / "late"), "--samples", "100"]) == 0
+    printed = capsys.readouterr().out
+    assert "LAAL tokens" in printed and "AL tokens" in printed and "LAAL ms" not in printed
+
+
 def test_another_version_of_sacrebleu_is_no_other_measure(tmp_path):
     one = make_result(tmp_path / "a", cell(BLEU=1.0))
     two = make_result(tmp_path / "b", cell(BLEU=3.0), signatures=SIGNATURES | {"BLEU": "nrefs:1|tok:13a|version:2.4.0"})

@@ -392,6 +392,18 @@ def test_a_log_goes_through_every_form_and_keeps_its_scores(tmp_path):
     assert after.corpus["NE"] == 0.0
 
 
+def test_a_log_of_text_stays_one_in_every_form_that_has_no_seconds(write, tmp_path, capsys):
+    row = {"index": 0, "prediction": "a b", "reference": "a b", "source": "x y", "source_length": 2, "delays": [1, 2],
+           "elapsed": [0, 0]}
+    log = str(write(row))
+    for form in ("simuleval", "omnisteval"):
+        assert main(["convert", log, "--to", form, "--out", str(tmp_path / form)]) == 0
+        (record,) = records(tmp_path / form)
+        assert (record.text_source, record.elapsed) == (True, None)
+    assert main(["convert", log, "--to", "simulstream", "--out", str(tmp_path / "s")]) == 1
+    assert "Instance 0 has a source of text, and delays in its tokens" in capsys.readouterr().err
+
+
 def test_texts_have_a_source_where_one_is_given(write, tmp_path, capsys):
     row = {"index": 0, "prediction": "a", "reference": "b", "delays": [1.0], "source_length": 1.0}
     (tmp_path / "src.txt").write_text("x\ny\n")

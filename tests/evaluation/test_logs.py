@@ -93,6 +93,32 @@ def test_what_is_written_reads_the_same_and_is_what_simuleval_wrote(name, tmp_pa
         assert ours | {"prediction_length": 0} == theirs | {"prediction_length": 0}
 
 
+TEXT = ROW | {"source": "we go home now", "source_length": 4, "delays": [2, 4], "elapsed": [0, 0]}  # as SimulEval 1.1.4
+
+
+@pytest.mark.parametrize("key", ["elapsed", "emission_ca"])
+def test_elapsed_times_of_zeros_alone_were_not_measured(write, key):
+    row = {"prediction": "a b", "reference": "a c", "source_length": 2000.0, key: [0, 0]}
+    row |= {"delays" if key == "elapsed" else "emission_cu": [500.0, 1000.0]}
+    assert [record.elapsed for record in read_log(write(row, row)).records] == [None, None]
+    # of a log with some that were measured, SimulEval's means have the zeros as well
+    assert [record.elapsed for record in read_log(write(row, row | {key: [600.0, 1200.0]})).records] == [
+        (0.0, 0.0), (600.0, 1200.0)]
+
+
+@pytest.mark.parametrize(("more", "is_text"), [
+    ({}, True),
+    ({"source_length": 5, "delays": [2, 5]}, True),  # an end mark was counted
+    ({"source": "", "source_length": 0, "delays": []}, True),
+    ({"source": "talk.wav", "source_length": 2000.0, "delays": [500.0, 1000.0]}, False),
+    ({"source": "my long talk.wav", "source_length": 3.0, "delays": [1.5, 2.5]}, False),  # 3 ms, no tokens
+    ({"source": ["we go home now"]}, False), ({"source": None}, False), ({"source_length": None}, False),
+])
+def test_a_source_of_text_is_as_long_as_its_tokens(write, more, is_text):
+    (record,) = read_log(write(TEXT | more)).records
+    assert record.text_source is is_text
+
+
 def test_times_that_were_not_measured_are_not_written(tmp_path):
     write_log(tmp_path / "x.log", [EmissionRecord(0, "a", "a", (1.0,), None, 2.0, "x.wav")])
     assert "elapsed" not in json.loads((tmp_path / "x.log").read_text())

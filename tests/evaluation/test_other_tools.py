@@ -9,7 +9,14 @@ import json
 
 import pytest
 from fakes import ClockModel, write_noise
-from other_tools import omnisteval_scores, run_tool, simuleval_scores, simulstream_scores, unpack
+from other_tools import (
+    omnisteval_scores,
+    run_tool,
+    simuleval_scores,
+    simuleval_text_to_text,
+    simulstream_scores,
+    unpack,
+)
 
 from simulsa_plugin.commands.evaluate import main
 from simulsa_plugin.evaluation.run import evaluate
@@ -55,6 +62,16 @@ def test_simuleval_scores_our_log_to_our_numbers(tools, result, tmp_path):
     theirs = simuleval_scores(tools("simuleval"), folder / "instances.log", tmp_path / "work", unit)
     for name, value in theirs.items():
         assert value == pytest.approx(cell[name], abs=6e-4), name
+
+
+def test_a_text_log_of_simuleval_is_scored_in_tokens_and_without_computation(tools, tmp_path):
+    sources = ["we go home now", "yes", "a b c d e f g"]
+    theirs = simuleval_text_to_text(tools("simuleval"), tmp_path / "work", sources, ["we go home", "yes", "a b c d x"])
+    scores = score_log(tmp_path / "work" / "instances.log", ScoreOptions()).scores
+    for name, value in theirs.items():
+        assert scores.corpus[name] == pytest.approx(value, abs=6e-4), name
+    assert "time:source-tokens" in scores.signatures["latency"]
+    assert {value for name, value in scores.corpus.items() if "_CA" in name} == {None}
 
 
 @pytest.mark.parametrize("name", ["first_stable", "last_written"])

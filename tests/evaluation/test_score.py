@@ -73,6 +73,21 @@ def test_strict_makes_the_first_odd_line_an_error(capsys):
     assert (captured.out, captured.err.count("\n")) == ("", 1)
 
 
+def test_a_log_of_text_is_scored_in_tokens_of_its_source_and_without_computation(tmp_path, capsys):
+    row = {"index": 0, "prediction": "a b c", "delays": [1, 2, 2], "elapsed": [0, 0, 0], "prediction_length": 3,
+           "reference": "a b c", "source": "x y", "source_length": 2}
+    (tmp_path / "instances.log").write_text("".join(json.dumps(row | {"index": i}) + "\n" for i in range(2)))
+    assert main(["score", str(tmp_path / "instances.log"), "--json", str(tmp_path / "s.json")]) == 0
+    scores = json.loads((tmp_path / "s.json").read_text())
+    # AL: (1 + 2 − 2/3) / 2; ATD with tokens of 1 on both sides: (2 − 1 + 3 − 2 + 4 − 2) / 3
+    assert (scores["corpus"]["AL"], scores["corpus"]["ATD"]) == pytest.approx((7 / 6, 4 / 3))
+    assert {value for name, value in scores["corpus"].items() if "_CA" in name} == {None}
+    assert (scores["counts"]["text_source"], scores["counts"]["skipped"]["LAAL_CA"]) == (2, 2)
+    assert "|time:source-tokens|" in scores["signatures"]["latency"]
+    table = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert {line[4] for line in table if line and line[0] in ("AL", "LAAL", "DAL", "ATD", "YAAL")} == {"tokens"}
+
+
 def test_strict_accepts_a_log_without_odd_lines():
     assert score_log(DATA / "word_system2.instances.log", ScoreOptions(strict=True)).warnings == ()
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from simulsa_plugin import storage
 from simulsa_plugin.errors import LogError
-from simulsa_plugin.evaluation.logs.rows import get_index, get_number, get_text, get_times
+from simulsa_plugin.evaluation.logs.rows import get_index, get_number, get_text, get_times, has_text_source
 from simulsa_plugin.metrics.records import LONGEST_MS, EmissionRecord
 
 KEYS = ("emission_cu", "emission_ca", "time_to_recording_end")
@@ -38,9 +38,15 @@ def parse_record(row: Mapping[str, Any], position: int) -> EmissionRecord:
         delays=delays or (),
         elapsed=get_times(row, "emission_ca"),
         source_length=get_number(row, "source_length"),
-        source=f"{row['docid']}:{row['segid']}" if "docid" in row and "segid" in row else "",
+        source=f"{row['docid']}:{row['segid']}" if "docid" in row and "segid" in row else _source(row),
+        text_source=has_text_source(row),
         recording_end=_recording_end(row),
     )
+
+
+def _source(row: Mapping[str, Any]) -> str:
+    source = row.get("source")
+    return source if isinstance(source, str) else ""
 
 
 def _recording_end(row: Mapping[str, Any]) -> float | None:
@@ -62,6 +68,8 @@ def write_log(path: Path, records: Iterable[EmissionRecord]) -> None:
 
 def _to_row(record: EmissionRecord) -> dict[str, Any]:
     row: dict[str, Any] = {"index": record.index, "prediction": record.prediction, "reference": record.reference}
+    if record.text_source:
+        row["source"] = record.source  # tells that the times are tokens of it
     if record.source_length is not None:
         row["source_length"] = record.source_length
     for times, names in ((record.delays, ("emission_cu", "delays")), (record.elapsed, ("emission_ca", "elapsed"))):

@@ -113,12 +113,15 @@ class Log:
     def _lines(self) -> Iterator[EmissionRecord]:
         parse, references = _PARSERS[self.form], self._options.references
         texts = None if references is None else read_references(references)
+        measured = self._is_measured()
         number = 0
         for number, row in read_rows(self.path, READ_FORMS):
             record: EmissionRecord = on_line(self.path, number, parse, row, number - 1)
             if self.form == SIMULEVAL_1_0:
                 self.end_marks += simuleval.has_end_mark(record)
                 record = simuleval.without_end_mark(record)
+            if record.elapsed and not measured:
+                record = dataclasses.replace(record, elapsed=None)
             if texts is not None:
                 record = dataclasses.replace(record, reference=self._next(texts, number))
             elif "reference" not in row:
@@ -126,6 +129,12 @@ class Log:
             yield record
         if texts is not None:
             self._check_exhausted(texts, number)
+
+    def _is_measured(self) -> bool:
+        """Whether some elapsed time is not 0: SimulEval has zeros for every unit where it measures none, as of text."""
+        key = "emission_ca" if self.form == OMNISTEVAL else "elapsed"
+        times = (row.get(key) for _, row in read_rows(self.path, READ_FORMS))
+        return any(any(one) if isinstance(one, list) else one for one in times)
 
     def _next(self, texts: Iterator[str], number: int) -> str:
         text = next(texts, None)

@@ -80,6 +80,25 @@ def get_times(row: Mapping[str, Any], key: str) -> tuple[float, ...] | None:
     return tuple(to_number(key, time) for time in times)
 
 
+def has_text_source(row: Mapping[str, Any]) -> bool:
+    """Whether the source of a SimulEval instance is text: a sentence as long as `source_length` says, in tokens.
+
+    The delays then count tokens of the source. Speech has a list of lines about the audio, or a name, and a length in
+    milliseconds. A version may count an end mark as a token.
+
+    >>> has_text_source({"source": "we go home", "source_length": 3, "delays": [1, 3]})
+    True
+    >>> has_text_source({"source": "talk.wav", "source_length": 2000.0, "delays": [500.0]})
+    False
+    """
+    source, length, delays = row.get("source"), row.get("source_length"), row.get("delays")
+    if not isinstance(source, str) or not isinstance(length, (int, float)) or not isinstance(delays, list):
+        return False
+    tokens = len(source.split())
+    return length in (tokens, tokens + 1) and all(
+        isinstance(delay, (int, float)) and delay <= length and delay == int(delay) for delay in delays)
+
+
 def get_number(row: Mapping[str, Any], key: str, unit: str = "milliseconds") -> float | None:
     """A number under a key; None where the key is absent or null."""
     value = row.get(key)

@@ -10,7 +10,7 @@ from typing import Any
 
 from simulsa_plugin import storage
 from simulsa_plugin.errors import LogError
-from simulsa_plugin.evaluation.logs.rows import get_index, get_number, get_text, get_times
+from simulsa_plugin.evaluation.logs.rows import get_index, get_number, get_text, get_times, has_text_source
 from simulsa_plugin.metrics.records import END_MARK, EmissionRecord
 
 KEYS_OF_1_0 = ("metric", "reference_length")
@@ -38,6 +38,7 @@ def parse_record(row: Mapping[str, Any], position: int) -> EmissionRecord:
         elapsed=get_times(row, "elapsed"),
         source_length=get_number(row, "source_length"),
         source=_source(row.get("source")),
+        text_source=has_text_source(row),
     )
 
 
