@@ -207,10 +207,12 @@ def test_audios_are_told_apart_by_their_whole_names(in_segments, names):
 
 
 @pytest.mark.parametrize(("logged", "named"), [
-    ("data/wav/ted_1.wav", "ted_1.wav"), ("ted_1.mp3", "ted_1.wav"), ("talk.v1", "wav/talk.v1.wav"),
+    ("data/wav/ted_1.wav", "ted_1.wav"), ("wav/a/1.wav", "a/1.wav"),
+    ("ted_1.mp3", "ted_1.wav"), ("talk.v1", "wav/talk.v1.wav"),
 ])
 def test_an_audio_is_found_where_folder_or_suffix_differ(in_segments, logged, named):
-    rows = [*audio(1, (1.0, 0.0, "", "one"), name=logged), *audio(2, (2.0, 0.0, "", "two"), name="talk.v2")]
+    rows = [*audio(1, (1.0, 0.0, "", "one"), name=logged), *audio(2, (2.0, 0.0, "", "two"), name="talk.v2"),
+            *audio(3, (2.0, 0.0, "", "three"), name="wav/b/1.wav")]
     path, options = in_segments(rows, [(named, 0.0, 1.0)])
     assert [record.prediction for record in records(path, **options)] == ["one"]
 

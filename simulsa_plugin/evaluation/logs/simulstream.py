@@ -260,24 +260,30 @@ def _find_audios(wanted: Sequence[str], names: Sequence[str]) -> dict[str, str]:
     Raises:
         LogError: an audio is not in the log, or it could be several, or is another one's as well.
     """
-    alike: dict[str, list[str]] = {}
+    exact, alike = set(names), dict[str, list[str]]()
     for name in names:
         alike.setdefault(_bare(name), []).append(name)
-    missing = [audio for audio in wanted if _bare(audio) not in alike]
+    missing = [audio for audio in wanted if audio not in exact and _bare(audio) not in alike]
     if missing:
         raise LogError(f"The log has no audio named {missing[0]}; the segments name {len(missing)} that are not in it.")
     found, taken = {}, dict[str, str]()
     for audio in wanted:
-        likeness = {name: _likeness(audio, name) for name in alike[_bare(audio)]}
-        best = [name for name in likeness if likeness[name] == max(likeness.values())]
-        if len(best) > 1:
-            raise LogError(f"The segments name {audio}, which may be {best[0]} or {best[1]} of the log. "
-                           f"Name it there as the log does.")
-        found[audio] = best[0]
-        if taken.setdefault(best[0], audio) != audio:
-            raise LogError(f"The segments name {taken[best[0]]} and {audio}; the log has only {best[0]} for both. "
+        found[audio] = name = audio if audio in exact else _most_alike(audio, alike[_bare(audio)])
+        if taken.setdefault(name, audio) != audio:
+            raise LogError(f"The segments name {taken[name]} and {audio}; the log has only {name} for both. "
                            f"Name them as the log does.")
     return found
+
+
+def _most_alike(audio: str, names: Sequence[str]) -> str:
+    """The one of the names that shares most with an audio's."""
+    likeness = [_likeness(audio, name) for name in names]
+    most = max(likeness)
+    best = [name for name, one in zip(names, likeness, strict=True) if one == most]
+    if len(best) > 1:
+        raise LogError(f"The segments name {audio}, which may be {best[0]} or {best[1]} of the log. "
+                       f"Name it there as the log does.")
+    return best[0]
 
 
 def _bare(name: str) -> str:
