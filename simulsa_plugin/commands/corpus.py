@@ -42,6 +42,20 @@ class WantedCorpus:
         if not quiet:
             print("\n".join(summary_lines(prepared)), flush=True)
 
+    def warnings(self) -> list[str]:
+        """A line where an evaluation's splits are those that augmentation takes from the same corpus."""
+        from simulsa_plugin.corpora.prepare import splits_for
+
+        training = splits_for(self.settings, evaluation=False)
+        shared = [split for split in self.splits if split in training]
+        if not shared and (self.splits or training):
+            return []
+        part = f"split {', '.join(shared)} of the corpus" if shared else "whole corpus, which names no split"
+        return [
+            f"the test set {self.name} is the {part}, and so is what simulsa-augment takes with this recipe: scores of "
+            "a model that was trained on it say how well it remembers. Set simulsa_eval_split to a test split."
+        ]
+
     def plan(self, out: Path) -> bool:
         """Say what would be made in `out`, writing nothing; False where all is there already.
 

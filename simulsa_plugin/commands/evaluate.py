@@ -80,7 +80,7 @@ def _run(words: list[str]) -> int:
 def _decode_and_score(path: Path | None, overrides: list[str], out: Path) -> int:
     from simulsa_plugin.commands.corpus import wanted_corpus
     from simulsa_plugin.commands.ranks import take_rank
-    from simulsa_plugin.commands.wiring import dataset_names, load, open_recipe
+    from simulsa_plugin.commands.wiring import dataset_names, load, open_recipe, warnings_about_test_set
     from simulsa_plugin.evaluation.run import plan_cells
     from simulsa_plugin.evaluation.settings import CometSettings, EvaluationSettings
     from simulsa_plugin.storage import make_folder
@@ -114,6 +114,12 @@ def _decode_and_score(path: Path | None, overrides: list[str], out: Path) -> int
 
     dataset = datasets[0]
     rows = [dataset.sample(row) for row in range(min(len(dataset), settings.eval_samples or len(dataset)))]
+    if share is None or share.number == 1:
+        model_name = toolkit["model_name_or_path"]
+        print(f"test set {dataset.name}: {len(rows)} of {len(dataset)} rows, model {model_name}, "
+              f"latency unit {settings.latency_unit}", flush=True)
+        for line in warnings_about_test_set(recipe, dataset, corpus):
+            print(f"{PROG}: WARNING: {line}", file=sys.stderr, flush=True)
     cells = evaluate(model, dataset.name, rows, settings, out, share)
     if cells:
         add_comet_if_wanted(out, comet)

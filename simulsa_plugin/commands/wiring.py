@@ -12,6 +12,7 @@ from simulsa_plugin.settings import Settings, read_recipe, split_recipe
 
 if TYPE_CHECKING:
     from simulsa_plugin.augment.plan import ModelSize
+    from simulsa_plugin.commands.corpus import WantedCorpus
     from simulsa_plugin.toolkit.backbone import Backbone
     from simulsa_plugin.toolkit.dataset import OfflineDataset
     from simulsa_plugin.toolkit.rendering import TemplateRenderer
@@ -91,6 +92,28 @@ def load_without_weights(
 
     arguments = inference_arguments(toolkit_keys)
     return load_renderer(arguments), load_datasets(arguments, names), model_size(arguments)
+
+
+def warnings_about_test_set(recipe: Recipe, dataset: OfflineDataset, corpus: WantedCorpus | None) -> list[str]:
+    """A line where the test set is what the recipe trains on, with the next step; none where it is not known to be."""
+    from simulsa_plugin.toolkit.dataset import read_dataset_info
+    from simulsa_plugin.toolkit.leakage import trained_on
+
+    if corpus:
+        return corpus.warnings()
+    folder = recipe.toolkit.get("dataset_dir", "data")
+    training = dataset_names(recipe.toolkit.get("dataset"))
+    if recipe.embedded or not training:
+        return []
+    where = folder if isinstance(folder, str) else os.curdir
+    shared = trained_on(dataset.name, dataset.entry, training, read_dataset_info(folder), where)
+    if shared is None:
+        return []
+    missing = "" if recipe.toolkit.get("eval_dataset") else "the recipe has no eval_dataset, and "
+    return [
+        f"{missing}the test set {dataset.name} is {shared}: its scores say how well the model remembers, not how well "
+        "it translates. Set eval_dataset=NAME to a test set that is not trained on."
+    ]
 
 
 def own_dataset_names(value: object) -> list[str]:

@@ -9,10 +9,11 @@ trainer_state.json, all_results.json, `metric_for_best_model` and early stopping
 from __future__ import annotations
 
 import functools
+import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
@@ -37,6 +38,9 @@ from simulsa_plugin.toolkit.ranks import gather, rank_and_count, whole_weights
 from simulsa_plugin.toolkit.undisturbed import as_loud_as_before, undisturbed
 
 DECODED_STAGES = ("sft", "dpo", "kto")
+if TYPE_CHECKING:
+    from simulsa_plugin.toolkit.dataset import OfflineDataset
+
 _RUNTIME = "_runtime"  # ends the key of every evaluation's duration
 _current: list[Evaluator] = []  # of the training that is being set up in this process
 
@@ -229,8 +233,26 @@ def _make_evaluator(arguments: InferenceArguments, training_args: Any) -> Evalua
     if chosen is not None and chosen.startswith(PREFIX) and chosen not in plan.names:
         raise UsageError(f"metric_for_best_model is {chosen}; simultaneous decoding has {', '.join(plan.names)}.")
     if rank_and_count()[0] == 0:
+        for line in _about_test_set(dataset, arguments.data, plan):
+            notify(line)
         notify(plan.cost(seconds) + (f" Skipped: {dict(plan.skipped)}." if plan.skipped else ""))
     return Evaluator(plan, renderer, History(Path(training_args.output_dir)))
+
+
+def _about_test_set(dataset: OfflineDataset, data_arguments: Any, plan: Plan) -> Iterator[str]:
+    """The test set, its rows and unit; then a warning, where it is a training set as well."""
+    from simulsa_plugin.toolkit.dataset import read_dataset_info
+    from simulsa_plugin.toolkit.leakage import trained_on
+
+    rows = len(plan.samples) + sum(plan.skipped.values())
+    yield f"test set {dataset.name}: {rows} of {len(dataset)} rows, latency unit {plan.settings.latency_unit}."
+    folder = data_arguments.dataset_dir
+    entries = read_dataset_info(folder)
+    where = folder if isinstance(folder, str) else os.curdir
+    shared = trained_on(dataset.name, dataset.entry, data_arguments.dataset or [], entries, where)
+    if shared:
+        yield (f"WARNING: the test set {dataset.name} is {shared}: its scores say how well the model remembers, not "
+               "how well it translates. Set simulsa_eval_dataset to a test set that is not trained on.")
 
 
 def _own_keys(data_arguments: Any) -> dict[str, Any]:

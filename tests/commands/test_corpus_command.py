@@ -91,7 +91,10 @@ def test_llamafactory_trains_on_what_was_written(corpus, tmp_path, in_repository
 def test_the_same_recipe_evaluates_on_the_test_split(corpus, tmp_path, in_repository, capsys):
     cells = ["simulsa_chunks=1000", "simulsa_rollbacks=3", "simulsa_max_new_tokens=20"]
     assert evaluate.main(typed(corpus, tmp_path, *cells)) == 0
-    assert "covost2_en_zh-CN_test: 3 utterances, 0." in capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert "covost2_en_zh-CN_test: 3 utterances, 0." in out
+    assert "test set covost2_en_zh-CN_test: 3 of 3 rows, model simulsa-demo, latency unit char\n" in out
+    assert "WARNING" not in err
     scores = json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))
     assert scores["dataset"] == "covost2_en_zh-CN_test"
     assert [cell["instances"] for cell in scores["cells"]] == [3, 3]
@@ -99,6 +102,13 @@ def test_the_same_recipe_evaluates_on_the_test_split(corpus, tmp_path, in_reposi
     log = read_rows(tmp_path / "offline" / "instances.log")
     table = (corpus / "covost_v2.en_zh-CN.tsv").read_text(encoding="utf-8").splitlines()[9:]
     assert [row["reference"] for row in log] == [line.split("\t")[1] for line in table]
+
+
+def test_evaluating_on_the_training_split_is_warned_of(corpus, tmp_path, in_repository, capsys):
+    cells = ["simulsa_chunks=1000", "simulsa_rollbacks=3", "simulsa_max_new_tokens=5", "simulsa_eval_samples=1"]
+    assert evaluate.main(typed(corpus, tmp_path, *cells, "simulsa_eval_split=train")) == 0
+    assert "simulsa-eval: WARNING: the test set covost2_en_zh-CN is the split train of the corpus, and so is what " \
+        in capsys.readouterr().err
 
 
 def test_shards_of_a_corpus_end_with_the_same_bytes(corpus, tmp_path, in_repository, capsys):

@@ -230,3 +230,21 @@ def test_what_augment_wrote_is_what_evaluation_and_training_read(place):
     assert partial.rows[0]["_response"] == [kept["messages"][-1]]
     assert partial.rows[0]["_audios"] == kept["audios"]
     assert Path(kept["audios"][0]).is_file()
+
+
+@pytest.mark.parametrize(("keys", "warning"), [
+    (("dataset=good",), "the recipe has no eval_dataset, and the test set good is the training dataset good:"),
+    (("dataset=mute,good", "eval_dataset=good"), "WARNING: the test set good is the training dataset good:"),
+    (("dataset=again", "eval_dataset=good"), "the test set good is the training dataset again, registered with"),
+    (("dataset=mute", "eval_dataset=good"), None),
+    (("eval_dataset=good",), None),
+])
+def test_what_is_tested_is_said_and_a_warning_where_it_is_trained_on(place, capfd, keys, warning):
+    info = json.loads((place / "data" / "dataset_info.json").read_text(encoding="utf-8"))
+    info["again"] = info["good"]
+    (place / "data" / "dataset_info.json").write_text(json.dumps(info), encoding="utf-8")
+    words = [*MODEL, *keys, "simulsa_chunks=1000", "simulsa_rollbacks=3", "simulsa_max_new_tokens=4", "--out", "out"]
+    assert evaluate.main(words) == 0
+    out, err = capfd.readouterr()
+    assert out.startswith("test set good: 1 of 1 rows, model simulsa-demo, latency unit word\n")
+    assert (warning in err) if warning else ("WARNING" not in err)

@@ -57,6 +57,8 @@ def test_a_training_logs_keeps_and_chooses_by_simultaneous_metrics_and_learns_th
         "greater_is_better=true", "early_stopping_steps=5")
     assert hooked.returncode == 0, hooked.stderr[-4000:]
     assert "every evaluation also decodes 5 utterances of demo (5 s of audio) in 4 cells" in hooked.stderr
+    assert f"test set {OFFLINE_NAME}: 5 of 16 rows, latency unit word." in hooked.stderr
+    assert f"WARNING: the test set {OFFLINE_NAME} is the training dataset {OFFLINE_NAME}:" in hooked.stderr
     plain, folder = project_folder / "saves" / "plain", project_folder / "saves" / "hooked"
     assert losses(folder) == losses(plain)  # the training does not notice
     state = state_of(folder)
