@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from simulsa_plugin.augment.boundaries import is_word_end, splits_grapheme
 from simulsa_plugin.augment.settings import EXTRA_SCORES, AugmentSettings
 from simulsa_plugin.errors import UsageError
 
@@ -112,6 +113,8 @@ def log_ratios(logprobs: Sequence[float], logprobs_full: Sequence[float], floor:
 def clip_to_boundary(count: int, char_ends: Sequence[int | None], reference: str, boundary: str) -> tuple[int, str]:
     """Step back until the text ends outside a character, outside white space and, with `word`, outside a word.
 
+    A letter and its combining marks are one character.
+
     Returns:
         accepted tokens, their text.
 
@@ -140,9 +143,9 @@ def _close(values: Sequence[float], bound: float, tolerance: float, count: int) 
 
 
 def _ends_well(reference: str, end: int, boundary: str) -> bool:
-    if end == 0 or reference[end - 1].isspace():
+    if end == 0 or reference[end - 1].isspace() or splits_grapheme(reference, end):
         return False
-    return boundary == "token" or end == len(reference) or reference[end].isspace()
+    return boundary == "token" or is_word_end(reference, end)
 
 
 def _log_ratios(scores: Mapping[str, Any], settings: AugmentSettings, output_width: int | None) -> list[float]:

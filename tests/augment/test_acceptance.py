@@ -1,10 +1,11 @@
 """Acceptance rules on toys worked out on paper."""
 
 import math
+from itertools import accumulate
 
 import pytest
 
-from simulsa_plugin.augment.acceptance import decide, default_threshold
+from simulsa_plugin.augment.acceptance import clip_to_boundary, decide, default_threshold
 from simulsa_plugin.augment.settings import AugmentSettings
 from simulsa_plugin.errors import UsageError
 
@@ -113,6 +114,56 @@ def test_a_word_goes_on_over_a_hyphen_and_a_comma():
     row = scores("rot-blau, ja", ("rot", "-", "blau", ",", " ja"), logprobs=logs(0.9, 0.9, 0.9, 0.01, 0.9))
     assert decided(row) == (3, "rot-blau")
     assert decided(row, boundary="word") == (0, "")
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        ["我", "在", "Google", "工", "作", "，", "2023", "年"],  # words of Latin letters and numbers stay whole
+        ["コンピュータ", "を", "使", "う", "。"],  # UAX #29 keeps a run of Katakana together
+        ["東", "京 ", "大", "学"],
+        ["葛\U000e0100", "城", "か\u3099", "き"],  # a variation selector, a decomposed が
+        ["ส", "วั", "ส", "ดี", "เธ", "อ", "น้ำ"],  # a vowel before its consonant, marks above, sara am
+        ["ສະ", "ບາ", "ຍ", "ດີ"],
+        ["ខ្ញុំ", "ស្រ", "លា", "ញ់"],  # a stacked consonant is not split off
+        ["မြန်", "မာ", "စာ ", "န္ဓု", "လ"],  # nor is a final one
+        ["བོད", "་", "སྐད"],
+        ["한국어는 ", "쉽다"],  # Korean is written with spaces
+        ["हम ", "हिन्दी"],
+        ["Der ", "x-y,"],
+    ],
+)
+def test_words_end_between_characters_where_a_script_has_no_spaces(parts):
+    # The expected parts are the word boundaries of UAX #29 (Unicode), read by hand; one token for each code point.
+    reference = "".join(parts)
+    allowed = {"".join(parts[:count]).rstrip() for count in range(len(parts) + 1)}
+    found = {clip_to_boundary(count, range(1, len(reference) + 1), reference, "word")[1]
+             for count in range(len(reference) + 1)}  # fmt: skip
+    assert found == allowed
+
+
+def test_a_partial_of_a_script_without_spaces_is_neither_empty_nor_whole():
+    row = scores("我喜欢你的书。", tuple("我喜欢你的书。"), logprobs=logs(*[0.9] * 4, *[0.01] * 3))
+    assert decided(row, boundary="word") == decided(row, boundary="token") == (4, "我喜欢你")
+
+
+@pytest.mark.parametrize(
+    "characters",
+    [
+        ["M", "u\u0308", "l", "l", "e", "r"],  # a letter and its combining mark
+        ["e\u0323\u0302", "a"],
+        ["हि", "न्दी"],  # Devanagari: vowel signs, a conjunct
+        ["👩\u200d👧", "!"],  # one emoji
+        ["🇩🇪", "!"],  # a flag is two code points
+    ],
+)
+def test_a_partial_never_ends_before_a_combining_mark(characters):
+    # The expected characters are the extended grapheme clusters of UAX #29, read by hand; a token for each code point.
+    reference = "".join(characters)
+    ends = range(1, len(reference) + 1)
+    for count in ends:
+        whole = [text for text in accumulate(characters) if len(text) <= count]
+        assert clip_to_boundary(count, ends, reference, "token")[1] == (whole[-1] if whole else "")
 
 
 def test_white_space_at_the_end_is_taken_back():
