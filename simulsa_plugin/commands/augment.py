@@ -16,6 +16,7 @@ from simulsa_plugin.errors import UsageError
 if TYPE_CHECKING:
     from simulsa_plugin.augment.outcome import Outcome
     from simulsa_plugin.augment.settings import AugmentSettings
+    from simulsa_plugin.augment.training_share import Mixing, Part
     from simulsa_plugin.commands.wiring import Recipe
     from simulsa_plugin.toolkit.backbone import Backbone
     from simulsa_plugin.toolkit.dataset import OfflineDataset
@@ -128,6 +129,7 @@ def _augment_all(path: Path | None, overrides: list[str], options: argparse.Name
         raise UsageError("--shard and --dry-run are for a single process; torchrun shares the work out by itself.")
     recipe = open_recipe(path, overrides)
     settings = AugmentSettings.from_keys(recipe.simulsa)
+    _mixing(recipe.toolkit)  # a mistake shows before the long part
     if options.dry_run:
         _plan_all(recipe, settings, options.out)
         return
@@ -179,18 +181,21 @@ class _Run:
                 return
             for dataset in datasets:
                 wait_for_all(self.out, dataset.name, part.count)
-        for dataset in datasets:
-            self._finish(dataset, model)
+        found = [(dataset, self._finish(dataset, model)) for dataset in datasets]
+        _warn_of_training(self.toolkit, found)
 
-    def _finish(self, dataset: OfflineDataset, model: Backbone) -> None:
+    def _finish(self, dataset: OfflineDataset, model: Backbone) -> int:
+        """Make a dataset's partial samples; return how many there are."""
         from simulsa_plugin.augment.audit import audit, audit_line
         from simulsa_plugin.augment.pipeline import augment
         from simulsa_plugin.demo.truth import find_truth
 
         truth = find_truth(dataset.name, dataset.entry)
-        _print(augment(dataset, model, self.settings, self.out, truth=truth))
+        outcome = augment(dataset, model, self.settings, self.out, truth=truth)
+        _print(outcome)
         if self.audited:
             print(f"  {audit_line(audit(dataset, model, self.settings, self.out, self.audited))}")
+        return int(outcome.manifest["counts"]["samples"])
 
 
 def _plan_all(recipe: Recipe, settings: AugmentSettings, out: Path) -> None:
@@ -214,12 +219,49 @@ def _plan_all(recipe: Recipe, settings: AugmentSettings, out: Path) -> None:
         toolkit = toolkit | {"dataset": OFFLINE_NAME, "dataset_dir": str(out)}
     from simulsa_plugin.augment.manifest import describe_work
     from simulsa_plugin.augment.plan import plan
+    from simulsa_plugin.augment.selection import wanted_samples
     from simulsa_plugin.commands.wiring import load_without_weights, own_dataset_names
 
     renderer, datasets, size = load_without_weights(toolkit, own_dataset_names(toolkit.get("dataset")))
     for dataset in datasets:
         described = describe_work(dataset, renderer.description, settings)
         print("\n".join(plan(dataset, renderer, size, settings, out, described)))
+    _warn_of_training(toolkit, [(dataset, wanted_samples(len(dataset), settings)) for dataset in datasets])
+
+
+def _warn_of_training(toolkit: dict[str, Any], found: Sequence[tuple[OfflineDataset, int]]) -> None:
+    """Say on stderr what the recipe's keys will make of the share; `found`: datasets, and how many partial samples."""
+    from simulsa_plugin.augment.training_share import share_lines, tokenized_line
+
+    mixing = _mixing(toolkit)
+    tokenized = tokenized_line(toolkit.get("tokenized_path"))
+    for line in [tokenized] if tokenized else share_lines(_training_parts(toolkit.get("dataset"), found), mixing):
+        print(f"{PROG}: WARNING: {line}", file=sys.stderr)
+
+
+def _mixing(toolkit: dict[str, Any]) -> Mixing:
+    from simulsa_plugin.augment.training_share import Mixing
+
+    try:
+        return Mixing.from_keys(toolkit)
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"LLaMA-Factory would refuse a key of the training: {error}. Correct it.") from error
+
+
+def _training_parts(named: object, found: Sequence[tuple[OfflineDataset, int]]) -> list[Part]:
+    """The training's datasets in the recipe's order; partial samples it does not name follow their offline rows."""
+    from simulsa_plugin.augment.layout import SUFFIX
+    from simulsa_plugin.augment.training_share import Part
+    from simulsa_plugin.commands.wiring import dataset_names
+
+    parts: list[Part] = []
+    for dataset, samples in found:
+        share = dataset.entry.get("num_samples")
+        parts += [Part(dataset.name, len(dataset), share), Part(f"{dataset.name}{SUFFIX}", samples)]
+    order = dataset_names(named)
+    if {part.name for part in parts} <= set(order):
+        parts.sort(key=lambda part: order.index(part.name))
+    return parts
 
 
 def _print(outcome: Outcome) -> None:

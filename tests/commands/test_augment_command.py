@@ -73,6 +73,25 @@ def test_the_table_is_the_manifest(spoken, tmp_path, capsys):
     assert len(written) == 6
 
 
+def test_keys_of_the_training_that_change_the_share_are_warned_of(spoken, tmp_path, capsys):
+    keys = words(spoken, tmp_path / "out", "max_samples=5")
+    said = (
+        "simulsa-augment: WARNING: max_samples: 5: training gets 5 of 12 rows of demo and 5 of 6 rows of demo_simulsa: "
+        "100 % as many partial samples as offline rows, not 50 %. Leave max_samples out; to train on less, augment a "
+        "smaller dataset.\n"
+    )
+    assert command.main([*keys, "--dry-run"]) == 0
+    assert capsys.readouterr().err == said
+    assert command.main(keys) == 0
+    assert capsys.readouterr().err == said
+    (tmp_path / "tokens").mkdir()
+    (tmp_path / "tokens" / "dataset_dict.json").touch()
+    assert command.main([*keys, f"tokenized_path={tmp_path / 'tokens'}"]) == 0
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "tokens holds tokenized data, so LLaMA-Factory reads that and ignores dataset, max_samples" in err
+
+
 def test_one_recipe_for_augmentation_and_training_cuts_the_offline_set_alone(spoken, tmp_path, capsys):
     recipe = {
         "model_name_or_path": "simulsa-demo",
@@ -193,7 +212,7 @@ def test_a_batch_that_does_not_fit_into_memory_is_one_line(spoken, tmp_path, cap
 
 
 def test_features_that_do_not_fit_into_memory_are_one_line(spoken, tmp_path, capsys, monkeypatch):
-    def place(self, value):
+    def place(self, key, value):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(Backbone, "_place", place)
