@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from typing import Any
 
 from simulsa_plugin.audio import Waveform
+from simulsa_plugin.augment.boundaries import grapheme_ends
 from simulsa_plugin.errors import ModelError
 from simulsa_plugin.model import Prompt, RenderedReference
 from simulsa_plugin.toolkit.arguments import InferenceArguments, one_line, quieten_toolkit
@@ -35,10 +37,7 @@ class TemplateRenderer:
             ModelError: the template has no place for this prompt, or melts the reference into what follows it.
         """
         prompt_ids = self.render_prompt(prompt, waveform)
-        start, end, answer_ids = self._answer_start, self._answer_end, self._encode_answer(reference)
-        content_ids = tuple(answer_ids[len(start) : len(answer_ids) - len(end)])
-        if [*start, *content_ids, *end] != answer_ids:
-            raise ModelError("the template joins the reference with what stands around it in its turn")
+        content_ids = self._encode_content(reference)
         return RenderedReference(prompt_ids, content_ids, self._char_ends(content_ids, reference))
 
     def render_prompt(self, prompt: Prompt, waveform: Waveform) -> tuple[int, ...]:
@@ -69,12 +68,32 @@ class TemplateRenderer:
         _, answer_ids = self.template.encode_oneturn(self.tokenizer, turns)
         return list(answer_ids)
 
+    def _encode_content(self, content: str) -> tuple[int, ...]:
+        start, end, answer_ids = self._answer_start, self._answer_end, self._encode_answer(content)
+        content_ids = tuple(answer_ids[len(start) : len(answer_ids) - len(end)])
+        if [*start, *content_ids, *end] != answer_ids:
+            raise ModelError("the template joins the reference with what stands around it in its turn")
+        return content_ids
+
     def _char_ends(self, content_ids: Sequence[int], reference: str) -> tuple[int | None, ...]:
-        ends: list[int | None] = []
-        for count in range(1, len(content_ids) + 1):
-            text = self.decode(content_ids[:count])
-            ends.append(len(text) if reference.startswith(text) else None)
-        return tuple(ends)
+        texts = [self.decode(content_ids[:count]) for count in range(1, len(content_ids) + 1)]
+        if not texts or texts[-1] == reference:
+            return tuple(len(text) if reference.startswith(text) else None for text in texts)
+        ends = self._normalized_prefixes(reference)
+        return tuple(ends.get(text) for text in texts)
+
+    def _normalized_prefixes(self, reference: str) -> dict[str, int]:
+        """What the tokenizer turns each prefix of a reference into → length of the shortest such prefix.
+
+        Tokenizers normalize: Qwen's compose letters with their marks (NFC), others replace compatibility forms (NFKC),
+        lowercase or strip. Tokens then spell another text than the reference, of which a partial is a prefix. Marks
+        stay with their letters. A text that no prefix gives is inside a character.
+        """
+        prefixes: dict[str, int] = {}
+        for end in (0, *grapheme_ends(reference)):
+            with contextlib.suppress(ModelError):  # a prefix that the template cannot carry is not a partial
+                prefixes.setdefault(self.decode(self._encode_content(reference[:end])), end)
+        return prefixes
 
     def unstable_prefixes(self, rendered: RenderedReference, reference: str) -> tuple[int, ...]:
         """Numbers of leading content tokens whose text training would tokenize otherwise.

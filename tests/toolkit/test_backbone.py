@@ -1,11 +1,13 @@
 """The packaged checkpoint behind the protocol, against plain transformers and LLaMA-Factory's processor."""
 
 import dataclasses
+import unicodedata
 
 import numpy as np
 import pytest
 import torch
 from fakes import continue_all, write_noise
+from tokenizers import normalizers
 
 from simulsa_plugin.audio import read_mono, to_pcm16, write_wav
 from simulsa_plugin.demo.checkpoint import checkpoint_path
@@ -15,6 +17,7 @@ from simulsa_plugin.errors import ModelError, UsageError
 from simulsa_plugin.model import Prompt
 from simulsa_plugin.toolkit.arguments import inference_arguments
 from simulsa_plugin.toolkit.backbone import load_backbone
+from simulsa_plugin.toolkit.rendering import TemplateRenderer
 
 ASK = Prompt(({"role": "user", "content": PROMPT},))
 RECIPE = {"model_name_or_path": "simulsa-demo", "template": "qwen2_audio"}
@@ -211,6 +214,54 @@ def test_char_ends_count_whole_characters(sdpa, clips, text):
             assert end == len(heard.decode())
         except UnicodeDecodeError:
             assert end is None
+
+
+NFD = unicodedata.normalize("NFD", "Die Ärztin fährt für das Kind nach München")
+
+
+@pytest.mark.parametrize(
+    ("normalizer", "reference"),
+    [
+        (normalizers.NFC(), NFD),
+        (normalizers.NFC(), "Tiếng Việt".replace("ế", "e\u0302\u0301")),
+        (normalizers.NFC(), "한국어".replace("한", "\u1112\u1161\u11ab")),
+        (normalizers.NFD(), "Die Ärztin fährt"),
+        (normalizers.NFKC(), "ﬁnden Ｄｅｒ ½ …"),
+        (normalizers.Lowercase(), "Der Große Mann"),
+        (normalizers.Strip(), "  Der Mann \n"),
+        (normalizers.Replace("``", '"'), "``Der Mann``"),
+        (normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents()]), "Die Ärztin fährt"),
+    ],
+    ids=str,
+)
+def test_char_ends_are_places_in_the_reference_whatever_the_tokenizer_normalizes(
+    sdpa, clips, monkeypatch, normalizer, reference
+):
+    monkeypatch.setattr(sdpa.tokenizer.backend_tokenizer, "normalizer", normalizer)
+    renderer = TemplateRenderer(sdpa.tokenizer, sdpa.processor, sdpa.template, {})
+    rendered = renderer.render(ASK, clips[0][1], reference)
+    assert renderer.decode(rendered.content_ids) == normalizer.normalize_str(reference) != reference
+    expected = []
+    for count in range(1, len(rendered.content_ids) + 1):
+        text = renderer.decode(rendered.content_ids[:count])
+        # tokenizers' own normalizer says which beginnings of the reference become this text.
+        expected += [next((end for end in range(len(reference) + 1)
+                           if normalizer.normalize_str(reference[:end]) == text
+                           and not unicodedata.combining(reference[end : end + 1] or "x")), None)]  # fmt: skip
+    assert list(rendered.char_ends) == expected
+    assert expected[-1] == len(reference.rstrip() if isinstance(normalizer, normalizers.Strip) else reference)
+
+
+def test_a_decomposed_reference_keeps_as_many_tokens_as_the_composed_one(sdpa, clips, monkeypatch):
+    monkeypatch.setattr(sdpa.tokenizer.backend_tokenizer, "normalizer", normalizers.NFC())
+    composed, decomposed = (sdpa.render(ASK, clips[0][1], unicodedata.normalize(form, NFD)) for form in ("NFC", "NFD"))
+    assert decomposed.content_ids == composed.content_ids
+    assert [end is None for end in decomposed.char_ends] == [end is None for end in composed.char_ends]
+    assert sdpa.unstable_prefixes(decomposed, NFD) == ()
+    for end, other in zip(composed.char_ends, decomposed.char_ends, strict=True):
+        if end is not None:
+            assert unicodedata.normalize("NFC", NFD[:other]) == unicodedata.normalize("NFC", NFD)[:end]
+            assert not unicodedata.combining(NFD[other : other + 1] or "x")
 
 
 def _byte_letters():
