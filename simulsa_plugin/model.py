@@ -144,6 +144,10 @@ class AudioLanguageModel(Renderer, Protocol):
     bytes_per_token: int
     """What one token of a session occupies while it is decoded."""
 
+    def bytes_to_read(self, num_samples: Sequence[int]) -> int:
+        """What `read` occupies at most, about, for waveforms of these lengths in one batch."""
+        ...
+
     def read(self, prompts: Sequence[Sequence[int]], waveforms: Sequence[Waveform]) -> list[Any]:
         """What the model makes of prompts and of the audio heard so far; one may serve several requests."""
         ...

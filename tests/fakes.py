@@ -158,6 +158,7 @@ class ClockModel:
     window_seconds: float | None = None
     output_width: int = 256
     bytes_per_token: int = 1
+    bytes_per_sample: float = 0.0
     asked: list[tuple[int, int, tuple[int, ...]]] = field(default_factory=list)
     drafts: list[tuple[int, ...]] = field(default_factory=list)
     read_samples: list[int] = field(default_factory=list)
@@ -179,6 +180,9 @@ class ClockModel:
 
     def hardware(self):
         return {"device": "abacus"}
+
+    def bytes_to_read(self, num_samples):
+        return self.bytes_per_sample * len(num_samples) * max(num_samples)
 
     def read(self, prompts, waveforms):
         for prompt, waveform in zip(prompts, waveforms, strict=True):

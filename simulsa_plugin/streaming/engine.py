@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import heapq
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +42,7 @@ class Limits:
         max_new_tokens: of one step of one session.
         batch_size: sessions in one batch.
         memory_bytes: of keys and values, were every session of a batch as long as its longest one and to reach
-            `max_new_tokens`; a batch of one is always allowed.
+            `max_new_tokens`; and, at another time, of the audio encoder. A batch of one is always allowed.
     """
 
     max_new_tokens: int = 256
@@ -79,7 +79,7 @@ def decode(
     ]
     queue = [_due(session) for row in sessions for session in row]
     heapq.heapify(queue)
-    heard = _Heard(model, sources)
+    heard = _Heard(model, sources, limits.memory_bytes)
     while queue:
         batch = _next_batch(queue, sessions, heard, limits)
         _advance(model, batch, cells, heard, limits)
@@ -218,8 +218,8 @@ def _nonsense(policy: Policy, what: str) -> UsageError:
 class _Heard:
     """What the model makes of utterances at times, kept as long as a session may ask for it."""
 
-    def __init__(self, model: AudioLanguageModel, sources: Sequence[Source]) -> None:
-        self._model, self._sources = model, sources
+    def __init__(self, model: AudioLanguageModel, sources: Sequence[Source], memory_bytes: float) -> None:
+        self._model, self._sources, self._memory_bytes = model, sources, memory_bytes
         self.bytes_per_token = model.bytes_per_token
         self._prompts: dict[Key, tuple[int, ...]] = {}
         self._read: dict[Key, Any] = {}
@@ -229,14 +229,25 @@ class _Heard:
         return len(self._prompt(_key(session)))
 
     def by(self, sessions: Sequence[Session]) -> list[Any]:
-        """What each session hears next, read in one batch where it has not been read before."""
+        """What each session hears next; what has not been read before is read in as few batches as memory allows."""
         keys = [_key(session) for session in sessions]
         new = [key for key in dict.fromkeys(keys) if key not in self._read]
-        if new:
-            waveforms = [self._sources[utterance].waveform[:samples] for utterance, samples in new]
-            read = self._model.read([self._prompt(key) for key in new], waveforms)
-            self._read.update(zip(new, read, strict=True))
+        for part in self._within_memory(new):
+            waveforms = [self._sources[utterance].waveform[:samples] for utterance, samples in part]
+            read = self._model.read([self._prompt(key) for key in part], waveforms)
+            self._read.update(zip(part, read, strict=True))
         return [self._read[key] for key in keys]
+
+    def _within_memory(self, keys: Sequence[Key]) -> Iterator[list[Key]]:
+        """Consecutive parts that may be read at once, one key at least in each."""
+        part: list[Key] = []
+        for key in keys:
+            if part and self._model.bytes_to_read([samples for _, samples in (*part, key)]) > self._memory_bytes:
+                yield part
+                part = []
+            part.append(key)
+        if part:
+            yield part
 
     def _prompt(self, key: Key) -> tuple[int, ...]:
         if key not in self._prompts:

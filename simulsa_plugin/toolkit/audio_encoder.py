@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 
 from simulsa_plugin.audio import SAMPLE_RATE, Waveform
+from simulsa_plugin.toolkit.features import window_of_batch
 from simulsa_plugin.toolkit.placement import execution_device
 
 
@@ -25,6 +26,14 @@ class AudioAdapter(Protocol):
 
     def num_tokens(self, num_samples: int) -> int:
         """Audio tokens of (num_samples,) at 16 kHz."""
+        ...
+
+    def bytes_to_embed(self, num_samples: Sequence[int]) -> int:
+        """What `embed` occupies at most, about, on the device of the encoder, for waveforms of these lengths."""
+        ...
+
+    def window_of_batch(self, waveforms: Sequence[Waveform]) -> contextlib.AbstractContextManager[None]:
+        """Features extracted within are as long as the longest audio of the batch."""
         ...
 
     def shorten(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -52,6 +61,16 @@ class Qwen2AudioAdapter:
         """As LLaMA-Factory counts them: ((frames − 1) // 2 + 1 − 2) // 2 + 1."""
         frames = _num_frames(self._extractor, num_samples)
         return int(((frames - 1) // 2 + 1 - 2) // 2 + 1)
+
+    def bytes_to_embed(self, num_samples: Sequence[int]) -> int:
+        """Every row of the batch is as long as its longest."""
+        positions = _num_frames(self._extractor, max(num_samples)) // 2 + 4
+        weight = self._encoder.conv1.weight
+        return len(num_samples) * _bytes_to_encode(self._encoder.config, positions, weight.element_size())
+
+    def window_of_batch(self, waveforms: Sequence[Waveform]) -> contextlib.AbstractContextManager[None]:
+        """See `features.window_of_batch`; the encoder takes any number of frames here."""
+        return window_of_batch(self._extractor, waveforms)
 
     def shorten(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Cut `input_features` (batch, bands, frames) and their mask (batch, frames) to the longest audio."""
@@ -102,6 +121,15 @@ class QwenOmniAdapter:
         found = owner._get_feat_extract_output_lengths(torch.tensor([frames]))
         return int(found[-1] if isinstance(found, tuple) else found)
 
+    def bytes_to_embed(self, num_samples: Sequence[int]) -> int:
+        """The encoder strings a batch together: its attention mask is as wide and as high as all audios in a row."""
+        positions = sum(_num_frames(self._extractor, length) // 2 + 1 for length in num_samples)
+        return _bytes_to_encode(self._model.audio_tower.config, positions, self._model.dtype.itemsize)
+
+    def window_of_batch(self, waveforms: Sequence[Waveform]) -> contextlib.AbstractContextManager[None]:
+        """See `features.window_of_batch`; the model takes the frames of the audio by their mask."""
+        return window_of_batch(self._extractor, waveforms)
+
     def shorten(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Nothing to cut: the model takes the frames of the audio by their mask."""
         return batch
@@ -126,12 +154,27 @@ def _num_frames(extractor: Any, num_samples: int) -> int:
 
 
 def _features(extractor: Any, waveforms: Sequence[Waveform]) -> dict[str, torch.Tensor]:
-    """Log-mel frames (batch, bands, window) and their mask (batch, window), under LLaMA-Factory's names."""
-    made = extractor(
-        list(waveforms), sampling_rate=SAMPLE_RATE, return_attention_mask=True, padding="max_length",
-        return_tensors="pt",
-    )  # fmt: skip
+    """Log-mel frames (batch, bands, frames) of the longest audio's length, and their mask; LLaMA-Factory's names."""
+    with window_of_batch(extractor, waveforms):
+        made = extractor(
+            list(waveforms), sampling_rate=SAMPLE_RATE, return_attention_mask=True, padding="max_length",
+            return_tensors="pt",
+        )  # fmt: skip
     return {"input_features": made["input_features"], "feature_attention_mask": made["attention_mask"]}
+
+
+def _bytes_to_encode(config: Any, positions: int, element_size: int) -> int:
+    """Activations of one layer of a Whisper encoder over a row of `positions`, two frames each, and its attention.
+
+    Layers follow each other, so their number does not count. Queries, keys, values, residuals, norms: eight times the
+    width; the feed-forward network before and after its activation: twice its own. The convolutions need less.
+    """
+    activations = positions * (8 * config.d_model + 2 * config.encoder_ffn_dim) * element_size
+    mask = positions**2 * element_size
+    if config._attn_implementation != "eager":
+        return int(activations + mask)
+    scores = config.encoder_attention_heads * positions**2 * (element_size + 4)  # the softmax is in fp32
+    return int(activations + mask + scores)
 
 
 def _bidirectional(encoder: Any, valid: torch.Tensor, like: torch.Tensor) -> Any:

@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import inspect
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from simulsa_plugin.toolkit.audio_company import free_of_company
 from simulsa_plugin.toolkit.audio_encoder import adapter_for
 from simulsa_plugin.toolkit.features import shorten_extraction
 from simulsa_plugin.toolkit.notices import notify
+from simulsa_plugin.toolkit.out_of_memory import in_halves, is_out_of_memory
 from simulsa_plugin.toolkit.output_layer import check_logits, output_width
 from simulsa_plugin.toolkit.placement import (
     CACHE_BYTES,
@@ -65,6 +66,8 @@ class Backbone(TemplateRenderer):
         if adapts:
             shorten_extraction(self.processor)
         self._adapter = adapter_for(base, self.processor) if adapts else None
+        # PEFT's own forward names no such parameter, and hands it on.
+        self._forward_parameters = inspect.signature(base.forward).parameters
         self._audio_token = int(getattr(base.config, "audio_token_id", None) or 0)
         self._wordings: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
         special = SpecialTokens(
@@ -77,6 +80,8 @@ class Backbone(TemplateRenderer):
             SharedPromptDecoder(base, self._adapter, special) if self._adapter else self.plain_decoder
         )
         self.bytes_per_token = self.decoder.bytes_per_token
+        self.bytes_to_read = self.decoder.bytes_to_read
+        self._has_split = False
 
     def describe(self) -> dict[str, Any]:
         """Model, adapter, template, weights, dtype and device, for manifests."""
@@ -110,7 +115,8 @@ class Backbone(TemplateRenderer):
         """Teacher-forced scores of references about waveforms, one forward pass, right-padded as in training.
 
         Raises:
-            ModelError: the batch does not fit into the accelerator's memory.
+            ModelError: the batch does not fit into memory. It is not split: batches decide the last digits of a score,
+                and a run that is started again ends with the same bytes.
         """
         rows = [[*one.prompt_ids, *one.content_ids] for one in rendered]
         first = min(len(one.prompt_ids) for one in rendered) - 1
@@ -122,7 +128,9 @@ class Backbone(TemplateRenderer):
                 self._scores(logits[index, len(one.prompt_ids) - 1 - first :], one)
                 for index, one in enumerate(rendered)
             ]
-        except torch.OutOfMemoryError as error:
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
             step = (
                 "Lower simulsa_batch_size, and choose another --out: the folder keeps to its batches."
                 if len(rows) > 1
@@ -137,7 +145,7 @@ class Backbone(TemplateRenderer):
         width = batch["input_ids"].shape[1]
         logits: torch.Tensor
         with self._short_window(batch):
-            if "logits_to_keep" in inspect.signature(self.model.forward).parameters:
+            if "logits_to_keep" in self._forward_parameters:
                 logits = self.model(**batch, use_cache=False, logits_to_keep=width - first).logits
             else:
                 logits = self.model(**batch, use_cache=False).logits[:, first:]
@@ -196,25 +204,37 @@ class Backbone(TemplateRenderer):
         """What the model makes of prompts and of the audio heard so far.
 
         Raises:
-            ModelError: a prompt and its audio do not fit each other.
+            ModelError: a prompt and its audio do not fit each other, or a single one does not fit into memory.
         """
-        with torch.inference_mode():
-            return list(self.decoder.read(prompts, waveforms))
+        return self._in_halves(self.decoder.read, prompts, waveforms)
 
     def continue_(self, prompts: Sequence[Any], requests: Sequence[Request]) -> list[Continuation]:
         """Greedily continue one answer about each of the prompts of `read`, in one batch.
 
         Raises:
-            ModelError: the batch does not fit into the accelerator's memory.
+            ModelError: a single session does not fit into memory.
         """
+        return self._in_halves(self.decoder.continue_, prompts, requests)
+
+    @torch.inference_mode()
+    def _in_halves(self, work: Callable[..., Sequence[Any]], *columns: Sequence[Any]) -> list[Any]:
+        """`work` over a batch, in halves where it does not fit into memory: no result depends on the batch (fp32)."""
         try:
-            with torch.inference_mode():
-                return self.decoder.continue_(prompts, requests)
-        except torch.OutOfMemoryError as error:
+            return in_halves(work, *columns, on_split=self._say_split)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
             raise ModelError(
-                f"A batch of {len(requests)} sessions does not fit into memory. "
-                "Lower simulsa_eval_memory_gb or simulsa_eval_batch_size."
+                "A single session does not fit into memory. Take a larger accelerator, or quantization_bit."
             ) from error
+
+    def _say_split(self, rows: int) -> None:
+        if not self._has_split:
+            notify(
+                f"a batch of {rows} sessions does not fit into memory and is decoded in halves, which takes longer. "
+                "Lower simulsa_eval_memory_gb or simulsa_eval_batch_size."
+            )
+        self._has_split = True
 
     def _collate(self, rows: list[list[int]], waveforms: Sequence[Waveform], *, padding_side: str) -> dict[str, Any]:
         """LLaMA-Factory's own collator over (token ids, one waveform each)."""
@@ -241,7 +261,8 @@ class Backbone(TemplateRenderer):
                 label_pad_token_id=IGNORE,
                 pad_to_multiple_of=None,
             )
-            batch = dict(collator(features))
+            with self._adapter.window_of_batch(waveforms) if self._adapter else contextlib.nullcontext():
+                batch = dict(collator(features))
         finally:
             self.tokenizer.padding_side = before
         batch.pop("labels")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from transformers import WhisperFeatureExtractor
+
+from simulsa_plugin.audio import Waveform
 
 
 class ShortWhisperFeatureExtractor(WhisperFeatureExtractor):  # type: ignore[misc]  # transformers has no types
@@ -31,6 +35,27 @@ class ShortWhisperFeatureExtractor(WhisperFeatureExtractor):  # type: ignore[mis
         features = super()._torch_extract_fbank_features(np.ascontiguousarray(waveform[..., :shorter]), device)
         missing = num_samples // self.hop_length - features.shape[-1]
         return np.pad(features, [(0, 0)] * (features.ndim - 1) + [(0, missing)], mode="edge")
+
+
+@contextlib.contextmanager
+def window_of_batch(extractor: Any, waveforms: Sequence[Waveform]) -> Iterator[None]:
+    """Let a Whisper extractor pad a batch to its longest audio instead of its window, which is 300 s for Qwen-Omni.
+
+    For models that take the frames of the audio by their mask. Frames of sound keep their values: the padding still
+    covers the FFT window of the last one and what `torch.stft` reflects at the border.
+
+    Args:
+        extractor: a `WhisperFeatureExtractor`; its window is restored at the end.
+        waveforms: of the batch, (num_samples,) each.
+    """
+    window, hop = extractor.n_samples, extractor.hop_length
+    # Both convolutions of an encoder look a frame further, and frames are cut to multiples of four: six in all.
+    frames = -(-max(map(len, waveforms)) // hop) + -(-extractor.n_fft // hop) + 6
+    extractor.n_samples = min(window, frames * hop)
+    try:
+        yield
+    finally:
+        extractor.n_samples = window
 
 
 def shorten_extraction(processor: Any) -> None:

@@ -62,6 +62,10 @@ class SharedPromptDecoder:
             for prompt, audio in zip(prompts, self._adapter.embed(waveforms), strict=True)
         ]
 
+    def bytes_to_read(self, num_samples: Sequence[int]) -> int:
+        """What `read` occupies at most, about, for waveforms of these lengths."""
+        return self._adapter.bytes_to_embed(num_samples)
+
     def _merge(self, prompt: Sequence[int], audio: torch.Tensor) -> torch.Tensor:
         ids = torch.tensor(prompt, device=self._device)
         places = ids == self._audio_token

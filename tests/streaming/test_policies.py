@@ -8,7 +8,15 @@ from simulsa_plugin.errors import UsageError
 from simulsa_plugin.model import Prompt
 from simulsa_plugin.streaming.catalogue import PolicyOptions, make_policies
 from simulsa_plugin.streaming.engine import Cell, Limits, Source, decode
-from simulsa_plugin.streaming.policies import Confidence, HoldN, LocalAgreement, Retranslation, Rollback, WaitK
+from simulsa_plugin.streaming.policies import (
+    Confidence,
+    HoldN,
+    LocalAgreement,
+    Offline,
+    Retranslation,
+    Rollback,
+    WaitK,
+)
 
 PROMPT = Prompt(({"role": "user", "content": "<audio>Translate."},))
 
@@ -86,6 +94,28 @@ def test_the_budget_bounds_the_tokens_of_a_batch():
     # At 500 ms a prompt has 500 tokens, with 9 new ones 509: two sessions fit into 12,000 bytes, three do not.
     decode(model, sources, [Cell(Rollback(0), 500)], Limits(9, 64, memory_bytes=12_000))
     assert max(model.batches) == 2
+
+
+def test_the_budget_bounds_the_audio_that_is_read_at_once():
+    class Reading(ClockModel):
+        def read(self, prompts, waveforms):
+            self.widths = [*getattr(self, "widths", []), len(waveforms)]
+            return super().read(prompts, waveforms)
+
+    sources = [Source(PROMPT, np.zeros(16_000, dtype=np.float32))] * 7
+    found = {}
+    for memory in (48_000, 10_000, 1e9):
+        model = Reading(bytes_per_sample=2.0)
+        found[memory] = [
+            [session.outputs for session in cell]
+            for cell in decode(model, sources, [Cell(Offline(), None)], Limits(9, 64, memory_bytes=memory))
+        ]
+        # A second is 16,000 samples of 2 bytes: one fits into 48,000 bytes; in 10,000 one is allowed all the same.
+        assert model.widths == ([7] if memory == 1e9 else [1] * 7)
+    model = Reading(bytes_per_sample=2.0)
+    decode(model, sources, [Cell(Offline(), None)], Limits(9, 64, memory_bytes=96_000))
+    assert model.widths == [3, 3, 1]
+    assert found[48_000] == found[10_000] == found[1e9]
 
 
 def test_a_policy_of_ones_own_comes_by_its_dotted_name(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 What is right is said by transformers alone: a second copy of the model, and inputs from its own processor.
 """
 
+import contextlib
 import copy
 import importlib
 import json
@@ -228,6 +229,46 @@ def test_audio_beyond_the_window_is_not_heard(tiny):
     one, other = tiny.backbone.render(PROMPT, window, "ja"), tiny.backbone.render(PROMPT, longer, "ja")
     assert one == other
     assert tiny.backbone.score([one], [window]) == tiny.backbone.score([other], [longer])
+
+
+@pytest.mark.parametrize("tiny", ["qwen2_audio", "qwen2_omni", "qwen3_omni"], indirect=True)
+def test_features_are_as_long_as_the_longest_clip_and_score_as_the_whole_window(
+    tiny, rendered, waveforms, monkeypatch
+):
+    # Scores from the processor's own full padding, through the same weights: only the features differ.
+    backbone, window = tiny.backbone, round(tiny.backbone.window_seconds * 100)
+    rows = [[*one.prompt_ids, *one.content_ids] for one in rendered]
+    short = backbone._collate(rows, waveforms, padding_side="right")
+    found = backbone.score(rendered, waveforms)
+    with monkeypatch.context() as patch:
+        for name in ("window_of_batch", "shorten"):
+            patch.setattr(backbone._adapter, name, {"window_of_batch": lambda _: contextlib.nullcontext(),
+                                                    "shorten": lambda batch: batch}[name])
+        whole = backbone._collate(rows, waveforms, padding_side="right")
+        expected = backbone.score(rendered, waveforms)
+    assert whole["input_features"].shape[-1] == window
+    assert short["input_features"].shape[-1] <= 100 * max(SECONDS) + 9 < window
+    assert torch.equal(short["feature_attention_mask"].sum(-1), whole["feature_attention_mask"].sum(-1))
+    for one, other in zip(found, expected, strict=True):
+        assert one.logprobs == pytest.approx(other.logprobs, abs=1e-4)
+
+
+@pytest.mark.parametrize("tiny", ["qwen2_omni", "qwen3_omni"], indirect=True)
+def test_omni_encoders_take_memory_by_the_square_of_the_batch(tiny):
+    # Their attention mask is over all audios in a row: ten clips of 10 s take ten times what two batches of five take.
+    count = tiny.backbone.bytes_to_read
+    mask = (10 * 501) ** 2 * 4
+    assert mask < count([160_000] * 10) < 2 * mask
+    assert 2 * count([160_000] * 5) < 0.6 * count([160_000] * 10)
+    masks, encoder = [], tiny.backbone.model.audio_tower
+    make_mask = encoder._prepare_attention_mask
+    encoder._prepare_attention_mask = lambda *given: masks.append(make_mask(*given)) or masks[-1]
+    try:
+        with torch.inference_mode():
+            tiny.backbone._adapter.embed([np.zeros(16_000, dtype=np.float32)] * 3)
+    finally:
+        del encoder._prepare_attention_mask
+    assert masks[0].numel() * masks[0].element_size() <= count([16_000] * 3)
 
 
 @pytest.mark.parametrize("stage", ["sft", "dpo", "kto", "pt", "rm", "ppo"])

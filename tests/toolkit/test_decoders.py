@@ -28,7 +28,8 @@ from simulsa_plugin.streaming.policies import (
 from simulsa_plugin.toolkit.arguments import inference_arguments
 from simulsa_plugin.toolkit.audio_encoder import Qwen2AudioAdapter
 from simulsa_plugin.toolkit.backbone import Backbone, load_backbone
-from simulsa_plugin.toolkit.features import ShortWhisperFeatureExtractor
+from simulsa_plugin.toolkit.features import ShortWhisperFeatureExtractor, window_of_batch
+from simulsa_plugin.toolkit.plain_decoder import _Chooser
 from simulsa_plugin.toolkit.rendering import load_renderer
 from simulsa_plugin.toolkit.shared_prompt import SharedPromptDecoder, _RoomyLayer
 
@@ -79,6 +80,33 @@ def test_short_features_are_those_of_the_whole_window(options, length):
     # A processor may multiply small matrices in another order than large ones: the last bit differs on some.
     assert np.allclose(whole["input_features"], short["input_features"], rtol=0, atol=1e-6)
     assert np.array_equal(whole["attention_mask"], short["attention_mask"])
+
+
+@pytest.mark.parametrize("kind", [WhisperFeatureExtractor, ShortWhisperFeatureExtractor])
+@pytest.mark.parametrize("options", [{"chunk_length": 300}, {"feature_size": 80, "hop_length": 320, "chunk_length": 6}])
+@pytest.mark.parametrize("length", [1, 160, 399, 400, 401, 16_000, 16_100, 95_999, 96_000, 96_001, 500_000])
+def test_features_padded_to_the_longest_clip_are_those_of_the_whole_window(kind, options, length):
+    extractor = kind(**options)
+    batch = [noise(length), noise(max(1, length // 3), seed=1)]
+    call = {"sampling_rate": 16_000, "return_attention_mask": True, "padding": "max_length", "return_tensors": "np"}
+    whole = extractor(batch, **call)
+    with window_of_batch(extractor, batch):
+        short = extractor(batch, **call)
+    frames, window = short["input_features"].shape[-1], whole["input_features"].shape[-1]
+    assert frames <= min(window, -(-length // extractor.hop_length) + 9)
+    assert np.allclose(whole["input_features"][..., :frames], short["input_features"], rtol=0, atol=1e-6)
+    assert np.array_equal(whole["attention_mask"][:, :frames], short["attention_mask"])
+    assert not whole["attention_mask"][:, frames:].any()
+    # As many frames without sound as the encoders' convolutions, and cutting to multiples of four, look at.
+    assert frames == window or frames - whole["attention_mask"].sum(-1).max() >= 6
+    assert extractor.n_samples == options["chunk_length"] * 16_000
+
+
+def test_the_window_is_restored_after_an_error():
+    extractor = WhisperFeatureExtractor()
+    with pytest.raises(ZeroDivisionError), window_of_batch(extractor, [noise(8000)]):
+        _ = 1 // 0
+    assert extractor.n_samples == 480_000
 
 
 # Encoder
@@ -255,6 +283,111 @@ def test_the_cache_that_grows_in_steps_is_transformers_own():
             ours.batch_select_indices(indices)
             theirs.batch_select_indices(indices)
         assert ours.get_seq_length() == theirs.get_seq_length()
+
+
+def test_the_probability_of_the_chosen_token_is_kept_and_no_logits():
+    logits = torch.tensor([[4.0, 1.0, 2.0, 3.0], [0.0, 5.0, 0.0, 5.5]])
+    for never, best in (((0,), (3, 3)), ((3, 0), (2, 1)), ((), (0, 3))):
+        chooser = _Chooser(never)
+        chosen = chooser(None, logits.clone()).argmax(-1)
+        assert tuple(chosen.tolist()) == best
+        # The softmax is over all tokens, those that are never chosen included.
+        expected = torch.softmax(logits, -1)[torch.arange(2), chosen]
+        (found,) = chooser.probabilities
+        torch.testing.assert_close(found, expected)
+
+
+# Memory
+
+
+def limited(monkeypatch, decoder, name, rows, error):
+    """Let a method of the decoder run out of memory for more than `rows` rows; the sizes that it is called with."""
+    method, sizes = getattr(decoder, name), []
+
+    def work(one, other):
+        sizes.append(len(one))
+        if len(one) > rows:
+            raise error
+        return method(one, other)
+
+    monkeypatch.setattr(decoder, name, work)
+    return sizes
+
+
+OUT_OF_MEMORY = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"),
+    MemoryError("Unable to allocate 5.50 GiB for an array with shape (64, 4800000)"),
+]
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=["accelerator", "host", "numpy"])
+@pytest.mark.parametrize("name", ["read", "continue_"])
+def test_a_batch_that_does_not_fit_is_decoded_in_halves(fast, waveforms, monkeypatch, capfd, name, error):
+    sources, cells = sources_of(waveforms[:9]), [POLICIES[1], POLICIES[-1]]
+    expected = histories(decode(fast, sources, cells, Limits(64)))
+    sizes = limited(monkeypatch, fast.decoder, name, 2, error)
+    monkeypatch.setattr(fast, "_has_split", False)
+    assert histories(decode(fast, sources, cells, Limits(64))) == expected
+    assert max(sizes) > 2
+    (line,) = capfd.readouterr().err.splitlines()  # said once, not for every batch
+    assert "does not fit into memory and is decoded in halves" in line
+
+
+@pytest.mark.parametrize("name", ["read", "continue_"])
+def test_a_single_session_that_does_not_fit_is_one_line(fast, waveforms, monkeypatch, name):
+    limited(monkeypatch, fast.decoder, name, 0, OUT_OF_MEMORY[0])
+    with pytest.raises(ModelError, match=r"^A single session does not fit into memory\. Take a larger accelerator"):
+        decode(fast, sources_of(waveforms[:3]), [POLICIES[0]], Limits(64))
+
+
+@pytest.mark.parametrize("name", ["read", "continue_"])
+def test_other_errors_are_not_taken_for_a_lack_of_memory(fast, waveforms, monkeypatch, name):
+    sizes = limited(monkeypatch, fast.decoder, name, 0, RuntimeError("CUDA error: device-side assert triggered"))
+    with pytest.raises(RuntimeError, match="device-side assert"):
+        decode(fast, sources_of(waveforms[:3]), [POLICIES[-1]], Limits(64))
+    assert sizes == [3] or sizes == [1]
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=["accelerator", "host", "numpy"])
+def test_scores_that_do_not_fit_are_one_line_and_no_other_batches(fast, waveforms, monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(fast, "_forward", fail)
+    clips = waveforms[:3]
+    rendered = [fast.render(ASK, clip, "Der Hund schläft.") for clip in clips]
+    with pytest.raises(ModelError, match=r"^A batch of 3 clips with up to \d+ tokens does not fit.*simulsa_batch_size"):
+        fast.score(rendered, clips)
+    with pytest.raises(ModelError, match=r"^A batch of 1 clips .* Take a larger accelerator"):
+        fast.score(rendered[:1], clips[:1])
+
+
+def test_what_collating_and_encoding_extract_is_as_long_as_the_longest_clip(fast, monkeypatch):
+    # 300 s, as Qwen-Omni's extractor: 64 clips of 3 s would take 5.5 GB.
+    monkeypatch.setattr(fast.processor.feature_extractor, "n_samples", 300 * 16_000)
+    clips = [noise(8000), noise(48_000, seed=1)]
+    prompts = [list(fast.render_prompt(ASK, clip)) for clip in clips]
+    widths, extract = [], ShortWhisperFeatureExtractor._torch_extract_fbank_features
+
+    def noting(self, waveform, *options):
+        widths.append(waveform.shape[-1])
+        return extract(self, waveform, *options)
+
+    monkeypatch.setattr(ShortWhisperFeatureExtractor, "_torch_extract_fbank_features", noting)
+    fast._adapter.embed(clips)
+    batch = fast._collate(prompts, clips, padding_side="right")
+    assert batch["input_features"].shape[-1] <= 150 + 6  # the packaged model's frames are 320 samples apart
+    assert max(widths) <= 48_000 + 9 * 320
+
+
+def test_the_encoders_bytes_are_those_on_paper(fast):
+    # One layer of the packaged encoder in fp32: 3 s are 150 frames of 320 samples, 75 positions, and 4 more.
+    config = fast.model.audio_tower.config
+    positions = 79
+    layer = positions * (8 * config.d_model + 2 * config.encoder_ffn_dim) * 4 + positions**2 * 4
+    assert fast.bytes_to_read([48_000]) == layer
+    assert fast.bytes_to_read([48_000, 8000, 100]) == 3 * layer  # rows are padded to the longest
 
 
 # Sessions
