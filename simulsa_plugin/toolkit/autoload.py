@@ -26,6 +26,7 @@ EXTENDED_MODULES = frozenset({
     "llamafactory.data.loader",
     "llamafactory.data.mm_plugin",
     "llamafactory.data.parser",
+    "llamafactory.data.processor.supervised",
     "llamafactory.model.loader",
     "llamafactory.train.sft.workflow",
     "llamafactory.train.dpo.workflow",

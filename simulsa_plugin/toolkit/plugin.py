@@ -66,9 +66,21 @@ def _extend_converters(converter: ModuleType) -> None:
 
 
 def _extend_loader(loader: ModuleType) -> None:
+    from simulsa_plugin.toolkit import training_data
     from simulsa_plugin.toolkit.label_loading import deciding
 
     _wrap(loader, "_load_single_dataset", deciding)
+    _wrap(loader, "_load_single_dataset", training_data.counting)
+    _wrap(loader, "_get_merged_dataset", training_data.saying_share)
+    _wrap(loader, "get_dataset", training_data.knowing_tokenized)
+
+
+def _extend_processor(supervised: ModuleType) -> None:
+    from simulsa_plugin.toolkit.cutoff import counting_cut_rows, keeping_audio
+
+    _wrap(supervised, "SupervisedDatasetProcessor", keeping_audio)  # the packed one inherits it
+    for name in ("SupervisedDatasetProcessor", "PackedSupervisedDatasetProcessor"):
+        _wrap(supervised, name, counting_cut_rows)
 
 
 def _extend_deepspeed(deepspeed_comm: ModuleType) -> None:
@@ -137,6 +149,7 @@ _EXTENSIONS: dict[str, Callable[[ModuleType], None]] = {
     "llamafactory.data.collator": _extend_collator,
     "llamafactory.data.converter": _extend_converters,
     "llamafactory.data.loader": _extend_loader,
+    "llamafactory.data.processor.supervised": _extend_processor,
     "llamafactory.data.parser": _extend_dataset_entries,
     "llamafactory.data.mm_plugin": _extend_mm_plugin,
     "llamafactory.model.loader": _extend_model_loader,

@@ -23,10 +23,11 @@ def test_the_papers_recipe_trains_two_steps_under_deepspeed(llamafactory_cli, pr
         CUDA_VISIBLE_DEVICES="",
     )
     assert result.returncode == 0, result.stderr[-4000:]
-    active, torchrun, bf16 = own_lines(result)
+    active, torchrun, bf16, data = own_lines(result)
     assert "is active" in active
     assert "FORCE_TORCHRUN=1 NPROC_PER_NODE=1 DS_ACCELERATOR=cpu" in torchrun
     assert "bf16" in bf16
+    assert data == f"training data: 16 rows of {OFFLINE_NAME} and 2 of {OFFLINE_NAME}_simulsa (12.5 %)."
     saved = project_folder / "saves" / "qwen2audio_simulsa"
     assert json.loads((saved / "trainer_state.json").read_text())["global_step"] == 2
     adapter = json.loads((saved / "adapter_config.json").read_text())
@@ -68,3 +69,24 @@ def test_the_web_uis_training_finds_the_plugin_as_well(llamafactory_cli, project
     assert result.returncode == 0, result.stderr[-4000:]
     assert "is active" in own_lines(result)[0]
     assert (log / "running_log.txt").is_file()  # what the web UI reads
+
+
+def test_what_max_samples_leaves_of_the_share_is_said_at_the_start(llamafactory_cli):
+    result = llamafactory_cli("train", "recipes/demo_simulsa.yaml", "max_steps=1", "per_device_train_batch_size=2",
+                              "max_samples=2", "preprocessing_num_workers=1")
+    assert result.returncode == 0, result.stderr[-4000:]
+    name = OFFLINE_NAME
+    assert own_lines(result)[-2:] == [
+        f"training data: 2 rows of {name} and 2 of {name}_simulsa (100 %).",
+        f"WARNING: max_samples: 2: training gets 2 of 16 rows of {name} and 2 of 2 rows of {name}_simulsa: 100 % as "
+        "many partial samples as offline rows, not 12.5 %. Leave max_samples out; to train on less, augment a smaller "
+        "dataset."]
+
+
+@pytest.mark.parametrize("packing", ["false", "true"])
+def test_a_cutoff_inside_the_audio_stops_before_the_training(llamafactory_cli, packing):
+    result = llamafactory_cli("train", "recipes/demo_simulsa.yaml", "max_steps=1", "cutoff_len=12",
+                              f"packing={packing}", "preprocessing_num_workers=1")
+    assert result.returncode == 1
+    assert "cuts audio tokens off 18 of the 18 rows tokenized together" in result.stderr
+    assert "set cutoff_len to that or more" in result.stderr
