@@ -13,9 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from simulsa_plugin.errors import AudioError
+from simulsa_plugin.resampling import resample
 
 SAMPLE_RATE = 16_000  # what LLaMA-Factory's audio processors take, and what clips are written in
 MAX_DURATION_SECONDS = 6 * 3600.0  # a header that claims more is broken or hostile
+MAX_SAMPLE_RATE = 768_000  # likewise; a resampling filter grows with the rate
 Waveform = npt.NDArray[np.float32]
 
 
@@ -41,7 +43,7 @@ def read_mono(path: str | Path | IO[bytes], sample_rate: int = SAMPLE_RATE) -> W
     """Read a whole file as mono float32 at `sample_rate`.
 
     libsndfile reads wav, flac, mp3, ogg and opus; PyAV, which ships its own FFmpeg, reads the rest (m4a, webm …).
-    Channels are averaged; soxr HQ resamples.
+    Channels are averaged and the whole is resampled as in LLaMA-Factory, so that training hears the same samples.
 
     Returns:
         waveform (num_samples,), full scale ±1.
@@ -53,6 +55,7 @@ def read_mono(path: str | Path | IO[bytes], sample_rate: int = SAMPLE_RATE) -> W
     waveform = average_channels(samples)
     if not np.isfinite(waveform).all():
         raise AudioError("broken", f"{_name(path)}: holds NaN or infinite samples.")
+    check_rate(native_rate, path)
     return resample(waveform, native_rate, sample_rate)
 
 
@@ -64,15 +67,6 @@ def average_channels(samples: npt.NDArray[np.float32]) -> Waveform:
     """
     mono: Waveform = samples.mean(axis=1, dtype=np.float32) if samples.shape[1] > 1 else samples[:, 0]
     return mono
-
-
-def resample(waveform: Waveform, from_rate: int, to_rate: int) -> Waveform:
-    """Resample (num_samples,) with soxr HQ; the same rate gives the same array."""
-    if from_rate == to_rate:
-        return np.ascontiguousarray(waveform, dtype=np.float32)
-    import soxr
-
-    return np.ascontiguousarray(soxr.resample(waveform, from_rate, to_rate, quality="HQ"), dtype=np.float32)
 
 
 def to_pcm16(waveform: Waveform) -> npt.NDArray[np.int16]:
@@ -204,6 +198,12 @@ def check_length(seconds: float, path: str | Path | IO[bytes]) -> None:
     """Raise AudioError `too_long` for what is broken or hostile."""
     if not 0 <= seconds <= MAX_DURATION_SECONDS:
         raise AudioError("too_long", f"{_name(path)}: {seconds:.0f} s; allowed: up to {MAX_DURATION_SECONDS:.0f} s.")
+
+
+def check_rate(rate: int, path: str | Path | IO[bytes]) -> None:
+    """Raise AudioError `broken` for a sample rate that no recording has."""
+    if rate > MAX_SAMPLE_RATE:
+        raise AudioError("broken", f"{_name(path)}: {rate} Hz; allowed: up to {MAX_SAMPLE_RATE} Hz.")
 
 
 def _name(path: str | Path | IO[bytes]) -> str:

@@ -18,11 +18,12 @@ from simulsa_plugin.audio import (
     average_channels,
     check_file,
     check_length,
+    check_rate,
     open_with_av,
-    resample,
     seconds_to_samples,
 )
 from simulsa_plugin.errors import AudioError
+from simulsa_plugin.resampling import resample
 
 OVERSHOOT_SECONDS = 0.5  # a segment may end so much after its recording, as in Kaldi's extract-segments
 # Subtypes of libsndfile in which a sample stands for itself, also after a jump; FLAC's are PCM.
@@ -89,6 +90,7 @@ def read_parts(
     """
     check_file(path)
     with _open(path) as reader:
+        check_rate(reader.rate, path)
         for index in sorted(range(len(spans)), key=lambda number: spans[number].start_seconds):
             try:
                 yield index, _read_part(reader, spans[index], sample_rate)
@@ -143,10 +145,7 @@ def _read_part(reader: _Reader, span: Span, sample_rate: int) -> Waveform:
     waveform = _mono(samples, span.channel)
     if not np.isfinite(waveform).all():
         raise AudioError("broken", f"The part from {begin} s to {end} s holds NaN or infinite samples.")
-    waveform = resample(waveform, reader.rate, sample_rate)
-    if not len(waveform):
-        raise AudioError("no_duration", f"The part from {begin} s to {end} s holds no samples at {sample_rate} Hz.")
-    return waveform
+    return resample(waveform, reader.rate, sample_rate)
 
 
 def _mono(samples: Waveform, channel: int | None) -> Waveform:

@@ -14,7 +14,8 @@ import av
 import numpy as np
 import pytest
 import soundfile
-import soxr
+import torch
+import torchaudio
 
 from simulsa_plugin import audio, recordings
 from simulsa_plugin.errors import AudioError
@@ -79,7 +80,12 @@ def nearest(seconds, rate):
 
 
 def at_16_khz(samples, rate):
-    return samples if rate == 16_000 else soxr.resample(samples, rate, 16_000, quality="HQ")
+    return torchaudio.functional.resample(torch.from_numpy(samples), rate, 16_000).numpy()
+
+
+def assert_same_sound(found, expected, native_rate):
+    """To the last bit at 16 kHz; what is resampled sums in another order than torchaudio."""
+    np.testing.assert_allclose(found, expected, rtol=0, atol=0 if native_rate == 16_000 else 1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +123,7 @@ def test_a_part_is_the_slice_of_the_whole_recording(recording, suffix, subtype, 
         samples = whole[nearest(start, native) : len(whole) if end is None else nearest(end, native)]
         expected = at_16_khz(samples.mean(axis=1, dtype=np.float32), native)
         assert part.dtype == np.float32
-        np.testing.assert_array_equal(part, expected, err_msg=f"{start}–{end}")
+        assert_same_sound(part, expected, native)
 
 
 @pytest.mark.parametrize("container", ["WAV", "WAVEX", "W64", "RF64", "AIFF", "AU", "CAF", "FLAC", "NIST", "VOC"])
@@ -230,7 +236,7 @@ def test_stereo_m4a_is_averaged_by_read_mono_too(recording, rate):
     # A centred signal must not come out 3 dB louder, as in FFmpeg's own downmix.
     path = recording("m4a", "aac", rate, 2)
     whole, _ = decoded(path)
-    np.testing.assert_array_equal(audio.read_mono(path), at_16_khz(whole.mean(axis=1, dtype=np.float32), rate))
+    assert_same_sound(audio.read_mono(path), at_16_khz(whole.mean(axis=1, dtype=np.float32), rate), rate)
 
 
 def test_more_than_two_channels_are_averaged(tmp_path):
@@ -265,11 +271,10 @@ def test_parts_without_samples_are_told_apart_from_the_others(recording, suffix,
     assert len(parts[4]) == 1600
 
 
-def test_a_part_too_short_for_a_single_sample_at_16_khz_is_none(tmp_path):
+def test_a_part_of_a_single_sample_is_one_at_16_khz_as_well(tmp_path):
     soundfile.write(tmp_path / "a.wav", signal(48_000, 1, 1.0), 48_000)
     parts = parts_of(tmp_path / "a.wav", [Span(0.5, 0.5 + 1 / 48_000), Span(0.5, 0.6)])
-    assert parts[0] == "no_duration"
-    assert len(parts[1]) == 1600
+    assert [len(part) for part in parts] == [1, 1600]  # torchaudio rounds lengths up
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

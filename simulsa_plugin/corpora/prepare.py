@@ -184,7 +184,7 @@ def _make(
     ]
     write_jsonl(layout.dropped, dropped)
     write_jsonl(layout.rows, (_row(utterance, audio, prompt) for utterance, audio in usable))
-    manifest = {**work, "versions": versions("simulsa-plugin", "soundfile", "soxr", "av")}
+    manifest = {**work, "versions": versions("simulsa-plugin", "soundfile", "scipy", "av")}
     manifest |= _counts(listing, [audio for _, audio in usable], Counter(row["reason"] for row in dropped))
     write_json(layout.manifest, manifest)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from simulsa_plugin.audio import SAMPLE_RATE, Waveform, from_pcm16, resample
+from simulsa_plugin.audio import SAMPLE_RATE, Waveform, from_pcm16
 from simulsa_plugin.errors import SimulsaError
 
 VOICES = ("en-us", "en-gb-x-rp", "en-gb-scotland", "en-029")
@@ -105,8 +105,11 @@ class Synthesizer:
         self._library.espeak_Synth(encoded, len(encoded) + 1, 0, 1, 0, _UTF8, None, None)
         if not self._blocks:
             raise SimulsaError(f"espeak-ng made no sound for {text!r}.")
+        import soxr  # not the plugin's resampling: the demo's audio, and all that was measured on it, stays as it is
+
         waveform = from_pcm16(np.concatenate(self._blocks))
-        return self._trimmed(resample(waveform, self._native_rate, SAMPLE_RATE), words)
+        at_16_khz = soxr.resample(waveform, self._native_rate, SAMPLE_RATE, quality="HQ")
+        return self._trimmed(np.ascontiguousarray(at_16_khz, dtype=np.float32), words)
 
     def _trimmed(self, waveform: Waveform, words: Sequence[str]) -> Speech:
         """Cut the silence at both ends; a word ends where the next one with an onset begins."""
