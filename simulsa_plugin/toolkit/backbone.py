@@ -27,7 +27,7 @@ from simulsa_plugin.toolkit.audio_encoder import adapter_for
 from simulsa_plugin.toolkit.features import shorten_extraction
 from simulsa_plugin.toolkit.notices import notify
 from simulsa_plugin.toolkit.out_of_memory import in_halves, is_out_of_memory
-from simulsa_plugin.toolkit.output_layer import check_logits, output_width
+from simulsa_plugin.toolkit.output_layer import check_logits, fp32_product, output_width
 from simulsa_plugin.toolkit.placement import (
     CACHE_BYTES,
     WAY_OUT,
@@ -144,7 +144,7 @@ class Backbone(TemplateRenderer):
         """Logits (batch, positions from `first`, V); the output layer skips earlier positions where the model can."""
         width = batch["input_ids"].shape[1]
         logits: torch.Tensor
-        with self._short_window(batch):
+        with self._short_window(batch), fp32_product(self.model.get_output_embeddings()):
             if "logits_to_keep" in self._forward_parameters:
                 logits = self.model(**batch, use_cache=False, logits_to_keep=width - first).logits
             else:

@@ -11,6 +11,7 @@ import torch
 
 from simulsa_plugin.audio import Waveform
 from simulsa_plugin.model import Continuation, Request
+from simulsa_plugin.toolkit.output_layer import fp32_product
 from simulsa_plugin.toolkit.shared_prompt import bytes_per_token
 from simulsa_plugin.toolkit.special_tokens import SpecialTokens
 
@@ -68,7 +69,8 @@ class PlainDecoder:
             do_sample=False, num_beams=1, max_new_tokens=limit, eos_token_id=sorted(self.special.stop),
             pad_token_id=self.special.pad,
         )  # fmt: skip
-        with self._without_generation_defaults(), self._short_window(batch):
+        in_fp32 = fp32_product(self._model.get_output_embeddings())
+        with self._without_generation_defaults(), self._short_window(batch), in_fp32:
             generated = self._model.generate(
                 **batch, generation_config=greedy, logits_processor=LogitsProcessorList([chooser])
             )

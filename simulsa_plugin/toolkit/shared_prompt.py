@@ -20,6 +20,7 @@ from simulsa_plugin.errors import ModelError
 from simulsa_plugin.model import Continuation, Request
 from simulsa_plugin.toolkit.audio_encoder import AudioAdapter
 from simulsa_plugin.toolkit.placement import execution_device
+from simulsa_plugin.toolkit.output_layer import fp32_product
 from simulsa_plugin.toolkit.special_tokens import SpecialTokens
 
 LOGITS_AT_ONCE = 512  # positions; a row of logits is as wide as the vocabulary
@@ -97,7 +98,8 @@ class SharedPromptDecoder:
     def choose(self, hidden: torch.Tensor) -> Iterator[tuple[int, float]]:
         """(most probable token, its probability) at each of (positions, width)."""
         for part in torch.split(hidden, LOGITS_AT_ONCE):
-            logits = self._head(part).float()
+            with fp32_product(self._head):
+                logits = self._head(part).float()
             total = logits.logsumexp(-1)
             logits[:, list(self.special.never)] = -torch.inf
             best, token = logits.max(-1)
