@@ -12,7 +12,10 @@ from simulsa_plugin.augment.settings import EXTRA_SCORES, AugmentSettings
 from simulsa_plugin.errors import UsageError
 
 PERCENT_OF_UNIFORM = 100.0  # τ = 100 / V: a hundred times what a uniform guess would give
-TOLERANCE = 1e-4  # by which a log-probability may differ between batch settings and devices (fp32)
+TOLERANCE = 1e-4  # by which a log-probability may differ between batch settings and devices, in fp32
+# In half precision it depends on what else is in a batch. tests/bench/bench_precision.py found differences of up to
+# 0.04 in bf16, and fp16 has three bits more; deeper models than the packaged one add up more.
+TOLERANCES = {"float32": TOLERANCE, "bfloat16": 0.25, "float16": 0.25 / 8}
 
 
 @dataclass(frozen=True)
@@ -22,8 +25,8 @@ class Decision:
     Attributes:
         accepted_tokens: how many of its tokens.
         partial: their text.
-        close: whether the rule looked at a value within `TOLERANCE` of its bound, so that another device may accept
-            other tokens; None where the row cannot tell.
+        close: whether the rule looked at a value within the tolerance of its bound, so that another device or batch
+            may accept other tokens; None where the row cannot tell.
     """
 
     accepted_tokens: int
@@ -40,13 +43,28 @@ def default_threshold(output_width: int) -> float:
     return min(1.0, PERCENT_OF_UNIFORM / output_width)
 
 
-def decide(scores: Mapping[str, Any], settings: AugmentSettings, output_width: int | None) -> Decision:
+def tolerance_of(model: Mapping[str, Any] | None) -> float:
+    """Return by how much a log-probability may differ between batches, in the number format of a model's weights.
+
+    Args:
+        model: of `AudioLanguageModel.describe`, or of a manifest; None where it is not known.
+
+    >>> tolerance_of({"dtype": "bfloat16"}), tolerance_of(None)
+    (0.25, 0.0001)
+    """
+    return TOLERANCES.get((model or {}).get("dtype", ""), TOLERANCE)
+
+
+def decide(
+    scores: Mapping[str, Any], settings: AugmentSettings, output_width: int | None, tolerance: float = TOLERANCE
+) -> Decision:
     """Apply the chosen rule, then step back to a character (or word) boundary.
 
     Args:
         scores: a row of scores.jsonl.
         settings: rule, its parameters, boundary.
         output_width: V, for the default τ and floor; None where it is not known.
+        tolerance: of log-probabilities, to tell close decisions; of `tolerance_of`.
 
     Raises:
         UsageError: the rule needs a field that was not computed, and the option that computes it is named; or V.
@@ -54,18 +72,18 @@ def decide(scores: Mapping[str, Any], settings: AugmentSettings, output_width: i
     if settings.acceptance == "greedy":
         count = accept_greedy(scores["token_ids"], _field(scores, "greedy", settings))
         margins = scores.get("margins")
-        close = None if margins is None else _close(margins, 0.0, 2 * TOLERANCE, count)
+        close = None if margins is None else _close(margins, 0.0, 2 * tolerance, count)
     elif settings.acceptance == "ratio":
         ratios = _log_ratios(scores, settings, output_width)
         bound = math.log(settings.ratio_threshold)
         count = _accept_while(ratios, bound)
-        close = _close(ratios, bound, 2 * TOLERANCE, count)
+        close = _close(ratios, bound, 2 * tolerance, count)
     else:
         field = "logprobs" if settings.acceptance == "threshold" else "logprobs_lookback"
         logprobs = _logprobs(scores, field, settings)
         threshold = _default(settings.threshold, output_width, "simulsa_threshold")
         count = accept_threshold(logprobs, threshold)
-        close = _close(logprobs, math.log(threshold), TOLERANCE, count)
+        close = _close(logprobs, math.log(threshold), tolerance, count)
     accepted, partial = clip_to_boundary(count, scores["char_ends"], scores["reference"], settings.boundary)
     return Decision(accepted, partial, close)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from simulsa_plugin.augment.acceptance import TOLERANCE, decide
+from simulsa_plugin.augment.acceptance import decide, tolerance_of
 from simulsa_plugin.augment.clips import Chooser, Cut
 from simulsa_plugin.augment.layout import LOGPROB_FIELDS, Layout
 from simulsa_plugin.augment.registration import SourceDataset
@@ -26,10 +26,10 @@ def audit(
     """Score the first `samples` of a finished run again, each alone, and write audit.json.
 
     Returns:
-        `samples`, `tokens`, `largest_difference` of a log-probability with its `id` and `token`, `tolerance`, and
-        `decisions_changed`, the ids that would be decided otherwise.
+        `samples`, `tokens`, `largest_difference` of a log-probability with its `id` and `token`, the `tolerance` of the
+        model's `dtype`, and `decisions_changed`, the ids that would be decided otherwise.
     """
-    layout = Layout(out.absolute(), dataset.name)
+    layout, described = Layout(out.absolute(), dataset.name), model.describe()
     with holding(layout, None):
         chooser = Chooser(dataset, model, settings, layout, write_clips=False)
         cuts = (outcome for outcome in chooser.outcomes() if isinstance(outcome, Cut))
@@ -37,7 +37,8 @@ def audit(
         found: dict[str, Any] = {
             "samples": 0,
             "tokens": 0,
-            "tolerance": TOLERANCE,
+            "tolerance": tolerance_of(described),
+            "dtype": described.get("dtype"),
             "largest_difference": 0.0,
             "id": None,
             "token": None,
@@ -59,10 +60,12 @@ def audit(
 def audit_line(found: Mapping[str, Any]) -> str:
     """The audit in a line."""
     where = f" ({found['id']}, token {found['token']})" if found["id"] else ""
+    in_dtype = f" ({found['dtype']})" if found["dtype"] else ""
     verdict = "within" if found["largest_difference"] <= found["tolerance"] else "NOT within"
     return (
         f"audit: {found['samples']} samples, {found['tokens']} tokens scored one by one: largest difference of a "
-        f"log-probability {found['largest_difference']:.2g}{where}, {verdict} {found['tolerance']:g}; "
+        f"log-probability {found['largest_difference']:.2g}{where}, {verdict} {found['tolerance']:g}"
+        f"{in_dtype}; "
         f"{len(found['decisions_changed'])} decided otherwise"
     )
 

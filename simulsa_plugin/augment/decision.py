@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from simulsa_plugin.augment.acceptance import Decision, decide
+from simulsa_plugin.augment.acceptance import TOLERANCE, Decision, decide
 from simulsa_plugin.augment.commitment import Commitment, Truth, compare_partials
 from simulsa_plugin.augment.layout import Layout
 from simulsa_plugin.augment.selection import parse_sample_id
@@ -28,11 +28,13 @@ class Decider:
         settings: rule, boundary, whether empty partials are kept.
         output_width: V; None where it is not known and no default needs it.
         truth: of the corpus, where it is known.
+        tolerance: of log-probabilities, within which decisions are counted as close.
     """
 
     settings: AugmentSettings
     output_width: int | None
     truth: Truth | None = None
+    tolerance: float = TOLERANCE
 
     def write(self, rows: Iterable[dict[str, Any]], layout: Layout) -> Tally:
         """Write decided scores, training rows, re-tokenized partials and, with a truth, commitments.
@@ -51,7 +53,7 @@ class Decider:
             )
             committed = stack.enter_context(_writing(layout.commitment)) if self.truth else _nowhere
             for row in rows:
-                decision = decide(row, self.settings, self.output_width)
+                decision = decide(row, self.settings, self.output_width, self.tolerance)
                 decided = {**row, "accepted_tokens": decision.accepted_tokens, "partial": decision.partial}
                 scores(decided)
                 kept = bool(decision.partial) or self.settings.keep_empty

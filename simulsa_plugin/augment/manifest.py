@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from simulsa_plugin.augment.acceptance import default_threshold
+from simulsa_plugin.augment.acceptance import default_threshold, tolerance_of
 from simulsa_plugin.augment.layout import Layout
 from simulsa_plugin.augment.registration import SourceDataset
 from simulsa_plugin.augment.settings import DECIDING_KEYS, AugmentSettings
@@ -101,6 +101,7 @@ def make_manifest(work: Mapping[str, Any], tally: Tally, wanted: int, skipped: M
         "by_cut_seconds": tally.by_cut_seconds(),
         "commitment": tally.commitment.summary() if tally.commitment.known else None,
         "threshold": _threshold(work),
+        "tolerance": tolerance_of(work["model"]),
     }
     return manifest | {"signature": signature(manifest)}
 

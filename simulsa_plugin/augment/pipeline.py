@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from simulsa_plugin.augment.acceptance import tolerance_of
 from simulsa_plugin.augment.clips import Chooser
 from simulsa_plugin.augment.commitment import Truth
 from simulsa_plugin.augment.decision import Decider
@@ -53,7 +54,7 @@ def augment(
         check_same_work(layout, work)
         cuts, skipped = Chooser(dataset, model, settings, layout).choose()
         score_cuts(cuts, model, settings, layout)
-        decider = Decider(settings, model.output_width, truth)
+        decider = Decider(settings, model.output_width, truth, tolerance_of(work["model"]))
         tally = decider.write(scored_rows(cuts, settings, layout), layout)
         register(dataset, entry, layout)
         remove_shards(layout)

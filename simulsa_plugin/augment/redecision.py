@@ -13,6 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from simulsa_plugin.augment.acceptance import tolerance_of
 from simulsa_plugin.augment.commitment import Truth
 from simulsa_plugin.augment.decision import Decider
 from simulsa_plugin.augment.layout import Layout
@@ -59,7 +60,8 @@ def decide_again(scores: Path, keys: Mapping[str, Any], out: Path, find_truth: F
         work = _work(source, settings, keys, in_place=in_place)
         with _begun(layout, work, in_place=in_place):
             rows = islice(source.rows(layout, portable=settings.portable), wanted)
-            decider = Decider(settings, source.manifest.get("output_width"), _truth(source, find_truth))
+            width, truth = source.manifest.get("output_width"), _truth(source, find_truth)
+            decider = Decider(settings, width, truth, tolerance_of(work["model"]))
             tally = decider.write(
                 tqdm(_noticing_missing_clips(rows, layout), desc="decide", unit="row", disable=None), layout
             )

@@ -30,7 +30,7 @@ def summary_lines(manifest: Mapping[str, Any]) -> list[str]:
         f"{_percent(_accepted_share(counts))} of the reference tokens accepted)",
         *(f"  {line}" for line in align([["heard", "samples", "empty", "accepted"], *_share_rows(manifest)])),
         f"  skipped: {_reasons(manifest['skipped'])}",
-        f"  {_checks(counts)}",
+        f"  {_checks(manifest)}",
     ]
     if manifest["commitment"]:
         lines.append(f"  {_commitment(manifest['commitment'])}")
@@ -62,7 +62,7 @@ def write_report(manifest: Mapping[str, Any], examples: Sequence[Mapping[str, An
         _cut_table(manifest["by_cut_seconds"]),
         "<h2>Skipped</h2>",
         _table(["reason", "rows"], [[escape(key), str(value)] for key, value in manifest["skipped"].items()]),
-        _paragraph(_checks(counts)),
+        _paragraph(_checks(manifest)),
     ]
     if manifest["commitment"]:
         parts += ["<h2>Against the true partial translations</h2>", _paragraph(_commitment(manifest["commitment"]))]
@@ -100,10 +100,12 @@ def _accepted_share(counts: Mapping[str, Any]) -> float | None:
     return counts["accepted_tokens"] / counts["tokens"] if counts["tokens"] else None
 
 
-def _checks(counts: Mapping[str, Any]) -> str:
+def _checks(manifest: Mapping[str, Any]) -> str:
+    counts, dtype = manifest["counts"], (manifest["model"] or {}).get("dtype")
     return (
         f"tokenized otherwise in training: {_known(counts['retokenized'])}; "
-        f"within 1e-4 of the threshold: {_known(counts['close_to_threshold'])}"
+        f"within {manifest['tolerance']:g} of the threshold"
+        f"{f' ({dtype})' if dtype else ''}: {_known(counts['close_to_threshold'])}"
     )
 
 

@@ -38,7 +38,7 @@ class Tally:
         tokens: of all references.
         accepted_tokens: of them, accepted.
         retokenized: partials whose text training tokenizes otherwise; None where a row cannot tell.
-        close_to_threshold: decisions that a difference within 1e-4 could change; None where a row cannot tell.
+        close_to_threshold: decisions that a difference within the tolerance could change; None where a row cannot tell.
         bins: by share of the utterance that is heard.
         cut_bins: samples by length of the cut, in steps of 500 ms.
         commitment: against the true partials.

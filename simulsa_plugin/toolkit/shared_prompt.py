@@ -19,8 +19,8 @@ from simulsa_plugin.audio import Waveform
 from simulsa_plugin.errors import ModelError
 from simulsa_plugin.model import Continuation, Request
 from simulsa_plugin.toolkit.audio_encoder import AudioAdapter
-from simulsa_plugin.toolkit.placement import execution_device
 from simulsa_plugin.toolkit.output_layer import fp32_product
+from simulsa_plugin.toolkit.placement import execution_device
 from simulsa_plugin.toolkit.special_tokens import SpecialTokens
 
 LOGITS_AT_ONCE = 512  # positions; a row of logits is as wide as the vocabulary

@@ -70,6 +70,21 @@ def test_the_largest_difference_is_found_where_it_was_planted(toy, tmp_path):
     )
 
 
+@pytest.mark.parametrize(("dtype", "verdict"), [("bfloat16", "within 0.25"), ("float16", "NOT within 0.03125")])
+def test_half_precision_has_a_tolerance_of_its_own(toy, tmp_path, dtype, verdict):
+    class Half(Planted):
+        errors: ClassVar = {3: (2, -0.2)}
+
+        def describe(self):
+            return {**super().describe(), "dtype": dtype}
+
+    settings = replace(SETTINGS, samples=10)
+    augment(toy, Half(), settings, tmp_path)
+    found = audit(toy, Half(), settings, tmp_path, 10)
+    assert found["dtype"] == dtype
+    assert f"a log-probability 0.2 (toy-00000003-0, token 2), {verdict} ({dtype}); 0 decided" in audit_line(found)
+
+
 def test_the_first_samples_are_scored_one_by_one_and_no_others(toy, tmp_path):
     order = list(walk("toy", 10, 42))
     first = order.index(3) + 1
@@ -150,4 +165,4 @@ def test_the_packaged_checkpoint_is_within_the_tolerance(tmp_path, capsys):
     assert 0 < found["largest_difference"] <= found["tolerance"] == 1e-4
     assert (found["samples"], found["decisions_changed"]) == (12, [])
     assert line.strip() == audit_line(found)
-    assert "within 0.0001; 0 decided otherwise" in line
+    assert "within 0.0001 (float32); 0 decided otherwise" in line

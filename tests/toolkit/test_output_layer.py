@@ -16,9 +16,10 @@ from torch import nn
 from simulsa_plugin.commands import augment
 from simulsa_plugin.errors import ModelError
 from simulsa_plugin.model import Prompt
+from simulsa_plugin.toolkit import output_layer
 from simulsa_plugin.toolkit.arguments import inference_arguments
 from simulsa_plugin.toolkit.backbone import load_backbone
-from simulsa_plugin.toolkit.output_layer import check_logits, output_width
+from simulsa_plugin.toolkit.output_layer import check_logits, fp32_product, output_width
 
 ASK = "<audio>Translate the English speech into German."
 V, HIDDEN = 320, 128
@@ -146,3 +147,68 @@ def load_tokenizer(folder):
     import transformers
 
     return transformers.AutoTokenizer.from_pretrained(folder)
+
+
+# The product in fp32
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("bias", [True, False])
+def test_logits_of_half_precision_are_the_product_in_fp32(dtype, bias, monkeypatch):
+    monkeypatch.setattr(output_layer, "ROWS_AT_ONCE", 100)  # the weight is converted in parts: 320 rows
+    layer, hidden = nn.Linear(HIDDEN, V, bias=bias).to(dtype), 9 * torch.randn(2, 3, HIDDEN).to(dtype)
+    expected = nn.functional.linear(hidden.double(), layer.weight.double(), layer.bias.double() if bias else None)
+    with fp32_product(layer):
+        found = layer(hidden)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected.float(), atol=1e-4, rtol=1e-5)
+    rounded = layer(hidden)  # as it was
+    assert rounded.dtype == dtype
+    assert float((rounded.double() - expected).abs().max()) > 100 * float((found.double() - expected).abs().max())
+
+
+@torch.inference_mode()
+def test_autocast_does_not_round_the_product():
+    layer, hidden = nn.Linear(HIDDEN, V), torch.randn(3, HIDDEN)
+    expected = layer(hidden)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        with fp32_product(layer):
+            torch.testing.assert_close(layer(hidden), expected)
+        assert layer(hidden).dtype == torch.bfloat16
+
+
+def test_the_layer_is_as_it_was_after_an_error():
+    layer = nn.Linear(HIDDEN, V).to(torch.bfloat16)
+    with pytest.raises(ZeroDivisionError), fp32_product(layer):
+        _ = 1 // 0
+    assert "forward" not in vars(layer)
+
+
+@pytest.mark.parametrize("layer", [nn.Linear(HIDDEN, V), nn.Linear(HIDDEN, V, device="meta", dtype=torch.bfloat16),
+                                   _Packed()], ids=["fp32", "elsewhere", "quantized"])
+def test_other_layers_keep_their_own_product(layer):
+    with fp32_product(layer):
+        assert "forward" not in vars(layer)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("template", ["qwen2_audio", "gemma3n"])
+def test_scores_and_decoding_use_it(template, tmp_path):
+    from simulsa_plugin.model import Request
+
+    recipe = {"model_name_or_path": str(tiny_models.write_checkpoint(template, tmp_path)), "template": template}
+    backbone = load_backbone(inference_arguments(recipe))
+    backbone.model.to(torch.bfloat16)
+    waveform = np.random.default_rng(0).uniform(-0.3, 0.3, 32_000).astype(np.float32)
+    rendered = backbone.render(Prompt(({"role": "user", "content": ASK},)), waveform, "Das Kind spielt im Garten.")
+    dtypes = []
+    layer = backbone.model.get_output_embeddings()
+    handle = layer.register_forward_hook(lambda _, __, logits: dtypes.append(logits.dtype))
+    try:
+        backbone.score([rendered], [waveform])
+        backbone.continue_(backbone.read([rendered.prompt_ids], [waveform]), [Request(max_new_tokens=2)])
+    finally:
+        handle.remove()
+    assert set(dtypes) == {torch.float32}
+    assert len(dtypes) > 1
