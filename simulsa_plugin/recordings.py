@@ -14,12 +14,13 @@ import numpy as np
 from simulsa_plugin.audio import (
     MAX_DURATION_SECONDS,
     SAMPLE_RATE,
+    NotForLibsndfile,
     Waveform,
     average_channels,
     check_file,
-    check_length,
     check_rate,
     open_with_av,
+    open_with_soundfile,
     seconds_to_samples,
 )
 from simulsa_plugin.errors import AudioError
@@ -48,7 +49,7 @@ class Span:
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """What the header of an audio file says: its length in seconds, and its channels."""
+    """The length of an audio file in seconds, and its channels."""
 
     seconds: float
     channels: int
@@ -86,7 +87,7 @@ def read_parts(
         `no_duration`, `no_channel`, `broken`.
 
     Raises:
-        AudioError: none can be read: `missing`, `empty`, `broken`.
+        AudioError: none can be read: `missing`, `empty`, `broken`, `too_long`.
     """
     check_file(path)
     with _open(path) as reader:
@@ -99,7 +100,10 @@ def read_parts(
 
 
 def audio_info(path: Path) -> AudioInfo:
-    """Length and channels of an audio file, from its header; the first samples are decoded as a proof.
+    """Length and channels of an audio file, as decoding gives them.
+
+    libsndfile's header has them; the first sample is decoded as a proof. What PyAV reads is decoded to its end: the
+    lengths of MP3, AAC and other containers' headers are estimates, or those of a video.
 
     Raises:
         AudioError: `missing`, `empty`, `broken` or `too_long`.
@@ -108,28 +112,24 @@ def audio_info(path: Path) -> AudioInfo:
 
     check_file(path)
     try:
-        with soundfile.SoundFile(str(path)) as file:
+        with open_with_soundfile(path) as file:
             info = AudioInfo(file.frames / file.samplerate, int(file.channels))
-            check_length(info.seconds, path)
             num_samples = len(file.read(1))  # a header alone is no audio
-    except (soundfile.LibsndfileError, RuntimeError, TypeError) as error:
-        info, num_samples = _info_with_av(path, error)
-        check_length(info.seconds, path)
+    except NotForLibsndfile as reason:
+        info, num_samples = _info_with_av(path, reason)
+    except (soundfile.LibsndfileError, RuntimeError) as error:
+        info, num_samples = _info_with_av(path, NotForLibsndfile(str(error)))
     if not num_samples:
         raise AudioError("empty", f"{path}: holds no samples.")
     return info
 
 
-def _info_with_av(path: Path, first_error: Exception) -> tuple[AudioInfo, int]:
-    """Also how many samples were decoded: a second, since FFmpeg finds a header in many a file; else all."""
+def _info_with_av(path: Path, reason: NotForLibsndfile) -> tuple[AudioInfo, int]:
     num_samples = channels = 0
-    with open_with_av(path, first_error) as file:
+    with open_with_av(path, reason) as file:
         for block in file.blocks:
             num_samples, channels = num_samples + len(block), block.shape[1]
-            if file.seconds is not None and num_samples >= file.rate:
-                break
-    seconds = num_samples / file.rate if file.seconds is None else file.seconds
-    return AudioInfo(seconds, channels), num_samples
+    return AudioInfo(num_samples / file.rate, channels), num_samples
 
 
 def _read_part(reader: _Reader, span: Span, sample_rate: int) -> Waveform:
@@ -159,12 +159,10 @@ def _mono(samples: Waveform, channel: int | None) -> Waveform:
 
 @contextlib.contextmanager
 def _open(path: Path) -> Iterator[_Reader]:
-    import soundfile
-
     try:
-        file = soundfile.SoundFile(str(path))
-    except (soundfile.LibsndfileError, RuntimeError, TypeError) as error:
-        with open_with_av(path, error) as decoding:
+        file = open_with_soundfile(path)
+    except NotForLibsndfile as reason:
+        with open_with_av(path, reason) as decoding:
             yield _Stream(decoding.blocks, decoding.rate)
     else:
         with contextlib.closing(_Jumping(file) if file.subtype.startswith(_EXACT) else _Playing(file)) as reader:

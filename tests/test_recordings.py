@@ -64,9 +64,14 @@ def write_with_av(target, samples, rate, codec, **options):
 
 
 def decoded(path):
-    """(samples (num_samples, channels), rate), by the libraries themselves, in one go."""
+    """(samples (num_samples, channels), rate), by the libraries themselves, in one go.
+
+    MP3 by PyAV: libsndfile stops at its estimate of the length.
+    """
     try:
         with soundfile.SoundFile(str(path)) as file:
+            if file.format == "MP3":
+                raise soundfile.LibsndfileError(0)
             return file.read(file.frames, dtype="float32", always_2d=True), file.samplerate
     except soundfile.LibsndfileError:
         with av.open(str(path)) as container:
@@ -418,8 +423,7 @@ def test_length_and_channels_are_those_of_the_samples(recording, suffix, subtype
     path = recording(suffix, subtype, rate, channels)
     info, (whole, native) = audio_info(path), decoded(path)
     assert info.channels == channels
-    tolerance = 2 * 1024 / rate if suffix in ("m4a", "webm") else 1e-9  # AAC's frames
-    assert info.seconds == pytest.approx(len(whole) / native, abs=tolerance)
+    assert info.seconds == len(whole) / native
 
 
 def test_a_recorded_live_stream_whose_header_has_no_length_is_counted(tmp_path):
@@ -486,7 +490,7 @@ def test_of_a_lossless_recording_only_the_parts_are_read(recording, readings, su
     assert readings == {"samples": [4000, 1600, 8000], "opened": 1}
 
 
-@pytest.mark.parametrize(("suffix", "subtype"), [("mp3", "MPEG_LAYER_III"), ("ogg", "VORBIS"), ("ogg", "OPUS")])
+@pytest.mark.parametrize(("suffix", "subtype"), [("ogg", "VORBIS"), ("ogg", "OPUS")])
 def test_a_lossy_recording_is_walked_through_once_and_no_further_than_the_last_part(
     recording, readings, suffix, subtype
 ):
@@ -495,8 +499,9 @@ def test_a_lossy_recording_is_walked_through_once_and_no_further_than_the_last_p
     assert (sum(readings["samples"]), readings["opened"]) == (20 * 16_000, 1)
 
 
-def test_an_m4a_is_walked_through_once(recording, monkeypatch):
-    path, decoded_samples = recording("m4a", "aac"), []
+@pytest.mark.parametrize(("suffix", "subtype"), [("m4a", "aac"), ("mp3", "MPEG_LAYER_III")])
+def test_what_pyav_decodes_is_walked_through_once(recording, monkeypatch, suffix, subtype):
+    path, decoded_samples = recording(suffix, subtype), []
     blocks = audio._av_blocks
 
     def counting(*arguments):
@@ -506,7 +511,7 @@ def test_an_m4a_is_walked_through_once(recording, monkeypatch):
 
     monkeypatch.setattr(audio, "_av_blocks", counting)
     parts_of(path, [Span(start / 10, start / 10 + 5.0) for start in range(150)])
-    assert 19.9 * 16_000 <= sum(decoded_samples) < 20.1 * 16_000
+    assert 19.9 * 16_000 <= sum(decoded_samples) < 21 * 16_000  # blocks of a second
 
 
 MEMORY = """

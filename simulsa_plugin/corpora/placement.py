@@ -104,9 +104,11 @@ def _place(
     """Place all utterances of one recording."""
     recording, remaining = Path(str(utterances[numbers[0]].audio)), set(numbers)
     try:
-        info = audio_info(recording)
-        for number in numbers:
-            if _is_whole(utterances[number].span, info):
+        # A part that begins later is not the whole; the length of an MP3 or M4A costs decoding all of it.
+        from_the_start = [number for number in numbers if _begins_at_zero(utterances[number].span)]
+        info = audio_info(recording) if from_the_start else None
+        for number in from_the_start:
+            if info and _is_whole(utterances[number].span, info):
                 remaining.remove(number)
                 yield number, Placed(recording, info.seconds)
         for number, placed in _cut(recording, sorted(remaining), utterances, layout):
@@ -114,6 +116,10 @@ def _place(
             yield number, placed
     except AudioError as error:
         yield from ((number, Placed(None, reason=error.reason)) for number in sorted(remaining))
+
+
+def _begins_at_zero(span: Span | None) -> bool:
+    return span is None or span.start_seconds <= 0
 
 
 def _is_whole(span: Span | None, recording: AudioInfo) -> bool:

@@ -15,7 +15,7 @@ from typing import IO, Any
 import numpy as np
 import torch
 
-from simulsa_plugin.audio import SAMPLE_RATE, Waveform, read_mono, write_wav
+from simulsa_plugin.audio import SAMPLE_RATE, read_samples, write_wav
 from simulsa_plugin.errors import AudioError, SimulsaError
 
 Source = str | os.PathLike[str] | IO[bytes]
@@ -64,32 +64,16 @@ def can_read_audio(torchaudio: Any) -> bool:
 
 
 def load(source: Source) -> tuple[torch.Tensor, int]:
-    """Read audio as `torchaudio.load` does: float32, full scale ±1, at the file's own rate.
+    """Read audio as `torchaudio.load` does: (channels, num_samples) float32, full scale ±1, at the file's own rate.
 
-    What libsndfile cannot read (m4a, webm …) comes from PyAV, as 16 kHz mono.
+    Clips and recordings are decoded in the same way, see `audio.read_samples`.
 
     Raises:
         SimulsaError: the file is missing, empty or broken; it is named.
     """
     try:
-        samples, sample_rate = _read_with_soundfile(source)
+        samples, sample_rate = read_samples(os.fspath(source) if isinstance(source, os.PathLike) else source)
     except AudioError as error:
         # Not the AudioError itself: worker processes send this to their parent, and two arguments do not unpickle.
         raise SimulsaError(f"Cannot read audio: {error} Repair it, or take its row out of the dataset.") from error
     return torch.from_numpy(np.ascontiguousarray(samples.T)), sample_rate
-
-
-def _read_with_soundfile(source: Source) -> tuple[Waveform, int]:
-    """(samples (num_samples, channels), sample rate)."""
-    import soundfile
-
-    readable: Any = os.fspath(source) if isinstance(source, (str, os.PathLike)) else source
-    try:
-        samples, sample_rate = soundfile.read(readable, dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, RuntimeError):
-        samples, sample_rate = np.zeros((0, 1), dtype=np.float32), SAMPLE_RATE
-        if not isinstance(readable, str):
-            readable.seek(0)
-    if len(samples) > 0:
-        return samples, int(sample_rate)
-    return read_mono(readable)[:, None], SAMPLE_RATE

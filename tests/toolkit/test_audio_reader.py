@@ -108,6 +108,20 @@ def test_m4a_is_read_through_pyav(tmp_path):
     assert abs(waveform.shape[1] - len(RAMP)) <= 4096  # AAC pads to its frames
 
 
+def test_training_hears_all_of_joined_mp3s_as_clips_do(tmp_path):
+    from simulsa_plugin.audio import read_mono
+
+    rng = np.random.default_rng(0)
+    for name, seconds in (("a", 5), ("b", 10)):
+        soundfile.write(tmp_path / f"{name}.mp3", 0.2 * rng.standard_normal(16_000 * seconds), 16_000)
+    joined = tmp_path / "joined.mp3"
+    joined.write_bytes((tmp_path / "a.mp3").read_bytes() + (tmp_path / "b.mp3").read_bytes())
+    waveform, sample_rate = audio_reader.load(str(joined))
+    assert sample_rate == 16_000
+    assert waveform.shape[1] / sample_rate == pytest.approx(15, abs=0.15)
+    np.testing.assert_array_equal(waveform[0].numpy(), read_mono(joined))
+
+
 BAD_FILES = {"missing": None, "empty": b"", "torn": b"RIFF, but no more", "zeros": bytes(4096)}
 
 
