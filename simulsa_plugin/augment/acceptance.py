@@ -13,8 +13,8 @@ from simulsa_plugin.errors import UsageError
 
 PERCENT_OF_UNIFORM = 100.0  # τ = 100 / V: a hundred times what a uniform guess would give
 TOLERANCE = 1e-4  # by which a log-probability may differ between batch settings and devices, in fp32
-# In half precision it depends on what else is in a batch: tests/bench/bench_precision.py found differences of up to 0.17
-# in bf16 and 0.036 in fp16.
+# In half precision it depends on what else is in a batch: tests/bench/bench_precision.py found differences of up to
+# 0.17 in bf16 and 0.036 in fp16.
 TOLERANCES = {"float32": TOLERANCE, "bfloat16": 0.25, "float16": 0.0625}
 
 
