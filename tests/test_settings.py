@@ -183,10 +183,22 @@ def test_settings_are_frozen():
         ("zh_TW", "char", "zh"),
         ("ja", "char", "ja-mecab"),
         ("ko", "word", "ko-mecab"),
+        ("ZH", "char", "zh"),
+        ("zh-Hant", "char", "zh"),
+        ("cmn_hans_cn", "char", "zh"),
+        ("yue_hant_hk", "char", "zh"),
+        ("jpn", "char", "ja-mecab"),
+        ("ja-Latn", "word", "13a"),
+        ("th", "char", "char"),
+        ("tha", "char", "char"),
+        ("lo_la", "char", "char"),
+        ("km", "char", "char"),
+        ("my-MM", "char", "char"),
+        ("vi", "word", "13a"),
     ],
 )
 def test_unit_and_tokenizer_follow_the_target_language(language, unit, tokenizer):
-    # METHOD: zh → zh, ja → ja-mecab, ko → ko-mecab, else 13a.
+    # METHOD: zh → zh, ja → ja-mecab, ko → ko-mecab, else 13a; scripts without spaces: characters.
     settings = EvaluationSettings(target_language=language)
     assert (settings.latency_unit, settings.bleu_tokenizer) == (unit, tokenizer)
 
@@ -194,3 +206,21 @@ def test_unit_and_tokenizer_follow_the_target_language(language, unit, tokenizer
 def test_what_is_named_wins_over_the_language():
     settings = EvaluationSettings(target_language="zh", unit="word", tokenizer="13a")
     assert (settings.latency_unit, settings.bleu_tokenizer) == ("word", "13a")
+
+
+@pytest.mark.parametrize(
+    ("language", "hint"),
+    [("cn", "Did you mean zh?"), ("jp", "Did you mean ja?"), ("vn", "Did you mean vi?"), ("xx", "Correct it"),
+     ("chinese", "Correct it"), ("German", "Correct it"), ("zh,de", "Correct it"), ("und", "Correct it"),
+     ("", "Correct it")],
+)  # fmt: skip
+def test_what_is_not_a_language_tag_is_refused(language, hint):
+    with pytest.raises(UsageError) as raised:
+        EvaluationSettings(target_language=language)
+    assert str(raised.value).startswith(f"simulsa_target_language is {language!r}, which is not a language tag")
+    assert hint in str(raised.value)
+
+
+def test_a_corpus_may_name_its_language_in_another_way_where_nothing_is_chosen_by_it():
+    settings = EvaluationSettings(target_language="Chinese", unit="char", tokenizer="zh")
+    assert (settings.latency_unit, settings.bleu_tokenizer) == ("char", "zh")

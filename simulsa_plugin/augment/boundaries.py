@@ -6,10 +6,11 @@ from collections.abc import Iterator
 
 import regex
 
-# Chinese and Japanese with their punctuation, Yi; Thai, Lao, Khmer, Burmese and related scripts (SA); Tibetan.
+from simulsa_plugin.languages import SPACELESS_LETTERS
+
+# Letters of scripts without spaces, and the punctuation of Chinese and Japanese.
 _SPACELESS = (
-    r"[\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Bopomofo}\p{Script=Yi}"
-    r"\p{Line_Break=SA}\p{Script=Tibetan}"
+    rf"[{SPACELESS_LETTERS}"
     r"[[\p{East_Asian_Width=W}\p{East_Asian_Width=F}]&&\p{P}]]"
 )
 _BEFORE_CONSONANT = r"[\p{Logical_Order_Exception}\p{Indic_Syllabic_Category=Invisible_Stacker}]"

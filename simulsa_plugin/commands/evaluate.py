@@ -6,10 +6,15 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from simulsa_plugin import __version__
 from simulsa_plugin.commands.console import Parser, recipe_and_overrides, run_command
 from simulsa_plugin.errors import UsageError
+
+if TYPE_CHECKING:
+    from simulsa_plugin.model import Sample, UnusableRow
+    from simulsa_plugin.toolkit.dataset import OfflineDataset
 
 PROG = "simulsa-eval"
 UNITS = ("word", "char")  # those of metrics.records; --help must not wait for anything to be imported
@@ -81,6 +86,7 @@ def _decode_and_score(path: Path | None, overrides: list[str], out: Path) -> int
     from simulsa_plugin.commands.corpus import wanted_corpus
     from simulsa_plugin.commands.ranks import take_rank
     from simulsa_plugin.commands.wiring import dataset_names, load, open_recipe, warnings_about_test_set
+    from simulsa_plugin.evaluation.references import check_references
     from simulsa_plugin.evaluation.run import plan_cells
     from simulsa_plugin.evaluation.settings import CometSettings, EvaluationSettings
     from simulsa_plugin.storage import make_folder
@@ -107,18 +113,24 @@ def _decode_and_score(path: Path | None, overrides: list[str], out: Path) -> int
         raise UsageError(
             f"One test set is evaluated at a time; the recipe names {', '.join(names)}. Set eval_dataset=NAME."
         )
-    model, datasets = load(toolkit, names, settings.eval_memory_gb * 1e9)
+    rows: list[Sample | UnusableRow] = []
+    warnings: list[str] = []
+
+    def read_rows(datasets: list[OfflineDataset]) -> None:
+        dataset = datasets[0]
+        rows.extend(map(dataset.sample, range(min(len(dataset), settings.eval_samples or len(dataset)))))
+        warnings.extend(check_references(dataset.name, rows, settings))
+
+    model, (dataset,) = load(toolkit, names, settings.eval_memory_gb * 1e9, read_rows)
     from simulsa_plugin.evaluation.add_comet import add_comet_if_wanted
     from simulsa_plugin.evaluation.report import table
     from simulsa_plugin.evaluation.run import evaluate
 
-    dataset = datasets[0]
-    rows = [dataset.sample(row) for row in range(min(len(dataset), settings.eval_samples or len(dataset)))]
     if share is None or share.number == 1:
         model_name = toolkit["model_name_or_path"]
         print(f"test set {dataset.name}: {len(rows)} of {len(dataset)} rows, model {model_name}, "
               f"latency unit {settings.latency_unit}", flush=True)
-        for line in warnings_about_test_set(recipe, dataset, corpus):
+        for line in [*warnings_about_test_set(recipe, dataset, corpus), *warnings]:
             print(f"{PROG}: WARNING: {line}", file=sys.stderr, flush=True)
     cells = evaluate(model, dataset.name, rows, settings, out, share)
     if cells:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -53,7 +53,10 @@ def open_recipe(path: Path | None, overrides: list[str]) -> Recipe:
 
 
 def load(
-    toolkit_keys: Mapping[str, Any], names: list[str], cache_bytes: float | None = None
+    toolkit_keys: Mapping[str, Any],
+    names: list[str],
+    cache_bytes: float | None = None,
+    check: Callable[[list[OfflineDataset]], None] | None = None,
 ) -> tuple[Backbone, list[OfflineDataset]]:
     """Load datasets, then the model: a mistake in the data shows before the long part.
 
@@ -61,6 +64,7 @@ def load(
         toolkit_keys: LLaMA-Factory's.
         names: of the datasets.
         cache_bytes: what decoding may take besides the weights; by default as much as an evaluation may.
+        check: is called with the datasets before the model is loaded.
 
     Raises:
         SimulsaError: keys, datasets or model are wrong; see `toolkit`.
@@ -73,6 +77,8 @@ def load(
 
     arguments = inference_arguments(toolkit_keys)
     datasets = load_datasets(arguments, names)
+    if check is not None:
+        check(datasets)
     return load_backbone(arguments, CACHE_BYTES if cache_bytes is None else cache_bytes), datasets
 
 

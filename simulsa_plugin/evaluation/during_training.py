@@ -13,6 +13,7 @@ from simulsa_plugin.errors import AudioError, DatasetError
 from simulsa_plugin.evaluation.cells import folder_name
 from simulsa_plugin.evaluation.decoding import cell_folder
 from simulsa_plugin.evaluation.delays import emission_record
+from simulsa_plugin.evaluation.references import check_references
 from simulsa_plugin.evaluation.settings import EvaluationSettings
 from simulsa_plugin.evaluation.steps import ShownStep, shown_steps
 from simulsa_plugin.metrics.corpus import CorpusScorer
@@ -41,6 +42,7 @@ class Plan:
         skipped: rows that cannot, by reason.
         cells: settings; offline is the first.
         settings: units, tokenizer and limits.
+        warnings: about the references.
     """
 
     dataset: str
@@ -48,6 +50,7 @@ class Plan:
     skipped: Mapping[str, int]
     cells: tuple[Cell, ...]
     settings: EvaluationSettings
+    warnings: tuple[str, ...] = ()
 
     @property
     def names(self) -> list[str]:
@@ -68,6 +71,7 @@ def make_plan(
 
     Raises:
         DatasetError: no row can be decoded.
+        UsageError, MissingExtraError: the references do not fit the unit or the tokenizer; see `check_references`.
     """
     samples: list[Sample] = []
     skipped: dict[str, int] = {}
@@ -81,7 +85,8 @@ def make_plan(
             seconds += length / (1000 * SAMPLES_PER_MS)
     if not samples:
         raise DatasetError(f"No utterance of simulsa_eval_dataset {dataset} can be decoded; reasons: {skipped}.")
-    return Plan(dataset, tuple(samples), skipped, tuple(cells), settings), seconds
+    warnings = tuple(check_references(dataset, samples, settings))
+    return Plan(dataset, tuple(samples), skipped, tuple(cells), settings, warnings), seconds
 
 
 def decode_share(model: AudioLanguageModel, plan: Plan, number: int, count: int, progress: Any) -> Sessions:

@@ -22,6 +22,7 @@ from simulsa_plugin.evaluation.decoding import (
 )
 from simulsa_plugin.evaluation.delays import emission_record
 from simulsa_plugin.evaluation.logs.simuleval import write_log
+from simulsa_plugin.evaluation.references import check_references
 from simulsa_plugin.evaluation.report import write_report
 from simulsa_plugin.evaluation.settings import EvaluationSettings
 from simulsa_plugin.evaluation.steps import STEPS, ShownStep
@@ -64,13 +65,15 @@ def evaluate(
         the cells of scores.json; none for a share that is not the first.
 
     Raises:
-        UsageError: a policy cannot be had; see `plan_cells`.
+        UsageError, MissingExtraError: a policy cannot be had, or the references do not fit the unit or the tokenizer;
+            see `plan_cells` and `check_references`.
         DatasetError: there is no utterance, or none can be decoded.
         StorageError: the folder cannot be used, or holds another evaluation.
     """
     if not rows:
         raise DatasetError(f"The dataset {name} has no rows. Name a test set that has some.")
     cells = plan_cells(settings)
+    check_references(name, rows, settings)
     limits = Limits(settings.max_new_tokens, settings.eval_batch_size, settings.eval_memory_gb * 1e9)
     job = Job(model, name, rows, cells, limits, settings.measure_time, make_folder(out) / "decoding")
     work = _describe(job, settings)

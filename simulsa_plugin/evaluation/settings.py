@@ -6,13 +6,29 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from simulsa_plugin.errors import UsageError
-from simulsa_plugin.languages import language_code
+from simulsa_plugin.languages import (
+    CHINESE,
+    JAPANESE,
+    KOREAN,
+    SPACED,
+    UNSPACED,
+    is_language,
+    language_of_region,
+    writing_of_language,
+)
 from simulsa_plugin.settings import Settings, check_choice, check_range
 from simulsa_plugin.streaming.catalogue import PolicyOptions, check_policy_name
 
 AUTO = "auto"
-CHARACTER_LANGUAGES = ("zh", "ja", "yue")  # written without spaces: latency is counted in characters
-TOKENIZERS = {"zh": "zh", "yue": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}
+# How a language is written → latency unit, and sacrebleu's tokenizer. Of its tokenizers, only char and flores200 split
+# Thai, Lao, Khmer and Burmese, and flores200 fetches its model from the network.
+UNITS_OF_WRITING = {
+    CHINESE: ("char", "zh"),
+    JAPANESE: ("char", "ja-mecab"),
+    KOREAN: ("word", "ko-mecab"),
+    UNSPACED: ("char", "char"),
+    SPACED: ("word", "13a"),
+}
 
 
 @dataclass(frozen=True)
@@ -106,6 +122,8 @@ class EvaluationSettings(Settings):
                 check_range(f"simulsa_{key}", value, minimum=0 if key == "hold_n" else 1)
         check_range("simulsa_max_new_tokens", self.max_new_tokens, minimum=1)
         check_choice("simulsa_unit", self.unit, (AUTO, "word", "char"))
+        if AUTO in (self.unit, self.tokenizer) and self.target_language is not None:
+            _check_language("simulsa_target_language", self.target_language)
         check_range("simulsa_eval_samples", self.eval_samples, minimum=1)
         check_range("simulsa_eval_batch_size", self.eval_batch_size, minimum=1)
         check_range("simulsa_eval_memory_gb", self.eval_memory_gb, above=0)
@@ -125,17 +143,17 @@ class EvaluationSettings(Settings):
 
     @property
     def latency_unit(self) -> str:
-        """`unit`, or what the target language is counted in (word where none is named)."""
-        if self.unit != AUTO:
-            return self.unit
-        return "char" if language_code(self.target_language or "") in CHARACTER_LANGUAGES else "word"
+        """`unit`, or what the target language is counted in: char where it has no spaces (word where none is named)."""
+        return self._of_language[0] if self.unit == AUTO else self.unit
 
     @property
     def bleu_tokenizer(self) -> str:
-        """`tokenizer`, or sacrebleu's for the target language: zh, ja-mecab, ko-mecab, else 13a."""
-        if self.tokenizer != AUTO:
-            return self.tokenizer
-        return TOKENIZERS.get(language_code(self.target_language or ""), "13a")
+        """`tokenizer`, or sacrebleu's for the target language: zh, ja-mecab, ko-mecab, char (th, lo …), else 13a."""
+        return self._of_language[1] if self.tokenizer == AUTO else self.tokenizer
+
+    @property
+    def _of_language(self) -> tuple[str, str]:
+        return UNITS_OF_WRITING[writing_of_language(self.target_language) if self.target_language else SPACED]
 
 
 def _check_cells(prefix: str, chunks: Iterable[int], rollbacks: Iterable[int], policies: Iterable[str]) -> None:
@@ -146,3 +164,14 @@ def _check_cells(prefix: str, chunks: Iterable[int], rollbacks: Iterable[int], p
         check_range(f"{prefix}rollbacks", rollback, minimum=0)
     for policy in policies:
         check_policy_name(f"{prefix}policies", policy)
+
+
+def _check_language(key: str, language: str) -> None:
+    """Raise UsageError unless this is the tag of a language."""
+    if not is_language(language):
+        meant = language_of_region(language)
+        raise UsageError(
+            f"{key} is {language!r}, which is not a language tag (BCP 47); allowed: de, zh, zh-CN, cmn_hans_cn, jpn … "
+            f"{f'Did you mean {meant}? ' if meant else ''}Correct it, or set both simulsa_unit and "
+            "simulsa_tokenizer, which it chooses."
+        )

@@ -246,6 +246,7 @@ def _about_test_set(dataset: OfflineDataset, data_arguments: Any, plan: Plan) ->
 
     rows = len(plan.samples) + sum(plan.skipped.values())
     yield f"test set {dataset.name}: {rows} of {len(dataset)} rows, latency unit {plan.settings.latency_unit}."
+    yield from (f"WARNING: {line}" for line in plan.warnings)
     folder = data_arguments.dataset_dir
     entries = read_dataset_info(folder)
     where = folder if isinstance(folder, str) else os.curdir

@@ -323,6 +323,7 @@ def test_policies_that_only_append_erase_nothing(tmp_path, text, unit):
     # The model writes a byte for each 100 ms, so that steps end inside words and inside characters.
     rows = [sample(tmp_path, row, seconds, text) for row, seconds in enumerate([2.0, 1.75, 0.95])]
     cells = run(rows, tmp_path / "out", ClockModel(text=text), policies=("rollback", "hold_n", "wait_k", "confidence"),
-                chunks=(300, 700), rollbacks=(0,), hold_n=(1,), wait_k=(2,), unit=unit)
+                chunks=(300, 700), rollbacks=(0,), hold_n=(1,), wait_k=(2,), unit=unit,
+                tokenizer="char")
     assert {row["policy"] for row in cells} == {"offline", "rollback", "hold_n", "wait_k", "confidence"}
     assert {row["NE"] for row in cells} == {0.0}
