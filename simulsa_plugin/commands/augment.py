@@ -130,6 +130,7 @@ def _augment_all(path: Path | None, overrides: list[str], options: argparse.Name
     recipe = open_recipe(path, overrides)
     settings = AugmentSettings.from_keys(recipe.simulsa)
     _mixing(recipe.toolkit)  # a mistake shows before the long part
+    _cutoff_len(recipe.toolkit)
     if options.dry_run:
         _plan_all(recipe, settings, options.out)
         return
@@ -187,6 +188,8 @@ class _Run:
     def _finish(self, dataset: OfflineDataset, model: Backbone) -> int:
         """Make a dataset's partial samples; return how many there are."""
         from simulsa_plugin.augment.audit import audit, audit_line
+        from simulsa_plugin.augment.cutoff import cutoff_line
+        from simulsa_plugin.augment.layout import Layout
         from simulsa_plugin.augment.pipeline import augment
         from simulsa_plugin.demo.truth import find_truth
 
@@ -195,6 +198,9 @@ class _Run:
         _print(outcome)
         if self.audited:
             print(f"  {audit_line(audit(dataset, model, self.settings, self.out, self.audited))}")
+        line = cutoff_line(dataset, model, Layout(self.out.absolute(), dataset.name), _cutoff_len(self.toolkit))
+        if line:
+            print(f"{PROG}: WARNING: {line}", file=sys.stderr)
         return int(outcome.manifest["counts"]["samples"])
 
 
@@ -246,6 +252,16 @@ def _mixing(toolkit: dict[str, Any]) -> Mixing:
         return Mixing.from_keys(toolkit)
     except (ValueError, TypeError) as error:
         raise UsageError(f"LLaMA-Factory would refuse a key of the training: {error}. Correct it.") from error
+
+
+def _cutoff_len(toolkit: dict[str, Any]) -> int:
+    from simulsa_plugin.augment.cutoff import DEFAULT_CUTOFF_LEN
+
+    given = toolkit.get("cutoff_len", DEFAULT_CUTOFF_LEN)
+    if not str(given).isdecimal():
+        raise UsageError(f"cutoff_len is {given!r}; allowed: a whole number of tokens.")
+    packed = bool(toolkit.get("packing") or toolkit.get("neat_packing"))
+    return int(given) - packed  # LLaMA-Factory takes one off for packing
 
 
 def _training_parts(named: object, found: Sequence[tuple[OfflineDataset, int]]) -> list[Part]:

@@ -92,6 +92,12 @@ def test_keys_of_the_training_that_change_the_share_are_warned_of(spoken, tmp_pa
     assert "tokens holds tokenized data, so LLaMA-Factory reads that and ignores dataset, max_samples" in err
 
 
+def test_a_cutoff_that_utterances_exceed_is_warned_of(spoken, tmp_path, capsys):
+    assert command.main(words(spoken, tmp_path, "cutoff_len=20")) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("simulsa-augment: WARNING: cutoff_len: 20 is less than 6 of the 6 utterances of demo ")
+
+
 def test_one_recipe_for_augmentation_and_training_cuts_the_offline_set_alone(spoken, tmp_path, capsys):
     recipe = {
         "model_name_or_path": "simulsa-demo",
