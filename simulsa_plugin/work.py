@@ -67,6 +67,49 @@ def changed_keys(before: Mapping[str, Any], work: Mapping[str, Any]) -> list[tup
     return changed
 
 
+def changed_work(before: Mapping[str, Any], work: Mapping[str, Any], *, computes: bool) -> list[tuple[str, Any, Any]]:
+    """`changed_keys`, less what differs between machines that may share one piece of work.
+
+    The model's device may differ. Where no forward pass is left, its dtype may as well, and the fingerprint of its
+    weights counts only where both sides give the same one for the same weights: rounding to another dtype, and merging
+    adapters on another device, change values.
+
+    Args:
+        before: what was noted.
+        work: what is asked for; its `model` is that of `AudioLanguageModel.describe`, or a part of it.
+        computes: whether forward passes are left.
+
+    >>> before = {"model": {"weights": "4f", "dtype": "bfloat16", "device": "cuda"}}
+    >>> now = {"model": {"weights": "9a", "dtype": "float32", "device": "cpu"}}
+    >>> changed_work(before, now, computes=False), len(changed_work(before, now, computes=True))
+    ([], 2)
+    """
+    ignored = {"device"}
+    if not computes:
+        ignored |= {"dtype"} if comparable_weights(before, work) else {"dtype", "weights"}
+    model = {key: value for key, value in work["model"].items() if key not in ignored}
+    return changed_keys(before, {**work, "model": model})
+
+
+def comparable_weights(before: Mapping[str, Any], work: Mapping[str, Any]) -> bool:
+    """Whether the same weights would have the same fingerprint in both; see `changed_work`."""
+    old, new = before.get("model") or {}, work["model"]
+    if old.get("dtype") != new.get("dtype"):
+        return False
+    return old.get("device") == new.get("device") or not new.get("adapter")
+
+
+def unequal_weights(before: Mapping[str, Any], work: Mapping[str, Any]) -> str:
+    """Say that weights could not be compared, and are taken to be the same."""
+    (old_dtype, old), (dtype, device) = (
+        (one["model"].get("dtype"), one["model"].get("device")) for one in (before, work)
+    )
+    return (
+        f"the weights cannot be compared between {old_dtype} on {old} and {dtype} on {device}, and are taken to be the "
+        "same: make sure that the checkpoint did not change."
+    )
+
+
 def change_in_words(change: tuple[str, Any, Any]) -> str:
     """One of `changed_keys` for a message.
 

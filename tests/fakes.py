@@ -41,9 +41,13 @@ class ByteModel:
     pause_seconds: float = 0.0
     description: dict[str, Any] = field(default_factory=lambda: {"model": "bytes"})
     batches: list[int] = field(default_factory=list)
+    device: str = "abacus"
 
     def describe(self):
         return dict(self.description)
+
+    def hardware(self):
+        return {"device": self.device}
 
     def render_prompt(self, prompt, waveform):
         if "unprintable" in prompt.messages[0]["content"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from simulsa_plugin.augment.registration import SourceDataset
 from simulsa_plugin.augment.settings import DECIDING_KEYS, AugmentSettings
 from simulsa_plugin.augment.tally import Tally
 from simulsa_plugin.errors import StorageError
+from simulsa_plugin.model import AudioLanguageModel
 from simulsa_plugin.storage import write_json
-from simulsa_plugin.work import change_in_words, changed_keys, read_work, versions
+from simulsa_plugin.work import change_in_words, changed_work, read_work, unequal_weights, versions
 
 
 def check_same_work(layout: Layout, work: Mapping[str, Any]) -> None:
@@ -30,7 +32,7 @@ def check_same_work(layout: Layout, work: Mapping[str, Any]) -> None:
 
 
 def refuse_other_work(layout: Layout, work: Mapping[str, Any]) -> None:
-    """The refusal alone; keys that `work` does not have are not compared.
+    """The refusal alone; keys that `work` does not have are not compared, nor what `note_scorer` compares.
 
     Raises:
         StorageError: the folder holds other work; what differs is named, and how to go on.
@@ -43,12 +45,50 @@ def refuse_other_work(layout: Layout, work: Mapping[str, Any]) -> None:
         raise StorageError(
             f"{layout.folder} holds decisions over {before['scores_from']}, with clips elsewhere. Choose another --out."
         )
-    changed = changed_keys(before, work)
+    changed = changed_work(before, work, computes=False)
     if changed:
         raise StorageError(
             f"{layout.folder} holds a run with {change_in_words(changed[0])}. "
             f"{_way_on(layout, [key for key, _, _ in changed])}"
         )
+
+
+def note_scorer(layout: Layout, model: AudioLanguageModel, *, alone: bool) -> None:
+    """Note the device that is about to score; the folder is held.
+
+    Devices may share the work, and are listed in `scored_on`. Weights and dtype are the same in all rows.
+
+    Args:
+        layout: of a folder whose work is noted.
+        model: what scores.
+        alone: no other process scores, so that a note without rows is that of a killed one.
+
+    Raises:
+        StorageError: the rows that are there were scored with other weights or in another dtype.
+    """
+    path = noted_work(layout) or layout.started
+    before, described = read_work(path), model.describe()
+    devices, scored = before.get("scored_on", []), any(journal.stat().st_size for journal in layout.journals())
+    if scored or (devices and not alone):
+        changed = changed_work(before, {"model": described}, computes=True)
+        if changed:
+            raise StorageError(
+                f"{layout.folder} is scored in part, with {change_in_words(changed[0])}. Score the rest with what it "
+                "was begun with; any machine can finish it then. Otherwise choose another --out."
+            )
+        noted = {**before, "scored_on": sorted({*devices, model.hardware()["device"]})}
+    else:
+        noted = {**before, "model": described, "scored_on": [model.hardware()["device"]]}
+    if noted != before:
+        write_json(path, noted)
+
+
+def as_scored(layout: Layout, work: Mapping[str, Any]) -> dict[str, Any]:
+    """The work, with the model as the rows were scored: this process may have another device, or another dtype."""
+    noted = read_work(noted_work(layout) or layout.started)
+    if noted["model"].get("weights") != work["model"].get("weights"):  # else `changed_work` would have refused them
+        print(f"warning: {layout.folder}: {unequal_weights(noted, work)}", file=sys.stderr)
+    return {**work, "model": noted["model"], "scored_on": noted.get("scored_on", [])}
 
 
 def noted_work(layout: Layout) -> Path | None:

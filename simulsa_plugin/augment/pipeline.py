@@ -12,7 +12,7 @@ from simulsa_plugin.augment.clips import Chooser
 from simulsa_plugin.augment.commitment import Truth
 from simulsa_plugin.augment.decision import Decider
 from simulsa_plugin.augment.layout import Layout
-from simulsa_plugin.augment.manifest import check_same_work, describe_work, refuse_other_work
+from simulsa_plugin.augment.manifest import as_scored, check_same_work, describe_work, refuse_other_work
 from simulsa_plugin.augment.outcome import Outcome, finish
 from simulsa_plugin.augment.registration import SourceDataset, offline_entry, register
 from simulsa_plugin.augment.selection import wanted_samples
@@ -54,11 +54,12 @@ def augment(
         check_same_work(layout, work)
         cuts, skipped = Chooser(dataset, model, settings, layout).choose()
         score_cuts(cuts, model, settings, layout)
-        decider = Decider(settings, model.output_width, truth, tolerance_of(work["model"]))
+        scored = as_scored(layout, work)
+        decider = Decider(settings, model.output_width, truth, tolerance_of(scored["model"]))
         tally = decider.write(scored_rows(cuts, settings, layout), layout)
         register(dataset, entry, layout)
         remove_shards(layout)
-        return finish(layout, work, tally, wanted_samples(len(dataset), settings), skipped)
+        return finish(layout, scored, tally, wanted_samples(len(dataset), settings), skipped)
 
 
 def augment_shard(

@@ -178,6 +178,7 @@ def _work(
         **known,
         "dataset": source.name,
         "settings": own,
+        "scored_on": source.manifest.get("scored_on"),
         **({"scores_from": origin} if origin else {}),
         "versions": {**source.manifest.get("versions", {}), **plugin_version()},
     }

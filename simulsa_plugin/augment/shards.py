@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
 from simulsa_plugin.augment.layout import Layout
@@ -45,6 +45,16 @@ def holding(layout: Layout, shard: Shard | None) -> Iterator[bool]:
             yield False
         else:
             yield _take_beside_others(layout, shard, stack)
+
+
+@contextmanager
+def holding_whole(layout: Layout, shard: Shard | None) -> Iterator[None]:
+    """Hold a dataset's folder for a moment, to change what shards share; who works without shards holds it already.
+
+    Nobody else holds it for long while a shard's folder is held.
+    """
+    with locked(layout.folder, wait=True) if shard else nullcontext():
+        yield
 
 
 def _take_beside_others(layout: Layout, shard: Shard, stack: ExitStack) -> bool:

@@ -13,7 +13,9 @@ from tqdm import tqdm
 from simulsa_plugin.audio import SAMPLE_RATE, Waveform, read_mono, samples_to_seconds
 from simulsa_plugin.augment.clips import Cut
 from simulsa_plugin.augment.layout import LOGPROB_FIELDS, Layout, other_data
+from simulsa_plugin.augment.manifest import note_scorer
 from simulsa_plugin.augment.settings import AugmentSettings
+from simulsa_plugin.augment.shards import holding_whole
 from simulsa_plugin.errors import ModelError
 from simulsa_plugin.model import AudioLanguageModel, Message, ReferenceScores, RenderedReference, Sample
 from simulsa_plugin.storage import Journal, read_jsonl
@@ -34,7 +36,7 @@ def score_cuts(
     Batches depend on the chosen list alone, never on what remains or on shards, so that padding is always the same.
 
     Raises:
-        StorageError: a journal is about other data.
+        StorageError: a journal is about other data, or was scored with other weights or in another dtype.
         ModelError: a batch does not fit into memory, or the model gives no numbers.
     """
     if layout.scores.exists():
@@ -47,6 +49,9 @@ def score_cuts(
         journal = stack.enter_context(Journal(own))
         others = [] if shard else [stack.enter_context(Journal(path)) for path in layout.journals() if path != own]
         done = _scored(batches, [journal, *others], layout)
+        if any(cut.id not in done for batch in batches for cut in batch):
+            with holding_whole(layout, shard):
+                note_scorer(layout, model, alone=shard is None)
         with tqdm(total=sum(map(len, batches)), initial=len(done), desc="score", unit="clip", disable=None) as progress:
             for batch in batches:
                 fresh = [cut for cut in batch if cut.id not in done]

@@ -102,7 +102,7 @@ def wait_for_blocks(job: Job) -> None:
 
 
 def read_instances(job: Job) -> Iterator[dict[str, Any]]:
-    """One row for every utterance: id, row, and the reason why it was left out, or whether it exceeds the window."""
+    """One row per utterance: id, row, and why it was left out, or what decoded it and if it exceeds the window."""
     for block in range(job.num_blocks):
         yield from read_jsonl(job.block_folder(block) / _INSTANCES)
 
@@ -126,6 +126,7 @@ def cell_folder(cell: Cell) -> str:
 def _write_block(job: Job, block: int, progress: Any) -> None:
     instances: list[dict[str, Any]] = []
     sources: list[Source] = []
+    device = job.model.hardware()["device"]
     for row in job.block_rows(block):
         loaded = _load(job.model, row)
         identifier = job.identifier(row)
@@ -135,7 +136,7 @@ def _write_block(job: Job, block: int, progress: Any) -> None:
             continue
         window = job.model.window_seconds
         longer = window is not None and samples_to_seconds(len(loaded.waveform)) > window
-        instances.append({"id": identifier, "row": row.row, "longer_than_window": longer})
+        instances.append({"id": identifier, "row": row.row, "longer_than_window": longer, "device": device})
         sources.append(loaded)
     sessions = _decode(job, sources, progress)
     ids = [instance["id"] for instance in instances if "skipped" not in instance]

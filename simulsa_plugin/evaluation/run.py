@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -36,7 +37,7 @@ from simulsa_plugin.storage import dump_line, locked, make_folder, remove_leftov
 from simulsa_plugin.streaming.catalogue import make_policies, policy_sources
 from simulsa_plugin.streaming.engine import Cell, Limits
 from simulsa_plugin.streaming.policies import Offline
-from simulsa_plugin.work import Shard, change_in_words, changed_keys, read_work, versions
+from simulsa_plugin.work import Shard, change_in_words, changed_work, read_work, unequal_weights, versions
 
 STARTED = "started.json"
 
@@ -127,7 +128,8 @@ def _begin(job: Job, work: dict[str, Any], out: Path) -> None:
     with locked(make_folder(job.folder), wait=True):
         started = job.folder / STARTED
         if started.exists():
-            _refuse_other_work(out, read_work(started), work)
+            decodes = not all(job.block_folder(block).exists() for block in range(job.num_blocks))
+            _refuse_other_work(out, read_work(started), work, decodes=decodes)
         else:
             write_json(started, work)
 
@@ -135,7 +137,7 @@ def _begin(job: Job, work: dict[str, Any], out: Path) -> None:
 def _read_finished(job: Job, work: dict[str, Any], out: Path) -> list[dict[str, Any]]:
     """The cells of a finished folder; what a kill left of the blocks goes."""
     scores = read_work(out / SCORES)
-    _refuse_other_work(out, scores, work)
+    _refuse_other_work(out, scores, work, decodes=False)
     shutil.rmtree(job.folder, ignore_errors=True)
     cells: list[dict[str, Any]] = scores["cells"]
     return cells
@@ -160,13 +162,15 @@ def _describe(job: Job, settings: EvaluationSettings) -> dict[str, Any]:
     }
 
 
-def _refuse_other_work(out: Path, before: dict[str, Any], work: dict[str, Any]) -> None:
-    changed = changed_keys(before, work)
+def _refuse_other_work(out: Path, before: dict[str, Any], work: dict[str, Any], *, decodes: bool) -> None:
+    changed = changed_work(before, work, computes=decodes)
     if changed:
         raise StorageError(
             f"{out} holds an evaluation with {change_in_words(changed[0])}. "
             "Choose another --out, or remove that folder."
         )
+    if before["model"].get("weights") != work["model"].get("weights"):
+        print(f"warning: {out}: {unequal_weights(before, work)}", file=sys.stderr)
 
 
 def _finish(job: Job, work: dict[str, Any], settings: EvaluationSettings, out: Path) -> list[dict[str, Any]]:
@@ -186,6 +190,8 @@ def _finish(job: Job, work: dict[str, Any], settings: EvaluationSettings, out: P
         "cells": [row for row, _ in scored],
         "signatures": scored[0][1],
         **work,
+        "model": read_work(job.folder / STARTED)["model"],  # what decoded: this process may be on another device
+        "decoded_on": sorted({one["device"] for one in instances if "skipped" not in one}),
         "skipped": skipped,
     }
     write_report(scores, out)

@@ -136,6 +136,9 @@ class SureOfWords:
     def describe(self):
         return {"model": "words"}
 
+    def hardware(self):
+        return {"device": "abacus"}
+
     def render(self, prompt, waveform, reference):
         words = reference.split(" ")
         ends = tuple(len(" ".join(words[: count + 1])) for count in range(len(words)))

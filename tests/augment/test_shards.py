@@ -231,6 +231,118 @@ def test_a_shard_of_other_work_is_refused_before_and_after_the_end(toy, out):
         finish(toy, out)
 
 
+A100 = {"model": "bytes", "adapter": None, "weights": "4f", "dtype": "bfloat16", "device": "cuda"}
+CPU = A100 | {"device": "cpu"}
+
+
+def on(description, device, **options):
+    return ByteModel(description=dict(description), device=device, **options)
+
+
+def manifest(out):
+    return json.loads((out / "toy_simulsa" / "manifest.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("finisher", "warned"),
+    [
+        (CPU, False),
+        (CPU | {"weights": "9a", "dtype": "float32"}, True),  # a float32 checkpoint, loaded in bfloat16 elsewhere
+    ],
+)
+def test_shards_scored_on_accelerators_are_finished_on_another_machine(toy, out, capsys, finisher, warned):
+    shard(toy, out, "1/2", on(A100, "NVIDIA A100"))
+    shard(toy, out, "2/2", on(A100, "NVIDIA H100"))
+    scored = {path.name: path.read_bytes() for path in out.glob("toy_simulsa/clips/*")}
+    model = on(finisher, "EPYC")
+    augment(toy, model, SETTINGS, out)
+    assert model.batches == []
+    assert {path.name: path.read_bytes() for path in out.glob("toy_simulsa/clips/*")} == scored
+    assert manifest(out)["model"] == A100  # what the rows were scored with
+    assert manifest(out)["scored_on"] == ["NVIDIA A100", "NVIDIA H100"]
+    assert ("weights cannot be compared" in capsys.readouterr().err) is warned
+    before = tree(out)
+    augment(toy, on(finisher, "EPYC"), SETTINGS, out)  # and a finished folder is left as it is
+    assert tree(out) == before
+
+
+def test_finishing_elsewhere_ends_with_the_bytes_of_finishing_there(toy, out):
+    augment(toy, on(A100, "NVIDIA A100"), SETTINGS, out)
+    expected = tree(out)
+    out.rename(out.with_name("there"))
+    for number in (1, 2):
+        shard(toy, out, f"{number}/2", on(A100, "NVIDIA A100"))
+    augment(toy, on(CPU, "EPYC"), SETTINGS, out)
+    assert tree(out) == expected
+
+
+def test_devices_may_share_what_is_left_to_score_and_are_all_listed(toy, out):
+    shard(toy, out, "1/2", on(A100, "NVIDIA A100"))
+    model = on(CPU, "EPYC")
+    augment(toy, model, SETTINGS, out)
+    assert len(model.batches) == 3  # of six; the other three were scored by the shard
+    assert manifest(out)["scored_on"] == ["EPYC", "NVIDIA A100"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"dtype": "float32"}, r"another dtype \(bfloat16, now float32\)"),
+        ({"dtype": "float32", "weights": "9a"}, r"another weights \(4f, now 9a\)"),
+        ({"device": "cpu", "weights": "9a"}, r"another weights \(4f, now 9a\)"),
+    ],
+)
+def test_no_run_mixes_weights_or_dtypes_in_its_scores(toy, out, change, said):
+    shard(toy, out, "1/2", on(A100, "NVIDIA A100"))
+    before = tree(out)
+    for part in (None, Shard(2, 2)):
+        with pytest.raises(StorageError, match=said) as caught:
+            other = on(A100 | change, "EPYC")
+            augment_shard(toy, other, SETTINGS, out, part) if part else augment(toy, other, SETTINGS, out)
+        assert "\n" not in str(caught.value)
+    assert {name: content for name, content in tree(out).items() if name in before} == before
+    augment(toy, on(A100, "NVIDIA A100"), SETTINGS, out)  # what was scored is of use
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"weights": "9a"}, "another weights"),  # trained again under its old name
+        ({"model": "other"}, "another model"),
+        ({"adapter": ["lora"], "device": "cpu", "weights": "9a"}, "another adapter"),
+        ({"device": "cpu", "weights": "9a"}, "another weights"),  # a whole checkpoint is the same on every device
+    ],
+)
+def test_another_model_does_not_finish_what_was_scored(toy, out, change, said):
+    for number in (1, 2):
+        shard(toy, out, f"{number}/2", on(A100, "NVIDIA A100"))
+    with pytest.raises(StorageError, match=said):
+        augment(toy, on(A100 | change, "EPYC"), SETTINGS, out)
+
+
+def test_a_merged_adapter_may_differ_in_its_last_bit_where_nothing_is_left_to_score(toy, out, capsys):
+    lora = A100 | {"adapter": ["lora"]}
+    for number in (1, 2):
+        shard(toy, out, f"{number}/2", on(lora, "NVIDIA A100"))
+    augment(toy, on(lora | {"device": "cpu", "weights": "9a"}, "EPYC"), SETTINGS, out)
+    assert manifest(out)["model"]["weights"] == "4f"
+    assert "weights cannot be compared" in capsys.readouterr().err
+
+
+def test_a_run_killed_before_its_first_row_leaves_no_device_behind(toy, out):
+    class Killed(Exception):
+        pass
+
+    class Dying(ByteModel):
+        def score(self, rendered, waveforms):
+            raise Killed
+
+    with pytest.raises(Killed):
+        augment(toy, Dying(description=CPU | {"dtype": "float32"}, device="EPYC"), SETTINGS, out)
+    augment(toy, on(A100, "NVIDIA A100"), SETTINGS, out)
+    assert (manifest(out)["model"], manifest(out)["scored_on"]) == (A100, ["NVIDIA A100"])
+
+
 def test_the_first_rank_waits_until_all_are_done_and_gone(toy, out):
     shard(toy, out, "1/2")
     waiting = threading.Thread(target=wait_for_all, args=(out, "toy", 2), daemon=True)

@@ -59,6 +59,9 @@ class ToyModel:
     def describe(self):
         return {"model": "toy"}
 
+    def hardware(self):
+        return {"device": "abacus"}
+
     def render_prompt(self, prompt, waveform):
         return (100,)
 

@@ -132,6 +132,56 @@ def test_another_evaluation_is_refused_in_one_line(rows, tmp_path, finished):
         assert "\n" not in str(caught.value)
 
 
+GPU = {"model": "clock", "adapter": None, "weights": "4f", "dtype": "bfloat16", "device": "cuda"}
+CPU = GPU | {"device": "cpu"}
+
+
+class Machine(ClockModel):
+    """A clock on a named device."""
+
+    def __init__(self, description, name):
+        super().__init__(regret=True)
+        self.description, self.name = description, name
+
+    def describe(self):
+        return self.description
+
+    def hardware(self):
+        return {"device": self.name}
+
+
+def scores(out):
+    return json.loads((out / "scores.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("finisher", [CPU, CPU | {"dtype": "float32", "weights": "9a"}])
+def test_what_accelerators_decoded_another_machine_finishes_and_reads(rows, tmp_path, monkeypatch, finisher):
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "_finish", lambda *_: (_ for _ in ()).throw(Killed))
+        run(rows, tmp_path / "out", Machine(GPU, "NVIDIA A100"), Shard(2, 2))
+        with pytest.raises(Killed):
+            run(rows, tmp_path / "out", Machine(GPU, "NVIDIA H100"), Shard(1, 2))
+    model = Machine(finisher, "EPYC")
+    cells = run(rows, tmp_path / "out", model)
+    assert not model.batches
+    assert scores(tmp_path / "out")["model"] == GPU
+    assert scores(tmp_path / "out")["decoded_on"] == ["NVIDIA A100", "NVIDIA H100"]
+    before = tree(tmp_path / "out")
+    assert run(rows, tmp_path / "out", Machine(finisher, "EPYC")) == cells
+    assert tree(tmp_path / "out") == before
+    with pytest.raises(StorageError, match="another weights"):
+        run(rows, tmp_path / "out", Machine(CPU | {"weights": "9a"}, "EPYC"))  # trained again under its old name
+
+
+def test_devices_share_an_evaluation_but_weights_and_dtypes_do_not_mix(rows, tmp_path):
+    run(rows, tmp_path / "out", Machine(GPU, "NVIDIA A100"), Shard(2, 2))
+    for change, said in (({"dtype": "float32"}, "another dtype"), ({"weights": "9a"}, "another weights")):
+        with pytest.raises(StorageError, match=said):
+            run(rows, tmp_path / "out", Machine(CPU | change, "EPYC"))
+    run(rows, tmp_path / "out", Machine(CPU, "EPYC"))
+    assert scores(tmp_path / "out")["decoded_on"] == ["EPYC", "NVIDIA A100"]
+
+
 def test_measured_steps_have_times_on_simulevals_clock(rows, tmp_path, monkeypatch):
     ticks = itertools.count()  # every look at the clock is 0.1 s later, so that every step takes 100 ms
 
