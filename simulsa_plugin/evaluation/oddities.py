@@ -7,6 +7,7 @@ from pathlib import Path
 
 from simulsa_plugin.errors import LogError
 from simulsa_plugin.evaluation.logs.read import Lines, Log
+from simulsa_plugin.evaluation.suspicious import Seconds, has_special_token, has_subwords
 from simulsa_plugin.metrics.records import (
     UNITS,
     EmissionRecord,
@@ -24,7 +25,10 @@ _KINDS = {
     "no_reference": "the reference is null; the length of the prediction is used, BLEU and chrF skip it",
     "missing_reference": "no reference; read as an empty text, as SimulEval does (--references FILE gives them)",
     "repeated_index": "the index was there before; every line is scored, SimulEval would keep the last",
+    "subwords": "▁ in the prediction: its subwords are not joined to words, and each counts as one",
+    "special_tokens": "a special token of a chat template in the prediction; it counts as a word, with its delay",
 }
+_WITHOUT_STRICT = "Fix the log, or score it without --strict."
 
 
 class Oddities:
@@ -41,6 +45,7 @@ class Oddities:
         self._lines = {kind: Lines() for kind in _KINDS}
         self._lines |= {"missing_reference": log.missing_reference, "repeated_index": log.repeated_index}
         self._fit = _UnitFit(log.path, unit)
+        self._seconds = Seconds()
 
     def watched(self) -> Iterator[EmissionRecord]:
         """The records of the log, each looked at before it is passed on.
@@ -54,6 +59,8 @@ class Oddities:
             self._look(number, record)
             yield record
         self._fit.check()
+        if self._strict and (reason := self._seconds.reason()):
+            raise LogError(f"{self._log.path}: {reason}. {_WITHOUT_STRICT}")
 
     def found(self) -> Mapping[str, Lines]:
         """Kind → the lines; kinds without a line are absent."""
@@ -63,25 +70,29 @@ class Oddities:
         """A sentence for each kind that was found."""
         for kind, lines in self.found().items():
             yield f"{self._log.path}, {_listed(lines)}: {_KINDS[kind]} ({kind}: {lines.count})"
+        if reason := self._seconds.reason():
+            yield f"{self._log.path}: {reason}"
         if self._log.end_marks:
             yield (f"{self._log.path}: the end mark </s> and its delay are left out of {self._log.end_marks} "
                    f"predictions ({self._log.form})")
 
     def _look(self, number: int, record: EmissionRecord) -> None:
         self._fit.add(number, record)
+        self._seconds.add(record)
         for kind, is_odd in (
             ("non_monotone", is_non_monotone(record)),
             ("unit_mismatch", not fits_unit(record, self._unit)),
             ("unpaired_elapsed", has_unpaired_elapsed(record)),
             ("no_source_length", record.source_length is None),
             ("no_reference", record.reference is None),
+            ("subwords", has_subwords(record)),
+            ("special_tokens", has_special_token(record)),
         ):
             if is_odd:
                 self._lines[kind].add(number)
         if self._strict and (found := self.found()):
             kind, lines = next(iter(found.items()))
-            raise LogError(f"{self._log.path}, line {lines.first[0]}: {_KINDS[kind]}. "
-                           f"Mend the log, or score it without --strict.")
+            raise LogError(f"{self._log.path}, line {lines.first[0]}: {_KINDS[kind]}. {_WITHOUT_STRICT}")
 
 
 class _UnitFit:

@@ -104,6 +104,16 @@ def test_a_word_that_grows_is_as_late_as_its_last_part(write):
     assert (record.prediction, record.delays) == ("we saw him", (1000.0, 2000.0, 2000.0))
 
 
+@pytest.mark.parametrize("unit", ["word", "char"])
+def test_subwords_are_refused_unless_their_detokenizer_is_named(write, unit):
+    path = write(*audio(1, (0.5, 0.0, "", "▁gu ten"), (1.0, 0.0, "", "▁Tag")))
+    with pytest.raises(LogError, match="subwords"):
+        records(path, unit=unit)
+    (record,) = records(path, unit=unit, detokenizer="spm")
+    assert record.prediction == "guten Tag"
+    assert records(path, unit=unit, detokenizer=unit)  # whoever names another one is taken at their word
+
+
 def test_the_clock_of_a_log_stands_in_the_signature(write):
     path = write(*audio(1, (1.0, 0.25, "", "we")))
     assert score_log(path, ScoreOptions()).scores.signatures["CA"] == "clock:per_step|as:simulstream-1.0.0"

@@ -61,8 +61,43 @@ def test_odd_lines_are_warned_about_by_number(capsys):
     tags = ORACLE[WORD.name]["tags"]
     falling = [i for i, tag in enumerate(tags, 1) if tag == "non_monotone_delays"]
     assert f"{WORD}, lines {', '.join(map(str, falling))}: delays fall" in warnings[0]
-    assert len(warnings) == 2
+    marked = [i for i, line in enumerate(WORD.read_text(encoding="utf-8").splitlines(), 1)
+              if json.loads(line)["prediction"].endswith("</s>")]
+    assert f"{WORD}, lines {', '.join(map(str, marked))}: a special token" in warnings[2]
+    assert len(warnings) == 3
     assert all(line.startswith("simulsa-eval: warning: ") for line in warnings)
+
+
+SPEECH = {"prediction": "guten Tag zusammen", "reference": "guten Tag zusammen", "delays": [900.0, 1800.0, 2700.0],
+          "source_length": 2700.0}
+
+
+def warnings_of(tmp_path, *rows: dict) -> tuple[str, ...]:
+    (tmp_path / "x.log").write_text("".join(json.dumps(SPEECH | {"index": index} | row) + "\n"
+                                            for index, row in enumerate(rows)), encoding="utf-8")
+    return score_log(tmp_path / "x.log", ScoreOptions()).warnings
+
+
+@pytest.mark.parametrize(("row", "message"), [
+    ({"prediction": "▁Guten ▁Tag s"}, "▁ in the prediction"),
+    ({"prediction": "guten Tag <end_of_turn>"}, "special token"),
+    ({"prediction": "guten Tag <|im_end|>"}, "special token"),
+    ({"prediction": "guten Tag </s>"}, "special token"),
+    ({"delays": [0.9, 1.8, 2.7]}, "delays in seconds must be multiplied by 1000"),
+    ({"delays": [0.9, 1.8, 2.7], "source_length": 2.7}, "times in seconds must be multiplied by 1000"),
+])
+def test_what_is_not_text_or_milliseconds_is_warned_about_and_strict_refuses_it(tmp_path, row, message):
+    (warning,) = warnings_of(tmp_path, row, row)
+    assert message in warning
+    with pytest.raises(LogError, match="without --strict"):
+        score_log(tmp_path / "x.log", ScoreOptions(strict=True))
+
+
+def test_text_that_only_looks_like_tokens_and_early_delays_of_some_lines_are_left_in_peace(tmp_path):
+    assert warnings_of(tmp_path, {}) == ()
+    assert warnings_of(tmp_path, {"delays": [1.0, 2.0, 2.0]}, {}) == ()  # one that is written at once
+    assert warnings_of(tmp_path, {"prediction": "a <sic> b"}) == ()
+    assert warnings_of(tmp_path, {"prediction": "▁ ▂ ▃", "reference": "▁ ▂ ▃"}) == ()
 
 
 def test_strict_makes_the_first_odd_line_an_error(capsys):

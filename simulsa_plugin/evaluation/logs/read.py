@@ -156,6 +156,8 @@ class Log:
         options = self._options
         screens = simulstream.read_screens(
             self.path, options.unit, simulstream.make_detokenizer(options.detokenizer or options.unit))
+        if options.detokenizer is None:
+            simulstream.check_not_subwords(self.path, screens.values())
         segments = None if options.segments is None else simulstream.read_segments(options.segments)
         references = None if options.references is None else list(read_references(options.references))
         yield from simulstream.to_records(screens, segments, references, options.unit)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path, PurePath
@@ -116,6 +116,18 @@ def read_screens(path: Path, unit: str, detokenize: Detokenize) -> dict[str, Scr
     if not screens:
         raise LogError(f"{path} holds no audio. {FORMS}")
     return screens
+
+
+def check_not_subwords(path: Path, screens: Collection[Screen]) -> None:
+    """Refuse tokens that are subwords where none of the detokenizers was chosen for them.
+
+    Raises:
+        LogError: ▁, SentencePiece's space, stands in most texts.
+    """
+    written = [screen.text for screen in screens if screen.text]
+    if 2 * sum("▁" in text for text in written) > len(written):
+        raise LogError(f"{path} holds subwords (▁ in most of its texts), each of which would count as a word. "
+                       f"Give --detokenizer spm, or the folder of the model's tokenizer.")
 
 
 def read_segments(path: Path) -> list[Segment]:
