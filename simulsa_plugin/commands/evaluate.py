@@ -89,6 +89,7 @@ def _decode_and_score(path: Path | None, overrides: list[str], out: Path) -> int
     from simulsa_plugin.evaluation.references import check_references
     from simulsa_plugin.evaluation.run import plan_cells
     from simulsa_plugin.evaluation.settings import CometSettings, EvaluationSettings
+    from simulsa_plugin.metrics.quality import make_metrics
     from simulsa_plugin.storage import make_folder
 
     share = take_rank()
@@ -96,7 +97,8 @@ def _decode_and_score(path: Path | None, overrides: list[str], out: Path) -> int
     settings, comet = EvaluationSettings.from_keys(recipe.simulsa), CometSettings.from_keys(recipe.simulsa)
     if share and settings.measure_time:
         raise UsageError("simulsa_measure_time is for a single process: several would disturb each other's clock.")
-    plan_cells(settings)  # a mistake in a policy shows before the long part
+    plan_cells(settings)  # a mistake in a policy, or a missing tokenizer, shows before the long part
+    make_metrics(settings.bleu_tokenizer)
     corpus = wanted_corpus(recipe, evaluation=True)
     make_folder(out)
     toolkit = recipe.toolkit

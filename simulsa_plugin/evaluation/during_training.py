@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from simulsa_plugin.evaluation.steps import ShownStep, shown_steps
 from simulsa_plugin.metrics.corpus import CorpusScorer
 from simulsa_plugin.metrics.instance import Measure
 from simulsa_plugin.model import AudioLanguageModel, Sample, UnusableRow
-from simulsa_plugin.storage import read_jsonl, replacing, write_jsonl
+from simulsa_plugin.storage import replacing, write_jsonl
 from simulsa_plugin.streaming.engine import Cell, Limits, Source, decode
 from simulsa_plugin.streaming.session import SAMPLES_PER_MS, SHORTEST_MS
 
@@ -178,7 +179,18 @@ class History:
             _draw(written, handle)
 
     def _rows(self) -> list[Row]:
-        return list(read_jsonl(self._path)) if self._path.exists() else []
+        """The rows that can be read: what a crash made of the others must not stop those that come."""
+        if not self._path.exists():
+            return []
+        lines = map(_parsed, self._path.read_bytes().splitlines())
+        return [row for row in lines if isinstance(row, dict) and isinstance(row.get("step"), int)]
+
+
+def _parsed(line: bytes) -> object:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _samples_of(row: Sample | UnusableRow) -> int | str:

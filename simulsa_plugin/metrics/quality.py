@@ -87,24 +87,30 @@ def default_tokenizer(unit: str) -> str:
 def make_metrics(tokenizer: str) -> tuple[QualityMetric, ...]:
     """BLEU with one of sacrebleu's tokenizers, and chrF (chrF2: character 6-grams, no word n-grams).
 
+    Each has scored a sentence when this returns: what is missing shows here, and not after hours of decoding.
+
     Raises:
         UsageError: sacrebleu has no such tokenizer.
         MissingExtraError: the tokenizer needs a package or a file that is not there.
     """
     from sacrebleu.metrics.chrf import CHRF
 
-    return (QualityMetric("BLEU", _make_bleu(tokenizer), _make_bleu(tokenizer, effective_order=True)),
-            QualityMetric("chrF", CHRF(), CHRF()))
+    return (QualityMetric("BLEU", *_make_bleu(tokenizer)), QualityMetric("chrF", CHRF(), CHRF()))
 
 
-def _make_bleu(tokenizer: str, *, effective_order: bool = False) -> BLEU:
+def _make_bleu(tokenizer: str) -> tuple[BLEU, BLEU]:
+    """BLEU of a corpus and of a sentence."""
     from sacrebleu.metrics.bleu import BLEU
 
     if tokenizer not in BLEU.TOKENIZERS:
         raise UsageError(f"The BLEU tokenizer is {tokenizer!r}; allowed: {', '.join(sorted(BLEU.TOKENIZERS))}.")
     try:
-        return BLEU(tokenize=tokenizer, effective_order=effective_order, force=True)
-    except (RuntimeError, ImportError, OSError) as error:
-        # sacrebleu's own text names the extra (mecab) or the file (sentencepiece) that is missing.
-        reason = " ".join(str(error).split())
+        corpus, sentence = (BLEU(tokenize=tokenizer, effective_order=by_sentence, force=True)
+                            for by_sentence in (False, True))
+        for bleu in (corpus, sentence):
+            bleu.corpus_score(["a"], [["a"]])
+    except (RuntimeError, ImportError, OSError, AssertionError, AttributeError, TypeError) as error:
+        # sacrebleu's own text names the extra or the dictionary (mecab) or the file (sentencepiece) that is missing.
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise MissingExtraError(f"The BLEU tokenizer {tokenizer} cannot start: {reason}") from error
+    return corpus, sentence

@@ -13,12 +13,13 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tqdm import tqdm
 
 from simulsa_plugin.errors import UsageError
 from simulsa_plugin.evaluation.during_training import (
+    HISTORY,
     PREFIX,
     History,
     Plan,
@@ -29,6 +30,7 @@ from simulsa_plugin.evaluation.during_training import (
 )
 from simulsa_plugin.evaluation.run import plan_cells
 from simulsa_plugin.evaluation.settings import EvaluationSettings, HookSettings
+from simulsa_plugin.metrics.quality import make_metrics
 from simulsa_plugin.model import Sample, UnusableRow
 from simulsa_plugin.settings import PREFIX as PREFIX_OF_KEYS
 from simulsa_plugin.settings import read_recipe
@@ -41,6 +43,7 @@ DECODED_STAGES = ("sft", "dpo", "kto")
 if TYPE_CHECKING:
     from simulsa_plugin.toolkit.dataset import OfflineDataset
 
+Scored: TypeAlias = tuple[list[dict[str, Any]], dict[str, float]]  # rows of the history, metrics of the log
 _RUNTIME = "_runtime"  # ends the key of every evaluation's duration
 _current: list[Evaluator] = []  # of the training that is being set up in this process
 
@@ -57,11 +60,16 @@ class Evaluator:
     def __init__(self, plan: Plan, renderer: Any, history: History) -> None:
         self.plan, self._renderer, self._history = plan, renderer, history
         self._done: dict[int, dict[str, float]] = {}
+        self._count = self._failed = 0  # evaluations
 
     def begin(self, step: int) -> None:
         """A training starts, or goes on, after `step`."""
-        if rank_and_count()[0] == 0:
+        if rank_and_count()[0] != 0:
+            return
+        try:
             self._history.forget_after(step)
+        except Exception as error:  # a full disk must not end a training
+            notify(f"{HISTORY} could not be cut at step {step}, and may hold later steps: {one_line(error)}")
 
     def end(self) -> None:
         """A training has ended: its best weights may have been loaded, so that the same step is another model."""
@@ -76,17 +84,33 @@ class Evaluator:
 
     def _evaluate(self, trainer: Any, step: int) -> dict[str, float]:
         start = time.perf_counter()
-        rank, _ = rank_and_count()
-        shares = gather(self._decode(trainer))
-        failed = [share for share in shares if isinstance(share, str)]
-        if failed:
-            if rank == 0:
-                notify(f"simultaneous decoding at step {step} FAILED, the training goes on without it: {failed[0]}")
+        # What the first rank found counts for all of them: they must choose the same best model.
+        scored: Scored | str = gather(self._score(gather(self._decode(trainer))))[0]
+        self._count += 1
+        if isinstance(scored, str):
+            self._failed += 1
+            notify(f"simultaneous decoding at step {step} FAILED, the training goes on without it: {scored} "
+                   f"({self._failed} of {self._count} evaluations so far failed)")
             return _none_for_best(self.plan, trainer.args)
-        rows = score_cells(self.plan, {row: steps for share in shares for row, steps in share.items()})
-        if rank == 0:
+        rows, metrics = scored
+        if rank_and_count()[0] == 0:
             self._write(step, trainer.state.epoch, time.perf_counter() - start, rows)
-        return _none_for_best(self.plan, trainer.args) | logged_metrics(self.plan, rows)
+        return _none_for_best(self.plan, trainer.args) | metrics
+
+    def _score(self, shares: list[dict[int, Any] | str]) -> Scored | str | None:
+        """On the first rank the rows and the metrics of the log, or why there are none."""
+        if rank_and_count()[0] != 0:
+            return None
+        sessions: dict[int, Any] = {}
+        for share in shares:
+            if isinstance(share, str):
+                return share
+            sessions |= share
+        try:
+            rows = score_cells(self.plan, sessions)
+            return rows, logged_metrics(self.plan, rows)
+        except Exception as error:  # whatever it is, hours of training are worth more
+            return f"{type(error).__name__}: {one_line(error)}"
 
     def _decode(self, trainer: Any) -> dict[int, Any] | str:
         """This process's share, or why there is none: the others must hear of it, as they wait."""
@@ -211,6 +235,7 @@ def _make_evaluator(arguments: InferenceArguments, training_args: Any) -> Evalua
 
     Raises:
         UsageError, DatasetError, ModelError: the recipe's keys, its test set or its template are wrong.
+        MissingExtraError: the BLEU tokenizer needs a package or a file that is not there.
     """
     named = _own_keys(arguments.data)
     hook = HookSettings.from_keys(named)
@@ -220,6 +245,7 @@ def _make_evaluator(arguments: InferenceArguments, training_args: Any) -> Evalua
         "simulsa_chunks": hook.eval_chunks, "simulsa_rollbacks": hook.eval_rollbacks,
         "simulsa_policies": hook.eval_policies, "simulsa_eval_samples": hook.eval_samples})
     _refuse_what_cannot_be(training_args, settings)
+    make_metrics(settings.bleu_tokenizer)  # a package that is missing shows before the long part
     with as_loud_as_before():
         from simulsa_plugin.toolkit.dataset import load_datasets
         from simulsa_plugin.toolkit.rendering import load_renderer

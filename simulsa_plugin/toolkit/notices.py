@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 
@@ -11,9 +12,10 @@ ANNOUNCED = "SIMULSA_PLUGIN_ANNOUNCED"
 
 
 def notify(message: str) -> None:
-    """Say one line, unless this is another rank than the first."""
+    """Say one line, unless this is another rank than the first; a stderr that has gone is no reason to fail."""
     if os.environ.get("RANK", "0") == "0":
-        print(f"simulsa_plugin: {message}", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError, ValueError):
+            print(f"simulsa_plugin: {message}", file=sys.stderr, flush=True)
 
 
 def announce() -> None:

@@ -114,6 +114,17 @@ OWN_MISTAKES = [
 ]
 
 
+def test_a_tokenizer_that_is_not_there_shows_before_a_corpus_is_read_or_a_model_loaded(place, capfd, monkeypatch):
+    monkeypatch.setitem(sys.modules, "MeCab", None)  # as if it were not installed
+    monkeypatch.delitem(sys.modules, "sacrebleu.tokenizers.tokenizer_ja_mecab", raising=False)
+    words = ["simulsa_corpus=table", "simulsa_corpus_dir=nowhere", "model_name_or_path=no/model/here",
+             "template=qwen2_audio", "simulsa_target_language=ja", "--out", "out"]
+    assert evaluate.main(words) == 1
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("simulsa-eval: error: The BLEU tokenizer ja-mecab cannot start: ")
+    assert not Path("out").exists()
+
+
 @pytest.mark.parametrize(
     ("program", "words", "code", "said"),
     [(program, *mistake) for program in COMMANDS for mistake in MISTAKES] + OWN_MISTAKES,

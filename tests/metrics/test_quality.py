@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from sacrebleu.tokenizers import tokenizer_intl
 
 from simulsa_plugin.errors import MissingExtraError, UsageError
 from simulsa_plugin.metrics import quality
@@ -64,3 +65,14 @@ def test_a_tokenizer_whose_package_is_missing_names_the_extra(monkeypatch):
     monkeypatch.delitem(sys.modules, "sacrebleu.tokenizers.tokenizer_ja_mecab", raising=False)
     with pytest.raises(MissingExtraError, match=r"ja-mecab.*sacrebleu\[ja\]"):
         quality.make_metrics("ja-mecab")
+
+
+@pytest.mark.parametrize("error", [RuntimeError("nothing"), ImportError("nothing"), OSError("nothing"),
+                                   AssertionError("nothing"), AssertionError()])
+@pytest.mark.parametrize("when", ["__init__", "__call__"])
+def test_a_tokenizer_that_fails_when_it_starts_or_when_it_is_first_used_shows_at_once(monkeypatch, error, when):
+    def fail(*_):
+        raise error
+    monkeypatch.setattr(tokenizer_intl.TokenizerV14International, when, fail)
+    with pytest.raises(MissingExtraError, match=r"tokenizer intl cannot start: (nothing|AssertionError)$"):
+        quality.make_metrics("intl")

@@ -1,9 +1,14 @@
 """Simultaneous decoding during training: in processes of its own as a user starts them, and with a trainer of wood."""
 
+import contextlib
+import io
 import json
 import logging
 import random
+import sys
+import threading
 import types
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -11,14 +16,14 @@ import torch
 from fakes import ClockModel, write_noise
 
 from simulsa_plugin.demo.corpus import OFFLINE_NAME
-from simulsa_plugin.errors import DatasetError, UsageError
-from simulsa_plugin.evaluation import during_training
+from simulsa_plugin.errors import DatasetError, MissingExtraError, StorageError, UsageError
 from simulsa_plugin.evaluation.during_training import History, decode_share, logged_metrics, make_plan, score_cells
 from simulsa_plugin.evaluation.run import evaluate, plan_cells
 from simulsa_plugin.evaluation.settings import EvaluationSettings
 from simulsa_plugin.model import Prompt, Sample, UnusableRow
-from simulsa_plugin.storage import write_json, write_jsonl
+from simulsa_plugin.storage import read_jsonl, write_json, write_jsonl
 from simulsa_plugin.toolkit import hook
+from simulsa_plugin.toolkit.arguments import InferenceArguments
 from simulsa_plugin.toolkit.undisturbed import as_loud_as_before, undisturbed
 
 SMALL = ("max_steps=3", "per_device_train_batch_size=2", "dataloader_num_workers=0", "logging_steps=1", "val_size=4",
@@ -220,6 +225,128 @@ def test_a_failure_is_loud_and_costs_no_training(evaluator, monkeypatch, capsys)
     assert evaluator.metrics(make_trainer(step=2)) == {}
 
 
+# Every kind of exception that a library may raise, from a missing package to a bug
+EXCEPTIONS = [RuntimeError("no\nmecab"), ImportError("sentencepiece"), AssertionError(), MemoryError(), KeyError("x"),
+              OSError(5, "Input/output error"), UnicodeError("x"), ZeroDivisionError(), RecursionError(),
+              StopIteration(), StorageError("full"), MissingExtraError("no mecab"), UsageError("no")]
+
+
+@pytest.mark.parametrize("name", ["score_cells", "logged_metrics"])
+@pytest.mark.parametrize("error", EXCEPTIONS, ids=lambda error: type(error).__name__)
+def test_scores_that_fail_are_one_line_and_cost_no_training(evaluator, monkeypatch, capsys, error, name):
+    def fail(*_):
+        raise error
+    with monkeypatch.context() as patched:
+        patched.setattr(hook, name, fail)
+        assert evaluator.metrics(make_trainer()) == {}
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"at step 1 FAILED, the training goes on without it: {type(error).__name__}: " in line
+        assert line.endswith("(1 of 1 evaluations so far failed)")
+        best = evaluator.metrics(make_trainer(step=2, metric_for_best_model="simul_k500_b3_bleu"))
+        assert np.isnan(best["eval_simul_k500_b3_bleu"])
+    assert "eval_simul_k500_b3_bleu" in evaluator.metrics(make_trainer(step=3))  # the next one is whole again
+    assert "(2 of 2 evaluations so far failed)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["decode_share", "score_cells"])
+def test_ctrl_c_still_stops_a_training(evaluator, monkeypatch, name):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+    monkeypatch.setattr(hook, name, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        evaluator.metrics(make_trainer())
+
+
+class Ranks:
+    """Two ranks as threads that meet at every `gather`; one that comes alone has waited in vain."""
+
+    def __init__(self):
+        self.local, self.barrier, self.found = threading.local(), threading.Barrier(2, timeout=20), [None, None]
+
+    def rank_and_count(self):
+        return self.local.rank, 2
+
+    def gather(self, found):
+        self.found[self.local.rank] = found
+        self.barrier.wait()
+        both = list(self.found)
+        self.barrier.wait()
+        return both
+
+    def metrics(self, evaluators, **arguments):
+        def ask(rank):
+            self.local.rank = rank
+            return [evaluators[rank].metrics(make_trainer(step, **arguments)) for step in (1, 2)]
+        with ThreadPoolExecutor(2) as executor:
+            return list(executor.map(ask, range(2)))
+
+
+@pytest.mark.parametrize("failing", ["score", "decode first", "decode second", None])
+def test_ranks_agree_whichever_of_them_fails_and_none_waits_for_ever(plan, tmp_path, monkeypatch, failing):
+    ranks = Ranks()
+
+    def decode(_, __, number, count, progress):
+        if failing == ("decode first", "decode second")[number]:
+            raise RuntimeError("out of luck")
+        return decode_share(ClockModel(regret=True), plan, number, count, progress)
+
+    def score(*arguments):
+        assert ranks.local.rank == 0
+        if failing == "score":
+            raise ImportError("mecab")
+        return score_cells(*arguments)
+
+    monkeypatch.setattr(hook, "rank_and_count", ranks.rank_and_count)
+    monkeypatch.setattr(hook, "gather", ranks.gather)
+    monkeypatch.setattr(hook, "decode_share", decode)
+    monkeypatch.setattr(hook, "score_cells", score)
+    # All threads share one random state, which `undisturbed` would put back twice.
+    monkeypatch.setattr(hook, "undisturbed", lambda _: contextlib.nullcontext())
+    from simulsa_plugin.toolkit import backbone
+
+    monkeypatch.setattr(backbone, "Backbone", lambda *_: None)
+    evaluators = [hook.Evaluator(plan, None, History(tmp_path)) for _ in range(2)]
+    first, second = ranks.metrics(evaluators, metric_for_best_model="simul_k500_b0_bleu")
+    assert repr(first) == repr(second)  # NaN is not itself
+    assert [len(found) for found in first] == [1 if failing else len(plan.names)] * 2
+
+
+def test_a_training_starts_over_a_history_that_a_crash_has_damaged(evaluator, tmp_path, capsys):
+    path = tmp_path / "out" / "simulsa_eval.jsonl"
+    evaluator.metrics(make_trainer(step=1))
+    path.write_text("\0\0\n[1]\n{}\n" + path.read_text() + '{"step": 9, "BL')
+    evaluator.begin(5)
+    evaluator.metrics(make_trainer(step=6))
+    assert [row["step"] for row in read_jsonl(path)] == [1, 1, 1, 6, 6, 6]
+    path.unlink()
+    path.mkdir()
+    evaluator.begin(5)
+    assert "simulsa_eval.jsonl could not be cut at step 5" in capsys.readouterr().err
+    assert "eval_simul_k500_b0_bleu" in evaluator.metrics(make_trainer(step=7))
+
+
+def test_a_warning_that_nobody_can_read_costs_no_training(evaluator, monkeypatch):
+    class Gone(io.StringIO):
+        def write(self, _):
+            raise BrokenPipeError
+
+    def fail(*_):
+        raise RuntimeError
+    monkeypatch.setattr(hook, "score_cells", fail)
+    monkeypatch.setattr(sys, "stderr", Gone())
+    assert evaluator.metrics(make_trainer()) == {}
+
+
+def test_a_tokenizer_that_is_not_there_shows_before_anything_is_loaded(monkeypatch):
+    def fail(tokenizer):
+        raise MissingExtraError(f"The BLEU tokenizer {tokenizer} cannot start")
+    monkeypatch.setattr(hook, "make_metrics", fail)
+    data = types.SimpleNamespace(simulsa_eval_dataset="x", simulsa_target_language="ja")
+    training = types.SimpleNamespace(fsdp=[], eval_strategy="steps", do_eval=False)
+    with pytest.raises(MissingExtraError, match="ja-mecab"):
+        hook._make_evaluator(InferenceArguments(None, data, None), training)
+
+
 def test_a_history_that_cannot_be_written_is_loud_and_costs_no_metric(evaluator, monkeypatch, capsys):
     def fail(*_):
         raise OSError("no space left")
@@ -277,7 +404,7 @@ def test_a_training_that_goes_on_does_its_later_steps_again(tmp_path):
         history.add(step, 0.1, 1.0, [row | {"BLEU": float(step)}])
     history.add(3, 0.1, 1.0, [row | {"BLEU": 9.0}])  # the best model, at the last step
     history.forget_after(2)
-    rows = list(during_training.read_jsonl(tmp_path / "simulsa_eval.jsonl"))
+    rows = list(read_jsonl(tmp_path / "simulsa_eval.jsonl"))
     assert [(one["step"], one["BLEU"]) for one in rows] == [(1, 1.0), (2, 2.0)]
     history.forget_after(0)
     assert (tmp_path / "simulsa_eval.jsonl").read_text() == ""
