@@ -1,7 +1,9 @@
 """A test set decoded block by block, each block written whole: what a killed run goes on from, and ranks share.
 
-`decoding/00012/` holds one file of steps for every cell, in the form of the final `steps.jsonl`, and `instances.jsonl`.
-Which utterances form a block depends on the test set alone, so neither restarts nor the number of ranks change a byte.
+`decoding/00012/` holds one file of steps for every cell, in the form of the final `steps.jsonl`, `instances.jsonl`, and
+`block.json` with the checksums of all and the work that they are part of. Which utterances form a block depends on the
+test set alone, so neither restarts nor the number of ranks change a byte. A block that does not hold what it should, as
+after a loss of power, is decoded again.
 """
 
 from __future__ import annotations
@@ -10,10 +12,11 @@ import glob
 import os
 import platform
 import shutil
+import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +25,10 @@ from tqdm import tqdm
 from simulsa_plugin.audio import read_mono, samples_to_seconds
 from simulsa_plugin.errors import AudioError, ModelError
 from simulsa_plugin.evaluation.cells import folder_name
+from simulsa_plugin.evaluation.checksums import checksums, first_damaged, read_sealed, sealed
 from simulsa_plugin.evaluation.steps import ShownStep, read_sessions, step_rows
 from simulsa_plugin.model import AudioLanguageModel, Sample, UnusableRow
-from simulsa_plugin.storage import UNFINISHED, make_folder, read_jsonl, write_jsonl, writing_to
+from simulsa_plugin.storage import UNFINISHED, make_folder, read_jsonl, write_json, write_jsonl, writing_to
 from simulsa_plugin.streaming.engine import Cell, Limits, Source, decode, decode_alone
 from simulsa_plugin.streaming.session import SAMPLES_PER_MS, SHORTEST_MS, Session
 from simulsa_plugin.work import Shard
@@ -32,6 +36,7 @@ from simulsa_plugin.work import Shard
 BLOCK = 128  # utterances whose audio is in memory at once
 POLL_SECONDS = 0.2
 _INSTANCES = "instances.jsonl"
+_BLOCK = "block.json"
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,8 @@ class Job:
         limits: of batches.
         measures_time: one session at a time, with a stopwatch.
         folder: where the blocks are written.
+        work: what decides the bytes of the result; blocks of another work are not used.
+        whole: blocks that were seen to hold what they should.
     """
 
     model: AudioLanguageModel
@@ -55,6 +62,8 @@ class Job:
     limits: Limits
     measures_time: bool
     folder: Path
+    work: Mapping[str, Any] = field(default_factory=dict)
+    whole: set[int] = field(default_factory=set)
 
     @property
     def num_blocks(self) -> int:
@@ -75,29 +84,49 @@ class Job:
 
 
 def decode_blocks(job: Job, share: Shard | None = None) -> None:
-    """Decode the blocks that are not there yet: all of them, or every `share.count`-th.
+    """Decode the blocks that are not there yet, or are damaged: all of them, or every `share.count`-th.
 
     Raises:
         ModelError: a batch does not fit into memory.
         StorageError: a block cannot be written.
     """
     first, step = (share.number - 1, share.count) if share else (0, 1)
-    missing = [block for block in range(first, job.num_blocks, step) if not job.block_folder(block).exists()]
+    missing = [block for block in range(first, job.num_blocks, step) if not is_whole(job, block)]
     make_folder(job.folder)
     _remove_unfinished(job.folder)
     total = sum(len(job.block_rows(block)) for block in missing) * len(job.cells)
     with tqdm(total=total, desc=f"decode {job.name}", unit="session", disable=None) as progress:
         for block in missing:
-            if job.block_folder(block).exists():  # by another process meanwhile
+            if is_whole(job, block):  # by another process meanwhile
                 progress.update(len(job.block_rows(block)) * len(job.cells))
-            else:
-                _write_block(job, block, progress)
+                continue
+            damage = _damage(job, block)
+            if damage is not None:
+                print(f"warning: {job.block_folder(block)} is decoded again: {damage}", file=sys.stderr)
+            _write_block(job, block, progress)
+
+
+def is_whole(job: Job, block: int) -> bool:
+    """Whether a block is there, and holds what it should."""
+    if block not in job.whole and job.block_folder(block).exists() and _damage(job, block) is None:
+        job.whole.add(block)
+    return block in job.whole
+
+
+def noted_work(job: Job) -> dict[str, Any] | None:
+    """The work that is written down in a block whose files are whole; None where there is none."""
+    for block in range(job.num_blocks):
+        noted = read_sealed(job.block_folder(block) / _BLOCK)
+        if noted is not None and first_damaged(job.block_folder(block), noted["files"]) is None:
+            work: dict[str, Any] = noted["work"]
+            return work
+    return None
 
 
 def wait_for_blocks(job: Job) -> None:
     """Wait until every block is there, whoever decodes it."""
     for block in range(job.num_blocks):
-        while not job.block_folder(block).exists():
+        while not is_whole(job, block):
             time.sleep(POLL_SECONDS)
 
 
@@ -145,18 +174,52 @@ def _write_block(job: Job, block: int, progress: Any) -> None:
         for cell, decoded in zip(job.cells, sessions, strict=True):
             write_jsonl(temporary / f"{cell_folder(cell)}.jsonl", _step_rows(job.model, ids, decoded))
         write_jsonl(temporary / _INSTANCES, instances)
-        _put_in_place(temporary, job.block_folder(block))
+        write_json(temporary / _BLOCK, sealed({"files": checksums(temporary, _file_names(job)), "work": job.work}))
+        _put_in_place(job, temporary, block)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)  # it is gone where it has become the block
 
 
-def _put_in_place(temporary: Path, folder: Path) -> None:
+def _put_in_place(job: Job, temporary: Path, block: int) -> None:
+    folder = job.block_folder(block)
     with writing_to(folder):
+        if _damage(job, block) is not None:
+            _remove(folder)
         try:
             temporary.rename(folder)
         except OSError:
             if not folder.exists():  # else another process was quicker, and wrote the same
                 raise
+
+
+def _remove(path: Path) -> None:
+    """Remove whatever stands there, if anything does."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _damage(job: Job, block: int) -> str | None:
+    """Why a block that is there cannot be used; None where it can, or is not there."""
+    folder = job.block_folder(block)
+    if not folder.exists():
+        return None
+    noted = read_sealed(folder / _BLOCK)
+    if noted is None or set(noted["files"]) != set(_file_names(job)):
+        return f"{_BLOCK} is damaged or missing."
+    if noted["work"] != job.work:
+        return "it is part of another evaluation."
+    damaged = first_damaged(folder, noted["files"])
+    if damaged is not None:
+        return f"{damaged} is damaged or missing."
+    ids = [row.get("id") for row in read_jsonl(folder / _INSTANCES)]
+    return None if ids == [job.identifier(row) for row in job.block_rows(block)] else "it holds other utterances."
+
+
+def _file_names(job: Job) -> list[str]:
+    """The files of a block that hold something."""
+    return [*(f"{cell_folder(cell)}.jsonl" for cell in job.cells), _INSTANCES]
 
 
 def _decode(job: Job, sources: Sequence[Source], progress: Any) -> list[list[Session]]:

@@ -14,6 +14,7 @@ from simulsa_plugin.evaluation.tables import shown, shown_parameters
 from simulsa_plugin.storage import replacing
 from simulsa_plugin.tables import align
 
+TSV, CURVES, PAGE = REPORT = ("scores.tsv", "curves.png", "report.html")
 KEYS = ("policy", "chunk_ms", "rollback")
 PARAMETERS = "parameters"  # a column of the tables where some cell has any
 VALUES = ("BLEU", "chrF", "AL", "LAAL", "AP", "DAL", "ATD", "YAAL", "StartOffset", "EndOffset", "SWF", "NE")
@@ -28,11 +29,11 @@ Cell = Mapping[str, Any]
 def write_report(scores: Mapping[str, Any], out: Path) -> None:
     """Write `scores.tsv`, `curves.png` and `report.html` beside scores.json."""
     cells = scores["cells"]
-    with replacing(out / "scores.tsv", "w") as handle:
+    with replacing(out / TSV, "w") as handle:
         handle.writelines("\t".join(row) + "\n" for row in _tsv(cells))
-    with replacing(out / "curves.png") as handle:
+    with replacing(out / CURVES) as handle:
         _draw(cells, handle)
-    with replacing(out / "report.html", "w") as handle:
+    with replacing(out / PAGE, "w") as handle:
         handle.write(_page(scores))
 
 

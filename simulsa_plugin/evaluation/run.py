@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import shutil
 import sys
@@ -11,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from simulsa_plugin.errors import DatasetError, StorageError, UsageError
-from simulsa_plugin.evaluation.cells import LOG, SCORES
+from simulsa_plugin.evaluation.cells import COMET_SCORES, LOG, SCORES
+from simulsa_plugin.evaluation.checksums import read_sealed, sealed
 from simulsa_plugin.evaluation.decoding import (
     Job,
     cell_folder,
     decode_blocks,
+    is_whole,
+    noted_work,
     read_instances,
     read_steps,
     steps_file,
@@ -24,7 +28,7 @@ from simulsa_plugin.evaluation.decoding import (
 from simulsa_plugin.evaluation.delays import emission_record
 from simulsa_plugin.evaluation.logs.simuleval import write_log
 from simulsa_plugin.evaluation.references import check_references
-from simulsa_plugin.evaluation.report import write_report
+from simulsa_plugin.evaluation.results import check_files, check_sealed, write_scores
 from simulsa_plugin.evaluation.settings import EvaluationSettings
 from simulsa_plugin.evaluation.steps import STEPS, ShownStep
 from simulsa_plugin.evaluation.views import Views
@@ -33,7 +37,7 @@ from simulsa_plugin.metrics.instance import Measure
 from simulsa_plugin.metrics.records import EmissionRecord
 from simulsa_plugin.metrics.significance import Bootstrap
 from simulsa_plugin.model import AudioLanguageModel, Sample, UnusableRow
-from simulsa_plugin.storage import dump_line, locked, make_folder, remove_leftovers, replacing, write_json
+from simulsa_plugin.storage import dump_line, locked, make_folder, remove_leftovers, replacing, write_json, writing_to
 from simulsa_plugin.streaming.catalogue import make_policies, policy_sources
 from simulsa_plugin.streaming.engine import Cell, Limits
 from simulsa_plugin.streaming.policies import Offline
@@ -87,7 +91,7 @@ def evaluate(
         if (out / SCORES).exists():  # by who held the folder a moment ago
             return _read_finished(job, work, out)
         remove_leftovers(out)
-        _begin(job, work, out)
+        job = _begin(job, work, out)
         decode_blocks(job, share)
         wait_for_blocks(job)
         return _finish(job, work, settings, out)
@@ -114,8 +118,7 @@ def _decode_share(job: Job, work: dict[str, Any], share: Shard, out: Path) -> No
     """Decode a share beside whoever finishes; one that comes after the end leaves nothing behind."""
     try:
         if not (out / SCORES).exists():
-            _begin(job, work, out)
-            decode_blocks(job, share)
+            decode_blocks(_begin(job, work, out), share)
     except StorageError:
         if not (out / SCORES).exists():  # else somebody has finished meanwhile, and cleared away
             raise
@@ -123,21 +126,26 @@ def _decode_share(job: Job, work: dict[str, Any], share: Shard, out: Path) -> No
         _read_finished(job, work, out)
 
 
-def _begin(job: Job, work: dict[str, Any], out: Path) -> None:
-    """Write down what is decoded, or see that it is what others have begun."""
+def _begin(job: Job, work: dict[str, Any], out: Path) -> Job:
+    """Write down what is decoded, or see that it is what others have begun; the job with the work as it was begun."""
     with locked(make_folder(job.folder), wait=True):
-        started = job.folder / STARTED
-        if started.exists():
-            decodes = not all(job.block_folder(block).exists() for block in range(job.num_blocks))
-            _refuse_other_work(out, read_work(started), work, decodes=decodes)
-        else:
-            write_json(started, work)
+        noted = read_sealed(job.folder / STARTED)
+        begun = noted or noted_work(job)  # a crash may have left no more than the blocks
+        if noted is None:
+            write_json(job.folder / STARTED, sealed(begun or work))
+        job = dataclasses.replace(job, work=read_sealed(job.folder / STARTED) or {})
+        if begun is not None:
+            decodes = not all(is_whole(job, block) for block in range(job.num_blocks))
+            _refuse_other_work(out, begun, work, decodes=decodes)
+        return job
 
 
 def _read_finished(job: Job, work: dict[str, Any], out: Path) -> list[dict[str, Any]]:
-    """The cells of a finished folder; what a kill left of the blocks goes."""
+    """The cells of a finished folder, whose files are checked; what a kill left of the blocks goes."""
     scores = read_work(out / SCORES)
+    check_sealed(scores, out)
     _refuse_other_work(out, scores, work, decodes=False)
+    check_files(scores, out)
     shutil.rmtree(job.folder, ignore_errors=True)
     cells: list[dict[str, Any]] = scores["cells"]
     return cells
@@ -190,12 +198,11 @@ def _finish(job: Job, work: dict[str, Any], settings: EvaluationSettings, out: P
         "cells": [row for row, _ in scored],
         "signatures": scored[0][1],
         **work,
-        "model": read_work(job.folder / STARTED)["model"],  # what decoded: this process may be on another device
+        "model": job.work["model"],  # what decoded: this process may be on another device
         "decoded_on": sorted({one["device"] for one in instances if "skipped" not in one}),
         "skipped": skipped,
     }
-    write_report(scores, out)
-    write_json(out / SCORES, scores)  # last: its presence says that everything else is there
+    write_scores(scores, out)
     shutil.rmtree(job.folder, ignore_errors=True)
     return scores["cells"]  # type: ignore[no-any-return]  # as built above
 
@@ -206,6 +213,8 @@ def _write_cell(
     """Write a cell's `instances.log` and `steps.jsonl`; return its row of scores.json and its signatures."""
     folder, measure = make_folder(out / cell_folder(cell)), Measure(settings.latency_unit)
     remove_leftovers(folder)
+    with writing_to(folder):
+        (folder / COMET_SCORES).unlink(missing_ok=True)  # of an earlier result
     scorer, views = CorpusScorer(measure, settings.bleu_tokenizer, keep=True), Views(measure)
     write_log(folder / LOG, _watched(read_steps(job, cell), samples, scorer, views))
     with replacing(folder / STEPS) as handle:

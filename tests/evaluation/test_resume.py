@@ -7,7 +7,7 @@ import pytest
 from fakes import ClockModel, tree, write_noise
 
 from simulsa_plugin.errors import StorageError
-from simulsa_plugin.evaluation import decoding
+from simulsa_plugin.evaluation import decoding, results
 from simulsa_plugin.evaluation import run as module
 from simulsa_plugin.evaluation.run import evaluate
 from simulsa_plugin.evaluation.settings import EvaluationSettings
@@ -80,12 +80,13 @@ def test_blocks_that_are_done_are_not_decoded_again(rows, tmp_path):
 
 def test_killed_while_it_writes_results_it_ends_with_the_same_bytes(rows, tmp_path, monkeypatch):
     run(rows, tmp_path / "whole")
-    for name in ("write_log", "write_report", "emission_record"):
+    for place, name in ((module, "write_log"), (results, "write_report"), (results, "write_json"),
+                        (module, "emission_record")):
         def die(*_, **__):
             raise Killed
 
         with monkeypatch.context() as patch:
-            patch.setattr(module, name, die)
+            patch.setattr(place, name, die)
             with pytest.raises(Killed):
                 run(rows, tmp_path / name)
         run(rows, tmp_path / name)
