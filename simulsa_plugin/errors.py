@@ -27,6 +27,14 @@ class DatasetError(SimulsaError):
     """A dataset is missing, is not described in dataset_info.json, or has no usable rows."""
 
 
+class RowError(DatasetError):
+    """One row of a corpus cannot be used; `reason` is the short word in dropped.jsonl, the message its cause."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
 class ModelError(SimulsaError):
     """A model, adapter, processor or template cannot be loaded or does not fit audio input."""
 

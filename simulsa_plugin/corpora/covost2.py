@@ -8,15 +8,16 @@ are read as the corpus's own get_covost_splits.py does it.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from simulsa_plugin.corpora.choice import PARQUET, choose_parquet
 from simulsa_plugin.corpora.lines import listed, read_tsv
 from simulsa_plugin.corpora.table import read_parquet
-from simulsa_plugin.corpora.utterance import Dropped, Form, Request, Utterance
+from simulsa_plugin.corpora.utterance import Dropped, FindAudio, Form, Request, Utterance, utterance_or_dropped
 from simulsa_plugin.errors import DatasetError
 
 COMMON_VOICE = "validated.tsv"
@@ -45,12 +46,18 @@ def read(request: Request) -> Iterator[Utterance | Dropped]:
         if row["path"] not in validated:
             yield Dropped(row["path"], "not_in_common_voice")
         else:
-            audio = request.find(row["path"], f"{table}, line {number}", folder / "clips")
-            yield Utterance(Path(row["path"]).stem, audio, None, _ESCAPED.sub(r"\1", row["translation"]))
+            place = f"{table}, line {number}"
+            read_row = functools.partial(_utterance, row, place, folder / "clips", request.find)
+            yield utterance_or_dropped(Path(row["path"]).stem, read_row)
     missing = [split for split in request.splits if not there[split] and not there[_ADDED.get(split, split)]]
     if missing:
         counts = listed(f"{split} ({count})" for split, count in there.most_common())
         raise DatasetError(f"{table} has no split {', '.join(missing)}; there: {counts}. Set simulsa_split.")
+
+
+def _utterance(row: Mapping[str, str], place: str, clips: Path, find: FindAudio) -> Utterance:
+    audio = find(row["path"], place, clips)
+    return Utterance(Path(row["path"]).stem, audio, None, _ESCAPED.sub(r"\1", row["translation"]))
 
 
 def _parquet(request: Request) -> list[Path]:

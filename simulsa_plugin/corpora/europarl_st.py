@@ -6,14 +6,15 @@ and `segments.de`.
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from simulsa_plugin.corpora.lines import listed, read_aligned, read_lines
 from simulsa_plugin.corpora.spans import span_of
-from simulsa_plugin.corpora.utterance import Dropped, Form, Request, Utterance
-from simulsa_plugin.errors import DatasetError
+from simulsa_plugin.corpora.utterance import Dropped, FindAudio, Form, Request, Utterance, utterance_or_dropped
+from simulsa_plugin.errors import DatasetError, RowError
 
 _SEGMENTS = "segments.lst"
 
@@ -32,12 +33,23 @@ def read(request: Request) -> Iterator[Utterance | Dropped]:
         numbers: Counter[str] = Counter()
         for (number, fields), translation in zip(segments, translations, strict=True):
             place = f"{table}, line {number}"
-            if len(fields) != 3:
-                raise DatasetError(f"{place}: expected a recording, its start and its end, got {len(fields)} fields.")
-            name, start, end = fields
-            audio = request.find(_file_name(name), place, source / "audios")
-            yield Utterance(f"{name}_{numbers[name]}", audio, span_of(start, end, place), translation)
+            name = fields[0]
+            identifier = f"{name}_{numbers[name]}"
             numbers[name] += 1
+            read_row = functools.partial(_utterance, identifier, fields, translation, place, source, request.find)
+            yield utterance_or_dropped(identifier, read_row)
+
+
+def _utterance(
+    identifier: str, fields: list[str], translation: str, place: str, source: Path, find: FindAudio
+) -> Utterance:
+    if len(fields) != 3:
+        expected = "expected a recording, its start and its end"
+        raise RowError("broken_row", f"{place}: {expected}, got {len(fields)} fields.")
+    name, start, end = fields
+    return Utterance(
+        identifier, find(_file_name(name), place, source / "audios"), span_of(start, end, place), translation
+    )
 
 
 def _source_folder(request: Request) -> Path:

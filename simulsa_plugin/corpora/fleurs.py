@@ -12,7 +12,7 @@ from pathlib import Path
 
 from simulsa_plugin.corpora.lines import listed, read_lines
 from simulsa_plugin.corpora.utterance import Dropped, Form, Request, Utterance
-from simulsa_plugin.errors import DatasetError
+from simulsa_plugin.errors import DatasetError, RowError
 
 _FIELDS = 7
 _ID, _FILE, _RAW = 0, 1, 2
@@ -29,7 +29,11 @@ def read(request: Request) -> Iterator[Utterance | Dropped]:
                 yield Dropped(place, "broken_row")
                 continue
             stem = Path(fields[_FILE]).stem
-            audio = request.find(fields[_FILE], place, audio_folder)
+            try:
+                audio = request.find(fields[_FILE], place, audio_folder)
+            except RowError as error:
+                yield Dropped(stem, error.reason, str(error))
+                continue
             translations = sentences.get(fields[_ID], [])
             if not translations:
                 yield Dropped(stem, "no_translation")

@@ -7,15 +7,16 @@ recording is an utterance. Translations are `text.tc.de`, `text.de`, `text.*.de`
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from simulsa_plugin.corpora.lines import listed, read_lines
 from simulsa_plugin.corpora.spans import channel_of, span_of
-from simulsa_plugin.corpora.utterance import Dropped, Form, Request, Utterance
-from simulsa_plugin.errors import DatasetError
+from simulsa_plugin.corpora.utterance import Dropped, Form, Request, Utterance, utterance_or_dropped
+from simulsa_plugin.errors import DatasetError, RowError
 from simulsa_plugin.recordings import Span
 
 _TO_THE_END = -1.0  # as an end in `segments`: "end_time of -1 means the segment runs till the end of the WAV file"
@@ -28,16 +29,39 @@ def read(request: Request) -> Iterator[Utterance | Dropped]:
         recordings = _recordings(folder, request)
         translations = _translations(_text_file(folder, request))
         unheard = dict.fromkeys(translations)
-        for identifier, recording, span in _utterances(folder, recordings):
-            translation = translations.get(identifier)
-            unheard.pop(identifier, None)
-            if recording not in recordings:
-                yield Dropped(identifier, "no_recording")
-            elif translation is None:
-                yield Dropped(identifier, "no_translation")
-            else:
-                yield Utterance(identifier, recordings[recording], span, translation)
+        for segment in _segments(folder, recordings):
+            unheard.pop(segment.id, None)
+            read_row = functools.partial(_utterance, segment, recordings, translations)
+            yield utterance_or_dropped(segment.id, read_row)
         yield from (Dropped(identifier, "no_audio") for identifier in unheard)
+
+
+@dataclass(frozen=True)
+class _Segment:
+    """A line of `segments`: an utterance, and its recording, start, end and perhaps channel as they stand there.
+
+    Without `segments`, an utterance is its recording, and there are no other fields.
+    """
+
+    id: str
+    fields: list[str]
+    place: str
+
+
+def _utterance(
+    segment: _Segment, recordings: Mapping[str, Path | RowError], translations: Mapping[str, str | RowError]
+) -> Utterance | Dropped:
+    name, span = _place(segment)
+    recording, translation = recordings.get(name), translations.get(segment.id)
+    if recording is None:
+        return Dropped(segment.id, "no_recording")
+    if translation is None:
+        return Dropped(segment.id, "no_translation")
+    if isinstance(recording, RowError):
+        raise recording
+    if isinstance(translation, RowError):
+        raise translation
+    return Utterance(segment.id, recording, span, translation)
 
 
 def _data_folders(request: Request) -> list[Path]:
@@ -53,31 +77,48 @@ def _data_folders(request: Request) -> list[Path]:
     return folders
 
 
-def _recordings(folder: Path, request: Request) -> dict[str, Path]:
-    """Recording → file; relative names start from the corpus folder or from the data folder."""
-    table, recordings = folder / "wav.scp", dict[str, Path]()
-    for place, name, rest in _entries(table):
-        if _ARCHIVE.search(rest):
-            raise DatasetError(f"{place}: {rest[:80]!r} lies in a Kaldi archive. Write the recordings to files.")
-        path = request.find(rest, place, request.folder, folder)
-        if recordings.setdefault(name, path) != path:
-            raise DatasetError(f"{place}: the recording {name[:80]!r} has two files. Remove one.")
+def _recordings(folder: Path, request: Request) -> dict[str, Path | RowError]:
+    """Recording → file, or why none is read; relative names start from the corpus folder or from the data folder."""
+    recordings = dict[str, Path | RowError]()
+    for place, name, rest in _entries(folder / "wav.scp"):
+        path = _recording(rest, place, folder, request)
+        before = recordings.setdefault(name, path)
+        if isinstance(before, Path) and before != path:
+            cause = f"{place}: the recording {name[:80]!r} has two files. Remove one."
+            recordings[name] = RowError("two_recordings", cause)
     return recordings
 
 
-def _utterances(folder: Path, recordings: dict[str, Path]) -> Iterator[tuple[str, str, Span | None]]:
-    """(utterance, its recording, its place in it)."""
+def _recording(rest: str, place: str, folder: Path, request: Request) -> Path | RowError:
+    if _ARCHIVE.search(rest):
+        return RowError(
+            "in_archive", f"{place}: {rest[:80]!r} lies in a Kaldi archive. Write the recordings to files."
+        )
+    try:
+        return request.find(rest, place, request.folder, folder)
+    except RowError as error:
+        return error
+
+
+def _segments(folder: Path, recordings: Iterable[str]) -> Iterator[_Segment]:
     table = folder / "segments"
-    if not table.exists():
-        yield from ((name, name, None) for name in recordings)
-        return
-    for place, identifier, rest in _entries(table):
-        fields = rest.split()
-        if len(fields) not in (3, 4):
-            raise DatasetError(f"{place}: expected an utterance, its recording, start, end and perhaps a channel.")
-        recording, start, end, *channel = fields
-        span = span_of(start, None if _is_open(end) else end, place)
-        yield identifier, recording, replace(span, channel=channel_of(channel[0], place) if channel else None)
+    if table.exists():
+        for place, identifier, rest in _entries(table):
+            yield _Segment(identifier, rest.split(), place)
+    else:
+        yield from (_Segment(name, [name], "") for name in recordings)
+
+
+def _place(segment: _Segment) -> tuple[str, Span | None]:
+    """The recording of an utterance, and its place in it. Raises RowError."""
+    if not segment.place:
+        return segment.id, None
+    if len(segment.fields) not in (3, 4):
+        expected = "expected an utterance, its recording, start, end and perhaps a channel"
+        raise RowError("broken_row", f"{segment.place}: {expected}.")
+    recording, start, end, *channel = segment.fields
+    span = span_of(start, None if _is_open(end) else end, segment.place)
+    return recording, replace(span, channel=channel_of(channel[0], segment.place) if channel else None)
 
 
 def _is_open(end: str) -> bool:
@@ -103,11 +144,13 @@ def _text_file(folder: Path, request: Request) -> Path:
     return found[0]
 
 
-def _translations(table: Path) -> dict[str, str]:
-    translations = dict[str, str]()
+def _translations(table: Path) -> dict[str, str | RowError]:
+    translations = dict[str, str | RowError]()
     for place, identifier, text in _entries(table):
-        if translations.setdefault(identifier, text) != text:
-            raise DatasetError(f"{place}: the utterance {identifier[:80]!r} has two translations. Remove one.")
+        before = translations.setdefault(identifier, text)
+        if isinstance(before, str) and before != text:
+            cause = f"{place}: the utterance {identifier[:80]!r} has two translations. Remove one."
+            translations[identifier] = RowError("two_translations", cause)
     return translations
 
 

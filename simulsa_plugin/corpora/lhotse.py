@@ -6,6 +6,7 @@ or addresses is refused.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ from simulsa_plugin.corpora.choice import choose_table
 from simulsa_plugin.corpora.columns import check_roles
 from simulsa_plugin.corpora.lines import read_objects
 from simulsa_plugin.corpora.spans import seconds
-from simulsa_plugin.corpora.utterance import Dropped, Form, Request, Utterance
-from simulsa_plugin.errors import DatasetError, MissingExtraError
+from simulsa_plugin.corpora.utterance import Dropped, Form, Request, Utterance, utterance_or_dropped
+from simulsa_plugin.errors import MissingExtraError, RowError
 from simulsa_plugin.recordings import OVERSHOOT_SECONDS, Span
 
 _ENDINGS = (".jsonl.gz", ".jsonl", "_cuts.jsonl.gz", "_cuts.jsonl")
@@ -37,14 +38,27 @@ def read(request: Request) -> Iterator[Utterance | Dropped]:
         for number, row in read_objects(manifest):
             place = f"{manifest}, line {number}"
             try:
-                found = list(_rows(row, place, manifest, request))
-            except _STRANGE as error:
-                raise _no_cut(place) from error
-            yield from found
+                yield from _whole_cut(row, place, manifest, request)
+            except RowError as error:
+                yield Dropped(f"line {number}", error.reason, str(error))
 
 
-def _no_cut(place: str) -> DatasetError:
-    return DatasetError(f"{place}: no cut of lhotse. Give a file of cuts (CutSet.to_file), not recordings alone.")
+def _whole_cut(
+    row: dict[str, Any] | RowError, place: str, manifest: Path, request: Request
+) -> list[Utterance | Dropped]:
+    """All that a line gives. Raises RowError where it is no cut."""
+    if isinstance(row, RowError):
+        raise row
+    try:
+        return list(_rows(row, place, manifest, request))
+    except _STRANGE as error:
+        raise _no_cut(place) from error
+
+
+def _no_cut(place: str) -> RowError:
+    return RowError(
+        "broken_row", f"{place}: no cut of lhotse. Give a file of cuts (CutSet.to_file), not recordings alone."
+    )
 
 
 def _rows(row: dict[str, Any], place: str, manifest: Path, request: Request) -> Iterator[Utterance | Dropped]:
@@ -57,7 +71,9 @@ def _rows(row: dict[str, Any], place: str, manifest: Path, request: Request) -> 
         yield Dropped(str(cut.id), reason)
         return
     for supervision in cut.supervisions:
-        yield _utterance(supervision, cut, place, manifest, request)
+        identifier = str(cut.id if len(cut.supervisions) == 1 else f"{cut.id}-{supervision.id}")
+        read_row = functools.partial(_utterance, identifier, supervision, cut, place, manifest, request)
+        yield utterance_or_dropped(identifier, read_row)
 
 
 def _cut(row: dict[str, Any], place: str) -> Any:
@@ -84,8 +100,9 @@ def _unusable(cut: Any) -> str | None:
     return None
 
 
-def _utterance(supervision: Any, cut: Any, place: str, manifest: Path, request: Request) -> Utterance | Dropped:
-    identifier = str(cut.id if len(cut.supervisions) == 1 else f"{cut.id}-{supervision.id}")
+def _utterance(
+    identifier: str, supervision: Any, cut: Any, place: str, manifest: Path, request: Request
+) -> Utterance | Dropped:
     translation = _translation(supervision, cut, request)
     if translation is None:
         return Dropped(identifier, "no_translation")
@@ -127,9 +144,10 @@ def _audio(supervision: Any, cut: Any, place: str, manifest: Path, request: Requ
     if len(channels) > 1 and channels != set(source.channels):
         return "several_channels"
     if source.type != "file" or not isinstance(source.source, str):
-        raise DatasetError(
+        raise RowError(
+            "audio_not_a_file",
             f"{place}: the audio of the cut {str(cut.id)[:80]!r} is a {str(source.type)[:20]!r}, not a file, and is "
-            "not fetched. Write it to files (CutSet.save_audios)."
+            "not fetched. Write it to files (CutSet.save_audios).",
         )
     path = request.find(source.source, place, request.folder, manifest.parent)
     return path, None if channels == set(source.channels) else source.channels.index(*channels)

@@ -13,7 +13,7 @@ from typing import IO, Any, cast
 
 import orjson
 
-from simulsa_plugin.errors import DatasetError
+from simulsa_plugin.errors import DatasetError, RowError
 
 MAX_LINE_BYTES = 1 << 20  # a transcript is thousands of times shorter; what is longer is no line of a corpus
 _MAX_GROWTH = 200  # bytes that a byte of gzip may become, beyond one line; manifests grow ten- to twentyfold
@@ -24,11 +24,12 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     r"""(line number from 1, text) of a UTF-8 file, through gzip where its name ends in .gz.
 
     Only a line feed ends a line: U+2028 and its like stand inside sentences. A carriage return before it, and a byte
-    order mark, are left out.
+    order mark, are left out. In a later line, bytes that are no UTF-8 become lone surrogates (PEP 383), and whoever
+    gathers rows drops those that hold one: see `list_utterances`.
 
     Raises:
-        DatasetError: the file cannot be read, or a line is longer than 1 MiB or no UTF-8, or what is compressed is out
-            of all proportion; the line is named.
+        DatasetError: the file cannot be read, is no UTF-8 from its first line on, or a line is longer than 1 MiB, or
+            what is compressed is out of all proportion; the line is named.
     """
     number = 0
     try:
@@ -61,11 +62,13 @@ def read_aligned(path: Path, count: int, table: Path) -> list[str]:
     return texts
 
 
-def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any] | RowError]]:
     """(line number, object) of a JSONL file, through gzip where its name ends in .gz; empty lines are passed over.
 
+    A line that is no JSON object gives what is wrong with it.
+
     Raises:
-        DatasetError: as `read_lines`, or a line is no JSON object.
+        DatasetError: as `read_lines`.
     """
     for number, text in read_lines(path):
         if not text.strip():
@@ -73,10 +76,13 @@ def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         try:
             row = orjson.loads(text)
         except orjson.JSONDecodeError as error:
-            raise DatasetError(f"{path}, line {number}: no JSON ({error}).") from error
-        if not isinstance(row, dict):
-            raise DatasetError(f"{path}, line {number}: a JSON {type(row).__name__}; expected an object.")
-        yield number, row
+            yield number, RowError("broken_row", f"{path}, line {number}: not valid JSON ({error}).")
+            continue
+        if isinstance(row, dict):
+            yield number, row
+        else:
+            kind = type(row).__name__
+            yield number, RowError("broken_row", f"{path}, line {number}: a JSON {kind}; expected an object.")
 
 
 def read_tsv(path: Path, needed: tuple[str, ...] = ()) -> Iterator[tuple[int, dict[str, str] | None]]:
@@ -114,7 +120,7 @@ def read_csv(path: Path) -> Iterator[tuple[int, dict[str, str] | None]]:
             if row:
                 yield rows.line_num, dict(zip(header, row, strict=True)) if len(row) == len(header) else None
     except csv.Error as error:
-        raise DatasetError(f"{path}, line {rows.line_num}: {error}. Mend its quoting.") from error
+        raise DatasetError(f"{path}, line {rows.line_num}: {error}. Fix its quoting.") from error
 
 
 def listed(names: Iterable[object], limit: int = 20) -> str:
@@ -155,7 +161,8 @@ def _open(path: Path) -> IO[bytes]:
 
 
 def _text(line: bytes, path: Path, number: int) -> str:
+    errors = "strict" if number == 1 else "surrogateescape"  # one bad line is one bad row, the first one the encoding
     try:
-        return line.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8")
+        return line.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8", errors)
     except UnicodeDecodeError as error:
         raise DatasetError(f"{path}, line {number}: not UTF-8 ({error.reason}). Convert the file to UTF-8.") from error

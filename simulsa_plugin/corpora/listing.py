@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import unicodedata
 import zlib
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from simulsa_plugin.storage import dump_line, make_folder, replacing
 
 # LLaMA-Factory counts these in every message, wherever they come from, and stops when there are too many.
 PLACEHOLDERS = ("<audio>", "<image>", "<video>")
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 _SUFFIXES = frozenset((".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac", ".webm", ".mp4"))
 
 
@@ -57,7 +59,7 @@ def list_utterances(
     """
     listing, digest = Listing(), hashlib.sha256()
     seen: set[str] = set()
-    for row in rows:
+    for row in map(_decodable, rows):
         digest.update(f"{dump_line(_identity(row))}\n".encode())
         reason = _unusable(row, seen)
         if isinstance(row, Dropped) or reason:
@@ -70,6 +72,19 @@ def list_utterances(
         listing.utterances.append(replace(row, translation=text, audio=audio))
     listing.digest = digest.hexdigest()
     return listing
+
+
+def _decodable(row: Utterance | Dropped) -> Utterance | Dropped:
+    """The row, dropped where it holds bytes that were no UTF-8 in its file; see `read_lines`."""
+    texts = [row.id]
+    if isinstance(row, Utterance):
+        texts += [row.translation, "" if isinstance(row.audio, EncodedAudio) else str(row.audio)]
+    if not any(map(_SURROGATE.search, texts)):
+        return row
+    identifier = row.id.encode(errors="backslashreplace").decode()
+    if isinstance(row, Dropped):
+        return replace(row, id=identifier)
+    return Dropped(identifier, "not_utf8", "its line is not UTF-8. Convert the file to UTF-8.")
 
 
 def clean(text: str) -> str:
@@ -120,4 +135,6 @@ def refuse_nothing(listing: Listing, where: object) -> None:
     """Raise DatasetError where a corpus has no usable utterance."""
     if not listing.utterances:
         reasons = ", ".join(sorted({row.reason for row in listing.dropped})) or "it has no rows"
-        raise DatasetError(f"No utterance of {where} can be used: {reasons}. Check the split, languages and files.")
+        cause = next((row.cause for row in listing.dropped if row.cause), "")
+        step = f"The first cause: {cause}" if cause else "Check the split, languages and files."
+        raise DatasetError(f"No utterance of {where} can be used: {reasons}. {step}")

@@ -1,22 +1,24 @@
 """MuST-C, and what shares its form (MuST-Cinema, Multilingual TEDx): talks, a YAML list of segments, aligned lines.
 
 `data/SPLIT/wav/ted_1.wav`, `data/SPLIT/txt/SPLIT.yaml` with a flow mapping a line (`- {duration: 3.5, offset: 16.08,
-wav: ted_1.wav, …}`), and `data/SPLIT/txt/SPLIT.de` with the translation of each segment in its line.
+wav: ted_1.wav, …}`), and `data/SPLIT/txt/SPLIT.de` with the translation of each segment in its line. Multilingual TEDx
+(openslr.org/100) says `.wav` in its YAML, and its files are `.flac`.
 """
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
 
 from simulsa_plugin.corpora.lines import MAX_LINE_BYTES, listed, read_aligned, read_lines
 from simulsa_plugin.corpora.spans import span_from
-from simulsa_plugin.corpora.utterance import Dropped, Form, Request, Utterance
-from simulsa_plugin.errors import DatasetError
+from simulsa_plugin.corpora.utterance import Dropped, FindAudio, Form, Request, Utterance, utterance_or_dropped
+from simulsa_plugin.errors import DatasetError, RowError
 
 _ITEM = "- "
 # All scalars stay text: YAML would read 1:30 as 90, and 1_0 as 10. The C parser is seven times as fast.
@@ -29,14 +31,45 @@ def read(request: Request) -> Iterator[Utterance | Dropped]:
         folder = _split_folder(request, split)
         table = folder / "txt" / f"{split}.yaml"
         segments = list(_segments(table))
-        translations = read_aligned(folder / "txt" / f"{split}.{request.target}", len(segments), table)
+        translations = _translations(folder / "txt" / f"{split}.{request.target}", segments, table)
         numbers: Counter[str] = Counter()
         for (place, segment), translation in zip(segments, translations, strict=True):
-            wav, talk = segment["wav"], Path(segment["wav"]).stem
-            audio = request.find(wav, place, folder / "wav")
-            span = span_from(segment["offset"], segment["duration"], place)
-            yield Utterance(f"{talk}_{numbers[talk]}", audio, span, translation)
+            if isinstance(segment, RowError):
+                yield Dropped(place.rpartition(", ")[2], segment.reason, str(segment))
+                continue
+            talk = Path(segment["wav"]).stem
+            identifier = f"{talk}_{numbers[talk]}"
             numbers[talk] += 1
+            yield utterance_or_dropped(
+                identifier,
+                functools.partial(_utterance, identifier, segment, translation, place, folder / "wav", request.find),
+            )
+
+
+def _translations(path: Path, segments: Sequence[tuple[str, Mapping[str, str] | RowError]], table: Path) -> list[str]:
+    try:
+        return read_aligned(path, len(segments), table)
+    except DatasetError as error:
+        broken = next((segment for _, segment in segments if isinstance(segment, RowError)), None)
+        if broken is None:
+            raise
+        raise DatasetError(f"{error} {broken}") from error  # it may have swallowed the lines of others
+
+
+def _utterance(
+    identifier: str, segment: Mapping[str, str], translation: str, place: str, folder: Path, find: FindAudio
+) -> Utterance:
+    span = span_from(segment["offset"], segment["duration"], place)
+    return Utterance(identifier, _recording(segment["wav"], place, folder, find), span, translation)
+
+
+def _recording(name: str, place: str, folder: Path, find: FindAudio) -> Path:
+    """The file of that name, or, where there is none, the FLAC file in its place."""
+    path = find(name, place, folder)
+    if path.suffix == ".wav" and not path.exists():
+        flac = find(str(PurePosixPath(name).with_suffix(".flac")), place, folder)
+        return flac if flac.exists() else path
+    return path
 
 
 def _split_folder(request: Request, split: str) -> Path:
@@ -54,8 +87,8 @@ def _split_folder(request: Request, split: str) -> Path:
     return found
 
 
-def _segments(table: Path) -> Iterator[tuple[str, Mapping[str, str]]]:
-    """(place for messages, segment) of each item of the list.
+def _segments(table: Path) -> Iterator[tuple[str, Mapping[str, str] | RowError]]:
+    """(place for messages, segment or what is wrong with it) of each item of the list.
 
     Items are parsed one at a time: what the whole file would need of memory, and could hide, is out of bounds.
     """
@@ -74,7 +107,7 @@ def _segments(table: Path) -> Iterator[tuple[str, Mapping[str, str]]]:
         yield place, _segment(item, place)
 
 
-def _segment(text: str, place: str) -> Mapping[str, str]:
+def _segment(text: str, place: str) -> Mapping[str, str] | RowError:
     try:
         items: Any = yaml.load(text, Loader=_Loader)
         (segment,) = items
@@ -82,7 +115,8 @@ def _segment(text: str, place: str) -> Mapping[str, str]:
             return dict(segment)
     except (yaml.YAMLError, ValueError, TypeError, KeyError, RecursionError):
         pass
-    raise DatasetError(f"{place}: expected `- {{duration: …, offset: …, wav: …}}`, got {text.strip()[:80]!r}.")
+    expected = "expected `- {duration: …, offset: …, wav: …}`"
+    return RowError("broken_row", f"{place}: {expected}, got {text.strip()[:80]!r}.")
 
 
 FORM = Form(read, train_split="train", test_split="tst-COMMON")

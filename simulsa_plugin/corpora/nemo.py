@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,8 @@ from simulsa_plugin.corpora.choice import choose_table
 from simulsa_plugin.corpora.columns import check_roles
 from simulsa_plugin.corpora.lines import read_objects
 from simulsa_plugin.corpora.spans import span_from
-from simulsa_plugin.corpora.utterance import Dropped, Form, Request, Utterance
-from simulsa_plugin.errors import DatasetError
+from simulsa_plugin.corpora.utterance import Dropped, Form, Request, Utterance, utterance_or_dropped
+from simulsa_plugin.errors import RowError
 from simulsa_plugin.languages import language_code
 from simulsa_plugin.recordings import Span
 
@@ -28,15 +29,27 @@ def read(request: Request) -> Iterator[Utterance | Dropped]:
     for split in request.splits or ("",):
         manifest = choose_table(request.folder, split, _ENDINGS)
         for number, row in read_objects(manifest):
-            yield _utterance(row, number, manifest, request)
+            if isinstance(row, RowError):
+                yield Dropped(f"line {number}", row.reason, str(row))
+            else:
+                identifier = str(row.get("id") or _number_of(row, number))
+                read_row = functools.partial(_utterance, identifier, row, number, manifest, request)
+                yield utterance_or_dropped(identifier, read_row)
 
 
-def _utterance(row: Mapping[str, Any], number: int, manifest: Path, request: Request) -> Utterance | Dropped:
+def _number_of(row: Mapping[str, Any], number: int) -> str:
+    """The id of a row that has none."""
+    name = row.get("audio_filepath")
+    return f"{Path(name).stem}-{number}" if isinstance(name, str) else f"line {number}"
+
+
+def _utterance(
+    identifier: str, row: Mapping[str, Any], number: int, manifest: Path, request: Request
+) -> Utterance | Dropped:
     place = f"{manifest}, line {number}"
     name = row.get("audio_filepath")
     if not isinstance(name, str):
-        raise DatasetError(f"{place}: no audio_filepath, which every row of a NeMo manifest has.")
-    identifier = str(row.get("id") or f"{Path(name).stem}-{number}")
+        raise RowError("no_audio", f"{place}: no audio_filepath, which every row of a NeMo manifest has.")
     translation = _translation(row, request)
     languages = ("source_lang", request.source_language), ("target_lang", request.target_language)
     if any(_other(row.get(key), wanted) for key, wanted in languages):

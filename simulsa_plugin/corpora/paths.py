@@ -8,7 +8,7 @@ import re
 import unicodedata
 from pathlib import Path
 
-from simulsa_plugin.errors import DatasetError
+from simulsa_plugin.errors import RowError
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
@@ -40,7 +40,7 @@ class AudioFinder:
             folders: that relative names may start from; absolute.
 
         Raises:
-            DatasetError: it is no plain path, or leads out of the folders.
+            RowError: it is no plain path (`audio_not_a_path`), or leads out of the folders (`audio_outside`).
         """
         self._refuse_no_path(name, place)
         starts = [start for start in (self.audio_folder, *folders) if start is not None]
@@ -60,15 +60,16 @@ class AudioFinder:
             reason = "is a path of another machine. Make it relative to the corpus folder"
         else:
             return
-        raise DatasetError(f"{place}: the audio {_short(name)!r} {reason}.")
+        raise RowError("audio_not_a_path", f"{place}: the audio {_short(name)!r} {reason}.")
 
     def _refuse_outside(self, path: str, name: str, place: str) -> None:
         # Only the last step may differ from file to file, so each folder is resolved once.
         real = os.path.realpath(path) if os.path.islink(path) else self._beside(path)
         if not any(real.startswith(root.rstrip(os.sep) + os.sep) for root in self._real_roots):
-            raise DatasetError(
+            raise RowError(
+                "audio_outside",
                 f"{place}: the audio {_short(name)!r} lies outside the corpus, at {_short(real)!r}. "
-                "If it may be read there, set simulsa_audio_dir to the folder that holds the audio."
+                "If it may be read there, set simulsa_audio_dir to the folder that holds the audio.",
             )
 
     def _beside(self, path: str) -> str:

@@ -176,7 +176,9 @@ def _make(
             _remove(layout.started)  # nothing came of it: other settings may have the folder
         reasons = ", ".join(sorted({audio.reason for audio in placed}))
         raise DatasetError(f"No audio of {settings.folder} can be used: {reasons}. Is it where the corpus says?")
-    dropped = [{"id": row.id, "reason": row.reason} for row in listing.dropped]
+    dropped = [
+        {"id": row.id, "reason": row.reason, **({"cause": row.cause} if row.cause else {})} for row in listing.dropped
+    ]
     dropped += [
         {"id": row.id, "reason": audio.reason, "audio": str(row.audio)}
         for row, audio in zip(listing.utterances, placed, strict=True)

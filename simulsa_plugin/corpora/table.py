@@ -7,6 +7,7 @@ inside the table, as Hugging Face datasets hold it. `a.b` is the field b of the 
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -18,14 +19,15 @@ from simulsa_plugin.corpora.choice import PARQUET, choose_parquet, choose_table
 from simulsa_plugin.corpora.columns import USUAL_NAMES, check_roles, find_columns
 from simulsa_plugin.corpora.lines import MAX_LINE_BYTES, listed, read_csv, read_objects, read_tsv
 from simulsa_plugin.corpora.spans import channel_of, span_from, span_of
-from simulsa_plugin.corpora.utterance import Dropped, EncodedAudio, Form, Request, Utterance
-from simulsa_plugin.errors import DatasetError, UsageError
+from simulsa_plugin.corpora.utterance import Dropped, EncodedAudio, Form, Request, Utterance, utterance_or_dropped
+from simulsa_plugin.errors import DatasetError, RowError, UsageError
 from simulsa_plugin.recordings import Span
 
 _DICT, _STATE = "dataset_dict.json", "state.json"  # what `save_to_disk` leaves
 _BATCH_ROWS = 32  # each may hold an audio file
-_Rows = Iterator[tuple[int, str, Mapping[str, Any] | None]]  # number, place, row; None where it is broken
-_READERS: dict[str, Callable[[Path], Iterator[tuple[int, Mapping[str, Any] | None]]]] = {
+_Row = Mapping[str, Any] | RowError | None  # None, or what is wrong, where it is broken
+_Rows = Iterator[tuple[int, str, _Row]]  # number, place, row
+_READERS: dict[str, Callable[[Path], Iterator[tuple[int, _Row]]]] = {
     ".tsv": read_tsv,
     ".tsv.gz": read_tsv,
     ".csv": read_csv,
@@ -66,7 +68,7 @@ def _text_rows(table: Path) -> _Rows:
         yield number, f"{table}, line {number}", row
 
 
-def _reader(table: Path) -> Callable[[Path], Iterator[tuple[int, Mapping[str, Any] | None]]]:
+def _reader(table: Path) -> Callable[[Path], Iterator[tuple[int, _Row]]]:
     for ending, reader in _READERS.items():
         if table.name.lower().endswith(ending):
             return reader
@@ -142,20 +144,21 @@ def _saved_names(state: Path) -> list[str]:
 def _utterances(rows: _Rows, folder: Path, request: Request, prefix: str) -> Iterator[Utterance | Dropped]:
     columns = None
     for number, place, row in rows:
-        if row is None:
-            yield Dropped(f"line {number}", "broken_row")
+        if row is None or isinstance(row, RowError):
+            yield Dropped(f"line {number}", "broken_row", str(row or ""))
             continue
         if columns is None:
             columns = find_columns(row, request.columns or {}, place.rpartition(", ")[0])
         fields = {role: columns.value(row, role) for role in USUAL_NAMES}
-        yield _utterance(fields, f"{prefix}{number:08d}", place, folder, request)
+        identifier = f"{prefix}{number:08d}" if fields["id"] is None else str(fields["id"])
+        read_row = functools.partial(_utterance, identifier, fields, place, folder, request)
+        yield utterance_or_dropped(identifier, read_row)
 
 
 def _utterance(
-    fields: Mapping[str, Any], number: str, place: str, folder: Path, request: Request
+    identifier: str, fields: Mapping[str, Any], place: str, folder: Path, request: Request
 ) -> Utterance | Dropped:
     """From the values of the roles."""
-    identifier = number if fields["id"] is None else str(fields["id"])
     audio, translation = _audio(fields["audio"]), fields["translation"]
     if audio is None:
         return Dropped(identifier, "no_audio")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from simulsa_plugin.errors import UsageError
+from simulsa_plugin.errors import RowError, UsageError
 from simulsa_plugin.recordings import Span
 
 
@@ -43,10 +43,25 @@ class Utterance:
 
 @dataclass(frozen=True)
 class Dropped:
-    """A row of the corpus that cannot be used, with the short reason written to dropped.jsonl."""
+    """A row of the corpus that cannot be used, with the short reason written to dropped.jsonl.
+
+    Attributes:
+        id: what the corpus calls it.
+        reason: a short word.
+        cause: what is wrong with the row and where it stands, in words; empty where the reason says it all.
+    """
 
     id: str
     reason: str
+    cause: str = ""
+
+
+def utterance_or_dropped(identifier: str, read: Callable[[], Utterance | Dropped]) -> Utterance | Dropped:
+    """What `read` makes of one row; a row that it raises RowError about is dropped, and the others go on."""
+    try:
+        return read()
+    except RowError as error:
+        return Dropped(identifier, error.reason, str(error))
 
 
 class FindAudio(Protocol):
@@ -100,8 +115,8 @@ class Form:
     """A form of corpus.
 
     Attributes:
-        read: utterances and dropped rows, in the order of the corpus. Raises DatasetError where the corpus is not in
-            this form, contradicts itself or is hostile, UsageError where the recipe lacks a key.
+        read: utterances and dropped rows, in the order of the corpus. What is wrong with one row drops that row.
+            Raises DatasetError where the corpus is not in this form, UsageError where the recipe lacks a key.
         train_split: what simulsa-augment takes where the recipe names no split; None: no split is needed.
         test_split: what simulsa-eval takes.
     """

@@ -85,7 +85,7 @@ def refusal(action, *arguments, error=DatasetError, **settings):
     """The message with which something is refused; it is one line."""
     with pytest.raises(error) as caught:
         action(*arguments, **settings)
-    assert type(caught.value) is error
+    assert isinstance(caught.value, error)
     message = str(caught.value)
     assert len(message.splitlines()) == 1 and len(message) < 2000
     return message
@@ -94,6 +94,13 @@ def refusal(action, *arguments, error=DatasetError, **settings):
 def read_refusal(corpus, folder, *splits, **settings):
     """The message with which a form refuses a corpus."""
     return refusal(read, corpus, folder, *splits, **settings)
+
+
+def row_refusal(corpus, folder, *splits, **settings):
+    """The cause with which a form drops the one row that has a cause; it is one line."""
+    (row,) = [row for row in read(corpus, folder, *splits, **settings) if isinstance(row, Dropped) and row.cause]
+    assert len(row.cause.splitlines()) == 1 and len(row.cause) < 2000
+    return row.cause
 
 
 def jsonl(*objects):

@@ -1,7 +1,7 @@
 """Europarl-ST on disk: m4a recordings, a list of segments, and texts that belong to it line by line."""
 
 import pytest
-from corpora_files import read, read_refusal, rows, write_audio, write_text
+from corpora_files import read, read_refusal, row_refusal, rows, write_audio, write_text
 
 from simulsa_plugin.errors import UsageError
 from simulsa_plugin.recordings import audio_info
@@ -96,7 +96,7 @@ def test_a_translation_file_a_line_short_or_long_is_refused_whole(tmp_path, germ
 @pytest.mark.parametrize("line", ["a 0", "a 0 1 2", "a", "a b.m4a 0 1"])
 def test_a_segment_of_other_than_three_words_is_refused_with_its_line(tmp_path, line):
     write(tmp_path, segments=f"a 0 1\n{line}\n", german="Ja.\nJa.\n")
-    message = read_refusal("europarl_st", tmp_path, "train")
+    message = row_refusal("europarl_st", tmp_path, "train")
     assert message.startswith(f"{tmp_path / 'en' / 'de' / 'train' / 'segments.lst'}, line 2: expected a recording, ")
 
 

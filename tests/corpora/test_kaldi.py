@@ -1,7 +1,7 @@
 """Data folders of Kaldi and ESPnet: wav.scp, segments, and the translations in one of the files text*."""
 
 import pytest
-from corpora_files import read_refusal, rows, write_text
+from corpora_files import read_refusal, row_refusal, rows, write_text
 
 
 def write(folder, **files):
@@ -48,11 +48,11 @@ def test_an_end_of_minus_one_is_the_end_of_the_recording(tmp_path):
     assert [row[2] for row in rows("kaldi", tmp_path)] == [(2.5, None), (0.0, None)]
     for end in ("-1.5", "-2", "-0.5"):
         write(tmp_path, segments=f"a r 2.5 {end}\n")
-        assert read_refusal("kaldi", tmp_path) == (
+        assert row_refusal("kaldi", tmp_path) == (
             f"{tmp_path / 'segments'}, line 1: the end is {end}; allowed: 0 to 21600 seconds."
         )
     write(tmp_path, segments="a r -1 2\n")
-    assert ", line 1: the start is -1;" in read_refusal("kaldi", tmp_path)
+    assert ", line 1: the start is -1;" in row_refusal("kaldi", tmp_path)
 
 
 def test_a_fifth_word_is_the_channel(tmp_path):
@@ -62,13 +62,13 @@ def test_a_fifth_word_is_the_channel(tmp_path):
     )
     assert [row[2] for row in rows("kaldi", tmp_path)] == [(0.0, 1.0, 0), (0.0, 1.0, 1), (0.0, 1.0), (1.0, None, 1)]
     write(tmp_path, segments="a r 0 1 A\n")
-    assert read_refusal("kaldi", tmp_path) == f"{tmp_path / 'segments'}, line 1: the channel is 'A'; allowed: 0 to 63."
+    assert row_refusal("kaldi", tmp_path) == f"{tmp_path / 'segments'}, line 1: the channel is 'A'; allowed: 0 to 63."
 
 
 @pytest.mark.parametrize("line", ["a", "a r", "a r 0", "a r 0 1 0 0"])
 def test_a_segment_of_too_few_or_too_many_words_is_refused_with_its_line(tmp_path, line):
     write(tmp_path, wav="r r.wav\n", segments=f"x r 0 1\n{line}\n", text="a A\n")
-    message = read_refusal("kaldi", tmp_path)
+    message = row_refusal("kaldi", tmp_path)
     assert message.startswith(f"{tmp_path / 'segments'}, line 2: expected an utterance, its recording, start, end")
 
 
@@ -89,7 +89,7 @@ def test_a_recording_may_be_there_twice_if_it_is_the_same(tmp_path):
     write(tmp_path, wav="r r.wav\ns s.wav\nr r.wav\n", text="r R\ns S\n")
     assert [row[:2] for row in rows("kaldi", tmp_path)] == [("r", "r.wav"), ("s", "s.wav")]
     write(tmp_path, wav="r r.wav\nr s.wav\n")
-    assert read_refusal("kaldi", tmp_path) == (
+    assert row_refusal("kaldi", tmp_path) == (
         f"{tmp_path / 'wav.scp'}, line 2: the recording 'r' has two files. Remove one."
     )
 
@@ -98,7 +98,7 @@ def test_a_text_may_be_there_twice_if_it_is_the_same(tmp_path):
     write(tmp_path, wav="r r.wav\n", text="r R\nr R\n")
     assert rows("kaldi", tmp_path) == [("r", "r.wav", None, "R")]
     write(tmp_path, text="r R\nr S\n")
-    assert read_refusal("kaldi", tmp_path) == (
+    assert row_refusal("kaldi", tmp_path) == (
         f"{tmp_path / 'text'}, line 2: the utterance 'r' has two translations. Remove one."
     )
 
@@ -172,21 +172,22 @@ def test_several_texts_of_the_language_or_none_are_refused(tmp_path):
 @pytest.mark.parametrize("rest", ["raw.ark:5", "/data/raw_wav.1.ark:123456", "foo.ark:5[0:100]"])
 def test_archives_are_refused(tmp_path, rest):
     write(tmp_path, wav=f"a {rest}\n", text="a A\n")
-    assert read_refusal("kaldi", tmp_path) == (
+    assert row_refusal("kaldi", tmp_path) == (
         f"{tmp_path / 'wav.scp'}, line 1: {rest!r} lies in a Kaldi archive. Write the recordings to files."
     )
 
 
-def test_a_shell_command_of_a_recording_nobody_asks_for_is_refused_as_well(tmp_path, monkeypatch):
+def test_a_shell_command_is_not_run_and_takes_its_own_utterances_alone(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    write(tmp_path, wav="a a.wav\nb touch owned |\n", segments="x a 0 1\n", text="x X\n")
-    assert ", line 2: the audio 'touch owned |' is a shell" in read_refusal("kaldi", tmp_path)
+    write(tmp_path, wav="a a.wav\nb touch owned |\n", segments="x a 0 1\ny b 0 1\n", text="x X\ny Y\n")
+    assert [row[:2] for row in rows("kaldi", tmp_path)] == [("x", "a.wav"), ("y", "audio_not_a_path")]
+    assert ", line 2: the audio 'touch owned |' is a shell" in row_refusal("kaldi", tmp_path)
     assert not (tmp_path / "owned").exists()
 
 
 def test_a_recording_without_a_file_is_refused(tmp_path):
     write(tmp_path, wav="a\n", text="a A\n")
-    assert read_refusal("kaldi", tmp_path) == f"{tmp_path / 'wav.scp'}, line 1: the audio '' is no file name."
+    assert row_refusal("kaldi", tmp_path) == f"{tmp_path / 'wav.scp'}, line 1: the audio '' is no file name."
 
 
 def test_spaces_of_other_scripts_stay_inside_a_text(tmp_path):

@@ -4,8 +4,10 @@ import gzip
 import sys
 
 import pytest
-from corpora_files import jsonl, read_refusal, rows, write_audio, write_text
+from corpora_files import jsonl, read_refusal, row_refusal, rows, write_audio, write_text
+from corpora_files import read as read_form
 
+from simulsa_plugin.corpora.utterance import Dropped
 from simulsa_plugin.errors import DatasetError, MissingExtraError, UsageError
 
 lhotse = pytest.importorskip("lhotse")
@@ -250,7 +252,7 @@ def test_audio_that_is_no_file_is_neither_run_nor_fetched(tmp_path, monkeypatch,
     row = cut(recording, supervision("a")).to_dict()
     row["recording"]["sources"][0] |= {"type": kind, "source": "touch owned"}
     path = write_text(tmp_path / "a.jsonl", jsonl(row))
-    assert read_refusal("lhotse", path) == (
+    assert row_refusal("lhotse", path) == (
         f"{path}, line 1: the audio of the cut 'c' is a {str(kind)!r}, not a file, and is not fetched. "
         "Write it to files (CutSet.save_audios)."
     )
@@ -261,15 +263,16 @@ def test_the_name_of_a_cut_cannot_break_the_message(tmp_path, recording):
     row = cut(recording, supervision("a"), name="a\nb\x1b").to_dict()
     row["recording"]["sources"][0] |= {"type": "url\n"}
     path = write_text(tmp_path / "a.jsonl", jsonl(row))
-    assert r"the audio of the cut 'a\nb\x1b' is a 'url\n', not a file" in read_refusal("lhotse", path)
+    assert r"the audio of the cut 'a\nb\x1b' is a 'url\n', not a file" in row_refusal("lhotse", path)
 
 
 def is_understood(path):
     """Whether rows come out, or a refusal with its line."""
     try:
-        return all(len(row) in (2, 4) for row in rows("lhotse", path))
+        causes = [row.cause for row in read_form("lhotse", path) if isinstance(row, Dropped) and row.cause]
     except DatasetError as error:
-        return str(error).startswith(f"{path}, line 1: ") and len(str(error).splitlines()) == 1
+        causes = [str(error)]
+    return all(cause.startswith(f"{path}, line 1: ") and len(cause.splitlines()) == 1 for cause in causes)
 
 
 def changed(row, path, value):
@@ -327,7 +330,7 @@ def test_other_manifests_of_lhotse_are_refused(tmp_path, recording):
     lhotse.RecordingSet.from_recordings([recording]).to_file(tmp_path / "recordings.jsonl.gz")
     lhotse.SupervisionSet.from_segments([supervision("a")]).to_file(tmp_path / "supervisions.jsonl.gz")
     for name in ("recordings.jsonl.gz", "supervisions.jsonl.gz"):
-        assert read_refusal("lhotse", tmp_path / name) == (
+        assert row_refusal("lhotse", tmp_path / name) == (
             f"{tmp_path / name}, line 1: no cut of lhotse. Give a file of cuts (CutSet.to_file), not recordings alone."
         )
 
@@ -339,7 +342,7 @@ def test_broken_manifests_are_refused_with_their_line(tmp_path, recording):
     path.write_bytes(content[: len(content) - 20])
     assert read_refusal("lhotse", path).startswith(f"Cannot read {path}")
     path.write_bytes(content + gzip.compress(b"{\n"))
-    assert read_refusal("lhotse", path).startswith(f"{path}, line 2: no JSON (")
+    assert row_refusal("lhotse", path).startswith(f"{path}, line 2: not valid JSON (")
 
 
 def test_without_lhotse_the_extra_is_named(tmp_path, monkeypatch, recording):

@@ -75,10 +75,12 @@ def test_gzip_is_read_by_its_name_also_of_several_members(tmp_path):
     assert all_of(read_lines, path) == [(1, "eins"), (2, "zwei"), (3, "\ufeffeins"), (4, "zwei")]
 
 
-def test_what_is_no_utf8_is_refused_with_its_line(tmp_path):
+def test_what_is_no_utf8_is_marked_in_its_line_and_refused_in_the_first(tmp_path):
     path = write_bytes(tmp_path / "a.txt", "eins\nzwölf\n".encode("latin-1"))
-    assert refused(read_lines, path) == (f"{path}, line 2: not UTF-8 (invalid start byte). Convert the file to UTF-8.")
-    assert "line 1: not UTF-8" in refused(read_lines, write_bytes(tmp_path / "b", "eins\n".encode("utf-16")))
+    assert all_of(read_lines, path) == [(1, "eins"), (2, "zw\udcf6lf")]  # PEP 383; `list_utterances` drops the row
+    path = write_bytes(tmp_path / "b", "zwölf\n".encode("latin-1"))
+    assert refused(read_lines, path) == (f"{path}, line 1: not UTF-8 (invalid start byte). Convert the file to UTF-8.")
+    assert "line 1: not UTF-8" in refused(read_lines, write_bytes(tmp_path / "c", "eins\n".encode("utf-16")))
 
 
 def test_a_line_may_be_a_mebibyte_and_no_more(tmp_path):
@@ -197,17 +199,20 @@ def test_objects_are_numbered_by_line_and_empty_lines_are_passed_over(tmp_path):
         f'{{"a": {"[" * 100_000}{"]" * 100_000}}}', "\x00", '{"a": "\n',
     ],
 )  # fmt: skip
-def test_broken_json_is_refused_with_its_line(tmp_path, line):
-    path = write_text(tmp_path / "a.jsonl", f'{{"a": 1}}\n{line}\n')
-    assert refused(read_objects, path).startswith(f"{path}, line 2: no JSON (")
+def test_broken_json_is_said_of_its_line(tmp_path, line):
+    path = write_text(tmp_path / "a.jsonl", f'{{"a": 1}}\n{line}\n{{"a": 3}}\n')
+    first, broken, *_, last = all_of(read_objects, path)
+    assert (first, last[1]) == ((1, {"a": 1}), {"a": 3})
+    assert broken[1].reason == "broken_row" and str(broken[1]).startswith(f"{path}, line 2: not valid JSON (")
 
 
 @pytest.mark.parametrize(
     ("line", "kind"), [("[1]", "list"), ('"a"', "str"), ("1", "int"), ("null", "NoneType"), ("true", "bool")]
 )
-def test_json_that_is_no_object_is_refused(tmp_path, line, kind):
+def test_json_that_is_no_object_is_said_of_its_line(tmp_path, line, kind):
     path = write_text(tmp_path / "a.jsonl", f"{line}\n")
-    assert refused(read_objects, path) == f"{path}, line 1: a JSON {kind}; expected an object."
+    ((_, error),) = all_of(read_objects, path)
+    assert str(error) == f"{path}, line 1: a JSON {kind}; expected an object."
 
 
 def test_quotes_and_na_are_text_in_tsv(tmp_path):
@@ -272,13 +277,13 @@ def test_rows_of_csv_with_too_few_or_too_many_fields_are_broken(tmp_path):
 def test_broken_quoting_of_csv_is_refused(tmp_path, text, line):
     path = write_text(tmp_path / "a.csv", text)
     message = refused(read_csv, path)
-    assert message.startswith(f"{path}, line {line}: ") and message.endswith("Mend its quoting.")
+    assert message.startswith(f"{path}, line {line}: ") and message.endswith("Fix its quoting.")
 
 
 def test_a_quote_that_is_never_closed_takes_little_memory(tmp_path):
     path = write_text(tmp_path / "a.csv", 'a,b\n1,"' + f"{'x' * 1000}\n" * 20_000)
     message, peak = memory_of(refused, read_csv, path)
-    assert "Mend its quoting." in message and peak < SMALL
+    assert "Fix its quoting." in message and peak < SMALL
 
 
 def test_names_in_messages_stay_one_short_line():

@@ -156,6 +156,22 @@ def test_a_name_inside_a_table_decides_nothing_but_known_endings(tmp_path, suffi
     assert row.audio == tmp_path / "toy_corpus" / "audio" / "00000" / "00000000.audio"
 
 
+def test_a_row_with_bytes_that_are_no_utf8_is_dropped_and_its_id_can_be_written(tmp_path):
+    bad = b"zw\xf6lf".decode(errors="surrogateescape")
+    found = listing(tmp_path, utterance("a", translation=bad), utterance(bad), Dropped(bad, "no_text"), utterance("b"))
+    assert [row.id for row in found.utterances] == ["b"]
+    assert [(row.id, row.reason) for row in found.dropped] == [
+        ("a", "not_utf8"), (r"zw\udcf6lf", "not_utf8"), (r"zw\udcf6lf", "no_text"),
+    ]  # fmt: skip
+
+
+def test_the_first_cause_says_why_nothing_of_a_corpus_can_be_used(tmp_path):
+    found = listing(tmp_path, Dropped("a", "no_audio"), Dropped("b", "bad_time", "a.tsv, line 3: the start is 'x'."))
+    assert refusal(refuse_nothing, found, "/corpus") == (
+        "No utterance of /corpus can be used: bad_time, no_audio. The first cause: a.tsv, line 3: the start is 'x'."
+    )
+
+
 def test_a_corpus_with_nothing_to_use_is_refused_with_the_reasons(tmp_path):
     empty = listing(tmp_path, Dropped("a", "no_audio"), utterance(translation=""), Dropped("b", "no_audio"))
     assert refusal(refuse_nothing, empty, "/corpus") == (

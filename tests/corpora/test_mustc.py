@@ -3,7 +3,7 @@
 import tracemalloc
 
 import pytest
-from corpora_files import read_refusal, rows, write_text
+from corpora_files import read_refusal, row_refusal, rows, write_text
 
 from simulsa_plugin.errors import UsageError
 
@@ -150,7 +150,9 @@ def test_recordings_of_one_name_in_several_folders_share_no_id(tmp_path):
 def test_what_is_no_segment_is_refused_with_its_line(tmp_path, monkeypatch, item):
     monkeypatch.chdir(tmp_path)
     write(tmp_path, yaml=f"{one('')}{item}\n", german="Ja.\nJa.\n")
-    message = read_refusal("mustc", tmp_path, "train")
+    joined = not item.startswith("- ")  # to the item before it: one entry is then missing
+    message = (read_refusal if joined else row_refusal)("mustc", tmp_path, "train")
+    assert ("which belong together is not known" in message) is joined
     assert f"{tmp_path / 'data' / 'train' / 'txt' / 'train.yaml'}, line " in message
     assert "expected `- {duration: …, offset: …, wav: …}`, got " in message
     assert not (tmp_path / "owned").exists()
@@ -178,15 +180,35 @@ def test_an_anchor_bomb_takes_neither_time_nor_memory(tmp_path):
     write(tmp_path / "3", yaml=f"- {{duration: 1, offset: 2, {inside}, wav: *i}}\n", german="Ja.\n")
     tracemalloc.start()
     assert len(rows("mustc", tmp_path / "1", "train")) == 1
-    assert ", line 1: expected" in read_refusal("mustc", tmp_path / "2", "train")
-    assert ", line 1: expected" in read_refusal("mustc", tmp_path / "3", "train")
+    # The first has nine items and no text; nothing is known of which line belongs to which.
+    assert "which belong together is not known" in read_refusal("mustc", tmp_path / "2", "train")
+    assert ", line 1: expected" in row_refusal("mustc", tmp_path / "3", "train")
     assert tracemalloc.get_traced_memory()[1] < 1 << 22
     tracemalloc.stop()
 
 
 def test_an_anchor_means_nothing_to_another_segment(tmp_path):
     yaml = "- {duration: &d 1, offset: 2, wav: a.wav}\n- {duration: *d, offset: 2, wav: a.wav}\n"
-    assert ", line 2: expected" in read_refusal("mustc", write(tmp_path, yaml=yaml, german="Ja.\nJa.\n"), "train")
+    assert ", line 2: expected" in row_refusal("mustc", write(tmp_path, yaml=yaml, german="Ja.\nJa.\n"), "train")
+
+
+def test_multilingual_tedx_says_wav_of_files_that_are_flac(tmp_path):
+    # openslr.org/100; fairseq's prep_mtedx_data.py replaces the ending as well.
+    yaml = "".join(f"- {{duration: 1.0, offset: 2.0, speaker_id: {name}, wav: {name}.wav}}\n" for name in "abc")
+    write(tmp_path, yaml=yaml, german="Ja.\n" * 3)
+    for name in ("a.flac", "b.flac", "b.wav"):
+        write_text(tmp_path / "data/train/wav" / name, "")
+    assert [row[1] for row in rows("mustc", tmp_path, "train")] == [
+        "data/train/wav/a.flac", "data/train/wav/b.wav", "data/train/wav/c.wav",
+    ]  # fmt: skip
+
+
+def test_a_start_a_little_before_the_recording_is_its_start_and_the_end_stays(tmp_path):
+    yaml = "".join(f"- {{duration: 1.0, offset: {offset}, wav: a.wav}}\n" for offset in (-0.01, -0.5, -0.51, 1))
+    found = rows("mustc", write(tmp_path, yaml=yaml, german="Ja.\n" * 4), "train")
+    assert [row[2] for row in found if len(row) == 4] == [(0.0, 0.99), (0.0, 0.5), (1.0, 2.0)]
+    assert found[2] == ("a_2", "bad_time") and found[3][0] == "a_3"  # the others keep their numbers
+    assert row_refusal("mustc", tmp_path, "train").endswith("the offset is -0.51; allowed: 0 to 21600 seconds.")
 
 
 def test_a_segment_of_endless_lines_is_refused_in_little_memory(tmp_path):

@@ -1,7 +1,7 @@
 """NeMo manifests: a JSON object a line."""
 
 import pytest
-from corpora_files import jsonl, read_refusal, rows, write_text
+from corpora_files import jsonl, read_refusal, row_refusal, rows, write_text
 
 from simulsa_plugin.errors import UsageError
 
@@ -114,7 +114,7 @@ def test_a_split_of_a_single_file_is_a_mistake_of_the_recipe(tmp_path):
 @pytest.mark.parametrize("value", [None, 5, ["a.wav", "b.wav"], {"path": "a.wav"}, True])
 def test_a_row_without_a_name_of_audio_is_refused_with_its_line(tmp_path, value):
     path = write_text(tmp_path / "train.json", jsonl(row(text="Ja."), row(value, text="Ja.")))
-    assert read_refusal("nemo", path) == f"{path}, line 2: no audio_filepath, which every row of a NeMo manifest has."
+    assert row_refusal("nemo", path) == f"{path}, line 2: no audio_filepath, which every row of a NeMo manifest has."
 
 
 def test_columns_other_than_the_translation_are_a_mistake_of_the_recipe(tmp_path):
@@ -126,6 +126,6 @@ def test_columns_other_than_the_translation_are_a_mistake_of_the_recipe(tmp_path
 
 def test_a_file_of_one_json_array_is_refused(tmp_path):
     path = write_text(tmp_path / "train.json", f"[{jsonl(row(text='Ja.')).strip()}]")
-    assert read_refusal("nemo", path) == f"{path}, line 1: a JSON list; expected an object."
+    assert row_refusal("nemo", path) == f"{path}, line 1: a JSON list; expected an object."
     write_text(path, "[\n{}\n]\n")
-    assert read_refusal("nemo", path).startswith(f"{path}, line 1: no JSON (")
+    assert [row[1] for row in rows("nemo", path)] == ["broken_row", "no_audio", "broken_row"]

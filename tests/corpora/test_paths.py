@@ -5,7 +5,7 @@ import os
 import unicodedata
 
 import pytest
-from corpora_files import WITH_TIMES, read, read_refusal, refusal, rows, write_one, write_text
+from corpora_files import WITH_TIMES, read, refusal, row_refusal, rows, write_one, write_text
 
 from simulsa_plugin.corpora.paths import AudioFinder
 from simulsa_plugin.corpora.settings import CORPORA
@@ -228,7 +228,7 @@ def test_no_form_runs_fetches_or_follows_a_hostile_name(tmp_path, monkeypatch, f
     if form == "table" and name == "":
         assert rows(form, corpus)[0][1] == "no_audio"
     else:
-        assert read_refusal(form, corpus, *splits).startswith(place)
+        assert row_refusal(form, corpus, *splits).startswith(place)
     assert not list(tmp_path.rglob("*owned*"))
 
 
@@ -249,7 +249,36 @@ def test_absurd_times_are_refused_with_their_line(tmp_path, form, value):
         if (form, value, number) == ("kaldi", "-1", 1) or (form, value) == ("mustc", "1,5"):
             continue  # the end of the recording; a comma of YAML's own
         name, corpus, splits, place = write_one(form, tmp_path / str(number), **times)
-        assert read_refusal(name, corpus, *splits).startswith(place.replace("wav.scp", "segments"))
+        assert row_refusal(name, corpus, *splits).startswith(place.replace("wav.scp", "segments"))
+
+
+# Form → the file that holds its rows, and another row that is broken in its times or its number of fields.
+BAD_ROWS = {
+    "covost2": ("covost_v2.en_de.tsv", "en_2.mp3\ttrain\n", "broken_row"),
+    "mustc": ("data/train/txt/train.yaml", "- {duration: -1, offset: 2, wav: a.wav}\n", "bad_time"),
+    "fleurs": ("en/train.tsv", "8\n", "broken_row"),
+    "europarl_st": ("en/de/train/segments.lst", "a 1 x\n", "bad_time"),
+    "kaldi": ("segments", "v r 0 1 99\n", "bad_channel"),
+    "nemo": ("a.json", '{"audio_filepath": "a.wav", "offset": -7, "text": "Ja."}\n', "bad_time"),
+    "lhotse": ("a.jsonl", '{"id": 5}\n', "broken_row"),
+    "table": ("a.tsv", "a.wav\t1:30\t1\tJa.\n", "bad_time"),
+    "table of JSON": ("a.jsonl", '{"audio": "../../a.wav", "translation": "Ja."}\n', "audio_outside"),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_bad_row_is_dropped_with_its_reason_and_the_rows_around_it_stay(tmp_path, form):
+    name, corpus, splits, _ = write_one(form, tmp_path)
+    whole = rows(name, corpus, *splits)
+    file, row, reason = BAD_ROWS[form]
+    with (tmp_path / file).open("a") as manifest:
+        manifest.write(row)
+    aligned = {"mustc": "data/train/txt/train.de", "europarl_st": "en/de/train/segments.de", "kaldi": "text"}
+    if form in aligned:
+        with (tmp_path / aligned[form]).open("a") as texts:
+            texts.write("v Ja.\n")
+    assert len(whole) == 1
+    assert [found[1] if len(found) == 2 else found for found in rows(name, corpus, *splits)] == [*whole, reason]
 
 
 @pytest.mark.parametrize("form", ["nemo", "lhotse", "table of JSON"])
@@ -261,7 +290,7 @@ def test_absurd_times_in_json_are_refused_with_their_line(tmp_path, form, value)
         if form == "table of JSON" and value == "":
             continue  # nothing, as in TSV
         name, corpus, splits, place = write_one(form, tmp_path / str(number), **times)
-        assert read_refusal(name, corpus, *splits).startswith(place)
+        assert row_refusal(name, corpus, *splits).startswith(place)
 
 
 @pytest.mark.parametrize("form", ["nemo", "lhotse", "table of JSON"])
@@ -269,7 +298,7 @@ def test_absurd_times_in_json_are_refused_with_their_line(tmp_path, form, value)
 def test_numbers_that_are_none_of_json_are_refused_with_their_line(tmp_path, form, value):
     name, corpus, splits, place = write_one(form, tmp_path, start=12.125)
     corpus.write_text(corpus.read_text().replace("12.125", value))
-    assert read_refusal(name, corpus, *splits).startswith(place)
+    assert row_refusal(name, corpus, *splits).startswith(place)
 
 
 @pytest.mark.parametrize("form", WITH_TIMES)

@@ -12,7 +12,7 @@ import datasets
 import pyarrow
 import pyarrow.parquet
 import pytest
-from corpora_files import jsonl, read_refusal, rows, write_audio, write_text
+from corpora_files import jsonl, read_refusal, row_refusal, rows, write_audio, write_text
 
 from simulsa_plugin.errors import UsageError
 
@@ -143,7 +143,7 @@ def test_times_and_channel_make_a_part_of_the_file(tmp_path, times, span):
 @pytest.mark.parametrize("channel", [-1, 64, 0.5, "A", True, [0], "1_0", 1e99])
 def test_what_is_no_channel_is_refused_with_its_line(tmp_path, channel):
     path = write_text(tmp_path / "a.jsonl", jsonl(row("Ja."), row("Ja.", channel=channel)))
-    assert read_refusal("table", path).startswith(f"{path}, line 2: the channel is ")
+    assert row_refusal("table", path).startswith(f"{path}, line 2: the channel is ")
 
 
 def test_columns_are_named_by_the_recipe_and_may_lie_inside_others(tmp_path):
@@ -375,12 +375,12 @@ def test_names_start_from_the_tables_folder_or_from_the_corpus(tmp_path):
 @pytest.mark.parametrize("column", ["start", "end", "channel"])
 def test_absurd_numbers_of_parquet_are_refused_with_their_row(tmp_path, column, value):
     path = table(tmp_path / "a.parquet", row("Ja.", **{column: 0.0}), row("Ja.", **{column: value}))
-    assert read_refusal("table", path).startswith(f"{path}, row 2: the ")
+    assert row_refusal("table", path).startswith(f"{path}, row 2: the ")
 
 
 def test_a_hostile_name_in_a_parquet_file_is_refused_with_its_row(tmp_path):
     path = table(tmp_path / "a.parquet", row("Ja."), {"audio": "touch owned |", "translation": "Ja."})
-    assert read_refusal("table", path).startswith(f"{path}, row 2: the audio 'touch owned |' is a shell command")
+    assert row_refusal("table", path).startswith(f"{path}, row 2: the audio 'touch owned |' is a shell command")
 
 
 def broken_files():
