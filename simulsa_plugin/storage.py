@@ -8,6 +8,8 @@ import fcntl
 import io
 import json
 import os
+import re
+import stat
 import tempfile
 import time
 from array import array
@@ -21,6 +23,8 @@ import orjson
 from simulsa_plugin.errors import FolderInUseError, StorageError
 
 UNFINISHED = ".unfinished"  # ends the name of a file that is still being written
+LOCK = ".simulsa.lock"  # in a folder that is held; the name is nobody else's
+DATASET_INFO = "dataset_info.json"
 
 # How our own datasets stand in dataset_info.json: the form that LLaMA-Factory and ms-swift both read.
 SHAREGPT_ENTRY: dict[str, Any] = {
@@ -88,6 +92,22 @@ def make_folder(path: Path) -> Path:
     return path
 
 
+def make_own_folder(path: Path) -> Path:
+    """Create a folder of this program's inside an output folder; unlike that one, it may not be a link.
+
+    Raises:
+        StorageError: a link or a file stands there, or the place cannot be written.
+    """
+    refuse_link(path)
+    return make_folder(path)
+
+
+def refuse_link(path: Path) -> None:
+    """Raise StorageError where a symbolic link stands: what lies behind it is not ours to write."""
+    if path.is_symlink():
+        raise StorageError(f"{path} is a link and will not be written through. Remove it, or choose another place.")
+
+
 class _Output(io.FileIO):
     """A file being written whose every failure names the file that it will become.
 
@@ -114,10 +134,10 @@ def replacing(path: Path, mode: Literal["w", "wb"] = "wb") -> Iterator[IO[Any]]:
     A kill leaves the temporary file; see `remove_leftovers`.
 
     Raises:
-        StorageError: the folder is missing, full or cannot be written, or something that is no file stands at `path`.
+        StorageError: the folder is missing, full or cannot be written, or a link or a folder stands at `path`.
     """
     with writing_to(path):
-        path = Path(os.path.realpath(path))  # the file behind a link is replaced, not the link
+        refuse_link(path)
         if path.exists() and not path.is_file():
             raise StorageError(f"{path} is no regular file and will not be replaced. Choose another name.")
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=UNFINISHED)
@@ -128,7 +148,7 @@ def replacing(path: Path, mode: Literal["w", "wb"] = "wb") -> Iterator[IO[Any]]:
         yield handle
         handle.close()
         with writing_to(path):
-            os.chmod(name, 0o666 & ~_umask())
+            os.chmod(name, _mode(path))
             os.replace(name, path)
     except BaseException:
         # What stopped us is the news: no flush of what is still buffered, and no failure of this, may hide it.
@@ -220,6 +240,7 @@ class Journal:
         self.path = path
         self._index: dict[str, int] = {}  # id → which row
         self._starts = array("Q", [0])  # byte at which each row begins; the last one is the end of the file
+        refuse_link(path)
         with writing_to(path):
             self._file = path.open("a+b", buffering=0)
         try:
@@ -339,7 +360,7 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
     Raises:
         StorageError: another process holds the folder, its number is named; or the folder cannot be written.
     """
-    path, owner = folder / ".lock", os.getpid()
+    path, owner = folder / LOCK, os.getpid()
     descriptor = _lock_file(path, folder, wait)
     _HELD.add(descriptor)
     try:
@@ -358,8 +379,9 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
 def _lock_file(path: Path, folder: Path, wait: bool) -> int:
     """A descriptor of the lock file, locked."""
     while True:
+        refuse_link(path)
         with writing_to(folder):
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:
             with writing_to(path):  # some network file systems have no locks
                 _flock(descriptor, folder, wait)
@@ -403,35 +425,90 @@ os.register_at_fork(after_in_child=_forget_locks)
 
 
 def merge_dataset_info(folder: Path, entries: Mapping[str, Mapping[str, Any]]) -> None:
-    """Put entries into `folder/dataset_info.json`; other entries stay.
+    """Put entries into `folder/dataset_info.json`; all that stands there besides stays byte for byte.
 
     Raises:
-        StorageError: the file cannot be read or written, or is no JSON object.
+        StorageError: the file cannot be read or written, is a link, or is not a JSON object.
     """
-    path = folder / "dataset_info.json"
+    path = folder / DATASET_INFO
     with locked(folder, wait=True):
         remove_leftovers(folder, path.name)
-        info = registered_datasets(folder)
-        merged = info | {name: dict(entry) for name, entry in entries.items()}
-        if merged != info:
-            write_json(path, merged)
+        info, text = _read_dataset_info(path)
+        changed = {name: entry for name, entry in entries.items() if name not in info or info[name] != entry}
+        if changed:
+            with replacing(path) as handle:
+                handle.write(_with_entries(text, changed).encode())
 
 
 def registered_datasets(folder: Path) -> dict[str, Any]:
     """The entries of `folder/dataset_info.json`; none where there is no such file.
 
     Raises:
-        StorageError: the file cannot be read, or is no JSON object.
+        StorageError: the file cannot be read, or is not a JSON object.
     """
-    path = folder / "dataset_info.json"
+    return _read_dataset_info(folder / DATASET_INFO)[0]
+
+
+def _read_dataset_info(path: Path) -> tuple[dict[str, Any], str]:
+    """The entries and the text of the file."""
     try:
         with _reading_from(path):
-            info = json.loads(path.read_text(encoding="utf-8") if path.exists() else "{}")
+            text = path.read_bytes().decode("utf-8") if path.exists() else "{}\n"
+        info = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise StorageError(f"{path} is no JSON ({error}). Mend or remove it.") from error
+        raise StorageError(f"{path} is not valid JSON ({error}). Fix or remove it.") from error
     if not isinstance(info, dict):
         raise StorageError(f"{path} holds a {type(info).__name__}; expected an object of datasets by name.")
-    return info
+    return info, text
+
+
+def _with_entries(text: str, entries: Mapping[str, Any]) -> str:
+    r"""The text of a JSON object with entries put in; whatever else it says stays as it is written.
+
+    >>> print(_with_entries('{"mine": [1.50], "a": 0}', {"a": 1, "b": 2}))
+    {"mine": [1.50], "a": 1,
+      "b": 2
+    }
+    """
+    for name, entry in entries.items():
+        value = json.dumps(entry, ensure_ascii=False, indent=2, allow_nan=False).replace("\n", "\n  ")
+        spans, end = _value_spans(text)
+        if name in spans:
+            start, stop = spans[name]
+            text = text[:start] + value + text[stop:]
+        else:
+            before = text[:end].rstrip() + ("," if spans else "")
+            text = f"{before}\n  {json.dumps(name, ensure_ascii=False)}: {value}\n{text[end:]}"
+    return text
+
+
+def _value_spans(text: str) -> tuple[dict[str, tuple[int, int]], int]:
+    """Where the value of each key of a valid JSON object begins and ends, and where its closing brace is."""
+    decoder, between = json.JSONDecoder(), re.compile(r"[\s,:]*")
+    spans: dict[str, tuple[int, int]] = {}
+    at = text.index("{") + 1
+    while True:
+        at = _end(between, text, at)
+        if text[at] == "}":
+            return spans, at
+        name, at = decoder.raw_decode(text, at)
+        start = _end(between, text, at)
+        _, at = decoder.raw_decode(text, start)
+        spans[name] = (start, at)
+
+
+def _end(pattern: re.Pattern[str], text: str, at: int) -> int:
+    """Where a match that may be empty ends."""
+    found = pattern.match(text, at)
+    return found.end() if found else at
+
+
+def _mode(path: Path) -> int:
+    """The permissions of a file that is replaced, or those of a new one."""
+    try:
+        return stat.S_IMODE(path.stat().st_mode)
+    except FileNotFoundError:
+        return 0o666 & ~_umask()
 
 
 def _umask() -> int:

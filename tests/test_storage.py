@@ -73,12 +73,35 @@ def test_the_file_has_the_permissions_that_open_would_give(tmp_path):
     assert (tmp_path / "a.json").stat().st_mode & 0o777 == 0o640
 
 
-def test_a_link_stays_a_link(tmp_path):
-    (tmp_path / "real.json").write_text("0", encoding="utf-8")
-    (tmp_path / "link.json").symlink_to("real.json")
-    storage.write_json(tmp_path / "link.json", 1)
-    assert (tmp_path / "link.json").is_symlink()
-    assert (tmp_path / "real.json").read_text(encoding="utf-8") == "1\n"
+def test_a_replaced_file_keeps_its_permissions(tmp_path):
+    storage.write_json(tmp_path / "a.json", 1)
+    (tmp_path / "a.json").chmod(0o600)
+    storage.write_json(tmp_path / "a.json", 2)
+    assert (tmp_path / "a.json").stat().st_mode & 0o777 == 0o600
+
+
+LINK_WRITERS = {
+    "a.json": lambda folder: storage.write_json(folder / "a.json", 1),
+    "j.jsonl": lambda folder: append(folder / "j.jsonl"),
+    storage.LOCK: lambda folder: lock(folder),
+    "dataset_info.json": lambda folder: storage.merge_dataset_info(folder, {"a": {}}),
+    "folder": lambda folder: storage.make_own_folder(folder / "folder"),
+}
+
+
+@pytest.mark.parametrize("behind", ["there", "nowhere", "itself"])
+@pytest.mark.parametrize("name", LINK_WRITERS)
+def test_nothing_is_written_through_a_link(tmp_path, name, behind):
+    (tmp_path / "outside").write_bytes(b"{}")
+    (tmp_path / "out").mkdir()
+    target = {"there": "../outside", "nowhere": "../new", "itself": name}[behind]
+    (tmp_path / "out" / name).symlink_to(target)
+    with pytest.raises(StorageError, match=rf"^{tmp_path}/out/{re.escape(name)} is a link and will not be written"):
+        LINK_WRITERS[name](tmp_path / "out")
+    assert names(tmp_path) == ["out", "outside"]
+    assert (tmp_path / "outside").read_bytes() == b"{}"
+    assert os.readlink(tmp_path / "out" / name) == target
+    assert names(tmp_path / "out") == [name]
 
 
 def test_what_cannot_be_written_is_one_line(tmp_path):
@@ -130,7 +153,7 @@ def test_a_full_disk_is_one_line_and_the_old_file_stays(tmp_path, name):
 
 
 def test_a_disk_that_is_full_at_once_has_no_room_for_a_lock_either(tmp_path):
-    said = rf"^Cannot write .*/\.lock: File too large\. {MAKE_ROOM}"
+    said = rf"^Cannot write .*/\.simulsa\.lock: File too large\. {MAKE_ROOM}"
     with no_file_beyond(0), pytest.raises(StorageError, match=said):
         lock(tmp_path)
     assert names(tmp_path) == []
@@ -220,12 +243,6 @@ def test_a_folder_in_the_place_of_a_file_is_one_line(tmp_path):
         storage.Journal(tmp_path / "dataset_info.json")
     with pytest.raises(StorageError, match=r"^Cannot read .*/dataset_info\.json: Is a directory"):
         storage.merge_dataset_info(tmp_path, {"a": {}})
-
-
-def test_a_link_that_leads_nowhere_is_no_crash(tmp_path):
-    (tmp_path / "loop.json").symlink_to("loop.json")
-    storage.write_json(tmp_path / "loop.json", 1)
-    assert (tmp_path / "loop.json").read_text(encoding="utf-8") == "1\n"
 
 
 @pytest.mark.parametrize("below", ["", "deep/er"])
@@ -362,7 +379,7 @@ def test_a_killed_holder_leaves_nothing_stale(tmp_path, holder):
     holder.send_signal(signal.SIGKILL)
     holder.wait()
     with storage.locked(tmp_path):
-        assert (tmp_path / ".lock").read_text(encoding="utf-8") == f"{os.getpid()}\n"
+        assert (tmp_path / storage.LOCK).read_text(encoding="utf-8") == f"{os.getpid()}\n"
     assert names(tmp_path) == []
 
 
@@ -400,7 +417,7 @@ def test_a_worker_that_unwinds_takes_no_lock_away(tmp_path):
             if not os.fork():
                 raise SystemExit  # leaves the block, in the child
             os.wait()
-            assert names(tmp_path) == [".lock"]
+            assert names(tmp_path) == [storage.LOCK]
             refused = subprocess.run(
                 [sys.executable, "-c", HOLD, str(tmp_path)], capture_output=True, text=True, timeout=60, check=False
             )
@@ -537,6 +554,26 @@ def test_merging_keeps_other_entries_and_their_order(tmp_path):
         "demo_simulsa": {},
     }
     assert names(tmp_path) == ["dataset_info.json"]
+
+
+THEIRS = {
+    "one line": b'{"a": {"n": 1.50, "t": "\\u00e4\xc3\xa4"}, "b": []}',
+    "tabs": b'{\n\t"a": {},\n\n\t"b" : {"c": [1, 2]}\n}\n\n',
+    "CRLF": b'\r\n{\r\n  "a": 1\r\n}\r\n',
+    "a key twice": b'{"a": 1, "a": {"b": "}"}}',
+}
+
+
+@pytest.mark.parametrize("before", THEIRS.values(), ids=THEIRS.keys())
+def test_what_others_wrote_into_dataset_info_stays_byte_for_byte(tmp_path, before):
+    info = tmp_path / "dataset_info.json"
+    info.write_bytes(before)
+    storage.merge_dataset_info(tmp_path, {"mine": {"x": 1}})
+    kept = before[: before.rindex(b"}")].rstrip()
+    assert info.read_bytes().startswith(kept + b',\n  "mine": {\n    "x": 1\n  }\n}')
+    storage.merge_dataset_info(tmp_path, {"mine": {"x": 2}, "other": {}})
+    assert info.read_bytes().startswith(kept + b',\n  "mine": {\n    "x": 2\n  },\n  "other": {}\n}')
+    assert json.loads(info.read_bytes()) == {**json.loads(before), "mine": {"x": 2}, "other": {}}
 
 
 def test_the_same_entries_leave_the_file_untouched(tmp_path):

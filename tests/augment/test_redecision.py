@@ -17,6 +17,7 @@ from simulsa_plugin.augment.selection import walk
 from simulsa_plugin.augment.settings import AugmentSettings
 from simulsa_plugin.commands import augment as command
 from simulsa_plugin.errors import StorageError, UsageError
+from simulsa_plugin.storage import LOCK
 
 BOTH = {"extra_scores": ("full", "lookback")}
 RULES = [
@@ -550,7 +551,7 @@ def test_no_portable_clip_leaves_the_folder(tmp_path, clip):
         ("manifest.json", '{"settings": 5}', "manifest.json is no manifest of simulsa-augment"),
         ("skipped.jsonl", '{"id": 5, "reason": "x"}\n', "skipped.jsonl, row 1: id and reason are not both text"),
         ("skipped.jsonl", '{"id": "x", "reason": "x"}\n', "skipped.jsonl, row 1: 'x' is no id of a sample"),
-        ("../dataset_info.json", "{", "dataset_info.json is no JSON"),
+        ("../dataset_info.json", "{", "dataset_info.json is not valid JSON"),
     ],
 )
 def test_a_broken_neighbour_is_one_line(copy, tmp_path, capsys, name, text, said):
@@ -622,7 +623,7 @@ def test_a_folder_that_another_process_holds_is_one_line(scored, copy):
         holder.kill()
         holder.wait()
         holder.stdout.close()
-    (copy / "toy_simulsa" / ".lock").unlink()
+    (copy / "toy_simulsa" / LOCK).unlink()
     assert tree(copy) == before
 
 

@@ -18,7 +18,7 @@ from simulsa_plugin.augment.shards import wait_for_all
 from simulsa_plugin.commands import augment as command
 from simulsa_plugin.commands.ranks import take_rank
 from simulsa_plugin.errors import StorageError
-from simulsa_plugin.storage import locked
+from simulsa_plugin.storage import LOCK, locked
 from simulsa_plugin.work import Shard
 
 SETTINGS = AugmentSettings(samples=24, batch_size=4)
@@ -148,7 +148,7 @@ def test_the_same_shard_twice_is_refused_at_once(toy, out):
 
 
 def _holder(out, text):
-    path = out / "toy_simulsa" / "shards" / text.replace("/", "-of-") / ".lock"
+    path = out / "toy_simulsa" / "shards" / text.replace("/", "-of-") / LOCK
     return path.exists() and path.read_text().strip()
 
 

@@ -19,7 +19,7 @@ from fakes import ByteModel, make_dataset, no_file_beyond, tree, write_offline
 from simulsa_plugin.commands import augment
 from simulsa_plugin.commands.console import run_command
 from simulsa_plugin.errors import StorageError
-from simulsa_plugin.storage import UNFINISHED, cannot_write
+from simulsa_plugin.storage import LOCK, UNFINISHED, cannot_write
 
 TESTS = Path(__file__).resolve().parents[1]
 PAGE = 4096
@@ -122,7 +122,7 @@ def attempt(disk, dataset):
 
 
 def strays(folder):
-    return [path.name for path in folder.rglob(".*") if path.name == ".lock" or path.name.endswith(UNFINISHED)]
+    return [path.name for path in folder.rglob(".*") if path.name == LOCK or path.name.endswith(UNFINISHED)]
 
 
 def command_at_sizes(disk, place):
