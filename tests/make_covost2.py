@@ -3,7 +3,8 @@
     python tests/make_covost2.py DIR [ROWS [TEST_ROWS [TARGET]]]
 
 DIR then holds what Common Voice and CoVoST 2 put there: `validated.tsv`, `clips/*.mp3` (48 kHz, mono) and
-`covost_v2.en_de.tsv`; TARGET names the table after another language (the recipe for Chinese looks for `zh-CN`).
+`covost_v2.en_de.tsv`; TARGET names the table after another language, and `zh-CN`, for which the recipe for Chinese
+looks, writes the translations in Chinese characters, without spaces: one for every letter.
 """
 
 import sys
@@ -19,6 +20,11 @@ MP3_RATE = 48_000  # as Common Voice 4 has it
 COMMON_VOICE_COLUMNS = ("client_id", "path", "sentence", "up_votes", "down_votes", "age", "gender", "accent")
 
 
+def in_hanzi(text):
+    """Write a text in Chinese characters that mean nothing, as long as it."""
+    return "".join(chr(0x4E00 + ord(letter) % 0x100) for letter in text if letter.isalpha()) + "。"
+
+
 def write_covost2(folder, rows=16, test_rows=4, target="de"):
     """Write the corpus; returns [(file name, translation, split)] in the order of the table."""
     folder = Path(folder)
@@ -30,7 +36,8 @@ def write_covost2(folder, rows=16, test_rows=4, target="de"):
             soundfile.write(folder / "clips" / name, resample(utterance.waveform, SAMPLE_RATE, MP3_RATE), MP3_RATE)
             speaker = f"speaker{len(translations) % 3}"
             sentences.append((speaker, name, utterance.sentence.source_text, 2, 0, "", "", ""))
-            translations.append((name, utterance.sentence.target_text, split))
+            text = utterance.sentence.target_text
+            translations.append((name, in_hanzi(text) if target == "zh-CN" else text, split))
     _write_tsv(folder / "validated.tsv", COMMON_VOICE_COLUMNS, sentences)
     _write_tsv(folder / f"covost_v2.en_{target}.tsv", ("path", "translation", "split"), translations)
     return translations
