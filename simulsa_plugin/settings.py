@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import itertools
 import math
 import re
+import reprlib
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,15 +20,42 @@ from simulsa_plugin.errors import UsageError
 
 PREFIX = "simulsa_"
 LISTABLE = 50  # more keys than this help nobody in an error message
+LONGEST_SHOWN = 80  # characters of a value in a message
+MAX_RECIPE_BYTES = 1_000_000
+# Aliases count as often as they stand: a few lines of them can say gigabytes, or hold themselves.
+MAX_RECIPE_VALUES = 100_000
+MAX_RECIPE_DEPTH = 50
+# Whatever PyYAML's constructors raise for `!!int abc`, a date without a 13th month, or a thousand brackets.
+_YAML_ERRORS = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
+# What would change the colours of a terminal or move its cursor, and what cannot be stored as UTF-8.
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 3, LONGEST_SHOWN, LONGEST_SHOWN, LONGEST_SHOWN
 S = TypeVar("S", bound="Settings")
 
 
 class _RecipeLoader(yaml.SafeLoader):
-    """YAML 1.1 as PyYAML reads it, but `1e-4` is a number (OmegaConf, and so LLaMA-Factory, reads it as one)."""
+    """YAML 1.1 as OmegaConf, and so LLaMA-Factory, reads it.
+
+    `1e-4` is a number, a date is text, and a key that stands twice is an error.
+    """
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping whose keys all differ."""
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            if key_node.tag != "tag:yaml.org,2002:merge":
+                key = self.construct_object(key_node, deep=True)
+                if isinstance(key, Hashable) and key in seen:
+                    problem = f"found the key {key!r} twice"
+                    raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
+                seen |= {key} if isinstance(key, Hashable) else set()
+        return super().construct_mapping(node, deep)
 
 
 _RecipeLoader.yaml_implicit_resolvers = {
-    key: list(value) for key, value in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    key: [resolver for resolver in value if resolver[0] != "tag:yaml.org,2002:timestamp"]
+    for key, value in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _RecipeLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
@@ -82,7 +111,9 @@ def read_recipe(path: str | Path | None, overrides: Iterable[str] = ()) -> dict[
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals or not key.strip():
-            raise UsageError(f"Cannot read the argument {override!r}: expected key=value, such as simulsa_ratio=0.05.")
+            raise UsageError(
+                f"Cannot read the argument {shown(override)}: expected key=value, such as simulsa_ratio=0.05."
+            )
         recipe[key.strip()] = _parse_yaml(value, f"the value of {key}")
     return recipe
 
@@ -105,7 +136,7 @@ def unknown_key(key: str, known: Iterable[str]) -> UsageError:
     """The error for a key nobody reads, with the nearest known one."""
     known = sorted(known)
     own = {name.removeprefix(PREFIX): name for name in known}  # a shared prefix would make everything near
-    near = difflib.get_close_matches(key.removeprefix(PREFIX), own, n=1, cutoff=0.6)
+    near = difflib.get_close_matches(key.removeprefix(PREFIX), own, n=1)
     if near:
         hint = f"did you mean {own[near[0]]}?"
     elif len(known) <= LISTABLE:
@@ -115,11 +146,33 @@ def unknown_key(key: str, known: Iterable[str]) -> UsageError:
     return UsageError(f"Unknown key {key}: {hint}")
 
 
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A sentence that names the known word most like this one, with a space before it; empty where none is like it.
+
+    >>> did_you_mean("qwen2audio", ["qwen2_vl", "qwen2_audio"]), did_you_mean("xyzzy", ["qwen2_audio"])
+    (' Did you mean qwen2_audio?', '')
+    """
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f" Did you mean {near[0]}?" if near else ""
+
+
 def check_choice(key: str, value: str, allowed: Iterable[str]) -> None:
     """Raise UsageError unless `value` is one of `allowed`."""
     allowed = list(allowed)
     if value not in allowed:
-        raise UsageError(f"{key} is {value!r}; allowed: {', '.join(allowed)}.")
+        raise UsageError(f"{key} is {shown(value)}; allowed: {', '.join(allowed)}.")
+
+
+def shown(value: object) -> str:
+    """A value for a message: as Python writes it, cut where that is long.
+
+    >>> shown("a"), len(shown("a" * 1000)), shown(10**9999)
+    ("'a'", 80, 'a number of thousands of digits')
+    """
+    try:
+        return _SHORT.repr(value)
+    except ValueError:  # Python writes no whole number of more than 4,300 digits
+        return "a number of thousands of digits"
 
 
 def check_range(
@@ -144,13 +197,15 @@ def check_range(
             f"≥ {minimum}" if minimum is not None else "",
             f"≤ {maximum}" if maximum is not None else "",
         ]
-        raise UsageError(f"{key} is {value}; allowed: a number {' and '.join(b for b in bounds if b)}.")
+        raise UsageError(f"{key} is {shown(value)}; allowed: a number {' and '.join(b for b in bounds if b)}.")
 
 
 def _load_yaml_mapping(path: Path) -> dict[str, Any]:
     try:
+        if path.is_file() and path.stat().st_size > MAX_RECIPE_BYTES:
+            raise UsageError(f"The recipe {path} has over {MAX_RECIPE_BYTES:,} bytes. Give the path of a YAML file.")
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a name with a NUL
         raise UsageError(f"Cannot read the recipe {path}: {error}. Give the path of a YAML file.") from error
     recipe = _parse_yaml(text, f"the recipe {path}")
     if recipe is None:
@@ -162,9 +217,36 @@ def _load_yaml_mapping(path: Path) -> dict[str, Any]:
 
 def _parse_yaml(text: str, where: str) -> Any:
     try:
-        return yaml.load(text, Loader=_RecipeLoader)
-    except yaml.YAMLError as error:
-        raise UsageError(f"Cannot read {where} as YAML: {' '.join(str(error).split())}") from error
+        value = yaml.load(text, Loader=_RecipeLoader)
+    except _YAML_ERRORS as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
+        raise UsageError(f"Cannot read {where} as YAML: {reason}") from error
+    problem = _odd_content(value)
+    if problem:
+        raise UsageError(f"Cannot use {where}: it holds {problem}.")
+    return value
+
+
+def _odd_content(value: Any) -> str | None:
+    """What no recipe needs, and what would harm whoever prints or stores it; None where there is nothing such."""
+    level, room = [value], MAX_RECIPE_VALUES
+    for _ in range(MAX_RECIPE_DEPTH):
+        texts = {id(one): one for one in level if isinstance(one, str)}
+        if any(_CONTROL.search(text) for text in texts.values()):
+            return "control characters, or half of a surrogate pair"
+        level = list(itertools.islice(itertools.chain.from_iterable(map(_inside, level)), room + 1))
+        room -= len(level)
+        if room < 0:
+            return f"more than {MAX_RECIPE_VALUES:,} values, aliases counted as often as they stand"
+        if not level:
+            return None
+    return f"more than {MAX_RECIPE_DEPTH} levels of lists or mappings"
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    if isinstance(value, Mapping):
+        return itertools.chain(value, value.values())
+    return value if isinstance(value, (list, tuple, set)) else ()
 
 
 def _convert(key: str, value: Any, hint: Any) -> Any:
@@ -181,14 +263,20 @@ def _convert(key: str, value: Any, hint: Any) -> Any:
         return tuple(_convert(key, item, arguments[0]) for item in _as_list(value))
     if hint is bool and isinstance(value, bool):
         return value
-    if hint is int and isinstance(value, int) and not isinstance(value, bool):
+    if hint is str and isinstance(value, str):
         return value
-    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
-    if hint is str and isinstance(value, (str, int, float)) and not isinstance(value, bool):
-        return str(value)
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and _is_moderate(value):
+        if hint is int and isinstance(value, int):
+            return value
+        if hint in (float, str):
+            return hint(value)
     wanted = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}[hint]
-    raise UsageError(f"{key} is {value!r}; allowed: {wanted}.")
+    raise UsageError(f"{key} is {shown(value)}; allowed: {wanted}.")
+
+
+def _is_moderate(value: float) -> bool:
+    """Whether arrays, JSON's readers and the other libraries hold it, too."""
+    return isinstance(value, float) or -(2**63) <= value < 2**63
 
 
 def _as_mapping(key: str, value: Any) -> dict[str, str]:
@@ -198,7 +286,7 @@ def _as_mapping(key: str, value: Any) -> dict[str, str]:
         if all(name.strip() and colon and of.strip() for name, colon, of in pairs):
             value = {name.strip(): of.strip() for name, _, of in pairs}
     if not isinstance(value, Mapping) or not all(isinstance(word, str) for pair in value.items() for word in pair):
-        raise UsageError(f"{key} is {value!r}; allowed: names to names, such as {key}=name:other,name:other.")
+        raise UsageError(f"{key} is {shown(value)}; allowed: names to names, such as {key}=name:other,name:other.")
     return dict(value)
 
 

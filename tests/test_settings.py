@@ -1,6 +1,9 @@
 """Recipes: what is typed is what is meant, or one line says what is wrong."""
 
 import dataclasses
+import itertools
+import json
+import re
 
 import pytest
 
@@ -8,6 +11,7 @@ from simulsa_plugin.augment.settings import AugmentSettings
 from simulsa_plugin.errors import UsageError
 from simulsa_plugin.evaluation.settings import EvaluationSettings
 from simulsa_plugin.settings import read_recipe, split_recipe
+from simulsa_plugin.toolkit.recipe_keys import GROUPS, known_keys
 
 
 def test_overrides_are_yaml_and_win_over_the_file(tmp_path):
@@ -56,6 +60,86 @@ def test_an_unreadable_recipe_is_named(tmp_path, make):
     make(path)
     with pytest.raises(UsageError, match=r"Cannot read the recipe .*r\.yaml.*Give the path of a YAML file"):
         read_recipe(path)
+
+
+ODD_VALUES = {
+    "no such date": "2024-99-99",
+    "no such time": "2024-01-01 99:99:99",
+    "400 digits": "1" * 400,
+    "5000 digits": "1" * 5000,
+    "hexadecimal": "0x" + "f" * 6000,
+    "not a number": ".nan",
+    "infinite": ".inf",
+    "nested lists": "[" * 500 + "]" * 500,
+    "nested mappings": "{a: " * 500 + "1" + "}" * 500,
+    "python": '!!python/object/apply:os.system ["true"]',
+    "int": "!!int abc",
+    "float": "!!float x",
+    "binary": '!!binary "!!!"',
+    "set": "!!set {a}",
+    "timestamp": '!!timestamp "x"',
+    "omap": "!!omap [1]",
+    "half a pair": '"\\ud800"',
+    "escape sequence": '"\\e[31mRED"',
+    "NUL": '"\\0"',
+    "long": "x" * 10_000,
+    "list as key": "{[1]: 2}",
+    "no such alias": "*x",
+    "holds itself": "&a [*a]",
+    "merged number": "{<<: 1}",
+    "key twice": "{a: 1, a: 2}",
+}
+
+
+@pytest.mark.parametrize("value", ODD_VALUES.values(), ids=ODD_VALUES.keys())
+def test_any_value_of_any_key_is_taken_or_refused_in_one_short_line(value):
+    try:
+        (read,) = read_recipe(None, [f"key={value}"]).values()
+    except UsageError as error:
+        assert_short(error)
+        return
+    for key in known_keys():
+        try:
+            taken = [group.from_keys({key: read}).as_keys()[key] for group in GROUPS if key in group.keys()]
+        except UsageError as error:
+            assert_short(error)
+        else:
+            json.dumps(taken, allow_nan=False).encode()
+
+
+def assert_short(error):
+    assert len(str(error)) < 1000
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", str(error))
+
+
+BOMBS = {
+    "ten to the ninth": "a: &a [1,1,1,1,1,1,1,1,1,1]\n" + "".join(
+        f"{new}: &{new} [{','.join([f'*{old}'] * 10)}]\n" for old, new in itertools.pairwise("abcdefghi")),
+    "lists that hold themselves": "a: &a [*a, *a]\n",
+    "mappings that hold themselves": "a: &a {b: *a}\n",
+    "brackets": "a: " + "[" * 1000,
+    "long": f"a: {'x' * 2_000_000}\n",
+    "keys twice": "simulsa_ratio: 0.1\nsimulsa_ratio: 0.2\n",
+    "NUL": "a: \0\n",
+    "two documents": "a: 1\n---\nb: 2\n",
+    "tab": "\ta: 1\n",
+    "escape sequence in a key": '"a\\e[31m": 1\n',
+}
+
+
+@pytest.mark.parametrize("text", BOMBS.values(), ids=BOMBS.keys())
+def test_a_recipe_that_cannot_be_meant_is_one_short_line(tmp_path, text):
+    (tmp_path / "r.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(UsageError) as caught:
+        read_recipe(tmp_path / "r.yaml")
+    assert str(caught.value).startswith(("Cannot read the recipe ", "Cannot use the recipe ", "The recipe "))
+    assert len(str(caught.value)) < 1000
+    assert "\x1b" not in str(caught.value)
+
+
+def test_dates_and_aliases_are_read_as_llamafactory_reads_them(tmp_path):
+    (tmp_path / "r.yaml").write_text("name: 2024-02-30\nbase: &b {x: 1}\nmore: {<<: *b, x: 2}\n", encoding="utf-8")
+    assert read_recipe(tmp_path / "r.yaml") == {"name": "2024-02-30", "base": {"x": 1}, "more": {"x": 2}}
 
 
 def test_an_empty_recipe_is_an_empty_recipe(tmp_path):

@@ -121,7 +121,7 @@ def _decide_again(path: Path | None, overrides: list[str], scores: Path, out: Pa
 def _augment_all(path: Path | None, overrides: list[str], options: argparse.Namespace) -> None:
     from simulsa_plugin.augment.settings import AugmentSettings
     from simulsa_plugin.commands.ranks import take_rank
-    from simulsa_plugin.commands.wiring import open_recipe
+    from simulsa_plugin.commands.wiring import check_early, open_recipe
     from simulsa_plugin.work import Shard
 
     rank, shard = take_rank(), None if options.shard is None else Shard.parse(options.shard)
@@ -131,6 +131,7 @@ def _augment_all(path: Path | None, overrides: list[str], options: argparse.Name
     settings = AugmentSettings.from_keys(recipe.simulsa)
     _mixing(recipe.toolkit)  # a mistake shows before the long part
     _cutoff_len(recipe.toolkit)
+    check_early(recipe, recipe.toolkit.get("dataset"))
     if options.dry_run:
         _plan_all(recipe, settings, options.out)
         return

@@ -85,7 +85,7 @@ def _run(words: list[str]) -> int:
 def _decode_and_score(path: Path | None, overrides: list[str], out: Path) -> int:
     from simulsa_plugin.commands.corpus import wanted_corpus
     from simulsa_plugin.commands.ranks import take_rank
-    from simulsa_plugin.commands.wiring import dataset_names, load, open_recipe, warnings_about_test_set
+    from simulsa_plugin.commands.wiring import check_early, dataset_names, load, open_recipe, warnings_about_test_set
     from simulsa_plugin.evaluation.references import check_references
     from simulsa_plugin.evaluation.run import plan_cells
     from simulsa_plugin.evaluation.settings import CometSettings, EvaluationSettings
@@ -99,6 +99,7 @@ def _decode_and_score(path: Path | None, overrides: list[str], out: Path) -> int
         raise UsageError("simulsa_measure_time is for a single process: several would disturb each other's clock.")
     plan_cells(settings)  # a mistake in a policy, or a missing tokenizer, shows before the long part
     make_metrics(settings.bleu_tokenizer)
+    check_early(recipe, recipe.toolkit.get("eval_dataset") or recipe.toolkit.get("dataset"))
     corpus = wanted_corpus(recipe, evaluation=True)
     make_folder(out)
     toolkit = recipe.toolkit

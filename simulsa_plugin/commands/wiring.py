@@ -52,6 +52,18 @@ def open_recipe(path: Path | None, overrides: list[str]) -> Recipe:
     return Recipe(simulsa, EMBEDDED_MODEL | toolkit, embedded)
 
 
+def check_early(recipe: Recipe, datasets: object) -> None:
+    """Check what shows before anything heavy is imported; `datasets`: the key's value, where no corpus is named.
+
+    Raises:
+        SimulsaError: see `toolkit.early_checks`.
+    """
+    from simulsa_plugin.toolkit.early_checks import check_recipe
+
+    made = recipe.embedded or recipe.simulsa.get("simulsa_corpus") is not None
+    check_recipe(recipe.toolkit, None if made else own_dataset_names(datasets))
+
+
 def load(
     toolkit_keys: Mapping[str, Any],
     names: list[str],

@@ -16,7 +16,7 @@ from simulsa_plugin.languages import (
     language_of_region,
     writing_of_language,
 )
-from simulsa_plugin.settings import Settings, check_choice, check_range
+from simulsa_plugin.settings import Settings, check_choice, check_range, shown
 from simulsa_plugin.streaming.catalogue import PolicyOptions, check_policy_name
 
 AUTO = "auto"
@@ -171,7 +171,7 @@ def _check_language(key: str, language: str) -> None:
     if not is_language(language):
         meant = language_of_region(language)
         raise UsageError(
-            f"{key} is {language!r}, which is not a language tag (BCP 47); allowed: de, zh, zh-CN, cmn_hans_cn, jpn … "
-            f"{f'Did you mean {meant}? ' if meant else ''}Correct it, or set both simulsa_unit and "
+            f"{key} is {shown(language)}, which is not a language tag (BCP 47); allowed: de, zh, zh-CN, cmn_hans_cn, "
+            f"jpn … {f'Did you mean {meant}? ' if meant else ''}Correct it, or set both simulsa_unit and "
             "simulsa_tokenizer, which it chooses."
         )

@@ -12,7 +12,7 @@ from typing import Any
 
 from simulsa_plugin.demo.checkpoint import resolve_model_name
 from simulsa_plugin.errors import ModelError, SimulsaError, UsageError
-from simulsa_plugin.settings import unknown_key
+from simulsa_plugin.settings import shown, unknown_key
 
 # Read by LLaMA-Factory before its own parsers.
 _LAUNCH_KEYS = {"use_ray", "use_v1_kernels"}
@@ -35,6 +35,16 @@ class InferenceArguments:
     finetuning: Any
 
 
+def check_named(recipe: Mapping[str, Any]) -> None:
+    """Raise UsageError unless the recipe names a model and a template."""
+    for key, example in (("model_name_or_path", "Qwen/Qwen2-Audio-7B"), ("template", "qwen2_audio")):
+        value = recipe.get(key)
+        if value is None or value == "":
+            raise UsageError(f"The recipe has no {key}. Add a line such as {key}: {example}.")
+        if not isinstance(value, str):
+            raise UsageError(f"{key} is {shown(value)}; allowed: a name, such as {example}.")
+
+
 def inference_arguments(recipe: Mapping[str, Any]) -> InferenceArguments:
     """Turn a recipe (without `simulsa_*` keys) into inference arguments; what only training reads is left out.
 
@@ -42,12 +52,7 @@ def inference_arguments(recipe: Mapping[str, Any]) -> InferenceArguments:
         UsageError: a key that LLaMA-Factory does not know, or no model or template.
         ModelError: LLaMA-Factory refuses the combination.
     """
-    for key in ("model_name_or_path", "template"):
-        if not recipe.get(key):
-            raise UsageError(
-                f"The recipe has no {key}. Add a line such as "
-                f"{'model_name_or_path: Qwen/Qwen2-Audio-7B' if key != 'template' else 'template: qwen2_audio'}."
-            )
+    check_named(recipe)
     quieten_toolkit()
     from llamafactory.hparams import FinetuningArguments, get_infer_args
     from llamafactory.hparams import parser as groups

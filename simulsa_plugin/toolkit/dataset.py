@@ -14,6 +14,7 @@ from typing import Any
 
 from simulsa_plugin.errors import DatasetError
 from simulsa_plugin.model import Prompt, Sample, UnusableRow
+from simulsa_plugin.settings import LISTABLE, did_you_mean
 from simulsa_plugin.toolkit.arguments import InferenceArguments, one_line, quieten_toolkit
 
 SOURCES = ("file_name", "hf_hub_url", "ms_hub_url", "om_hub_url", "script_url", "cloud_file_name")
@@ -130,11 +131,32 @@ def load_datasets(arguments: InferenceArguments, names: list[str]) -> list[Offli
         DatasetError: no name, no dataset_info.json, an unknown name, a missing file, broken JSON, or no audio column.
     """
     if not names:
-        raise DatasetError(
-            "The recipe names no dataset. Add `dataset: NAME`, a name in dataset_info.json of dataset_dir."
-        )
+        raise names_no_dataset()
     info = read_dataset_info(arguments.data.dataset_dir)
     return [_load(arguments, info, name) for name in dict.fromkeys(names)]
+
+
+def names_no_dataset() -> DatasetError:
+    """The error for a recipe without a dataset."""
+    return DatasetError("The recipe names no dataset. Add `dataset: NAME`, a name in dataset_info.json of dataset_dir.")
+
+
+def unregistered(name: str, info: Mapping[str, Any], place: str) -> DatasetError:
+    """The error for a name that `place`, whose entries are `info`, does not have."""
+    names = sorted(map(str, info))
+    if len(names) > LISTABLE:
+        names = [*names[:LISTABLE], f"and {len(names) - LISTABLE} more"]
+    return DatasetError(
+        f"No dataset {name} in {place}; registered there: {', '.join(names) or 'none'}.{did_you_mean(name, info)}"
+    )
+
+
+def registered_file(entry: object, dataset_dir: str) -> Path | None:
+    """The absolute path of the file or folder that an entry names, or None where its rows come from elsewhere."""
+    if not isinstance(entry, dict) or any(key in entry for key in SOURCES if key != "file_name"):
+        return None
+    file_name = entry.get("file_name")
+    return Path(os.path.abspath(os.path.join(dataset_dir, file_name))) if isinstance(file_name, str) else None
 
 
 def read_dataset_info(dataset_dir: str | Mapping[str, Any]) -> dict[str, Any]:
@@ -194,7 +216,7 @@ def _check_entry(dataset_dir: object, info: Mapping[str, Any], name: str) -> dic
     """A copy of the entry, in which LLaMA-Factory will find what it looks for."""
     place = os.path.join(dataset_dir, "dataset_info.json") if isinstance(dataset_dir, str) else "dataset_dir"
     if name not in info:
-        raise DatasetError(f"No dataset {name} in {place}; registered there: {', '.join(sorted(info)) or 'none'}.")
+        raise unregistered(name, info, place)
     entry = info[name]
     if not isinstance(entry, dict):
         raise DatasetError(

@@ -1,6 +1,7 @@
 """What users get wrong, typed as they type it: one line, an exit code, no traceback and no noise."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -39,6 +40,9 @@ def place(tmp_path, monkeypatch):
     }
     (tmp_path / "data" / "dataset_info.json").write_text(json.dumps(info), encoding="utf-8")
     (tmp_path / "file").write_text("", encoding="utf-8")
+    for folder, config in (("adapter", "adapter_config.json"), ("broken_model", "config.json")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / config).write_text("{}", encoding="utf-8")
     (tmp_path / "broken.yaml").write_text("a: [1\nb: }", encoding="utf-8")
     (tmp_path / "list.yaml").write_text("- 1\n", encoding="utf-8")
     (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00")
@@ -91,7 +95,14 @@ MISTAKES = [
     ([*MODEL, "dataset=gone"], 1, "gone.jsonl does not exist"),
     ([*MODEL, "dataset=good", "dataset_dir=elsewhere"], 1, "No dataset is registered in elsewhere"),
     ([*MODEL, "dataset=good", "template=qwen3"], 1, "The template qwen3 takes no audio"),
+    ([*MODEL, "dataset=goood"], 1, "registered there: gone, good, mute, text. Did you mean good?"),
+    ([*MODEL, "dataset=good", "template=qwen2audio"], 2, "There is no template qwen2audio. Did you mean qwen2_audio?"),
+    ([*MODEL, "dataset=good", "template=[qwen2_audio]"], 2, "template is ['qwen2_audio']; allowed: a name"),
     ([*MODEL, "dataset=good", "model_name_or_path=no/model/here"], 1, "Cannot load the model no/model/here"),
+    ([*MODEL, "dataset=good", "model_name_or_path=Qwen/No-Such"], 1, "HF_HUB_OFFLINE is set"),
+    ([*MODEL, "dataset=good", "model_name_or_path=data"], 1, "Cannot load the model data: its folder has no config"),
+    ([*MODEL, "dataset=good", "model_name_or_path=adapter"], 1, "the folder holds an adapter; name its base here"),
+    ([*MODEL, "dataset=good", "model_name_or_path=file"], 1, "Cannot load the model file: it is a file"),
     ([*MODEL, "dataset=good", "adapter_name_or_path=nowhere"], 1, "nowhere"),
     (["--out", "file"], 1, "file is a file; the output needs a folder"),
     (["--out", "file/below"], 1, "lies below a file"),
@@ -105,7 +116,7 @@ OWN_MISTAKES = [
     ("simulsa-eval", ["simulsa_target_language=cn"], 2, "simulsa_target_language is 'cn', which is not a language tag"),
     (  # before the model is loaded
         "simulsa-eval",
-        [*MODEL, "dataset=good", "model_name_or_path=no/model/here", "simulsa_target_language=zh"],
+        [*MODEL, "dataset=good", "model_name_or_path=broken_model", "simulsa_target_language=zh"],
         2,
         "1 of 1 references of good are written with spaces between words, and simulsa_target_language is 'zh'",
     ),
@@ -143,15 +154,38 @@ def test_a_mistake_is_one_line(place, capfd, program, words, code, said):
     assert said in lines[0]
 
 
+@pytest.mark.parametrize("program", ["augment", "evaluate"])
+@pytest.mark.parametrize("mistake", ["model_name_or_path=no/model/here", "model_name_or_path=owner/name",
+                                     "dataset=gone", "dataset=nosuch", "template=qwen2audio", "template=qwen3",
+                                     "adapter_name_or_path=nowhere/at/all"])
+def test_names_are_looked_up_before_anything_heavy_is_imported(place, program, mistake):
+    code = (f"import sys; from simulsa_plugin.commands.{program} import main; code = main(sys.argv[1:]); "
+            "sys.exit(99 if {'torch', 'transformers', 'llamafactory'} & sys.modules.keys() else code)")
+    words = [*MODEL, "dataset=good", mistake, "--out", "out"]
+    result = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False,
+                            env=os.environ | {"HF_HUB_OFFLINE": "1"})
+    assert (result.returncode in (1, 2), result.stdout, result.stderr.count("\n")) == (True, "", 1), result.stderr
+
+
+def test_the_templates_read_from_the_source_are_those_of_llamafactory():
+    from llamafactory.data.template import TEMPLATES
+
+    from simulsa_plugin.toolkit.early_checks import known_templates
+
+    with_audio = {name for name, template in TEMPLATES.items() if template.mm_plugin.audio_token is not None}
+    assert known_templates().keys() == TEMPLATES.keys()
+    assert {name for name, takes_audio in known_templates().items() if takes_audio} == with_audio
+
+
 def test_a_process_of_its_own_is_as_quiet(place):
     # In this process LLaMA-Factory's loggers have been set up long ago; a user's process starts fresh.
     program = Path(sys.executable).parent / "simulsa-augment"
-    words = [*MODEL, "dataset=good", "model_name_or_path=no/model/here"]
+    words = [*MODEL, "dataset=good", "model_name_or_path=broken_model"]
     result = subprocess.run([program, *words], capture_output=True, text=True, timeout=120, check=False)
     assert result.returncode == 1
     assert result.stdout == ""
     (line,) = result.stderr.splitlines()
-    assert line.startswith("simulsa-augment: error: Cannot load the model no/model/here: ")
+    assert line.startswith("simulsa-augment: error: Cannot load the model broken_model: ")
 
 
 @pytest.fixture
