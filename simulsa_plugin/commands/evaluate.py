@@ -156,6 +156,7 @@ def _score(words: list[str]) -> int:
         help="instances.log of SimulEval 1.0 or 1.1, or JSONL of OmniSTEval or simulstream",
     )
     _add_reading(parser)
+    _add_end_marks(parser)
     _add_units(parser)
     parser.add_argument(
         "--no-use-ref-len",
@@ -192,6 +193,7 @@ def _compare(words: list[str]) -> int:
         help="a folder of `simulsa-eval run`, or an instances.log; the baseline first",
     )
     _add_units(parser, "for logs; folders know their own: ")
+    _add_end_marks(parser)
     parser.add_argument("--quality", choices=("BLEU", "chrF", "COMET"), default="BLEU", help="of the curves (BLEU)")
     parser.add_argument("--latency", default="LAAL", metavar="METRIC", help="of the curves, as in scores.json (LAAL)")
     parser.add_argument(
@@ -212,6 +214,7 @@ def _compare(words: list[str]) -> int:
     chosen = CompareOptions(
         options.unit,
         options.tokenizer,
+        options.keep_end_marks,
         Axes(options.quality, options.latency, options.at),
         Bootstrap(options.samples, options.trials, options.seed),
     )
@@ -238,11 +241,14 @@ def _convert(words: list[str]) -> int:
     parser.add_argument("--sources", type=Path, metavar="FILE", help="for texts: one source text per instance")
     parser.add_argument("--unit", choices=UNITS, default="word", help="latency unit (default: word)")
     _add_reading(parser)
+    _add_end_marks(parser)
     options = parser.parse_args(words)
     from simulsa_plugin.evaluation.convert import ConvertOptions, convert
     from simulsa_plugin.evaluation.logs.read import ReadOptions
 
-    read = ReadOptions(options.references, options.segments, options.detokenizer, options.unit)
+    read = ReadOptions(
+        options.references, options.segments, options.detokenizer, options.unit, options.keep_end_marks
+    )
     count = convert(options.source, options.out, ConvertOptions(options.to, options.delays, options.sources, read))
     print(f"{options.out}: {count} instances")
     return 0
@@ -285,6 +291,14 @@ def _add_reading(parser: Parser) -> None:
         "--detokenizer",
         metavar="D",
         help="of a simulstream log: word, char, spm, or the folder of a tokenizer (default: the unit)",
+    )
+
+
+def _add_end_marks(parser: Parser) -> None:
+    parser.add_argument(
+        "--keep-end-marks",
+        action="store_true",
+        help="of a log of SimulEval 1.0: keep </s> and its delay, as published numbers have it (default: left out)",
     )
 
 

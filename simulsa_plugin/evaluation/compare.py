@@ -42,10 +42,11 @@ P_VALUES = {
 
 @dataclass(frozen=True)
 class CompareOptions:
-    """Unit and tokenizer of single logs (folders know their own), the axes of curves, and how to resample."""
+    """Unit, tokenizer and end marks of single logs (folders know their own), axes of curves, and how to resample."""
 
     unit: str = "word"
     tokenizer: str | None = None
+    keep_end_marks: bool = False
     axes: Axes = field(default_factory=Axes)
     bootstrap: Bootstrap = field(default_factory=Bootstrap)
 
@@ -123,7 +124,8 @@ def load_result(path: Path, options: CompareOptions) -> Result:
     if path.is_dir():
         scores = read_scores(path)
         return Result(path, read_cells(path, scores), _scale_of(scores.get("signatures"), options))
-    scored = score_log(path, ScoreOptions(unit=options.unit, tokenizer=options.tokenizer))
+    scored = score_log(path, ScoreOptions(unit=options.unit, tokenizer=options.tokenizer,
+                                          keep_end_marks=options.keep_end_marks))
     key = CellKey(LOG_POLICY)
     counts = scored.scores.counts
     cell = Cell(key, scored.scores.corpus, counts["instances"], path, counts["skipped"])
@@ -180,8 +182,9 @@ def _sample(baseline: Result, other: Result, options: CompareOptions) -> tuple[S
         return {}, {}
     scale = baseline.scale
     measure = Measure(scale.unit, scale.length == "reference")
-    first, second = (sample_cells(result.cells, measure, scale.tokenizer, ReadOptions(unit=scale.unit),
-                                  options.bootstrap) for result in (baseline, other))
+    read = ReadOptions(unit=scale.unit, keep_end_marks=options.keep_end_marks)
+    first, second = (sample_cells(result.cells, measure, scale.tokenizer, read, options.bootstrap)
+                     for result in (baseline, other))
     check_same_references(first, second)
     return first, second
 

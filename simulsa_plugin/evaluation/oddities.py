@@ -7,6 +7,7 @@ from pathlib import Path
 
 from simulsa_plugin.errors import LogError
 from simulsa_plugin.evaluation.logs.read import Lines, Log
+from simulsa_plugin.evaluation.logs.simuleval import without_end_mark
 from simulsa_plugin.evaluation.suspicious import Seconds, has_special_token, has_subwords
 from simulsa_plugin.metrics.records import (
     UNITS,
@@ -73,7 +74,8 @@ class Oddities:
         if reason := self._seconds.reason():
             yield f"{self._log.path}: {reason}"
         if self._log.end_marks:
-            yield (f"{self._log.path}: the end mark </s> and its delay are left out of {self._log.end_marks} "
+            done = "kept as a word in" if self._log.keeps_end_marks else "left out of"
+            yield (f"{self._log.path}: the end mark </s> and its delay are {done} {self._log.end_marks} "
                    f"predictions ({self._log.form})")
 
     def _look(self, number: int, record: EmissionRecord) -> None:
@@ -86,13 +88,16 @@ class Oddities:
             ("no_source_length", record.source_length is None),
             ("no_reference", record.reference is None),
             ("subwords", has_subwords(record)),
-            ("special_tokens", has_special_token(record)),
+            ("special_tokens", has_special_token(self._without_kept_mark(record))),
         ):
             if is_odd:
                 self._lines[kind].add(number)
         if self._strict and (found := self.found()):
             kind, lines = next(iter(found.items()))
             raise LogError(f"{self._log.path}, line {lines.first[0]}: {_KINDS[kind]}. {_WITHOUT_STRICT}")
+
+    def _without_kept_mark(self, record: EmissionRecord) -> EmissionRecord:
+        return without_end_mark(record) if self._log.keeps_end_marks else record
 
 
 class _UnitFit:

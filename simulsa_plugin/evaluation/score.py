@@ -34,6 +34,7 @@ class ScoreOptions:
     detokenizer: str | None = None
     unit: str = "word"
     tokenizer: str | None = None
+    keep_end_marks: bool = False
     use_ref_len: bool = True
     sentences: bool = False
     strict: bool = False
@@ -42,7 +43,7 @@ class ScoreOptions:
     @property
     def read(self) -> ReadOptions:
         """What the log does not say itself."""
-        return ReadOptions(self.references, self.segments, self.detokenizer, self.unit)
+        return ReadOptions(self.references, self.segments, self.detokenizer, self.unit, self.keep_end_marks)
 
 
 @dataclass(frozen=True)

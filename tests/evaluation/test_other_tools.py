@@ -74,6 +74,23 @@ def test_a_text_log_of_simuleval_is_scored_in_tokens_and_without_computation(too
     assert {value for name, value in scores.corpus.items() if "_CA" in name} == {None}
 
 
+def test_omnisteval_scores_a_log_of_1_0_to_our_numbers_with_its_end_marks(tools, tmp_path):
+    rows = [{"index": 0, "prediction": "a b c </s>", "delays": [500.0, 900.0, 1800.0, 2000.0], "source_length": 2000.0,
+             "elapsed": [600.0, 1000.0, 2000.0, 2300.0], "reference": "a b c d", "reference_length": 4, "metric": {}},
+            {"index": 1, "prediction": "e f g h i </s>", "delays": [500.0, 1000.0, 1500.0, 1500.0, 1500.0, 1500.0],
+             "elapsed": [510.0, 1020.0, 1600.0, 1600.0, 1600.0, 1601.0], "source_length": 1500.0,
+             "reference": "e f g h", "reference_length": 4, "metric": {}}]
+    (tmp_path / "old.log").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "refs.txt").write_text("".join(row["reference"] + "\n" for row in rows))
+    theirs = omnisteval_scores(tools("omnisteval"), tmp_path / "work", "shortform", "--ref_sentences_file",
+                               str(tmp_path / "refs.txt"), "--hypothesis_file", str(tmp_path / "old.log"),
+                               "--bleu_tokenizer", "13a", "--word_level")
+    ours = score_log(tmp_path / "old.log", ScoreOptions(keep_end_marks=True)).scores.corpus
+    for name in ("BLEU", "chrF", "YAAL (CU)", "AL (CU)", "LAAL (CU)", "AP (CU)", "DAL (CU)", "LAAL (CA)"):
+        mine = ours[name.replace(" (CU)", "").replace(" (CA)", "_CA")]
+        assert theirs[name] == pytest.approx(mine, abs=6e-5), name
+
+
 @pytest.mark.parametrize("name", ["first_stable", "last_written"])
 def test_simuleval_scores_the_other_delays_to_our_numbers(tools, result, tmp_path, name):
     unit, cell, folder = result

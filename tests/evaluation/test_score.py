@@ -159,16 +159,69 @@ def test_what_a_line_lacks_is_said(tag, warned, tmp_path):
 
 
 def test_a_log_of_1_0_scores_as_the_log_of_1_1_of_the_same_run(tmp_path):
-    rows = [json.loads(line) for line in (DATA / "word_system2.instances.log").read_text().splitlines()]
-    (tmp_path / "old.log").write_text("".join(json.dumps(row | {
-        "prediction": (row["prediction"] + " </s>").strip(), "delays": [*row["delays"], row["source_length"]],
-        "elapsed": [*row["elapsed"], 99999.0], "prediction_length": row["prediction_length"] + 1,
-        "reference_length": len(row["reference"].split(" ")), "metric": {"latency": {"AL": 0.0}},
-    }) + "\n" for row in rows))
+    rows = read_rows(DATA / "word_system2.instances.log")
+    write_rows(tmp_path / "old.log", map(as_1_0, rows))
     old = score_log(tmp_path / "old.log", ScoreOptions())
     assert old.scores.corpus == score_log(DATA / "word_system2.instances.log", ScoreOptions()).scores.corpus
     assert old.scores.counts["end_marks"] == len(rows)
     assert "the end mark </s> and its delay are left out of 186 predictions" in old.warnings[-1]
+
+
+def as_1_0(row):
+    """A row as SimulEval 1.0 would have written it."""
+    return row | {
+        "prediction": (row["prediction"] + " </s>").strip(), "delays": [*row["delays"], row["source_length"]],
+        "elapsed": [*row["elapsed"], 99999.0], "prediction_length": row["prediction_length"] + 1,
+        "reference_length": len(row["reference"].split(" ")), "metric": {"latency": {"AL": 0.0}},
+    }
+
+
+def read_rows(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def write_rows(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_end_marks_that_are_kept_are_words_as_published_numbers_have_them(tmp_path, capsys):
+    row = {"index": 0, "prediction": "a b", "delays": [1000.0, 2000.0], "elapsed": [1000.0, 2000.0],
+           "prediction_length": 2, "reference": "a b", "source_length": 2000.0}
+    write_rows(tmp_path / "new.log", [row])
+    write_rows(tmp_path / "old.log", [as_1_0(row)])  # the mark comes at the end: delays 1000, 2000, 2000
+    without, kept = (score_log(tmp_path / "old.log", ScoreOptions(keep_end_marks=keep)) for keep in (False, True))
+    assert (without.scores.corpus["LAAL"], without.scores.corpus["AP"]) == (1000.0, 0.75)
+    assert kept.scores.corpus["AL"] == 1000.0  # (1000 + 2000 − 2000/2) / 2: it stops at the first unit at the end
+    assert kept.scores.corpus["LAAL"] == pytest.approx((1000 + 2000 - 2000 / 3) / 2)  # three units for two
+    assert kept.scores.corpus["AP"] == 5000 / (2 * 2000)
+    assert kept.scores.signatures["end_marks"] == "kept|as:SimulEval-1.0"
+    assert "end_marks" not in without.scores.signatures
+    assert kept.warnings == (f"{tmp_path / 'old.log'}: the end mark </s> and its delay are kept as a word in 1 "
+                             "predictions (SimulEval 1.0)",)
+    new = score_log(tmp_path / "new.log", ScoreOptions(keep_end_marks=True))  # no other form has any
+    assert new.scores.corpus == score_log(tmp_path / "new.log", ScoreOptions()).scores.corpus
+    assert "end_marks" not in new.scores.signatures
+    assert main(["score", str(tmp_path / "old.log"), "--keep-end-marks", "--strict"]) == 0
+    out = capsys.readouterr().out
+    assert "1166.667" in out
+    for words, length in (((), 2), (("--keep-end-marks",), 3)):
+        assert main(["convert", str(tmp_path / "old.log"), "--to", "simuleval", "--out", str(tmp_path / "x.log"),
+                     *words]) == 0
+        assert len(read_rows(tmp_path / "x.log")[0]["delays"]) == length
+
+
+def test_compare_keeps_end_marks_where_it_is_told_to(tmp_path):
+    rows = read_rows(DATA / "word_system2.instances.log")
+    write_rows(tmp_path / "old.log", map(as_1_0, rows))
+    found = {}
+    for words in ((), ("--keep-end-marks",)):
+        assert main(["compare", str(tmp_path / "old.log"), str(tmp_path / "old.log"), "--samples", "100", "--trials",
+                     "10", "--json", str(tmp_path / "x.json"), *words]) == 0
+        (comparison,) = json.loads((tmp_path / "x.json").read_text())["comparisons"]
+        found[words] = comparison["cells"][0]["metrics"]["BLEU"]["baseline"]
+    kept = score_log(tmp_path / "old.log", ScoreOptions(keep_end_marks=True)).scores.corpus["BLEU"]
+    assert found["--keep-end-marks",] == pytest.approx(kept)
+    assert kept < found[()]
 
 
 def test_references_change_quality_and_length(tmp_path):

@@ -35,12 +35,15 @@ class ReadOptions:
         segments: the YAML of a simulstream log's segments.
         detokenizer: how a simulstream log's tokens make a text; None takes the one of the unit.
         unit: word or char; only a simulstream log is read by it.
+        keep_end_marks: the end mark of a SimulEval 1.0 log, with its delay, stays a word of the prediction, as in
+            SimulEval 1.0 and OmniSTEval; no other form has any.
     """
 
     references: Path | None = None
     segments: Path | None = None
     detokenizer: str | None = None
     unit: str = "word"
+    keep_end_marks: bool = False
 
 
 @dataclass
@@ -63,8 +66,9 @@ class Log:
     Attributes:
         path: the file.
         form: one of the forms' names.
-        end_marks: predictions of a 1.0 log whose end mark, with its delay, was left out. This and what follows is
-            known when the records have been read to their end.
+        keeps_end_marks: they stay words of a 1.0 log.
+        end_marks: predictions of a 1.0 log that have an end mark, which is left out with its delay, or kept. This and
+            what follows is known when the records have been read to their end.
         missing_reference: lines without the key `reference`, which SimulEval reads as an empty text.
         repeated_index: lines whose index an earlier line had; SimulEval would keep only the last of them.
     """
@@ -80,13 +84,15 @@ class Log:
         self.form = _recognise_first(path)
         if self._options.segments is not None and self.form != SIMULSTREAM:
             raise LogError(f"{path} is a log of {self.form}, whose lines are its segments. Leave --segments out.")
+        self.keeps_end_marks = self._options.keep_end_marks and self.form == SIMULEVAL_1_0
         self._forget()
 
     @property
     def signatures(self) -> dict[str, str]:
-        """Whose clock the elapsed times are on, and what cut recordings into segments."""
+        """Whose clock the elapsed times are on, what cut recordings into segments, and end marks that are kept."""
         if self.form != SIMULSTREAM:
-            return {"CA": "clock:cumulative|as:SimulEval-1.1.4"}
+            kept = {"end_marks": "kept|as:SimulEval-1.0"} if self.keeps_end_marks else {}
+            return {"CA": "clock:cumulative|as:SimulEval-1.1.4", **kept}
         clock = {"CA": "clock:per_step|as:simulstream-1.0.0"}
         return clock if self._options.segments is None else clock | {"segments": simulstream.alignment_signature()}
 
@@ -119,7 +125,7 @@ class Log:
             record: EmissionRecord = on_line(self.path, number, parse, row, number - 1)
             if self.form == SIMULEVAL_1_0:
                 self.end_marks += simuleval.has_end_mark(record)
-                record = simuleval.without_end_mark(record)
+                record = record if self.keeps_end_marks else simuleval.without_end_mark(record)
             if record.elapsed and not measured:
                 record = dataclasses.replace(record, elapsed=None)
             if texts is not None:
