@@ -26,7 +26,7 @@ MAX_RECIPE_BYTES = 1_000_000
 MAX_RECIPE_VALUES = 100_000
 MAX_RECIPE_DEPTH = 50
 # Whatever PyYAML's constructors raise for `!!int abc`, a date without a 13th month, or a thousand brackets.
-_YAML_ERRORS = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
+YAML_ERRORS = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 # What would change the colours of a terminal or move its cursor, and what cannot be stored as UTF-8.
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 _SHORT = reprlib.Repr()
@@ -218,7 +218,7 @@ def _load_yaml_mapping(path: Path) -> dict[str, Any]:
 def _parse_yaml(text: str, where: str) -> Any:
     try:
         value = yaml.load(text, Loader=_RecipeLoader)
-    except _YAML_ERRORS as error:
+    except YAML_ERRORS as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
         raise UsageError(f"Cannot read {where} as YAML: {reason}") from error
     problem = _odd_content(value)

@@ -12,8 +12,10 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any
 
+from simulsa_plugin.augment.layout import SUFFIX
 from simulsa_plugin.errors import DatasetError, SimulsaError, UsageError
-from simulsa_plugin.settings import split_recipe
+from simulsa_plugin.settings import PREFIX, YAML_ERRORS, split_recipe
+from simulsa_plugin.toolkit.dataset import registered_file
 from simulsa_plugin.toolkit.notices import announce, notify
 from simulsa_plugin.toolkit.recipe_keys import GROUPS, TrainingSettings, flags_to_recipe
 
@@ -54,35 +56,43 @@ def read_arguments(arguments: list[str]) -> dict[str, Any]:
     """
     if not arguments[0].endswith((".yaml", ".yml")):
         return flags_to_recipe(arguments)
-    import yaml
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     try:
         merged = OmegaConf.merge(OmegaConf.load(arguments[0]), OmegaConf.from_cli(arguments[1:]))
         return dict(OmegaConf.to_container(merged))  # type: ignore[arg-type]  # a list is no recipe, and raises
-    except (OSError, ValueError, TypeError, yaml.YAMLError, OmegaConfBaseException) as error:
+    except (*YAML_ERRORS, OSError, OmegaConfBaseException) as error:
         reason = " ".join(str(error).split())
         message = f"Cannot read the recipe {arguments[0]}: {reason}. Give a YAML file of `key: value`."
         raise UsageError(message) from error
 
 
 def check_data(recipe: Mapping[str, Any]) -> None:
-    """Name the command that makes the data, where the data is missing and the recipe knows the command.
+    """Say in one line that data is missing; a recipe without our keys and datasets is left to LLaMA-Factory.
 
     Raises:
-        DatasetError: dataset_info.json, an entry of it or its file is not there.
+        DatasetError: dataset_info.json, an entry of it or its file is not there. The command that makes it is named,
+            where the recipe knows it.
     """
-    made_by = TrainingSettings.from_keys(recipe).made_by
     missing = missing_data(recipe)
-    if made_by and missing:
+    ours = any(key.startswith(PREFIX) for key in recipe) or any(name.endswith(SUFFIX) for name in _names(recipe))
+    if not missing or not ours:
+        return
+    made_by = TrainingSettings.from_keys(recipe).made_by
+    if made_by:
         raise DatasetError(f"{missing}. Make the data with: {made_by}")
+    if "dataset_dir" not in recipe:
+        raise DatasetError(
+            f"{missing}. The recipe has no dataset_dir, so LLaMA-Factory looks in `data`. "
+            "Add dataset_dir=DIR, the --out folder of simulsa-augment."
+        )
+    raise DatasetError(f"{missing}. Set dataset_dir to the --out folder of simulsa-augment, or correct the name.")
 
 
 def missing_data(recipe: Mapping[str, Any]) -> str | None:
     """The first thing of `dataset` and `eval_dataset` that is not there, in words; None where all is there."""
     folder = recipe.get("dataset_dir", "data")
-    names = [name.strip() for key in ("dataset", "eval_dataset") for name in str(recipe.get(key) or "").split(",")]
     elsewhere = not isinstance(folder, str) or folder == "ONLINE" or folder.startswith("REMOTE:")
     if elsewhere or recipe.get("tokenized_path"):
         return None
@@ -93,17 +103,24 @@ def missing_data(recipe: Mapping[str, Any]) -> str | None:
         return f"{info_path} does not exist"
     except (OSError, ValueError) as error:
         return f"{info_path} cannot be read ({error})"
-    problems = (_missing_entry(entries, name, info_path) for name in names if name)
+    if not isinstance(entries, dict):
+        return f"{info_path} holds a {type(entries).__name__} instead of an object of datasets by name"
+    problems = (_missing_entry(entries, name, info_path) for name in _names(recipe))
     return next((problem for problem in problems if problem), None)
+
+
+def _names(recipe: Mapping[str, Any]) -> list[str]:
+    """The datasets that a training loads, as LLaMA-Factory reads `a,b` and [a, b]."""
+    values = [recipe.get(key) or "" for key in ("dataset", "eval_dataset")]
+    names = [name for value in values for name in (value if isinstance(value, list) else str(value).split(","))]
+    return [str(name).strip() for name in names if str(name).strip()]
 
 
 def _missing_entry(entries: Mapping[str, Any], name: str, info_path: Path) -> str | None:
     if name not in entries:
         return f"{info_path} has no dataset {name}"
-    file_name = entries[name].get("file_name")
-    if file_name and not (info_path.parent / file_name).exists():
-        return f"{info_path.parent / file_name} (dataset {name}) does not exist"
-    return None
+    path = registered_file(entries[name], str(info_path.parent))
+    return f"{path} (dataset {name}) does not exist" if path and not path.exists() else None
 
 
 def _ask_for_torchrun(recipe: Mapping[str, Any]) -> None:

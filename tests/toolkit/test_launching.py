@@ -63,6 +63,25 @@ def test_a_recipe_that_is_none_is_one_line(tmp_path, text):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("recipe", "said"), [
+    ({"dataset": "demo,demo_simulsa"}, "The recipe has no dataset_dir, so LLaMA-Factory looks in `data`"),
+    ({"dataset": ["demo", "demo_simulsa"]}, "has no dataset demo. The recipe has no dataset_dir"),
+    ({"dataset": "demo", "simulsa_ratio": 0.01}, "Add dataset_dir=DIR, the --out folder of simulsa-augment"),
+    ({"dataset": "demo", "simulsa_ratio": 0.01, "dataset_dir": "data"}, "Set dataset_dir to the --out folder"),
+    ({"dataset": "text,demo_simulsa"}, "has no dataset demo_simulsa"),
+    ({"dataset": "broken,demo_simulsa", "dataset_dir": "list"}, "holds a list instead of an object"),
+])
+def test_a_forgotten_folder_is_one_line_where_the_recipe_is_about_our_data(tmp_path, monkeypatch, recipe, said):
+    monkeypatch.chdir(tmp_path)
+    for folder, text in (("data", '{"text": {"hf_hub_url": "a/b"}}'), ("list", "[]")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "dataset_info.json").write_text(text, encoding="utf-8")
+    with pytest.raises(DatasetError, match=said) as caught:
+        launching.check_data(recipe)
+    assert "\n" not in str(caught.value)
+    launching.check_data({"dataset": "demo"})  # of LLaMA-Factory alone: it has its own message
+
+
 def test_complete_data_is_no_problem(project_folder):
     recipe = {"dataset_dir": str(project_folder / "data"), "dataset": f"{OFFLINE_NAME}, {OFFLINE_NAME}_simulsa"}
     assert launching.missing_data(recipe) is None
