@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 from collections.abc import Mapping, Sequence
 from itertools import takewhile
@@ -13,6 +12,7 @@ from simulsa_plugin.augment.boundaries import grapheme_ends
 from simulsa_plugin.errors import ModelError
 from simulsa_plugin.model import Prompt, RenderedReference
 from simulsa_plugin.toolkit.arguments import InferenceArguments, one_line, quieten_toolkit
+from simulsa_plugin.toolkit.prefixes import prefix_lengths, unlike_prefixes
 
 LOADING_ERRORS = (OSError, ValueError, KeyError, ImportError, RuntimeError, AttributeError)
 
@@ -34,8 +34,10 @@ class TemplateRenderer:
         """Tokens of prompt and reference, as LLaMA-Factory's supervised processor lays them out.
 
         Raises:
-            ModelError: the template has no place for this prompt, or melts the reference into what follows it.
+            ModelError: the template has no place for this prompt or reference, or melts the reference into what
+                follows it.
         """
+        self._refuse_audio_token("reference", reference)
         prompt_ids = self.render_prompt(prompt, waveform)
         content_ids = self._encode_content(reference)
         return RenderedReference(prompt_ids, content_ids, self._char_ends(content_ids, reference))
@@ -47,6 +49,7 @@ class TemplateRenderer:
             ModelError: the template or the processor refuses the prompt.
         """
         plugin = self.template.mm_plugin
+        self._refuse_audio_token("prompt", prompt.system, *(message["content"] for message in prompt.messages))
         try:
             messages = plugin.process_messages(
                 [dict(message) for message in prompt.messages], [], [], [waveform], self.processor
@@ -57,6 +60,12 @@ class TemplateRenderer:
         except (ValueError, IndexError, TypeError) as error:
             raise ModelError(f"the template refuses the prompt: {one_line(error)}") from error
         return (*head, *body, *self._answer_start)
+
+    def _refuse_audio_token(self, what: str, *texts: str) -> None:
+        """What the template puts in the place of audio stands for audio wherever it is, and a training stops at it."""
+        token = self.template.mm_plugin.audio_token
+        if token and any(token in text for text in texts):
+            raise ModelError(f"the {what} holds the template's audio token {token!r}, and no audio for it")
 
     def _around_answer(self) -> tuple[list[int], list[int]]:
         """What training puts before every answer (a thinking template's empty thought) and after it (end of turn)."""
@@ -76,24 +85,39 @@ class TemplateRenderer:
         return content_ids
 
     def _char_ends(self, content_ids: Sequence[int], reference: str) -> tuple[int | None, ...]:
-        texts = [self.decode(content_ids[:count]) for count in range(1, len(content_ids) + 1)]
-        if not texts or texts[-1] == reference:
-            return tuple(len(text) if reference.startswith(text) else None for text in texts)
-        ends = self._normalized_prefixes(reference)
-        return tuple(ends.get(text) for text in texts)
+        whole = self.decode(content_ids)
+        stops = range(1, len(content_ids) + 1)
+        lengths = prefix_lengths(lambda start, stop: self.decode(content_ids[start:stop]), stops, whole)
+        if whole == reference:
+            return tuple(lengths)
+        ends = self._normalized_ends(reference, whole)
+        return tuple(None if length is None else ends.get(length) for length in lengths)
 
-    def _normalized_prefixes(self, reference: str) -> dict[str, int]:
-        """What the tokenizer turns each prefix of a reference into → length of the shortest such prefix.
+    def _normalized_ends(self, reference: str, whole: str) -> dict[int, int]:
+        """Length of what the tokenizer turns a prefix of a reference into → length of the shortest such prefix.
 
         Tokenizers normalize: Qwen's compose letters with their marks (NFC), others replace compatibility forms (NFKC),
         lowercase or strip. Tokens then spell another text than the reference, of which a partial is a prefix. Marks
         stay with their letters. A text that no prefix gives is inside a character.
+
+        Args:
+            reference: as it is written.
+            whole: what the tokenizer turns all of it into.
         """
-        prefixes: dict[str, int] = {}
-        for end in (0, *grapheme_ends(reference)):
-            with contextlib.suppress(ModelError):  # a prefix that the template cannot carry is not a partial
-                prefixes.setdefault(self.decode(self._encode_content(reference[:end])), end)
-        return prefixes
+        stops = (0, *grapheme_ends(reference))
+        ends: dict[int, int] = {}
+        for end, length in zip(
+            stops, prefix_lengths(lambda *span: self._normalized(reference, *span), stops, whole), strict=True
+        ):
+            if length is not None:
+                ends.setdefault(length, end)
+        return ends
+
+    def _normalized(self, reference: str, start: int, stop: int) -> str | None:
+        try:
+            return self.decode(self._encode_content(reference[start:stop]))
+        except ModelError:  # a prefix that the template cannot carry is not a partial
+            return None
 
     def unstable_prefixes(self, rendered: RenderedReference, reference: str) -> tuple[int, ...]:
         """Numbers of leading content tokens whose text training would tokenize otherwise.
@@ -101,13 +125,13 @@ class TemplateRenderer:
         A partial is written as text. Plain byte-pair merges never give other tokens for it; tokenizers that look whole
         words up first (`ignore_merges`, as Llama 3's) do.
         """
-        return tuple(
-            count
-            for count, end in enumerate(rendered.char_ends[:-1], 1)
-            if end is not None
-            and self._encode_answer(reference[:end])
-            != [*self._answer_start, *rendered.content_ids[:count], *self._answer_end]
-        )
+        ends, content_ids = (0, *rendered.char_ends), rendered.content_ids
+
+        def is_like(start: int, stop: int) -> bool:
+            turn = [*self._answer_start, *content_ids[start:stop], *self._answer_end]
+            return self._encode_answer(reference[ends[start] : ends[stop]]) == turn
+
+        return unlike_prefixes(is_like, reference, rendered.char_ends)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of token ids, special tokens left out, not stripped."""
