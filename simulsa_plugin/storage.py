@@ -1,4 +1,8 @@
-"""Files that survive a kill: write-then-rename, JSONL that resumes by id, a lock that leaves nothing stale."""
+"""Files that survive a kill or a power loss: write-then-rename, JSONL that resumes by id, a lock that is never stale.
+
+What is relied on is on the disk first: content before its rename; a file, and its name in its folder, before that which
+it replaces is removed.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,7 @@ import tempfile
 import time
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any, Literal, NoReturn
 
@@ -43,6 +48,8 @@ SHAREGPT_ENTRY: dict[str, Any] = {
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NOT_ALLOWED = {errno.EROFS, errno.EACCES, errno.EPERM}
 DISK_ERRORS = _NO_ROOM | {errno.EROFS, errno.EIO}  # the disk's fault, wherever they come from
+_NO_SYNC = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EROFS}  # the file system has no fsync
+_SYNCS_AT_ONCE = 32  # the file system commits them together: a thousand clips in 0.3 s, and in 7 s one by one
 
 
 def cannot_write(what: object, error: OSError) -> StorageError:
@@ -108,6 +115,68 @@ def refuse_link(path: Path) -> None:
         raise StorageError(f"{path} is a link and will not be written through. Remove it, or choose another place.")
 
 
+def sync_folder(folder: Path) -> None:
+    """Put the names in a folder on the disk: what was renamed, made or removed there stays so after a power loss.
+
+    Raises:
+        StorageError: the disk fails; a file system without fsync is taken as it is.
+    """
+    with writing_to(folder):
+        _sync_path(folder)
+
+
+def sync_files(paths: Iterable[Path]) -> None:
+    """Put files that were written with `durable=False`, and their names, on the disk, many at once.
+
+    Raises:
+        StorageError: one is missing, or the disk fails; a file system without fsync is taken as it is.
+    """
+    files = list(paths)
+    with ThreadPoolExecutor(_SYNCS_AT_ONCE) as pool:
+        for _ in pool.map(_sync_file, files):
+            pass
+    for folder in sorted({path.parent for path in files}):
+        sync_folder(folder)
+
+
+def remove_durably(path: Path) -> None:
+    """Remove a file, if it is there, so that no power loss brings it back. What replaces it is on the disk already.
+
+    Raises:
+        StorageError: it cannot be removed.
+    """
+    with writing_to(path):
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            return
+        _sync_path(path.parent)
+
+
+def _sync_file(path: Path) -> None:
+    with writing_to(path):
+        _sync_path(path)
+
+
+def _sync_path(path: Path) -> None:
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except PermissionError:
+        return  # a folder may be writable and not readable
+    try:
+        _sync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync(descriptor: int) -> None:
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
+
+
 class _Output(io.FileIO):
     """A file being written whose every failure names the file that it will become.
 
@@ -128,10 +197,16 @@ class _Output(io.FileIO):
 
 
 @contextlib.contextmanager
-def replacing(path: Path, mode: Literal["w", "wb"] = "wb") -> Iterator[IO[Any]]:
+def replacing(path: Path, mode: Literal["w", "wb"] = "wb", *, durable: bool = True) -> Iterator[IO[Any]]:
     """Open a temporary file beside `path`; on success it takes the name of `path`, on failure it vanishes.
 
-    A kill leaves the temporary file; see `remove_leftovers`.
+    After success the new content is there even after a power loss. A kill leaves the temporary file; see
+    `remove_leftovers`.
+
+    Args:
+        path: of the file.
+        mode: text (UTF-8) or bytes.
+        durable: False for one of many small files that are put on the disk together; see `sync_files`.
 
     Raises:
         StorageError: the folder is missing, full or cannot be written, or a link or a folder stands at `path`.
@@ -146,10 +221,16 @@ def replacing(path: Path, mode: Literal["w", "wb"] = "wb") -> Iterator[IO[Any]]:
     handle = buffered if mode == "wb" else io.TextIOWrapper(buffered, encoding="utf-8")
     try:
         yield handle
-        handle.close()
+        handle.flush()
         with writing_to(path):
             os.chmod(name, _mode(path))
+            if durable:
+                _sync(descriptor)
+        handle.close()
+        with writing_to(path):
             os.replace(name, path)
+            if durable:
+                _sync_path(path.parent)
     except BaseException:
         # What stopped us is the news: no flush of what is still buffered, and no failure of this, may hide it.
         with contextlib.suppress(StorageError):
@@ -228,9 +309,9 @@ def _reading_from(path: Path) -> Iterator[None]:
 class Journal:
     """Append-only JSONL by `id` that a killed process can go on with; memory holds where the rows are, not the rows.
 
-    Every row is handed to the kernel as it is appended: a kill loses at most the row that is being written. Opening
-    cuts off everything from the first line on that is no whole row: no newline, no JSON object, no string as `id`, or
-    an `id` for the second time.
+    Every row is handed to the kernel as it is appended: a kill loses at most the row that is being written, and a power
+    loss about half a minute's; when it is closed, all is on the disk. Opening cuts off everything from the first line
+    on that is no whole row: no newline, no JSON object, no string as `id`, or an `id` for the second time.
 
     Raises:
         StorageError: by every method, where the disk refuses.
@@ -241,6 +322,7 @@ class Journal:
         self._index: dict[str, int] = {}  # id → which row
         self._starts = array("Q", [0])  # byte at which each row begins; the last one is the end of the file
         refuse_link(path)
+        self._changed = False
         with writing_to(path):
             self._file = path.open("a+b", buffering=0)
         try:
@@ -259,6 +341,7 @@ class Journal:
         with writing_to(self.path):
             if self._file.seek(0, os.SEEK_END) > self._starts[-1]:
                 self._file.truncate(self._starts[-1])
+                self._changed = True
 
     def _add(self, identifier: str, num_bytes: int) -> None:
         self._index[identifier] = len(self._index)
@@ -299,6 +382,7 @@ class Journal:
         if identifier in self._index:
             raise ValueError(f"{self.path} has a row {identifier!r} already.")
         line = f"{dump_line(row)}\n".encode()
+        self._changed = True
         try:
             with writing_to(self.path):
                 _write_all(self._file, line)
@@ -309,9 +393,12 @@ class Journal:
         self._add(identifier, len(line))
 
     def close(self) -> None:
-        """Close the file; the journal stays on disk."""
-        with writing_to(self.path):
-            self._file.close()
+        """Close the file; its rows are on the disk then."""
+        with writing_to(self.path), contextlib.closing(self._file):
+            if self._changed:
+                self._changed = False
+                _sync(self._file.fileno())
+                _sync_path(self.path.parent)
 
     def __enter__(self) -> Journal:
         return self

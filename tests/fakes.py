@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import math
+import os
 import resource
 import time
 from dataclasses import dataclass, field
@@ -25,6 +26,28 @@ from simulsa_plugin.model import (
 from simulsa_plugin.storage import SHAREGPT_ENTRY, write_json, write_jsonl
 
 AUDIO_TOKEN = 1000
+
+
+def recorded_disk(monkeypatch):
+    """A list that grows by (what, path) at every fsync, rename and removal; the path of a rename is the new one."""
+    events = []
+    fsync, replace, rename, unlink = os.fsync, os.replace, os.rename, os.unlink
+
+    def record_fsync(descriptor):
+        fsync(descriptor)
+        events.append(("fsync", Path(os.readlink(f"/proc/self/fd/{descriptor}"))))
+
+    def recorded(name, call):
+        def record(*arguments, **options):
+            call(*arguments, **options)
+            events.append((name, Path(arguments[-1])))
+
+        return record
+
+    monkeypatch.setattr(os, "fsync", record_fsync)
+    for name, call in (("replace", replace), ("rename", rename), ("unlink", unlink)):
+        monkeypatch.setattr(os, name, recorded(name, call))
+    return events
 
 
 @dataclass

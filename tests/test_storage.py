@@ -1,5 +1,6 @@
 """Files that survive: whole or not at all, resumable, and held by one process at a time."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes import no_file_beyond
+from fakes import no_file_beyond, recorded_disk
 
 from simulsa_plugin import storage
 from simulsa_plugin.audio import write_wav
@@ -109,6 +110,76 @@ def test_what_cannot_be_written_is_one_line(tmp_path):
         storage.write_json(tmp_path / "no" / "a.json", 1)
     with pytest.raises(StorageError, match="no regular file"):
         storage.write_json(tmp_path, 1)
+
+
+def test_content_is_on_the_disk_before_the_name_and_the_name_before_anything_else(tmp_path, monkeypatch):
+    events = recorded_disk(monkeypatch)
+    storage.write_json(tmp_path / "a.json", 1)
+    storage.remove_durably(tmp_path / "a.json")
+    storage.remove_durably(tmp_path / "a.json")  # it is gone
+    assert [(event, path.suffix or path) for event, path in events] == [
+        ("fsync", storage.UNFINISHED), ("replace", ".json"), ("fsync", tmp_path),
+        ("unlink", ".json"), ("fsync", tmp_path),
+    ]  # fmt: skip
+
+
+def test_many_files_are_put_on_the_disk_together(tmp_path, monkeypatch):
+    paths = [tmp_path / f"{number}.wav" for number in range(3)]
+    events = recorded_disk(monkeypatch)
+    for path in paths:
+        with storage.replacing(path, durable=False) as handle:
+            handle.write(b"0")
+    assert not [path for event, path in events if event == "fsync"]
+    events.clear()
+    storage.sync_files(paths)
+    assert sorted(path for _, path in events[:3]) == paths
+    assert events[3:] == [("fsync", tmp_path)]
+    with pytest.raises(StorageError, match=r"Cannot write .*gone\.wav: No such file"):
+        storage.sync_files([tmp_path / "gone.wav"])
+
+
+def test_a_journal_is_on_the_disk_when_it_is_closed(tmp_path, monkeypatch):
+    events = recorded_disk(monkeypatch)
+    with storage.Journal(tmp_path / "a.jsonl") as journal:
+        journal.append({"id": "a"})
+        assert events == []
+    assert events == [("fsync", tmp_path / "a.jsonl"), ("fsync", tmp_path)]
+    with storage.Journal(tmp_path / "a.jsonl"):
+        pass  # nothing new
+    assert len(events) == 2
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.wav", "journal", "removed", "many"])
+def test_a_disk_that_fails_when_it_is_to_be_sure_is_one_line(tmp_path, monkeypatch, name):
+    path = tmp_path / "a.wav"
+    writers = {
+        **WRITERS,
+        "journal": append,
+        "removed": storage.remove_durably,
+        "many": lambda path: storage.sync_files([path]),
+    }
+    path.touch()
+    fail_sync(monkeypatch, errno.EIO)
+    with pytest.raises(StorageError, match=rf"^Cannot write {re.escape(str(tmp_path))}.*: Input/output error\. "):
+        writers[name](path)
+    assert [other for other in names(tmp_path) if other.endswith(storage.UNFINISHED)] == []
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOSYS, errno.ENOTSUP])
+def test_a_file_system_without_fsync_is_taken_as_it_is(tmp_path, monkeypatch, code):
+    fail_sync(monkeypatch, code)
+    storage.write_json(tmp_path / "a.json", 1)
+    append(tmp_path / "a.jsonl")
+    storage.sync_files([tmp_path / "a.json"])
+    storage.remove_durably(tmp_path / "a.json")
+    assert names(tmp_path) == ["a.jsonl"]
+
+
+def fail_sync(monkeypatch, code):
+    def fail(descriptor):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", fail)
 
 
 def write_bytes(path, count):
