@@ -13,7 +13,7 @@ from simulsa_plugin.evaluation.cells import COMET, COMET_SCORES, LOG, SCORES, Ce
 from simulsa_plugin.evaluation.comet import CometScores, comet_scores
 from simulsa_plugin.evaluation.convert import texts
 from simulsa_plugin.evaluation.logs.read import Log, ReadOptions, read_references
-from simulsa_plugin.evaluation.report import write_report
+from simulsa_plugin.evaluation.results import check_files, check_sealed, write_scores
 from simulsa_plugin.evaluation.score import print_warnings
 from simulsa_plugin.evaluation.settings import CometSettings
 from simulsa_plugin.evaluation.steps import STEPS, read_sessions
@@ -59,19 +59,25 @@ def add_comet(path: Path, options: CometOptions) -> dict[str, float]:
         Cell → mean.
 
     Raises:
-        LogError: a log cannot be read, or the sources are not as many.
+        LogError: a log cannot be read, or the sources are not as many, or the folder has been changed meanwhile.
+        StorageError: a file of the folder is damaged.
         UsageError, MissingExtraError, ModelError: as `comet_scores`.
     """
     if not path.is_dir():
         scored = _score([list(texts(Log(path, options.read).records(), options.sources))], options)
         return {str(path): _mean(scored[0].scores)}
     scores = read_scores(path)
+    check_sealed(scores, path)
+    check_files(scores, path)
     cells = [cell for cell in read_cells(path, scores).values() if cell.log is not None]
     if not cells:
         raise LogError(f"{path} has no {LOG} in any cell. Give a folder of `simulsa-eval run`.")
     triples = [_triples(cell, scores, options) for cell in cells]
     scored = _score(triples, options)
     with storage.locked(path):
+        if read_scores(path)["cells"] != scores["cells"]:
+            raise LogError(f"{path / SCORES} has been changed while COMET was computed. Start again.")
+        storage.remove_leftovers(path)
         for cell, one in zip(cells, scored, strict=True):
             _write_cell(cell, one)
         _write_scores(path, scores, {cell.log: one for cell, one in zip(cells, scored, strict=True)})
@@ -108,7 +114,9 @@ def _score(cells: Sequence[Sequence[Mapping[str, str]]], options: CometOptions) 
 
 def _write_cell(cell: Cell, scored: CometScores) -> None:
     rows = ({"index": index, "score": score} for index, score in enumerate(scored.scores))
-    storage.write_jsonl((cell.log or Path()).with_name(COMET_SCORES), rows)
+    folder = (cell.log or Path()).parent
+    storage.remove_leftovers(folder)
+    storage.write_jsonl(folder / COMET_SCORES, rows)
 
 
 def _write_scores(folder: Path, scores: dict[str, Any], scored: Mapping[Path | None, CometScores]) -> None:
@@ -118,8 +126,7 @@ def _write_scores(folder: Path, scores: dict[str, Any], scored: Mapping[Path | N
         if one is not None:
             scores["signatures"][COMET] = one.signature
             row.setdefault("intervals", {})[COMET] = _interval(one.scores)
-    write_report(scores, folder)
-    storage.write_json(folder / SCORES, scores)
+    write_scores(scores, folder)  # a reader uses no comet.jsonl whose mean is another than here
 
 
 def _interval(scores: Sequence[float]) -> list[float] | None:

@@ -6,6 +6,7 @@ not share an environment, and the scores come from `comet_worker.py` in a second
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -21,6 +22,7 @@ from simulsa_plugin.errors import MissingExtraError, ModelError, UsageError
 from simulsa_plugin.evaluation import comet_worker
 
 WORKER = Path(comet_worker.__file__)
+_PARTS, _PART_BYTES = 64, 2**18
 SEGMENTS = ("src", "mt", "ref")
 # torchmetrics 0.10, which unbabel-comet 2.2 asks for, imports pkg_resources; setuptools 82 has dropped it.
 INSTALLING = ("COMET needs an environment of its own: `python -m venv comet-env && comet-env/bin/pip install "
@@ -137,5 +139,21 @@ def _checked(scores: Sequence[float], expected: int) -> tuple[float, ...]:
 
 
 def _signature(file: Path, result: Mapping[str, Any]) -> str:
-    return "|".join(["COMET", f"checkpoint:{file.parents[1].name}", f"segments:{'+'.join(result['segments'])}",
+    return "|".join(["COMET", f"checkpoint:{file.parents[1].name}", f"content:{_fingerprint(file)}",
+                     f"segments:{'+'.join(result['segments'])}",
                      f"class:{result['class']}", f"version:{result['version'].replace(' ', '-')}"])
+
+
+def _fingerprint(file: Path) -> str:
+    """What tells a checkpoint from another of the same name: a hash of its size and of parts all over it.
+
+    A whole one may have 40 GB.
+    """
+    digest = hashlib.sha256()
+    size = file.stat().st_size
+    digest.update(str(size).encode())
+    with file.open("rb") as handle:
+        for part in range(_PARTS):
+            handle.seek(size * part // _PARTS)
+            digest.update(handle.read(_PART_BYTES))
+    return digest.hexdigest()[:12]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ import numpy as np
 
 from simulsa_plugin import storage
 from simulsa_plugin.errors import UsageError
-from simulsa_plugin.evaluation.cells import CELL_METRICS, OFFLINE, Cell, CellKey, read_cells, read_scores
+from simulsa_plugin.evaluation.cells import CELL_METRICS, COMET, OFFLINE, Cell, CellKey, read_cells, read_scores
 from simulsa_plugin.evaluation.equal_latency import LOG_POLICY, Axes, Grids, choose_cells, compare_curves
 from simulsa_plugin.evaluation.logs.read import ReadOptions
 from simulsa_plugin.evaluation.sampled import Sampled, Side, check_same_references, sample_cells
@@ -73,6 +74,7 @@ class Result:
     cells: Mapping[CellKey, Cell]
     scale: Scale
     warnings: tuple[str, ...] = ()
+    comet: str | None = None  # signature of its COMET
 
 
 def run_compare(paths: Sequence[Path], options: CompareOptions, json_path: Path | None = None) -> int:
@@ -81,6 +83,7 @@ def run_compare(paths: Sequence[Path], options: CompareOptions, json_path: Path 
     for result in results:
         print_warnings(result.warnings)
     comparison = compare(results, options)
+    print_warnings(f"{pair['left_out']} It is left out." for pair in comparison["comparisons"] if "left_out" in pair)
     if json_path is not None:
         storage.write_json(json_path, comparison)
     print("\n".join(comparison_tables(comparison)))
@@ -103,7 +106,7 @@ def compare(results: Sequence[Result], options: CompareOptions) -> Json:
     """
     baseline = results[0]
     for result in results[1:]:
-        _check_comparable(baseline, result)
+        _check_comparable(baseline, result, options.axes)
     return {
         "baseline": _shown_path(baseline.path),
         "scale": {"unit": baseline.scale.unit, "length": baseline.scale.length, "tokenizer": baseline.scale.tokenizer,
@@ -123,7 +126,9 @@ def load_result(path: Path, options: CompareOptions) -> Result:
     """
     if path.is_dir():
         scores = read_scores(path)
-        return Result(path, read_cells(path, scores), _scale_of(scores.get("signatures"), options))
+        signatures = scores.get("signatures")
+        comet = signatures.get(COMET) if isinstance(signatures, dict) else None
+        return Result(path, read_cells(path, scores), _scale_of(signatures, options), comet=comet and str(comet))
     scored = score_log(path, ScoreOptions(unit=options.unit, tokenizer=options.tokenizer,
                                           keep_end_marks=options.keep_end_marks))
     key = CellKey(LOG_POLICY)
@@ -145,21 +150,44 @@ def _scale_of(signatures: object, options: CompareOptions) -> Scale:
                  SOURCE_TOKENS if said.get("time") == "source-tokens" else MILLISECONDS)
 
 
-def _check_comparable(baseline: Result, other: Result) -> None:
+def _check_comparable(baseline: Result, other: Result, axes: Axes) -> None:
     if baseline.scale != other.scale:
         raise UsageError(f"{baseline.path} and {other.path} were measured differently ({baseline.scale}; "
                          f"{other.scale}). Score both alike.")
     if (CellKey(LOG_POLICY) in baseline.cells) != (CellKey(LOG_POLICY) in other.cells):
         raise UsageError(f"{baseline.path} and {other.path} are a log and a folder; compare logs with logs, "
                          f"folders with folders (the logs of a folder stand in its cells).")
+    if axes.quality == COMET and (reason := _unlike_comet(baseline, other)):
+        raise UsageError(f"{reason} Run `simulsa-eval comet` on both with the same checkpoint and the same texts.")
+
+
+def _unlike_comet(baseline: Result, other: Result) -> str | None:
+    """Why COMET of two results cannot be compared; None where it can, or one has none."""
+    if baseline.comet == other.comet or not (_has_comet(baseline) and _has_comet(other)):
+        return None
+    return (f"COMET of {baseline.path} and of {other.path} was computed differently "
+            f"({baseline.comet or 'no signature'}; {other.comet or 'no signature'}).")
+
+
+def _has_comet(result: Result) -> bool:
+    return any(cell.values.get(COMET) is not None for cell in result.cells.values())
+
+
+def _without_comet(result: Result) -> Result:
+    cells = {key: dataclasses.replace(cell, values={name: value for name, value in cell.values.items()
+                                                    if name != COMET}) for key, cell in result.cells.items()}
+    return dataclasses.replace(result, cells=cells)
 
 
 def _compare_two(baseline: Result, other: Result, options: CompareOptions) -> Json:
+    unlike = _unlike_comet(baseline, other)
+    if unlike is not None:
+        baseline, other = _without_comet(baseline), _without_comet(other)
     sides = _sample(baseline, other, options)
     keys = list(dict.fromkeys([*baseline.cells, *other.cells]))
     cells = [_compare_cell(key, baseline, other, sides, options) for key in keys]
     curves = [_compare_curves(policy, baseline, other, sides, options) for policy in _policies(baseline, other)]
-    return {"other": _shown_path(other.path), "cells": cells,
+    return {"other": _shown_path(other.path), **({"left_out": unlike} if unlike else {}), "cells": cells,
             "equal_latency": [entry | {"verdict": verdict(entry, cells)} for entry in curves]}
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from simulsa_plugin.errors import StorageError
-from simulsa_plugin.evaluation.cells import COMET, COMET_SCORES, LOG, SCORES
+from simulsa_plugin.evaluation.cells import SCORES, read_cells
 from simulsa_plugin.evaluation.checksums import CHECKSUM, checksums, first_damaged, is_sealed, sealed
 from simulsa_plugin.evaluation.report import REPORT, write_report
 from simulsa_plugin.evaluation.steps import STEPS
@@ -25,7 +25,7 @@ def write_scores(scores: Mapping[str, Any], out: Path) -> None:
     """
     write_report(scores, out)
     content = {key: value for key, value in scores.items() if key not in (CHECKSUM, CHECKSUMS)}
-    write_json(out / SCORES, sealed(content | {CHECKSUMS: checksums(out, [*_cell_files(scores), *REPORT])}))
+    write_json(out / SCORES, sealed(content | {CHECKSUMS: checksums(out, [*_cell_files(scores, out), *REPORT])}))
 
 
 def check_sealed(scores: Mapping[str, Any], out: Path) -> None:
@@ -45,8 +45,7 @@ def check_files(scores: Mapping[str, Any], out: Path) -> None:
         StorageError: the log or the steps of a cell do not fit.
     """
     noted = scores.get(CHECKSUMS) or {}
-    again = {*REPORT, *_comet_files(scores)}
-    damaged = first_damaged(out, {name: checksum for name, checksum in noted.items() if name not in again})
+    damaged = first_damaged(out, {name: checksum for name, checksum in noted.items() if name not in REPORT})
     if damaged is not None:
         raise StorageError(f"{out / damaged} is missing or not as it was written: its checksum does not fit. "
                            f"{decode_again(out)}")
@@ -60,11 +59,9 @@ def decode_again(out: Path) -> str:
             f"another --out.")
 
 
-def _cell_files(scores: Mapping[str, Any]) -> Iterator[str]:
-    for cell in scores["cells"]:
-        yield from (f"{cell['folder']}/{name}" for name in (LOG, STEPS))
-    yield from _comet_files(scores)
-
-
-def _comet_files(scores: Mapping[str, Any]) -> Iterator[str]:
-    return (f"{cell['folder']}/{COMET_SCORES}" for cell in scores["cells"] if cell.get(COMET) is not None)
+def _cell_files(scores: Mapping[str, Any], out: Path) -> Iterator[str]:
+    """The log and the steps of every cell, where they are."""
+    for cell in read_cells(out, scores).values():
+        if cell.log is not None:
+            files = (cell.log, cell.log.with_name(STEPS))
+            yield from (path.relative_to(out).as_posix() for path in files if path.is_file())

@@ -87,7 +87,7 @@ def _sample(cell: Cell, measure: Measure, tokenizer: str, read: ReadOptions, boo
         references.append(hash(record.reference))
     _check_belongs(cell, path, scorer.scores().corpus)
     statistics = scorer.statistics()
-    comet = _read_comet(path.with_name(COMET_SCORES), len(references))
+    comet = _read_comet(cell, path.with_name(COMET_SCORES), len(references))
     if comet is not None:
         statistics = Statistics(statistics.quality, {**statistics.values, COMET: comet}, statistics.ratios)
     values = resampled(statistics, len(references), bootstrap) if len(references) >= LEAST_UTTERANCES else {}
@@ -116,11 +116,17 @@ def _check_belongs(cell: Cell, path: Path, corpus: Mapping[str, float | None]) -
                            f"Run `simulsa-eval run` again.")
 
 
-def _read_comet(path: Path, count: int) -> Array | None:
-    """The COMET scores of a cell; None where there are none."""
-    if not path.is_file():
+def _read_comet(cell: Cell, path: Path, count: int) -> Array | None:
+    """The COMET scores of a cell; None where there are none, or scores.json does not know of them."""
+    said = cell.values.get(COMET)
+    if said is None or not path.is_file():
         return None
     scores = [row.get("score") for row in read_jsonl(path)]
     if len(scores) != count or not all(isinstance(score, float) for score in scores):
         raise LogError(f"{path} does not hold a score for each of {count} instances. Run `simulsa-eval comet` again.")
-    return np.array(scores, dtype=np.float64)
+    found = np.array(scores, dtype=np.float64)
+    if not abs(found.mean() - said) <= _ROUNDING * max(1.0, abs(said)):
+        raise LogError(f"{path} does not hold the scores of {cell.key} in scores.json: their mean is "
+                       f"{found.mean():.4f}, there it is {said:.4f}; `simulsa-eval comet` may have been stopped. "
+                       "Run it again.")
+    return found

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
-from fakes import ClockModel, write_noise
+from fakes import ClockModel, tree, write_noise
 
+from simulsa_plugin import storage
 from simulsa_plugin.commands.evaluate import main
-from simulsa_plugin.errors import MissingExtraError
+from simulsa_plugin.errors import LogError, MissingExtraError
 from simulsa_plugin.evaluation import add_comet as module
+from simulsa_plugin.evaluation import report
+from simulsa_plugin.evaluation.cells import COMET
 from simulsa_plugin.evaluation.comet import CometScores
+from simulsa_plugin.evaluation.compare import CompareOptions, compare, load_result
 from simulsa_plugin.evaluation.run import evaluate
 from simulsa_plugin.evaluation.settings import CometSettings, EvaluationSettings
+from simulsa_plugin.metrics.significance import Bootstrap
 from simulsa_plugin.model import Prompt, Sample, UnusableRow
 
 
@@ -28,13 +34,20 @@ def scorer(monkeypatch):
     return calls
 
 
+SETTINGS = EvaluationSettings(chunks=(500,), rollbacks=(0,))
+
+
+def result_rows(folder):
+    """Three rows of which the second cannot be decoded."""
+    rows = [Sample(row, Prompt(({"role": "user", "content": "<audio>Translate."},)), "guten Tag",
+                   write_noise(folder / f"{row}.wav", seconds, seed=row)) for row, seconds in ((0, 1.0), (2, 0.5))]
+    return [rows[0], UnusableRow(1, "no_audio"), rows[1]]
+
+
 @pytest.fixture
 def result(tmp_path):
-    """Three rows of which the second cannot be decoded, in two cells."""
-    rows = [Sample(row, Prompt(({"role": "user", "content": "<audio>Translate."},)), "guten Tag",
-                   write_noise(tmp_path / f"{row}.wav", seconds, seed=row)) for row, seconds in ((0, 1.0), (2, 0.5))]
-    evaluate(ClockModel(), "toy", [rows[0], UnusableRow(1, "no_audio"), rows[1]],
-             EvaluationSettings(chunks=(500,), rollbacks=(0,)), tmp_path / "out")
+    """Two cells."""
+    evaluate(ClockModel(), "toy", result_rows(tmp_path), SETTINGS, tmp_path / "out")
     return tmp_path / "out"
 
 
@@ -105,3 +118,98 @@ def test_a_recipe_with_a_checkpoint_is_scored_as_it_says(result, scorer):
     module.add_comet_if_wanted(result, CometSettings(comet="toy", comet_python="py", comet_batch_size=2))
     assert scorer[0][1:] == ("toy", "py", 2)
     assert read(result)["cells"][0]["COMET"] == pytest.approx(0.07)
+
+
+class Killed(BaseException):
+    pass
+
+
+def kill_at(monkeypatch, file):
+    """Die where a file would be written; whatever was written before stays."""
+    real = storage.replacing
+
+    def replacing(path, *rest, **more):
+        if path.name == file:
+            raise Killed
+        return real(path, *rest, **more)
+    for place in (storage, report):
+        monkeypatch.setattr(place, "replacing", replacing)
+
+
+@pytest.mark.parametrize("file", ["comet.jsonl", "scores.tsv", "curves.png", "report.html", "scores.json"])
+def test_killed_between_its_files_the_next_run_completes_and_no_reader_takes_them_for_whole(
+        result, scorer, monkeypatch, tmp_path, file):
+    def second(triples, checkpoint, *, python, batch_size):  # another checkpoint, whose scores are higher
+        return CometScores(tuple(len(triple["mt"]) / 10 for triple in triples), "COMET|checkpoint:other")
+    words = ["comet", str(result), "--checkpoint", "toy"]
+    with monkeypatch.context() as patched:
+        kill_at(patched, file)
+        with pytest.raises(Killed):
+            main(words)
+    without = load_result(result, CompareOptions())
+    assert not any(COMET in cell.values for cell in without.cells.values())
+    assert compare([without, without], CompareOptions(bootstrap=Bootstrap(20, 20)))  # comet.jsonl is not looked at
+    assert main(words) == 0
+    whole = tree(result)
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "comet_scores", second)
+        kill_at(patched, file)
+        with pytest.raises(Killed):
+            main(words)
+    if file != "comet.jsonl":  # scores.json has the means of the first checkpoint
+        stopped = load_result(result, CompareOptions())
+        with pytest.raises(LogError, match=r"does not hold the scores of offline in scores.json: their mean is 0.7000, "
+                                           r"there it is 0.0700; `simulsa-eval comet` may have been stopped"):
+            compare([stopped, stopped], CompareOptions(bootstrap=Bootstrap(20, 20)))
+    assert main(words) == 0
+    assert tree(result) == whole
+
+
+def test_a_result_that_is_decoded_again_has_no_comet_of_the_one_before(result, scorer, tmp_path):
+    assert main(["comet", str(result), "--checkpoint", "toy"]) == 0
+    (result / "scores.json").unlink()
+    evaluate(ClockModel(), "toy", result_rows(tmp_path), SETTINGS, result)
+    assert not list(result.rglob("comet.jsonl"))
+
+
+def test_a_damaged_log_is_not_scored(result, scorer, capsys):
+    log = result / "offline" / "instances.log"
+    log.write_bytes(log.read_bytes().splitlines(keepends=True)[0])
+    assert main(["comet", str(result), "--checkpoint", "toy"]) == 1
+    assert f"{log} is missing or not as it was written" in capsys.readouterr().err
+    assert scorer == []
+
+
+def test_scores_that_change_while_comet_is_computed_are_not_overwritten(result, monkeypatch, capsys):
+    def scores(triples, checkpoint, **_):
+        changed = read(result)
+        changed["cells"][0]["BLEU"] = 1.0
+        (result / "scores.json").write_text(json.dumps(changed))
+        return CometScores((0.5,) * len(triples), "COMET|checkpoint:toy")
+    monkeypatch.setattr(module, "comet_scores", scores)
+    assert main(["comet", str(result), "--checkpoint", "toy"]) == 1
+    assert "has been changed while COMET was computed. Start again." in capsys.readouterr().err
+    assert read(result)["cells"][0]["BLEU"] == 1.0
+
+
+def test_comet_of_different_checkpoints_is_refused_or_left_out(result, monkeypatch, tmp_path, capsys):
+    other = tmp_path / "other"
+    shutil.copytree(result, other)
+    for folder, name in ((result, "one"), (other, "two")):
+        monkeypatch.setattr(module, "comet_scores", lambda triples, *_, name=name, **__: CometScores(
+            tuple(len(triple["mt"]) / 100 for triple in triples), f"COMET|checkpoint:{name}"))
+        assert main(["comet", str(folder), "--checkpoint", name]) == 0
+    capsys.readouterr()
+    said = f"COMET of {result} and of {other} was computed differently (COMET|checkpoint:one; COMET|checkpoint:two)."
+    words = ["compare", str(result), str(other), "--samples", "20", "--trials", "20"]
+    assert main([*words, "--quality", "COMET"]) == 2
+    assert said in capsys.readouterr().err
+    assert main([*words, "--json", str(tmp_path / "x.json")]) == 0
+    captured = capsys.readouterr()
+    assert f"warning: {said} It is left out.\n" in captured.err
+    assert "COMET" not in captured.out
+    (pair,) = json.loads((tmp_path / "x.json").read_text())["comparisons"]
+    assert pair["left_out"] == said
+    assert not any("COMET" in cell["metrics"] for cell in pair["cells"])
+    assert main(["comet", str(result), "--checkpoint", "two"]) == 0
+    assert main([*words, "--quality", "COMET"]) == 0

@@ -9,6 +9,7 @@ What is marked comet needs an interpreter with unbabel-comet, named by the envir
 from __future__ import annotations
 
 import ast
+import hashlib
 import itertools
 import json
 import os
@@ -109,10 +110,14 @@ def test_each_segment_gets_its_score_in_the_order_given_and_a_signature_says_of_
     seen = stub()
     result = comet_scores(TRIPLES, checkpoint, batch_size=3)
     assert result.scores == tuple(len(triple["mt"]) for triple in TRIPLES)
+    parts = b"".join(b"weights"[7 * part // 64 :] for part in range(64))  # they overlap in so short a file
     assert result.signature == (
-        "COMET|checkpoint:wmt22-comet-da|segments:src+ref|class:RegressionMetric|version:unbabel-comet-9.9")
+        f"COMET|checkpoint:wmt22-comet-da|content:{hashlib.sha256(b'7' + parts).hexdigest()[:12]}|segments:src+ref|"
+        "class:RegressionMetric|version:unbabel-comet-9.9")
     assert seen()["samples"] == TRIPLES
     assert seen()["batch_size"] == 3
+    (checkpoint / "checkpoints" / "model.ckpt").write_bytes(b"Weights")  # another one of the same name
+    assert comet_scores(TRIPLES, checkpoint).signature != result.signature
 
 
 def test_nothing_is_fetched(stub, checkpoint, monkeypatch):
@@ -290,7 +295,8 @@ def test_scores_are_comets_own_in_the_order_given(tiny, tmp_path, kind, triples,
     assert result.scores == pytest.approx(comets_own(tiny / kind, triples, tmp_path), abs=1e-5)
     ascending = sorted(result.scores)
     assert min(after - before for before, after in itertools.pairwise(ascending)) > 1e-4  # else no order would show
-    assert f"|checkpoint:{kind}|{description}|version:unbabel-comet-2." in result.signature
+    assert f"|checkpoint:{kind}|content:" in result.signature
+    assert f"|{description}|version:unbabel-comet-2." in result.signature
 
 
 @pytest.mark.comet

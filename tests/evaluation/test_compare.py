@@ -337,7 +337,7 @@ def test_scores_of_comet_beside_a_log_are_compared_as_means(tmp_path):
         (folder / "rollback_k500_b0").mkdir()
         write_log(folder / "rollback_k500_b0" / "instances.log", records_of(FAST))
         (folder / "rollback_k500_b0" / "comet.jsonl").write_text(
-            "".join(json.dumps({"id": str(i), "score": score + i % 2}) + "\n" for i in range(186)))
+            "".join(json.dumps({"id": str(i), "score": score + (0.5 if i % 2 else -0.5)}) + "\n" for i in range(186)))
     (pair,) = compare_paths(tmp_path / "a", tmp_path / "b", samples=50)["comparisons"]
     assert pair["cells"][0]["metrics"]["COMET"]["interval"] == [pytest.approx(0.25), pytest.approx(0.25)]
     (tmp_path / "b" / "rollback_k500_b0" / "comet.jsonl").write_text('{"id": "0", "score": 0.5}\n')
