@@ -28,7 +28,7 @@ from simulsa_plugin.evaluation.cells import folder_name
 from simulsa_plugin.evaluation.checksums import checksums, first_damaged, read_sealed, sealed
 from simulsa_plugin.evaluation.steps import ShownStep, read_sessions, step_rows
 from simulsa_plugin.model import AudioLanguageModel, Sample, UnusableRow
-from simulsa_plugin.storage import UNFINISHED, make_folder, read_jsonl, write_json, write_jsonl, writing_to
+from simulsa_plugin.storage import UNFINISHED, make_folder, read_jsonl, sync_folder, write_json, write_jsonl, writing_to
 from simulsa_plugin.streaming.engine import Cell, Limits, Source, decode, decode_alone
 from simulsa_plugin.streaming.session import SAMPLES_PER_MS, SHORTEST_MS, Session
 from simulsa_plugin.work import Shard
@@ -190,6 +190,7 @@ def _put_in_place(job: Job, temporary: Path, block: int) -> None:
         except OSError:
             if not folder.exists():  # else another process was quicker, and wrote the same
                 raise
+    sync_folder(job.folder)
 
 
 def _remove(path: Path) -> None:

@@ -37,7 +37,16 @@ from simulsa_plugin.metrics.instance import Measure
 from simulsa_plugin.metrics.records import EmissionRecord
 from simulsa_plugin.metrics.significance import Bootstrap
 from simulsa_plugin.model import AudioLanguageModel, Sample, UnusableRow
-from simulsa_plugin.storage import dump_line, locked, make_folder, remove_leftovers, replacing, write_json, writing_to
+from simulsa_plugin.storage import (
+    dump_line,
+    locked,
+    make_folder,
+    remove_leftovers,
+    replacing,
+    sync_folder,
+    write_json,
+    writing_to,
+)
 from simulsa_plugin.streaming.catalogue import make_policies, policy_sources
 from simulsa_plugin.streaming.engine import Cell, Limits
 from simulsa_plugin.streaming.policies import Offline
@@ -133,6 +142,7 @@ def _begin(job: Job, work: dict[str, Any], out: Path) -> Job:
         begun = noted or noted_work(job)  # a crash may have left no more than the blocks
         if noted is None:
             write_json(job.folder / STARTED, sealed(begun or work))
+            sync_folder(out)
         job = dataclasses.replace(job, work=read_sealed(job.folder / STARTED) or {})
         if begun is not None:
             decodes = not all(is_whole(job, block) for block in range(job.num_blocks))

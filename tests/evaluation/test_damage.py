@@ -5,7 +5,7 @@ import re
 import shutil
 
 import pytest
-from fakes import ClockModel, tree, write_noise
+from fakes import ClockModel, recorded_disk, tree, write_noise
 
 from simulsa_plugin.errors import StorageError
 from simulsa_plugin.evaluation import decoding
@@ -162,3 +162,23 @@ def test_a_result_of_a_version_without_checksums_is_taken_as_it_is(rows, tmp_pat
     scores = json.loads(path.read_text())
     path.write_text(json.dumps({key: value for key, value in scores.items() if not key.startswith("checksum")}))
     assert run(rows[:1], tmp_path / "out") == cells
+
+
+def test_a_block_is_on_the_disk_before_it_has_its_name_and_the_scores_before_the_blocks_go(rows, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    events = recorded_disk(monkeypatch)
+    run(rows[:2], out)
+    named = events.index(("rename", out / "decoding" / "00000"))
+    inside = [(what, path) for what, path in events[:named] if path.parent.parent.name == "decoding"]
+    written = [path.name for what, path in inside if what == "replace"]
+    assert sorted(written) == sorted(
+        ["block.json", "instances.jsonl", "offline.jsonl", "rollback_k500_b0.jsonl", "rollback_k500_b3.jsonl"])
+    assert len([path for what, path in inside if what == "fsync"]) == len(written)
+    assert ("fsync", out) in events[:named]  # the folder of the blocks is there
+    assert events[named + 1] == ("fsync", out / "decoding")
+    finished = events.index(("replace", out / "scores.json"))
+    assert events[finished + 1] == ("fsync", out)
+    gone = [number for number, (what, path) in enumerate(events) if what == "unlink" and path.name == "block.json"]
+    assert gone and min(gone) > finished + 1
+    for cell in ("offline", "rollback_k500_b0", "rollback_k500_b3"):
+        assert ("fsync", out / cell) in events[:finished]
