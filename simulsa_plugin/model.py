@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from simulsa_plugin.audio import Waveform
 
 Message = dict[str, str]
+_CAUSES = {
+    "several_answers": "the row has several answers (ranking or KTO pairs), of which supervised training takes none",
+    "no_answer": "the row has no user turn, or no answer",
+    "multi_turn": "the row has several turns; one question about one audio file can be cut",
+    "tools": "the row has tools, or turns other than user and assistant",
+    "other_media": "the row has images or videos besides audio",
+    "no_audio": "the row names no audio",
+    "audio_not_a_path": "the row's audio is not the path of a file",
+    "not_text": "a turn is not text",
+    "not_one_audio": "<audio> does not stand exactly once in the user's turn, or not for exactly one file",
+    "empty_reference": "the answer is empty",
+}
 
 
 @dataclass(frozen=True)
@@ -28,20 +40,37 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Sample:
-    """One usable row of an offline dataset: a prompt about one audio file, and its reference translation."""
+    """One usable row of an offline dataset: a prompt about one audio file, and its reference translation.
+
+    Attributes:
+        source_id: what the dataset's own file calls the row (`id`), if it does.
+    """
 
     row: int
     prompt: Prompt
     reference: str
     audio: str
+    source_id: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
 class UnusableRow:
-    """A row that cannot be augmented or evaluated, with the short reason written to skipped.jsonl."""
+    """A row that cannot be augmented or evaluated, with the short reason written to skipped.jsonl.
+
+    Attributes:
+        audio: what it names as its audio, if that is a path.
+        source_id: as in `Sample`.
+    """
 
     row: int
     reason: str
+    audio: str | None = field(default=None, compare=False)
+    source_id: str | None = field(default=None, compare=False)
+
+    @property
+    def cause(self) -> str:
+        """The reason in a sentence."""
+        return _CAUSES.get(self.reason, "")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import math
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -72,9 +72,9 @@ class Cut:
 
 
 class _Skip(Exception):
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, cause: str) -> None:
         super().__init__(reason)
-        self.reason = reason
+        self.reason, self.cause = reason, cause
 
 
 class _SkipCut(_Skip):
@@ -120,35 +120,40 @@ class Chooser:
     def outcomes(self) -> Iterator[Cut | Skipped]:
         """The walk itself, over all rows: every cut of a row, or why there is none."""
         for row in walk(self.dataset.name, len(self.dataset), self.settings.seed):
-            number = 0
+            number, found = 0, self.dataset.sample(row)
             try:
-                sample, waveform = self._read(row)
+                sample, waveform = self._read(found)
                 taken: set[int] = set()
                 for number in range(self.settings.cuts):
                     try:
                         cut = self._cut(sample, waveform, number, taken)
                     except _SkipCut as skip:
-                        yield Skipped(sample_id(self.dataset.name, row, number), skip.reason)
+                        yield self._skipped(found, number, skip)
                         continue
                     taken.add(cut.num_samples)
                     yield cut
             except _SkipRow as skip:
-                yield Skipped(sample_id(self.dataset.name, row, number), skip.reason)
+                yield self._skipped(found, number, skip)
 
-    def _read(self, row: int) -> tuple[Sample, Waveform]:
+    def _skipped(self, row: Sample | UnusableRow, number: int, skip: _Skip) -> Skipped:
+        identifier = sample_id(self.dataset.name, row.row, number)
+        return Skipped(identifier, skip.reason, row.audio, skip.cause, row.source_id)
+
+    def _read(self, sample: Sample | UnusableRow) -> tuple[Sample, Waveform]:
         """A row that can be cut, with its audio. Raises _SkipRow with the reason."""
-        sample = self.dataset.sample(row)
         if isinstance(sample, UnusableRow):
-            raise _SkipRow(sample.reason)
+            raise _SkipRow(sample.reason, sample.cause)
         try:
             waveform = read_mono(sample.audio)
         except AudioError as error:
-            raise _SkipRow(f"audio_{error.reason}") from error
+            raise _SkipRow(f"audio_{error.reason}", str(error)) from error
         duration = samples_to_seconds(len(waveform))
         if duration <= self.settings.min_seconds:
-            raise _SkipRow("too_short")
+            least = f"simulsa_min_seconds is {self.settings.min_seconds}"
+            raise _SkipRow("too_short", f"the audio has {duration:.3f} s, and {least}")
         if self.settings.scores_full and duration > self._window_seconds:
-            raise _SkipRow("audio_exceeds_window")  # p(full) would be about a part of it
+            # p(full) would be about a part of it
+            raise _SkipRow("audio_exceeds_window", f"the audio has {duration:.3f} s{self._window_in_words}")
         return sample, waveform
 
     def _cut(self, sample: Sample, waveform: Waveform, number: int, taken: set[int]) -> Cut:
@@ -157,9 +162,10 @@ class Chooser:
         duration = samples_to_seconds(len(waveform))
         num_samples = cut_samples(duration, self.settings, generator(*key))
         if num_samples in taken:
-            raise _SkipCut("same_cut")
+            raise _SkipCut("same_cut", "another cut of the row ends at the same sample")
         if samples_to_seconds(num_samples) > self._window_seconds:
-            raise _SkipCut("cut_exceeds_window")
+            heard = samples_to_seconds(num_samples)
+            raise _SkipCut("cut_exceeds_window", f"the cut has {heard:.3f} s{self._window_in_words}")
         rng = generator(*key, "silence")
         lead, trail = draw_silence(self.settings.silence_ms, self._room(num_samples), rng)
         floor = noise_floor(waveform) if lead + trail else 0.0
@@ -167,12 +173,17 @@ class Chooser:
         try:
             rendered = self.renderer.render(sample.prompt, from_pcm16(pcm), sample.reference)
         except ModelError as error:
-            raise _SkipRow("not_renderable") from error  # the template refuses prompt or reference, whatever the cut
+            # the template refuses prompt or reference, whatever the cut
+            raise _SkipRow("not_renderable", str(error)) from error
         identifier = sample_id(self.dataset.name, sample.row, number)
         tokens = len(rendered.prompt_ids), len(rendered.content_ids)
         cut = Cut(identifier, sample, self.layout.clips, duration, num_samples, lead, trail, *tokens)
         _keep_clip(cut.clip, pcm, write=self.write_clips)
         return cut
+
+    @property
+    def _window_in_words(self) -> str:
+        return f", and the model hears no more than {self._window_seconds:g} s"
 
     @property
     def _window_seconds(self) -> float:
@@ -186,7 +197,7 @@ class Chooser:
     def _check_enough(self, cuts: list[Cut], skipped: list[Skipped], wanted: int) -> None:
         if not cuts:
             if self.write_clips:
-                write_jsonl(self.layout.skipped, map(asdict, skipped))
+                write_jsonl(self.layout.skipped, (one.as_row() for one in skipped))
             reasons = dict(Counter(one.reason for one in skipped))
             raise DatasetError(
                 f"No row of {self.dataset.name} can be cut; reasons: {reasons}. "

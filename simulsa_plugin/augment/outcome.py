@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ def finish(layout: Layout, work: dict[str, Any], tally: Tally, wanted: int, skip
         skipped: what the walk left out.
     """
     left_out = [*skipped, *tally.dropped]
-    write_jsonl(layout.skipped, map(asdict, left_out))
+    write_jsonl(layout.skipped, (one.as_row() for one in left_out))
     manifest = make_manifest(work, tally, wanted, Counter(one.reason for one in left_out))
     write_report(manifest, tally.examples, layout.report)
     write_manifest(layout, manifest)

@@ -150,7 +150,8 @@ def _skips(path: Path) -> Iterator[Skipped]:
         except ValueError as error:
             raise StorageError(f"{path}, row {number}: {error}. Mend or remove the file.") from error
         if reason != "empty_partial":
-            yield Skipped(identifier, reason)
+            known = {key: row[key] for key in ("audio", "cause", "source_id") if isinstance(row.get(key), str)}
+            yield Skipped(identifier, reason, **known)
 
 
 @lru_cache(maxsize=64)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from decimal import ROUND_HALF_UP, Decimal
 
 import numpy as np
@@ -17,10 +17,25 @@ _ID = re.compile(r"(?P<name>.+)-(?P<row>\d{8,})-(?P<cut>\d+)")
 
 @dataclass(frozen=True)
 class Skipped:
-    """A row, or one cut of a row, that is left out; a row of skipped.jsonl."""
+    """A row, or one cut of a row, that is left out; a row of skipped.jsonl.
+
+    Attributes:
+        id: of the sample that is missing.
+        reason: a short word.
+        audio: the source file, where the row names one.
+        cause: the reason in words, with what was found.
+        source_id: what the dataset's own file calls the row, if it does.
+    """
 
     id: str
     reason: str
+    audio: str | None = None
+    cause: str = ""
+    source_id: str | None = None
+
+    def as_row(self) -> dict[str, str]:
+        """The row of skipped.jsonl, without what is not known."""
+        return {key: value for key, value in asdict(self).items() if value}
 
 
 def wanted_samples(rows: int, settings: AugmentSettings) -> int:

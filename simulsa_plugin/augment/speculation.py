@@ -194,6 +194,7 @@ def _score_row(
 ) -> dict[str, Any]:
     return {
         "id": cut.id,
+        **({"source_id": cut.sample.source_id} if cut.sample.source_id else {}),
         **_places(cut, settings, layout),
         "duration_seconds": cut.duration_seconds,
         "cut_seconds": samples_to_seconds(cut.num_samples),

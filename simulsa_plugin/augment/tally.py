@@ -78,7 +78,8 @@ class Tally:
         if kept:
             self.samples += 1
         else:
-            self.dropped.append(Skipped(row["id"], "empty_partial"))
+            cause = "no token of the reference was accepted, and simulsa_keep_empty is false"
+            self.dropped.append(Skipped(row["id"], "empty_partial", row.get("audio"), cause, row.get("source_id")))
         self.empty += not decision.partial
         self.whole_reference += decision.partial == row["reference"]
         self.tokens += tokens

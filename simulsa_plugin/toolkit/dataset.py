@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from simulsa_plugin.errors import DatasetError
+from simulsa_plugin.errors import DatasetError, StorageError
 from simulsa_plugin.model import Prompt, Sample, UnusableRow
 from simulsa_plugin.settings import LISTABLE, did_you_mean
+from simulsa_plugin.storage import read_jsonl
 from simulsa_plugin.toolkit.arguments import InferenceArguments, one_line, quieten_toolkit
 
 SOURCES = ("file_name", "hf_hub_url", "ms_hub_url", "om_hub_url", "script_url", "cloud_file_name")
@@ -59,9 +60,11 @@ class OfflineDataset:
         aligned = self.rows[row]
         reason = _unusable(aligned)
         if reason:
-            return UnusableRow(row, reason)
+            named = next(iter(aligned["_audios"] or ()), None)
+            return UnusableRow(row, reason, _absolute(named) if isinstance(named, str) else None, self._source_id(row))
         prompt = Prompt(tuple(aligned["_prompt"]), aligned["_system"] or "")
-        return Sample(row, prompt, aligned["_response"][0]["content"], _absolute(aligned["_audios"][0]))
+        reference, audio = aligned["_response"][0]["content"], _absolute(aligned["_audios"][0])
+        return Sample(row, prompt, reference, audio, self._source_id(row))
 
     def has_relative_audio(self) -> bool:
         """Whether any row names audio, an image or a video by a path that another `dataset_dir` would not find."""
@@ -112,6 +115,22 @@ class OfflineDataset:
         if not all(isinstance(path, str) for path in self._paths()):
             return "images, videos or audio that are no paths"
         return None
+
+    def _source_id(self, row: int) -> str | None:
+        return self._source_ids[row] if self._source_ids else None
+
+    @functools.cached_property
+    def _source_ids(self) -> list[str | None]:
+        """What a JSONL file calls its rows, which LLaMA-Factory's own form leaves out; empty where it does not."""
+        path = Path(self.entry.get("file_name") or "")
+        if path.suffix != ".jsonl" or not path.is_file():
+            return []
+        with contextlib.suppress(StorageError):
+            rows = read_jsonl(path)
+            if isinstance(next(rows, {}).get("id"), str):
+                found = [str(row["id"]) if "id" in row else None for row in read_jsonl(path)]
+                return found if len(found) == len(self) else []
+        return []
 
     def _paths(self) -> Iterator[Any]:
         """Every path, or what stands in the place of one."""

@@ -182,7 +182,9 @@ def test_every_rule_on_paper(audio, tmp_path, rule, cut, token, word, boundary, 
         "audios": [str(tmp_path / "toy_simulsa" / "clips" / "toy-00000000-0.wav")],
     }
     assert lines(tmp_path / "toy_simulsa.jsonl") == [sample] * kept
-    skipped = [] if kept else [{"id": "toy-00000000-0", "reason": "empty_partial"}]
+    skipped = [] if kept else [{
+        "id": "toy-00000000-0", "reason": "empty_partial", "audio": row["audio"],
+        "cause": "no token of the reference was accepted, and simulsa_keep_empty is false"}]
     assert lines(tmp_path / "toy_simulsa" / "skipped.jsonl") == skipped
     assert manifest["skipped"] == ({} if kept else {"empty_partial": 1})
     assert manifest["counts"] == {

@@ -214,7 +214,8 @@ def odd(place):
         "text.wav": "audio_broken",
         "missing.wav": "audio_missing",
     }
-    write_set(place / "data" / "odd.jsonl", [row("Das Haus ist neu.", str(place / name)) for name in kinds])
+    odd = [{"id": f"odd {name}", **row("Das Haus ist neu.", str(place / name))} for name in kinds]
+    write_set(place / "data" / "odd.jsonl", odd)
     info = json.loads((place / "data" / "dataset_info.json").read_text(encoding="utf-8"))
     info["odd"] = SHAREGPT | {"file_name": "odd.jsonl"}
     (place / "data" / "dataset_info.json").write_text(json.dumps(info), encoding="utf-8")
@@ -233,12 +234,20 @@ def test_every_clip_is_augmented_or_listed(place, odd, capfd):
         return {names[int(one["id"].split("-")[1])]: one for one in map(json.loads, lines)}
 
     expected = {name: reason for name, reason in odd.items() if reason}
-    assert {name: one["reason"] for name, one in rows("skipped.jsonl").items()} == expected
+    skipped = rows("skipped.jsonl")
+    assert {name: one["reason"] for name, one in skipped.items()} == expected
+    assert {name: (one["audio"], one["source_id"]) for name, one in skipped.items()} == {
+        name: (str(place / name), f"odd {name}") for name in expected
+    }
+    assert skipped["short.wav"]["cause"] == "the audio has 0.100 s, and simulsa_min_seconds is 0.5"
+    assert str(place / "missing.wav") in skipped["missing.wav"]["cause"]
+    assert all(one["cause"] for one in skipped.values())
     scores = rows("scores.jsonl")
     assert set(scores) == set(odd) - set(expected)
     for name, one in scores.items():
         info = soundfile.info(one["clip"])
         assert (info.samplerate, info.channels, info.subtype) == (16_000, 1, "PCM_16")
+        assert one["source_id"] == f"odd {name}"  # what the offline file itself calls the row
         assert one["duration_seconds"] == pytest.approx(20.0 if name == "long.wav" else 2.0, abs=0.1)
     assert "gives 6 of the 11 samples asked for" in " ".join((out + err).split())
     assert "odd: 6 partial samples from 11 rows" in out
