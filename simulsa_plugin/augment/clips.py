@@ -25,7 +25,7 @@ from simulsa_plugin.audio import (
 )
 from simulsa_plugin.augment.layout import Layout, other_data
 from simulsa_plugin.augment.registration import SourceDataset
-from simulsa_plugin.augment.selection import Skipped, generator, sample_id, walk, wanted_samples
+from simulsa_plugin.augment.selection import Skipped, first_causes, generator, sample_id, walk, wanted_samples
 from simulsa_plugin.augment.settings import AugmentSettings
 from simulsa_plugin.augment.silence import draw_silence, noise_floor, surround
 from simulsa_plugin.augment.truncation import cut_samples
@@ -199,8 +199,10 @@ class Chooser:
             if self.write_clips:
                 write_jsonl(self.layout.skipped, (one.as_row() for one in skipped))
             reasons = dict(Counter(one.reason for one in skipped))
+            first = first_causes(skipped).items()
+            causes = "".join(f" First {reason}: {cause.rstrip('.')}." for reason, cause in first)
             raise DatasetError(
-                f"No row of {self.dataset.name} can be cut; reasons: {reasons}. "
+                f"No row of {self.dataset.name} can be cut; reasons: {reasons}.{causes} "
                 f"They are listed in {self.layout.skipped}."
             )
         if len(cuts) < wanted:

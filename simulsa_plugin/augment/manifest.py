@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import sys
@@ -12,23 +13,39 @@ from typing import Any
 from simulsa_plugin.augment.acceptance import default_threshold, tolerance_of
 from simulsa_plugin.augment.layout import Layout
 from simulsa_plugin.augment.registration import SourceDataset
+from simulsa_plugin.augment.selection import parse_sample_id
 from simulsa_plugin.augment.settings import DECIDING_KEYS, AugmentSettings
 from simulsa_plugin.augment.tally import Tally
 from simulsa_plugin.errors import StorageError
 from simulsa_plugin.model import AudioLanguageModel
-from simulsa_plugin.storage import write_json
+from simulsa_plugin.storage import write_json, writing_to
 from simulsa_plugin.work import change_in_words, changed_work, read_work, unequal_weights, versions
 
 
-def check_same_work(layout: Layout, work: Mapping[str, Any]) -> None:
+def check_same_work(layout: Layout, work: Mapping[str, Any], *, alone: bool) -> None:
     """Refuse a folder that other settings began; otherwise note what is being done.
+
+    Work that has scored nothing yet, such as that of a recipe with the wrong template, gives way, and its clips go.
+
+    Args:
+        layout: of a folder that is held.
+        work: of `describe_work`.
+        alone: no other process works in the folder.
 
     Raises:
         StorageError: the folder holds other work; what differs is named, and how to go on.
     """
-    refuse_other_work(layout, work)
-    if noted_work(layout) is None:
+    path = noted_work(layout)
+    if path is not None and alone and not has_scores(layout):
+        with contextlib.suppress(StorageError):  # what cannot be read has nothing to say
+            if not changed_work(read_work(path), work, computes=False):
+                return
+        _remove_clips(layout)
+        path = None
+    if path is None:
         write_json(layout.started, work)
+    else:
+        _refuse_other_work(path, layout, work)
 
 
 def refuse_other_work(layout: Layout, work: Mapping[str, Any]) -> None:
@@ -38,8 +55,26 @@ def refuse_other_work(layout: Layout, work: Mapping[str, Any]) -> None:
         StorageError: the folder holds other work; what differs is named, and how to go on.
     """
     path = noted_work(layout)
-    if path is None:
-        return
+    if path is not None and has_scores(layout):
+        _refuse_other_work(path, layout, work)
+
+
+def has_scores(layout: Layout) -> bool:
+    """Whether anything has been scored in a folder."""
+    finished = layout.manifest.exists() or layout.scores.exists()
+    return finished or any(journal.stat().st_size for journal in layout.journals())
+
+
+def _remove_clips(layout: Layout) -> None:
+    """Remove the clips of work that gives way."""
+    with writing_to(layout.clips):
+        for clip in layout.clips.glob("*.wav") if layout.clips.exists() else ():
+            with contextlib.suppress(ValueError):  # no clip of ours
+                if parse_sample_id(clip.stem)[0] == layout.name:
+                    clip.unlink(missing_ok=True)
+
+
+def _refuse_other_work(path: Path, layout: Layout, work: Mapping[str, Any]) -> None:
     before = read_work(path)
     if before.get("scores_from"):
         raise StorageError(
@@ -123,7 +158,9 @@ def describe_work(
     }
 
 
-def make_manifest(work: Mapping[str, Any], tally: Tally, wanted: int, skipped: Mapping[str, int]) -> dict[str, Any]:
+def make_manifest(
+    work: Mapping[str, Any], tally: Tally, wanted: int, skipped: Mapping[str, int], causes: Mapping[str, str]
+) -> dict[str, Any]:
     """The work, versions, counts, skips by reason, accepted share by cut share, the threshold in force, a signature.
 
     Args:
@@ -131,12 +168,14 @@ def make_manifest(work: Mapping[str, Any], tally: Tally, wanted: int, skipped: M
         tally: of the decided rows.
         wanted: samples asked for.
         skipped: reason → rows.
+        causes: reason → the first cause of it.
     """
     manifest = {
         **work,
         "versions": work.get("versions") or _versions(),
         "counts": tally.counts(wanted),
         "skipped": dict(sorted(skipped.items())),
+        "skipped_causes": dict(causes),
         "by_cut_share": tally.by_cut_share(),
         "by_cut_seconds": tally.by_cut_seconds(),
         "commitment": tally.commitment.summary() if tally.commitment.known else None,

@@ -10,7 +10,7 @@ from typing import Any
 from simulsa_plugin.augment.layout import Layout
 from simulsa_plugin.augment.manifest import make_manifest, write_manifest
 from simulsa_plugin.augment.report import write_report
-from simulsa_plugin.augment.selection import Skipped
+from simulsa_plugin.augment.selection import Skipped, first_causes
 from simulsa_plugin.augment.tally import Tally
 from simulsa_plugin.storage import write_jsonl
 
@@ -40,7 +40,8 @@ def finish(layout: Layout, work: dict[str, Any], tally: Tally, wanted: int, skip
     """
     left_out = [*skipped, *tally.dropped]
     write_jsonl(layout.skipped, (one.as_row() for one in left_out))
-    manifest = make_manifest(work, tally, wanted, Counter(one.reason for one in left_out))
+    reasons = Counter(one.reason for one in left_out)
+    manifest = make_manifest(work, tally, wanted, reasons, first_causes(left_out))
     write_report(manifest, tally.examples, layout.report)
     write_manifest(layout, manifest)
     return Outcome(layout.folder, manifest)

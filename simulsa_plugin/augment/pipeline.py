@@ -17,7 +17,7 @@ from simulsa_plugin.augment.outcome import Outcome, finish
 from simulsa_plugin.augment.registration import SourceDataset, offline_entry, register
 from simulsa_plugin.augment.selection import wanted_samples
 from simulsa_plugin.augment.settings import AugmentSettings
-from simulsa_plugin.augment.shards import holding, mark_finished, remove_shards
+from simulsa_plugin.augment.shards import holding, holding_whole, is_alone, mark_finished, remove_shards
 from simulsa_plugin.augment.speculation import score_cuts, scored_rows
 from simulsa_plugin.model import AudioLanguageModel
 from simulsa_plugin.storage import make_folder
@@ -51,7 +51,7 @@ def augment(
     with holding(layout, None):
         entry = offline_entry(dataset, settings, layout)
         work = describe_work(dataset, model.describe(), settings, model.output_width)
-        check_same_work(layout, work)
+        check_same_work(layout, work, alone=True)
         cuts, skipped = Chooser(dataset, model, settings, layout).choose()
         score_cuts(cuts, model, settings, layout)
         scored = as_scored(layout, work)
@@ -77,7 +77,8 @@ def augment_shard(
     with holding(layout, shard) as has_work:
         if not has_work:
             return
-        check_same_work(layout, work)
+        with holding_whole(layout, shard):
+            check_same_work(layout, work, alone=is_alone(layout, shard))
         cuts, _ = Chooser(dataset, model, settings, layout).choose()
         score_cuts(cuts, model, settings, layout, shard)
         mark_finished(layout, shard)

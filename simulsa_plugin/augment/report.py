@@ -30,6 +30,7 @@ def summary_lines(manifest: Mapping[str, Any]) -> list[str]:
         f"{_percent(_accepted_share(counts))} of the reference tokens accepted)",
         *(f"  {line}" for line in align([["heard", "samples", "empty", "accepted"], *_share_rows(manifest)])),
         f"  skipped: {_reasons(manifest['skipped'])}",
+        *(f"    first {reason}: {cause}" for reason, cause in manifest.get("skipped_causes", {}).items()),
         f"  {_checks(manifest)}",
     ]
     if manifest["commitment"]:
@@ -62,6 +63,7 @@ def write_report(manifest: Mapping[str, Any], examples: Sequence[Mapping[str, An
         _cut_table(manifest["by_cut_seconds"]),
         "<h2>Skipped</h2>",
         _table(["reason", "rows"], [[escape(key), str(value)] for key, value in manifest["skipped"].items()]),
+        *(_paragraph(f"First {reason}: {cause}") for reason, cause in manifest.get("skipped_causes", {}).items()),
         _paragraph(_checks(manifest)),
     ]
     if manifest["commitment"]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from decimal import ROUND_HALF_UP, Decimal
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from simulsa_plugin.augment.settings import AugmentSettings
 
+_SAY_IT_ALL = ("not_one_audio", "not_text", "audio_not_a_path")
 _ID = re.compile(r"(?P<name>.+)-(?P<row>\d{8,})-(?P<cut>\d+)")
 
 
@@ -36,6 +37,21 @@ class Skipped:
     def as_row(self) -> dict[str, str]:
         """The row of skipped.jsonl, without what is not known."""
         return {key: value for key, value in asdict(self).items() if value}
+
+    @property
+    def stops_training(self) -> bool:
+        """Whether a training on the row stops at it: audio that is not there or broken, text without its place."""
+        audio = self.reason.startswith("audio_") and self.reason != "audio_exceeds_window"
+        return audio or self.reason in ("not_renderable", "not_one_audio", "not_text")
+
+
+def first_causes(skipped: Iterable[Skipped]) -> dict[str, str]:
+    """Reason → the first cause of it, for rows that stop a training; where the reason says it all there is none."""
+    causes: dict[str, str] = {}
+    for one in skipped:
+        if one.cause and one.stops_training and one.reason not in _SAY_IT_ALL:
+            causes.setdefault(one.reason, one.cause)
+    return dict(sorted(causes.items()))
 
 
 def wanted_samples(rows: int, settings: AugmentSettings) -> int:

@@ -57,6 +57,20 @@ def holding_whole(layout: Layout, shard: Shard | None) -> Iterator[None]:
         yield
 
 
+def is_alone(layout: Layout, shard: Shard | None) -> bool:
+    """Whether nobody works in any other shard's folder; the whole is held, see `holding_whole`."""
+    if shard is None:
+        return True
+    own = layout.shard_folder(shard)
+    try:
+        for folder in layout.shards.glob("*-of-*"):
+            with nullcontext() if folder == own else locked(folder):
+                pass
+    except FolderInUseError:
+        return False
+    return True
+
+
 def _take_beside_others(layout: Layout, shard: Shard, stack: ExitStack) -> bool:
     """Hold the shard's folder, taken while nobody holds the whole: a finishing run never misses a shard."""
     with _locked_soon(layout.folder):

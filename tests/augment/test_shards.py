@@ -152,9 +152,15 @@ def _holder(out, text):
     return path.exists() and path.read_text().strip()
 
 
+def _scores(out):
+    """Whether a shard has noted what scores: until then it holds the whole folder for moments, not only its own."""
+    started = out / "toy_simulsa" / "started.json"
+    return started.exists() and "scored_on" in started.read_text()
+
+
 def test_a_finishing_run_does_not_begin_while_a_shard_works(toy, out):
     child = start(shard, toy, out, "2/2", ByteModel(pause_seconds=60))
-    wait_until(lambda: _holder(out, "2/2"))
+    wait_until(lambda: _scores(out) and not (out / "toy_simulsa" / LOCK).exists())
     with pytest.raises(StorageError) as refused:
         finish(toy, out)
     child.kill()
