@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import multiprocessing
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 
 from simulsa_plugin import storage
 from simulsa_plugin.evaluation.logs.read import Log, ReadOptions
 from simulsa_plugin.evaluation.oddities import Oddities
+from simulsa_plugin.evaluation.processes import Processes
 from simulsa_plugin.evaluation.tables import shown, shown_interval, time_unit, unit_of
 from simulsa_plugin.metrics.corpus import LATENCIES, METRICS, SENTENCE_METRICS, CorpusScorer, CorpusScores
 from simulsa_plugin.metrics.instance import Measure
@@ -96,19 +96,13 @@ def run_score(path: Path, options: ScoreOptions, json_path: Path | None = None) 
 
 @contextlib.contextmanager
 def other_processes(path: Path) -> Iterator[Executor | None]:
-    """Processes that count the n-grams of a log while it is read; None where it is short, or there is one core.
-
-    They are spawned: a copy of a process with threads may hang.
-    """
+    """Processes that count the n-grams of a log while it is read; None where it is short, or there is one core."""
     cores = len(os.sched_getaffinity(0))
     if cores < 2 or not path.is_file() or path.stat().st_size < _WORTH_PROCESSES:
         yield None
         return
-    executor = ProcessPoolExecutor(min(cores, _MOST_PROCESSES), multiprocessing.get_context("spawn"))
-    try:
+    with Processes(min(cores, _MOST_PROCESSES)) as executor:
         yield executor
-    finally:
-        executor.shutdown(cancel_futures=True)
 
 
 def print_warnings(warnings: Iterable[str]) -> None:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import multiprocessing
 import os
 import tracemalloc
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ import pytest
 from simulsa_plugin.commands.evaluate import main
 from simulsa_plugin.errors import LogError
 from simulsa_plugin.evaluation import score as score_module
+from simulsa_plugin.evaluation.processes import Processes
 from simulsa_plugin.evaluation.score import ScoreOptions, score_log
 from simulsa_plugin.metrics.significance import Bootstrap
 
@@ -264,7 +263,7 @@ def test_other_processes_count_to_the_same_scores(tmp_path):
         if references:
             references.write_text("\n".join(["ein Satz"] * 744) + "\n", encoding="utf-8")
         options = ScoreOptions(references=references, sentences=True, bootstrap=Bootstrap(samples=50))
-        with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as executor:
+        with Processes(2) as executor:
             shared = score_log(tmp_path / "x.log", options, executor).scores
         assert shared == score_log(tmp_path / "x.log", options).scores
 
