@@ -9,7 +9,7 @@ from simulsa_plugin.augment.layout import Layout
 from simulsa_plugin.augment.settings import AugmentSettings
 from simulsa_plugin.errors import StorageError
 from simulsa_plugin.model import Sample, UnusableRow
-from simulsa_plugin.storage import SHAREGPT_ENTRY, merge_dataset_info, write_jsonl
+from simulsa_plugin.storage import SHAREGPT_ENTRY, make_folder, merge_dataset_info, write_jsonl
 
 
 class SourceDataset(Protocol):
@@ -73,6 +73,20 @@ def register(dataset: SourceDataset, entry: dict[str, Any], layout: Layout) -> N
     if dataset.has_relative_audio():
         write_jsonl(layout.rewritten, dataset.sharegpt_rows())
     merge_dataset_info(layout.out, {dataset.name: entry, **augmented_entry(layout)})
+
+
+def register_beside(dataset: SourceDataset, settings: AugmentSettings, out: Path) -> None:
+    """Name a dataset that is not cut, for it has no audio, in `out/dataset_info.json`: a training may take it as well.
+
+    Raises:
+        StorageError: see `offline_entry`.
+        DatasetError: likewise.
+    """
+    layout = Layout(make_folder(out).absolute(), dataset.name)
+    entry = offline_entry(dataset, settings, layout)
+    if dataset.has_relative_audio():
+        write_jsonl(layout.rewritten, dataset.sharegpt_rows())
+    merge_dataset_info(layout.out, {dataset.name: entry})
 
 
 def augmented_entry(layout: Layout) -> dict[str, dict[str, Any]]:

@@ -170,8 +170,10 @@ class _Run:
         """Score a part of each dataset, or all of it; the first of several ranks finishes when all are done."""
         from simulsa_plugin.commands.wiring import load, own_dataset_names
 
-        model, datasets = load(self.toolkit, own_dataset_names(self.toolkit.get("dataset")))
+        model, loaded = load(self.toolkit, own_dataset_names(self.toolkit.get("dataset")))
+        datasets = _to_cut(loaded)
         from simulsa_plugin.augment.pipeline import augment_shard
+        from simulsa_plugin.augment.registration import register_beside
         from simulsa_plugin.augment.shards import wait_for_all
 
         if part:
@@ -183,7 +185,14 @@ class _Run:
                 return
             for dataset in datasets:
                 wait_for_all(self.out, dataset.name, part.count)
-        found = [(dataset, self._finish(dataset, model)) for dataset in datasets]
+        found: list[tuple[OfflineDataset, int | None]] = []
+        for dataset in loaded:
+            if any(dataset is one for one in datasets):
+                found.append((dataset, self._finish(dataset, model)))
+            else:
+                register_beside(dataset, self.settings, self.out)
+                print(_beside_line(dataset))
+                found.append((dataset, None))
         _warn_of_training(self.toolkit, found)
 
     def _finish(self, dataset: OfflineDataset, model: Backbone) -> int:
@@ -229,15 +238,34 @@ def _plan_all(recipe: Recipe, settings: AugmentSettings, out: Path) -> None:
     from simulsa_plugin.augment.selection import wanted_samples
     from simulsa_plugin.commands.wiring import load_without_weights, own_dataset_names
 
-    renderer, datasets, size = load_without_weights(toolkit, own_dataset_names(toolkit.get("dataset")))
-    for dataset in datasets:
-        described = describe_work(dataset, renderer.description, settings)
-        print("\n".join(plan(dataset, renderer, size, settings, out, described)))
-    _warn_of_training(toolkit, [(dataset, wanted_samples(len(dataset), settings)) for dataset in datasets])
+    renderer, loaded, size = load_without_weights(toolkit, own_dataset_names(toolkit.get("dataset")))
+    parts: list[tuple[OfflineDataset, int | None]] = []
+    datasets = _to_cut(loaded)
+    for dataset in loaded:
+        if any(dataset is one for one in datasets):
+            parts.append((dataset, wanted_samples(len(dataset), settings)))
+            described = describe_work(dataset, renderer.description, settings)
+            print("\n".join(plan(dataset, renderer, size, settings, out, described)))
+        else:
+            parts.append((dataset, None))
+            print(_beside_line(dataset))
+    _warn_of_training(toolkit, parts)
 
 
-def _warn_of_training(toolkit: dict[str, Any], found: Sequence[tuple[OfflineDataset, int]]) -> None:
-    """Say on stderr what the recipe's keys will make of the share; `found`: datasets, and how many partial samples."""
+def _to_cut(datasets: Sequence[OfflineDataset]) -> Sequence[OfflineDataset]:
+    """Those with audio; where none has any, all of them, to be refused."""
+    return [dataset for dataset in datasets if dataset.has_audio()] or datasets
+
+
+def _beside_line(dataset: OfflineDataset) -> str:
+    return f"{dataset.name}: {len(dataset)} rows without audio, none of them cut; registered for training beside speech"
+
+
+def _warn_of_training(toolkit: dict[str, Any], found: Sequence[tuple[OfflineDataset, int | None]]) -> None:
+    """Say on stderr what the recipe's keys will make of the share.
+
+    `found`: datasets, and how many partial samples; None where a dataset is not cut.
+    """
     from simulsa_plugin.augment.training_share import share_lines, tokenized_line
 
     mixing = _mixing(toolkit)
@@ -265,7 +293,7 @@ def _cutoff_len(toolkit: dict[str, Any]) -> int:
     return int(given) - packed  # LLaMA-Factory takes one off for packing
 
 
-def _training_parts(named: object, found: Sequence[tuple[OfflineDataset, int]]) -> list[Part]:
+def _training_parts(named: object, found: Sequence[tuple[OfflineDataset, int | None]]) -> list[Part]:
     """The training's datasets in the recipe's order; partial samples it does not name follow their offline rows."""
     from simulsa_plugin.augment.layout import SUFFIX
     from simulsa_plugin.augment.training_share import Part
@@ -274,7 +302,9 @@ def _training_parts(named: object, found: Sequence[tuple[OfflineDataset, int]]) 
     parts: list[Part] = []
     for dataset, samples in found:
         share = dataset.entry.get("num_samples")
-        parts += [Part(dataset.name, len(dataset), share), Part(f"{dataset.name}{SUFFIX}", samples)]
+        parts.append(Part(dataset.name, len(dataset), share))
+        if samples is not None:
+            parts.append(Part(f"{dataset.name}{SUFFIX}", samples))
     order = dataset_names(named)
     if {part.name for part in parts} <= set(order):
         parts.sort(key=lambda part: order.index(part.name))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,6 +23,8 @@ SOURCES = ("file_name", "hf_hub_url", "ms_hub_url", "om_hub_url", "script_url", 
 # Files, hubs and LLaMA-Factory's converters agree on no error of their own.
 _LOADING_ERRORS = (OSError, ValueError, TypeError, AttributeError, LookupError, ImportError, RuntimeError, EOFError)
 _MEDIA = ("_audios", "_images", "_videos")
+# Files of a folder that rows are read from; audio beside them is not.
+_TABLES = frozenset((".arrow", ".csv", ".gz", ".json", ".jsonl", ".md", ".parquet", ".py", ".txt", ".yaml", ".zst"))
 _BATCH_ROWS = 1000  # read at once where all rows are walked
 
 # How a rewritten offline file stands in dataset_info.json: every role that LLaMA-Factory knows has its tag.
@@ -66,6 +69,10 @@ class OfflineDataset:
         reference, audio = aligned["_response"][0]["content"], _absolute(aligned["_audios"][0])
         return Sample(row, prompt, reference, audio, self._source_id(row))
 
+    def has_audio(self) -> bool:
+        """Whether any row names audio; text may stand beside speech in a training."""
+        return _names_audio(self.entry) and any(self._column("_audios"))
+
     def has_relative_audio(self) -> bool:
         """Whether any row names audio, an image or a video by a path that another `dataset_dir` would not find."""
         return self._has_relative_media
@@ -82,7 +89,7 @@ class OfflineDataset:
             DatasetError: the rows hold what such a file cannot carry.
         """
         self._refuse_loss()
-        named = self.entry["columns"]
+        named = self.entry.get("columns", {})
         columns = {"messages": "messages", "audios": "audios"}
         columns |= {column: column for column in _REWRITTEN_COLUMNS if named.get(column)}
         share = {key: self.entry[key] for key in ("num_samples",) if key in self.entry}
@@ -97,7 +104,7 @@ class OfflineDataset:
             DatasetError: the rows hold what such a file cannot carry.
         """
         self._refuse_loss()
-        columns = [column for column in _REWRITTEN_COLUMNS if self.entry["columns"].get(column)]
+        columns = [column for column in _REWRITTEN_COLUMNS if self.entry.get("columns", {}).get(column)]
         return [_as_sharegpt(aligned, columns) for aligned in self.rows]
 
     def _refuse_loss(self) -> None:
@@ -147,12 +154,30 @@ def load_datasets(arguments: InferenceArguments, names: list[str]) -> list[Offli
     """Load registered datasets whole, in file order; a name that is given twice counts once, as in LLaMA-Factory.
 
     Raises:
-        DatasetError: no name, no dataset_info.json, an unknown name, a missing file, broken JSON, or no audio column.
+        DatasetError: no name, no dataset_info.json, an unknown name, a missing file, broken JSON, or no audio column in
+            any of them.
     """
     if not names:
         raise names_no_dataset()
     info = read_dataset_info(arguments.data.dataset_dir)
-    return [_load(arguments, info, name) for name in dict.fromkeys(names)]
+    return [_load(arguments, info, name) for name in _with_audio_among(info, names)]
+
+
+def _with_audio_among(info: Mapping[str, Any], names: list[str]) -> list[str]:
+    """The names, each once. Raises DatasetError unless an entry names audio; text may stand beside it."""
+    entries = [info.get(name) for name in names]
+    if all(isinstance(entry, dict) and not _names_audio(entry) for entry in entries):
+        raise DatasetError(
+            f"The dataset {names[0]} has no audio: its entry in dataset_info.json names no `audios` column. "
+            'Add "columns": {"messages": …, "audios": …}.'
+        )
+    return list(dict.fromkeys(names))
+
+
+def _names_audio(entry: Mapping[str, Any]) -> bool:
+    columns = entry.get("columns", {})
+    # What is not an object is refused where it is loaded.
+    return not isinstance(columns, dict) or isinstance(columns.get("audios"), str)
 
 
 def names_no_dataset() -> DatasetError:
@@ -225,7 +250,7 @@ def _load(arguments: InferenceArguments, info: Mapping[str, Any], name: str) -> 
 
     (attributes,) = get_dataset_list([name], {name: entry})
     entry = _located(entry, attributes, arguments.data.dataset_dir, name)
-    rows = _align(arguments, attributes, name)
+    rows = _align(arguments, attributes, name, _local_place(entry))
     if len(rows) == 0:
         raise DatasetError(f"The dataset {name} has no rows.")
     return OfflineDataset(name, entry, rows)
@@ -247,11 +272,6 @@ def _check_entry(dataset_dir: object, info: Mapping[str, Any], name: str) -> dic
             raise DatasetError(
                 f"`{key}` in the entry of {name} in {place} is a {type(entry[key]).__name__}; expected an object."
             )
-    if not isinstance(entry.get("columns", {}).get("audios"), str):
-        raise DatasetError(
-            f"The dataset {name} has no audio: its entry in dataset_info.json names no `audios` column. "
-            'Add "columns": {"messages": …, "audios": …}.'
-        )
     if not any(isinstance(entry.get(key), str) for key in SOURCES):
         raise DatasetError(
             f"The entry of {name} in {place} does not say where its rows are. Add one of {', '.join(SOURCES)}."
@@ -274,7 +294,32 @@ def _located(entry: dict[str, Any], attributes: Any, dataset_dir: object, name: 
     return entry | {"file_name" if attributes.load_from == "file" else "script_url": path}
 
 
-def _align(arguments: InferenceArguments, attributes: Any, name: str) -> Any:
+def _local_place(entry: Mapping[str, Any]) -> Path | None:
+    """The file or folder on this machine that the rows are read from, of an entry that is `_located`."""
+    named = next((entry[key] for key in ("hf_hub_url", "script_url", "file_name") if entry.get(key)), None)
+    return Path(named) if isinstance(named, str) and os.path.isabs(named) and os.path.exists(named) else None
+
+
+def _by_content(model_arguments: Any, place: Path | None) -> Any:
+    """Arguments whose cache of `datasets` is that of the content: its own goes by names and times of files alone."""
+    if place is None:
+        return model_arguments
+    import datasets
+
+    digest = hashlib.blake2b(digest_size=16)
+    files = sorted(path for path in place.rglob("*") if path.suffix in _TABLES) if place.is_dir() else [place]
+    for path in (path for path in files if path.is_file()):
+        digest.update(f"{path}\0{path.stat().st_size}\0".encode(errors="surrogateescape"))
+        with path.open("rb") as handle:
+            while block := handle.read(1 << 20):
+                digest.update(block)
+    keyed = copy.copy(model_arguments)
+    folder = keyed.cache_dir or datasets.config.HF_DATASETS_CACHE
+    keyed.cache_dir = os.path.join(folder, "simulsa", digest.hexdigest())
+    return keyed
+
+
+def _align(arguments: InferenceArguments, attributes: Any, name: str, place: Path | None) -> Any:
     from datasets.exceptions import DatasetGenerationError, DatasetsError
     from llamafactory.data.loader import _load_single_dataset
     from llamafactory.hparams import TrainingArguments
@@ -283,7 +328,8 @@ def _align(arguments: InferenceArguments, attributes: Any, name: str) -> Any:
     training = TrainingArguments(output_dir=os.devnull)
     try:
         with _folders_by_name():
-            return _load_single_dataset(attributes, arguments.model, _whole(arguments.data), training)
+            model = _by_content(arguments.model, place)
+            return _load_single_dataset(attributes, model, _whole(arguments.data), training)
     except StopIteration as error:
         raise DatasetError(f"The dataset {name} has no rows.") from error
     except KeyError as error:
