@@ -11,11 +11,12 @@ import simulsa_plugin
 
 PACKAGE = Path(simulsa_plugin.__file__).parent
 FOUNDATION = {"errors", "settings", "languages", "audio", "recordings", "resampling", "storage", "model", "tables",
-              "work"}
+              "terminal", "work"}
 # Part → the parts it may import, besides itself and the version number in the package.
 ALLOWED = {
     "errors": set(),
     "settings": {"errors"},
+    "terminal": set(),
     "languages": set(),
     "resampling": set(),
     "audio": {"errors", "resampling"},
@@ -25,7 +26,7 @@ ALLOWED = {
     "tables": set(),
     "work": {"errors"},
     "metrics": {"errors"},
-    "demo": {"errors", "audio", "storage"},
+    "demo": {"errors", "audio", "storage", "terminal"},
     "corpora": FOUNDATION,
     "augment": FOUNDATION,
     "streaming": FOUNDATION,

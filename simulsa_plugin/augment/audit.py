@@ -7,8 +7,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from simulsa_plugin.augment.acceptance import decide, tolerance_of
 from simulsa_plugin.augment.clips import Chooser, Cut
 from simulsa_plugin.augment.layout import LOGPROB_FIELDS, Layout
@@ -18,6 +16,7 @@ from simulsa_plugin.augment.shards import holding
 from simulsa_plugin.augment.speculation import score_batch
 from simulsa_plugin.model import AudioLanguageModel
 from simulsa_plugin.storage import read_jsonl, write_json
+from simulsa_plugin.terminal import tracked
 
 
 def audit(
@@ -44,7 +43,7 @@ def audit(
             "token": None,
             "decisions_changed": [],
         }
-        for batched, cut in tqdm(rows, total=samples, desc="audit", unit="clip", disable=None):
+        for batched, cut in tracked(rows, samples, "audit", "clip"):
             alone = score_batch([cut], model, settings, layout)[cut.id]
             found["samples"] += 1
             found["tokens"] += len(batched["token_ids"])

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from simulsa_plugin.audio import (
     SAMPLE_RATE,
@@ -32,6 +31,7 @@ from simulsa_plugin.augment.truncation import cut_samples
 from simulsa_plugin.errors import AudioError, DatasetError, ModelError
 from simulsa_plugin.model import Renderer, Sample, UnusableRow
 from simulsa_plugin.storage import replacing, write_jsonl
+from simulsa_plugin.terminal import progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +105,13 @@ class Chooser:
         wanted = wanted_samples(len(self.dataset), self.settings)
         cuts: list[Cut] = []
         skipped: list[Skipped] = []
-        with tqdm(total=wanted, desc=f"cut {self.dataset.name}", unit="clip", disable=None) as progress:
+        with progress(wanted, f"cut {self.dataset.name}", "clip") as counting:
             for outcome in self.outcomes():
                 if isinstance(outcome, Skipped):
                     skipped.append(outcome)
                     continue
                 cuts.append(outcome)
-                progress.update()
+                counting.update()
                 if len(cuts) == wanted:
                     break
         self._check_enough(cuts, skipped, wanted)
@@ -206,7 +206,7 @@ class Chooser:
                 f"They are listed in {self.layout.skipped}."
             )
         if len(cuts) < wanted:
-            tqdm.write(
+            print(
                 f"warning: {self.dataset.name} gives {len(cuts)} of the {wanted} samples asked for; "
                 f"what was skipped is listed in {self.layout.skipped}.",
                 file=sys.stderr,

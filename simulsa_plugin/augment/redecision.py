@@ -11,8 +11,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from simulsa_plugin.augment.acceptance import tolerance_of
 from simulsa_plugin.augment.commitment import Truth
 from simulsa_plugin.augment.decision import Decider
@@ -26,6 +24,7 @@ from simulsa_plugin.augment.settings import CUTTING_KEYS, EXTRA_SCORES, AugmentS
 from simulsa_plugin.augment.shards import holding
 from simulsa_plugin.errors import SimulsaError, StorageError, UsageError
 from simulsa_plugin.storage import make_folder, merge_dataset_info, write_json
+from simulsa_plugin.terminal import tracked
 from simulsa_plugin.work import read_work
 
 FindTruth = Callable[[str, Mapping[str, Any]], Truth | None]
@@ -62,9 +61,7 @@ def decide_again(scores: Path, keys: Mapping[str, Any], out: Path, find_truth: F
             rows = islice(source.rows(layout, portable=settings.portable), wanted)
             width, truth = source.manifest.get("output_width"), _truth(source, find_truth)
             decider = Decider(settings, width, truth, tolerance_of(work["model"]))
-            tally = decider.write(
-                tqdm(_noticing_missing_clips(rows, layout), desc="decide", unit="row", disable=None), layout
-            )
+            tally = decider.write(tracked(_noticing_missing_clips(rows, layout), wanted, "decide", "row"), layout)
             if wanted is not None and tally.scored < wanted:
                 print(_too_few(source, tally.scored, wanted), file=sys.stderr)
             skipped = source.skipped(tally.last_id if wanted is not None and wanted <= tally.scored else None)

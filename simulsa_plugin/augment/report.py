@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from simulsa_plugin.storage import replacing
 from simulsa_plugin.tables import align
+from simulsa_plugin.terminal import html_text
 
 _STYLE = """\
 body{font:15px/1.4 sans-serif;margin:2em;max-width:70em}
@@ -48,9 +48,9 @@ def write_report(manifest: Mapping[str, Any], examples: Sequence[Mapping[str, An
     """
     counts = manifest["counts"]
     parts = [
-        f"<h1>{escape(manifest['dataset'])}</h1>",
-        f"<p><code>{escape(manifest['signature'])}</code></p>",
-        _table(["count", "value"], [[escape(key), _known(value)] for key, value in counts.items()]),
+        f"<h1>{html_text(manifest['dataset'])}</h1>",
+        f"<p><code>{html_text(manifest['signature'])}</code></p>",
+        _table(["count", "value"], [[html_text(key), _known(value)] for key, value in counts.items()]),
         "<h2>Accepted share of the reference by share of the utterance heard</h2>",
         _table(
             ["heard", "samples", "empty", "accepted", ""],
@@ -62,7 +62,7 @@ def write_report(manifest: Mapping[str, Any], examples: Sequence[Mapping[str, An
         "<h2>Length of the cuts</h2>",
         _cut_table(manifest["by_cut_seconds"]),
         "<h2>Skipped</h2>",
-        _table(["reason", "rows"], [[escape(key), str(value)] for key, value in manifest["skipped"].items()]),
+        _table(["reason", "rows"], [[html_text(key), str(value)] for key, value in manifest["skipped"].items()]),
         *(_paragraph(f"First {reason}: {cause}") for reason, cause in manifest.get("skipped_causes", {}).items()),
         _paragraph(_checks(manifest)),
     ]
@@ -77,7 +77,7 @@ def write_report(manifest: Mapping[str, Any], examples: Sequence[Mapping[str, An
     with replacing(path, "w") as handle:
         handle.write(
             '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-            f"<title>{escape(manifest['dataset'])}: partial samples</title>\n"
+            f"<title>{html_text(manifest['dataset'])}: partial samples</title>\n"
             f"<style>{_STYLE}</style></head><body>\n" + "\n".join(parts) + "\n</body></html>\n"
         )
 
@@ -130,13 +130,13 @@ def _reasons(skipped: Mapping[str, int]) -> str:
 def _settings(manifest: Mapping[str, Any]) -> Iterable[list[str]]:
     for group in ("settings", "model", "versions"):
         for key, value in (manifest[group] or {}).items():
-            yield [escape(key), f"<code>{escape(str(value))}</code>"]
+            yield [html_text(key), f"<code>{html_text(str(value))}</code>"]
 
 
 def _example(row: Mapping[str, Any]) -> list[str]:
     partial, reference = row["partial"], row["reference"]
-    text = f"{escape(partial)}<span class=rest>{escape(reference[len(partial) :])}</span>"
-    return [escape(row["id"]), f"{row['cut_seconds']:.2f} s", f"{row['duration_seconds']:.2f} s", text]
+    text = f"{html_text(partial)}<span class=rest>{html_text(reference[len(partial) :])}</span>"
+    return [html_text(row["id"]), f"{row['cut_seconds']:.2f} s", f"{row['duration_seconds']:.2f} s", text]
 
 
 def _cut_table(bins: Sequence[Mapping[str, Any]]) -> str:
@@ -155,7 +155,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _paragraph(text: str) -> str:
-    return f"<p>{escape(text)}</p>"
+    return f"<p>{html_text(text)}</p>"
 
 
 def _bar(share: float | None) -> str:

@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from simulsa_plugin.audio import SAMPLE_RATE, Waveform, read_mono, samples_to_seconds
 from simulsa_plugin.augment.clips import Cut
@@ -19,6 +18,7 @@ from simulsa_plugin.augment.shards import holding_whole
 from simulsa_plugin.errors import ModelError
 from simulsa_plugin.model import AudioLanguageModel, Message, ReferenceScores, RenderedReference, Sample
 from simulsa_plugin.storage import Journal, read_jsonl
+from simulsa_plugin.terminal import progress
 from simulsa_plugin.work import Shard
 
 LEAST_HEARD = SAMPLE_RATE // 5  # looking back never leaves less than 200 ms of the source
@@ -52,7 +52,7 @@ def score_cuts(
         if any(cut.id not in done for batch in batches for cut in batch):
             with holding_whole(layout, shard):
                 note_scorer(layout, model, alone=shard is None)
-        with tqdm(total=sum(map(len, batches)), initial=len(done), desc="score", unit="clip", disable=None) as progress:
+        with progress(sum(map(len, batches)), "score", "clip", len(done)) as counting:
             for batch in batches:
                 fresh = [cut for cut in batch if cut.id not in done]
                 if not fresh:
@@ -60,7 +60,7 @@ def score_cuts(
                 rows = score_batch(batch, model, settings, layout)  # whole, so that padding is what it was
                 for cut in fresh:
                     journal.append(rows[cut.id])
-                progress.update(len(fresh))
+                counting.update(len(fresh))
 
 
 def scored_rows(cuts: Sequence[Cut], settings: AugmentSettings, layout: Layout) -> Iterator[dict[str, Any]]:

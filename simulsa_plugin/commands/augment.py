@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from simulsa_plugin import __version__
-from simulsa_plugin.commands.console import Parser, recipe_and_overrides, run_command
+from simulsa_plugin.commands.console import Parser, output_folder, recipe_and_overrides, run_command
 from simulsa_plugin.errors import UsageError
 
 if TYPE_CHECKING:
@@ -67,7 +67,9 @@ def _parser() -> Parser:
     parser.add_argument(
         "words", nargs="*", metavar="RECIPE.yaml | key=value", help="a recipe, and keys that override it"
     )
-    parser.add_argument("--out", type=Path, default=Path("data"), metavar="DIR", help="output folder (default: data)")
+    parser.add_argument(
+        "--out", type=output_folder, default="data", metavar="DIR", help="output folder (default: data)"
+    )
     parser.add_argument(
         "--dry-run", action="store_true", help="say what would be done and at what cost; load no weights, write nothing"
     )

@@ -11,10 +11,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from simulsa_plugin.commands.interruption import INTERRUPTED, Interruption, interruptible
 from simulsa_plugin.errors import SimulsaError, StorageError, UsageError
 from simulsa_plugin.storage import DISK_ERRORS, cannot_write
+from simulsa_plugin.terminal import standard_streams
 
-INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+LONGEST_LINE = 2000  # characters of an error; a library may put a whole table into its own
+STREAM_ERRORS = frozenset({errno.EBADF, errno.EIO})  # of an output that was opened for reading, or has gone
+
+
+class _AllSaid(Exception):  # it is no error
+    """A parser has printed its help or version, and there is nothing else to do."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -23,6 +30,26 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise UsageError with the next step."""
         raise UsageError(f"{message}. See `{self.prog} --help`.")
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """End the command after --help or --version; whatever else exits has failed."""
+        raise _AllSaid
+
+
+def output_folder(text: str) -> Path:
+    """The path of an output folder on the command line.
+
+    Raises:
+        ArgumentTypeError: its absolute name is not UTF-8, so JSON cannot hold it.
+    """
+    path = Path(text)
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError as error:
+        raise argparse.ArgumentTypeError(
+            f"{str(path.absolute())!a} is not UTF-8, and the files in it could not name it; choose another"
+        ) from error
+    return path
 
 
 def recipe_and_overrides(words: Sequence[str], hint: str = "") -> tuple[Path | None, list[str]]:
@@ -38,37 +65,65 @@ def recipe_and_overrides(words: Sequence[str], hint: str = "") -> tuple[Path | N
     return (Path(recipes[0]) if recipes else None), overrides
 
 
-def run_command(prog: str, function: Callable[[], int]) -> int:
+def run_command(prog: str, function: Callable[[], int], *, goes_on: bool = True) -> int:
     """Run a command and turn what stops it into a message and an exit code.
 
     Args:
         prog: name of the console script, for messages.
         function: does the work; returns 0, or 1 where the work failed.
+        goes_on: whether the same command, started again, goes on where it was stopped.
 
     Returns:
         The function's code; 0 after --help; a SimulsaError's own (1 failed, 2 usage); 130 after Ctrl-C; 1 where the
-        disk is full or broken, or the reader of the output has gone.
+        disk is full or broken, the reader of the output has gone, or something called sys.exit.
     """
+    advice = ". Start the same command again: it goes on where it stopped." if goes_on else "; nothing was finished."
+    with standard_streams(), interruptible(f"{prog}: interrupted{advice}") as interruption:
+        try:
+            return _outcome(prog, function, interruption)
+        except BaseException:
+            if not interruption.happened:
+                raise
+            interruption.say()  # what else it broke is no news
+            return INTERRUPTED
+
+
+def _outcome(prog: str, function: Callable[[], int], interruption: Interruption) -> int:
     try:
         code = function()
         sys.stdout.flush()
-    except SimulsaError as error:
-        print(f"{prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return error.exit_code
-    except SystemExit as stop:  # argparse after --help
-        return stop.code if isinstance(stop.code, int) else 0
+    except _AllSaid:
+        return 0
     except KeyboardInterrupt:
-        print(f"{prog}: interrupted", file=sys.stderr)
+        interruption.say()
         return INTERRUPTED
+    except SimulsaError as error:
+        if interruption.happened:
+            raise
+        _say(prog, error)
+        return error.exit_code
+    except SystemExit as stop:
+        _say(prog, f"something called sys.exit({stop.code!r}) in the middle of the work; a custom policy, perhaps.")
+        return 1
     except BrokenPipeError:
         _silence_stdout()
         return 1
+    except UnicodeEncodeError as error:
+        _say(prog, f"{error.object!a} cannot be written in {error.encoding}. Rename it, or set LC_ALL=C.UTF-8.")
+        return 1
     except OSError as error:
-        if error.errno not in DISK_ERRORS:
+        if error.errno not in DISK_ERRORS | STREAM_ERRORS:
             raise
-        print(f"{prog}: error: {_unconverted(error)}", file=sys.stderr)
+        _say(prog, _unconverted(error))
         return 1
     return code
+
+
+def _say(prog: str, problem: object) -> None:
+    """One line on stderr, unless nobody reads there either."""
+    line = f"{prog}: error: {' '.join(str(problem).split())}"
+    with contextlib.suppress(BrokenPipeError):
+        print(line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE - 1]}…", file=sys.stderr)
 
 
 def _unconverted(error: OSError) -> StorageError:

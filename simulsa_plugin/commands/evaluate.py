@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from simulsa_plugin import __version__
-from simulsa_plugin.commands.console import Parser, recipe_and_overrides, run_command
+from simulsa_plugin.commands.console import Parser, output_folder, recipe_and_overrides, run_command
 from simulsa_plugin.errors import UsageError
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from simulsa_plugin.toolkit.dataset import OfflineDataset
 
 PROG = "simulsa-eval"
+_ONE_GO = ("score", "compare", "convert")  # commands that begin anew where they were stopped
 UNITS = ("word", "char")  # those of metrics.records; --help must not wait for anything to be imported
 
 _OVERVIEW = """\
@@ -39,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         0; 1 where the work failed; 2 where the command line or the recipe is wrong; 130 after Ctrl-C.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    return run_command(PROG, lambda: _dispatch(words))
+    return run_command(PROG, lambda: _dispatch(words), goes_on=not words or words[0] not in _ONE_GO)
 
 
 def _dispatch(words: list[str]) -> int:
@@ -47,6 +49,11 @@ def _dispatch(words: list[str]) -> int:
         _overview().parse_args(words)
     if words and words[0] in _COMMANDS:
         return _COMMANDS[words[0]](words[1:])
+    if words and re.fullmatch(r"[a-z]+", words[0]) and not Path(words[0]).exists():
+        from simulsa_plugin.settings import did_you_mean
+
+        hint = did_you_mean(words[0], _COMMANDS)
+        raise UsageError(f"There is no command {words[0]}.{hint} Commands are {', '.join(_COMMANDS)}.")
     return _run(words)
 
 
@@ -75,7 +82,11 @@ def _run(words: list[str]) -> int:
         "(without a recipe: the embedded default)",
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("results"), metavar="DIR", help="folder of the results (default: results)"
+        "--out",
+        type=output_folder,
+        default="results",
+        metavar="DIR",
+        help="folder of the results (default: results)",
     )
     options = parser.parse_intermixed_args(words)
     path, overrides = recipe_and_overrides(options.words, hint=f" Commands are {', '.join(_COMMANDS)}.")

@@ -16,6 +16,7 @@ from simulsa_plugin.corpora.utterance import Utterance
 from simulsa_plugin.errors import AudioError
 from simulsa_plugin.recordings import AudioInfo, Span, audio_info, read_parts
 from simulsa_plugin.storage import make_folder, remove_leftovers, replacing
+from simulsa_plugin.terminal import progress
 
 _TASK_UTTERANCES = 64  # of short recordings, in one task of a thread: a task for each would take memory and time
 WHOLE_SECONDS = 0.01  # a span that leaves out less than this of its file is the whole file; manifests round durations
@@ -50,8 +51,6 @@ def place_audio(utterances: Sequence[Utterance], layout: CorpusLayout, workers: 
     Raises:
         StorageError: a part cannot be written.
     """
-    from tqdm import tqdm
-
     for folder in [path for path in layout.audio.glob("*") if path.is_dir()]:
         remove_leftovers(folder)
     placed: list[Placed] = [Placed(None)] * len(utterances)
@@ -65,13 +64,13 @@ def place_audio(utterances: Sequence[Utterance], layout: CorpusLayout, workers: 
             results.append(result)
         return results
 
-    with tqdm(total=len(utterances), desc=f"read {layout.name}", unit="utt", disable=None) as progress:
+    with progress(len(utterances), f"read {layout.name}", "utterance") as counting:
         pool = ThreadPoolExecutor(workers or len(os.sched_getaffinity(0)))
         try:
             for results in pool.map(work, _tasks(_recordings(utterances))):
                 for number, result in results:
                     placed[number] = result
-                progress.update(len(results))
+                counting.update(len(results))
         finally:
             stopped.set()  # after an error, or Ctrl-C, hours of audio may lie before the others
             pool.shutdown(cancel_futures=True)

@@ -26,6 +26,7 @@ from simulsa_plugin.storage import (
     replacing,
     write_jsonl,
 )
+from simulsa_plugin.terminal import tracked
 
 # Share of the 16 hash values: what the packaged checkpoint learned from, what users train on, what they test on.
 SPLITS = {"pretrain": range(0, 9), "train": range(9, 14), "heldout": range(14, 15), "test": range(15, 16)}
@@ -102,13 +103,11 @@ def write_demo_corpus(
 
 
 def _write_split(folder: Path, name: str, split: str, count: int, processes: int) -> None:
-    from tqdm import tqdm
-
     audio_folder = make_folder(folder / name)
     remove_leftovers(audio_folder)
     rows, truths = [], []
     utterances = iterate_utterances(split, count, processes)
-    for index, utterance in enumerate(tqdm(utterances, total=count, desc=f"speak {name}", unit="utt", disable=None)):
+    for index, utterance in enumerate(tracked(utterances, count, f"speak {name}", "utterance")):
         path = audio_folder / f"{index:05d}.wav"
         with replacing(path) as handle:
             write_wav(handle, to_pcm16(utterance.waveform))

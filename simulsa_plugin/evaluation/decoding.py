@@ -20,8 +20,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from simulsa_plugin.audio import read_mono, samples_to_seconds
 from simulsa_plugin.errors import AudioError, ModelError
 from simulsa_plugin.evaluation.cells import folder_name
@@ -31,6 +29,7 @@ from simulsa_plugin.model import AudioLanguageModel, Sample, UnusableRow
 from simulsa_plugin.storage import UNFINISHED, make_folder, read_jsonl, sync_folder, write_json, write_jsonl, writing_to
 from simulsa_plugin.streaming.engine import Cell, Limits, Source, decode, decode_alone
 from simulsa_plugin.streaming.session import SAMPLES_PER_MS, SHORTEST_MS, Session
+from simulsa_plugin.terminal import progress
 from simulsa_plugin.work import Shard
 
 BLOCK = 128  # utterances whose audio is in memory at once
@@ -95,15 +94,15 @@ def decode_blocks(job: Job, share: Shard | None = None) -> None:
     make_folder(job.folder)
     _remove_unfinished(job.folder)
     total = sum(len(job.block_rows(block)) for block in missing) * len(job.cells)
-    with tqdm(total=total, desc=f"decode {job.name}", unit="session", disable=None) as progress:
+    with progress(total, f"decode {job.name}", "session") as counting:
         for block in missing:
             if is_whole(job, block):  # by another process meanwhile
-                progress.update(len(job.block_rows(block)) * len(job.cells))
+                counting.update(len(job.block_rows(block)) * len(job.cells))
                 continue
             damage = _damage(job, block)
             if damage is not None:
                 print(f"warning: {job.block_folder(block)} is decoded again: {damage}", file=sys.stderr)
-            _write_block(job, block, progress)
+            _write_block(job, block, counting)
 
 
 def is_whole(job: Job, block: int) -> bool:
@@ -152,7 +151,7 @@ def cell_folder(cell: Cell) -> str:
     return folder_name(cell.policy.name, cell.chunk_ms, policy["rollback"], policy["parameters"])
 
 
-def _write_block(job: Job, block: int, progress: Any) -> None:
+def _write_block(job: Job, block: int, counting: Any) -> None:
     instances: list[dict[str, Any]] = []
     sources: list[Source] = []
     device = job.model.hardware()["device"]
@@ -161,13 +160,13 @@ def _write_block(job: Job, block: int, progress: Any) -> None:
         identifier = job.identifier(row)
         if isinstance(loaded, str):
             instances.append({"id": identifier, "row": row.row, "skipped": loaded})
-            progress.update(len(job.cells))
+            counting.update(len(job.cells))
             continue
         window = job.model.window_seconds
         longer = window is not None and samples_to_seconds(len(loaded.waveform)) > window
         instances.append({"id": identifier, "row": row.row, "longer_than_window": longer, "device": device})
         sources.append(loaded)
-    sessions = _decode(job, sources, progress)
+    sessions = _decode(job, sources, counting)
     ids = [instance["id"] for instance in instances if "skipped" not in instance]
     temporary = _temporary(job.folder)
     try:
@@ -223,9 +222,9 @@ def _file_names(job: Job) -> list[str]:
     return [*(f"{cell_folder(cell)}.jsonl" for cell in job.cells), _INSTANCES]
 
 
-def _decode(job: Job, sources: Sequence[Source], progress: Any) -> list[list[Session]]:
+def _decode(job: Job, sources: Sequence[Source], counting: Any) -> list[list[Session]]:
     if not job.measures_time:
-        return decode(job.model, sources, job.cells, job.limits, on_finished=lambda _: progress.update())
+        return decode(job.model, sources, job.cells, job.limits, on_finished=lambda _: counting.update())
     for cell in job.cells if sources else ():
         decode_alone(job.model, sources[0], cell, job.limits)  # warm-up: whatever is slow only once
     sessions: list[list[Session]] = []
@@ -233,7 +232,7 @@ def _decode(job: Job, sources: Sequence[Source], progress: Any) -> list[list[Ses
         sessions.append([])
         for source in sources:
             sessions[-1].append(decode_alone(job.model, source, cell, job.limits))
-            progress.update()
+            counting.update()
     return sessions
 
 

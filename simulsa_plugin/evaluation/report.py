@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from simulsa_plugin.evaluation.delays import CLOCKS, DELAYS
 from simulsa_plugin.evaluation.tables import shown, shown_parameters
 from simulsa_plugin.storage import replacing
 from simulsa_plugin.tables import align
+from simulsa_plugin.terminal import html_text
 
 TSV, CURVES, PAGE = REPORT = ("scores.tsv", "curves.png", "report.html")
 KEYS = ("policy", "chunk_ms", "rollback")
@@ -137,21 +137,21 @@ def _errors(cells: Sequence[Cell], name: str) -> list[list[float]]:
 
 def _page(scores: Mapping[str, Any]) -> str:
     cells, signatures = scores["cells"], scores["signatures"]
-    model = html.escape(", ".join(f"{key}: {value}" for key, value in scores["model"].items()))
+    model = html_text(", ".join(f"{key}: {value}" for key, value in scores["model"].items()))
     values, keys = _values(cells), _keys(cells)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Simultaneous translation</title>\n'
         "<style>body{font:15px sans-serif;margin:2em}table{border-collapse:collapse}"
         "td,th{padding:.2em .7em;text-align:right}"
         "tr:nth-child(even){background:#f4f4f4}</style></head><body>\n"
-        f"<h1>{html.escape(scores['dataset'])}</h1><p>{model}</p>\n"
+        f"<h1>{html_text(scores['dataset'])}</h1><p>{model}</p>\n"
         + _html_table([*keys, *values, *COUNTS],
                       ([*_key(cell, keys), *(_with_interval(cell, name) for name in values), *_counts(cell)]
                        for cell in cells))
         + f"<p>Delays are of committed units, in ms of source heard; {_said_of_clocks(cells)} [low, high]: 95 % "
         f"bootstrap intervals. {len(scores['skipped'])} utterances skipped in every cell. A mean of latency leaves out "
         f"instances without output; scores.json counts them for every metric.</p>\n"
-        + "".join(f"<p>{html.escape(remark)}</p>\n" for remark in _remarks(cells)) +
+        + "".join(f"<p>{html_text(remark)}</p>\n" for remark in _remarks(cells)) +
         '<img src="curves.png" alt="BLEU over LAAL"><h2>LAAL by three delays, and on three clocks</h2>\n'
         + _html_table([*keys, *DELAYS, *CLOCKS, "real_time_factor"],
                       ([*_key(cell, keys), *_views(cell, "delays", DELAYS), *_views(cell, "clocks", CLOCKS),
@@ -160,7 +160,7 @@ def _page(scores: Mapping[str, Any]) -> str:
         "nothing can change it. Cumulative: all computation so far, as SimulEval counts; per step: that of the step, "
         "as simulstream counts; queue: a step starts when its audio is there and the step before it is done, which is "
         "what a user waits. Clocks have values where computation was measured.</p>\n<h2>Signatures</h2><ul>"
-        + "".join(f"<li><code>{html.escape(name)}: {html.escape(str(text))}</code></li>"
+        + "".join(f"<li><code>{html_text(name)}: {html_text(str(text))}</code></li>"
                   for name, text in signatures.items())
         + "</ul></body></html>\n"
     )
@@ -189,6 +189,6 @@ def _shown_view(cell: Cell, view: Mapping[str, Any]) -> str:
 
 def _html_table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     def line(tag: str, texts: Iterable[str]) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(text)}</{tag}>" for text in texts) + "</tr>\n"
+        return "<tr>" + "".join(f"<{tag}>{html_text(text)}</{tag}>" for text in texts) + "</tr>\n"
 
     return f"<table>{line('th', head)}{''.join(line('td', row) for row in rows)}</table>\n"

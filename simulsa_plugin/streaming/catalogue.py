@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib
 import json
 import os
 import sys
+import types
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,7 +106,7 @@ def _made(name: str, maker: Callable[[], Any]) -> list[Policy]:
     try:
         made = maker()
         policies = list(made) if isinstance(made, Iterable) else [made]
-    except Exception as error:  # whatever the user's code raises
+    except (Exception, SystemExit) as error:  # whatever the user's code raises
         raise UsageError(
             f"simulsa_policies names {name}, which fails when it is called without arguments ({_in_words(error)})."
         ) from error
@@ -147,13 +149,24 @@ def _load(dotted: str) -> Callable[[], Any]:
         found: Callable[[], Any] = getattr(importlib.import_module(module_name), attribute)
     except (Exception, SystemExit) as error:  # whatever the user's module raises
         missing = isinstance(error, ImportError | AttributeError | ValueError)
-        step = "Start from the folder that holds the module, or install it." if missing else "Mend that module."
+        step = "Start from the folder that holds the module, or install it." if missing else "Fix that module."
         raise UsageError(
             f"simulsa_policies names {dotted}, which cannot be imported ({_in_words(error)}). {step}"
         ) from error
-    if not callable(found):
-        raise UsageError(f"simulsa_policies names {dotted}, a {type(found).__name__}; expected a class of policies.")
+    if not _may_make_policies(found):
+        kind = f"the class {found.__name__}" if isinstance(found, type) else f"a {type(found).__name__}"
+        raise UsageError(
+            f"simulsa_policies names {dotted}, {kind}; expected a subclass of "
+            "simulsa_plugin.streaming.policies.Policy, or a Python function that returns policies."
+        )
     return found
+
+
+def _may_make_policies(found: object) -> bool:
+    """Whether it is there to make policies. What else a module holds is not called: `sys.exit` would end the run."""
+    if isinstance(found, type):
+        return issubclass(found, Policy)
+    return isinstance(found, types.FunctionType | types.MethodType | functools.partial)
 
 
 def _in_words(error: BaseException) -> str:

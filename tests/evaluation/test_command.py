@@ -39,8 +39,11 @@ def test_run_is_what_is_meant_without_a_command(runs, words, call):
 
 
 @pytest.mark.parametrize(("words", "message"), [
-    (["scroe", "x.log"], "Unexpected argument 'x.log': one recipe and key=value are allowed. "
+    (["scroe", "x.log"], "There is no command scroe. Did you mean score? "
                          "Commands are run, score, compare, convert, comet."),
+    (["scor"], "There is no command scor. Did you mean score?"),
+    (["tune"], "There is no command tune. Commands are run, score, compare, convert, comet."),
+    (["a.yaml", "x.log"], "Unexpected argument 'x.log': one recipe and key=value are allowed. Commands are run, "),
     (["score"], "the following arguments are required: LOG"),
     (["score", "x", "--unit", "token"], "invalid choice: 'token'"),
     (["score", "x", "--nope"], "unrecognized arguments: --nope"),
@@ -85,7 +88,11 @@ def test_a_reader_that_leaves_early_gets_no_traceback():
 @pytest.mark.parametrize(("problem", "code", "line"), [
     (LogError("two\n lines"), 1, "prog: error: two lines\n"),
     (UsageError("wrong"), 2, "prog: error: wrong\n"),
-    (KeyboardInterrupt(), 130, "prog: interrupted\n"),
+    (KeyboardInterrupt(), 130, "prog: interrupted. Start the same command again: it goes on where it stopped.\n"),
+    (SystemExit(0), 1, "prog: error: something called sys.exit(0) in the middle of the work; a custom policy, "
+                       "perhaps.\n"),
+    (UsageError("\x1b]0;title\x07 \x9b31m"), 2, "prog: error: \\x1b]0;title\\x07 \\x9b31m\n"),
+    (UsageError("long" * 1000), 2, f"prog: error: {'long' * 1000}"[:1999] + "…\n"),
 ])
 def test_what_the_user_can_act_on_ends_in_a_line_and_a_code(capsys, problem, code, line):
     def fail() -> int:

@@ -132,6 +132,27 @@ def test_a_policy_of_ones_own_comes_by_its_dotted_name(tmp_path, monkeypatch):
         make_policies("no_such_module.Thing", PolicyOptions())
 
 
+@pytest.mark.parametrize(("name", "said"), [
+    ("sys.exit", "sys.exit, a builtin_function_or_method; expected a subclass of"),
+    ("os.abort", "os.abort, a builtin_function_or_method; expected a subclass of"),
+    ("builtins.list", "builtins.list, the class list; expected a subclass of"),
+    ("threading.Thread", "the class Thread; expected a subclass of simulsa_plugin.streaming.policies.Policy"),
+    ("sys.path", "sys.path, a list; expected a subclass of"),
+    ("random.random", "random.random, a builtin_function_or_method; expected a subclass of"),
+    ("gc.callbacks", "gc.callbacks, a list; expected a subclass of"),
+    ("exiting.policy", r"exiting.policy, which fails when it is called without arguments \(SystemExit: 0\)"),
+    ("exits.policy", r"exits.policy, which cannot be imported \(SystemExit: 0\). Fix that module"),
+])
+def test_what_is_not_there_to_make_policies_is_refused_and_not_called_where_it_can_be_known(
+    tmp_path, monkeypatch, name, said
+):
+    (tmp_path / "exiting.py").write_text("import sys\ndef policy():\n    sys.exit(0)\n", encoding="utf-8")
+    (tmp_path / "exits.py").write_text("import sys\nsys.exit(0)\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UsageError, match=said):
+        make_policies(name, PolicyOptions())
+
+
 def test_several_values_make_several_policies():
     options = PolicyOptions(confidence_thresholds=(0.5, 0.9), rollbacks=(0, 3, 5))
     assert make_policies("confidence", options) == [Confidence(0.5), Confidence(0.9)]

@@ -1,0 +1,163 @@
+"""What a person sees while a command works: text that cannot act on the terminal, and how far the work has come."""
+
+from __future__ import annotations
+
+import contextlib
+import html
+import io
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+T = TypeVar("T")
+FIRST_LINE_SECONDS = 30.0
+LONGEST_PAUSE_SECONDS = 600.0
+# C0 without tab and line feed, DEL, C1: what changes colours, moves the cursor or sets a window's title.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_MOVES_UP = re.compile(r"(?:\x1b\[A)+")  # all that tqdm writes where several bars stand below each other
+
+
+def printable(text: str) -> str:
+    r"""The text with its control characters escaped; names and logs may come from anybody.
+
+    >>> printable("a\x1b[31mb\tc\n")
+    'a\\x1b[31mb\tc\n'
+    """
+    return _CONTROL.sub(lambda found: f"\\x{ord(found.group()):02x}", text)
+
+
+def html_text(text: str) -> str:
+    """Text as HTML that shows it, control characters escaped as on a terminal."""
+    return html.escape(printable(text))
+
+
+class SafeStream:
+    """A text stream to which nothing but printable text comes."""
+
+    def __init__(self, stream: TextIO, *, bars: bool = False) -> None:
+        """Stand before `stream`; `bars`: progress bars may go back to the start of their line, and up."""
+        self._stream, self._bars = stream, bars
+
+    def write(self, text: str) -> int:
+        """Write text, control characters escaped."""
+        start = 1 if self._bars and text.startswith("\r") else 0
+        moves = self._bars and _MOVES_UP.fullmatch(text)
+        self._stream.write(text if moves else text[:start] + printable(text[start:]))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Write each of the texts."""
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextlib.contextmanager
+def standard_streams() -> Iterator[None]:
+    """Make stdout and stderr fit for a command: printable text alone, in any encoding, to wherever they lead.
+
+    What the encoding of a terminal lacks is written by its number. A stream that the caller has closed leads nowhere;
+    else the next file that is opened would take its number, and what libraries print would land in it.
+    """
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+    with contextlib.ExitStack() as stack:
+        out, err = (
+            stream or stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
+            for stream in (sys.stdout, sys.stderr)
+        )
+        for stream in (out, err):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
+        stack.enter_context(contextlib.redirect_stdout(SafeStream(out)))
+        stack.enter_context(contextlib.redirect_stderr(SafeStream(err, bars=True)))
+        yield
+
+
+class Lines:
+    """Progress where no terminal shows a bar: a line on stderr after half a minute, then at growing intervals."""
+
+    def __init__(
+        self, total: int | None, desc: str, unit: str, initial: int = 0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Start the clock.
+
+        Args:
+            total: things to do, those that were done before included; None where nobody knows.
+            desc: what is done.
+            unit: of the things, in the singular.
+            initial: how many of them were done before.
+            clock: seconds.
+        """
+        self._total, self._desc, self._unit, self._before, self._done = total, desc, unit, initial, initial
+        self._clock, self._start = clock, clock()
+        self._next = FIRST_LINE_SECONDS
+
+    def update(self, n: int = 1) -> None:
+        """Count things that are done now."""
+        self._done += n
+        elapsed = self._clock() - self._start
+        if elapsed >= self._next and self._done != self._total:
+            print(self._line(elapsed), file=sys.stderr, flush=True)
+            self._next = elapsed + min(max(2 * FIRST_LINE_SECONDS, elapsed / 2), LONGEST_PAUSE_SECONDS)
+
+    def _line(self, elapsed: float) -> str:
+        rate = (self._done - self._before) / elapsed
+        speed = f"{rate:.1f}/s" if rate >= 1 else f"{rate * 60:.1f}/min"
+        if not self._total:
+            return f"{self._desc}: {self._done} {self._unit}s, {speed}, after {_in_words(elapsed)}"
+        left = f", about {_in_words((self._total - self._done) / rate)} left" if rate else ""
+        share = f"{self._done / self._total:.0%}"
+        return f"{self._desc}: {self._done} of {self._total} {self._unit}s ({share}), {speed}{left}"
+
+    def __enter__(self) -> Lines:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def progress(total: int | None, desc: str, unit: str, initial: int = 0) -> tqdm[Any] | Lines:
+    """A context whose `update(n)` counts things done: a bar on a terminal, else a line now and then.
+
+    Args:
+        total: things to do, those that were done before included.
+        desc: what is done.
+        unit: of the things, in the singular.
+        initial: how many of them were done before.
+    """
+    if sys.stderr.isatty():
+        from tqdm import tqdm
+
+        return tqdm(total=total, desc=printable(desc), unit=unit, initial=initial)
+    return Lines(total, desc, unit, initial)
+
+
+def tracked(things: Iterable[T], total: int | None, desc: str, unit: str) -> Iterator[T]:
+    """The things themselves, with `progress` over them."""
+    with progress(total, desc, unit) as counting:
+        for thing in things:
+            yield thing
+            counting.update()
+
+
+def _in_words(seconds: float) -> str:
+    """A span of time, roughly.
+
+    >>> _in_words(40), _in_words(600), _in_words(10_000)
+    ('40 s', '10 min', '2.8 h')
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
