@@ -14,6 +14,7 @@ from simulsa_plugin.augment.redecision import decide_again
 from simulsa_plugin.augment.report import summary_lines, write_report
 from simulsa_plugin.augment.settings import AugmentSettings
 from simulsa_plugin.augment.tally import EXAMPLES, Tally
+from simulsa_plugin.terminal import printable
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
 
@@ -203,7 +204,7 @@ def test_hostile_references_stay_text(tmp_path, sure):
     page = page_of(outcome.folder)
     assert not page.tags & {"script", "img", "b"}
     shown = {row[0]: row[3] for row in page.table("id", "heard", "of", "reference")}
-    assert shown == {f"toy-{row:08d}-0": text for row, text in enumerate(HOSTILE)}
+    assert shown == {f"toy-{row:08d}-0": printable(text) for row, text in enumerate(HOSTILE)}
 
 
 def test_hostile_names_reasons_and_settings_stay_text(tmp_path):
