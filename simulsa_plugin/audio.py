@@ -3,28 +3,43 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import itertools
 import math
+import os
 import re
+import stat
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import IO, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from simulsa_plugin.errors import AudioError
+from simulsa_plugin.errors import AudioError, StorageError
 from simulsa_plugin.resampling import resample
 
 SAMPLE_RATE = 16_000  # what LLaMA-Factory's audio processors take, and what clips are written in
 MAX_DURATION_SECONDS = 6 * 3600.0  # a header that claims more is broken or hostile
-MAX_SAMPLE_RATE = 768_000  # likewise; a resampling filter grows with the rate
+MIN_SAMPLE_RATE, MAX_SAMPLE_RATE = 1_000, 768_000  # likewise; a resampling filter grows with the rate
+MAX_VALUES = 1 << 30  # samples times channels that are held at once, 4 GiB: 6 h of 48 kHz, or 3 h in stereo
+MAX_AMPLITUDE = float(1 << 32)  # 1 is full scale; 32-bit integers that were stored as floats still pass
 Waveform = npt.NDArray[np.float32]
 _UNKNOWN_COUNT = 1 << 62  # libsndfile's SF_COUNT_MAX, 2⁶³ − 1, and what lies near it
 _BEGIN_OF_OGG_STREAM = re.compile(rb"OggS\0[\2\3\6\7]")  # a page with the flag "first page of a logical stream"
 _BEGIN_LENGTH = 6
 _SCAN_BYTES = 1 << 20
+_BLOCK_SECONDS, _BLOCK_VALUES = 10, 1 << 24
+# The file's own: it does not exist, or not for us. Everything else the system may say is the system's.
+_NOT_THERE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EACCES, errno.EPERM}
+# FFmpeg's names of containers that hold their own sound: no playlists, no image sequences, no raw samples.
+_CONTAINERS = (
+    "aac,ac3,aiff,amr,amrnb,amrwb,ape,asf,au,avi,caf,dsf,dts,eac3,flac,flv,gsm,ircam,loas,matroska,webm,mov,mp4,mp3,mpc,"
+    "mpc8,mpeg,mpegts,nistsphere,nut,ogg,oma,qcp,rm,shn,sox,tak,truehd,tta,voc,w64,wav,wsd,wv"
+)
+_ONE_FILE = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "none"}  # "none" is the name of no protocol
 
 
 def seconds_to_samples(seconds: float, sample_rate: int = SAMPLE_RATE) -> int:
@@ -56,13 +71,10 @@ def read_mono(path: str | Path | IO[bytes], sample_rate: int = SAMPLE_RATE) -> W
 
     Raises:
         AudioError: `missing`, `empty`, `broken` or `too_long`.
+        StorageError: the system cannot read the file now: a failing disk, too many open files, too little memory.
     """
     samples, native_rate = read_samples(path)
-    waveform = average_channels(samples)
-    if not np.isfinite(waveform).all():
-        raise AudioError("broken", f"{_name(path)}: holds NaN or infinite samples.")
-    check_rate(native_rate, path)
-    return resample(waveform, native_rate, sample_rate)
+    return resample(average_channels(samples), native_rate, sample_rate)
 
 
 def average_channels(samples: npt.NDArray[np.float32]) -> Waveform:
@@ -110,27 +122,76 @@ def read_samples(path: str | Path | IO[bytes]) -> tuple[npt.NDArray[np.float32],
 
     Raises:
         AudioError: `missing`, `empty`, `broken` or `too_long`.
+        StorageError: the system cannot read the file now.
     """
-    import soundfile
-
-    if isinstance(path, (str, Path)):
-        check_file(Path(path))
-    try:
-        with open_with_soundfile(path) as file:
-            samples, rate = file.read(dtype="float32", always_2d=True), int(file.samplerate)
-    except NotForLibsndfile as reason:
-        samples, rate = _read_with_av(path, reason)
-    except (soundfile.LibsndfileError, RuntimeError) as error:
-        samples, rate = _read_with_av(path, NotForLibsndfile(str(error)))
-    if len(samples) == 0:
-        raise AudioError("empty", f"{_name(path)}: holds no samples.")
+    with opened(path) as handle:
+        try:
+            with contextlib.closing(open_with_soundfile(handle)) as file:
+                samples, rate = _gather(sound_blocks(file, handle), handle), int(file.samplerate)
+        except NotForLibsndfile as reason:
+            samples, rate = _read_with_av(handle, reason)
+        if len(samples) == 0:
+            raise AudioError("empty", f"{_name(handle)}: holds no samples.")
+        check_amplitude(samples, _name(handle))
     return samples, rate
 
 
-def _read_with_av(path: str | Path | IO[bytes], reason: NotForLibsndfile) -> tuple[npt.NDArray[np.float32], int]:
-    with open_with_av(path, reason) as file:
-        blocks = list(file.blocks)
-    return np.concatenate(blocks or [np.zeros((0, 1), dtype=np.float32)]), file.rate
+def _read_with_av(handle: IO[bytes], reason: NotForLibsndfile) -> tuple[npt.NDArray[np.float32], int]:
+    with open_with_av(handle, reason) as file:
+        return _gather(file.blocks, handle), file.rate
+
+
+def _gather(blocks: Iterator[Waveform], handle: IO[bytes]) -> Waveform:
+    """All blocks as one array. What is really there decides the memory, not what a header claims."""
+    pieces, num_values = [], 0
+    for block in blocks:
+        num_values += block.size
+        check_size(num_values, handle)
+        pieces.append(block)
+    return np.concatenate(pieces or [np.zeros((0, 1), dtype=np.float32)])
+
+
+@contextlib.contextmanager
+def opened(path: str | Path | IO[bytes]) -> Iterator[IO[bytes]]:
+    """Open a file to decode it; a handle is taken as it is.
+
+    The decoders name no cause where the system refuses to read, so a failing disk looks like broken audio to them. It
+    must not: an utterance would be dropped for good.
+
+    Raises:
+        AudioError: `missing` or `empty`; `broken`, where what is done meanwhile raises OSError for an invalid jump.
+        StorageError: the system cannot read the file now, or has no memory for it.
+    """
+    try:
+        if not isinstance(path, (str, Path)):
+            yield path
+            return
+        check_file(Path(path))
+        # Without waiting: should a pipe take the file's place, opening it would wait for a writer for ever.
+        with open(path, "rb", buffering=0, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as handle:
+            yield handle
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            raise AudioError("broken", f"{_name(path)}: cannot be decoded ({error}).") from error
+        raise cannot_read(_name(path), error) from error
+    except MemoryError as error:
+        raise StorageError(
+            f"There is not enough memory to read {_name(path)}. Free some and start again, or take its row out."
+        ) from error
+
+
+def cannot_read(name: str, error: OSError) -> AudioError | StorageError:
+    """What an OSError means: a file that is not there for us, or a system that fails.
+
+    >>> print(cannot_read("a.wav", OSError(errno.EIO, "Input/output error")))
+    Cannot read a.wav: Input/output error. This need not be the file's fault: repair the cause and start again.
+    """
+    if error.errno in _NOT_THERE:
+        return AudioError("missing", f"{name}: cannot be opened ({error.strerror or error}).")
+    return StorageError(
+        f"Cannot read {name}: {error.strerror or error}. "
+        "This need not be the file's fault: repair the cause and start again."
+    )
 
 
 class NotForLibsndfile(Exception):
@@ -147,54 +208,102 @@ class NotForLibsndfile(Exception):
         self.is_empty = is_empty
 
 
-def open_with_soundfile(path: str | Path | IO[bytes]) -> Any:
+def open_with_soundfile(handle: IO[bytes]) -> Any:
     """Open a file as a `soundfile.SoundFile` where libsndfile knows how many samples it holds.
 
     libsndfile reads no further than the count that it has on opening. That count is an estimate for MP3 (from the
     first frame, or a tag that speaks of the first of two joined files), covers only the first link of chained Ogg, and
     is unknown for a FLAC that was written to a pipe.
 
+    Args:
+        handle: of `opened`; it outlives the SoundFile, which does not close it.
+
     Raises:
         NotForLibsndfile: libsndfile does not read the file, or not all of it.
-        AudioError: `too_long`.
+        AudioError: `too_long`, or `broken` for its sample rate.
     """
     import soundfile
 
+    handle.seek(0)
+    failures: tuple[type[Exception], ...] = (*soundfile_errors(), TypeError)  # TypeError: its name ends in .raw
     try:
-        file = soundfile.SoundFile(str(path) if isinstance(path, Path) else path)
-    except (soundfile.LibsndfileError, RuntimeError, TypeError) as error:  # TypeError: the name ends in .raw
-        raise NotForLibsndfile(str(error)) from error
+        # By its number libsndfile reads a file without Python; a Ctrl-C inside a callback from C would be lost.
+        source = handle.fileno() if isinstance(handle, io.FileIO) else handle
+        file = soundfile.SoundFile(source, closefd=False)
+    except failures as error:
+        raise not_for_libsndfile(error, handle) from error
     try:
-        _check_count(file, path)
-        check_length(file.frames / file.samplerate, path)
+        _check_count(file, handle)
+        check_rate(int(file.samplerate), handle)
+        check_length(file.frames / file.samplerate, handle)
     except BaseException:
         file.close()
         raise
     return file
 
 
-def _check_count(file: Any, path: str | Path | IO[bytes]) -> None:
+def sound_blocks(file: Any, handle: IO[bytes], seconds: float = _BLOCK_SECONDS) -> Iterator[Waveform]:
+    """Read a file of libsndfile from where it stands to where it really ends, which its header may not know.
+
+    Args:
+        file: of `open_with_soundfile`.
+        handle: the same file.
+        seconds: of a block, at least a sample; less where there are very many channels.
+
+    Yields:
+        (num_samples, channels).
+
+    Raises:
+        NotForLibsndfile: it cannot be decoded.
+        OSError: the system cannot read it.
+    """
+    file.seekable = lambda: False  # else soundfile jumps after each reading, to where it is
+    length = max(1, min(round(seconds * file.samplerate), _BLOCK_VALUES // int(file.channels)))
+    try:
+        while len(block := file.read(length, dtype="float32", always_2d=True)):
+            yield block
+    except soundfile_errors() as error:
+        raise not_for_libsndfile(error, handle) from error
+
+
+def soundfile_errors() -> tuple[type[Exception], ...]:
+    """What `soundfile` raises where libsndfile cannot go on."""
+    import soundfile
+
+    return soundfile.LibsndfileError, RuntimeError
+
+
+def not_for_libsndfile(error: Exception, handle: IO[bytes]) -> NotForLibsndfile:
+    """Why libsndfile failed; it does not tell a system that cannot read a file from a file that is broken.
+
+    Raises:
+        OSError: the system cannot read the file.
+    """
+    handle.seek(0)
+    while handle.read(_SCAN_BYTES):
+        pass
+    return NotForLibsndfile(getattr(error, "error_string", str(error)))  # without the prefix, a number of ours
+
+
+def _check_count(file: Any, handle: IO[bytes]) -> None:
     if file.subtype.startswith("MPEG"):
         raise NotForLibsndfile("libsndfile estimates its length", is_mpeg=file.format == "MP3")
     if file.frames == 0:  # also a WAV whose recorder never went back to write the size
         raise NotForLibsndfile("its header counts no samples", is_empty=True)
-    if file.format == "OGG" and _is_chained_ogg(path):
+    if file.format == "OGG" and _is_chained_ogg(handle):
         raise NotForLibsndfile("libsndfile reads the first of several streams")
     if file.frames >= _UNKNOWN_COUNT:
         raise NotForLibsndfile("its header does not count its samples")
 
 
-def _is_chained_ogg(path: str | Path | IO[bytes]) -> bool:
+def _is_chained_ogg(handle: IO[bytes]) -> bool:
     """Whether a second logical stream begins anywhere in an Ogg file; joined files may even share a serial number."""
-    if isinstance(path, (str, Path)):
-        with open(path, "rb") as handle:
-            return _is_chained_ogg(handle)
-    position, found, chunk = path.tell(), 0, b""
-    path.seek(0)
-    while found < 2 and (more := path.read(_SCAN_BYTES)):
+    position, found, chunk = handle.tell(), 0, b""
+    handle.seek(0)
+    while found < 2 and (more := handle.read(_SCAN_BYTES)):
         chunk = chunk[-_BEGIN_LENGTH + 1 :] + more
         found += len(_BEGIN_OF_OGG_STREAM.findall(chunk))
-    path.seek(position)
+    handle.seek(position)
     return found > 1
 
 
@@ -211,42 +320,55 @@ class AvFile(NamedTuple):
 
 
 @contextlib.contextmanager
-def open_with_av(path: str | Path | IO[bytes], reason: NotForLibsndfile) -> Iterator[AvFile]:
+def open_with_av(handle: IO[bytes], reason: NotForLibsndfile) -> Iterator[AvFile]:
     """Open what libsndfile does not read, or not to its end.
 
+    FFmpeg also knows playlists, which name other files and addresses. They are refused before any of that is opened:
+    only containers that hold their own sound are allowed, and nothing besides the handle can be opened.
+
     Args:
-        path: file or handle.
+        handle: of `opened`.
         reason: why not libsndfile.
 
     Raises:
         AudioError: `broken`; the blocks raise it as well, where they cannot be decoded, or `too_long`.
+        OSError: the system cannot read the file; likewise.
     """
     import av
 
-    if not isinstance(path, (str, Path)):
-        path.seek(0)
-    # "file:": a colon in the name is not the end of a protocol.
-    source = f"file:{path}" if isinstance(path, (str, Path)) else path
+    handle.seek(0)
     try:
-        with av.open(source, mode="r", format="mp3" if reason.is_mpeg else None) as container:
-            if not container.streams.audio or not container.streams.audio[0].rate:
-                raise AudioError("broken", f"{_name(path)}: holds no audio.")
-            rate = int(container.streams.audio[0].rate)
-            yield AvFile(rate, _av_blocks(container, rate, path, reason))
-    except (av.FFmpegError, ValueError, OSError) as error:
-        raise _undecodable(path, reason, error) from error
+        # `container_options`: with `options`, PyAV crashes where a header announces fewer streams than there are (FLV).
+        form = "mp3" if reason.is_mpeg else None
+        with av.open(_unnamed(handle), "r", form, container_options=_ONE_FILE) as container:
+            streams = container.streams.audio
+            # Without a codec context FFmpeg has no decoder for it: an unknown format tag, or a sample of 0 bits.
+            if not streams or streams[0].codec_context is None or not streams[0].rate:
+                raise AudioError("broken", f"{_name(handle)}: holds no audio that can be decoded ({reason}).")
+            rate = int(streams[0].rate)
+            check_rate(rate, handle)
+            yield AvFile(rate, _av_blocks(container, rate, handle, reason))
+    except (av.FFmpegError, ValueError) as error:
+        raise _undecodable(handle, reason, error) from error
 
 
-def _av_blocks(container: Any, rate: int, path: str | Path | IO[bytes], reason: NotForLibsndfile) -> Iterator[Waveform]:
+def _unnamed(handle: IO[bytes]) -> SimpleNamespace:
+    """What FFmpeg may know of a file: what is in it and how its name ends; it takes `%d.png` for many pictures."""
+    suffix = Path(_name(handle)).suffix
+    name = f"audio{suffix}" if suffix[1:].isalnum() else "audio"
+    return SimpleNamespace(name=name, read=handle.read, seek=handle.seek, tell=handle.tell)
+
+
+def _av_blocks(container: Any, rate: int, handle: IO[bytes], reason: NotForLibsndfile) -> Iterator[Waveform]:
     channels = total = 0
-    for frame in _joined(_at_rate(_frames(container, path, reason), rate)):
+    for frame in _joined(_at_rate(_frames(container, handle, reason), rate)):
         block = _to_floats(frame)
         channels, total = channels or block.shape[1], total + len(block)
-        check_length(total / rate, path)
+        check_length(total / rate, handle)
         yield block if block.shape[1] == channels else np.repeat(average_channels(block)[:, None], channels, axis=1)
 
 
-def _frames(container: Any, path: str | Path | IO[bytes], reason: NotForLibsndfile) -> Iterator[Any]:
+def _frames(container: Any, handle: IO[bytes], reason: NotForLibsndfile) -> Iterator[Any]:
     """What FFmpeg decodes; a bare MPEG stream goes on after junk (the tags of joined files), as in all players."""
     import av
 
@@ -259,8 +381,8 @@ def _frames(container: Any, path: str | Path | IO[bytes], reason: NotForLibsndfi
                     raise
                 continue
             yield from frames
-    except (av.FFmpegError, ValueError, OSError) as error:
-        raise _undecodable(path, reason, error) from error
+    except (av.FFmpegError, ValueError) as error:
+        raise _undecodable(handle, reason, error) from error
 
 
 def _at_rate(frames: Iterator[Any], rate: int) -> Iterator[Any]:
@@ -313,21 +435,31 @@ def _to_floats(frame: Any) -> Waveform:
     return np.ascontiguousarray(samples, dtype=np.float32)
 
 
-def _undecodable(path: str | Path | IO[bytes], reason: NotForLibsndfile, error: Exception) -> AudioError:
+def _undecodable(handle: IO[bytes], reason: NotForLibsndfile, error: Exception) -> AudioError:
     if reason.is_empty:
-        return AudioError("empty", f"{_name(path)}: holds no samples.")
-    return AudioError("broken", f"{_name(path)}: cannot be decoded ({reason}; {error}).")
+        return AudioError("empty", f"{_name(handle)}: holds no samples.")
+    cause = getattr(error, "strerror", None) or error
+    if getattr(error, "errno", None) == errno.EINVAL:  # also FFmpeg's word for what its whitelist lacks
+        cause = "not a container of sound, but a playlist, raw samples or the like"
+    return AudioError("broken", f"{_name(handle)}: cannot be decoded ({str(reason).rstrip('.')}; {cause}).")
 
 
 def check_file(path: Path) -> None:
-    """Raise AudioError unless a file with something in it is there: `missing` or `empty`."""
+    """Raise AudioError unless a file with something in it is there: `missing` or `empty`.
+
+    Raises:
+        StorageError: the system cannot tell.
+    """
     try:
-        if not path.is_file():
-            raise AudioError("missing", f"{path}: no such file.")
-        if path.stat().st_size == 0:
-            raise AudioError("empty", f"{path}: holds zero bytes.")
-    except (OSError, ValueError) as error:
+        status = path.stat()
+    except ValueError as error:
         raise AudioError("missing", f"{path}: cannot be opened ({error}).") from error
+    except OSError as error:
+        raise cannot_read(str(path), error) from error
+    if not stat.S_ISREG(status.st_mode):  # reading a pipe or a device may never end
+        raise AudioError("missing", f"{path}: is not a regular file.")
+    if status.st_size == 0:
+        raise AudioError("empty", f"{path}: holds zero bytes.")
 
 
 def check_length(seconds: float, path: str | Path | IO[bytes]) -> None:
@@ -336,11 +468,45 @@ def check_length(seconds: float, path: str | Path | IO[bytes]) -> None:
         raise AudioError("too_long", f"{_name(path)}: {seconds:.0f} s; allowed: up to {MAX_DURATION_SECONDS:.0f} s.")
 
 
+def check_size(num_values: int, path: str | Path | IO[bytes]) -> None:
+    """Raise AudioError `too_long` for what would not fit into memory: samples times channels."""
+    if not fits_memory(num_values):
+        raise AudioError(
+            "too_long",
+            f"{_name(path)}: more than {MAX_VALUES / 1e6:.0f} million samples in all channels together, which is what "
+            "is held in memory at most. Split it.",
+        )
+
+
+def fits_memory(num_values: int) -> bool:
+    """Whether so many samples times channels may be held at once."""
+    return num_values <= MAX_VALUES
+
+
 def check_rate(rate: int, path: str | Path | IO[bytes]) -> None:
     """Raise AudioError `broken` for a sample rate that no recording has."""
-    if rate > MAX_SAMPLE_RATE:
-        raise AudioError("broken", f"{_name(path)}: {rate} Hz; allowed: up to {MAX_SAMPLE_RATE} Hz.")
+    if not MIN_SAMPLE_RATE <= rate <= MAX_SAMPLE_RATE:
+        raise AudioError(
+            "broken", f"{_name(path)}: {rate} Hz; allowed: from {MIN_SAMPLE_RATE} to {MAX_SAMPLE_RATE} Hz."
+        )
+
+
+def check_amplitude(samples: npt.NDArray[np.float32], name: str) -> None:
+    """Raise AudioError `broken` unless `is_plausible`."""
+    if not is_plausible(samples):
+        raise AudioError("broken", f"{name}: holds NaN or infinite samples, or some beyond 2³² times full scale.")
+
+
+def is_plausible(samples: npt.NDArray[np.float32]) -> bool:
+    """Whether no sample is NaN, infinite, or so large that its square soon is.
+
+    >>> [is_plausible(np.array([[value]], dtype=np.float32)) for value in (-1, np.nan, np.inf, 1e30)]
+    [True, False, False, False]
+    """
+    if not samples.size:
+        return True
+    return bool(samples.max() <= MAX_AMPLITUDE and samples.min() >= -MAX_AMPLITUDE)  # NaN is neither
 
 
 def _name(path: str | Path | IO[bytes]) -> str:
-    return str(path) if isinstance(path, (str, Path)) else getattr(path, "name", "audio")
+    return str(path) if isinstance(path, (str, Path)) else str(getattr(path, "name", "audio"))

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 import numpy as np
 
@@ -17,11 +17,17 @@ from simulsa_plugin.audio import (
     NotForLibsndfile,
     Waveform,
     average_channels,
-    check_file,
-    check_rate,
+    check_amplitude,
+    check_size,
+    fits_memory,
+    is_plausible,
+    not_for_libsndfile,
     open_with_av,
     open_with_soundfile,
+    opened,
     seconds_to_samples,
+    sound_blocks,
+    soundfile_errors,
 )
 from simulsa_plugin.errors import AudioError
 from simulsa_plugin.resampling import resample
@@ -29,7 +35,7 @@ from simulsa_plugin.resampling import resample
 OVERSHOOT_SECONDS = 0.5  # a segment may end so much after its recording, as in Kaldi's extract-segments
 # Subtypes of libsndfile in which a sample stands for itself, also after a jump; FLAC's are PCM.
 _EXACT = ("PCM_", "FLOAT", "DOUBLE", "ULAW", "ALAW", "ALAC_")
-_BLOCK_SECONDS = 10
+_FLOATS = ("FLOAT", "DOUBLE")
 
 
 @dataclass(frozen=True)
@@ -49,10 +55,17 @@ class Span:
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """The length of an audio file in seconds, and its channels."""
+    """An audio file.
+
+    Attributes:
+        seconds: its length.
+        channels: how many.
+        problem: why it cannot be used whole, though parts of it may: `broken`, NaN somewhere, or `too_long`.
+    """
 
     seconds: float
     channels: int
+    problem: str = ""
 
 
 class _Reader(Protocol):
@@ -88,10 +101,9 @@ def read_parts(
 
     Raises:
         AudioError: none can be read: `missing`, `empty`, `broken`, `too_long`.
+        StorageError: the system cannot read the recording now.
     """
-    check_file(path)
     with _open(path) as reader:
-        check_rate(reader.rate, path)
         for index in sorted(range(len(spans)), key=lambda number: spans[number].start_seconds):
             try:
                 yield index, _read_part(reader, spans[index], sample_rate)
@@ -107,29 +119,44 @@ def audio_info(path: Path) -> AudioInfo:
 
     Raises:
         AudioError: `missing`, `empty`, `broken` or `too_long`.
+        StorageError: the system cannot read the file now.
     """
-    import soundfile
-
-    check_file(path)
-    try:
-        with open_with_soundfile(path) as file:
-            info = AudioInfo(file.frames / file.samplerate, int(file.channels))
-            num_samples = len(file.read(1))  # a header alone is no audio
-    except NotForLibsndfile as reason:
-        info, num_samples = _info_with_av(path, reason)
-    except (soundfile.LibsndfileError, RuntimeError) as error:
-        info, num_samples = _info_with_av(path, NotForLibsndfile(str(error)))
-    if not num_samples:
+    with opened(path) as handle:
+        try:
+            with contextlib.closing(open_with_soundfile(handle)) as file:
+                info = _info_with_soundfile(file, handle)
+        except NotForLibsndfile as reason:
+            with open_with_av(handle, reason) as decoding:
+                info = _walked(decoding.blocks, decoding.rate)
+    if not info.seconds:
         raise AudioError("empty", f"{path}: holds no samples.")
     return info
 
 
-def _info_with_av(path: Path, reason: NotForLibsndfile) -> tuple[AudioInfo, int]:
+def _info_with_soundfile(file: Any, handle: IO[bytes]) -> AudioInfo:
+    if file.subtype in _FLOATS:  # these can hold NaN anywhere
+        return _walked(sound_blocks(file, handle), int(file.samplerate))
+    frames, channels = file.frames, int(file.channels)
+    try:
+        if file.format == "FLAC":  # its header may promise what a broken download has not brought
+            file.seek(frames - 1)
+        frames *= len(next(sound_blocks(file, handle, seconds=0), ()))  # a header alone is no audio
+    except soundfile_errors() as error:
+        raise not_for_libsndfile(error, handle) from error
+    return AudioInfo(frames / file.samplerate, channels, _too_large(frames * channels))
+
+
+def _walked(blocks: Iterator[Waveform], rate: int) -> AudioInfo:
     num_samples = channels = 0
-    with open_with_av(path, reason) as file:
-        for block in file.blocks:
-            num_samples, channels = num_samples + len(block), block.shape[1]
-    return AudioInfo(num_samples / file.rate, channels), num_samples
+    problem = ""
+    for block in blocks:
+        num_samples, channels = num_samples + len(block), block.shape[1]
+        problem = problem or ("" if is_plausible(block) else "broken")
+    return AudioInfo(num_samples / rate, channels, problem or _too_large(num_samples * channels))
+
+
+def _too_large(num_values: int) -> str:
+    return "" if fits_memory(num_values) else "too_long"
 
 
 def _read_part(reader: _Reader, span: Span, sample_rate: int) -> Waveform:
@@ -142,60 +169,61 @@ def _read_part(reader: _Reader, span: Span, sample_rate: int) -> Waveform:
     missing_seconds = (stop - start - len(samples)) / reader.rate
     if not len(samples) or (end is not None and missing_seconds > OVERSHOOT_SECONDS):
         raise AudioError("beyond_end", f"The part from {begin} s to {end} s ends after its recording.")
-    waveform = _mono(samples, span.channel)
-    if not np.isfinite(waveform).all():
-        raise AudioError("broken", f"The part from {begin} s to {end} s holds NaN or infinite samples.")
-    return resample(waveform, reader.rate, sample_rate)
+    chosen = _chosen(samples, span.channel)
+    check_amplitude(chosen, f"The part from {begin} s to {end} s")
+    return resample(average_channels(chosen), reader.rate, sample_rate)
 
 
-def _mono(samples: Waveform, channel: int | None) -> Waveform:
-    """(num_samples, channels) to (num_samples,): the average, or one channel."""
+def _chosen(samples: Waveform, channel: int | None) -> Waveform:
+    """(num_samples, channels) with all channels, or one."""
     if channel is None:
-        return average_channels(samples)
+        return samples
     if channel >= samples.shape[1]:
         raise AudioError("no_channel", f"The recording has {samples.shape[1]} channels, and none numbered {channel}.")
-    return samples[:, channel]
+    return samples[:, channel : channel + 1]
 
 
 @contextlib.contextmanager
 def _open(path: Path) -> Iterator[_Reader]:
-    try:
-        file = open_with_soundfile(path)
-    except NotForLibsndfile as reason:
-        with open_with_av(path, reason) as decoding:
-            yield _Stream(decoding.blocks, decoding.rate)
-    else:
-        with contextlib.closing(_Jumping(file) if file.subtype.startswith(_EXACT) else _Playing(file)) as reader:
-            yield reader
+    with opened(path) as handle:
+        try:
+            file = open_with_soundfile(handle)
+        except NotForLibsndfile as reason:
+            with open_with_av(handle, reason) as decoding:
+                yield _Stream(decoding.blocks, decoding.rate, handle)
+        else:
+            kind = _Jumping if file.subtype.startswith(_EXACT) else _Playing
+            with contextlib.closing(kind(file, handle)) as reader:
+                yield reader
 
 
 class _Jumping:
     """A lossless file: what lies between the parts is not read."""
 
-    def __init__(self, file: Any) -> None:
+    def __init__(self, file: Any, handle: IO[bytes]) -> None:
         self.rate = int(file.samplerate)
         self._file = file
+        self._handle = handle
 
     def read(self, start: int, stop: int) -> Waveform:
-        import soundfile
-
-        if start >= self._file.frames:
+        stop = min(stop, self._file.frames)
+        if start >= stop:
             return np.zeros((0, 1), dtype=np.float32)
+        check_size((stop - start) * self._file.channels, self._handle)
         try:
             self._file.seek(start)
-            samples: Waveform = self._file.read(min(stop, self._file.frames) - start, dtype="float32", always_2d=True)
-        except (soundfile.LibsndfileError, RuntimeError) as error:
+            samples: Waveform = self._file.read(stop - start, dtype="float32", always_2d=True)
+        except soundfile_errors() as error:
+            reason = not_for_libsndfile(error, self._handle)
             self._open_again()
-            raise _undecodable(self._file, error) from error
+            raise _undecodable(self._handle, reason) from error
         return samples
 
     def _open_again(self) -> None:
         """A decoder of FLAC that has failed fails at every other place as well."""
-        import soundfile
-
         self._file.close()
-        with contextlib.suppress(soundfile.LibsndfileError):  # then the next part finds a closed file
-            self._file = soundfile.SoundFile(self._file.name)
+        with contextlib.suppress(NotForLibsndfile):  # then the next part finds a closed file
+            self._file = open_with_soundfile(self._handle)
 
     def close(self) -> None:
         self._file.close()
@@ -204,8 +232,9 @@ class _Jumping:
 class _Stream:
     """A recording that comes in blocks; only what the next part may need is kept."""
 
-    def __init__(self, blocks: Iterator[Waveform], rate: int) -> None:
+    def __init__(self, blocks: Iterator[Waveform], rate: int, handle: IO[bytes]) -> None:
         self.rate = rate
+        self._handle = handle
         self._blocks = blocks
         self._kept: deque[Waveform] = deque()
         self._begin = self._end = 0  # which samples are kept
@@ -217,6 +246,7 @@ class _Stream:
             self._kept.append(block)
             self._end += len(block)
             self._forget(start)
+            check_size((self._end - self._begin) * block.shape[1], self._handle)
         pieces, begin = [np.zeros((0, 1), dtype=np.float32)], self._begin
         for block in self._kept:
             if begin >= stop:
@@ -242,25 +272,20 @@ class _Stream:
 class _Playing(_Stream):
     """A lossy file: a jump starts its decoder anew, and what follows is not what playing on would give."""
 
-    def __init__(self, file: Any) -> None:
-        super().__init__(_sound_blocks(file), int(file.samplerate))
+    def __init__(self, file: Any, handle: IO[bytes]) -> None:
+        super().__init__(_sound_blocks(file, handle), int(file.samplerate), handle)
         self._file = file
 
     def close(self) -> None:
         self._file.close()
 
 
-def _sound_blocks(file: Any) -> Iterator[Waveform]:
-    """A file of libsndfile from its start to where it really ends, which its header may not know."""
-    import soundfile
-
-    file.seekable = lambda: False  # else soundfile jumps after each reading, to where it is
+def _sound_blocks(file: Any, handle: IO[bytes]) -> Iterator[Waveform]:
     try:
-        while len(block := file.read(_BLOCK_SECONDS * int(file.samplerate), dtype="float32", always_2d=True)):
-            yield block
-    except (soundfile.LibsndfileError, RuntimeError) as error:
-        raise _undecodable(file, error) from error
+        yield from sound_blocks(file, handle)
+    except NotForLibsndfile as reason:
+        raise _undecodable(handle, reason) from reason
 
 
-def _undecodable(file: Any, error: Exception) -> AudioError:
-    return AudioError("broken", f"{file.name}: cannot be decoded ({error}).")
+def _undecodable(handle: IO[bytes], reason: NotForLibsndfile) -> AudioError:
+    return AudioError("broken", f"{handle.name}: cannot be decoded ({reason}).")

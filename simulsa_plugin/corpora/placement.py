@@ -109,7 +109,7 @@ def _place(
         for number in from_the_start:
             if info and _is_whole(utterances[number].span, info):
                 remaining.remove(number)
-                yield number, Placed(recording, info.seconds)
+                yield number, Placed(None, 0.0, info.problem) if info.problem else Placed(recording, info.seconds)
         for number, placed in _cut(recording, sorted(remaining), utterances, layout):
             remaining.remove(number)
             yield number, placed

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
-from types import ModuleType
 from typing import IO, Any
 
 import numpy as np
@@ -22,12 +21,11 @@ Source = str | os.PathLike[str] | IO[bytes]
 
 
 class AudioReader:
-    """torchaudio as `mm_plugin` sees it: with a `load` that works here, and all the rest as it is."""
+    """torchaudio as `mm_plugin` sees it: with a `load` that works here and names its file, and the rest as it is."""
 
-    def __init__(self, torchaudio: Any, owner: ModuleType) -> None:
-        """Stand in for `torchaudio` in the module `owner` until it is known whether that is needed."""
+    def __init__(self, torchaudio: Any) -> None:
+        """Stand in for `torchaudio`."""
         self._torchaudio = torchaudio
-        self._owner = owner
         self._needed: bool | None = None
 
     def __getattr__(self, name: str) -> Any:
@@ -45,9 +43,13 @@ class AudioReader:
             self._needed = not can_read_audio(self._torchaudio)
         if self._needed:
             return load(source)
-        self._owner.torchaudio = self._torchaudio  # type: ignore[attr-defined]  # step aside for good
-        loaded: tuple[torch.Tensor, int] = self._torchaudio.load(source, *args, **options)
-        return loaded
+        try:
+            waveform, sample_rate = self._torchaudio.load(source, *args, **options)
+        except Exception as error:  # torchaudio's backends agree on no error, and few of them say which file it was
+            raise _cannot_read(f"{source}: {error}") from error
+        if not torch.isfinite(waveform).all():
+            raise _cannot_read(f"{source}: holds NaN or infinite samples.")
+        return waveform, sample_rate
 
 
 def can_read_audio(torchaudio: Any) -> bool:
@@ -69,11 +71,16 @@ def load(source: Source) -> tuple[torch.Tensor, int]:
     Clips and recordings are decoded in the same way, see `audio.read_samples`.
 
     Raises:
-        SimulsaError: the file is missing, empty or broken; it is named.
+        SimulsaError: the file is missing, empty or broken, or the system cannot read it now; it is named.
     """
     try:
         samples, sample_rate = read_samples(os.fspath(source) if isinstance(source, os.PathLike) else source)
     except AudioError as error:
         # Not the AudioError itself: worker processes send this to their parent, and two arguments do not unpickle.
-        raise SimulsaError(f"Cannot read audio: {error} Repair it, or take its row out of the dataset.") from error
+        raise _cannot_read(str(error)) from error
     return torch.from_numpy(np.ascontiguousarray(samples.T)), sample_rate
+
+
+def _cannot_read(problem: str) -> SimulsaError:
+    stop = "" if problem.endswith(".") else "."
+    return SimulsaError(f"Cannot read audio: {problem}{stop} Repair it, or take its row out of the dataset.")

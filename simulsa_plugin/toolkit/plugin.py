@@ -43,7 +43,7 @@ def _extend_mm_plugin(mm_plugin: ModuleType) -> None:
     from simulsa_plugin.toolkit.audio_reader import AudioReader
     from simulsa_plugin.toolkit.audio_tokens import counting_samples
 
-    _wrap(mm_plugin, "torchaudio", lambda torchaudio: AudioReader(torchaudio, mm_plugin))
+    _wrap(mm_plugin, "torchaudio", AudioReader)
     _wrap(mm_plugin, "Gemma4Plugin", counting_samples)
 
 

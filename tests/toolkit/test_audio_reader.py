@@ -1,5 +1,7 @@
 """LLaMA-Factory's audio: left alone where it can be read, read without FFmpeg where it cannot."""
 
+import errno
+import io
 import pickle
 import types
 
@@ -8,10 +10,12 @@ import pytest
 import soundfile
 import torch
 
+from simulsa_plugin import audio
 from simulsa_plugin.errors import SimulsaError
 from simulsa_plugin.toolkit import audio_reader
 
 RAMP = np.arange(-8000, 8000, dtype=np.int16)
+WAVEFORM = torch.zeros(1, 9)
 
 
 class WorkingTorchaudio:
@@ -37,7 +41,7 @@ class BrokenTorchaudio:
 
 def reader_in_module(torchaudio):
     owner = types.ModuleType("mm_plugin")
-    owner.torchaudio = audio_reader.AudioReader(torchaudio, owner)
+    owner.torchaudio = audio_reader.AudioReader(torchaudio)
     return owner
 
 
@@ -48,11 +52,28 @@ def ramp(tmp_path):
     return str(path)
 
 
-def test_a_working_torchaudio_is_left_alone(ramp):
-    owner = reader_in_module(WorkingTorchaudio)
-    waveform, sample_rate = owner.torchaudio.load(ramp)
-    assert owner.torchaudio is WorkingTorchaudio
-    assert (tuple(waveform.shape), sample_rate) == ((1, len(RAMP)), 16_000)
+def test_a_working_torchaudio_reads_and_gets_all_that_is_asked(monkeypatch):
+    asked = []
+
+    def load(*words, **options):
+        asked.append((words, options))
+        return WAVEFORM, 16_000
+
+    reader = audio_reader.AudioReader(types.SimpleNamespace(load=load))
+    monkeypatch.setattr(audio_reader, "can_read_audio", lambda torchaudio: True)
+    waveform, sample_rate = reader.load("a.wav", 5, normalize=False)
+    assert waveform is WAVEFORM
+    assert (sample_rate, asked) == (16_000, [(("a.wav", 5), {"normalize": False})])
+
+
+def test_what_a_working_torchaudio_cannot_read_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(audio_reader, "can_read_audio", lambda torchaudio: True)
+    (tmp_path / "torn.wav").write_bytes(b"RIFF")
+    soundfile.write(tmp_path / "nan.wav", np.full(9, np.nan, dtype=np.float32), 16_000, subtype="FLOAT")
+    for name in ("torn.wav", "nan.wav"):
+        with pytest.raises(SimulsaError, match=rf"Cannot read audio: .*{name}.*take its row out") as caught:
+            reader_in_module(WorkingTorchaudio).torchaudio.load(str(tmp_path / name))
+        assert "\n" not in str(caught.value)
 
 
 def test_a_broken_torchaudio_is_replaced_with_the_same_samples(ramp):
@@ -122,7 +143,21 @@ def test_training_hears_all_of_joined_mp3s_as_clips_do(tmp_path):
     np.testing.assert_array_equal(waveform[0].numpy(), read_mono(joined))
 
 
-BAD_FILES = {"missing": None, "empty": b"", "torn": b"RIFF, but no more", "zeros": bytes(4096)}
+def _nan():
+    samples, encoded = np.zeros(16_000, dtype=np.float32), io.BytesIO()
+    samples[9000] = np.nan
+    soundfile.write(encoded, samples, 16_000, format="WAV", subtype="FLOAT")
+    return encoded.getvalue()
+
+
+BAD_FILES = {
+    "missing": None,
+    "empty": b"",
+    "torn": b"RIFF, but no more",
+    "zeros": bytes(4096),
+    "NaN": _nan(),
+    "playlist": b"ffconcat version 1.0\nfile 'other.wav'\n",
+}
 
 
 @pytest.mark.parametrize("content", BAD_FILES.values(), ids=BAD_FILES)
@@ -133,6 +168,25 @@ def test_a_bad_file_is_named(tmp_path, content):
     with pytest.raises(SimulsaError, match=r"clip 7\.wav") as caught:
         audio_reader.load(str(path))
     # The workers of datasets.map send it to their parent; an error that does not unpickle hangs them.
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
+def test_samples_without_a_header_are_named(tmp_path):
+    # soundfile takes a name in .raw for a promise to say rate and channels, and raises TypeError.
+    (tmp_path / "clip.raw").write_bytes(RAMP.tobytes())
+    with pytest.raises(SimulsaError, match=r"clip\.raw"):
+        audio_reader.load(str(tmp_path / "clip.raw"))
+    with (tmp_path / "clip.raw").open("rb") as handle, pytest.raises(SimulsaError, match=r"clip\.raw"):
+        audio_reader.load(handle)
+
+
+def test_a_disk_that_fails_is_named_as_such(ramp, monkeypatch):
+    def fail(*_, **__):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(audio, "open", fail, raising=False)
+    with pytest.raises(SimulsaError, match=r"Cannot read .*ramp\.wav: Input/output error\. .*start again") as caught:
+        audio_reader.load(ramp)
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 
