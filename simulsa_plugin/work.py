@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import re
-from collections.abc import Mapping
+import sys
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,9 @@ from typing import Any
 from simulsa_plugin.errors import StorageError, UsageError
 
 LONGEST_SHOWN = 80  # characters of a value in a message
+POLL_SECONDS = 0.2
+FIRST_LINE_SECONDS = 30.0
+PATIENCE_SECONDS = 3600.0  # nothing is written while a block of an evaluation is decoded, or a large model is loaded
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,34 @@ class Shard:
 
     def __str__(self) -> str:
         return f"{self.number}-of-{self.count}"
+
+
+def wait_until(done: Callable[[], bool], progress: Callable[[], object], whom: str) -> None:
+    """Wait for other processes for as long as they get on; say so on stderr now and then.
+
+    Args:
+        done: whether there is nothing more to wait for.
+        progress: what changes while they work.
+        whom: they, for messages.
+
+    Raises:
+        StorageError: nothing has changed for PATIENCE_SECONDS.
+    """
+    start = since = time.monotonic()
+    last, pause = progress(), FIRST_LINE_SECONDS
+    while not done():
+        time.sleep(POLL_SECONDS)
+        now, found = time.monotonic(), progress()
+        if found != last:
+            last, since = found, now
+        if now - since > PATIENCE_SECONDS:
+            raise StorageError(
+                f"{whom} wrote nothing for {PATIENCE_SECONDS / 60:.0f} minutes: it was never started, has ended, or "
+                "hangs. Start the same command again, with all its processes or with one; it goes on where it stopped."
+            )
+        if now - start > pause:
+            print(f"waiting for {whom}, {(now - since) / 60:.0f} min since it last wrote something", file=sys.stderr)
+            pause += max(2 * FIRST_LINE_SECONDS, (now - start) / 2)
 
 
 def read_work(path: Path) -> dict[str, Any]:

@@ -10,12 +10,13 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 
 from simulsa_plugin.augment.layout import Layout
 from simulsa_plugin.errors import FolderInUseError
 from simulsa_plugin.storage import locked, make_folder, writing_to
-from simulsa_plugin.work import Shard
+from simulsa_plugin.work import Shard, wait_until
 
 FINISHED = "finished"  # the file that says that all batches of a shard are scored
 POLL_SECONDS = 0.2
@@ -108,14 +109,22 @@ def is_finished(layout: Layout, shard: Shard) -> bool:
 
 
 def wait_for_all(out: Path, name: str, count: int) -> None:
-    """Wait until every shard of `count` has scored a dataset's batches and let go of its folder."""
+    """Wait until every shard of `count` has scored a dataset's batches and let go of its folder.
+
+    Raises:
+        StorageError: a shard does not get on.
+    """
     layout = Layout(out.absolute(), name)
     for shard in (Shard(number, count) for number in range(1, count + 1)):
-        while not is_finished(layout, shard):
-            time.sleep(POLL_SECONDS)
+        journal = layout.shard_folder(shard) / layout.journal.name
+        wait_until(partial(is_finished, layout, shard), partial(_size, journal), f"shard {shard.number} of {count}")
         if layout.shard_folder(shard).exists():
             with locked(layout.shard_folder(shard), wait=True):
                 pass
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def remove_shards(layout: Layout) -> None:

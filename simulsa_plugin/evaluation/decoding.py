@@ -14,9 +14,9 @@ import platform
 import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from simulsa_plugin.storage import UNFINISHED, make_folder, read_jsonl, sync_fol
 from simulsa_plugin.streaming.engine import Cell, Limits, Source, decode, decode_alone
 from simulsa_plugin.streaming.session import SAMPLES_PER_MS, SHORTEST_MS, Session
 from simulsa_plugin.terminal import progress
-from simulsa_plugin.work import Shard
+from simulsa_plugin.work import Shard, wait_until
 
 BLOCK = 128  # utterances whose audio is in memory at once
 POLL_SECONDS = 0.2
@@ -123,10 +123,17 @@ def noted_work(job: Job) -> dict[str, Any] | None:
 
 
 def wait_for_blocks(job: Job) -> None:
-    """Wait until every block is there, whoever decodes it."""
+    """Wait until every block is there, whoever decodes it.
+
+    Raises:
+        StorageError: no block has come for long.
+    """
     for block in range(job.num_blocks):
-        while not is_whole(job, block):
-            time.sleep(POLL_SECONDS)
+        wait_until(partial(is_whole, job, block), partial(_blocks_there, job), "the other processes")
+
+
+def _blocks_there(job: Job) -> int:
+    return sum(job.block_folder(block).exists() for block in range(job.num_blocks))
 
 
 def read_instances(job: Job) -> Iterator[dict[str, Any]]:

@@ -7,15 +7,18 @@ import signal
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from fakes import ByteModel, make_dataset, tree
 
+from simulsa_plugin import work
 from simulsa_plugin.augment import shards
 from simulsa_plugin.augment.pipeline import augment, augment_shard
 from simulsa_plugin.augment.settings import AugmentSettings
 from simulsa_plugin.augment.shards import wait_for_all
 from simulsa_plugin.commands import augment as command
+from simulsa_plugin.commands import evaluate
 from simulsa_plugin.commands.ranks import take_rank
 from simulsa_plugin.errors import StorageError
 from simulsa_plugin.storage import LOCK, locked
@@ -441,6 +444,48 @@ def test_a_rank_sees_its_own_device_and_nothing_of_torchrun(environment, visible
     assert take_rank() == Shard(4, 4)
     assert os.environ["CUDA_VISIBLE_DEVICES"] == own  # no device that a user hid comes back
     assert not TORCHRUN.keys() & os.environ.keys()
+
+
+@pytest.mark.parametrize(("variables", "said"), [
+    ({"RANK": "0", "WORLD_SIZE": "4"}, "RANK=0 and WORLD_SIZE=4 are set, but not LOCAL_RANK: the cluster has set them"),
+    ({"RANK": "2", "WORLD_SIZE": "4", "MASTER_ADDR": "a", "MASTER_PORT": "1"}, "the other 3. Start with torchrun"),
+    ({"RANK": "4", "WORLD_SIZE": "4", "LOCAL_RANK": "0"}, "RANK is 4 and WORLD_SIZE is 4; ranks are counted from 0"),
+    ({"RANK": "x", "WORLD_SIZE": "4", "LOCAL_RANK": "0"}, "RANK is 'x'; torchrun sets a whole number"),
+    ({"RANK": "0", "WORLD_SIZE": "", "LOCAL_RANK": "0"}, "WORLD_SIZE is ''; torchrun sets a whole number"),
+])
+@pytest.mark.parametrize("main", [command.main, evaluate.main], ids=["augment", "eval"])
+def test_variables_of_a_cluster_are_not_taken_for_torchruns(environment, capsys, tmp_path, main, variables, said):
+    for name, value in variables.items():
+        environment.setenv(name, value)
+    assert main(["--out", str(tmp_path / "out")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
+    assert "env -u RANK -u WORLD_SIZE" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_left_of_a_cluster_makes_no_process_group(environment):
+    environment.setenv("WORLD_SIZE", "4")
+    environment.setenv("OMPI_COMM_WORLD_SIZE", "4")
+    assert take_rank() is None
+    assert not {"WORLD_SIZE", "OMPI_COMM_WORLD_SIZE"} & os.environ.keys()
+
+
+def test_whoever_waits_for_processes_says_so_and_gives_up_where_they_do_not_get_on(monkeypatch, capsys):
+    now, written = [0.0], [0]
+
+    def pass_time(_):
+        now[0] += 10
+        written[0] += now[0] <= 2000  # they write until then
+
+    monkeypatch.setattr(work, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=pass_time))
+    with pytest.raises(StorageError, match="shard 2 of 2 wrote nothing for 60 minutes: it was never started"):
+        work.wait_until(lambda: False, lambda: written[0], "shard 2 of 2")
+    assert now[0] == pytest.approx(2000 + 3600, abs=20)
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "waiting for shard 2 of 2, 0 min since it last wrote something"
+    assert 5 < len(said) < 15
+    work.wait_until(lambda: True, lambda: None, "nobody")
 
 
 def test_a_single_process_is_no_rank_with_torchrun_or_without(environment):
