@@ -138,6 +138,8 @@ class Renderer(Protocol):
 
     window_seconds: float | None
     """Longest audio that the model hears whole; None where it has no limit."""
+    end_tokens: int
+    """Tokens that training puts after an answer, its end of turn among them."""
 
     def render(self, prompt: Prompt, waveform: Waveform, reference: str) -> RenderedReference:
         """Tokens of prompt and reference. Raises ModelError if the template cannot carry them."""

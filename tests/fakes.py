@@ -65,6 +65,7 @@ class ByteModel:
     description: dict[str, Any] = field(default_factory=lambda: {"model": "bytes"})
     batches: list[int] = field(default_factory=list)
     device: str = "abacus"
+    end_tokens: int = 1
 
     def describe(self):
         return dict(self.description)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Mapping
+from typing import Any
+
 from simulsa_plugin.audio import read_mono
 from simulsa_plugin.augment.layout import Layout
 from simulsa_plugin.augment.registration import SourceDataset
@@ -16,7 +20,8 @@ DEFAULT_CUTOFF_LEN = 2048  # of LLaMA-Factory
 def cutoff_line(dataset: SourceDataset, renderer: Renderer, layout: Layout, cutoff_len: int) -> str | None:
     """Say how many of the utterances that were cut are, whole, longer than `cutoff_len` tokens; None where none is.
 
-    The longest are rendered until one fits, so that a run in which all fit costs a single utterance.
+    From the longest audio on, utterances are rendered unless their answer fits behind the prompt of a longer one: a run
+    in which all fit costs a few utterances.
 
     Args:
         dataset: that was cut.
@@ -24,29 +29,39 @@ def cutoff_line(dataset: SourceDataset, renderer: Renderer, layout: Layout, cuto
         layout: of the finished run, whose scores name the utterances and their seconds.
         cutoff_len: tokens of prompt and answer that LLaMA-Factory keeps.
     """
-    seconds = {parse_sample_id(row["id"])[1]: row["duration_seconds"] for row in read_jsonl(layout.scores)}
+    rows = {parse_sample_id(row["id"])[1]: row for row in read_jsonl(layout.scores)}
     longer: list[int] = []
-    for row in sorted(seconds, key=lambda row: (-seconds[row], row)):
-        tokens = _tokens(dataset, renderer, row)
-        if tokens is not None and tokens <= cutoff_len:
-            break
-        longer += [tokens] if tokens is not None else []
+    prompt_bound = sys.maxsize  # tokens that no prompt from here on has more of, but for those of longer texts
+    shortest_text = 0
+    for number in sorted(rows, key=lambda number: (-rows[number]["duration_seconds"], number)):
+        answer, text = len(rows[number]["token_ids"]) + renderer.end_tokens, _text_bytes(rows[number])
+        if prompt_bound + max(0, text - shortest_text) + answer <= cutoff_len:
+            continue
+        prompt = _prompt_tokens(dataset, renderer, number)
+        if prompt is None:
+            continue
+        prompt_bound, shortest_text = prompt, text
+        longer += [prompt + answer] if prompt + answer > cutoff_len else []
     if not longer:
         return None
     return (
-        f"cutoff_len: {cutoff_len} is less than {len(longer)} of the {len(seconds)} utterances of {dataset.name} that "
+        f"cutoff_len: {cutoff_len} is less than {len(longer)} of the {len(rows)} utterances of {dataset.name} that "
         f"were cut need in training (up to {max(longer)} tokens): LLaMA-Factory cuts such rows off, and a training "
         f"stops where audio tokens are lost. Set cutoff_len to {max(longer)} or more."
     )
 
 
-def _tokens(dataset: SourceDataset, renderer: Renderer, row: int) -> int | None:
-    """Tokens of a whole row, its end of turn counted as one; None where it cannot be read (any more)."""
+def _prompt_tokens(dataset: SourceDataset, renderer: Renderer, row: int) -> int | None:
+    """Tokens of a whole row's prompt, audio included; None where it cannot be read (any more)."""
     sample = dataset.sample(row)
     if not isinstance(sample, Sample):
         return None
     try:
-        rendered = renderer.render(sample.prompt, read_mono(sample.audio), sample.reference)
+        return len(renderer.render(sample.prompt, read_mono(sample.audio), sample.reference).prompt_ids)
     except (AudioError, ModelError):
         return None
-    return len(rendered.prompt_ids) + len(rendered.content_ids) + 1
+
+
+def _text_bytes(row: Mapping[str, Any]) -> int:
+    """Bytes of a prompt's text: it never has more tokens."""
+    return sum(len(message["content"].encode()) for message in row["messages"])

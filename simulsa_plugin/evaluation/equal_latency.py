@@ -28,6 +28,7 @@ from simulsa_plugin.metrics.significance import Array, Bootstrap, Interval, inte
 SHARES_OF_RANGE = (0.1, 0.3, 0.5, 0.7, 0.9)  # where on the common range differences are given, unless told
 LOG_POLICY = "log"  # stands for the only cell of a single log
 LEAST_SHARED = 2  # cells make a curve
+LEAST_THINNED = 3  # cells of a curve, of which some can be left out
 _LEAST_COVERED = 0.6  # of the halves must reach a latency: near an end all that do share the same last cell
 
 Json = dict[str, Any]
@@ -164,7 +165,10 @@ class Drawn:
         return interval(_values(self.whole, value))
 
     def interval(self, value: Callable[[DrawnCurve, DrawnCurve], float]) -> Interval | None:
-        """The 95 % interval of a value of two curves, over utterances and cells; it holds that over utterances."""
+        """The 95 % interval of a value of two curves, over utterances and cells; it holds that over utterances.
+
+        None where a curve has too few cells to leave one out: what it is worth between them cannot be told.
+        """
         sampled = self.sampling_interval(value)
         thinned = interval(_values(self.halves, value), _LEAST_COVERED)
         if sampled is None or thinned is None:
@@ -200,6 +204,8 @@ def _draw(sides: tuple[Side, Side], grids: Grids, axes: Axes, seed: int) -> Draw
     if grids.paired:
         kept[1] = kept[0]
     whole = [[DrawnCurve(_through(cells)) for cells in side] for side in points]
+    if min(map(len, grids.compared)) < LEAST_THINNED:
+        return Drawn(list(zip(*whole, strict=True)))
     halves = [_halved(side, chosen) for side, chosen in zip(points, kept, strict=True)]
     return Drawn(*(list(zip(first, second, strict=True)) for first, second in (whole, halves)))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from simulsa_plugin.errors import LogError
 from simulsa_plugin.evaluation.logs.read import Lines, Log
 from simulsa_plugin.evaluation.logs.simuleval import without_end_mark
-from simulsa_plugin.evaluation.suspicious import Seconds, has_special_token, has_subwords
+from simulsa_plugin.evaluation.suspicious import Seconds, has_early_elapsed, has_special_token, has_subwords
 from simulsa_plugin.metrics.records import (
     UNITS,
     EmissionRecord,
@@ -22,11 +22,13 @@ _KINDS = {
     "non_monotone": "delays fall; scored as SimulEval does",
     "unit_mismatch": "the number of delays is not the number of units; scored by its delays, as SimulEval does",
     "unpaired_elapsed": "not one elapsed time per delay; _CA is scored by the times that are there",
+    "early_elapsed": "elapsed lies before the delay, so that computation would take less than no time; elapsed is in "
+                     "milliseconds since the source began, computation included",
     "no_source_length": "no source_length; only ATD and StartOffset can be computed",
     "no_reference": "the reference is null; the length of the prediction is used, BLEU and chrF skip it",
     "missing_reference": "no reference; read as an empty text, as SimulEval does (--references FILE gives them)",
     "repeated_index": "the index was there before; every line is scored, SimulEval would keep the last",
-    "subwords": "▁ in the prediction: its subwords are not joined to words, and each counts as one",
+    "subwords": "subwords in the prediction (▁, Ġ, @@ or ##): they are not joined to words, and each counts as one",
     "special_tokens": "a special token of a chat template in the prediction; it counts as a word, with its delay",
 }
 _WITHOUT_STRICT = "Fix the log, or score it without --strict."
@@ -85,6 +87,7 @@ class Oddities:
             ("non_monotone", is_non_monotone(record)),
             ("unit_mismatch", not fits_unit(record, self._unit)),
             ("unpaired_elapsed", has_unpaired_elapsed(record)),
+            ("early_elapsed", has_early_elapsed(record)),
             ("no_source_length", record.source_length is None),
             ("no_reference", record.reference is None),
             ("subwords", has_subwords(record)),

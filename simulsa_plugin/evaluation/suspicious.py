@@ -6,11 +6,13 @@ import re
 
 from simulsa_plugin.metrics.records import EmissionRecord
 
-SUBWORD_SPACE = "▁"  # U+2581: how SentencePiece writes a space
-# The tokens that end an answer or a turn, of the tokenizers of today's language models.
+# How SentencePiece (▁), byte-level BPE (Ġ), BPE (@@) and WordPiece (##) write where words begin or go on.
+_SUBWORD = re.compile(r"▁|(?<!\S)Ġ|@@(?!\S)|(?<!\S)##(?=\w)")
+# What tokenizers of today's language models write for tokens that are not text.
 _SPECIAL_TOKEN = re.compile(
-    r"<\|[^|<>\s]{1,40}\|>|<(?:end|start)_of_turn>|</?s>|<(?:bos|eos|pad|unk)>|\[(?:EOS|SEP|PAD)\]")
-_SHORTEST_SPEECH = 100.0  # milliseconds; a log whose longest audio is shorter is in seconds
+    r"<\|[^|<>\s]{1,40}\|>|<(?:end|start)_of_turn>|<turn\|>|<\|turn>|<0x[0-9A-F]{2}>"
+    r"|(?i:</?s>|<(?:bos|eos|pad|unk|mask)>|\[(?:BOS|EOS|SEP|CLS|PAD|UNK|MASK|/?INST)\])")
+_SHORTEST_UNIT = 20.0  # milliseconds of audio for each word or character, on average; speech is slower
 _EARLIEST_LAST_WORD = 0.01  # of the audio; no policy has written all it ever writes by then
 
 
@@ -20,7 +22,7 @@ def has_subwords(record: EmissionRecord) -> bool:
     >>> has_subwords(EmissionRecord(0, "▁Gu ten ▁Tag", "Guten Tag", (1.0, 2.0, 3.0)))
     True
     """
-    return SUBWORD_SPACE in record.prediction and SUBWORD_SPACE not in (record.reference or "")
+    return bool(_SUBWORD.search(record.prediction)) and not _SUBWORD.search(record.reference or "")
 
 
 def has_special_token(record: EmissionRecord) -> bool:
@@ -34,24 +36,42 @@ def has_special_token(record: EmissionRecord) -> bool:
     return bool(_SPECIAL_TOKEN.search(record.prediction))
 
 
+def has_early_elapsed(record: EmissionRecord) -> bool:
+    """Whether a unit was written before its audio was heard, by the clock that has computation added.
+
+    >>> has_early_elapsed(EmissionRecord(0, "a", "a", (1500.0,), (1.7,)))
+    True
+    """
+    return len(record.elapsed or ()) == len(record.delays) and any(
+        late < delay for late, delay in zip(record.elapsed or (), record.delays, strict=True))
+
+
 class Seconds:
-    """Whether the times of a log are seconds, judged by all its records together."""
+    """Whether the times of most records of a log are seconds. Those whose times are tokens of a text are passed over.
+
+    Attributes:
+        short: records whose audio is too short for what is said in it.
+        early: records whose last unit comes too early in their audio.
+        told: records that could tell.
+    """
 
     def __init__(self) -> None:
-        self._longest, self._latest = 0.0, 0.0
+        self.short = self.early = self.told = 0
 
     def add(self, record: EmissionRecord) -> None:
-        """Take a record into account; one whose times are tokens of a text is passed over."""
-        if record.text_source or not record.source_length or not record.delays:
+        """Take a record into account."""
+        if record.text_source or not record.source_length or not record.delays or record.delays[-1] <= 0:
             return
-        self._longest = max(self._longest, record.source_length)
-        self._latest = max(self._latest, record.delays[-1] / record.source_length)
+        self.told += 1
+        self.short += record.source_length < _SHORTEST_UNIT * len(record.delays)
+        self.early += record.delays[-1] < _EARLIEST_LAST_WORD * record.source_length
 
     def reason(self) -> str | None:
         """Say what speaks for seconds; None where nothing does."""
-        if 0 < self._longest < _SHORTEST_SPEECH:
-            return f"no source_length reaches {_SHORTEST_SPEECH:g} ms; times in seconds must be multiplied by 1000"
-        if 0 < self._latest < _EARLIEST_LAST_WORD:
-            return ("every delay lies in the first hundredth of its source_length; delays in seconds must be "
-                    "multiplied by 1000")
+        if 2 * self.short > self.told:
+            return (f"{self.short} of {self.told} lines have less than {_SHORTEST_UNIT:g} ms of source for each unit; "
+                    f"times in seconds must be multiplied by 1000")
+        if 2 * self.early > self.told:
+            return (f"{self.early} of {self.told} lines have all their delays in the first hundredth of the source; "
+                    f"delays in seconds must be multiplied by 1000")
         return None

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from simulsa_plugin.evaluation.cells import OFFLINE, key_of
-from simulsa_plugin.evaluation.equal_latency import LEAST_SHARED
+from simulsa_plugin.evaluation.equal_latency import LEAST_THINNED
 from simulsa_plugin.metrics.columns import mean_of
 from simulsa_plugin.metrics.significance import LEAST_DIFFERING
 
@@ -49,7 +49,7 @@ def verdict(curves: Json, cells: Sequence[Json]) -> str:
     if curves["range"] is None:
         return " ".join([*sentences, f"The curves share no range of {latency}: what is better at equal {latency} "
                                      f"cannot be said."])
-    sentences += _on_grids(curves["grids"], latency, curves["interval"] is not None)
+    sentences += _on_grids(curves["grids"], latency)
     if not curves["grids"]["comparable"]:
         return " ".join(sentences)
     sentences.append(_at_equal_latency(curves, quality, latency))
@@ -58,7 +58,7 @@ def verdict(curves: Json, cells: Sequence[Json]) -> str:
     return " ".join([*sentences, conclusion] if conclusion else sentences)
 
 
-def _on_grids(grids: Json, latency: str, has_interval: bool) -> list[str]:
+def _on_grids(grids: Json, latency: str) -> list[str]:
     """Which cells a comparison rests on, where it is not simply all."""
     alone = [f"only the {side} has {_listed(grids[f'{side}_only'])}" for side in ("baseline", "other")
              if grids[f"{side}_only"]]
@@ -69,8 +69,7 @@ def _on_grids(grids: Json, latency: str, has_interval: bool) -> list[str]:
         return ["The policies differ, so each side is compared by the cells that it was given."]
     said = [f"The grids differ, so only the {grids['shared']} shared cells are compared ({'; '.join(alone)})."] \
         if alone else []
-    return [*said, *(["Of two cells none can be left out: the interval does not cover interpolation."]
-                     if grids["shared"] == LEAST_SHARED and has_interval else [])]
+    return said
 
 
 def _listed(cells: Sequence[Json]) -> str:
@@ -96,7 +95,7 @@ def _at_equal_latency(curves: Json, quality: str, latency: str) -> str:
     interval = "" if bounds is None else f" [{bounds[0]:+.2f}, {bounds[1]:+.2f}]"
     size = f"{curves['mean_difference']:+.2f} {quality}{interval}"
     said = {UP: "the other is better", DOWN: "the other is worse",
-            LEVEL: "no difference can be told", None: "the difference has no interval, so none is claimed"}
+            LEVEL: "no difference can be told", None: _unclaimed(curves)}
     points = sorted(curves["points"], key=lambda point: point[latency])
     judged = _judge_curves(curves)
     word = {UP: "better", DOWN: "worse"}.get(judged or "")  # of several points one may differ by chance
@@ -105,6 +104,13 @@ def _at_equal_latency(curves: Json, quality: str, latency: str) -> str:
         size += f" ({curves['differing']} utterances differ, too few to tell)"
     where = f"; by itself it is {word} at {' and '.join(places)} ms" if places else ""
     return f"At equal {latency} ({low:.0f}–{high:.0f} ms) {said[judged]}: {size} on average{where}."
+
+
+def _unclaimed(curves: Json) -> str:
+    """Why a difference has no interval."""
+    if curves["sampling_interval"] is not None and min(curves["grids"]["cells"].values()) < LEAST_THINNED:
+        return f"none is claimed from fewer than {LEAST_THINNED} cells, as their interpolation has no interval"
+    return "the difference has no interval, so none is claimed"
 
 
 def _agreed(cells: Sequence[Json], name: str) -> str | None:

@@ -253,9 +253,10 @@ def _enumerated_sizes(
     metric: QualityMetric, baseline: NDArray[np.int32], other: NDArray[np.int32], rows: NDArray[np.intp]
 ) -> Array:
     """Sizes of the differences of all swaps of some rows; the first stays, as swapping all changes no size."""
-    swaps = np.zeros((2 ** (len(rows) - 1), len(baseline)), dtype=bool)
-    swaps[:, rows[1:]] = np.arange(len(swaps))[:, None] >> np.arange(len(rows) - 1) & 1
-    return _swapped_sizes(metric, baseline, other, swaps)
+    same = np.delete(baseline, rows, axis=0).sum(axis=0, keepdims=True)  # sentences in which the systems are equal
+    swaps = np.zeros((2 ** (len(rows) - 1), len(rows) + 1), dtype=bool)
+    swaps[:, 1:-1] = np.arange(len(swaps))[:, None] >> np.arange(len(rows) - 1) & 1
+    return _swapped_sizes(metric, np.concatenate([baseline[rows], same]), np.concatenate([other[rows], same]), swaps)
 
 
 def _swapped_sizes(

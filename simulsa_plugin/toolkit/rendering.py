@@ -29,6 +29,7 @@ class TemplateRenderer:
         self.description = dict(description)
         self.window_seconds = _window_seconds(processor)
         self._answer_start, self._answer_end = self._around_answer()
+        self.end_tokens = len(self._answer_end)
 
     def render(self, prompt: Prompt, waveform: Waveform, reference: str) -> RenderedReference:
         """Tokens of prompt and reference, as LLaMA-Factory's supervised processor lays them out.

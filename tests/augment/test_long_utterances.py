@@ -32,3 +32,15 @@ def test_utterances_longer_than_cutoff_len_are_counted(finished, cutoff_len, lon
 def test_nothing_is_said_where_the_longest_fits(finished):
     dataset, layout = finished
     assert cutoff_line(dataset, ByteModel(), layout, 271) is None
+
+
+def test_a_shorter_audio_with_a_longer_answer_is_found(tmp_path):
+    rows = [("x" * 10, write_noise(tmp_path / "0.wav", 10.0, seed=0)),
+            ("x" * 300, write_noise(tmp_path / "1.wav", 6.0, seed=1)),
+            ("x" * 10, write_noise(tmp_path / "2.wav", 2.0, seed=2))]
+    dataset = ListDataset("toy", rows)
+    augment(dataset, ByteModel(), AugmentSettings(ratio=2.0, cuts=2), tmp_path / "out")
+    layout = Layout((tmp_path / "out").absolute(), "toy")
+    # 261, 451 and 61 tokens
+    line = cutoff_line(dataset, ByteModel(), layout, 300)
+    assert "less than 1 of the 3" in line and "(up to 451 tokens)" in line

@@ -60,6 +60,11 @@ def compare_paths(*paths: Path, axes=PLAIN, **drawn) -> dict:
     return compare([load_result(path, chosen) for path in paths], chosen)
 
 
+def between(one: list, two: list) -> list:
+    """A third cell: half of one's utterances and half of another's."""
+    return [*one[: len(one) // 2], *two[len(one) // 2:]]
+
+
 def shifted(records, milliseconds: float) -> list:
     return [dataclasses.replace(record, delays=tuple(delay + milliseconds for delay in record.delays))
             for record in records]
@@ -137,7 +142,8 @@ def test_two_logs_have_sacrebleus_p_value_and_an_interval_around_the_difference(
 
 
 def test_a_system_equals_itself_in_every_resample(tmp_path):
-    logs = {(500, 0): records_of(FAST), (1000, 0): records_of(STRONG)}
+    fast, strong = records_of(FAST), records_of(STRONG)
+    logs = {(500, 0): fast, (1000, 0): strong, (1500, 0): between(fast, strong)}
     one, two = make_result_with_logs(tmp_path / "a", logs), make_result_with_logs(tmp_path / "b", logs)
     (pair,) = compare_paths(one, two, samples=50)["comparisons"]
     for metric in ("BLEU", "LAAL"):
@@ -148,8 +154,9 @@ def test_a_system_equals_itself_in_every_resample(tmp_path):
 
 def test_the_same_text_earlier_is_better_at_equal_latency_only(tmp_path):
     fast, strong = records_of(FAST), records_of(STRONG)
-    one = make_result_with_logs(tmp_path / "a", {(500, 0): fast, (1000, 0): strong})
-    two = make_result_with_logs(tmp_path / "b", {(500, 0): shifted(fast, -200.0), (1000, 0): shifted(strong, -200.0)})
+    logs = {(500, 0): fast, (1000, 0): strong, (1500, 0): between(fast, strong)}
+    one = make_result_with_logs(tmp_path / "a", logs)
+    two = make_result_with_logs(tmp_path / "b", {key: shifted(log, -200.0) for key, log in logs.items()})
     (pair,) = compare_paths(one, two, samples=200)["comparisons"]
     assert pair["cells"][0]["metrics"]["BLEU"]["interval"] == [0.0, 0.0]
     assert pair["cells"][0]["metrics"]["LAAL"]["interval"][1] < 0
@@ -306,19 +313,20 @@ def test_the_verdict_on_a_gain_that_only_costs_delay(tmp_path):
 
 def test_the_verdict_on_the_same_text_sooner(tmp_path):
     fast, strong = records_of(FAST), records_of(STRONG)
-    said = verdict_of(tmp_path, {(500, 0): fast, (1000, 0): strong},
-                      {(500, 0): shifted(fast, -200.0), (1000, 0): shifted(strong, -200.0)})
+    logs = {(500, 0): fast, (1000, 0): strong, (1500, 0): between(fast, strong)}
+    said = verdict_of(tmp_path, logs, {key: shifted(log, -200.0) for key, log in logs.items()})
     assert "The same quality comes sooner." in said
     assert re.search(r"the other is better: \+\d.*by itself it is better at \d+", said)
 
 
 def test_the_verdict_on_a_better_text_at_the_same_time(tmp_path):
     fast, strong = records_of(FAST), records_of(STRONG)
-    worse = [[dataclasses.replace(record, prediction=" ".join(record.prediction.split()[::-1])) for record in records]
-             for records in (fast, strong)]
-    said = verdict_of(tmp_path, {(500, 0): worse[0], (1000, 0): worse[1]}, {(500, 0): fast, (1000, 0): strong})
+    logs = {(500, 0): fast, (1000, 0): strong, (1500, 0): between(fast, strong)}
+    worse = {key: [dataclasses.replace(record, prediction=" ".join(record.prediction.split()[::-1])) for record in log]
+             for key, log in logs.items()}
+    said = verdict_of(tmp_path, worse, logs)
     assert "more than a shift along the curve" in said
-    assert "(significantly better in 2 of 2 cells, worse in 0)" in said
+    assert "(significantly better in 3 of 3 cells, worse in 0)" in said
 
 
 def test_the_verdict_without_logs_claims_nothing(tmp_path):
@@ -350,17 +358,18 @@ def test_scores_of_comet_beside_a_log_are_compared_as_means(tmp_path):
 def test_a_result_with_more_cells_is_not_better_than_itself_with_fewer(tmp_path, capsys):
     slow, fast, strong = shifted(cut_short(records_of(FAST)), -300.0), records_of(FAST), records_of(STRONG)
     logs = {(500, 0): slow, (1000, 0): fast, (1500, 0): strong}
-    few = make_result_with_logs(tmp_path / "a", {key: logs[key] for key in [(500, 0), (1500, 0)]})
+    logs |= {(2000, 0): shifted(strong, 200.0)}
+    few = make_result_with_logs(tmp_path / "a", {key: logs[key] for key in [(500, 0), (1500, 0), (2000, 0)]})
     every = make_result_with_logs(tmp_path / "b", logs)
     for one, two in ((few, every), (every, few)):
         assert main(["compare", str(one), str(two), "--samples", "100", "--json", str(tmp_path / "c.json")]) == 0
         (curves,) = json.loads((tmp_path / "c.json").read_text())["comparisons"][0]["equal_latency"]
         assert (curves["mean_difference"], curves["interval"]) == (0.0, [0.0, 0.0])
-        assert curves["grids"]["shared"] == 2
+        assert curves["grids"]["shared"] == 3
     out = capsys.readouterr().out
-    assert "The grids differ, so only the 2 shared cells are compared (only the other has rollback k=1000 b=0)." in out
+    assert "The grids differ, so only the 3 shared cells are compared (only the other has rollback k=1000 b=0)." in out
     assert "only the baseline has rollback k=1000 b=0" in out
-    assert "interpolated between the best of 2 cells of both sides" in out
+    assert "interpolated between the best of 3 cells of both sides" in out
 
 
 def test_a_gain_without_more_delay_is_not_said_to_be_paid_for(tmp_path):
@@ -415,13 +424,14 @@ def test_p_of_few_differing_utterances_is_exact_and_says_how_many_they_are(tmp_p
 def test_few_differing_utterances_are_not_called_a_difference(tmp_path):
     # The bootstrap's interval of four that all gain lies above 0, as hardly any resample lacks all four.
     fast, strong = records_of(FAST), records_of(STRONG)
-    results = [make_result_with_logs(tmp_path / name, {(500, 0): with_better(fast, count), (1000, 0): strong})
+    results = [make_result_with_logs(tmp_path / name, {(500, 0): with_better(fast, count), (1000, 0): strong,
+                                                       (1500, 0): with_better(shifted(fast, 50.0), count)})
                for name, count in (("a", 0), ("b", 5))]
     (pair,) = compare_paths(*results, samples=500)["comparisons"]
     assert pair["cells"][0]["metrics"]["BLEU"]["interval"][0] > 0
     (curves,) = pair["equal_latency"]
     assert (curves["differing"], curves["interval"][0] > 0) == (5, True)
-    assert "(significantly better in 0 of 2 cells, worse in 0)" in curves["verdict"]
+    assert "(significantly better in 0 of 3 cells, worse in 0)" in curves["verdict"]
     assert "no difference can be told" in curves["verdict"]
     assert "(5 utterances differ, too few to tell)" in curves["verdict"]
 

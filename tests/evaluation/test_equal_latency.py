@@ -152,11 +152,21 @@ def test_two_policies_are_compared_by_the_cells_that_each_was_given():
     assert entry["interval"][1] - entry["interval"][0] > 3 * np.diff(entry["sampling_interval"])[0]
 
 
-def test_of_two_cells_none_can_be_left_out_and_the_verdict_says_so():
+def test_of_two_cells_none_can_be_left_out_so_that_nothing_is_claimed():
     grid = [(500, 3), (1000, 3)]
     entry = compare_sides(make_side(points_of(grid), noise(1)), make_side(improved(grid, 30.0), noise(1)))
-    assert "the interval does not cover interpolation" in entry["verdict"]
-    assert entry["interval"] == entry["sampling_interval"]
+    assert entry["interval"] is None and entry["sampling_interval"][0] > 0
+    assert "none is claimed from fewer than 3 cells" in entry["verdict"]
+    assert "better" not in entry["verdict"].split("At equal LAAL")[1]
+
+
+@pytest.mark.parametrize("cells", [2, 9])
+def test_one_system_under_two_policies_is_not_better_by_having_more_cells(cells):
+    points = points_of(DEFAULT_GRID)
+    few = {key: points[key] for key in list(points)[:: len(points) - 1]}
+    many = {key: points[key] for key in list(points)[:cells]}
+    entry = compare_sides(make_side(few, noise(1)), make_side(many, noise(1), "wait_k"), None)
+    assert "none is claimed from fewer than 3 cells" in entry["verdict"]
 
 
 def test_the_same_seed_leaves_out_the_same_cells():

@@ -263,6 +263,14 @@ def test_yaal_of_segments_goes_on_to_the_recordings_end(in_segments):
     assert scored.signatures["segments"].startswith("aligned:mweralign-")
 
 
+def test_segments_that_are_listed_out_of_order_are_aligned_in_that_of_time(in_segments):
+    pytest.importorskip("mweralign")
+    rows = audio(1, (1.0, 0.0, "", "a"), (2.0, 0.0, "", "b"), (3.5, 0.0, "", "c"), (4.0, 0.0, "", "d"))
+    path, options = in_segments(rows, [("talk.wav", 2.0, 2.0), ("talk.wav", 0.0, 2.0)], "c d", "a b")
+    assert [(one.prediction, one.delays) for one in records(path, **options)] == [
+        ("c d", (1500.0, 2000.0)), ("a b", (1000.0, 2000.0))]
+
+
 def test_what_is_said_of_whole_utterances_is_not_said_of_segments(in_segments):
     pytest.importorskip("mweralign")
     path, options = two_segments(in_segments, "a b", "c d")

@@ -62,8 +62,8 @@ def test_odd_lines_are_warned_about_by_number(capsys):
     assert f"{WORD}, lines {', '.join(map(str, falling))}: delays fall" in warnings[0]
     marked = [i for i, line in enumerate(WORD.read_text(encoding="utf-8").splitlines(), 1)
               if json.loads(line)["prediction"].endswith("</s>")]
-    assert f"{WORD}, lines {', '.join(map(str, marked))}: a special token" in warnings[2]
-    assert len(warnings) == 3
+    assert f"{WORD}, lines {', '.join(map(str, marked))}: a special token" in warnings[-1]
+    assert len(warnings) == 4
     assert all(line.startswith("simulsa-eval: warning: ") for line in warnings)
 
 
@@ -78,7 +78,13 @@ def warnings_of(tmp_path, *rows: dict) -> tuple[str, ...]:
 
 
 @pytest.mark.parametrize(("row", "message"), [
-    ({"prediction": "▁Guten ▁Tag s"}, "▁ in the prediction"),
+    ({"prediction": "▁Guten ▁Tag s"}, "subwords in the prediction"),
+    ({"prediction": "Gu@@ ten Tag"}, "subwords in the prediction"),
+    ({"prediction": "Gu ##ten Tag"}, "subwords in the prediction"),
+    ({"prediction": "Guten ĠTag Ġs"}, "subwords in the prediction"),
+    ({"prediction": "guten Tag [UNK]"}, "special token"),
+    ({"prediction": "guten Tag <turn|>"}, "special token"),
+    ({"elapsed": [0.9, 1.8, 2.7]}, "elapsed lies before the delay"),
     ({"prediction": "guten Tag <end_of_turn>"}, "special token"),
     ({"prediction": "guten Tag <|im_end|>"}, "special token"),
     ({"prediction": "guten Tag </s>"}, "special token"),
@@ -86,7 +92,7 @@ def warnings_of(tmp_path, *rows: dict) -> tuple[str, ...]:
     ({"delays": [0.9, 1.8, 2.7], "source_length": 2.7}, "times in seconds must be multiplied by 1000"),
 ])
 def test_what_is_not_text_or_milliseconds_is_warned_about_and_strict_refuses_it(tmp_path, row, message):
-    (warning,) = warnings_of(tmp_path, row, row)
+    (warning,) = warnings_of(tmp_path, row, row, {})
     assert message in warning
     with pytest.raises(LogError, match="without --strict"):
         score_log(tmp_path / "x.log", ScoreOptions(strict=True))
@@ -95,8 +101,15 @@ def test_what_is_not_text_or_milliseconds_is_warned_about_and_strict_refuses_it(
 def test_text_that_only_looks_like_tokens_and_early_delays_of_some_lines_are_left_in_peace(tmp_path):
     assert warnings_of(tmp_path, {}) == ()
     assert warnings_of(tmp_path, {"delays": [1.0, 2.0, 2.0]}, {}) == ()  # one that is written at once
+    assert warnings_of(tmp_path, {"prediction": "#1 ## a@b"}) == ()
     assert warnings_of(tmp_path, {"prediction": "a <sic> b"}) == ()
     assert warnings_of(tmp_path, {"prediction": "▁ ▂ ▃", "reference": "▁ ▂ ▃"}) == ()
+
+
+def test_a_log_whose_elapsed_times_are_its_delays_has_no_measured_computation(tmp_path):
+    row = SPEECH | {"index": 0, "elapsed": SPEECH["delays"]}
+    (tmp_path / "x.log").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    assert score_log(tmp_path / "x.log", ScoreOptions()).scores.corpus["LAAL_CA"] is None
 
 
 def test_strict_makes_the_first_odd_line_an_error(capsys):

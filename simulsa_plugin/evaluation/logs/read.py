@@ -137,10 +137,9 @@ class Log:
             self._check_exhausted(texts, number)
 
     def _is_measured(self) -> bool:
-        """Whether some elapsed time is not 0: SimulEval has zeros for every unit where it measures none, as of text."""
-        key = "emission_ca" if self.form == OMNISTEVAL else "elapsed"
-        times = (row.get(key) for _, row in read_rows(self.path, READ_FORMS))
-        return any(any(one) if isinstance(one, list) else one for one in times)
+        """Whether some elapsed time is neither 0 nor its delay: so tools write where they measure nothing."""
+        late, heard = ("emission_ca", "emission_cu") if self.form == OMNISTEVAL else ("elapsed", "delays")
+        return any(_has_computation(row.get(late), row.get(heard)) for _, row in read_rows(self.path, READ_FORMS))
 
     def _next(self, texts: Iterator[str], number: int) -> str:
         text = next(texts, None)
@@ -167,6 +166,10 @@ class Log:
         segments = None if options.segments is None else simulstream.read_segments(options.segments)
         references = None if options.references is None else list(read_references(options.references))
         yield from simulstream.to_records(screens, segments, references, options.unit)
+
+
+def _has_computation(elapsed: object, delays: object) -> bool:
+    return bool(elapsed) and elapsed != delays and (any(elapsed) if isinstance(elapsed, list) else True)
 
 
 def read_references(path: Path) -> Iterator[str]:

@@ -180,6 +180,7 @@ def to_records(
     measured = any(screen.computed for screen in screens.values())
     found: dict[int, EmissionRecord] = {}
     for name, indexes in by_audio.items():
+        indexes.sort(key=lambda index: segments[index].offset)  # the text is aligned in the order of time
         records = _records_of_audio(
             name, screens[name], {index: segments[index] for index in indexes}, texts, unit, measured)
         end = max(segments[index].offset + segments[index].duration for index in indexes)
