@@ -140,6 +140,13 @@ class ListDataset:
         share = {key: self.entry[key] for key in ("num_samples",) if key in self.entry}
         return {**SHAREGPT_ENTRY, **share}
 
+    def for_training(self, row):
+        one = self.rows[row]
+        return None, [] if isinstance(one, str) else [one[1]]
+
+    def without(self, rows):
+        return dict(SHAREGPT_ENTRY), (one for row, one in enumerate(self.sharegpt_rows()) if row not in rows)
+
     def sharegpt_rows(self):
         return [
             {

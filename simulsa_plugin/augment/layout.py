@@ -26,6 +26,8 @@ class Layout:
         self.journal = self.folder / "scores.partial.jsonl"
         self.shards = self.folder / "shards"
         self.skipped = self.folder / "skipped.jsonl"
+        self.broken = self.folder / "broken.jsonl"
+        self.clean = self.folder / "clean.jsonl"
         self.retokenized = self.folder / "retokenized.jsonl"
         self.commitment = self.folder / "commitment.jsonl"
         self.audit = self.folder / "audit.json"

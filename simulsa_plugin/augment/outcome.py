@@ -28,7 +28,14 @@ class Outcome:
     manifest: dict[str, Any]
 
 
-def finish(layout: Layout, work: dict[str, Any], tally: Tally, wanted: int, skipped: list[Skipped]) -> Outcome:
+def finish(
+    layout: Layout,
+    work: dict[str, Any],
+    tally: Tally,
+    wanted: int,
+    skipped: list[Skipped],
+    clean: dict[str, Any] | None = None,
+) -> Outcome:
     """Write skipped.jsonl, report.html and, last of all, manifest.json.
 
     Args:
@@ -37,11 +44,14 @@ def finish(layout: Layout, work: dict[str, Any], tally: Tally, wanted: int, skip
         tally: of the decided rows.
         wanted: samples asked for.
         skipped: what the walk left out.
+        clean: of `offer_clean`.
     """
     left_out = [*skipped, *tally.dropped]
     write_jsonl(layout.skipped, (one.as_row() for one in left_out))
     reasons = Counter(one.reason for one in left_out)
     manifest = make_manifest(work, tally, wanted, reasons, first_causes(left_out))
+    if clean:
+        manifest["clean"] = clean
     write_report(manifest, tally.examples, layout.report)
     write_manifest(layout, manifest)
     return Outcome(layout.folder, manifest)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from simulsa_plugin.augment.acceptance import tolerance_of
+from simulsa_plugin.augment.clean import offer_clean
 from simulsa_plugin.augment.clips import Chooser
 from simulsa_plugin.augment.commitment import Truth
 from simulsa_plugin.augment.decision import Decider
@@ -59,7 +60,8 @@ def augment(
         tally = decider.write(scored_rows(cuts, settings, layout), layout)
         register(dataset, entry, layout)
         remove_shards(layout)
-        return finish(layout, scored, tally, wanted_samples(len(dataset), settings), skipped)
+        clean = offer_clean(dataset, skipped, layout)
+        return finish(layout, scored, tally, wanted_samples(len(dataset), settings), skipped, clean)
 
 
 def augment_shard(

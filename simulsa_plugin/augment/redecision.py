@@ -66,7 +66,8 @@ def decide_again(scores: Path, keys: Mapping[str, Any], out: Path, find_truth: F
                 print(_too_few(source, tally.scored, wanted), file=sys.stderr)
             skipped = source.skipped(tally.last_id if wanted is not None and wanted <= tally.scored else None)
             merge_dataset_info(layout.out, _entries(source, layout, portable=settings.portable))
-            return finish(layout, work, tally, wanted or source.count("wanted") or tally.scored, skipped)
+            clean = source.manifest.get("clean") if in_place else None
+            return finish(layout, work, tally, wanted or source.count("wanted") or tally.scored, skipped, clean)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,6 +30,14 @@ class SourceDataset(Protocol):
 
     def sample(self, row: int) -> Sample | UnusableRow:
         """One row as a sample, or the reason why it is none."""
+        ...
+
+    def for_training(self, row: int) -> tuple[str | None, list[str]]:
+        """What stops a training at a row, in words, before any audio is opened; and the audio that it would open."""
+        ...
+
+    def without(self, rows: Collection[int]) -> tuple[dict[str, Any], Iterator[dict[str, Any]]]:
+        """The entry, without `file_name`, and the rows with absolute paths of a file that leaves some rows out."""
         ...
 
     def has_relative_audio(self) -> bool:

@@ -314,9 +314,13 @@ def _training_parts(named: object, found: Sequence[tuple[OfflineDataset, int | N
 
 
 def _print(outcome: Outcome) -> None:
+    from simulsa_plugin.augment.clean import clean_lines
     from simulsa_plugin.augment.report import summary_lines
 
     name = outcome.manifest["dataset"]
     print("\n".join(summary_lines(outcome.manifest)))
     print(f"  {outcome.folder}")
-    print(f"  train with  dataset: {name},{name}_simulsa  and  dataset_dir: {outcome.folder.parent}")
+    for line in clean_lines(outcome.manifest):
+        print(f"  {line}")
+    offline = (outcome.manifest.get("clean") or {}).get("name") or name
+    print(f"  train with  dataset: {offline},{name}_simulsa  and  dataset_dir: {outcome.folder.parent}")

@@ -8,7 +8,7 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,11 +49,13 @@ class OfflineDataset:
         entry: its entry there, with an absolute file name.
         rows: LLaMA-Factory's aligned rows (`_prompt`, `_response`, `_system`, `_audios` …), one for each row of the
             file, or of its `split`. The files of a folder follow each other by name.
+        audio_token: what the recipe's template puts in the place of audio; None where it is not known.
     """
 
     name: str
     entry: dict[str, Any]
     rows: Any
+    audio_token: str | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -89,11 +91,14 @@ class OfflineDataset:
             DatasetError: the rows hold what such a file cannot carry.
         """
         self._refuse_loss()
-        named = self.entry.get("columns", {})
-        columns = {"messages": "messages", "audios": "audios"}
-        columns |= {column: column for column in _REWRITTEN_COLUMNS if named.get(column)}
+        return self._rewritten()[0]
+
+    def _rewritten(self) -> tuple[dict[str, Any], list[str]]:
+        """The entry of `rewritten_entry`, and its columns besides messages and audio."""
+        more = [column for column in _REWRITTEN_COLUMNS if self.entry.get("columns", {}).get(column)]
+        columns = {"messages": "messages", "audios": "audios"} | {column: column for column in more}
         share = {key: self.entry[key] for key in ("num_samples",) if key in self.entry}
-        return {"formatting": "sharegpt", "columns": columns, "tags": dict(_REWRITTEN_TAGS), **share}
+        return {"formatting": "sharegpt", "columns": columns, "tags": dict(_REWRITTEN_TAGS), **share}, more
 
     def sharegpt_rows(self) -> list[dict[str, Any]]:
         """All rows as sharegpt with absolute paths, for a rewritten offline file; see `rewritten_entry`.
@@ -104,8 +109,35 @@ class OfflineDataset:
             DatasetError: the rows hold what such a file cannot carry.
         """
         self._refuse_loss()
-        columns = [column for column in _REWRITTEN_COLUMNS if self.entry.get("columns", {}).get(column)]
+        _, columns = self._rewritten()
         return [_as_sharegpt(aligned, columns) for aligned in self.rows]
+
+    def for_training(self, row: int) -> tuple[str | None, list[str]]:
+        """What stops a training at a row, in words, before any audio is opened; and the audio that it would open.
+
+        Rows that LLaMA-Factory drops stop nothing.
+        """
+        aligned = self.rows[row]
+        turns = [*(aligned["_prompt"] or []), *(aligned["_response"] or [])]
+        audios = aligned["_audios"] or []
+        if not aligned["_prompt"] or len(aligned["_response"] or []) != 1:
+            return None, []
+        cause = _text_problem(turns, aligned, self.audio_token)
+        if cause is None and not all(isinstance(audio, str) and "://" not in audio for audio in audios):
+            cause = "the row's audio is not the path of a file"
+        return cause, [] if cause else _all_absolute(audios)
+
+    def without(self, rows: Collection[int]) -> tuple[dict[str, Any], Iterator[dict[str, Any]]]:
+        """The entry, without `file_name`, and the rows with absolute paths of a file that leaves some rows out.
+
+        Raises:
+            DatasetError: such a file has no place for pairs of answers.
+        """
+        if any(len(response or []) > 1 for response in self._column("_response")):
+            raise DatasetError(f"The dataset {self.name} has pairs of answers (`ranking`, `kto_tag`).")
+        entry, columns = self._rewritten()
+        kept = (aligned for row, aligned in enumerate(self.rows) if row not in rows)
+        return entry, (_as_sharegpt(aligned, columns) for aligned in kept)
 
     def _refuse_loss(self) -> None:
         if self._lost:
@@ -253,7 +285,14 @@ def _load(arguments: InferenceArguments, info: Mapping[str, Any], name: str) -> 
     rows = _align(arguments, attributes, name, _local_place(entry))
     if len(rows) == 0:
         raise DatasetError(f"The dataset {name} has no rows.")
-    return OfflineDataset(name, entry, rows)
+    return OfflineDataset(name, entry, rows, _audio_token(arguments.data.template))
+
+
+def _audio_token(template: str | None) -> str | None:
+    from llamafactory.data.template import TEMPLATES
+
+    token = getattr(TEMPLATES[template].mm_plugin, "audio_token", None) if template in TEMPLATES else None
+    return token if isinstance(token, str) else None
 
 
 def _check_entry(dataset_dir: object, info: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -427,6 +466,25 @@ def _unusable_text(aligned: Mapping[str, Any]) -> str | None:
         return "not_one_audio"
     if not answer.strip():
         return "empty_reference"
+    return None
+
+
+def _text_problem(
+    turns: Iterable[Mapping[str, Any]], aligned: Mapping[str, Any], audio_token: str | None
+) -> str | None:
+    """What a training stops at in the text of a row: LLaMA-Factory wants as many places in all turns as files."""
+    from llamafactory.extras.constants import AUDIO_PLACEHOLDER, IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER
+
+    texts = [turn["content"] or "" for turn in turns]
+    if not all(isinstance(text, str) for text in texts):
+        return "a turn is not text"
+    placeholders = (AUDIO_PLACEHOLDER, "_audios"), (IMAGE_PLACEHOLDER, "_images"), (VIDEO_PLACEHOLDER, "_videos")
+    for placeholder, column in placeholders:
+        places, files = sum(text.count(placeholder) for text in texts), len(aligned[column] or [])
+        if places != files:
+            return f"{placeholder} stands {places} times, and there are {files} files for it"
+    if audio_token and audio_token != AUDIO_PLACEHOLDER and any(audio_token in text for text in texts):
+        return f"the text holds the template's audio token {audio_token!r}, and no audio for it"
     return None
 
 

@@ -74,3 +74,29 @@ def test_the_command_cuts_speech_and_registers_the_text_beside_it(folder, tmp_pa
     info = json.loads((tmp_path / "out" / "dataset_info.json").read_text())
     assert set(info) == {"text", "speech", "speech_simulsa"}
     assert not (tmp_path / "out" / "text_simulsa").exists()
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"messages": turns(ASK, "Ja."), "audios": ["wav/0.wav"]}, None),
+        ({"messages": turns(f"{ASK}{ASK}", "Ja."), "audios": ["wav/0.wav", "wav/1.wav"]}, None),
+        ({"messages": turns(ASK, "Ja.", ASK, "Nein."), "audios": ["wav/0.wav", "wav/1.wav"]}, None),
+        ({"messages": turns("Ja?", "Ja."), "audios": []}, None),
+        ({"messages": turns(f"{ASK}{ASK}", "Ja."), "audios": ["wav/0.wav"]}, "<audio> stands 2 times, and there are 1"),
+        ({"messages": turns(ASK, "<audio>"), "audios": ["wav/0.wav"]}, "<audio> stands 2 times, and there are 1 files"),
+        ({"messages": turns(ASK, "<|AUDIO|>"), "audios": ["wav/0.wav"]}, "holds the template's audio token '<|AUDIO"),
+        ({"messages": turns(f"{ASK}<image>", "Ja."), "audios": ["wav/0.wav"]}, "<image> stands 1 times, and there"),
+        ({"messages": turns(ASK, "Ja."), "audios": ["http://a.org/0.wav"]}, "not the path of a file"),
+    ],
+)  # fmt: skip
+def test_what_stops_a_training_at_a_row_and_the_rows_without_it(folder, row, said):
+    good = {"messages": turns(ASK, "Gut."), "audios": ["wav/2.wav"]}
+    write_rows(folder / "speech.jsonl", [row, good])
+    (dataset,) = load(folder, "speech")
+    cause, audios = dataset.for_training(0)
+    assert said in cause if said else cause is None
+    assert audios == ([] if said else [str(folder / path) for path in row["audios"]])
+    entry, kept = dataset.without({0})
+    assert [one["audios"] for one in kept] == [[str(folder / "wav" / "2.wav")]]
+    assert entry["formatting"] == "sharegpt" and "file_name" not in entry
