@@ -123,6 +123,7 @@ class ListDataset:
     entry: dict[str, Any] = field(default_factory=lambda: {"file_name": "/somewhere/offline.jsonl"})
     relative: bool = False
     system: str = ""
+    home: Path | None = None
 
     def __len__(self):
         return len(self.rows)
@@ -132,6 +133,9 @@ class ListDataset:
             return UnusableRow(row, self.rows[row])
         reference, audio = self.rows[row]
         return Sample(row, Prompt(({"role": "user", "content": "<audio>Translate."},), self.system), reference, audio)
+
+    def is_registered_in(self, folder):
+        return folder == self.home
 
     def has_relative_audio(self):
         return self.relative

@@ -34,6 +34,7 @@ class Layout:
         self.manifest = self.folder / "manifest.json"
         self.report = self.folder / "report.html"
         self.started = self.folder / "started.json"
+        self.owned = self.folder / "owned.json"
         self.rewritten = out / f"{name}.jsonl"
 
     def shard_folder(self, shard: Shard) -> Path:

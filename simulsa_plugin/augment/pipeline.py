@@ -15,13 +15,13 @@ from simulsa_plugin.augment.decision import Decider
 from simulsa_plugin.augment.layout import Layout
 from simulsa_plugin.augment.manifest import as_scored, check_same_work, describe_work, refuse_other_work
 from simulsa_plugin.augment.outcome import Outcome, finish
-from simulsa_plugin.augment.registration import SourceDataset, offline_entry, register
+from simulsa_plugin.augment.registration import SourceDataset, offline_entry, open_layout, register
 from simulsa_plugin.augment.selection import wanted_samples
 from simulsa_plugin.augment.settings import AugmentSettings
 from simulsa_plugin.augment.shards import holding, holding_whole, is_alone, mark_finished, remove_shards
 from simulsa_plugin.augment.speculation import score_cuts, scored_rows
 from simulsa_plugin.model import AudioLanguageModel
-from simulsa_plugin.storage import make_folder
+from simulsa_plugin.storage import make_own_folder
 from simulsa_plugin.work import Shard
 
 
@@ -48,7 +48,7 @@ def augment(
         StorageError: the folder is in use, or holds the work of other settings or other data.
         DatasetError: not one row could be cut.
     """
-    layout = open_layout(out, dataset.name)
+    layout = _open(out, dataset)
     with holding(layout, None):
         entry = offline_entry(dataset, settings, layout)
         work = describe_work(dataset, model.describe(), settings, model.output_width)
@@ -73,7 +73,7 @@ def augment_shard(
         StorageError: the shard or the whole folder is in use, or holds other work.
         DatasetError: not one row could be cut.
     """
-    layout = open_layout(out, dataset.name)
+    layout = _open(out, dataset)
     work = describe_work(dataset, model.describe(), settings, model.output_width)
     refuse_other_work(layout, work)
     with holding(layout, shard) as has_work:
@@ -86,8 +86,7 @@ def augment_shard(
         mark_finished(layout, shard)
 
 
-def open_layout(out: Path, name: str) -> Layout:
-    """The folders of a dataset, made where they are missing."""
-    layout = Layout(make_folder(out).absolute(), name)
-    make_folder(layout.clips)
+def _open(out: Path, dataset: SourceDataset) -> Layout:
+    layout = open_layout(out, dataset.name)
+    make_own_folder(layout.clips)
     return layout

@@ -13,7 +13,7 @@ from simulsa_plugin.audio import SAMPLE_RATE, samples_to_seconds
 from simulsa_plugin.augment.clips import Chooser, Cut
 from simulsa_plugin.augment.layout import Layout
 from simulsa_plugin.augment.manifest import refuse_other_work
-from simulsa_plugin.augment.registration import SourceDataset, offline_entry
+from simulsa_plugin.augment.registration import SourceDataset, offline_entry, refuse_foreign
 from simulsa_plugin.augment.selection import wanted_samples
 from simulsa_plugin.augment.settings import AugmentSettings
 from simulsa_plugin.augment.speculation import check_scored, make_batches
@@ -61,6 +61,7 @@ def plan(
         DatasetError: not one row could be cut.
     """
     layout = Layout(out.absolute(), dataset.name)
+    refuse_foreign(layout)
     refuse_other_work(layout, described)
     offline_entry(dataset, settings, layout)  # refuses what it cannot register
     cuts, skipped = Chooser(dataset, renderer, settings, layout, write_clips=False).choose()

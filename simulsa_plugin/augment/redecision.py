@@ -17,13 +17,21 @@ from simulsa_plugin.augment.decision import Decider
 from simulsa_plugin.augment.layout import Layout
 from simulsa_plugin.augment.manifest import noted_work, plugin_version
 from simulsa_plugin.augment.outcome import Outcome, finish
-from simulsa_plugin.augment.registration import augmented_entry, portable_entry
+from simulsa_plugin.augment.registration import (
+    augmented_entry,
+    check_entry,
+    has_relative_audio,
+    note_relative_audio,
+    open_layout,
+    portable_entry,
+    put_entries,
+)
 from simulsa_plugin.augment.scored_file import ScoredFile
 from simulsa_plugin.augment.selection import wanted_samples
 from simulsa_plugin.augment.settings import CUTTING_KEYS, EXTRA_SCORES, AugmentSettings
 from simulsa_plugin.augment.shards import holding
 from simulsa_plugin.errors import SimulsaError, StorageError, UsageError
-from simulsa_plugin.storage import make_folder, merge_dataset_info, write_json
+from simulsa_plugin.storage import write_json
 from simulsa_plugin.terminal import tracked
 from simulsa_plugin.work import read_work
 
@@ -46,16 +54,18 @@ def decide_again(scores: Path, keys: Mapping[str, Any], out: Path, find_truth: F
         StorageError: the file is broken, or the output folder holds other work.
     """
     source = ScoredFile.open(scores)
-    layout = Layout(make_folder(out).absolute(), source.name)
+    layout = Layout(out.absolute(), source.name)
     in_place = layout.scores.resolve() == source.path.resolve()
     settings = _settings(source, keys, in_place=in_place)
     wanted = _wanted(source, settings, keys)
-    make_folder(layout.folder)
+    open_layout(out, source.name, trusted=in_place)
     with holding(layout, None):
         if in_place:
             settings, wanted = _all_of_it(source, settings, wanted)
         else:
             _check_place(layout, source)
+        if source.entry:
+            check_entry(layout, source.name, source.entry)
         work = _work(source, settings, keys, in_place=in_place)
         with _begun(layout, work, in_place=in_place):
             rows = islice(source.rows(layout, portable=settings.portable), wanted)
@@ -65,7 +75,7 @@ def decide_again(scores: Path, keys: Mapping[str, Any], out: Path, find_truth: F
             if wanted is not None and tally.scored < wanted:
                 print(_too_few(source, tally.scored, wanted), file=sys.stderr)
             skipped = source.skipped(tally.last_id if wanted is not None and wanted <= tally.scored else None)
-            merge_dataset_info(layout.out, _entries(source, layout, portable=settings.portable))
+            put_entries(layout, _entries(source, layout, portable=settings.portable))
             clean = source.manifest.get("clean") if in_place else None
             return finish(layout, work, tally, wanted or source.count("wanted") or tally.scored, skipped, clean)
 
@@ -82,6 +92,7 @@ def _begun(layout: Layout, work: Mapping[str, Any], *, in_place: bool) -> Iterat
     except SimulsaError:  # a mistake, not a kill: whoever comes next finds the folder free
         if not layout.scores.exists():
             layout.started.unlink(missing_ok=True)
+            layout.owned.unlink(missing_ok=True)
         raise
 
 
@@ -198,8 +209,22 @@ def _entries(source: ScoredFile, layout: Layout, *, portable: bool) -> dict[str,
             file=sys.stderr,
         )
         return augmented_entry(layout)
+    _warn_of_relative_audio(source, layout)
     named = portable_entry(entry, layout) if portable else entry
     return {source.name: named, **augmented_entry(layout)}
+
+
+def _warn_of_relative_audio(source: ScoredFile, layout: Layout) -> None:
+    """Say what training needs where the offline set is the user's own file, with paths that start at its folder."""
+    folder = source.path.parent.parent
+    relative = has_relative_audio(Layout(folder, source.name))
+    note_relative_audio(layout, relative=relative)
+    if relative and folder.resolve() != layout.out.resolve():
+        print(
+            f"warning: the audio paths of {source.name} are relative: besides dataset_dir, training needs the "
+            f"media_dir of the recipe that was augmented, or else media_dir: {folder}.",
+            file=sys.stderr,
+        )
 
 
 def _noticing_missing_clips(rows: Iterator[dict[str, Any]], layout: Layout) -> Iterator[dict[str, Any]]:

@@ -1,8 +1,13 @@
-"""An offline dataset as the pipeline sees it, and its place in the output folder's dataset_info.json."""
+"""An offline dataset as the pipeline sees it, and the place of both datasets in the output folder.
+
+What stands in that folder and was made by nobody of ours is left as it is: `NAME_simulsa/owned.json` says which of the
+files and entries beside it are a run's own.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+import os
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,7 +15,25 @@ from simulsa_plugin.augment.layout import Layout
 from simulsa_plugin.augment.settings import AugmentSettings
 from simulsa_plugin.errors import StorageError
 from simulsa_plugin.model import Sample, UnusableRow
-from simulsa_plugin.storage import SHAREGPT_ENTRY, make_folder, merge_dataset_info, write_jsonl
+from simulsa_plugin.storage import (
+    DATASET_INFO,
+    LOCK,
+    SHAREGPT_ENTRY,
+    UNFINISHED,
+    make_folder,
+    make_own_folder,
+    merge_dataset_info,
+    read_jsonl,
+    refuse_link,
+    registered_datasets,
+    write_json,
+    write_jsonl,
+    writing_to,
+)
+from simulsa_plugin.work import read_work
+
+Entries = Mapping[str, Mapping[str, Any]]
+_FILES, _ENTRIES, _RELATIVE = "files", "entries", "offline_audio_is_relative"  # keys of owned.json
 
 
 class SourceDataset(Protocol):
@@ -40,6 +63,10 @@ class SourceDataset(Protocol):
         """The entry, without `file_name`, and the rows with absolute paths of a file that leaves some rows out."""
         ...
 
+    def is_registered_in(self, folder: Path) -> bool:
+        """Whether its entry was read from `folder/dataset_info.json`."""
+        ...
+
     def has_relative_audio(self) -> bool:
         """Whether its paths only make sense beside its own file."""
         ...
@@ -53,21 +80,82 @@ class SourceDataset(Protocol):
         ...
 
 
-def offline_entry(dataset: SourceDataset, settings: AugmentSettings, layout: Layout) -> dict[str, Any]:
-    """The offline set's entry in the output folder; relative audio paths get a rewritten file.
+def open_layout(out: Path, name: str, *, trusted: bool = False) -> Layout:
+    """The folder of a dataset in the output folder, made where it is missing.
+
+    Args:
+        out: the output folder.
+        name: of the offline dataset.
+        trusted: take the folder for ours, whatever is in it: the user has named a file of it as such.
 
     Raises:
-        StorageError: the rewritten file would replace the offline file itself.
+        StorageError: see `refuse_foreign`; or the folder cannot be written.
+    """
+    layout = Layout(make_folder(out).absolute(), name)
+    refuse_foreign(layout, trusted=trusted)
+    make_own_folder(layout.folder)
+    if not layout.owned.exists():
+        write_json(layout.owned, {_FILES: [], _ENTRIES: {}})
+    return layout
+
+
+def refuse_foreign(layout: Layout, *, trusted: bool = False) -> None:
+    """Raise StorageError where a link, or what no run of ours has made, has the place of the augmented dataset."""
+    refuse_link(layout.folder)
+    refuse_link(layout.rows)
+    with writing_to(layout.folder):
+        _refuse_foreign_folder(layout, trusted=trusted)
+    registered = registered_datasets(layout.out)
+    for name, entry in augmented_entry(layout).items():
+        if name in registered and not _leads_to_the_same(layout.out, registered[name], entry):
+            raise _foreign(layout.out / DATASET_INFO, f"The entry {name} in ")
+
+
+def _refuse_foreign_folder(layout: Layout, *, trusted: bool) -> None:
+    ours = trusted or _is_ours(layout)
+    if layout.folder.exists():
+        for path in sorted(layout.folder.iterdir()) if layout.folder.is_dir() else [layout.folder]:
+            refuse_link(path)
+            if not (ours or _is_trace(path)):
+                raise _foreign(path)
+    if layout.rows.exists() and not (ours or _are_rows_of(layout)):
+        raise _foreign(layout.rows)
+
+
+def offline_entry(dataset: SourceDataset, settings: AugmentSettings, layout: Layout) -> dict[str, Any] | None:
+    """The offline set's entry in the output folder; None where the one that it was read from stands there already.
+
+    Relative audio paths get a rewritten file.
+
+    Raises:
+        StorageError: the output folder has another dataset of this name, or a file in the place of the rewritten one.
         DatasetError: its rows hold what a rewritten file cannot carry.
     """
-    entry = dict(dataset.entry)
-    if dataset.has_relative_audio():
+    if dataset.is_registered_in(layout.out):
+        return None
+    entry, rewritten = dict(dataset.entry), dataset.has_relative_audio()
+    if rewritten:
         if Path(entry.get("file_name", "")).resolve() == layout.rewritten.resolve():
             raise StorageError(
                 f"{layout.rewritten} is the offline dataset itself and has relative audio paths. Choose another --out."
             )
         entry = {"file_name": str(layout.rewritten), **dataset.rewritten_entry()}
+    check_entry(layout, dataset.name, entry)
+    if rewritten:
+        _check_rewritten(layout, entry)
     return portable_entry(entry, layout) if settings.portable else entry
+
+
+def check_entry(layout: Layout, name: str, entry: Mapping[str, Any]) -> None:
+    """Raise StorageError where dataset_info.json of the output folder has another dataset by this name."""
+    registered, own = registered_datasets(layout.out), _owned(layout)[_ENTRIES]
+    if name not in registered or (name in own and registered[name] == own[name]):
+        return
+    if _located(layout.out, registered[name]) != _located(layout.out, entry):
+        raise StorageError(
+            f"{layout.out / DATASET_INFO} has another dataset {name} than the one that is augmented. "
+            "Choose another --out."
+        )
 
 
 def portable_entry(entry: dict[str, Any], layout: Layout) -> dict[str, Any]:
@@ -77,11 +165,29 @@ def portable_entry(entry: dict[str, Any], layout: Layout) -> dict[str, Any]:
     return entry | {"file_name": str(Path(entry["file_name"]).relative_to(layout.out))}
 
 
-def register(dataset: SourceDataset, entry: dict[str, Any], layout: Layout) -> None:
-    """Name both datasets in the output folder's dataset_info.json."""
-    if dataset.has_relative_audio():
+def register(dataset: SourceDataset, entry: dict[str, Any] | None, layout: Layout) -> None:
+    """Name both datasets in the output folder's dataset_info.json; `entry` is that of `offline_entry`."""
+    if entry is None:
+        note_relative_audio(layout, relative=dataset.has_relative_audio())
+    elif dataset.has_relative_audio():
+        _note(layout, {_FILES: [layout.rewritten.name]})
         write_jsonl(layout.rewritten, dataset.sharegpt_rows())
-    merge_dataset_info(layout.out, {dataset.name: entry, **augmented_entry(layout)})
+    put_entries(layout, {**({} if entry is None else {dataset.name: entry}), **augmented_entry(layout)})
+
+
+def put_entries(layout: Layout, entries: Entries) -> None:
+    """Put entries into dataset_info.json, and note that they are ours; those of others stay as they are.
+
+    `check_entry` and `refuse_foreign` have seen that these lead to the same rows.
+    """
+    registered, own = registered_datasets(layout.out), _owned(layout)[_ENTRIES]
+    ours = {
+        name: dict(entry)
+        for name, entry in entries.items()
+        if name not in registered or registered[name] == entry or (name in own and registered[name] == own[name])
+    }
+    merge_dataset_info(layout.out, ours)
+    _note(layout, {_ENTRIES: {**own, **ours}})
 
 
 def register_beside(dataset: SourceDataset, settings: AugmentSettings, out: Path) -> None:
@@ -93,11 +199,96 @@ def register_beside(dataset: SourceDataset, settings: AugmentSettings, out: Path
     """
     layout = Layout(make_folder(out).absolute(), dataset.name)
     entry = offline_entry(dataset, settings, layout)
-    if dataset.has_relative_audio():
+    if entry is None:
+        return
+    if dataset.name not in registered_datasets(layout.out):
+        merge_dataset_info(layout.out, {dataset.name: entry})
+    if dataset.has_relative_audio():  # known as ours by the entry
         write_jsonl(layout.rewritten, dataset.sharegpt_rows())
-    merge_dataset_info(layout.out, {dataset.name: entry})
 
 
 def augmented_entry(layout: Layout) -> dict[str, dict[str, Any]]:
     """NAME_simulsa in dataset_info.json."""
     return {layout.rows.stem: {"file_name": layout.rows.name, **SHAREGPT_ENTRY}}
+
+
+def note_relative_audio(layout: Layout, *, relative: bool) -> None:
+    """Note whether the offline set's audio is found from this folder alone, for who decides again into another."""
+    if relative != has_relative_audio(layout):
+        _note(layout, {_RELATIVE: relative})
+
+
+def has_relative_audio(layout: Layout) -> bool:
+    """What `note_relative_audio` has noted."""
+    return _owned(layout).get(_RELATIVE) is True
+
+
+def _foreign(path: Path, what: str = "") -> StorageError:
+    return StorageError(
+        f"{what}{path} was not made by simulsa-augment, and stays as it is. Choose another --out, or move it away."
+    )
+
+
+def _is_ours(layout: Layout) -> bool:
+    """Whether a run has begun or ended in the folder; earlier versions left no owned.json."""
+    if layout.owned.exists():
+        return True
+    noted = next((path for path in (layout.manifest, layout.started) if path.exists()), None)
+    return noted is not None and isinstance(read_work(noted).get("settings"), dict)
+
+
+def _is_trace(path: Path) -> bool:
+    """Whether it is all that a run leaves which is killed before it says that the folder is its own."""
+    if path.is_dir():
+        return path.name == "clips" and all(map(_is_trace, path.iterdir()))
+    return path.name == LOCK or (path.name.startswith(".") and path.name.endswith(UNFINISHED))
+
+
+def _are_rows_of(layout: Layout) -> bool:
+    """Whether a file of training rows names clips of this dataset: its folder was removed to begin anew."""
+    try:
+        first = next(read_jsonl(layout.rows), None)
+        return first is None or Path(first["audios"][0]).parts[-3:-1] == (layout.folder.name, layout.clips.name)
+    except (StorageError, LookupError, TypeError):
+        return False
+
+
+def _check_rewritten(layout: Layout, entry: Mapping[str, Any]) -> None:
+    """Raise StorageError where a file that is not ours has the place of the rewritten offline file."""
+    refuse_link(layout.rewritten)
+    registered = registered_datasets(layout.out).get(layout.name)
+    claimed = layout.rewritten.name in _owned(layout)[_FILES]
+    if layout.rewritten.exists() and not claimed and _located(layout.out, registered) != _located(layout.out, entry):
+        raise _foreign(layout.rewritten)
+
+
+def _owned(layout: Layout) -> dict[str, Any]:
+    """What owned.json says; nothing where an earlier version, or a crash, left none."""
+    empty: dict[str, Any] = {_FILES: [], _ENTRIES: {}}
+    try:
+        said = read_work(layout.owned) if layout.owned.exists() else empty
+    except StorageError:
+        return empty
+    fits = isinstance(said.get(_FILES), list) and isinstance(said.get(_ENTRIES), dict)
+    return said if fits else empty
+
+
+def _note(layout: Layout, changed: Mapping[str, Any]) -> None:
+    before = _owned(layout)
+    if {**before, **changed} != before:
+        write_json(layout.owned, {**before, **changed})
+
+
+def _located(folder: Path, entry: object) -> object:
+    """An entry with an absolute file name, so that two ways to write the same one are equal."""
+    if not isinstance(entry, Mapping) or not isinstance(entry.get("file_name"), str):
+        return entry
+    return {**entry, "file_name": os.path.abspath(folder / entry["file_name"])}
+
+
+def _leads_to_the_same(folder: Path, registered: object, entry: Mapping[str, Any]) -> bool:
+    """Whether both name the same place of the rows."""
+    one, other = _located(folder, registered), _located(folder, entry)
+    return isinstance(one, dict) and isinstance(other, dict) and (
+        one == other or ("file_name" in one and one["file_name"] == other.get("file_name"))
+    )

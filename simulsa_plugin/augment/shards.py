@@ -6,6 +6,7 @@ so shards may run under torchrun, in a job array, one after another, or on machi
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from simulsa_plugin.augment.layout import Layout
 from simulsa_plugin.errors import FolderInUseError
-from simulsa_plugin.storage import locked, make_folder, writing_to
+from simulsa_plugin.storage import locked, make_own_folder, refuse_link, writing_to
 from simulsa_plugin.work import Shard, wait_until
 
 FINISHED = "finished"  # the file that says that all batches of a shard are scored
@@ -77,8 +78,13 @@ def _take_beside_others(layout: Layout, shard: Shard, stack: ExitStack) -> bool:
     with _locked_soon(layout.folder):
         has_work = not is_finished(layout, shard)  # whoever held the whole may have finished it
         if has_work:
-            stack.enter_context(locked(make_folder(layout.shard_folder(shard))))
+            stack.enter_context(locked(_make_shard_folder(layout, shard)))
     return has_work
+
+
+def _make_shard_folder(layout: Layout, shard: Shard) -> Path:
+    make_own_folder(layout.shards)
+    return make_own_folder(layout.shard_folder(shard))
 
 
 @contextmanager
@@ -99,6 +105,7 @@ def _locked_soon(folder: Path) -> Iterator[None]:
 
 def mark_finished(layout: Layout, shard: Shard) -> None:
     """Say that a shard has scored all its batches."""
+    refuse_link(layout.shard_folder(shard) / FINISHED)
     with writing_to(layout.shard_folder(shard)):
         (layout.shard_folder(shard) / FINISHED).touch()
 
@@ -129,5 +136,8 @@ def _size(path: Path) -> int:
 
 def remove_shards(layout: Layout) -> None:
     """Remove what the shards kept; their rows stand in scores.jsonl."""
-    shutil.rmtree(layout.shards, ignore_errors=True)
+    for folder in layout.shards.glob("*-of-*"):
+        shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(OSError):  # something else is in there, or there were no shards
+        layout.shards.rmdir()
     layout.journal.unlink(missing_ok=True)

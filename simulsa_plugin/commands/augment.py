@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from simulsa_plugin.work import Shard
 
 PROG = "simulsa-augment"
+OUT = "data_simulsa"  # LLaMA-Factory's own default, data, is where users keep their datasets
 
 _DESCRIPTION = """\
 Cut a share of the offline utterances, let the model say how much of the translation each cut supports, and write the
@@ -68,7 +69,7 @@ def _parser() -> Parser:
         "words", nargs="*", metavar="RECIPE.yaml | key=value", help="a recipe, and keys that override it"
     )
     parser.add_argument(
-        "--out", type=output_folder, default="data", metavar="DIR", help="output folder (default: data)"
+        "--out", type=output_folder, default=OUT, metavar="DIR", help=f"output folder (default: {OUT})"
     )
     parser.add_argument(
         "--dry-run", action="store_true", help="say what would be done and at what cost; load no weights, write nothing"
@@ -172,7 +173,8 @@ class _Run:
         """Score a part of each dataset, or all of it; the first of several ranks finishes when all are done."""
         from simulsa_plugin.commands.wiring import load, own_dataset_names
 
-        model, loaded = load(self.toolkit, own_dataset_names(self.toolkit.get("dataset")))
+        names = own_dataset_names(self.toolkit.get("dataset"))
+        model, loaded = load(self.toolkit, names, check=self._refuse_foreign)
         datasets = _to_cut(loaded)
         from simulsa_plugin.augment.pipeline import augment_shard
         from simulsa_plugin.augment.registration import register_beside
@@ -196,6 +198,17 @@ class _Run:
                 print(_beside_line(dataset))
                 found.append((dataset, None))
         _warn_of_training(self.toolkit, found)
+
+    def _refuse_foreign(self, datasets: Sequence[OfflineDataset]) -> None:
+        """Say before the model is loaded that the output folder has something in the way."""
+        from simulsa_plugin.augment.layout import Layout
+        from simulsa_plugin.augment.registration import offline_entry, refuse_foreign
+
+        for dataset in datasets:
+            layout = Layout(self.out.absolute(), dataset.name)
+            if dataset.has_audio():
+                refuse_foreign(layout)
+            offline_entry(dataset, self.settings, layout)
 
     def _finish(self, dataset: OfflineDataset, model: Backbone) -> int:
         """Make a dataset's partial samples; return how many there are."""

@@ -50,12 +50,14 @@ class OfflineDataset:
         rows: LLaMA-Factory's aligned rows (`_prompt`, `_response`, `_system`, `_audios` …), one for each row of the
             file, or of its `split`. The files of a folder follow each other by name.
         audio_token: what the recipe's template puts in the place of audio; None where it is not known.
+        home: the folder whose dataset_info.json has the entry; None where it came from elsewhere.
     """
 
     name: str
     entry: dict[str, Any]
     rows: Any
     audio_token: str | None = None
+    home: str | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -74,6 +76,10 @@ class OfflineDataset:
     def has_audio(self) -> bool:
         """Whether any row names audio; text may stand beside speech in a training."""
         return _names_audio(self.entry) and any(self._column("_audios"))
+
+    def is_registered_in(self, folder: Path) -> bool:
+        """Whether its entry was read from `folder/dataset_info.json`."""
+        return self.home is not None and folder.is_dir() and os.path.samefile(self.home, folder)
 
     def has_relative_audio(self) -> bool:
         """Whether any row names audio, an image or a video by a path that another `dataset_dir` would not find."""
@@ -285,7 +291,9 @@ def _load(arguments: InferenceArguments, info: Mapping[str, Any], name: str) -> 
     rows = _align(arguments, attributes, name, _local_place(entry))
     if len(rows) == 0:
         raise DatasetError(f"The dataset {name} has no rows.")
-    return OfflineDataset(name, entry, rows, _audio_token(arguments.data.template))
+    folder = arguments.data.dataset_dir
+    home = os.path.abspath(folder) if isinstance(folder, str) and os.path.isdir(folder) else None
+    return OfflineDataset(name, entry, rows, _audio_token(arguments.data.template), home)
 
 
 def _audio_token(template: str | None) -> str | None:

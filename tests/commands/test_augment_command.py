@@ -21,8 +21,11 @@ import yaml
 from fakes import tree
 
 from simulsa_plugin.commands import augment as command
+from simulsa_plugin.commands.wiring import EMBEDDED_MODEL
 from simulsa_plugin.demo.corpus import write_demo_corpus
+from simulsa_plugin.toolkit.arguments import inference_arguments
 from simulsa_plugin.toolkit.backbone import Backbone
+from simulsa_plugin.toolkit.dataset import load_datasets
 
 PROGRAM = Path(sys.executable).parent / "simulsa-augment"
 
@@ -119,6 +122,46 @@ def test_one_recipe_for_augmentation_and_training_cuts_the_offline_set_alone(spo
     assert tree(tmp_path / "out") == before
     assert not (tmp_path / "trained").exists()
     assert capsys.readouterr().out.count("demo: 3 partial samples from 12 rows") == 2
+
+
+def test_the_users_own_folder_as_output_keeps_its_files_and_trains_both(spoken, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    data = tmp_path / "data"
+    shutil.copytree(spoken / "demo", data / "wav")
+    rows = [json.loads(line) for line in (spoken / "demo.jsonl").read_text(encoding="utf-8").splitlines()]
+    mine = [{"talk": row["messages"], "sound": [f"wav/{Path(row['audios'][0]).name}"]} for row in rows]
+    (data / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in mine), encoding="utf-8")
+    entry = {"file_name": "mine.jsonl", "formatting": "sharegpt", "columns": {"messages": "talk", "audios": "sound"},
+             "tags": {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}}
+    theirs = json.dumps({"mine": entry, "text": {"file_name": "text.json"}})
+    (data / "dataset_info.json").write_text(theirs, encoding="utf-8")
+    before = tree(data)
+    command_line = ["dataset=mine", "dataset_dir=data", "simulsa_ratio=0.3", "--out", "data"]
+    assert command.main(command_line) == 0
+    first = tree(data)
+    assert {name: first[name] for name in before if name != "dataset_info.json"}.items() <= before.items()
+    assert (data / "dataset_info.json").read_text(encoding="utf-8").startswith(theirs[:-1] + ",\n")
+    assert command.main(command_line) == 0
+    assert tree(data) == first
+    out, _ = capsys.readouterr()
+    assert f"train with  dataset: mine,mine_simulsa  and  dataset_dir: {data}" in out
+    arguments = inference_arguments({**EMBEDDED_MODEL, "dataset_dir": "data"})
+    offline, partial = load_datasets(arguments, ["mine", "mine_simulsa"])
+    audio = [sample.audio for dataset in (offline, partial) for sample in map(dataset.sample, range(len(dataset)))]
+    assert len(audio) == 12 + 4
+    assert all(map(os.path.isfile, audio))
+
+
+def test_an_output_folder_that_is_not_named_is_nobodys():
+    assert command._parser().parse_args([]).out == Path("data_simulsa")
+
+
+def test_a_foreign_file_in_the_way_is_refused_before_the_model_is_loaded(spoken, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("simulsa_plugin.toolkit.backbone.load_backbone", None)
+    (tmp_path / "demo_simulsa.jsonl").write_text("mine", encoding="utf-8")
+    assert command.main(words(spoken, tmp_path)) == 1
+    assert "demo_simulsa.jsonl was not made by simulsa-augment, and stays as it is." in capsys.readouterr().err
+    assert tree(tmp_path).keys() == {"demo_simulsa.jsonl"}
 
 
 def test_several_datasets_are_cut_one_after_another(spoken, tmp_path, capsys):
