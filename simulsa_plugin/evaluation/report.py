@@ -65,7 +65,7 @@ def _remarks(cells: Sequence[Cell]) -> list[str]:
     longer = max((cell.get("counts", {}).get("longer_than_window") or 0 for cell in cells), default=0)
     if longer:
         remarks.append(f"{longer} utterances are longer than the model's window: it does not hear what lies beyond")
-    if any(_measured(cell, name) not in (None, cell["instances"]) for cell in cells for name in _values(cells)):
+    if any(_shown_count(_measured(cell, name), cell, cell[name]) for cell in cells for name in _values(cells)):
         remarks.append("(m/n): the value rests on m of n instances; the others have none")
     return remarks
 
