@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from simulsa_plugin.toolkit.rendering import TemplateRenderer
 
 EMBEDDED_MODEL = {"model_name_or_path": "simulsa-demo", "template": "qwen2_audio"}
+AUTOLOAD = "TORCH_DEVICE_BACKEND_AUTOLOAD"
 S = TypeVar("S", bound=Settings)
 
 
@@ -64,6 +66,23 @@ def check_early(recipe: Recipe, datasets: object) -> None:
     check_recipe(recipe.toolkit, None if made else own_dataset_names(datasets))
 
 
+def _with_plugin() -> None:
+    """Set up what must be before the libraries are imported; what PyTorch would load, also where it was told not to.
+
+    What scores and decodes must see what training with the plugin sees.
+    """
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from simulsa_plugin.toolkit.autoload import activate
+
+    activate()
+    if os.environ.get(AUTOLOAD, "1") != "1":
+        print(
+            f"WARNING: {AUTOLOAD}={os.environ[AUTOLOAD]} keeps PyTorch from loading simulsa_plugin. It is on here all "
+            "the same, but llamafactory-cli train goes without it: unset the variable there.",
+            file=sys.stderr,
+        )
+
+
 def load(
     toolkit_keys: Mapping[str, Any],
     names: list[str],
@@ -81,7 +100,7 @@ def load(
     Raises:
         SimulsaError: keys, datasets or model are wrong; see `toolkit`.
     """
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    _with_plugin()
     from simulsa_plugin.toolkit.arguments import inference_arguments
     from simulsa_plugin.toolkit.backbone import load_backbone
     from simulsa_plugin.toolkit.dataset import load_datasets
@@ -102,7 +121,7 @@ def load_without_weights(
     Raises:
         SimulsaError: keys, datasets or model are wrong; see `toolkit`.
     """
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    _with_plugin()
     from simulsa_plugin.toolkit.arguments import inference_arguments
     from simulsa_plugin.toolkit.dataset import load_datasets
     from simulsa_plugin.toolkit.rendering import load_renderer

@@ -67,6 +67,19 @@ def test_the_switch_turns_it_off(python):
     assert result.stdout.strip() == "0"
 
 
+def test_our_commands_have_it_where_torch_may_not_load_it_and_say_that_training_has_not(python):
+    result = python("""
+        import sys
+        from simulsa_plugin.commands.wiring import _with_plugin
+        _with_plugin()
+        import torch
+        print([type(f).__name__ for f in sys.meta_path].count("ModuleWatcher"))
+    """, TORCH_DEVICE_BACKEND_AUTOLOAD="0")
+    assert result.stdout.strip() == "1"
+    assert result.stderr.startswith("WARNING: TORCH_DEVICE_BACKEND_AUTOLOAD=0 keeps PyTorch from loading")
+    assert result.stderr.count("\n") == 1
+
+
 def test_activating_twice_is_activating_once(python):
     result = python("""
         from simulsa_plugin.toolkit import autoload
