@@ -97,6 +97,7 @@ def _decode_and_score(path: Path | None, overrides: list[str], out: Path) -> int
     from simulsa_plugin.commands.corpus import wanted_corpus
     from simulsa_plugin.commands.ranks import take_rank
     from simulsa_plugin.commands.wiring import check_early, dataset_names, load, open_recipe, warnings_about_test_set
+    from simulsa_plugin.demo.truth import find_truth
     from simulsa_plugin.evaluation.references import check_references
     from simulsa_plugin.evaluation.run import plan_cells
     from simulsa_plugin.evaluation.settings import CometSettings, EvaluationSettings
@@ -146,7 +147,7 @@ def _decode_and_score(path: Path | None, overrides: list[str], out: Path) -> int
               f"latency unit {settings.latency_unit}", flush=True)
         for line in [*warnings_about_test_set(recipe, dataset, corpus), *warnings]:
             print(f"{PROG}: WARNING: {line}", file=sys.stderr, flush=True)
-    cells = evaluate(model, dataset.name, rows, settings, out, share)
+    cells = evaluate(model, dataset.name, rows, settings, out, share, find_truth(dataset.name, dataset.entry))
     if cells:
         add_comet_if_wanted(out, comet)
         print("\n".join(table(cells)))

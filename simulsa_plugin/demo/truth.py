@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,19 @@ class TruthFile:
         if row >= len(self.rows) or " ".join(self.rows[row]["target"]) != reference:
             return None
         return true_partial(dict(self.rows[row]), heard_seconds)
+
+    def supported(self, row: int, reference: str) -> list[tuple[float, str]] | None:
+        """What each word heard adds: (seconds heard, the part of the reference that is certain), the end last.
+
+        That nothing follows is known at the end of the audio (∞), not at that of its last word. None as above.
+        """
+        if self.true_partial(row, reference, 0.0) is None:
+            return None
+        truth = self.rows[row]
+        sentence = Sentence(tuple(truth["source"].split()), tuple(truth["target"]), tuple(truth["needs"]))
+        words = (sentence.supported_words(heard, ended=False) for heard in range(1, len(truth["word_ends"]) + 1))
+        parts = [(end, " ".join(sentence.target[:count])) for end, count in zip(truth["word_ends"], words, strict=True)]
+        return [*parts, (math.inf, reference)]
 
 
 def find_truth(name: str, entry: Mapping[str, Any]) -> TruthFile | None:

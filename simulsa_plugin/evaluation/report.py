@@ -9,6 +9,7 @@ from typing import Any
 
 from simulsa_plugin.evaluation.cells import COMET, CellKey, key_of
 from simulsa_plugin.evaluation.delays import CLOCKS, DELAYS
+from simulsa_plugin.evaluation.limit import ABOVE, LIMIT, LIMITS
 from simulsa_plugin.evaluation.tables import shown, shown_parameters
 from simulsa_plugin.storage import replacing
 from simulsa_plugin.tables import align
@@ -18,7 +19,7 @@ TSV, CURVES, PAGE = REPORT = ("scores.tsv", "curves.png", "report.html")
 KEYS = ("policy", "chunk_ms", "rollback")
 PARAMETERS = "parameters"  # a column of the tables where some cell has any
 VALUES = ("BLEU", "chrF", "AL", "LAAL", "AP", "DAL", "ATD", "YAAL", "StartOffset", "EndOffset", "SWF", "NE")
-OPTIONAL = (COMET, "LAAL_CA", "LAAL_CA_CU")  # a column where some cell has a value
+OPTIONAL = (COMET, "LAAL_CA", "LAAL_CA_CU", *ABOVE.values())  # a column where some cell has a value
 COUNTS = ("instances", "empty", "skipped")
 ODD_COUNTS = ("longer_than_window", "truncated_steps")  # of `counts`
 WITH_INTERVAL = ("BLEU", "chrF", COMET, "LAAL", "YAAL", "NE")
@@ -28,7 +29,7 @@ Cell = Mapping[str, Any]
 
 def write_report(scores: Mapping[str, Any], out: Path) -> None:
     """Write `scores.tsv`, `curves.png` and `report.html` beside scores.json."""
-    cells = scores["cells"]
+    cells = _rows(scores)
     with replacing(out / TSV, "w") as handle:
         handle.writelines("\t".join(row) + "\n" for row in _tsv(cells))
     with replacing(out / CURVES) as handle:
@@ -37,8 +38,13 @@ def write_report(scores: Mapping[str, Any], out: Path) -> None:
         handle.write(_page(scores))
 
 
+def _rows(scores: Mapping[str, Any]) -> list[Cell]:
+    """What stands in the tables: the cells, then the limits where they are known."""
+    return [*scores["cells"], *scores.get(LIMITS, [])]
+
+
 def table(cells: Sequence[Cell]) -> list[str]:
-    """The cells as aligned lines, and remarks on what a reader must not miss."""
+    """The cells, and limits, as aligned lines, and remarks on what a reader must not miss."""
     values, keys = _values(cells), _keys(cells)
     rows = [[*_key(cell, keys), *(_shown(cell, name) for name in values), *_counts(cell)] for cell in cells]
     return [*align([[*keys, *values, *COUNTS], *rows]), *_remarks(cells)]
@@ -50,7 +56,7 @@ def _tsv(cells: Sequence[Cell]) -> Iterator[list[str]]:
     columns = [*KEYS, *values, *COUNTS]
     yield [*columns, PARAMETERS, *ODD_COUNTS, *(f"{name}_measured" for name in values)]
     for cell in cells:
-        found = [cell[name] for name in columns]
+        found = [cell.get(name) for name in columns]
         found += [json.dumps(cell[PARAMETERS], sort_keys=True) if cell.get(PARAMETERS) else None,
                   *(cell.get("counts", {}).get(name) for name in ODD_COUNTS),
                   *(_measured(cell, name) for name in values)]
@@ -65,7 +71,7 @@ def _remarks(cells: Sequence[Cell]) -> list[str]:
     longer = max((cell.get("counts", {}).get("longer_than_window") or 0 for cell in cells), default=0)
     if longer:
         remarks.append(f"{longer} utterances are longer than the model's window: it does not hear what lies beyond")
-    if any(_shown_count(_measured(cell, name), cell, cell[name]) for cell in cells for name in _values(cells)):
+    if any(_shown_count(_measured(cell, name), cell, cell.get(name)) for cell in cells for name in _values(cells)):
         remarks.append("(m/n): the value rests on m of n instances; the others have none")
     return remarks
 
@@ -94,8 +100,8 @@ def _measured(cell: Cell, name: str) -> int | None:
 
 
 def _shown(cell: Cell, name: str) -> str:
-    """A value, and how many instances it rests on where these are not all."""
-    return shown(cell[name]) + _shown_count(_measured(cell, name), cell, cell[name])
+    """A value, and how many instances it rests on where these are not all; limits have no COMET."""
+    return shown(cell.get(name)) + _shown_count(_measured(cell, name), cell, cell.get(name))
 
 
 def _shown_count(measured: int | None, cell: Cell, value: float | None) -> str:
@@ -109,8 +115,11 @@ def _draw(cells: Sequence[Cell], handle: Any) -> None:
     figure = Figure(figsize=(6.4, 4.4), layout="constrained")
     axes = figure.subplots()
     lines: dict[str, list[Cell]] = {}
+    limit: list[Cell] = []
     for cell in cells:
-        if cell["chunk_ms"] is None:
+        if cell["policy"] == LIMIT:
+            limit += [cell]
+        elif cell["chunk_ms"] is None:
             axes.axhline(cell["BLEU"] or 0.0, linestyle="--", color="grey", label="offline")
         elif cell["LAAL"] is not None and cell["BLEU"] is not None:
             key = key_of(cell)
@@ -121,6 +130,8 @@ def _draw(cells: Sequence[Cell], handle: Any) -> None:
         for cell in points:
             axes.annotate(f"{cell['chunk_ms']}", (cell["LAAL"], cell["BLEU"]), textcoords="offset points",
                           xytext=(4, -10), fontsize=7)
+    if limit:
+        axes.plot([cell["LAAL"] for cell in limit], [cell["BLEU"] for cell in limit], "k*:", label="limit")
     axes.set_xlabel("LAAL (ms); numbers: chunk (ms); bars: 95 %")
     axes.set_ylabel("BLEU")
     axes.grid(alpha=0.3)
@@ -136,7 +147,7 @@ def _errors(cells: Sequence[Cell], name: str) -> list[list[float]]:
 
 
 def _page(scores: Mapping[str, Any]) -> str:
-    cells, signatures = scores["cells"], scores["signatures"]
+    cells, signatures = _rows(scores), scores["signatures"]
     model = html_text(", ".join(f"{key}: {value}" for key, value in scores["model"].items()))
     values, keys = _values(cells), _keys(cells)
     return (

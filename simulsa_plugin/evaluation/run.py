@@ -26,6 +26,7 @@ from simulsa_plugin.evaluation.decoding import (
     wait_for_blocks,
 )
 from simulsa_plugin.evaluation.delays import emission_record
+from simulsa_plugin.evaluation.limit import LIMITS, Truth, add_distances, limits
 from simulsa_plugin.evaluation.logs.simuleval import write_log
 from simulsa_plugin.evaluation.references import check_references
 from simulsa_plugin.evaluation.results import check_files, check_sealed, write_scores
@@ -62,6 +63,7 @@ def evaluate(
     settings: EvaluationSettings,
     out: Path,
     share: Shard | None = None,
+    truth: Truth | None = None,
 ) -> list[dict[str, Any]]:
     """Decode and score a test set; write scores.json, scores.tsv, curves.png, report.html and a folder per cell.
 
@@ -74,9 +76,10 @@ def evaluate(
         settings: cells and units.
         out: result folder.
         share: decode only this part, as one of several processes; the first waits for the others, and finishes.
+        truth: what can be said of each row, for the limit.
 
     Returns:
-        the cells of scores.json; none for a share that is not the first.
+        the cells of scores.json, then its limits; none for a share that is not the first.
 
     Raises:
         UsageError, MissingExtraError: a policy cannot be had, or the references do not fit the unit or the tokenizer;
@@ -103,7 +106,7 @@ def evaluate(
         job = _begin(job, work, out)
         decode_blocks(job, share)
         wait_for_blocks(job)
-        return _finish(job, work, settings, out)
+        return _finish(job, work, settings, out, truth)
 
 
 def plan_cells(settings: EvaluationSettings) -> list[Cell]:
@@ -157,7 +160,7 @@ def _read_finished(job: Job, work: dict[str, Any], out: Path) -> list[dict[str, 
     _refuse_other_work(out, scores, work, decodes=False)
     check_files(scores, out)
     shutil.rmtree(job.folder, ignore_errors=True)
-    cells: list[dict[str, Any]] = scores["cells"]
+    cells: list[dict[str, Any]] = [*scores["cells"], *scores.get(LIMITS, [])]
     return cells
 
 
@@ -191,7 +194,9 @@ def _refuse_other_work(out: Path, before: dict[str, Any], work: dict[str, Any], 
         print(f"warning: {out}: {unequal_weights(before, work)}", file=sys.stderr)
 
 
-def _finish(job: Job, work: dict[str, Any], settings: EvaluationSettings, out: Path) -> list[dict[str, Any]]:
+def _finish(
+    job: Job, work: dict[str, Any], settings: EvaluationSettings, out: Path, truth: Truth | None
+) -> list[dict[str, Any]]:
     instances = list(read_instances(job))
     skipped = [{"id": one["id"], "reason": one["skipped"]} for one in instances if "skipped" in one]
     if len(skipped) == len(instances):
@@ -204,8 +209,12 @@ def _finish(job: Job, work: dict[str, Any], settings: EvaluationSettings, out: P
     for row, _ in scored:
         row["skipped"] = len(skipped)
         row["counts"]["longer_than_window"] = longer
+    cells = [row for row, _ in scored]
+    limit_rows = _limits(job, samples, settings, truth) if truth else []
+    add_distances(cells, limit_rows)
     scores: dict[str, Any] = {
-        "cells": [row for row, _ in scored],
+        "cells": cells,
+        **({LIMITS: limit_rows} if limit_rows else {}),
         "signatures": scored[0][1],
         **work,
         "model": job.work["model"],  # what decoded: this process may be on another device
@@ -214,7 +223,21 @@ def _finish(job: Job, work: dict[str, Any], settings: EvaluationSettings, out: P
     }
     write_scores(scores, out)
     shutil.rmtree(job.folder, ignore_errors=True)
-    return scores["cells"]  # type: ignore[no-any-return]  # as built above
+    return [*cells, *limit_rows]
+
+
+def _limits(
+    job: Job, samples: dict[str, Sample], settings: EvaluationSettings, truth: Truth
+) -> list[dict[str, Any]]:
+    """The limit of the utterances that were decoded; those without truth are counted as skipped."""
+    unit = settings.latency_unit
+    sessions = enumerate(read_steps(job, job.cells[0]))
+    records = ((samples[identifier].row, emission_record(steps, index, samples[identifier].reference, "", unit))
+               for index, (identifier, steps) in sessions)
+    rows = limits(records, truth, settings.chunks, Measure(unit), settings.bleu_tokenizer)
+    for row in rows:
+        row["skipped"] = len(job.rows) - row["instances"]
+    return rows
 
 
 def _write_cell(
