@@ -15,6 +15,7 @@ from typing import Any
 from simulsa_plugin.augment.layout import SUFFIX
 from simulsa_plugin.errors import DatasetError, SimulsaError, UsageError
 from simulsa_plugin.settings import PREFIX, YAML_ERRORS, split_recipe
+from simulsa_plugin.terminal import printable
 from simulsa_plugin.toolkit.dataset import registered_file
 from simulsa_plugin.toolkit.notices import announce, notify
 from simulsa_plugin.toolkit.recipe_keys import GROUPS, TrainingSettings, flags_to_recipe
@@ -212,6 +213,6 @@ def _one_line(
     others: Callable[..., object], kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
     if isinstance(error, SimulsaError):
-        print(f"simulsa_plugin: {' '.join(str(error).split())}", file=sys.stderr)
+        print(printable(f"simulsa_plugin: {' '.join(str(error).split())}"), file=sys.stderr)
     else:
         others(kind, error, trace)

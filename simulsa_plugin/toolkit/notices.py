@@ -7,6 +7,7 @@ import os
 import sys
 
 from simulsa_plugin import __version__
+from simulsa_plugin.terminal import printable
 
 ANNOUNCED = "SIMULSA_PLUGIN_ANNOUNCED"
 
@@ -15,7 +16,7 @@ def notify(message: str) -> None:
     """Say one line, unless this is another rank than the first; a stderr that has gone is no reason to fail."""
     if os.environ.get("RANK", "0") == "0":
         with contextlib.suppress(OSError, ValueError):
-            print(f"simulsa_plugin: {message}", file=sys.stderr, flush=True)
+            print(printable(f"simulsa_plugin: {message}"), file=sys.stderr, flush=True)
 
 
 def announce() -> None:
