@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from simulsa_plugin.errors import DatasetError, StorageError
+from simulsa_plugin.errors import DatasetError, StorageError, UsageError
 from simulsa_plugin.model import Prompt, Sample, UnusableRow
 from simulsa_plugin.settings import LISTABLE, did_you_mean
 from simulsa_plugin.storage import read_jsonl
@@ -252,6 +252,8 @@ def read_dataset_info(dataset_dir: str | Mapping[str, Any]) -> dict[str, Any]:
     """
     if isinstance(dataset_dir, Mapping):
         return dict(dataset_dir)
+    if not isinstance(dataset_dir, str):  # YAML reads `off`, `no` and `yes` as true or false
+        raise UsageError(f'dataset_dir is {dataset_dir!r}; allowed: a folder. Put its name in quotes: "off".')
     if dataset_dir == "ONLINE":
         raise DatasetError(
             "dataset_dir: ONLINE takes datasets without an entry, and so without audio. "

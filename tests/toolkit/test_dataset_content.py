@@ -11,9 +11,9 @@ from simulsa_plugin.augment.registration import register_beside
 from simulsa_plugin.augment.settings import AugmentSettings
 from simulsa_plugin.commands import augment as command
 from simulsa_plugin.commands import wiring
-from simulsa_plugin.errors import DatasetError
+from simulsa_plugin.errors import DatasetError, UsageError
 from simulsa_plugin.toolkit.arguments import inference_arguments
-from simulsa_plugin.toolkit.dataset import load_datasets
+from simulsa_plugin.toolkit.dataset import load_datasets, read_dataset_info
 
 TEXT = {"formatting": "sharegpt", "columns": {"messages": "messages"}, "tags": SHAREGPT["tags"]}
 
@@ -100,3 +100,8 @@ def test_what_stops_a_training_at_a_row_and_the_rows_without_it(folder, row, sai
     entry, kept = dataset.without({0})
     assert [one["audios"] for one in kept] == [[str(folder / "wav" / "2.wav")]]
     assert entry["formatting"] == "sharegpt" and "file_name" not in entry
+
+
+def test_a_folder_that_yaml_reads_as_false_is_refused_in_one_line():
+    with pytest.raises(UsageError, match=r"dataset_dir is False; allowed: a folder\. Put its name in quotes"):
+        read_dataset_info(False)
