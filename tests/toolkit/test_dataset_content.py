@@ -61,7 +61,7 @@ def test_text_beside_speech_keeps_its_rows_where_it_is_registered(folder, tmp_pa
 
 
 def test_the_command_cuts_speech_and_registers_the_text_beside_it(folder, tmp_path, capsys, monkeypatch):
-    def load_with_bytes(keys, names):
+    def load_with_bytes(keys, names, *_, **__):
         return ByteModel(), load_datasets(inference_arguments(keys), names)
 
     monkeypatch.setattr(wiring, "load", load_with_bytes)
