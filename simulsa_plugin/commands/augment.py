@@ -144,13 +144,20 @@ def _augment_all(path: Path | None, overrides: list[str], options: argparse.Name
 
 def _with_corpus(recipe: Recipe, out: Path, part: Shard | None) -> dict[str, Any]:
     """LLaMA-Factory's keys; a raw corpus is read, the embedded default is spoken where nothing was named."""
+    from simulsa_plugin.augment.layout import Layout
+    from simulsa_plugin.augment.manifest import has_scores
     from simulsa_plugin.commands.corpus import wanted_corpus
+    from simulsa_plugin.corpora.layout import CorpusLayout
     from simulsa_plugin.storage import make_folder
 
     corpus = wanted_corpus(recipe, evaluation=False)
     make_folder(out)
     if corpus:
-        corpus.prepare(out, wait=bool(part), quiet=part is not None and part.number > 1)
+        CorpusLayout(out, corpus.name)  # refuses what cannot be a name
+        # After a run with the wrong template, whose prompt may differ, the corpus is there and nothing is scored.
+        unscored = not has_scores(Layout(out.absolute(), corpus.name))
+        quiet = part is not None and part.number > 1
+        corpus.prepare(out, wait=bool(part), quiet=quiet, new_prompt=unscored)
         return recipe.toolkit | {"dataset": corpus.name, "dataset_dir": str(out)}
     if not recipe.embedded:
         return recipe.toolkit

@@ -30,15 +30,23 @@ class WantedCorpus:
     prompt: TranslationPrompt
     name: str
 
-    def prepare(self, out: Path, *, wait: bool = False, quiet: bool = False) -> None:
-        """Make it a dataset in `out`, unless it is one; say what was made. `wait`: for a process that is at it.
+    def prepare(self, out: Path, *, wait: bool = False, quiet: bool = False, new_prompt: bool = False) -> None:
+        """Make it a dataset in `out`, unless it is one; say what was made.
+
+        Args:
+            out: the output folder.
+            wait: for a process that is at it.
+            quiet: say nothing.
+            new_prompt: of `corpora.prepare.prepare`.
 
         Raises:
             SimulsaError: of `corpora.prepare.prepare`.
         """
         from simulsa_plugin.corpora.prepare import prepare, summary_lines
 
-        prepared = prepare(self.settings, self.splits, self.prompt, out, self.name, wait=wait)
+        prepared = prepare(
+            self.settings, self.splits, self.prompt, out, self.name, wait=wait, new_prompt=new_prompt
+        )
         if not quiet:
             print("\n".join(summary_lines(prepared)), flush=True)
 

@@ -60,6 +60,7 @@ def prepare(
     name: str,
     *,
     wait: bool = False,
+    new_prompt: bool = False,
 ) -> PreparedCorpus:
     """Make a corpus a dataset of LLaMA-Factory in `out`, or find that it is one already.
 
@@ -72,6 +73,7 @@ def prepare(
         out: folder that gets `NAME.jsonl`, `NAME_corpus/` and an entry in `dataset_info.json`.
         name: of the dataset.
         wait: wait for another process that is making it, instead of refusing.
+        new_prompt: rows with another prompt are written anew, for nothing was made of them; their audio stays.
 
     Raises:
         UsageError: the recipe lacks a key that this corpus needs.
@@ -82,7 +84,7 @@ def prepare(
     _refuse_foreign(layout)
     make_folder(layout.folder)
     with locked(layout.folder, wait=wait):
-        manifest = _prepared(settings, splits, prompt, layout)
+        manifest = _prepared(settings, splits, prompt, layout, new_prompt)
     merge_dataset_info(layout.out, {name: {"file_name": str(layout.rows), **SHAREGPT_ENTRY}})
     return PreparedCorpus(name, layout.folder, manifest)
 
@@ -148,10 +150,12 @@ def read_corpus(
 
 
 def _prepared(
-    settings: CorpusSettings, splits: Sequence[str], prompt: TranslationPrompt, layout: CorpusLayout
+    settings: CorpusSettings, splits: Sequence[str], prompt: TranslationPrompt, layout: CorpusLayout, new_prompt: bool
 ) -> dict[str, Any]:
     _remove_leftovers(layout)
     work = _describe(settings, splits, prompt, layout)
+    if new_prompt:
+        _give_up_other_prompt(layout, work)
     _refuse_other_work(layout, work)
     listing = read_corpus(settings, splits, layout, writes=False)
     work = _with_content(work, listing)
@@ -243,6 +247,17 @@ def _refuse_foreign(layout: CorpusLayout) -> None:
             f"{layout.audio} holds audio, and nothing beside it says of which corpus. "
             f"Remove {layout.folder}, or choose another --out, or another name with dataset=NAME."
         )
+
+
+def _give_up_other_prompt(layout: CorpusLayout, work: Mapping[str, Any]) -> None:
+    """Where rows have another prompt, note that they are to be written with this one; nothing else may differ."""
+    path = next((path for path in (layout.manifest, layout.started) if path.exists()), None)
+    before = read_work(path) if path else {}
+    changed = {key for key, _, _ in changed_keys(before, work)}
+    if path and changed and changed <= {"prompt", "system"}:
+        known = {key: before[key] for key in ("rows", "content") if key in before}
+        write_json(layout.started, {**work, **known})
+        _remove(layout.manifest)
 
 
 def _refuse_other_work(layout: CorpusLayout, work: Mapping[str, Any]) -> None:

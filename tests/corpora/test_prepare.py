@@ -381,6 +381,26 @@ def test_other_settings_over_the_same_folder_are_refused_by_their_key(mustc, out
     assert snapshot(out) == before
 
 
+@pytest.mark.parametrize("stopped", [False, True])
+def test_another_prompt_writes_rows_anew_where_nothing_was_made_of_them(mustc, out, monkeypatch, stopped):
+    make(mustc, out)
+    expected = tree(out)
+    shutil.rmtree(out)
+    wrong = replace(PROMPT, text="<audio>Say it in German.", system="")
+    make(mustc, out, prompt=wrong)
+    if stopped:  # on the way from one to the other
+        stop_at(monkeypatch, module, "write_jsonl", 2)
+        with pytest.raises(Stopped):
+            make(mustc, out, new_prompt=True)
+        monkeypatch.undo()
+    make(mustc, out, new_prompt=True)
+    assert tree(out) == expected
+    for key in ("simulsa_target_language", "splits"):
+        other = {"settings": mustc} | OTHERS[key](mustc)
+        message = refusal(StorageError, lambda other=other: make(out=out, new_prompt=True, **other))
+        assert f"another {key} (" in message
+
+
 def test_another_corpus_folder_is_refused_by_its_key(mustc, out, tmp_path):
     make(mustc, out)
     other = write_mustc(tmp_path / "other")
