@@ -16,6 +16,7 @@ import re
 import stat
 import tempfile
 import time
+import zlib
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +28,7 @@ import orjson
 
 from simulsa_plugin.errors import FolderInUseError, StorageError
 
+CHECKSUM = "checksum"  # the last key of a row that says whether it is still what was written
 UNFINISHED = ".unfinished"  # ends the name of a file that is still being written
 LOCK = ".simulsa.lock"  # in a folder that is held; the name is nobody else's
 DATASET_INFO = "dataset_info.json"
@@ -281,16 +283,84 @@ def dump_line(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
-def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    """Rows of a JSONL file.
+def dump_sealed(row: Mapping[str, Any]) -> str:
+    """`dump_line` of a row that has a key, with the CRC-32 of that line as its last value.
+
+    >>> dump_sealed({"id": "a"})
+    '{"id": "a", "checksum": "af678071"}'
+    """
+    line = dump_line({key: value for key, value in row.items() if key != CHECKSUM})
+    return f"{line[:-1]}{_seal(_checksum(line))}"
+
+
+def _checksum(line: str) -> str:
+    return f"{zlib.crc32(line.encode()):08x}"
+
+
+def _seal(checksum: object) -> str:
+    return f', "{CHECKSUM}": "{checksum}"}}'
+
+
+def _ends_with_seal(line: str, checksum: object) -> bool:
+    """Whether a line ends with its checksum, and the rest is what it was made of."""
+    seal = _seal(checksum)
+    return line.endswith(seal) and _checksum(f"{line[: -len(seal)]}}}") == checksum
+
+
+class _ChangedError(ValueError):
+    """A row is not what was written."""
+
+
+def load_sealed(line: str) -> Any:
+    """The value of a line; of a row that `dump_sealed` wrote, without its checksum.
 
     Raises:
-        StorageError: the file is missing or unreadable, is no UTF-8, or a line is no JSON object; the line is named.
+        ValueError: it is no JSON, or was changed since; who wrote it otherwise, but kept its values, changed nothing.
     """
-    with _reading_from(path), path.open("rb") as handle, jsonlines.Reader(handle, loads=orjson.loads) as reader:
+    row = orjson.loads(line)
+    if not isinstance(row, dict) or CHECKSUM not in row:
+        return row
+    checksum = row.pop(CHECKSUM)
+    if not _ends_with_seal(line.rstrip(), checksum) and not dump_sealed(row).endswith(_seal(checksum)):
+        raise _ChangedError("changed after it was written")
+    return row
+
+
+def read_whole_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Rows of a JSONL file, sealed or not, without those that are torn or were changed after they were written.
+
+    Raises:
+        StorageError: the file is missing or unreadable.
+    """
+    with _reading_from(path), path.open("rb") as lines:
+        for line in lines:
+            with contextlib.suppress(ValueError, RecursionError):
+                row = load_sealed(line.decode("utf-8"))
+                if isinstance(row, dict):
+                    yield row
+
+
+def read_jsonl(path: Path, *, sealed: bool = False) -> Iterator[dict[str, Any]]:
+    """Rows of a JSONL file.
+
+    Args:
+        path: of the file.
+        sealed: of a file that `dump_sealed` may have written: check each row that has a checksum, and drop that.
+
+    Raises:
+        StorageError: the file is missing or unreadable, is no UTF-8, or a line is no JSON object or was changed after
+            it was written; the line is named.
+    """
+    loads = load_sealed if sealed else orjson.loads
+    with _reading_from(path), path.open("rb") as handle, jsonlines.Reader(handle, loads=loads) as reader:
         try:
             yield from reader.iter(type=dict, skip_empty=True)
         except jsonlines.InvalidLineError as error:
+            if isinstance(error.__cause__, _ChangedError):
+                raise StorageError(
+                    f"{path}, line {error.lineno}: damaged, or changed after it was written. Start the command that "
+                    f"made the file again; where the change is meant, remove {CHECKSUM} from the line."
+                ) from error
             raise StorageError(f"{path}, line {error.lineno}: not a JSON object.") from error
 
 
@@ -311,7 +381,8 @@ class Journal:
 
     Every row is handed to the kernel as it is appended: a kill loses at most the row that is being written, and a power
     loss about half a minute's; when it is closed, all is on the disk. Opening cuts off everything from the first line
-    on that is no whole row: no newline, no JSON object, no string as `id`, or an `id` for the second time.
+    on that is no whole row: no newline, no JSON object, no string as `id`, an `id` for the second time, or not the
+    checksum that every row gets.
 
     Raises:
         StorageError: by every method, where the disk refuses.
@@ -365,7 +436,7 @@ class Journal:
         with _reading_from(self.path):
             line = os.pread(self._file.fileno(), end - start, start)
         with contextlib.suppress(ValueError):
-            row = json.loads(line)
+            row = load_sealed(line.decode("utf-8"))
             if isinstance(row, dict) and row.get("id") == identifier:
                 return row
         raise StorageError(f"{self.path} was changed while it was open. Start again: the run goes on from there.")
@@ -381,7 +452,7 @@ class Journal:
             raise ValueError(f"A row of {self.path} has the id {identifier!r}; it must be a string.")
         if identifier in self._index:
             raise ValueError(f"{self.path} has a row {identifier!r} already.")
-        line = f"{dump_line(row)}\n".encode()
+        line = f"{dump_sealed(row)}\n".encode()
         self._changed = True
         try:
             with writing_to(self.path):
@@ -420,11 +491,14 @@ def _journal_id(line: bytes) -> str | None:
     if not line.endswith(b"\n"):
         return None
     try:
-        row = _CHECKER.decode(line.decode("utf-8"))
+        text = line.decode("utf-8")
+        row = _CHECKER.decode(text)
     except (ValueError, RecursionError):
         return None
-    identifier = row.get("id") if isinstance(row, dict) else None
-    return identifier if isinstance(identifier, str) else None
+    if not isinstance(row, dict) or not isinstance(row.get("id"), str):
+        return None
+    changed = CHECKSUM in row and not _ends_with_seal(text.rstrip("\n"), row[CHECKSUM])
+    return None if changed else str(row["id"])
 
 
 def _write_all(file: io.FileIO, data: bytes) -> None:

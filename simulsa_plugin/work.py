@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from simulsa_plugin.errors import StorageError, UsageError
+from simulsa_plugin.storage import dump_sealed, load_sealed, write_json
 
 LONGEST_SHOWN = 80  # characters of a value in a message
 POLL_SECONDS = 0.2
@@ -82,6 +83,33 @@ def read_work(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise StorageError(f"{path} cannot be read ({error}). Remove its folder, or choose another --out.") from error
     return work if isinstance(work, dict) else {}
+
+
+def write_work(path: Path, work: Mapping[str, Any]) -> None:
+    """Write the work, or the whole manifest, with a checksum.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    write_json(path, json.loads(dump_sealed(work)))
+
+
+def read_sealed_work(path: Path) -> dict[str, Any]:
+    """What `write_work` wrote, without the checksum; files without one, of older versions, are taken as they are.
+
+    Raises:
+        StorageError: the file is missing, broken, or was changed since.
+    """
+    try:
+        work = load_sealed(path.read_text(encoding="utf-8"))
+        if not isinstance(work, dict):
+            raise ValueError("it is not an object")
+    except (OSError, ValueError) as error:
+        raise StorageError(
+            f"{path} cannot be read ({error}); it says what its folder was made with. Remove that folder, or choose "
+            "another --out. If you know that this recipe and model made it, remove only the file, and start again."
+        ) from error
+    return work
 
 
 def changed_keys(before: Mapping[str, Any], work: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:

@@ -5,6 +5,7 @@ import hashlib
 import math
 import os
 import resource
+import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,8 +40,9 @@ def recorded_disk(monkeypatch):
 
     def recorded(name, call):
         def record(*arguments, **options):
+            folder = os.readlink(f"/proc/self/fd/{options['dir_fd']}") if options.get("dir_fd") else ""
             call(*arguments, **options)
-            events.append((name, Path(arguments[-1])))
+            events.append((name, Path(folder, arguments[-1])))
 
         return record
 
@@ -48,6 +50,39 @@ def recorded_disk(monkeypatch):
     for name, call in (("replace", replace), ("rename", rename), ("unlink", unlink)):
         monkeypatch.setattr(os, name, recorded(name, call))
     return events
+
+
+def damaged_files(state, out):
+    """Yield (name, damage) with a copy of the folder `state` at `out` in which that file is damaged so."""
+    for path in sorted(path for path in state.rglob("*") if path.is_file()):
+        data = path.read_bytes()
+        for damage, made in DAMAGES.items():
+            if made(data) != data:
+                shutil.copytree(state, out)
+                (out / path.relative_to(state)).write_bytes(made(data))
+                yield str(path.relative_to(state)), damage
+
+
+def _without_last_line(data):
+    return data[: data.rstrip(b"\n").rfind(b"\n") + 1]
+
+
+def _changed_digit(data):
+    digits = [place for place, byte in enumerate(data) if byte in b"0123456789"]
+    if not digits:
+        return data
+    place = digits[len(digits) // 2]
+    return data[:place] + (b"1" if data[place : place + 1] == b"9" else b"9") + data[place + 1 :]
+
+
+DAMAGES = {
+    "zero length": lambda data: b"",
+    "half": lambda data: data[: len(data) // 2],
+    "zeros at the end": lambda data: data[: len(data) // 2] + bytes(len(data) - len(data) // 2),
+    "last line dropped": _without_last_line,
+    "changed digit": _changed_digit,
+    "twice": lambda data: data + data,
+}
 
 
 @dataclass

@@ -24,7 +24,7 @@ ALLOWED = {
     "model": {"errors", "audio"},
     "recordings": {"errors", "audio", "resampling"},
     "tables": set(),
-    "work": {"errors"},
+    "work": {"errors", "storage"},
     "metrics": {"errors"},
     "demo": {"errors", "audio", "storage", "terminal"},
     "corpora": FOUNDATION,

@@ -238,11 +238,11 @@ def test_a_full_disk_leaves_dataset_info_as_it_was(tmp_path):
     assert names(tmp_path) == ["dataset_info.json"]
 
 
-@pytest.mark.parametrize("room", [0, 1, 60, 113])  # before, in, and at the last byte of the second row
+@pytest.mark.parametrize("room", [0, 1, 60, 137])  # before, in, and at the last byte of the second row
 def test_a_journal_on_a_full_disk_is_as_it_was_and_goes_on_when_there_is_room(tmp_path, room):
     rows = [{"id": letter, "text": letter * 90} for letter in "abc"]
-    first = len(storage.dump_line(rows[0])) + 1
-    assert first == 114
+    first = len(storage.dump_sealed(rows[0])) + 1
+    assert first == 138
     with storage.Journal(tmp_path / "j.jsonl") as journal:
         journal.append(rows[0])
         said = rf"^Cannot write .*/j\.jsonl: File too large\. {MAKE_ROOM}"
@@ -253,7 +253,7 @@ def test_a_journal_on_a_full_disk_is_as_it_was_and_goes_on_when_there_is_room(tm
         journal.append(rows[1])
     with storage.Journal(tmp_path / "j.jsonl") as journal:
         journal.append(rows[2])
-    assert list(storage.read_jsonl(tmp_path / "j.jsonl")) == rows
+    assert list(storage.read_jsonl(tmp_path / "j.jsonl", sealed=True)) == rows
 
 
 def test_what_fails_beside_the_writing_keeps_its_own_error(tmp_path):
@@ -354,6 +354,7 @@ TORN = {
     "NaN, which is no JSON": b'{"id": "c", "x": NaN}\n',
     "deeper than any row": b"[" * 100_000 + b"\n",
     "two rows in one line": b'{"id": "c"}{"id": "d"}\n',
+    "a changed digit": b'{"id": "c", "x": 2, "checksum": "d8d3c5a1"}\n',
 }
 
 
@@ -367,7 +368,8 @@ def test_a_journal_goes_on_after_a_torn_line(tmp_path, torn, behind):
         assert ["a" in journal, "b\u00e4" in journal, "c" in journal, "z" in journal] == [True, True, False, False]
         journal.append({"id": "c"})
         assert journal.read("c") == {"id": "c"}
-    assert path.read_bytes() == b'{"id": "a"}\n{"id": "b\xc3\xa4"}\n{"id": "c"}\n'
+    sealed = storage.dump_sealed({"id": "c"}).encode()
+    assert path.read_bytes() == b'{"id": "a"}\n{"id": "b\xc3\xa4"}\n' + sealed + b"\n"
 
 
 def test_a_whole_journal_is_not_touched(tmp_path):
@@ -382,7 +384,28 @@ def test_a_whole_journal_is_not_touched(tmp_path):
 def test_a_journals_rows_are_on_disk_as_they_are_written(tmp_path):
     with storage.Journal(tmp_path / "j.jsonl") as journal:
         journal.append({"id": "a"})
-        assert (tmp_path / "j.jsonl").read_bytes() == b'{"id": "a"}\n'
+        assert (tmp_path / "j.jsonl").read_bytes() == b'{"id": "a", "checksum": "af678071"}\n'
+
+
+def test_a_row_that_was_changed_is_named_and_one_that_was_only_written_otherwise_is_not(tmp_path):
+    rows = [{"id": f"ü{number}", "x": [number / 3, None, 1e-9]} for number in range(3)]
+    sealed = [storage.dump_sealed(row) for row in rows]
+    assert storage.dump_sealed(json.loads(sealed[0])) == sealed[0]
+    path = tmp_path / "a.jsonl"
+    otherwise = json.dumps(json.loads(sealed[0]), separators=(",", ":"))
+    path.write_text("\n".join([otherwise, *sealed[1:]]), encoding="utf-8")
+    assert list(storage.read_jsonl(path, sealed=True)) == list(storage.read_whole_rows(path)) == rows
+    for number in range(len(sealed[1].encode())):
+        changed = bytearray(sealed[1].encode())
+        changed[number] ^= 1
+        path.write_bytes(b"\n".join([sealed[0].encode(), changed, sealed[2].encode()]))
+        whole = list(storage.read_whole_rows(path))
+        assert whole[:1] + whole[-1:] == rows[::2]
+        # What changed in the name of the checksum itself leaves a row without one.
+        assert len(whole) == 2 or [row for key, row in whole[1].items() if key in rows[1]] == [*rows[1].values()]
+        if len(whole) == 2:
+            with pytest.raises(StorageError, match=r"a\.jsonl, line 2: (damaged, or changed|not a JSON object)"):
+                list(storage.read_jsonl(path, sealed=True))
 
 
 def test_a_journals_rows_are_read_from_the_disk_in_any_order(tmp_path):
@@ -397,7 +420,7 @@ def test_a_journals_rows_are_read_from_the_disk_in_any_order(tmp_path):
         assert [journal.read(row["id"]) for row in reversed(rows)] == rows[::-1]
         with pytest.raises(KeyError):
             journal.read("r20")
-    assert list(storage.read_jsonl(tmp_path / "j.jsonl")) == rows
+    assert list(storage.read_jsonl(tmp_path / "j.jsonl", sealed=True)) == rows
 
 
 @pytest.mark.parametrize("row", [{"id": "a", "x": 2}, {"x": 2}, {"id": 5}, {"id": "b", "x": float("nan")}])
@@ -407,7 +430,7 @@ def test_a_row_that_a_journal_could_not_find_again_is_refused(tmp_path, row):
         with pytest.raises(ValueError, match=r"'a' already|must be a string|not JSON compliant"):
             journal.append(row)
         assert (len(journal), "b" in journal) == (1, False)
-    assert (tmp_path / "j.jsonl").read_bytes() == b'{"id": "a"}\n'
+    assert [row["id"] for row in storage.read_jsonl(tmp_path / "j.jsonl")] == ["a"]
 
 
 def test_a_journal_that_somebody_else_changed_is_one_line(tmp_path):

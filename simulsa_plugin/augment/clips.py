@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import math
 import sys
+import zlib
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ from simulsa_plugin.augment.silence import draw_silence, noise_floor, surround
 from simulsa_plugin.augment.truncation import cut_samples
 from simulsa_plugin.errors import AudioError, DatasetError, ModelError
 from simulsa_plugin.model import Renderer, Sample, UnusableRow
-from simulsa_plugin.storage import replacing, write_jsonl
+from simulsa_plugin.storage import read_whole_rows, replacing, sync_files, write_jsonl
 from simulsa_plugin.terminal import progress
 
 
@@ -48,6 +49,7 @@ class Cut:
         trail: samples of silence after it.
         prompt_tokens: of the rendered clip, audio tokens included.
         reference_tokens: of the rendered reference.
+        clip_checksum: CRC-32 of the clip's samples.
     """
 
     id: str
@@ -59,6 +61,7 @@ class Cut:
     trail: int
     prompt_tokens: int
     reference_tokens: int
+    clip_checksum: str
 
     @property
     def clip(self) -> Path:
@@ -87,20 +90,25 @@ class _SkipRow(_Skip):
 
 @dataclass(frozen=True)
 class Chooser:
-    """What the walk over one dataset needs; `write_clips: False` only looks."""
+    """What the walk over one dataset needs; `write_clips: False` only looks.
+
+    Attributes:
+        scored_clips: of the rows that are scored already; see `scored_clips`.
+    """
 
     dataset: SourceDataset
     renderer: Renderer
     settings: AugmentSettings
     layout: Layout
     write_clips: bool = True
+    scored_clips: Mapping[str, str | None] = field(default_factory=dict)
 
     def choose(self) -> tuple[list[Cut], list[Skipped]]:
         """Walk the rows until enough could be cut; what fails is listed with its reason, and the next one is tried.
 
         Raises:
             DatasetError: not one row can be cut.
-            StorageError: a clip that is there already holds other audio.
+            StorageError: a clip of a scored row holds other audio than the dataset has now.
         """
         wanted = wanted_samples(len(self.dataset), self.settings)
         cuts: list[Cut] = []
@@ -115,6 +123,8 @@ class Chooser:
                 if len(cuts) == wanted:
                     break
         self._check_enough(cuts, skipped, wanted)
+        if self.write_clips:
+            sync_files(cut.clip for cut in cuts)  # from here on, rows and files speak of them
         return cuts, skipped
 
     def outcomes(self) -> Iterator[Cut | Skipped]:
@@ -177,9 +187,28 @@ class Chooser:
             raise _SkipRow("not_renderable", str(error)) from error
         identifier = sample_id(self.dataset.name, sample.row, number)
         tokens = len(rendered.prompt_ids), len(rendered.content_ids)
-        cut = Cut(identifier, sample, self.layout.clips, duration, num_samples, lead, trail, *tokens)
-        _keep_clip(cut.clip, pcm, write=self.write_clips)
+        checksum = f"{zlib.crc32(pcm.astype('<i2').tobytes()):08x}"
+        cut = Cut(identifier, sample, self.layout.clips, duration, num_samples, lead, trail, *tokens, checksum)
+        if self.scored_clips.get(identifier) not in (None, checksum):
+            raise other_data(self.layout.folder, identifier)
+        if self.write_clips:
+            self._keep_clip(cut, pcm)
         return cut
+
+    def _keep_clip(self, cut: Cut, pcm: npt.NDArray[np.int16]) -> None:
+        """Write a clip, unless it is there; one that a crash has damaged is replaced.
+
+        Raises:
+            StorageError: its row was scored with what is there, and cannot say that this is damaged.
+        """
+        buffer = io.BytesIO()
+        write_wav(buffer, pcm)
+        if cut.clip.exists() and cut.clip.read_bytes() == buffer.getvalue():
+            return
+        if cut.clip.exists() and cut.id in self.scored_clips and self.scored_clips[cut.id] is None:
+            raise other_data(self.layout.folder, cut.id)
+        with replacing(cut.clip, durable=False) as handle:
+            handle.write(buffer.getvalue())
 
     @property
     def _window_in_words(self) -> str:
@@ -213,15 +242,14 @@ class Chooser:
             )
 
 
-def _keep_clip(clip: Path, pcm: npt.NDArray[np.int16], *, write: bool) -> None:
-    """Write a clip once; one that is there already holds the same samples."""
-    there = clip.exists()
-    if not (there or write):
-        return
-    buffer = io.BytesIO()
-    write_wav(buffer, pcm)
-    if not there:
-        with replacing(clip) as handle:
-            handle.write(buffer.getvalue())
-    elif clip.read_bytes() != buffer.getvalue():
-        raise other_data(clip.parent.parent, clip.stem)
+def scored_clips(layout: Layout) -> dict[str, str | None]:
+    """The checksum of each clip that a row was scored with; None where a row, of an older version, does not say.
+
+    Other processes may be adding rows meanwhile.
+    """
+    found: dict[str, str | None] = {}
+    for path in (*layout.journals(), layout.scores):
+        for row in read_whole_rows(path) if path.exists() else ():
+            if isinstance(row.get("id"), str):
+                found[row["id"]] = row.get("clip_checksum")
+    return found

@@ -15,7 +15,7 @@ from simulsa_plugin.augment.selection import parse_sample_id
 from simulsa_plugin.augment.settings import AugmentSettings
 from simulsa_plugin.augment.tally import Tally
 from simulsa_plugin.errors import StorageError
-from simulsa_plugin.storage import dump_line, replacing
+from simulsa_plugin.storage import dump_line, dump_sealed, replacing
 
 Write = Callable[[Mapping[str, Any]], None]
 
@@ -48,9 +48,8 @@ class Decider:
         """
         tally = Tally()
         with ExitStack() as stack:
-            scores, training, retokenized = (
-                stack.enter_context(_writing(path)) for path in (layout.scores, layout.rows, layout.retokenized)
-            )
+            scores = stack.enter_context(_writing(layout.scores, dump_sealed))
+            training, retokenized = (stack.enter_context(_writing(path)) for path in (layout.rows, layout.retokenized))
             committed = stack.enter_context(_writing(layout.commitment)) if self.truth else _nowhere
             for row in rows:
                 decision = decide(row, self.settings, self.output_width, self.tolerance)
@@ -97,13 +96,13 @@ def training_row(decided: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[Write]:
+def _writing(path: Path, dump: Callable[[Mapping[str, Any]], str] = dump_line) -> Iterator[Write]:
     """JSONL row by row, whole or not at all."""
     with replacing(path, "w") as handle:
 
         def write(row: Mapping[str, Any]) -> None:
             try:
-                handle.write(dump_line(row) + "\n")
+                handle.write(f"{dump(row)}\n")
             except ValueError as error:  # NaN, or half a character
                 raise StorageError(f"{path}: {row.get('id')} cannot be written as JSON ({error}). Mend it.") from error
 

@@ -18,8 +18,15 @@ from simulsa_plugin.augment.settings import DECIDING_KEYS, AugmentSettings
 from simulsa_plugin.augment.tally import Tally
 from simulsa_plugin.errors import StorageError
 from simulsa_plugin.model import AudioLanguageModel
-from simulsa_plugin.storage import write_json, writing_to
-from simulsa_plugin.work import change_in_words, changed_work, read_work, unequal_weights, versions
+from simulsa_plugin.storage import remove_durably, writing_to
+from simulsa_plugin.work import (
+    change_in_words,
+    changed_work,
+    read_sealed_work,
+    unequal_weights,
+    versions,
+    write_work,
+)
 
 
 def check_same_work(layout: Layout, work: Mapping[str, Any], *, alone: bool) -> None:
@@ -38,12 +45,12 @@ def check_same_work(layout: Layout, work: Mapping[str, Any], *, alone: bool) -> 
     path = noted_work(layout)
     if path is not None and alone and not has_scores(layout):
         with contextlib.suppress(StorageError):  # what cannot be read has nothing to say
-            if not changed_work(read_work(path), work, computes=False):
+            if not changed_work(read_sealed_work(path), work, computes=False):
                 return
         _remove_clips(layout)
         path = None
     if path is None:
-        write_json(layout.started, work)
+        write_work(layout.started, work)
     else:
         _refuse_other_work(path, layout, work)
 
@@ -75,7 +82,7 @@ def _remove_clips(layout: Layout) -> None:
 
 
 def _refuse_other_work(path: Path, layout: Layout, work: Mapping[str, Any]) -> None:
-    before = read_work(path)
+    before = read_sealed_work(path)
     if before.get("scores_from"):
         raise StorageError(
             f"{layout.folder} holds decisions over {before['scores_from']}, with clips elsewhere. Choose another --out."
@@ -102,7 +109,7 @@ def note_scorer(layout: Layout, model: AudioLanguageModel, *, alone: bool) -> No
         StorageError: the rows that are there were scored with other weights or in another dtype.
     """
     path = noted_work(layout) or layout.started
-    before, described = read_work(path), model.describe()
+    before, described = read_sealed_work(path), model.describe()
     devices, scored = before.get("scored_on", []), any(journal.stat().st_size for journal in layout.journals())
     if scored or (devices and not alone):
         changed = changed_work(before, {"model": described}, computes=True)
@@ -115,12 +122,12 @@ def note_scorer(layout: Layout, model: AudioLanguageModel, *, alone: bool) -> No
     else:
         noted = {**before, "model": described, "scored_on": [model.hardware()["device"]]}
     if noted != before:
-        write_json(path, noted)
+        write_work(path, noted)
 
 
 def as_scored(layout: Layout, work: Mapping[str, Any]) -> dict[str, Any]:
     """The work, with the model as the rows were scored: this process may have another device, or another dtype."""
-    noted = read_work(noted_work(layout) or layout.started)
+    noted = read_sealed_work(noted_work(layout) or layout.started)
     if noted["model"].get("weights") != work["model"].get("weights"):  # else `changed_work` would have refused them
         print(f"warning: {layout.folder}: {unequal_weights(noted, work)}", file=sys.stderr)
     return {**work, "model": noted["model"], "scored_on": noted.get("scored_on", [])}
@@ -187,8 +194,8 @@ def make_manifest(
 
 def write_manifest(layout: Layout, manifest: Mapping[str, Any]) -> None:
     """Write manifest.json: from now on the run is finished."""
-    write_json(layout.manifest, manifest)
-    layout.started.unlink(missing_ok=True)
+    write_work(layout.manifest, manifest)
+    remove_durably(layout.started)
 
 
 def _threshold(work: Mapping[str, Any]) -> float | None:

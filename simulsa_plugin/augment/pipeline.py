@@ -9,7 +9,7 @@ from pathlib import Path
 
 from simulsa_plugin.augment.acceptance import tolerance_of
 from simulsa_plugin.augment.clean import offer_clean
-from simulsa_plugin.augment.clips import Chooser
+from simulsa_plugin.augment.clips import Chooser, scored_clips
 from simulsa_plugin.augment.commitment import Truth
 from simulsa_plugin.augment.decision import Decider
 from simulsa_plugin.augment.layout import Layout
@@ -19,7 +19,7 @@ from simulsa_plugin.augment.registration import SourceDataset, offline_entry, op
 from simulsa_plugin.augment.selection import wanted_samples
 from simulsa_plugin.augment.settings import AugmentSettings
 from simulsa_plugin.augment.shards import holding, holding_whole, is_alone, mark_finished, remove_shards
-from simulsa_plugin.augment.speculation import score_cuts, scored_rows
+from simulsa_plugin.augment.speculation import reopen_damaged_scores, score_cuts, scored_rows
 from simulsa_plugin.model import AudioLanguageModel
 from simulsa_plugin.storage import make_own_folder
 from simulsa_plugin.work import Shard
@@ -53,7 +53,8 @@ def augment(
         entry = offline_entry(dataset, settings, layout)
         work = describe_work(dataset, model.describe(), settings, model.output_width)
         check_same_work(layout, work, alone=True)
-        cuts, skipped = Chooser(dataset, model, settings, layout).choose()
+        cuts, skipped = Chooser(dataset, model, settings, layout, scored_clips=scored_clips(layout)).choose()
+        reopen_damaged_scores(cuts, layout)
         score_cuts(cuts, model, settings, layout)
         scored = as_scored(layout, work)
         decider = Decider(settings, model.output_width, truth, tolerance_of(scored["model"]))
@@ -81,7 +82,7 @@ def augment_shard(
             return
         with holding_whole(layout, shard):
             check_same_work(layout, work, alone=is_alone(layout, shard))
-        cuts, _ = Chooser(dataset, model, settings, layout).choose()
+        cuts, _ = Chooser(dataset, model, settings, layout, scored_clips=scored_clips(layout)).choose()
         score_cuts(cuts, model, settings, layout, shard)
         mark_finished(layout, shard)
 

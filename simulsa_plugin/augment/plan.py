@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from simulsa_plugin.audio import SAMPLE_RATE, samples_to_seconds
-from simulsa_plugin.augment.clips import Chooser, Cut
-from simulsa_plugin.augment.layout import Layout
+from simulsa_plugin.augment.clips import Chooser, Cut, scored_clips
+from simulsa_plugin.augment.layout import WAV_HEADER_BYTES, Layout
 from simulsa_plugin.augment.manifest import refuse_other_work
 from simulsa_plugin.augment.registration import SourceDataset, offline_entry, refuse_foreign
 from simulsa_plugin.augment.selection import wanted_samples
@@ -19,7 +19,6 @@ from simulsa_plugin.augment.settings import AugmentSettings
 from simulsa_plugin.augment.speculation import check_scored, make_batches
 from simulsa_plugin.model import Renderer
 
-WAV_HEADER_BYTES = 44
 ENCODER_FRAMES_PER_SECOND = 50  # of Whisper-like encoders, which run over their whole window
 
 
@@ -64,7 +63,8 @@ def plan(
     refuse_foreign(layout)
     refuse_other_work(layout, described)
     offline_entry(dataset, settings, layout)  # refuses what it cannot register
-    cuts, skipped = Chooser(dataset, renderer, settings, layout, write_clips=False).choose()
+    known = scored_clips(layout)
+    cuts, skipped = Chooser(dataset, renderer, settings, layout, write_clips=False, scored_clips=known).choose()
     reasons = dict(sorted(Counter(one.reason for one in skipped).items()))
     wanted = wanted_samples(len(dataset), settings)
     batches = make_batches(cuts, settings.batch_size)

@@ -11,10 +11,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from simulsa_plugin.audio import SAMPLE_RATE
 from simulsa_plugin.augment.acceptance import tolerance_of
 from simulsa_plugin.augment.commitment import Truth
 from simulsa_plugin.augment.decision import Decider
-from simulsa_plugin.augment.layout import Layout
+from simulsa_plugin.augment.layout import WAV_HEADER_BYTES, Layout
 from simulsa_plugin.augment.manifest import noted_work, plugin_version
 from simulsa_plugin.augment.outcome import Outcome, finish
 from simulsa_plugin.augment.registration import (
@@ -31,9 +32,8 @@ from simulsa_plugin.augment.selection import wanted_samples
 from simulsa_plugin.augment.settings import CUTTING_KEYS, EXTRA_SCORES, AugmentSettings
 from simulsa_plugin.augment.shards import holding
 from simulsa_plugin.errors import SimulsaError, StorageError, UsageError
-from simulsa_plugin.storage import write_json
 from simulsa_plugin.terminal import tracked
-from simulsa_plugin.work import read_work
+from simulsa_plugin.work import read_sealed_work, write_work
 
 FindTruth = Callable[[str, Mapping[str, Any]], Truth | None]
 SIZE_KEYS = frozenset({"simulsa_ratio", "simulsa_samples"})
@@ -86,7 +86,7 @@ def _begun(layout: Layout, work: Mapping[str, Any], *, in_place: bool) -> Iterat
     if in_place or layout.manifest.exists():
         yield
         return
-    write_json(layout.started, work)
+    write_work(layout.started, work)
     try:
         yield
     except SimulsaError:  # a mistake, not a kill: whoever comes next finds the folder free
@@ -166,7 +166,7 @@ def _too_few(source: ScoredFile, scored: int, wanted: int) -> str:
 def _check_place(layout: Layout, source: ScoredFile) -> None:
     """Only what was decided over these scores is decided again."""
     noted = noted_work(layout)
-    before = read_work(noted).get("scores_from") if noted else None
+    before = read_sealed_work(noted).get("scores_from") if noted else None
     if before is not None and Path(before).resolve() == source.path.resolve():
         return
     if noted == layout.manifest:
@@ -230,8 +230,24 @@ def _warn_of_relative_audio(source: ScoredFile, layout: Layout) -> None:
 def _noticing_missing_clips(rows: Iterator[dict[str, Any]], layout: Layout) -> Iterator[dict[str, Any]]:
     missing, first, folder = 0, "", str(layout.out)
     for row in rows:
-        if not os.path.exists(os.path.join(folder, row["clip"])):
+        if not _is_there(os.path.join(folder, row["clip"]), row):
             missing, first = missing + 1, first or row["clip"]
         yield row
     if missing:
-        print(f"warning: {missing} clips are missing, the first is {first}; training needs them.", file=sys.stderr)
+        print(
+            f"warning: {missing} clips are missing or damaged, the first is {first}; training needs them, and "
+            "simulsa-augment without --from-scores makes them again.",
+            file=sys.stderr,
+        )
+
+
+def _is_there(clip: str, row: Mapping[str, Any]) -> bool:
+    """Whether a clip is there, and of the length that it was written with; its content would take long to read."""
+    try:
+        num_bytes = os.stat(clip).st_size
+    except OSError:
+        return False
+    if "clip_checksum" not in row:  # not written by us, in whatever form
+        return True
+    samples = round(SAMPLE_RATE * (row["cut_seconds"] + sum(row["silence_seconds"])))
+    return bool(num_bytes == WAV_HEADER_BYTES + 2 * samples)

@@ -15,7 +15,7 @@ from simulsa_plugin.augment.layout import LOGPROB_FIELDS, Layout
 from simulsa_plugin.augment.selection import Skipped, parse_sample_id, walk
 from simulsa_plugin.errors import StorageError, UsageError
 from simulsa_plugin.storage import read_jsonl, registered_datasets
-from simulsa_plugin.work import read_work
+from simulsa_plugin.work import read_sealed_work
 
 TEXT_FIELDS = ("id", "audio", "clip", "reference")
 SECONDS_FIELDS = ("duration_seconds", "cut_seconds")
@@ -47,7 +47,7 @@ class ScoredFile:
             StorageError: the file is missing, empty or broken, or of a run that is not finished.
         """
         path = path.resolve() if ".." in path.parts else path.absolute()
-        first = next(read_jsonl(path), None)
+        first = next(read_jsonl(path, sealed=True), None)
         if first is None:
             raise StorageError(f"{path} has no rows. Give a scores.jsonl that has some.")
         _check_row(first, 1, path)
@@ -72,11 +72,12 @@ class ScoredFile:
         """Rows with their clips as the output folder names them.
 
         Raises:
-            StorageError: a row is broken, is another dataset's, or stands twice; its line is named.
+            StorageError: a row is broken, is another dataset's, or stands twice, and its line is named; or the rows
+                are not as many as the manifest says.
             UsageError: clips outside the output folder cannot be portable.
         """
         seen: set[str] = set()
-        for number, row in enumerate(read_jsonl(self.path), 1):
+        for number, row in enumerate(read_jsonl(self.path, sealed=True), 1):
             _check_row(row, number, self.path)
             if parse_sample_id(row["id"])[0] != self.name or row["id"] in seen:
                 raise StorageError(
@@ -85,6 +86,11 @@ class ScoredFile:
                 )
             seen.add(row["id"])
             yield {**row, "clip": self._clip(row["clip"], layout, portable)}
+        if self.count("scored") not in (None, len(seen)):
+            raise StorageError(
+                f"{self.path} has {len(seen)} rows, and the manifest.json beside it says {self.count('scored')}. Start "
+                "the command that made it again: it adds what is missing."
+            )
 
     def _clip(self, clip: str, layout: Layout, portable: bool) -> str:
         if not portable:
@@ -124,7 +130,7 @@ def _manifest_beside(path: Path) -> dict[str, Any]:
         if path.with_name("started.json").exists():
             raise StorageError(f"The run beside {path} is not finished. Start it again, and decide when it is done.")
         return {}
-    manifest = read_work(manifest_path)
+    manifest = read_sealed_work(manifest_path)
     if not all(isinstance(manifest.get(key, {}), dict) for key in ("settings", "counts", "versions")):
         raise StorageError(f"{manifest_path} is no manifest of simulsa-augment. Move it away, or mend it.")
     return manifest

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from simulsa_plugin.augment.layout import Layout
 from simulsa_plugin.errors import FolderInUseError
-from simulsa_plugin.storage import locked, make_own_folder, refuse_link, writing_to
+from simulsa_plugin.storage import locked, make_own_folder, refuse_link, remove_durably, writing_to
 from simulsa_plugin.work import Shard, wait_until
 
 FINISHED = "finished"  # the file that says that all batches of a shard are scored
@@ -140,4 +140,4 @@ def remove_shards(layout: Layout) -> None:
         shutil.rmtree(folder, ignore_errors=True)
     with contextlib.suppress(OSError):  # something else is in there, or there were no shards
         layout.shards.rmdir()
-    layout.journal.unlink(missing_ok=True)
+    remove_durably(layout.journal)

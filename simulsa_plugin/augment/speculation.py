@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -17,7 +18,14 @@ from simulsa_plugin.augment.settings import AugmentSettings
 from simulsa_plugin.augment.shards import holding_whole
 from simulsa_plugin.errors import ModelError
 from simulsa_plugin.model import AudioLanguageModel, Message, ReferenceScores, RenderedReference, Sample
-from simulsa_plugin.storage import Journal, read_jsonl
+from simulsa_plugin.storage import (
+    Journal,
+    dump_sealed,
+    read_jsonl,
+    read_whole_rows,
+    remove_durably,
+    replacing,
+)
 from simulsa_plugin.terminal import progress
 from simulsa_plugin.work import Shard
 
@@ -63,6 +71,36 @@ def score_cuts(
                 counting.update(len(fresh))
 
 
+def reopen_damaged_scores(cuts: Sequence[Cut], layout: Layout) -> None:
+    """Where rows of a finished scores.jsonl are missing or damaged, make a journal of the others: it lacks them.
+
+    Raises:
+        StorageError: a row is about other data; nothing is changed then.
+    """
+    if not layout.scores.exists():
+        return
+    by_id, found = {cut.id: cut for cut in cuts}, list[str]()
+    for row in read_whole_rows(layout.scores):
+        cut = by_id.get(str(row.get("id")))
+        if cut is None:
+            raise other_data(layout.folder, str(row.get("id")))
+        found.append(check_scored(row, cut, layout)["id"])
+    if found == [cut.id for cut in cuts]:
+        return
+    print(
+        f"warning: {len(by_id) - len(set(found))} of {len(by_id)} rows of {layout.scores} are missing or damaged, and "
+        "are scored again.",
+        file=sys.stderr,
+    )
+    seen: set[str] = set()
+    with replacing(layout.journal, "w") as handle:
+        for row in read_whole_rows(layout.scores):
+            if row["id"] not in seen:
+                handle.write(f"{dump_sealed(row)}\n")
+            seen.add(row["id"])
+    remove_durably(layout.scores)
+
+
 def scored_rows(cuts: Sequence[Cut], settings: AugmentSettings, layout: Layout) -> Iterator[dict[str, Any]]:
     """Rows of scores.jsonl in the order of the chosen list, from a finished file or from the journals.
 
@@ -72,7 +110,7 @@ def scored_rows(cuts: Sequence[Cut], settings: AugmentSettings, layout: Layout) 
         StorageError: a row is about other data.
     """
     if layout.scores.exists():
-        rows = read_jsonl(layout.scores)
+        rows = read_jsonl(layout.scores, sealed=True)
         for cut in cuts:
             yield check_scored(next(rows, {}), cut, layout) | _places(cut, settings, layout)
         return
@@ -148,8 +186,10 @@ def check_scored(row: dict[str, Any], cut: Cut, layout: Layout) -> dict[str, Any
         "cut_seconds": samples_to_seconds(cut.num_samples),
         "reference": cut.sample.reference,
         "messages": _prompt_messages(cut.sample),
+        **({"clip_checksum": cut.clip_checksum} if "clip_checksum" in row else {}),  # older versions did not note it
     }
-    if any(row.get(key) != value for key, value in same.items()) or len(row["token_ids"]) != cut.reference_tokens:
+    num_tokens = len(row.get("token_ids") or ())
+    if any(row.get(key) != value for key, value in same.items()) or num_tokens != cut.reference_tokens:
         raise other_data(layout.folder, cut.id)
     return row
 
@@ -199,6 +239,7 @@ def _score_row(
         "duration_seconds": cut.duration_seconds,
         "cut_seconds": samples_to_seconds(cut.num_samples),
         "silence_seconds": [samples_to_seconds(cut.lead), samples_to_seconds(cut.trail)],
+        "clip_checksum": cut.clip_checksum,
         "messages": _prompt_messages(cut.sample),
         "reference": cut.sample.reference,
         "token_ids": list(rendered.content_ids),

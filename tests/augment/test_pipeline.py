@@ -65,6 +65,7 @@ def test_all_files_of_the_contract(toy, tmp_path):
         "duration_seconds",
         "cut_seconds",
         "silence_seconds",
+        "clip_checksum",
         "messages",
         "reference",
         "token_ids",
@@ -76,6 +77,7 @@ def test_all_files_of_the_contract(toy, tmp_path):
         "unstable_prefixes",
         "accepted_tokens",
         "partial",
+        "checksum",
     }
     for score, row in zip(scores, rows, strict=True):
         assert row == {

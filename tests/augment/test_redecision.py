@@ -18,6 +18,7 @@ from simulsa_plugin.augment.settings import AugmentSettings
 from simulsa_plugin.commands import augment as command
 from simulsa_plugin.errors import StorageError, UsageError
 from simulsa_plugin.storage import LOCK
+from simulsa_plugin.work import read_sealed_work
 
 BOTH = {"extra_scores": ("full", "lookback")}
 RULES = [
@@ -191,7 +192,7 @@ def test_fewer_samples_are_a_direct_runs_skips_included(toy, tmp_path, samples, 
     assert skipped == (tmp_path / "direct" / "toy_simulsa" / "skipped.jsonl").read_bytes()
     reasons = {row["reason"] for row in lines(tmp_path / "all" / "toy_simulsa" / "skipped.jsonl")}
     assert reasons == ({"multi_turn"} if cuts == 1 else {"multi_turn", "same_cut"})
-    direct = json.loads((tmp_path / "direct" / "toy_simulsa" / "manifest.json").read_text(encoding="utf-8"))
+    direct = read_sealed_work(tmp_path / "direct" / "toy_simulsa" / "manifest.json")
     assert {key: outcome.manifest[key] for key in direct} == direct
 
 
@@ -387,7 +388,7 @@ def test_the_contracts_fields_are_enough(tmp_path, capsys):
     assert type_it("--from-scores", scores, "simulsa_threshold=0.5", "--out", tmp_path / "out") == 0
     out, err = capsys.readouterr()
     assert "own: 2 partial samples from an unknown number of rows (0 empty, 0 whole, 50% of the reference tokens" in out
-    assert "2 clips are missing, the first is " in err
+    assert "2 clips are missing or damaged, the first is " in err
     assert "the offline dataset own is not registered beside" in err
     (row, _) = lines(tmp_path / "out" / "own_simulsa.jsonl")
     assert row == {

@@ -21,7 +21,7 @@ from simulsa_plugin.commands import augment as command
 from simulsa_plugin.commands import evaluate
 from simulsa_plugin.commands.ranks import take_rank
 from simulsa_plugin.errors import StorageError
-from simulsa_plugin.storage import LOCK, locked
+from simulsa_plugin.storage import LOCK, dump_sealed, locked
 from simulsa_plugin.work import Shard
 
 SETTINGS = AugmentSettings(samples=24, batch_size=4)
@@ -188,7 +188,7 @@ def test_a_killed_shard_goes_on_where_it_stopped(toy, out, expected):
 
 
 def test_killed_shards_may_be_left_to_the_finishing_run(toy, out, expected):
-    children = [start(shard, toy, out, f"{number}/3", ByteModel(pause_seconds=0.2)) for number in (1, 2, 3)]
+    children = [start(shard, toy, out, f"{number}/3", ByteModel(pause_seconds=1.0)) for number in (1, 2, 3)]
     wait_until(lambda: all(journalled(out, f"{number}/3") for number in (1, 2, 3)))
     for child in children:
         os.kill(child.pid, signal.SIGKILL)
@@ -373,7 +373,7 @@ def test_a_shard_whose_journal_is_about_other_data_is_refused(toy, out):
     journal = out / "toy_simulsa" / "shards" / "1-of-2" / "scores.partial.jsonl"
     rows = [json.loads(line) for line in journal.read_text(encoding="utf-8").splitlines()]
     rows[3]["reference"] += "!"
-    journal.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    journal.write_text("".join(dump_sealed(row) + "\n" for row in rows), encoding="utf-8")
     with pytest.raises(StorageError, match=rf"other data under the same name \({rows[3]['id']} differs\)"):
         finish(toy, out)
 
