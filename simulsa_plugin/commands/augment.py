@@ -344,3 +344,7 @@ def _print(outcome: Outcome) -> None:
         print(f"  {line}")
     offline = (outcome.manifest.get("clean") or {}).get("name") or name
     print(f"  train with  dataset: {offline},{name}_simulsa  and  dataset_dir: {outcome.folder.parent}")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

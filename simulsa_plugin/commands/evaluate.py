@@ -341,3 +341,7 @@ _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "convert": _convert,
     "comet": _comet,
 }
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

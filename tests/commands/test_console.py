@@ -190,3 +190,10 @@ def test_on_a_terminal_there_is_a_bar(tmp_path):
     os.close(follower)
     assert r"cut \x1b[1m: 100%" in shown
     assert "\x1b" not in shown
+
+
+@pytest.mark.parametrize("program", ["augment", "evaluate"])
+def test_python_m_runs_the_command_as_well(program):
+    done = run([sys.executable, "-m", f"simulsa_plugin.commands.{program}", "--nope"])
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "unrecognized arguments: --nope" in done.stderr
