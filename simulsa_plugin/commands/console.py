@@ -90,16 +90,19 @@ def run_command(prog: str, function: Callable[[], int], *, goes_on: bool = True)
 
 def _outcome(prog: str, function: Callable[[], int], interruption: Interruption) -> int:
     try:
-        code = function()
-        sys.stdout.flush()
+        try:
+            code = function()
+            sys.stdout.flush()
+        except BaseException as problem:
+            if interruption.happened:  # a library may make another error of it
+                raise KeyboardInterrupt from problem
+            raise
     except _AllSaid:
         return 0
     except KeyboardInterrupt:
         interruption.say()
         return INTERRUPTED
     except SimulsaError as error:
-        if interruption.happened:
-            raise
         _say(prog, error)
         return error.exit_code
     except SystemExit as stop:

@@ -178,6 +178,22 @@ def test_ctrl_c_ends_the_process_also_where_a_library_swallows_it(tmp_path):
     assert (code, err) == (130, f"prog: {GOES_ON}")
 
 
+@pytest.mark.parametrize("made", ["ImportError('torch')", "SystemExit(0)", "OSError(5, 'x')", "UsageError('x')"])
+def test_ctrl_c_of_which_a_library_makes_another_error_is_still_ctrl_c(tmp_path, made):
+    code = f"""
+import sys, os, signal
+from simulsa_plugin.commands.console import run_command
+from simulsa_plugin.errors import UsageError
+def work():
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+    except KeyboardInterrupt:
+        raise {made}
+sys.exit(run_command("prog", work))"""
+    done = run([sys.executable, "-c", code])
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", f"prog: {GOES_ON}")
+
+
 def test_on_a_terminal_there_is_a_bar(tmp_path):
     code = ("from simulsa_plugin.terminal import *\nwith standard_streams():\n"
             "    list(tracked(range(3), 3, 'cut \\x1b[1m', 'clip'))")
