@@ -203,7 +203,7 @@ def replacing(path: Path, mode: Literal["w", "wb"] = "wb", *, durable: bool = Tr
     """Open a temporary file beside `path`; on success it takes the name of `path`, on failure it vanishes.
 
     After success the new content is there even after a power loss. A kill leaves the temporary file; see
-    `remove_leftovers`.
+    `remove_leftovers` and `remove_abandoned`.
 
     Args:
         path: of the file.
@@ -218,6 +218,8 @@ def replacing(path: Path, mode: Literal["w", "wb"] = "wb", *, durable: bool = Tr
         if path.exists() and not path.is_file():
             raise StorageError(f"{path} is no regular file and will not be replaced. Choose another name.")
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=UNFINISHED)
+    with contextlib.suppress(OSError):  # some file systems have no locks
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # while it is held, the writer lives
     raw = _Output(descriptor, path)
     buffered = io.BufferedWriter(raw)
     handle = buffered if mode == "wb" else io.TextIOWrapper(buffered, encoding="utf-8")
@@ -240,6 +242,28 @@ def replacing(path: Path, mode: Literal["w", "wb"] = "wb", *, durable: bool = Tr
         with contextlib.suppress(OSError):
             os.unlink(name)
         raise
+
+
+def remove_abandoned(path: Path) -> None:
+    """Remove what killed writers of a file left beside it, where no lock of ours keeps others from writing it too.
+
+    Those that are still at work hold their files; what cannot be told from theirs, or removed, stays.
+    """
+    with contextlib.suppress(OSError), os.scandir(path.parent) as entries:
+        for entry in entries:
+            middle = entry.name.removeprefix(f".{path.name}.").removesuffix(UNFINISHED)
+            if entry.name == f".{path.name}.{middle}{UNFINISHED}" and "." not in middle:
+                with contextlib.suppress(OSError):
+                    _remove_if_abandoned(entry.path)
+
+
+def _remove_if_abandoned(name: str) -> None:
+    descriptor = os.open(name, os.O_RDWR | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.unlink(name)
+    finally:
+        os.close(descriptor)
 
 
 def remove_leftovers(folder: Path, name: str | None = None) -> None:

@@ -182,6 +182,40 @@ def fail_sync(monkeypatch, code):
     monkeypatch.setattr(os, "fsync", fail)
 
 
+WRITE = """
+import sys, time
+from pathlib import Path
+from simulsa_plugin.storage import replacing
+with replacing(Path(sys.argv[1]), "w"):
+    print("open", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_what_killed_writers_left_is_removed_and_what_others_are_writing_is_not(tmp_path):
+    path = tmp_path / "a.json"
+    for kept in (".a.json.b.c.unfinished", ".ab.json.x.unfinished", "a.json.x.unfinished"):
+        (tmp_path / kept).touch()  # of a file "a.json.b", of another, and somebody else's
+    (tmp_path / ".a.json.link.unfinished").symlink_to("ab")
+    before = names(tmp_path)
+    writers = [
+        subprocess.Popen([sys.executable, "-c", WRITE, str(path)], stdout=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    assert [writer.stdout.readline() for writer in writers] == ["open\n"] * 2
+    writers[0].kill()
+    writers[0].wait()
+    assert len(names(tmp_path)) == len(before) + 2
+    storage.remove_abandoned(path)
+    assert len(names(tmp_path)) == len(before) + 1
+    writers[1].kill()
+    writers[1].wait()
+    storage.remove_abandoned(path)
+    assert names(tmp_path) == before
+    for writer in writers:
+        writer.stdout.close()
+    storage.remove_abandoned(tmp_path / "gone" / "a.json")  # the writing itself will say so
+
+
 def write_bytes(path, count):
     with storage.replacing(path) as handle:
         handle.write(bytes(count))

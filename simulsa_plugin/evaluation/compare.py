@@ -85,6 +85,7 @@ def run_compare(paths: Sequence[Path], options: CompareOptions, json_path: Path 
     comparison = compare(results, options)
     print_warnings(f"{pair['left_out']} It is left out." for pair in comparison["comparisons"] if "left_out" in pair)
     if json_path is not None:
+        storage.remove_abandoned(json_path)
         storage.write_json(json_path, comparison)
     print("\n".join(comparison_tables(comparison)))
     return 0

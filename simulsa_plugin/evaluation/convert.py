@@ -60,6 +60,7 @@ def convert(source: Path, out: Path, options: ConvertOptions) -> int:
     if options.form == SIMULSTREAM:
         return simulstream.write_log(out, _sessions(source, options), options.read.unit)
     counted = _Counted(_records(source, options))
+    storage.remove_abandoned(out)
     if options.form == TEXTS:
         storage.write_jsonl(out, texts(counted, options.sources))
     else:

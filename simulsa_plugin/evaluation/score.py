@@ -89,6 +89,7 @@ def run_score(path: Path, options: ScoreOptions, json_path: Path | None = None) 
         scored = score_log(path, options, executor)
     print_warnings(scored.warnings)
     if json_path is not None:
+        storage.remove_abandoned(json_path)
         storage.write_json(json_path, scored.scores.as_json())
     print("\n".join(score_table(scored)))
     return 0

@@ -234,6 +234,8 @@ def write_log(folder: Path, sessions: Iterable[tuple[EmissionRecord, Sequence[Ev
         LogError: a record has no reference or no length, which simulstream cannot score.
     """
     storage.make_folder(folder)
+    for name in (LOG, SEGMENTS, REFERENCES, CONFIG):
+        storage.remove_abandoned(folder / name)
     count = 0
     with (storage.replacing(folder / LOG, "w") as log, storage.replacing(folder / SEGMENTS, "w") as segments,
           storage.replacing(folder / REFERENCES, "w") as references):
