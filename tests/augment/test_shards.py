@@ -193,7 +193,8 @@ def test_killed_shards_may_be_left_to_the_finishing_run(toy, out, expected):
     for child in children:
         os.kill(child.pid, signal.SIGKILL)
         child.join()
-    assert len(finish(toy, out).batches) == 3  # of 6
+    done = sum(journalled(out, f"{number}/3") // 4 for number in (1, 2, 3))  # whole batches, 3 unless a kill is slow
+    assert done >= 3 and len(finish(toy, out).batches) == 6 - done
     assert tree(out) == expected
 
 
