@@ -90,13 +90,7 @@ def run_command(prog: str, function: Callable[[], int], *, goes_on: bool = True)
 
 def _outcome(prog: str, function: Callable[[], int], interruption: Interruption) -> int:
     try:
-        try:
-            code = function()
-            sys.stdout.flush()
-        except BaseException as problem:
-            if interruption.happened:  # a library may make another error of it
-                raise KeyboardInterrupt from problem
-            raise
+        code = _completed(function, interruption)
     except _AllSaid:
         return 0
     except KeyboardInterrupt:
@@ -119,6 +113,18 @@ def _outcome(prog: str, function: Callable[[], int], interruption: Interruption)
             raise
         _say(prog, _unconverted(error))
         return 1
+    return code
+
+
+def _completed(function: Callable[[], int], interruption: Interruption) -> int:
+    """The function's code, all that it printed being out; Ctrl-C stays Ctrl-C where a library makes another error."""
+    try:
+        code = function()
+        sys.stdout.flush()
+    except BaseException as problem:
+        if interruption.happened:
+            raise KeyboardInterrupt from problem
+        raise
     return code
 
 
