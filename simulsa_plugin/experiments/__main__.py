@@ -1,7 +1,7 @@
 """Augment, train and evaluate over seeds and settings; goes on where it stopped.
 
 `python -m simulsa_plugin.experiments NAME --out DIR`, from the folder that holds `recipes/` and `data/`. NAME is a
-file in recipes/experiments, or a YAML file of one's own. Runs of equal settings are shared by arms and experiments.
+file in recipes/experiments, or any YAML file. Runs of equal settings are shared by arms and experiments.
 """
 
 from __future__ import annotations
@@ -9,9 +9,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from simulsa_plugin.commands.console import Parser, run_command
 from simulsa_plugin.errors import UsageError
+
+if TYPE_CHECKING:
+    from simulsa_plugin.experiments.plan import Experiment
 
 PROG = "simulsa_plugin.experiments"
 
@@ -37,25 +41,32 @@ def _main(argv: Sequence[str] | None) -> int:
     experiment = read_experiment(options.experiment, options.seeds, read_recipe(None, options.train))
     if not (options.data / "dataset_info.json").exists():
         raise UsageError(f"{options.data} holds no dataset_info.json. Make it: simulsa-augment --out {options.data}")
+    from simulsa_plugin.storage import locked, make_folder
+
+    out = make_folder(options.out)
+    with locked(out):
+        _run(experiment, options.seeds, options.data, out)
+    return 0
+
+
+def _run(experiment: Experiment, seeds: Sequence[int], data: Path, out: Path) -> None:
     from simulsa_plugin.experiments.runs import do_run
     from simulsa_plugin.experiments.summary import average, draw, summarise, table
     from simulsa_plugin.metrics.significance import Bootstrap
-    from simulsa_plugin.storage import make_folder, write_json
+    from simulsa_plugin.storage import write_json
 
-    out = make_folder(options.out)
-    for position in range(len(options.seeds)):  # all arms of a seed before the next seed: what is there can be compared
+    for position in range(len(seeds)):  # all arms of a seed before the next seed: what is there can be compared
         for arm in experiment.arms:
-            do_run(arm.runs[position], options.data, out)
-    arms = [average(arm.name, [do_run(run, options.data, out) for run in arm.runs], arm.policy, Bootstrap())
+            do_run(arm.runs[position], data, out)
+    arms = [average(arm.name, [do_run(run, data, out) for run in arm.runs], arm.policy, Bootstrap())
             for arm in experiment.arms]
-    summary = summarise(arms) | {"title": experiment.title, "seeds": list(options.seeds)}
+    summary = summarise(arms) | {"title": experiment.title, "seeds": list(seeds)}
     draw(experiment.title, arms, out / f"{experiment.name}.png")
-    lines = table(summary, len(options.seeds))
+    lines = table(summary, len(seeds))
     (out / f"{experiment.name}.txt").write_text("\n".join([experiment.title, "", *lines, ""]), encoding="utf-8")
     write_json(out / f"{experiment.name}.json", summary)
     print("\n".join(lines))
     print(f"Written to {out}: {experiment.name}.json, {experiment.name}.txt, {experiment.name}.png")
-    return 0
 
 
 def _integers(text: str) -> tuple[int, ...]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from simulsa_plugin.errors import UsageError
+from simulsa_plugin.experiments.signature import short_hash
 from simulsa_plugin.settings import read_recipe
 
 FOLDER = Path("recipes/experiments")
@@ -28,6 +27,7 @@ class Run:
 
     Attributes:
         recipe: that trains.
+        content: what the recipe says.
         augment: keys of `simulsa-augment`; None trains on the offline rows alone.
         train: keys that override the recipe.
         evaluate: keys of `simulsa-eval`.
@@ -35,6 +35,7 @@ class Run:
     """
 
     recipe: str
+    content: Keys
     augment: Keys | None
     train: Keys
     evaluate: Keys
@@ -42,13 +43,13 @@ class Run:
 
     @property
     def model_name(self) -> str:
-        """A name for the trained model: what it was made of, hashed."""
-        return f"seed{self.seed}_{_hash([self.recipe, self.augment, self.train, self.seed])}"
+        """A name for the trained model: what it is made of, hashed; the content of the recipe, not its name."""
+        return f"seed{self.seed}_{short_hash([self.content, self.augment, self.train, self.seed])}"
 
     @property
     def result_name(self) -> str:
         """A name for its evaluation."""
-        return f"eval_{_hash(self.evaluate)}"
+        return f"eval_{short_hash(self.evaluate)}"
 
 
 @dataclass(frozen=True)
@@ -78,12 +79,12 @@ def read_experiment(name: str, seeds: Sequence[int], overrides: Keys) -> Experim
     """Read an experiment.
 
     Args:
-        name: of a file in `recipes/experiments`, or a path of one's own.
+        name: of a file in `recipes/experiments`, or the path of any YAML file.
         seeds: one run of every arm each.
         overrides: keys of training that override all arms'.
 
     Raises:
-        UsageError: there is no such experiment, or a key in it is unknown.
+        UsageError: there is no such experiment, a key in it is unknown, or a recipe that it names cannot be read.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
     if not path.is_file():
@@ -105,7 +106,9 @@ def _make_arm(path: Path, name: str, arm: Keys, common: Keys, seeds: Sequence[in
         return {**(common.get(key) or {}), **(arm.get(key) or {})}
 
     offline = "recipe" in arm and "augment" not in arm
-    runs = tuple(Run(arm.get("recipe", TRAINED), None if offline else merged("augment"),
+    recipe = str(arm.get("recipe", TRAINED))
+    content = read_recipe(recipe)
+    runs = tuple(Run(recipe, content, None if offline else merged("augment"),
                      merged("train") | dict(overrides), EVALUATED | merged("evaluate"), seed) for seed in seeds)
     return Arm(name, runs, arm.get("policy", "rollback"))
 
@@ -114,7 +117,3 @@ def _check_keys(path: Path, where: str, found: Keys, known: frozenset[str]) -> N
     for key in found:
         if key not in known:
             raise UsageError(f"{path}, {where}{key!r} is unknown; allowed: {', '.join(sorted(known))}.")
-
-
-def _hash(value: object) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:10]

@@ -12,9 +12,10 @@ from fakes import ClockModel, write_noise
 from simulsa_plugin.errors import SimulsaError, UsageError
 from simulsa_plugin.evaluation.run import evaluate
 from simulsa_plugin.evaluation.settings import EvaluationSettings
-from simulsa_plugin.experiments import plan, runs
+from simulsa_plugin.experiments import plan, runs, signature
 from simulsa_plugin.experiments.__main__ import main
 from simulsa_plugin.model import Prompt, Sample
+from simulsa_plugin.storage import locked
 from simulsa_plugin.toolkit.recipe_keys import GROUPS
 
 REPOSITORY = Path(__file__).parents[2]
@@ -33,6 +34,7 @@ def folder(tmp_path, monkeypatch):
 @pytest.fixture
 def commands(folder, monkeypatch):
     """What was typed; a trained model is a folder, an evaluation is that of a model of arithmetic."""
+    signature.data_signature.cache_clear()
     typed: list[list[str]] = []
     rows = [Sample(row, Prompt(({"role": "user", "content": "<audio>Translate."},)), "guten Tag liebe Welt",
                    write_noise(folder / f"{row}.wav", seconds, seed=row))
@@ -99,6 +101,81 @@ def test_what_is_done_is_not_done_again_and_a_stop_goes_on(folder, commands, cap
     assert "BLEU at equal LAAL" in capsys.readouterr().out
 
 
+def models(folder):
+    return sorted(path.parent.name for path in (folder / "results").glob("*/trained.json"))
+
+
+def test_a_recipe_of_other_content_is_another_run(folder, commands):
+    experiment = ["mixing", "--out", "results", "--seeds", "1"]
+    assert main(experiment) == 0
+    before, done = models(folder), len(commands)
+    recipe = folder / "recipes" / "demo_simulsa.yaml"
+    recipe.write_text(recipe.read_text() + "\n# a comment says nothing\n")
+    assert main(experiment) == 0
+    assert len(commands) == done
+    recipe.write_text(recipe.read_text().replace("learning_rate: 5.0e-4", "learning_rate: 4.0e-4"))
+    assert main(experiment) == 0
+    assert [words[0] for words in commands[done:]] == 4 * ["simulsa-augment", "llamafactory-cli", "simulsa-eval"]
+    assert len(models(folder)) == len(before) + 4  # the baseline has a recipe of its own
+    assert set(before) < set(models(folder))
+
+
+@pytest.mark.parametrize("change", ["rows", "entry", "folder"])
+def test_data_of_other_content_are_another_run(folder, commands, change):
+    experiment = ["mixing", "--out", "results", "--seeds", "1"]
+    info = folder / "data" / "dataset_info.json"
+    info.write_text(json.dumps({"demo": {"file_name": "demo.jsonl"}, "unused": {"file_name": "unused.jsonl"}}))
+    (folder / "data" / "demo.jsonl").write_text("{}\n")
+    assert main(experiment) == 0
+    done = len(commands)
+    (folder / "data" / "unused.jsonl").write_text("{}\n")
+    assert main(experiment) == 0
+    assert len(commands) == done
+    if change == "folder":
+        shutil.copytree(folder / "data", folder / "other")
+        experiment += ["--data", "other"]
+        (folder / "other" / "demo.jsonl").write_text("{}\n{}\n")
+    elif change == "rows":
+        (folder / "data" / "demo.jsonl").write_text('{"a": 1}\n')
+    else:
+        info.write_text(json.dumps({"demo": {"file_name": "demo.jsonl", "formatting": "sharegpt"}}))
+    signature.data_signature.cache_clear()  # a process reads its data once
+    assert main(experiment) == 0
+    assert len(commands) == 2 * done
+
+
+def test_test_data_of_other_content_are_another_evaluation(folder, commands):
+    (folder / "mine.yaml").write_text("arms: {a: {evaluate: {dataset: test, dataset_dir: tests}}}")
+    (folder / "tests").mkdir()
+    (folder / "tests" / "dataset_info.json").write_text('{"test": {"file_name": "test.jsonl"}}')
+    for rows in ("{}\n", "{}\n", "{}\n{}\n"):
+        (folder / "tests" / "test.jsonl").write_text(rows)
+        signature.data_signature.cache_clear()
+        assert main(["mine.yaml", "--out", "results", "--seeds", "1"]) == 0
+    assert [words[0] for words in commands] == ["simulsa-augment", "llamafactory-cli", "simulsa-eval", "simulsa-eval"]
+
+
+def test_what_a_stopped_training_left_is_not_trained_on(folder, commands):
+    experiment = ["mixing", "--out", "results", "--seeds", "1"]
+    assert main(experiment) == 0
+    stopped = folder / "results" / models(folder)[0]
+    (stopped / "trained.json").unlink()
+    (stopped / "model" / "checkpoint-5").mkdir()
+    shutil.rmtree(next(stopped.glob("eval_*")))
+    assert main(experiment) == 0  # the stand-in of LLaMA-Factory refuses a folder that is there
+    assert not (stopped / "model" / "checkpoint-5").exists()
+
+
+def test_a_folder_is_for_one_runner_at_a_time(folder, commands, capsys):
+    (folder / "results").mkdir()
+    with locked(folder / "results"):
+        assert main(["mixing", "--out", "results", "--seeds", "1"]) == 1
+    error = capsys.readouterr().err
+    assert "results is in use by process" in error
+    assert error.count("\n") == 1
+    assert not commands
+
+
 def test_the_table_has_every_cell_of_every_arm_and_each_against_the_first(folder, commands):
     assert main(["mixing", "--out", "results", "--seeds", "1,2"]) == 0
     summary = json.loads((folder / "results" / "mixing.json").read_text())
@@ -140,8 +217,10 @@ def test_an_experiment_of_ones_own_is_a_file(folder):
     (["nothing", "--out", "x"], "There is no experiment recipes/experiments/nothing.yaml; allowed: acceptance"),
     (["mixing", "--out", "x", "--data", "no"], "no holds no dataset_info.json. Make it: simulsa-augment --out no"),
     (["mixing", "--out", "x", "--seeds", "a"], "invalid"),
+    (["gone.yaml", "--out", "x"], "gone-recipe.yaml"),
 ])
 def test_a_wrong_command_line_is_one_line(folder, words, message, capsys):
+    (folder / "gone.yaml").write_text("arms: {a: {recipe: gone-recipe.yaml}}")
     assert main(words) == 2
     error = capsys.readouterr().err
     assert message in error
