@@ -15,7 +15,7 @@ from typing import Any
 from tqdm import tqdm
 
 from simulsa_plugin.audio import read_mono
-from simulsa_plugin.augment.layout import Layout
+from simulsa_plugin.augment.layout import CLEAN_SUFFIX, Layout
 from simulsa_plugin.augment.registration import SourceDataset
 from simulsa_plugin.augment.selection import Skipped, parse_sample_id
 from simulsa_plugin.errors import AudioError, DatasetError
@@ -77,7 +77,7 @@ def _problem(seen: tuple[str | None, Sequence[str]]) -> tuple[str, str] | None:
 
 
 def _register_clean(dataset: SourceDataset, broken: set[int], layout: Layout) -> str | None:
-    name, file_name = f"{dataset.name}_clean", str(layout.clean.relative_to(layout.out))
+    name, file_name = f"{dataset.name}{CLEAN_SUFFIX}", str(layout.clean.relative_to(layout.out))
     there = registered_datasets(layout.out).get(name)
     if there is not None and not (isinstance(there, dict) and there.get("file_name") == file_name):
         return None  # it is another's

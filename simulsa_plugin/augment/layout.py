@@ -9,6 +9,7 @@ from simulsa_plugin.storage import remove_leftovers
 from simulsa_plugin.work import Shard
 
 SUFFIX = "_simulsa"
+CLEAN_SUFFIX = "_clean"  # of the offline rows without those that stop a training
 WAV_HEADER_BYTES = 44  # of a clip; two bytes a sample follow
 LOGPROB_FIELDS = ("logprobs", "logprobs_full", "logprobs_lookback")  # of a row of scores.jsonl
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from simulsa_plugin.augment.layout import SUFFIX
+from simulsa_plugin.augment.layout import CLEAN_SUFFIX, SUFFIX
 
 _TOLERANCE = 0.01  # of the share, relative: rounding to whole rows is not worth a warning
 _TRUE = ("true", "1", "yes")
@@ -161,11 +161,12 @@ def tokenized_line(path: object) -> str | None:
 
 
 def _pairs(parts: Sequence[Part]) -> Iterator[tuple[int, int]]:
-    """Positions of NAME and of NAME_simulsa."""
+    """Positions of NAME, or NAME_clean, and of NAME_simulsa."""
     places = {part.name: place for place, part in enumerate(parts)}
     for name, place in places.items():
-        if f"{name}{SUFFIX}" in places:
-            yield place, places[f"{name}{SUFFIX}"]
+        for stem in dict.fromkeys((name, name.removesuffix(CLEAN_SUFFIX))):
+            if f"{stem}{SUFFIX}" in places:
+                yield place, places[f"{stem}{SUFFIX}"]
 
 
 def _pair_lines(
