@@ -86,3 +86,10 @@ def test_counted_rows_are_said_also_where_the_files_are_not_known():
     assert rows_line(parts[:1], Mixing(), [400]) is None
     (line,) = share_lines(parts, Mixing(max_samples=20), [20, 20])
     assert "gets 20 rows of a and 20 rows of a_simulsa: 100 % as many partial samples as offline rows. Leave" in line
+
+
+def test_the_rows_without_those_that_stop_a_training_are_paired_as_well():
+    parts = (Part("a_clean", 199), Part("a_simulsa", 2), Part("b_clean", 300), Part("b_clean_simulsa", 3))
+    assert rows_line(parts, Mixing(), [199, 2, 300, 3]) == (
+        "training data: 199 rows of a_clean and 2 of a_simulsa (1.01 %); 300 rows of b_clean and 3 of b_clean_simulsa "
+        "(1 %).")
