@@ -127,10 +127,17 @@ class Request:
 
 @dataclass(frozen=True)
 class Continuation:
-    """Tokens that follow a forced prefix, without the end of turn; `truncated` when the limit came first."""
+    """What follows a forced prefix.
+
+    Attributes:
+        token_ids: without the end of turn.
+        truncated: the limit on new tokens came first.
+        probabilities: of each token, over the full softmax in fp32. Another batch may change their last digits.
+    """
 
     token_ids: tuple[int, ...]
     truncated: bool
+    probabilities: tuple[float, ...] = field(default=(), compare=False)
 
 
 class Renderer(Protocol):

@@ -286,10 +286,13 @@ class ClockModel:
         for count, byte in enumerate(answer.token_ids):
             unsure = request.confidence is not None and byte in b"?l" and request.confidence > 0.5
             if unsure:
-                return Continuation(answer.token_ids[:count], truncated=False)
+                return self._said(answer.token_ids[:count])
             if request.enough is not None and request.enough(answer.token_ids[: count + 1]):
-                return Continuation(answer.token_ids[: count + 1], truncated=False)
-        return answer
+                return self._said(answer.token_ids[: count + 1])
+        return self._said(answer.token_ids, answer.truncated)
+
+    def _said(self, token_ids, truncated=False):
+        return Continuation(token_ids, truncated, tuple(0.5 if byte in b"?l" else 1.0 for byte in token_ids))
 
     def decode(self, token_ids):
         return bytes(token_ids).decode(errors="replace")

@@ -80,7 +80,8 @@ class EvaluationSettings(Settings):
 
     Attributes:
         policies: names, or dotted names of the user's own.
-        confidence_threshold: of the policy confidence; several make a cell each, as for the other policies' keys.
+        confidence_threshold: probability; several make a cell each, as for the other policies' keys.
+        confidence_window: tokens.
         eval_memory_gb: what a batch may occupy; see `streaming.engine.Limits`.
         measure_time: decode one by one, and measure.
     """
@@ -90,6 +91,7 @@ class EvaluationSettings(Settings):
     policies: tuple[str, ...] = ("rollback",)
     rollback_floor: bool = True
     confidence_threshold: tuple[float, ...] = (0.9,)
+    confidence_window: tuple[int, ...] = (1,)
     hold_n: tuple[int, ...] = (3,)
     wait_k: tuple[int, ...] = (3,)
     agreement_n: tuple[int, ...] = (2,)
@@ -108,6 +110,7 @@ class EvaluationSettings(Settings):
             ("simulsa_rollbacks", self.rollbacks),
             ("simulsa_policies", self.policies),
             ("simulsa_confidence_threshold", self.confidence_threshold),
+            ("simulsa_confidence_window", self.confidence_window),
             ("simulsa_hold_n", self.hold_n),
             ("simulsa_wait_k", self.wait_k),
             ("simulsa_agreement_n", self.agreement_n),
@@ -117,8 +120,8 @@ class EvaluationSettings(Settings):
         _check_cells("simulsa_", self.chunks, self.rollbacks, self.policies)
         for threshold in self.confidence_threshold:
             check_range("simulsa_confidence_threshold", threshold, above=0, maximum=1)
-        for key, values in (("hold_n", self.hold_n), ("wait_k", self.wait_k), ("agreement_n", self.agreement_n)):
-            for value in values:
+        for key in ("confidence_window", "hold_n", "wait_k", "agreement_n"):
+            for value in getattr(self, key):
                 check_range(f"simulsa_{key}", value, minimum=0 if key == "hold_n" else 1)
         check_range("simulsa_max_new_tokens", self.max_new_tokens, minimum=1)
         check_choice("simulsa_unit", self.unit, (AUTO, "word", "char"))
@@ -135,6 +138,7 @@ class EvaluationSettings(Settings):
             rollbacks=self.rollbacks,
             rollback_floor=self.rollback_floor,
             confidence_thresholds=self.confidence_threshold,
+            confidence_windows=self.confidence_window,
             hold_n=self.hold_n,
             wait_k=self.wait_k,
             agreement_n=self.agreement_n,

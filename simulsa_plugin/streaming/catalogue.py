@@ -17,6 +17,7 @@ from typing import Any
 from simulsa_plugin.errors import UsageError
 from simulsa_plugin.settings import check_choice
 from simulsa_plugin.streaming.policies import (
+    AgreementOrConfidence,
     Confidence,
     HoldN,
     LocalAgreement,
@@ -35,6 +36,7 @@ class PolicyOptions:
         rollbacks: tokens.
         rollback_floor: whether what is committed stays so.
         confidence_thresholds: probabilities.
+        confidence_windows: tokens.
         hold_n: tokens.
         wait_k: chunks.
         agreement_n: outputs.
@@ -44,6 +46,7 @@ class PolicyOptions:
     rollbacks: tuple[int, ...] = (0, 3, 5)
     rollback_floor: bool = True
     confidence_thresholds: tuple[float, ...] = (0.9,)
+    confidence_windows: tuple[int, ...] = (1,)
     hold_n: tuple[int, ...] = (3,)
     wait_k: tuple[int, ...] = (3,)
     agreement_n: tuple[int, ...] = (2,)
@@ -52,9 +55,18 @@ class PolicyOptions:
 
 _MAKERS: dict[str, Callable[[PolicyOptions], list[Policy]]] = {
     "rollback": lambda options: [Rollback(b, options.rollback_floor) for b in options.rollbacks],
-    "confidence": lambda options: [Confidence(threshold) for threshold in options.confidence_thresholds],
+    "confidence": lambda options: [
+        Confidence(threshold, window)
+        for threshold in options.confidence_thresholds
+        for window in options.confidence_windows
+    ],
     "hold_n": lambda options: [HoldN(n) for n in options.hold_n],
     "local_agreement": lambda options: [LocalAgreement(n) for n in options.agreement_n],
+    "agreement_or_confidence": lambda options: [
+        AgreementOrConfidence(n, threshold)
+        for n in options.agreement_n
+        for threshold in options.confidence_thresholds
+    ],
     "wait_k": lambda options: [WaitK(k, options.unit) for k in options.wait_k],
     "retranslation": lambda options: [Retranslation()],
 }

@@ -200,7 +200,12 @@ def _take(
     stop_clock: Callable[[], float] | None = None,
 ) -> None:
     """Let the policy judge what was said; the last step shows and commits everything."""
-    output = Output(request.prefix + continuation.token_ids, model.decode, continuation.truncated)
+    output = Output(
+        request.prefix + continuation.token_ids,
+        model.decode,
+        continuation.truncated,
+        session.probabilities[: len(request.prefix)] + continuation.probabilities,
+    )
     committed = shown = len(output)
     if not session.last_step_is_due:
         committed = policy.committed(session, output)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any, ClassVar
 
 from simulsa_plugin.streaming.session import REPLACEMENT, Decode, Output, Session
@@ -76,32 +77,38 @@ class Offline(Policy):
         return len(output)
 
 
-@dataclass(frozen=True)
-class Confidence(Policy):
-    """Stop before the first token that the model gives less than `threshold`; commit what was said."""
-
-    threshold: float
-    name: ClassVar[str] = "confidence"
-
-    def committed(self, session: Session, output: Output) -> int:
-        """Everything."""
-        return len(output)
-
-    def confidence(self, session: Session) -> float:
-        """The threshold."""
-        return self.threshold
-
-    def cell(self) -> dict[str, Any]:
-        """The threshold."""
-        return {"rollback": 0, "parameters": {"confidence_threshold": self.threshold}}
-
-
 class AppendOnly(Policy):
     """A policy that shows only what is committed, so that nothing on the screen ever changes."""
 
     def shown(self, session: Session, output: Output, committed: int) -> int:
         """What is committed."""
         return committed
+
+
+@dataclass(frozen=True)
+class Confidence(AppendOnly):
+    """Stop before the first token that the model gives less than `threshold`.
+
+    A token is committed when each of the `window` tokens that begin with it has at least that much: 1 commits whatever
+    was said, more withholds the last of it, which may already lead to what the model is unsure of.
+    """
+
+    threshold: float
+    window: int = 1
+    name: ClassVar[str] = "confidence"
+
+    def committed(self, session: Session, output: Output) -> int:
+        """All but the last `window` − 1 tokens, not below what was committed before."""
+        return max(session.committed, len(output) - (self.window - 1))
+
+    def confidence(self, session: Session) -> float:
+        """The threshold."""
+        return self.threshold
+
+    def cell(self) -> dict[str, Any]:
+        """The threshold, and the window where it is longer than a token."""
+        window = {"confidence_window": self.window} if self.window > 1 else {}
+        return {"rollback": 0, "parameters": {"confidence_threshold": self.threshold, **window}}
 
 
 @dataclass(frozen=True)
@@ -142,6 +149,28 @@ class LocalAgreement(AppendOnly):
     def cell(self) -> dict[str, Any]:
         """How many outputs."""
         return {"rollback": None, "parameters": {"agreement_n": self.agreement_n}}
+
+
+@dataclass(frozen=True)
+class AgreementOrConfidence(LocalAgreement):
+    """Commit what local agreement does, and from there on as long as tokens were said with `threshold` or more.
+
+    A token that the model is sure of need not wait for the next output to say it again, as WhisperLiveKit's
+    `confidence_validation` has it for words; the agreement of outputs makes up for thresholds that are too high.
+    """
+
+    threshold: float = 0.9
+    name: ClassVar[str] = "agreement_or_confidence"
+
+    def committed(self, session: Session, output: Output) -> int:
+        """At least what was committed before: earlier outputs may disagree with a token of which the model was sure."""
+        count = max(session.committed, super().committed(session, output))
+        return count + sum(1 for _ in takewhile(lambda one: one >= self.threshold, output.probabilities[count:]))
+
+    def cell(self) -> dict[str, Any]:
+        """How many outputs, and the threshold."""
+        parameters = {"agreement_n": self.agreement_n, "confidence_threshold": self.threshold}
+        return {"rollback": None, "parameters": parameters}
 
 
 @dataclass(frozen=True)

@@ -42,11 +42,13 @@ class Output:
         token_ids: without the end of turn.
         decode: token ids to text, special tokens left out.
         truncated: the limit on new tokens came first.
+        probabilities: of each token when it was said; a forced token keeps the one of that earlier step.
     """
 
     token_ids: tuple[int, ...]
     decode: Decode
     truncated: bool = False
+    probabilities: tuple[float, ...] = ()
 
     def __len__(self) -> int:
         return len(self.token_ids)
@@ -68,6 +70,7 @@ class Session:
         token_ids: y of the last step.
         committed: c of the last step.
         outputs: what the model said at each step, before a policy made y of it.
+        probabilities: of each token of the last output when it was said.
         steps: all steps done.
     """
 
@@ -78,6 +81,7 @@ class Session:
     token_ids: tuple[int, ...] = ()
     committed: int = 0
     outputs: list[tuple[int, ...]] = field(default_factory=list)
+    probabilities: tuple[float, ...] = ()
     steps: list[Step] = field(default_factory=list)
 
     @property
@@ -109,6 +113,7 @@ class Session:
     def advance(self, output: Output, shown: int, committed: int, compute_ms: float | None = None) -> None:
         """Do a step: what the model said, how many tokens of it are shown, and how many are committed now."""
         self.outputs.append(output.token_ids)
+        self.probabilities = output.probabilities
         self._add(output.token_ids[:shown], committed, truncated=output.truncated, compute_ms=compute_ms)
 
     def _add(self, token_ids: tuple[int, ...], committed: int, *, truncated: bool, compute_ms: float | None) -> None:

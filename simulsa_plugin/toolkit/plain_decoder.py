@@ -92,14 +92,19 @@ class PlainDecoder:
             self._model.generation_config = before
 
     def _continuation(self, token_ids: list[int], probabilities: list[float], request: Request) -> Continuation:
-        """Where a request's answer ends in what was generated."""
+        """What was generated, up to where a request's answer ends."""
+        length, truncated = self._end(token_ids, probabilities, request)
+        return Continuation(tuple(token_ids[:length]), truncated, tuple(probabilities[:length]))
+
+    def _end(self, token_ids: list[int], probabilities: list[float], request: Request) -> tuple[int, bool]:
+        """(tokens of the answer, whether the limit came first)."""
         for count, token_id in enumerate(token_ids[: request.max_new_tokens]):
             unsure = request.confidence is not None and probabilities[count] < request.confidence
             if token_id in self.special.stop or unsure:
-                return Continuation(tuple(token_ids[:count]), truncated=False)
+                return count, False
             if request.enough is not None and request.enough(token_ids[: count + 1]):
-                return Continuation(tuple(token_ids[: count + 1]), truncated=False)
-        return Continuation(tuple(token_ids[: request.max_new_tokens]), truncated=True)
+                return count + 1, False
+        return request.max_new_tokens, True
 
 
 class _Chooser:

@@ -118,6 +118,7 @@ class _Answer:
     prompt: int
     row: int
     new: list[int] = field(default_factory=list)
+    probabilities: list[float] = field(default_factory=list)
     ended: bool = False
     truncated: bool = False
 
@@ -128,6 +129,7 @@ class _Answer:
             self.ended = True
             return False
         self.new.append(token)
+        self.probabilities.append(probability)
         enough = request.enough is not None and request.enough(self.new)
         self.truncated = not enough and len(self.new) == request.max_new_tokens
         self.ended = enough or self.truncated
@@ -139,7 +141,7 @@ class _Answer:
         return self.prompt + len(self.request.prefix) + len(self.new) - 1
 
     def continuation(self) -> Continuation:
-        return Continuation(tuple(self.new), self.truncated)
+        return Continuation(tuple(self.new), self.truncated, tuple(self.probabilities))
 
 
 class _Batch:

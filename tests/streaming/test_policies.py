@@ -5,10 +5,11 @@ import pytest
 from fakes import ClockModel
 
 from simulsa_plugin.errors import UsageError
-from simulsa_plugin.model import Prompt
+from simulsa_plugin.model import Continuation, Prompt
 from simulsa_plugin.streaming.catalogue import PolicyOptions, make_policies
 from simulsa_plugin.streaming.engine import Cell, Limits, Source, decode
 from simulsa_plugin.streaming.policies import (
+    AgreementOrConfidence,
     Confidence,
     HoldN,
     LocalAgreement,
@@ -38,6 +39,13 @@ def test_confidence_stops_before_the_first_unsure_token_and_says_the_rest_at_the
     assert run(Confidence(0.4))[2] == ("guten Tag liebe",) * 2
 
 
+def test_a_window_withholds_what_comes_just_before_the_unsure_token():
+    # As above, less two bytes: what is committed is followed by two more that are sure.
+    assert run(Confidence(0.9, 3)) == [("gut", "gut"), ("guten Ta",) * 2, ("guten Ta",) * 2,
+                                       ("guten Tag liebe Welt",) * 2]  # fmt: skip
+    assert run(Confidence(0.9, 1)) == run(Confidence(0.9))
+
+
 def test_hold_n_commits_as_rollback_does_and_shows_no_more():
     held, rolled = run(HoldN(3)), run(Rollback(3))
     assert [committed for _, committed in held] == [committed for _, committed in rolled]
@@ -51,6 +59,42 @@ def test_local_agreement_commits_what_two_outputs_begin_with_alike():
         ("", ""), ("gute", "gute"), ("guten Tag", "guten Tag"), ("guten Tag liebe Welt",) * 2]  # fmt: skip
     assert run(LocalAgreement(3), model=ClockModel(regret=True))[:3] == [("", ""), ("", ""), ("gute", "gute")]
     assert run(LocalAgreement(1)) == run(Rollback(0))
+
+
+def test_agreement_or_confidence_commits_what_either_of_them_would():
+    # «gute?», «guten Tag?», «guten Tag lieb?»: sure of all but `?` and `l`, which two outputs must agree on.
+    model = ClockModel(regret=True, text="guten Tag liebe Welt, liebes Kind")
+    assert run(AgreementOrConfidence(2, 0.9), 3300, model=model) == [
+        ("gute", "gute"), ("guten Tag",) * 2, ("guten Tag ",) * 2, ("guten Tag liebe We",) * 2,
+        ("guten Tag liebe Welt, ",) * 2, ("guten Tag liebe Welt, liebes ",) * 2,
+        ("guten Tag liebe Welt, liebes Kind",) * 2]  # fmt: skip
+    assert run(AgreementOrConfidence(2, 1.1)) == run(LocalAgreement(2))
+    assert run(AgreementOrConfidence(3, 0.4)) == run(LocalAgreement(1))
+
+
+def test_agreement_does_not_take_back_what_was_sure():
+    class Changing(ClockModel):
+        """Says something else at every step after what it must begin with, and is sure of it at the second alone."""
+
+        def continue_(self, prompts, requests):
+            answers = super().continue_(prompts, requests)
+            number = len(self.batches)
+            return [Continuation((b"xyz"[number % 3],) * 3, False, (1.0 if number == 2 else 0.1,) * 3) for _ in answers]
+
+    assert [committed for _, committed in run(AgreementOrConfidence(2, 0.9), 2500, model=Changing())] == [
+        "", "zzz", "zzz", "zzz", "zzzzzz"]  # fmt: skip
+
+
+def test_a_policy_is_told_with_what_probability_each_token_was_said():
+    class Noting(Rollback):
+        def committed(self, session, output):
+            seen.append((output.text(), output.probabilities))
+            return super().committed(session, output)
+
+    seen = []
+    run(Noting(3), 1500, model=ClockModel(regret=True))
+    # The second output begins with «gu», which was said at the first step.
+    assert seen == [("gute?", (1, 1, 1, 1, 0.5)), ("guten Tag?", (1,) * 9 + (0.5,))]
 
 
 def test_wait_k_writes_a_word_a_chunk_after_k_chunks():
@@ -156,4 +200,8 @@ def test_what_is_not_there_to_make_policies_is_refused_and_not_called_where_it_c
 def test_several_values_make_several_policies():
     options = PolicyOptions(confidence_thresholds=(0.5, 0.9), rollbacks=(0, 3, 5))
     assert make_policies("confidence", options) == [Confidence(0.5), Confidence(0.9)]
+    windows = PolicyOptions(confidence_thresholds=(0.5,), confidence_windows=(1, 3), agreement_n=(2, 3))
+    assert make_policies("confidence", windows) == [Confidence(0.5), Confidence(0.5, 3)]
+    assert make_policies("agreement_or_confidence", windows) == [
+        AgreementOrConfidence(2, 0.5), AgreementOrConfidence(3, 0.5)]  # fmt: skip
     assert make_policies("rollback", options) == [Rollback(0), Rollback(3), Rollback(5)]

@@ -17,6 +17,7 @@ from simulsa_plugin.errors import ModelError
 from simulsa_plugin.model import Prompt, Request
 from simulsa_plugin.streaming.engine import Cell, Limits, Source, decode, decode_alone
 from simulsa_plugin.streaming.policies import (
+    AgreementOrConfidence,
     Confidence,
     HoldN,
     LocalAgreement,
@@ -38,7 +39,8 @@ ASK = Prompt(({"role": "user", "content": PROMPT},))
 LENGTHS = (2400, 2401, 8000, 15_999, 16_320, 47_999, 80_000, 96_000)
 POLICIES = [
     *(Cell(Rollback(b), k) for k in (500, 1000) for b in (0, 3)),
-    *(Cell(policy, 700) for policy in (Rollback(3, floor=False), Confidence(0.9), HoldN(3), LocalAgreement(2),
+    *(Cell(policy, 700) for policy in (Rollback(3, floor=False), Confidence(0.9), Confidence(0.9, 3),
+                                       AgreementOrConfidence(2, 0.9), HoldN(3), LocalAgreement(2),
                                        LocalAgreement(3), WaitK(2), WaitK(3, "char"), Retranslation())),
     Cell(Offline(), None),
 ]  # fmt: skip
@@ -261,7 +263,11 @@ def test_answers_end_where_transformers_ends_them(fast, stock, waveforms, reques
     prompts = [fast.render_prompt(ASK, clip) for clip in clips]
     requests = [dataclasses.replace(request_, draft=tuple(range(300, 300 + number))) for number in range(8)]
     expected = stock.continue_(stock.read(prompts, clips), [request_] * 8)
-    assert fast.continue_(fast.read(prompts, clips), requests) == expected
+    found = fast.continue_(fast.read(prompts, clips), requests)
+    assert found == expected
+    for ours, theirs in zip(found, expected, strict=True):
+        assert len(ours.probabilities) == len(ours.token_ids)
+        assert ours.probabilities == pytest.approx(theirs.probabilities, abs=1e-4)
 
 
 def test_a_prompt_that_does_not_fit_its_audio_is_refused(fast, waveforms):
@@ -411,7 +417,7 @@ def sources_of(waveforms):
 
 def test_no_batch_and_no_order_changes_a_step_of_200_utterances(fast, waveforms):
     sources = sources_of(waveforms)
-    cells = [POLICIES[1], *POLICIES[5:8], *POLICIES[-2:]]
+    cells = [POLICIES[1], *POLICIES[5:10], *POLICIES[-2:]]
     expected = histories(decode(fast, sources, cells, Limits(64, 64)))
     backwards = decode(fast, sources[::-1], cells[::-1], Limits(64, 23))
     assert [sessions[::-1] for sessions in histories(backwards)][::-1] == expected
