@@ -26,6 +26,7 @@ Measure simultaneous speech translation: quality and latency of every chunk and 
 
 commands:
   run [RECIPE.yaml] [key=value …] [--out DIR]   decode a test set and score it (what a bare `simulsa-eval` does)
+  tune [RECIPE.yaml] [key=value …] --budget MS  the best setting within a latency budget, chosen on a dev set
   score LOG [--references FILE] …               score a log of SimulEval, OmniSTEval or simulstream
   compare BASELINE OTHER … [--json FILE]        differences, intervals, and quality at equal latency
   convert LOG_OR_CELL --to FORM --out PATH      a log in the form of another tool, or its texts for COMET
@@ -60,7 +61,7 @@ def _dispatch(words: list[str]) -> int:
 def _overview() -> Parser:
     parser = Parser(
         prog=PROG,
-        usage=f"{PROG} [run|score|compare|convert|comet] …",
+        usage=f"{PROG} [run|tune|score|compare|convert|comet] …",
         description=_OVERVIEW,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -91,6 +92,38 @@ def _run(words: list[str]) -> int:
     options = parser.parse_intermixed_args(words)
     path, overrides = recipe_and_overrides(options.words, hint=f" Commands are {', '.join(_COMMANDS)}.")
     return _decode_and_score(path, overrides, options.out)
+
+
+def _tune(words: list[str]) -> int:
+    parser = Parser(
+        prog=f"{PROG} tune",
+        usage=f"{PROG} tune [RECIPE.yaml] [key=value …] --budget MS,MS… [--latency METRIC] [--quality METRIC] "
+        "[--out DIR]",
+        description="Choose settings on a dev set: of all policies, parameters and chunks the cell of the best quality "
+        "whose mean latency is within the budget. Every cell is decoded on a few utterances, the best on all. Writes "
+        "tuned.yaml, a recipe with which `simulsa-eval` decodes the test set in the chosen cells, and frontier.json.",
+    )
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="RECIPE.yaml | key=value",
+        help="as for run, with simulsa_dev_dataset=NAME; simulsa_policies, simulsa_chunks and the policies' keys say "
+        "what is searched (without a recipe: the embedded default and its dev set)",
+    )
+    parser.add_argument(
+        "--budget", required=True, type=_budgets, metavar="MS,MS…", help="mean latencies on the dev set not to exceed"
+    )
+    parser.add_argument("--latency", default="LAAL", metavar="METRIC", help="of the budgets (default: LAAL)")
+    parser.add_argument("--quality", default="BLEU", metavar="METRIC", help="BLEU or chrF (default: BLEU)")
+    parser.add_argument(
+        "--out", type=output_folder, default="tuned", metavar="DIR", help="folder of the result (default: tuned)"
+    )
+    options = parser.parse_intermixed_args(words)
+    path, overrides = recipe_and_overrides(options.words)
+    from simulsa_plugin.commands.tune import tune_and_write
+    from simulsa_plugin.evaluation.tune_choice import Goal
+
+    return tune_and_write(path, overrides, Goal(options.budget, options.latency, options.quality), options.out)
 
 
 def _decode_and_score(path: Path | None, overrides: list[str], out: Path) -> int:
@@ -334,8 +367,20 @@ def _milliseconds(text: str) -> tuple[float, ...]:
     return tuple(found)
 
 
+def _budgets(text: str) -> tuple[float, ...]:
+    """Different numbers above 0 between commas, in order."""
+    try:
+        found = sorted({float(part) for part in text.split(",")})
+    except ValueError:
+        found = []
+    if not found or not all(0 < one < 1e13 for one in found):
+        raise argparse.ArgumentTypeError(f"{text!r} is not milliseconds above 0 between commas, such as 1000,2000")
+    return tuple(found)
+
+
 _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "run": _run,
+    "tune": _tune,
     "score": _score,
     "compare": _compare,
     "convert": _convert,

@@ -215,7 +215,7 @@ def _describe(
 ) -> dict[str, Any]:
     """What decides the rows; two runs with the same work, over the same content, make the same files."""
     keys = settings.as_keys()
-    for key in ("simulsa_split", "simulsa_eval_split", "simulsa_prompt", "simulsa_corpus_workers"):
+    for key in ("simulsa_split", "simulsa_eval_split", "simulsa_dev_split", "simulsa_prompt", "simulsa_corpus_workers"):
         del keys[key]  # they stand below as they came out, or change no byte
     keys["simulsa_corpus_dir"] = str(settings.folder)
     keys["simulsa_audio_dir"] = settings.audio_folder and str(settings.audio_folder)

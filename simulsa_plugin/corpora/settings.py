@@ -26,6 +26,7 @@ class CorpusSettings(Settings):
         target_language: likewise.
         split: as the corpus writes it; several are separated by commas.
         eval_split: the split that simulsa-eval takes, where one recipe serves both commands.
+        dev_split: the split on which simulsa-eval tune chooses settings.
         prompt: name of a published prompt, or the prompt itself; None takes the template's.
         columns: what a table calls its columns: role → column.
         corpus_max_seconds: longer utterances are left out, and counted.
@@ -39,6 +40,7 @@ class CorpusSettings(Settings):
     target_language: str | None = None
     split: tuple[str, ...] = ()
     eval_split: tuple[str, ...] = ()
+    dev_split: tuple[str, ...] = ()
     prompt: str | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
     corpus_max_seconds: float | None = None

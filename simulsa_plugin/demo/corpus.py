@@ -28,12 +28,13 @@ from simulsa_plugin.storage import (
 )
 from simulsa_plugin.terminal import tracked
 
-# Share of the 16 hash values: what the packaged checkpoint learned from, what users train on, what they test on.
+# Share of the 16 hash values: what the packaged checkpoint learned from, what users train on, what it was watched and
+# settings are tuned on, what they test on.
 SPLITS = {"pretrain": range(0, 9), "train": range(9, 14), "heldout": range(14, 15), "test": range(15, 16)}
 WINDOW_SECONDS = 6.0  # of the packaged checkpoint's encoder
 BLOCK = 125  # utterances per fresh synthesizer process; part of what fixes the bytes
-OFFLINE_NAME, TEST_NAME = "demo", "demo_test"
-OFFLINE_ROWS, TEST_ROWS = 8000, 200
+OFFLINE_NAME, TEST_NAME, DEV_NAME = "demo", "demo_test", "demo_dev"
+OFFLINE_ROWS, TEST_ROWS, DEV_ROWS = 8000, 200, 200
 WORD_END_DECIMALS = 7  # a sample is 0.0000625 s: coarser, the last word could end after the audio
 
 
@@ -77,9 +78,15 @@ def iterate_utterances(split: str, count: int, processes: int = 2) -> Iterator[U
 
 
 def write_demo_corpus(
-    folder: Path, *, rows: int = OFFLINE_ROWS, test_rows: int = TEST_ROWS, processes: int = 2, wait: bool = False
+    folder: Path,
+    *,
+    rows: int = OFFLINE_ROWS,
+    test_rows: int = TEST_ROWS,
+    dev_rows: int = 0,
+    processes: int = 2,
+    wait: bool = False,
 ) -> None:
-    """Write the offline set and the test set as LLaMA-Factory datasets, unless they are there already.
+    """Write the offline, the test and the dev set as LLaMA-Factory datasets, unless they are there already.
 
     `folder` then holds `demo.jsonl`, `demo_test.jsonl`, `demo/*.wav`, `demo_test/*.wav`, the truth beside them, and
     their entries in `dataset_info.json`. No rows: that set is left out. `wait`: for another process that is writing it.
@@ -90,7 +97,8 @@ def write_demo_corpus(
     folder = make_folder(folder).absolute()
     wanted = [
         (name, split, count)
-        for name, split, count in ((OFFLINE_NAME, "train", rows), (TEST_NAME, "test", test_rows))
+        for name, split, count in (
+            (OFFLINE_NAME, "train", rows), (TEST_NAME, "test", test_rows), (DEV_NAME, "heldout", dev_rows))
         if count
     ]
     with locked(folder, wait=wait):

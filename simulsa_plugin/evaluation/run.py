@@ -38,6 +38,7 @@ from simulsa_plugin.metrics.instance import Measure
 from simulsa_plugin.metrics.records import EmissionRecord
 from simulsa_plugin.metrics.significance import Bootstrap
 from simulsa_plugin.model import AudioLanguageModel, Sample, UnusableRow
+from simulsa_plugin.settings import did_you_mean, shown
 from simulsa_plugin.storage import (
     dump_line,
     locked,
@@ -93,7 +94,7 @@ def evaluate(
     check_references(name, rows, settings)
     limits = Limits(settings.max_new_tokens, settings.eval_batch_size, settings.eval_memory_gb * 1e9)
     job = Job(model, name, rows, cells, limits, settings.measure_time, make_folder(out) / "decoding")
-    work = _describe(job, settings)
+    work = describe_work(job, settings)
     if share and share.number > 1:
         _decode_share(job, work, share, out)
         return []
@@ -110,10 +111,10 @@ def evaluate(
 
 
 def plan_cells(settings: EvaluationSettings) -> list[Cell]:
-    """Offline, then for every policy each chunk with each of its values.
+    """Offline, then for every policy each chunk with each of its values, or those of them that `cells` names.
 
     Raises:
-        UsageError: a policy cannot be had, or two cells cannot be told apart.
+        UsageError: a policy cannot be had, two cells cannot be told apart, or `cells` names none of them.
     """
     named = [make_policies(name, settings.policy_options) for name in settings.policies]
     cells = [Cell(policy, chunk) for policies in named for chunk in settings.chunks for policy in policies]
@@ -123,7 +124,21 @@ def plan_cells(settings: EvaluationSettings) -> list[Cell]:
             f"simulsa_policies gives {folders[folder]} cells by the name {folder}. "
             "Give policies of your own another name, or parameters in cell() that differ."
         )
-    return [Cell(Offline(), None), *cells]
+    return [Cell(Offline(), None), *_chosen(cells, settings.cells)]
+
+
+def _chosen(cells: Sequence[Cell], names: Sequence[str] | None) -> list[Cell]:
+    """Those of the cells that `simulsa_cells` names; all of them where it is not set."""
+    if names is None:
+        return list(cells)
+    folders = [cell_folder(cell) for cell in cells]
+    for name in names:
+        if name not in folders:
+            raise UsageError(
+                f"simulsa_cells names {shown(name)}, which is none of the {len(folders)} cells that simulsa_policies, "
+                f"simulsa_chunks and the policies' keys make.{did_you_mean(name, folders)}"
+            )
+    return [cell for cell, folder in zip(cells, folders, strict=True) if folder in names]
 
 
 def _decode_share(job: Job, work: dict[str, Any], share: Shard, out: Path) -> None:
@@ -149,7 +164,7 @@ def _begin(job: Job, work: dict[str, Any], out: Path) -> Job:
         job = dataclasses.replace(job, work=read_sealed(job.folder / STARTED) or {})
         if begun is not None:
             decodes = not all(is_whole(job, block) for block in range(job.num_blocks))
-            _refuse_other_work(out, begun, work, decodes=decodes)
+            refuse_other_work(out, begun, work, decodes=decodes)
         return job
 
 
@@ -157,14 +172,14 @@ def _read_finished(job: Job, work: dict[str, Any], out: Path) -> list[dict[str, 
     """The cells of a finished folder, whose files are checked; what a kill left of the blocks goes."""
     scores = read_work(out / SCORES)
     check_sealed(scores, out)
-    _refuse_other_work(out, scores, work, decodes=False)
+    refuse_other_work(out, scores, work, decodes=False)
     check_files(scores, out)
     shutil.rmtree(job.folder, ignore_errors=True)
     cells: list[dict[str, Any]] = [*scores["cells"], *scores.get(LIMITS, [])]
     return cells
 
 
-def _describe(job: Job, settings: EvaluationSettings) -> dict[str, Any]:
+def describe_work(job: Job, settings: EvaluationSettings) -> dict[str, Any]:
     """What decides the bytes of the result."""
     digest = hashlib.sha256()
     for row in job.rows:
@@ -183,7 +198,12 @@ def _describe(job: Job, settings: EvaluationSettings) -> dict[str, Any]:
     }
 
 
-def _refuse_other_work(out: Path, before: dict[str, Any], work: dict[str, Any], *, decodes: bool) -> None:
+def refuse_other_work(out: Path, before: dict[str, Any], work: dict[str, Any], *, decodes: bool) -> None:
+    """Refuse to go on in a folder that holds other work; `decodes`: whether forward passes are left.
+
+    Raises:
+        StorageError: what differs is named.
+    """
     changed = changed_work(before, work, computes=decodes)
     if changed:
         raise StorageError(

@@ -75,11 +75,23 @@ class HookSettings(Settings):
 
 
 @dataclass(frozen=True)
+class TuneSettings(Settings):
+    """The keys that only `simulsa-eval tune` reads.
+
+    Attributes:
+        dev_dataset: the set in dataset_info.json on which settings are chosen.
+    """
+
+    dev_dataset: str | None = None
+
+
+@dataclass(frozen=True)
 class EvaluationSettings(Settings):
     """Which cells to decode, and how to count; chunks in milliseconds, rollbacks and `hold_n` in tokens.
 
     Attributes:
         policies: names, or dotted names of the user's own.
+        cells: names of cells' folders: only these of all cells; `simulsa-eval tune` writes them.
         confidence_threshold: probability; several make a cell each, as for the other policies' keys.
         confidence_window: tokens.
         eval_memory_gb: what a batch may occupy; see `streaming.engine.Limits`.
@@ -89,6 +101,7 @@ class EvaluationSettings(Settings):
     chunks: tuple[int, ...] = (500, 1000, 1500, 2000)
     rollbacks: tuple[int, ...] = (0, 3, 5)
     policies: tuple[str, ...] = ("rollback",)
+    cells: tuple[str, ...] | None = None
     rollback_floor: bool = True
     confidence_threshold: tuple[float, ...] = (0.9,)
     confidence_window: tuple[int, ...] = (1,)
@@ -109,6 +122,7 @@ class EvaluationSettings(Settings):
             ("simulsa_chunks", self.chunks),
             ("simulsa_rollbacks", self.rollbacks),
             ("simulsa_policies", self.policies),
+            ("simulsa_cells", self.cells or ()),
             ("simulsa_confidence_threshold", self.confidence_threshold),
             ("simulsa_confidence_window", self.confidence_window),
             ("simulsa_hold_n", self.hold_n),

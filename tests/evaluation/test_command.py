@@ -40,14 +40,19 @@ def test_run_is_what_is_meant_without_a_command(runs, words, call):
 
 @pytest.mark.parametrize(("words", "message"), [
     (["scroe", "x.log"], "There is no command scroe. Did you mean score? "
-                         "Commands are run, score, compare, convert, comet."),
+                         "Commands are run, tune, score, compare, convert, comet."),
     (["scor"], "There is no command scor. Did you mean score?"),
-    (["tune"], "There is no command tune. Commands are run, score, compare, convert, comet."),
+    (["plot"], "There is no command plot. Commands are run, tune, score, compare, convert, comet."),
     (["a.yaml", "x.log"], "Unexpected argument 'x.log': one recipe and key=value are allowed. Commands are run, "),
     (["score"], "the following arguments are required: LOG"),
     (["score", "x", "--unit", "token"], "invalid choice: 'token'"),
     (["score", "x", "--nope"], "unrecognized arguments: --nope"),
     (["run", "--nope"], "unrecognized arguments: --nope"),
+    (["tune"], "the following arguments are required: --budget"),
+    (["tune", "--budget", "fast"], "'fast' is not milliseconds above 0 between commas, such as 1000,2000"),
+    (["tune", "--budget", "0"], "'0' is not milliseconds above 0"),
+    (["tune", "--budget", "1000", "--quality", "COMET"], "Tune for BLEU or chrF, and add COMET to the result"),
+    (["tune", "--budget", "1000", "--latency", "LAAL_CA"], "--latency is 'LAAL_CA'; allowed: LAAL, AL,"),
     (["compare", "one"], "compare needs two results or more"),
     (["compare", "a", "b", "--samples", "0"], "--samples is 0"),
 ])
@@ -59,7 +64,7 @@ def test_a_wrong_command_line_is_one_line_and_exit_code_2(runs, capsys, words, m
     assert (captured.err.count("\n"), captured.out, runs) == (1, "", [])
 
 
-@pytest.mark.parametrize("words", [["-h"], ["run", "--help"], ["score", "--help"], ["compare", "-h"],
+@pytest.mark.parametrize("words", [["-h"], ["run", "--help"], ["tune", "-h"], ["score", "--help"], ["compare", "-h"],
                                    ["convert", "-h"], ["comet", "-h"], ["--version"]])
 def test_help_is_printed_without_loading_what_work_needs(words):
     code = START + "print(code, [m for m in ('torch', 'transformers', 'numpy', 'sacrebleu', 'matplotlib', 'yaml') " \

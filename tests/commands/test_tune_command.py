@@ -1,0 +1,104 @@
+"""`simulsa-eval tune` as users type it: what it refuses and warns of before the model is loaded, and what it writes."""
+
+import json
+
+import pytest
+from fakes import write_offline
+
+from simulsa_plugin.commands import evaluate, tune
+from simulsa_plugin.commands.wiring import Recipe
+from simulsa_plugin.corpora.settings import CorpusSettings
+from simulsa_plugin.demo.corpus import DEV_NAME, SPLITS, TEST_NAME
+from simulsa_plugin.errors import UsageError
+from simulsa_plugin.settings import read_recipe
+
+MODEL = ["model_name_or_path=simulsa-demo", "template=qwen2_audio"]
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A working folder with data/, in which the set `toy` is also registered as `test`, and as `other` from a copy."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    write_offline(tmp_path / "data", 4)
+    info = json.loads((tmp_path / "data" / "dataset_info.json").read_text(encoding="utf-8"))
+    (tmp_path / "data" / "other.jsonl").write_bytes((tmp_path / "data" / "offline.jsonl").read_bytes())
+    info |= {"test": info["toy"], "other": info["toy"] | {"file_name": "other.jsonl"}}
+    (tmp_path / "data" / "dataset_info.json").write_text(json.dumps(info), encoding="utf-8")
+    return tmp_path
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (["eval_dataset=toy"], "and the recipe names none. Set simulsa_dev_dataset=NAME to a set in dataset_info.json"),
+    (["eval_dataset=toy", "simulsa_dev_dataset=tou"], "tou"),
+    (["eval_dataset=toy", "simulsa_dev_dataset=other", "simulsa_cells=rollback_k500_b33"],
+     "simulsa_cells names 'rollback_k500_b33', which is none of the 232 cells"),
+    (["simulsa_policies=[]", "simulsa_dev_dataset=other"], "There is no cell to choose from"),
+    (["simulsa_corpus=mustc", "simulsa_corpus_dir=data"], "Set simulsa_dev_split to one that is neither trained on"),
+])
+def test_mistakes_show_before_anything_is_loaded(place, monkeypatch, capsys, words, message):
+    monkeypatch.setattr(tune, "load", lambda *_: pytest.fail("loaded"))
+    assert evaluate.main(["tune", *MODEL, "dataset_dir=data", *words, "--budget", "1000"]) in (1, 2)
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
+
+
+
+@pytest.mark.parametrize(("dev", "keys", "warned"), [
+    ("toy", {"eval_dataset": "toy"}, ["is the test set, too"]),
+    ("toy", {"eval_dataset": "test"}, ["is the test set, too"]),  # the same rows by another name
+    ("toy", {"dataset": "test"}, ["is the test set, too"]),  # without eval_dataset, run takes dataset
+    ("toy", {"eval_dataset": "other", "dataset": "test"}, ["the training dataset test, registered with the same"]),
+    ("toy", {"eval_dataset": "other"}, []),
+    ("toy", {}, []),
+])
+def test_a_dev_set_that_is_tested_or_trained_on_is_warned_of(place, dev, keys, warned):
+    class Dataset:
+        name, entry = dev, {"file_name": str(place / "data" / "offline.jsonl")}
+
+    lines = tune._warnings(Recipe({}, {"dataset_dir": "data"} | keys, embedded=False), Dataset())
+    assert len(lines) == len(warned)
+    assert all(one in line for one, line in zip(warned, lines, strict=True))
+
+
+def test_a_corpus_has_a_split_of_its_own_to_choose_on(place):
+    (place / "data" / "train").mkdir()
+    simulsa = {"simulsa_corpus": "mustc", "simulsa_corpus_dir": "data", "simulsa_source_language": "en",
+               "simulsa_target_language": "de", "simulsa_dev_split": "dev"}
+    toolkit = {"template": "qwen2_audio", "eval_dataset": "my_test"}
+    dev = tune._dev_set(Recipe(simulsa, toolkit, embedded=False))
+    assert (dev.name, dev.registered, dev.warnings) == ("mustc_en_de_dev", False, ())
+    same = tune._dev_set(Recipe(simulsa | {"simulsa_dev_split": "tst-COMMON"}, toolkit, embedded=False))
+    assert "is the test set, too" in same.warnings[0]
+    assert CorpusSettings.from_keys(simulsa).dev_split == ("dev",)
+
+
+def test_the_embedded_dev_set_shares_no_sentence_with_training_and_test(monkeypatch, tmp_path):
+    written = []
+    monkeypatch.setattr("simulsa_plugin.demo.corpus._write_split",
+                        lambda folder, name, split, count, processes: written.append((name, split, count)))
+    dev = tune._dev_set(Recipe({}, {}, embedded=True))
+    keys = dev.make(tmp_path)
+    assert dev.name == DEV_NAME
+    assert keys == {"eval_dataset": TEST_NAME, "dataset_dir": str(tmp_path / "corpus")}
+    assert written == [(TEST_NAME, "test", 200), (DEV_NAME, "heldout", 200)]
+    assert not set(SPLITS["heldout"]) & {*SPLITS["test"], *SPLITS["train"], *SPLITS["pretrain"]}
+
+
+def test_what_it_writes_evaluates_the_test_set(place, capsys):
+    words = [*MODEL, "dataset_dir=data", "simulsa_dev_dataset=other", "eval_dataset=toy", "simulsa_policies=wait_k",
+             "simulsa_wait_k=1,2", "simulsa_chunks=1000,2000", "simulsa_max_new_tokens=8", "simulsa_unit=word",
+             "simulsa_tokenizer=13a"]
+    assert evaluate.main(["tune", *words, "--budget", "100000", "--out", "tuned"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("dev set other: 4 rows, model simulsa-demo, latency unit word\n4 of 4 cells on 4 of 4 utt")
+    assert "Now the test set: simulsa-eval tuned/tuned.yaml --out RESULTS" in out
+    recipe = read_recipe("tuned/tuned.yaml")
+    assert recipe["eval_dataset"] == "toy"
+    assert evaluate.main(["tuned/tuned.yaml", "--out", "results"]) == 0
+    cells = json.loads((place / "results" / "scores.json").read_text(encoding="utf-8"))["cells"]
+    assert [row["folder"] for row in cells] == ["offline", *recipe["simulsa_cells"]]
+    assert capsys.readouterr().out.startswith("test set toy: 4 of 4 rows")
+    with pytest.raises(UsageError, match="No cell is within any budget"):
+        evaluate._tune([*words, "--budget", "0.001", "--out", "none"])

@@ -1,0 +1,245 @@
+"""Settings chosen on a dev set with models made of arithmetic: the grid's best cell, with a part of its decoding."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+from fakes import ClockModel, tree, write_noise
+
+from simulsa_plugin.errors import DatasetError, StorageError
+from simulsa_plugin.evaluation import decoding, run
+from simulsa_plugin.evaluation import tune as module
+from simulsa_plugin.evaluation.run import evaluate
+from simulsa_plugin.evaluation.settings import EvaluationSettings
+from simulsa_plugin.evaluation.tune import frontier_table, tune
+from simulsa_plugin.evaluation.tune_choice import Goal, promising
+from simulsa_plugin.evaluation.tune_recipe import GRID, searched_settings, write_tuned
+from simulsa_plugin.metrics.significance import Bootstrap
+from simulsa_plugin.model import Continuation, Prompt, Sample, UnusableRow
+from simulsa_plugin.settings import read_recipe
+
+TEXT = "guten Tag liebe Welt"
+
+
+class HastyModel(ClockModel):
+    """Gets the last bytes of what it says before the end wrong, in some utterances more of them than in others."""
+
+    def __init__(self):
+        super().__init__(ms_per_byte=70.0)
+
+    def read(self, prompts, waveforms):
+        return [(len(waveform), int(abs(waveform[0]) * 3e4) % 8) for waveform in waveforms]
+
+    def continue_(self, prompts, requests):
+        self.asked += [None] * len(prompts)
+        return [self._stopped(self._hasty(*heard, request), request)
+                for heard, request in zip(prompts, requests, strict=True)]
+
+    def _hasty(self, samples, wrong, request):
+        target = self.text.encode()
+        said = target[: int(samples / 16 / self.ms_per_byte)]
+        if len(said) < len(target):
+            said = said[: len(said) - wrong] + b"?" * min(wrong, len(said))
+        return Continuation(tuple(said[len(request.prefix) :]), truncated=False)
+
+
+class Killed(Exception):
+    pass
+
+
+class MortalModel(HastyModel):
+    """Dies at the `lives`-th call."""
+
+    lives = 0
+
+    def continue_(self, prompts, requests):
+        self.lives -= 1
+        if self.lives < 0:
+            raise Killed
+        return super().continue_(prompts, requests)
+
+
+def make_rows(folder, count, seconds=2.2, start=0):
+    prompt = Prompt(({"role": "user", "content": "<audio>Translate."},))
+    return [Sample(row, prompt, TEXT, write_noise(folder / f"{row}.wav", seconds + 0.1 * (row % 5), seed=start + row))
+            for row in range(count)]
+
+
+def settings(**keys):
+    return searched_settings({"simulsa_policies": "rollback", "simulsa_chunks": "300,700",
+                              "simulsa_rollbacks": "0,1,2,3,4,5,6,7,8,9"} | keys)
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    return make_rows(tmp_path_factory.mktemp("dev"), 32)
+
+
+@pytest.fixture(scope="module")
+def found(rows, tmp_path_factory):
+    out = tmp_path_factory.mktemp("found") / "out"
+    return tune(HastyModel(), "dev", rows, settings(), Goal((700.0, 950.0)), out), out
+
+
+def test_it_finds_what_the_whole_grid_finds_with_a_part_of_its_sessions(rows, found, tmp_path, monkeypatch):
+    result, _ = found
+    monkeypatch.setattr(run, "Bootstrap", lambda: Bootstrap(samples=10))  # of the whole grid, where it takes long
+    grid = evaluate(HastyModel(), "dev", rows, settings(), tmp_path / "grid")[1:]
+    for one in result["budgets"]:
+        best = max((row for row in grid if row["LAAL"] <= one["budget"]), key=lambda row: (row["BLEU"], -row["LAAL"]))
+        assert one["cell"] == best["folder"]
+        (tuned,) = [row for row in result["points"] if row["cell"] == one["cell"]]
+        assert (tuned["BLEU"], tuned["LAAL"]) == (best["BLEU"], best["LAAL"])
+        assert 0 < tuned["BLEU"] < 100  # it is a choice
+        assert one["budget"] in tuned["tuned_at"]
+        for name in ("BLEU", "LAAL"):
+            low, high = tuned["intervals"][name]
+            assert low < tuned[name] < high
+    assert result["sessions"]["grid"] == 32 * 20
+    assert result["sessions"]["decoded"] < 32 * 20 / 2
+
+
+def test_the_files_say_what_was_found(found):
+    result, out = found
+    assert sorted(path.name for path in out.iterdir()) == ["dev", "frontier.json"]
+    assert {key: value for key, value in json.loads((out / "frontier.json").read_text()).items()
+            if key != "checksum"} == result
+    whole = {row["cell"] for row in result["cells"] if row["utterances"] == 32}
+    assert {path.parent.name for path in out.glob("dev/*/instances.log")} == whole
+    latencies = [point["LAAL"] for point in result["points"]]
+    assert latencies == sorted(latencies)
+    table = "\n".join(frontier_table(result))
+    assert "700" in table
+    assert f"decoded {result['sessions']['decoded']:,} sessions; the whole grid of 20 cells has 640" in table
+
+
+def test_the_default_grid_takes_a_tenth_of_its_sessions(tmp_path):
+    rows = make_rows(tmp_path, 200, seconds=0.2)
+    result = tune(ClockModel(text="a b"), "dev", rows, searched_settings({}), Goal((300.0, 600.0)), tmp_path / "out")
+    assert len(result["cells"]) == 8 * (13 + 9 + 2 + 5)
+    assert result["sessions"]["grid"] >= 10 * result["sessions"]["decoded"]
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    monkeypatch.setattr(decoding, "BLOCK", 4)
+    rows = [*make_rows(tmp_path, 14), UnusableRow(14, "no_audio")]
+    return lambda out, model=None, goal=Goal((950.0,)), rows=rows: tune(  # noqa: B008
+        model or HastyModel(), "dev", rows, settings(simulsa_chunks="300"), goal, out)
+
+
+def test_a_search_that_dies_again_and_again_ends_with_the_same_bytes(small, tmp_path):
+    small(tmp_path / "whole")
+    for lives in itertools.count(6, 3):
+        model = MortalModel()
+        model.lives = lives
+        try:
+            small(tmp_path / "killed", model)
+            break
+        except Killed:
+            continue
+    assert lives > 12  # it did die
+    assert tree(tmp_path / "killed") == tree(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("place", ["write_log", "write_json", "_promising"])
+def test_killed_between_its_parts_it_ends_with_the_same_bytes(small, tmp_path, monkeypatch, place):
+    small(tmp_path / "whole")
+
+    def die(*_, **__):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, place, die)
+        with pytest.raises(Killed):
+            small(tmp_path / "out")
+    small(tmp_path / "out")
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+
+
+def test_a_finished_search_is_only_read_and_another_one_refused(small, tmp_path):
+    result = small(tmp_path / "out")
+    before, model = tree(tmp_path / "out"), HastyModel()
+    assert small(tmp_path / "out", model) == result
+    assert (model.asked, tree(tmp_path / "out")) == ([], before)
+    assert result["skipped"] == [{"id": "dev-00000014", "reason": "no_audio"}]
+    assert result["utterances"] == 14
+    with pytest.raises(StorageError, match=r"another budgets \(\[950.0\], now \[800.0\]\)"):
+        small(tmp_path / "out", goal=Goal((800.0,)))
+
+
+def test_a_budget_that_nothing_is_within_is_said(small, tmp_path):
+    result = small(tmp_path / "out", goal=Goal((0.001, 950.0)))
+    assert [one["cell"] is None for one in result["budgets"]] == [True, False]
+    assert any(line.startswith("0.001 ms: no cell has so little LAAL; the least is ")
+               for line in frontier_table(result))
+
+
+def test_a_dev_set_that_cannot_be_decoded_is_an_error(small, tmp_path):
+    with pytest.raises(DatasetError, match="No utterance of dev can be decoded; 2 were skipped, the first for no_aud"):
+        small(tmp_path / "out", rows=[UnusableRow(row, "no_audio") for row in range(2)])
+    with pytest.raises(DatasetError, match="The dev set dev has no rows"):
+        small(tmp_path / "none", rows=[])
+
+
+def test_cells_that_were_given_up_are_taken_back_where_all_others_turn_out_too_slow(small, tmp_path, monkeypatch):
+    # The search is led astray: on the first utterances only the slowest cells seem worth more.
+    monkeypatch.setattr(module, "promising", lambda shares, values, goal, keep: (
+        promising(shares, values, goal, keep) if keep == 0 else list(range(len(values)))[-3:]))
+    result = small(tmp_path / "out", goal=Goal((700.0,)))
+    (one,) = result["budgets"]
+    (row,) = [row for row in result["cells"] if row["cell"] == one["cell"]]
+    assert row["utterances"] == 14
+    assert row["LAAL"] <= 700
+
+
+def test_the_cells_kept_are_those_that_may_be_the_best_at_some_budget():
+    values = [(10.0, 500.0), (20.0, 600.0), (30.0, 700.0), (40.0, 1500.0), (15.0, 650.0), (50.0, 3000.0)]
+    shares = [np.array([0.0, 0.4, 0.6, 0.0, 0.0, 0.0]), np.array([0.0, 0.0, 0.1, 0.9, 0.0, 0.0])]
+    assert promising(shares, values, Goal((720.0, 1600.0)), keep=0) == [1, 2, 3, 4]  # of equal share the better
+    assert promising(shares, values, Goal((720.0, 1600.0)), keep=8) == [0, 1, 2, 3, 4]
+
+
+def test_tuned_yaml_decodes_the_chosen_cells_and_no_others(found, tmp_path):
+    result, _ = found
+    recipe = {"model_name_or_path": "m", "eval_dataset": "test", "simulsa_chunks": [200], "simulsa_unit": "word"}
+    write_tuned(recipe, settings(), result, tmp_path)
+    written = read_recipe(tmp_path / "tuned.yaml")
+    chosen = list(dict.fromkeys(one["cell"] for one in result["budgets"]))
+    assert len(chosen) == 2
+    assert written["simulsa_cells"] == chosen
+    assert {key: written[key] for key in ("model_name_or_path", "eval_dataset", "simulsa_unit")} == {
+        "model_name_or_path": "m", "eval_dataset": "test", "simulsa_unit": "word"}
+    assert not {"simulsa_wait_k", "simulsa_confidence_threshold", "simulsa_hold_n"} & set(written)
+    assert "\n# 700 ms: rollback k=" in (tmp_path / "tuned.yaml").read_text()
+    test = make_rows(tmp_path, 5, start=100)
+    cells = evaluate(HastyModel(), "test", test, EvaluationSettings.from_keys(written), tmp_path / "results")
+    assert [row["folder"] for row in cells[:1]] == ["offline"]
+    assert {row["folder"] for row in cells[1:]} == set(chosen)
+
+
+def test_a_recipe_of_several_policies_holds_no_more_than_its_cells_need(tmp_path):
+    names = ["confidence_k320_b0_confidence_threshold0.97", "wait_k_k500_wait_k4"]
+    result = {"goal": {"quality": "BLEU", "latency": "LAAL"}, "dataset": "dev", "cells": [],
+              "budgets": [{"budget": 900.0, "cell": names[0]}, {"budget": 1000.0, "cell": names[1]},
+                          {"budget": 1.0, "cell": None}]}
+    write_tuned({"simulsa_dev_dataset": "dev"}, searched_settings({}), result, tmp_path)
+    assert read_recipe(tmp_path / "tuned.yaml") == {
+        "simulsa_dev_dataset": "dev", "simulsa_policies": ["confidence", "wait_k"], "simulsa_chunks": [320, 500],
+        "simulsa_confidence_threshold": [0.97], "simulsa_wait_k": [4], "simulsa_cells": names}
+
+
+def test_a_recipes_own_keys_say_what_is_searched():
+    chosen = searched_settings({"simulsa_rollbacks": "0,3", "simulsa_measure_time": True})
+    assert (chosen.rollbacks, chosen.chunks, chosen.measure_time) == ((0, 3), tuple(GRID["simulsa_chunks"]), False)
+
+
+def test_hold_n_emits_what_rollback_does_so_that_one_of_them_is_searched(rows, tmp_path):
+    cells = evaluate(HastyModel(), "dev", rows[:6], settings(
+        simulsa_policies="rollback,hold_n", simulsa_chunks="400", simulsa_rollbacks="1,4", simulsa_hold_n="1,4"),
+        tmp_path / "out")
+    logs = {row["folder"]: (tmp_path / "out" / row["folder"] / "instances.log").read_bytes() for row in cells}
+    for number in (1, 4):
+        assert logs[f"rollback_k400_b{number}"] == logs[f"hold_n_k400_hold_n{number}"]
+    assert logs["rollback_k400_b1"] != logs["rollback_k400_b4"]
