@@ -11,7 +11,7 @@ import simulsa_plugin
 
 PACKAGE = Path(simulsa_plugin.__file__).parent
 FOUNDATION = {"errors", "settings", "languages", "audio", "recordings", "resampling", "storage", "model", "tables",
-              "terminal", "work"}
+              "terminal", "work", "ownership"}
 # Part → the parts it may import, besides itself and the version number in the package.
 ALLOWED = {
     "errors": set(),
@@ -25,8 +25,9 @@ ALLOWED = {
     "recordings": {"errors", "audio", "resampling"},
     "tables": set(),
     "work": {"errors", "storage"},
+    "ownership": {"errors", "storage"},
     "metrics": {"errors"},
-    "demo": {"errors", "audio", "storage", "terminal"},
+    "demo": {"errors", "audio", "storage", "ownership", "terminal"},
     "corpora": FOUNDATION,
     "augment": FOUNDATION,
     "streaming": FOUNDATION,

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 PROG = "simulsa-eval"
 _ONE_GO = ("score", "compare", "convert")  # commands that begin anew where they were stopped
+CORPUS = "corpus"  # in the output folder: the test set, where the command makes it
 UNITS = ("word", "char")  # those of metrics.records; --help must not wait for anything to be imported
 
 _OVERVIEW = """\
@@ -132,10 +133,10 @@ def _decode_and_score(path: Path | None, overrides: list[str], out: Path) -> int
     from simulsa_plugin.commands.wiring import check_early, dataset_names, load, open_recipe, warnings_about_test_set
     from simulsa_plugin.demo.truth import find_truth
     from simulsa_plugin.evaluation.references import check_references
-    from simulsa_plugin.evaluation.run import plan_cells
+    from simulsa_plugin.evaluation.run import plan_cells, refuse_foreign_results
     from simulsa_plugin.evaluation.settings import CometSettings, EvaluationSettings
     from simulsa_plugin.metrics.quality import make_metrics
-    from simulsa_plugin.storage import make_folder
+    from simulsa_plugin.storage import make_folder, refuse_link
 
     share = take_rank()
     recipe = open_recipe(path, overrides)
@@ -144,18 +145,20 @@ def _decode_and_score(path: Path | None, overrides: list[str], out: Path) -> int
         raise UsageError("simulsa_measure_time is for a single process: several would disturb each other's clock.")
     plan_cells(settings)  # a mistake in a policy, or a missing tokenizer, shows before the long part
     make_metrics(settings.bleu_tokenizer)
+    refuse_foreign_results(out, settings)
+    refuse_link(out / CORPUS)
     check_early(recipe, recipe.toolkit.get("eval_dataset") or recipe.toolkit.get("dataset"))
     corpus = wanted_corpus(recipe, evaluation=True)
     make_folder(out)
     toolkit = recipe.toolkit
     if corpus:
-        corpus.prepare(out / "corpus", wait=bool(share), quiet=share is not None and share.number > 1)
-        toolkit = toolkit | {"eval_dataset": corpus.name, "dataset_dir": str(out / "corpus")}
+        corpus.prepare(out / CORPUS, wait=bool(share), quiet=share is not None and share.number > 1)
+        toolkit = toolkit | {"eval_dataset": corpus.name, "dataset_dir": str(out / CORPUS)}
     if recipe.embedded:
         from simulsa_plugin.demo.corpus import TEST_NAME, write_demo_corpus
 
-        write_demo_corpus(out / "corpus", rows=0, wait=bool(share))
-        toolkit = toolkit | {"eval_dataset": TEST_NAME, "dataset_dir": str(out / "corpus")}
+        write_demo_corpus(out / CORPUS, rows=0, wait=bool(share))
+        toolkit = toolkit | {"eval_dataset": TEST_NAME, "dataset_dir": str(out / CORPUS)}
     names = dataset_names(toolkit.get("eval_dataset") or toolkit.get("dataset"))
     if len(names) > 1:
         raise UsageError(

@@ -13,7 +13,7 @@ from pathlib import Path
 from simulsa_plugin.corpora.layout import CorpusLayout
 from simulsa_plugin.corpora.utterance import Dropped, EncodedAudio, Utterance
 from simulsa_plugin.errors import DatasetError
-from simulsa_plugin.storage import dump_line, make_folder, replacing
+from simulsa_plugin.storage import dump_line, make_own_folder, replacing
 
 # LLaMA-Factory counts these in every message, wherever they come from, and stops when there are too many.
 PLACEHOLDERS = ("<audio>", "<image>", "<video>")
@@ -125,7 +125,7 @@ def _stored(row: Utterance, number: int, layout: CorpusLayout, writes: bool) -> 
     # What is cut out of it gets the utterance's own name.
     path = layout.audio_file(number, suffix if row.span is None else f".whole{suffix}")
     if writes and not (path.exists() and path.read_bytes() == audio.data):
-        make_folder(path.parent)
+        make_own_folder(make_own_folder(path.parent.parent) / path.parent.name)
         with replacing(path) as handle:
             handle.write(audio.data)
     return path

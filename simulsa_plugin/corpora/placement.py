@@ -15,7 +15,7 @@ from simulsa_plugin.corpora.layout import CorpusLayout
 from simulsa_plugin.corpora.utterance import Utterance
 from simulsa_plugin.errors import AudioError
 from simulsa_plugin.recordings import AudioInfo, Span, audio_info, read_parts
-from simulsa_plugin.storage import make_folder, remove_leftovers, replacing
+from simulsa_plugin.storage import make_own_folder, remove_leftovers, replacing
 from simulsa_plugin.terminal import progress
 
 _TASK_UTTERANCES = 64  # of short recordings, in one task of a thread: a task for each would take memory and time
@@ -158,7 +158,7 @@ def _seconds_there(path: Path) -> float | None:
 
 
 def _write(waveform: Waveform, path: Path) -> Placed:
-    make_folder(path.parent)
+    make_own_folder(make_own_folder(path.parent.parent) / path.parent.name)
     with replacing(path) as handle:
         write_wav(handle, to_pcm16(waveform))
     return Placed(path, samples_to_seconds(len(waveform), SAMPLE_RATE))

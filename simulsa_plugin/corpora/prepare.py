@@ -20,11 +20,15 @@ from simulsa_plugin.corpora.prompts import TranslationPrompt
 from simulsa_plugin.corpora.settings import CorpusSettings
 from simulsa_plugin.corpora.utterance import Request, Utterance
 from simulsa_plugin.errors import DatasetError, StorageError
+from simulsa_plugin.ownership import add_datasets
 from simulsa_plugin.storage import (
+    LOCK,
     SHAREGPT_ENTRY,
+    UNFINISHED,
     locked,
     make_folder,
-    merge_dataset_info,
+    make_own_folder,
+    refuse_link,
     registered_datasets,
     remove_leftovers,
     write_json,
@@ -82,10 +86,11 @@ def prepare(
     """
     layout = CorpusLayout(out.absolute(), name)
     _refuse_foreign(layout)
-    make_folder(layout.folder)
+    make_folder(layout.out)
+    make_own_folder(layout.folder)
     with locked(layout.folder, wait=wait):
         manifest = _prepared(settings, splits, prompt, layout, new_prompt)
-    merge_dataset_info(layout.out, {name: {"file_name": str(layout.rows), **SHAREGPT_ENTRY}})
+    add_datasets(layout.out, {name: {"file_name": str(layout.rows), **SHAREGPT_ENTRY}})
     return PreparedCorpus(name, layout.folder, manifest)
 
 
@@ -236,7 +241,10 @@ def _refuse_foreign(layout: CorpusLayout) -> None:
     """What no run of ours has made, or what it was made of is not known, stays as it is."""
     entry = registered_datasets(layout.out).get(layout.name)
     ours = entry is None or (isinstance(entry, dict) and entry.get("file_name") in (str(layout.rows), layout.rows.name))
-    known = layout.started.exists() or layout.manifest.exists()
+    for path in (layout.folder, layout.audio, layout.rows):
+        refuse_link(path)
+    there = [path for path in layout.folder.glob("*") if path.name != LOCK and not path.name.endswith(UNFINISHED)]
+    known = layout.started.exists() or layout.manifest.exists()  # after the look: others may be beginning
     if not ours or (not known and layout.rows.exists()):
         raise StorageError(
             f"{layout.out} has a dataset {layout.name} that was not made from this corpus. "
@@ -246,6 +254,11 @@ def _refuse_foreign(layout: CorpusLayout) -> None:
         raise StorageError(
             f"{layout.audio} holds audio, and nothing beside it says of which corpus. "
             f"Remove {layout.folder}, or choose another --out, or another name with dataset=NAME."
+        )
+    if not known and there:
+        raise StorageError(
+            f"{there[0]} was not made by this command, and stays as it is. "
+            "Choose another --out, or another name with dataset=NAME, or move it away."
         )
 
 

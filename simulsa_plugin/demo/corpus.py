@@ -17,11 +17,12 @@ import numpy as np
 from simulsa_plugin.audio import Waveform, samples_to_seconds, seconds_to_samples, to_pcm16, write_wav
 from simulsa_plugin.demo.grammar import PROMPT, Sentence, sample_sentence
 from simulsa_plugin.demo.speech import Speech, Synthesizer, Voice, sample_voice
+from simulsa_plugin.ownership import add_datasets, claim, refuse_other_datasets
 from simulsa_plugin.storage import (
     SHAREGPT_ENTRY,
     locked,
     make_folder,
-    merge_dataset_info,
+    make_own_folder,
     remove_leftovers,
     replacing,
     write_jsonl,
@@ -101,17 +102,25 @@ def write_demo_corpus(
             (OFFLINE_NAME, "train", rows), (TEST_NAME, "test", test_rows), (DEV_NAME, "heldout", dev_rows))
         if count
     ]
+    entries = {name: {"file_name": str(folder / f"{name}.jsonl"), **SHAREGPT_ENTRY} for name, _, _ in wanted}
     with locked(folder, wait=wait):
+        refuse_other_datasets(folder, entries)
+        for name in entries:
+            # The truth is written before the rows, and is nobody else's: earlier versions left no other sign.
+            claim(folder, _names(name), recognised=(folder / f"{name}_truth.jsonl").exists())
         for name, split, count in wanted:
             if not (folder / f"{name}.jsonl").exists():
                 _write_split(folder, name, split, count, processes)
-    merge_dataset_info(
-        folder, {name: {"file_name": str(folder / f"{name}.jsonl"), **SHAREGPT_ENTRY} for name, _, _ in wanted}
-    )
+    add_datasets(folder, entries)
+
+
+def _names(name: str) -> list[str]:
+    """What a split writes into the folder."""
+    return [name, f"{name}.jsonl", f"{name}_truth.jsonl"]
 
 
 def _write_split(folder: Path, name: str, split: str, count: int, processes: int) -> None:
-    audio_folder = make_folder(folder / name)
+    audio_folder = make_own_folder(folder / name)
     remove_leftovers(audio_folder)
     rows, truths = [], []
     utterances = iterate_utterances(split, count, processes)

@@ -72,6 +72,8 @@ def add_comet(path: Path, options: CometOptions) -> dict[str, float]:
     cells = [cell for cell in read_cells(path, scores).values() if cell.log is not None]
     if not cells:
         raise LogError(f"{path} has no {LOG} in any cell. Give a folder of `simulsa-eval run`.")
+    for cell in cells:
+        storage.refuse_link((cell.log or Path()).parent)
     triples = [_triples(cell, scores, options) for cell in cells]
     scored = _score(triples, options)
     with storage.locked(path):

@@ -124,7 +124,7 @@ def _read_cell(folder: Path, row: object, where: str) -> Cell:
     chunk_ms, rollback = _number(row, "chunk_ms", where), _number(row, "rollback", where)
     key = key_of(row | {"chunk_ms": chunk_ms, "rollback": None if rollback is None else int(rollback)})
     name = str(row.get("folder") or folder_name(key.policy, key.chunk_ms, key.rollback, key.as_json()["parameters"]))
-    if name != Path(name).name or len(name) > 255:
+    if name != Path(name).name or name == ".." or "\0" in name or len(name) > 255:
         raise LogError(f"{where}: folder is {name[:60]!r}; expected the name of a folder in {folder}.")
     log = folder / name / LOG
     instances = _number(row, "instances", where)

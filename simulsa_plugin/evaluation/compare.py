@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -13,11 +13,23 @@ import numpy as np
 
 from simulsa_plugin import storage
 from simulsa_plugin.errors import UsageError
-from simulsa_plugin.evaluation.cells import CELL_METRICS, COMET, OFFLINE, Cell, CellKey, read_cells, read_scores
+from simulsa_plugin.evaluation.cells import (
+    CELL_METRICS,
+    COMET,
+    COMET_SCORES,
+    OFFLINE,
+    SCORES,
+    Cell,
+    CellKey,
+    read_cells,
+    read_scores,
+)
 from simulsa_plugin.evaluation.equal_latency import LOG_POLICY, Axes, Grids, choose_cells, compare_curves
 from simulsa_plugin.evaluation.logs.read import ReadOptions
+from simulsa_plugin.evaluation.report import REPORT
 from simulsa_plugin.evaluation.sampled import Sampled, Side, check_same_references, sample_cells
 from simulsa_plugin.evaluation.score import ScoreOptions, print_warnings, score_log
+from simulsa_plugin.evaluation.steps import STEPS
 from simulsa_plugin.evaluation.tables import MILLISECONDS, SOURCE_TOKENS, comparison_tables
 from simulsa_plugin.evaluation.verdict import verdict
 from simulsa_plugin.metrics.instance import Measure
@@ -31,6 +43,7 @@ from simulsa_plugin.metrics.significance import (
     randomisation_test,
     sacrebleu_p_value,
 )
+from simulsa_plugin.ownership import refuse_input_as_output
 
 Json: TypeAlias = dict[str, Any]
 P_VALUES = {
@@ -82,6 +95,7 @@ def run_compare(paths: Sequence[Path], options: CompareOptions, json_path: Path 
     results = [load_result(path, options) for path in paths]
     for result in results:
         print_warnings(result.warnings)
+    refuse_input_as_output(json_path, [path for result in results for path in _read_files(result)])
     comparison = compare(results, options)
     print_warnings(f"{pair['left_out']} It is left out." for pair in comparison["comparisons"] if "left_out" in pair)
     if json_path is not None:
@@ -89,6 +103,14 @@ def run_compare(paths: Sequence[Path], options: CompareOptions, json_path: Path 
         storage.write_json(json_path, comparison)
     print("\n".join(comparison_tables(comparison)))
     return 0
+
+
+def _read_files(result: Result) -> Iterator[Path]:
+    """The files of a result, which no output may replace."""
+    yield from (result.path, *(result.path / name for name in (SCORES, *REPORT)))
+    for cell in result.cells.values():
+        if cell.log is not None:
+            yield from (cell.log, *(cell.log.with_name(name) for name in (STEPS, COMET_SCORES)))
 
 
 def compare(results: Sequence[Result], options: CompareOptions) -> Json:

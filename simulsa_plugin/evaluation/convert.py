@@ -23,6 +23,7 @@ from simulsa_plugin.evaluation.logs.simulstream import Event
 from simulsa_plugin.evaluation.steps import STEPS, ShownStep, read_sessions
 from simulsa_plugin.metrics.records import EmissionRecord, fits_unit
 from simulsa_plugin.metrics.stability import common_prefix, erasure, without_growing
+from simulsa_plugin.ownership import claim, refuse_input_as_output
 
 SIMULEVAL, OMNISTEVAL, SIMULSTREAM, TEXTS = FORMS = ("simuleval", "omnisteval", "simulstream", "texts")
 
@@ -57,7 +58,12 @@ def convert(source: Path, out: Path, options: ConvertOptions) -> int:
         UsageError: other delays than the log's own are asked for where there are no steps.
         StorageError: the output cannot be written.
     """
+    written = [out / name for name in simulstream.FILES] if options.form == SIMULSTREAM else [out]
+    for path in written:
+        refuse_input_as_output(path, [_log_of(source), source / STEPS, options.sources, options.read.references,
+                                      options.read.segments])
     if options.form == SIMULSTREAM:
+        claim(storage.make_folder(out), simulstream.FILES)
         return simulstream.write_log(out, _sessions(source, options), options.read.unit)
     counted = _Counted(_records(source, options))
     storage.remove_abandoned(out)

@@ -8,9 +8,11 @@ after a loss of power, is decoded again.
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 import platform
+import re
 import shutil
 import sys
 import tempfile
@@ -26,7 +28,16 @@ from simulsa_plugin.evaluation.cells import folder_name
 from simulsa_plugin.evaluation.checksums import checksums, first_damaged, read_sealed, sealed
 from simulsa_plugin.evaluation.steps import ShownStep, read_sessions, step_rows
 from simulsa_plugin.model import AudioLanguageModel, Sample, UnusableRow
-from simulsa_plugin.storage import UNFINISHED, make_folder, read_jsonl, sync_folder, write_json, write_jsonl, writing_to
+from simulsa_plugin.storage import (
+    LOCK,
+    UNFINISHED,
+    make_own_folder,
+    read_jsonl,
+    sync_folder,
+    write_json,
+    write_jsonl,
+    writing_to,
+)
 from simulsa_plugin.streaming.engine import Cell, Limits, Source, decode, decode_alone
 from simulsa_plugin.streaming.session import SAMPLES_PER_MS, SHORTEST_MS, Session
 from simulsa_plugin.terminal import progress
@@ -34,8 +45,9 @@ from simulsa_plugin.work import Shard, wait_until
 
 BLOCK = 128  # utterances whose audio is in memory at once
 POLL_SECONDS = 0.2
+STARTED = "started.json"  # the work that has begun
 _INSTANCES = "instances.jsonl"
-_BLOCK = "block.json"
+BLOCK_NOTE = "block.json"
 
 
 @dataclass(frozen=True)
@@ -91,7 +103,7 @@ def decode_blocks(job: Job, share: Shard | None = None) -> None:
     """
     first, step = (share.number - 1, share.count) if share else (0, 1)
     missing = [block for block in range(first, job.num_blocks, step) if not is_whole(job, block)]
-    make_folder(job.folder)
+    make_own_folder(job.folder)
     _remove_unfinished(job.folder)
     total = sum(len(job.block_rows(block)) for block in missing) * len(job.cells)
     with progress(total, f"decode {job.name}", "session") as counting:
@@ -115,7 +127,7 @@ def is_whole(job: Job, block: int) -> bool:
 def noted_work(job: Job) -> dict[str, Any] | None:
     """The work that is written down in a block whose files are whole; None where there is none."""
     for block in range(job.num_blocks):
-        noted = read_sealed(job.block_folder(block) / _BLOCK)
+        noted = read_sealed(job.block_folder(block) / BLOCK_NOTE)
         if noted is not None and first_damaged(job.block_folder(block), noted["files"]) is None:
             work: dict[str, Any] = noted["work"]
             return work
@@ -134,6 +146,16 @@ def wait_for_blocks(job: Job) -> None:
 
 def _blocks_there(job: Job) -> int:
     return sum(job.block_folder(block).exists() for block in range(job.num_blocks))
+
+
+def remove_blocks(job: Job) -> None:
+    """Remove the blocks and their folder; what is not ours in it stays."""
+    for path in list(job.folder.glob("*")):
+        if path.name in (STARTED, LOCK) or path.name.endswith(UNFINISHED) or re.fullmatch(r"\d{5,}", path.name):
+            with contextlib.suppress(OSError):
+                _remove(path)
+    with contextlib.suppress(OSError):
+        job.folder.rmdir()
 
 
 def read_instances(job: Job) -> Iterator[dict[str, Any]]:
@@ -180,7 +202,7 @@ def _write_block(job: Job, block: int, counting: Any) -> None:
         for cell, decoded in zip(job.cells, sessions, strict=True):
             write_jsonl(temporary / f"{cell_folder(cell)}.jsonl", _step_rows(job.model, ids, decoded))
         write_jsonl(temporary / _INSTANCES, instances)
-        write_json(temporary / _BLOCK, sealed({"files": checksums(temporary, _file_names(job)), "work": job.work}))
+        write_json(temporary / BLOCK_NOTE, sealed({"files": checksums(temporary, _file_names(job)), "work": job.work}))
         _put_in_place(job, temporary, block)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)  # it is gone where it has become the block
@@ -212,9 +234,9 @@ def _damage(job: Job, block: int) -> str | None:
     folder = job.block_folder(block)
     if not folder.exists():
         return None
-    noted = read_sealed(folder / _BLOCK)
+    noted = read_sealed(folder / BLOCK_NOTE)
     if noted is None or set(noted["files"]) != set(_file_names(job)):
-        return f"{_BLOCK} is damaged or missing."
+        return f"{BLOCK_NOTE} is damaged or missing."
     if noted["work"] != job.work:
         return "it is part of another evaluation."
     damaged = first_damaged(folder, noted["files"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -15,6 +14,8 @@ from simulsa_plugin.errors import DatasetError, StorageError, UsageError
 from simulsa_plugin.evaluation.cells import COMET_SCORES, LOG, SCORES
 from simulsa_plugin.evaluation.checksums import read_sealed, sealed
 from simulsa_plugin.evaluation.decoding import (
+    BLOCK_NOTE,
+    STARTED,
     Job,
     cell_folder,
     decode_blocks,
@@ -22,6 +23,7 @@ from simulsa_plugin.evaluation.decoding import (
     noted_work,
     read_instances,
     read_steps,
+    remove_blocks,
     steps_file,
     wait_for_blocks,
 )
@@ -29,6 +31,7 @@ from simulsa_plugin.evaluation.delays import emission_record
 from simulsa_plugin.evaluation.limit import LIMITS, Truth, add_distances, limits
 from simulsa_plugin.evaluation.logs.simuleval import write_log
 from simulsa_plugin.evaluation.references import check_references
+from simulsa_plugin.evaluation.report import REPORT
 from simulsa_plugin.evaluation.results import check_files, check_sealed, write_scores
 from simulsa_plugin.evaluation.settings import EvaluationSettings
 from simulsa_plugin.evaluation.steps import STEPS, ShownStep
@@ -38,11 +41,14 @@ from simulsa_plugin.metrics.instance import Measure
 from simulsa_plugin.metrics.records import EmissionRecord
 from simulsa_plugin.metrics.significance import Bootstrap
 from simulsa_plugin.model import AudioLanguageModel, Sample, UnusableRow
+from simulsa_plugin.ownership import OWNED, claim, refuse_foreign
 from simulsa_plugin.settings import did_you_mean, shown
 from simulsa_plugin.storage import (
     dump_line,
     locked,
     make_folder,
+    make_own_folder,
+    refuse_link,
     remove_leftovers,
     replacing,
     sync_folder,
@@ -54,7 +60,7 @@ from simulsa_plugin.streaming.engine import Cell, Limits
 from simulsa_plugin.streaming.policies import Offline
 from simulsa_plugin.work import Shard, change_in_words, changed_work, read_work, unequal_weights, versions
 
-STARTED = "started.json"
+DECODING = "decoding"
 
 
 def evaluate(
@@ -93,7 +99,10 @@ def evaluate(
     cells = plan_cells(settings)
     check_references(name, rows, settings)
     limits = Limits(settings.max_new_tokens, settings.eval_batch_size, settings.eval_memory_gb * 1e9)
-    job = Job(model, name, rows, cells, limits, settings.measure_time, make_folder(out) / "decoding")
+    refuse_foreign_results(out, settings)
+    if (out / OWNED).exists():  # it may be damaged
+        claim(out, _names(cells), recognised=_is_known(out))
+    job = Job(model, name, rows, cells, limits, settings.measure_time, make_folder(out) / DECODING)
     work = describe_work(job, settings)
     if share and share.number > 1:
         _decode_share(job, work, share, out)
@@ -103,11 +112,31 @@ def evaluate(
     with locked(out):
         if (out / SCORES).exists():  # by who held the folder a moment ago
             return _read_finished(job, work, out)
-        remove_leftovers(out)
+        for path in (SCORES, *REPORT):
+            remove_leftovers(out, path)
         job = _begin(job, work, out)
         decode_blocks(job, share)
         wait_for_blocks(job)
         return _finish(job, work, settings, out, truth)
+
+
+def refuse_foreign_results(out: Path, settings: EvaluationSettings) -> None:
+    """Raise StorageError where a link, or what no evaluation has made, stands where the results would be written."""
+    refuse_foreign(out, _names(plan_cells(settings)), recognised=_is_known(out))
+
+
+def _names(cells: Sequence[Cell]) -> list[str]:
+    """What an evaluation writes into its folder."""
+    return [DECODING, SCORES, *REPORT, *map(cell_folder, cells)]
+
+
+def _is_known(out: Path) -> bool:
+    """Whether the folder has an evaluation, with or without a list of what it made: earlier versions left none."""
+    for path in (out / SCORES, out / DECODING, out / DECODING / STARTED):
+        refuse_link(path)
+    if (out / SCORES).exists():
+        return isinstance(read_work(out / SCORES).get("settings"), dict)
+    return any(read_sealed(path) for path in [out / DECODING / STARTED, *(out / DECODING).glob(f"*/{BLOCK_NOTE}")])
 
 
 def plan_cells(settings: EvaluationSettings) -> list[Cell]:
@@ -155,7 +184,8 @@ def _decode_share(job: Job, work: dict[str, Any], share: Shard, out: Path) -> No
 
 def _begin(job: Job, work: dict[str, Any], out: Path) -> Job:
     """Write down what is decoded, or see that it is what others have begun; the job with the work as it was begun."""
-    with locked(make_folder(job.folder), wait=True):
+    claim(out, _names(job.cells), recognised=_is_known(out))
+    with locked(make_own_folder(job.folder), wait=True):
         noted = read_sealed(job.folder / STARTED)
         begun = noted or noted_work(job)  # a crash may have left no more than the blocks
         if noted is None:
@@ -174,7 +204,7 @@ def _read_finished(job: Job, work: dict[str, Any], out: Path) -> list[dict[str, 
     check_sealed(scores, out)
     refuse_other_work(out, scores, work, decodes=False)
     check_files(scores, out)
-    shutil.rmtree(job.folder, ignore_errors=True)
+    remove_blocks(job)
     cells: list[dict[str, Any]] = [*scores["cells"], *scores.get(LIMITS, [])]
     return cells
 
@@ -221,7 +251,7 @@ def _finish(
     skipped = [{"id": one["id"], "reason": one["skipped"]} for one in instances if "skipped" in one]
     if len(skipped) == len(instances):
         reasons = dict(Counter(one["reason"] for one in skipped))
-        shutil.rmtree(job.folder, ignore_errors=True)  # nothing was decoded: a mended test set may come here
+        remove_blocks(job)  # nothing was decoded: a mended test set may come here
         raise DatasetError(f"No utterance of {job.name} can be decoded; reasons: {reasons}.")
     samples = {job.identifier(row): row for row in job.rows if isinstance(row, Sample)}
     longer = sum(one.get("longer_than_window", False) for one in instances)
@@ -242,7 +272,7 @@ def _finish(
         "skipped": skipped,
     }
     write_scores(scores, out)
-    shutil.rmtree(job.folder, ignore_errors=True)
+    remove_blocks(job)
     return [*cells, *limit_rows]
 
 
@@ -264,7 +294,7 @@ def _write_cell(
     job: Job, cell: Cell, samples: dict[str, Sample], settings: EvaluationSettings, out: Path
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Write a cell's `instances.log` and `steps.jsonl`; return its row of scores.json and its signatures."""
-    folder, measure = make_folder(out / cell_folder(cell)), Measure(settings.latency_unit)
+    folder, measure = make_own_folder(out / cell_folder(cell)), Measure(settings.latency_unit)
     remove_leftovers(folder)
     with writing_to(folder):
         (folder / COMET_SCORES).unlink(missing_ok=True)  # of an earlier result

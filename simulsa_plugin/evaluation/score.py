@@ -19,6 +19,7 @@ from simulsa_plugin.evaluation.tables import shown, shown_interval, time_unit, u
 from simulsa_plugin.metrics.corpus import LATENCIES, METRICS, SENTENCE_METRICS, CorpusScorer, CorpusScores
 from simulsa_plugin.metrics.instance import Measure
 from simulsa_plugin.metrics.significance import Bootstrap
+from simulsa_plugin.ownership import refuse_input_as_output
 from simulsa_plugin.tables import align
 
 _WORTH_PROCESSES = 2 * 2**20  # bytes of a log
@@ -85,6 +86,7 @@ def score_log(path: Path, options: ScoreOptions, executor: Executor | None = Non
 
 def run_score(path: Path, options: ScoreOptions, json_path: Path | None = None) -> int:
     """Score a log, print a table, and write the JSON where asked for. Raises as `score_log`."""
+    refuse_input_as_output(json_path, [path, options.read.references, options.read.segments])
     with other_processes(path) as executor:
         scored = score_log(path, options, executor)
     print_warnings(scored.warnings)

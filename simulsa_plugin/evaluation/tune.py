@@ -20,11 +20,11 @@ import numpy as np
 from simulsa_plugin.errors import DatasetError
 from simulsa_plugin.evaluation.cells import LOG
 from simulsa_plugin.evaluation.checksums import read_sealed, sealed
-from simulsa_plugin.evaluation.decoding import Job, cell_folder, decode_blocks, read_instances, read_steps
+from simulsa_plugin.evaluation.decoding import STARTED, Job, cell_folder, decode_blocks, read_instances, read_steps
 from simulsa_plugin.evaluation.delays import emission_record
 from simulsa_plugin.evaluation.logs.simuleval import write_log
 from simulsa_plugin.evaluation.references import check_references
-from simulsa_plugin.evaluation.run import STARTED, describe_work, plan_cells, refuse_other_work
+from simulsa_plugin.evaluation.run import describe_work, plan_cells, refuse_other_work
 from simulsa_plugin.evaluation.settings import EvaluationSettings
 from simulsa_plugin.evaluation.tables import shown_parameters
 from simulsa_plugin.evaluation.tune_choice import KEPT, Array, Goal, best_shares, best_within, promising, rungs

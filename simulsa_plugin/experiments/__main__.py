@@ -53,8 +53,11 @@ def _run(experiment: Experiment, seeds: Sequence[int], data: Path, out: Path) ->
     from simulsa_plugin.experiments.runs import do_run
     from simulsa_plugin.experiments.summary import average, draw, summarise, table
     from simulsa_plugin.metrics.significance import Bootstrap
-    from simulsa_plugin.storage import write_json
+    from simulsa_plugin.ownership import claim
+    from simulsa_plugin.storage import replacing, write_json
 
+    summaries = [f"{experiment.name}.{suffix}" for suffix in ("json", "png", "txt")]
+    claim(out, summaries, recognised=all((out / name).is_file() for name in summaries))  # of an earlier version
     for position in range(len(seeds)):  # all arms of a seed before the next seed: what is there can be compared
         for arm in experiment.arms:
             do_run(arm.runs[position], data, out)
@@ -63,7 +66,8 @@ def _run(experiment: Experiment, seeds: Sequence[int], data: Path, out: Path) ->
     summary = summarise(arms) | {"title": experiment.title, "seeds": list(seeds)}
     draw(experiment.title, arms, out / f"{experiment.name}.png")
     lines = table(summary, len(seeds))
-    (out / f"{experiment.name}.txt").write_text("\n".join([experiment.title, "", *lines, ""]), encoding="utf-8")
+    with replacing(out / f"{experiment.name}.txt", "w") as handle:
+        handle.write("\n".join([experiment.title, "", *lines, ""]))
     write_json(out / f"{experiment.name}.json", summary)
     print("\n".join(lines))
     print(f"Written to {out}: {experiment.name}.json, {experiment.name}.txt, {experiment.name}.png")

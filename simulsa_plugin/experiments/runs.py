@@ -15,8 +15,10 @@ from simulsa_plugin.evaluation.cells import SCORES
 from simulsa_plugin.experiments.guard import run_guarded
 from simulsa_plugin.experiments.plan import Run
 from simulsa_plugin.experiments.signature import data_signature, dataset_names
-from simulsa_plugin.storage import make_folder, write_json, writing_to
+from simulsa_plugin.ownership import claim
+from simulsa_plugin.storage import make_own_folder, refuse_link, write_json, writing_to
 
+MADE_OF = "run.json"
 BIN = Path(sys.executable).parent
 _AUGMENTED = {"dataset": "demo"}  # unless an arm says otherwise
 TRAINED = "trained.json"  # written when the training has ended well
@@ -40,13 +42,15 @@ def do_run(run: Run, data: Path, out: Path) -> Path:
         SimulsaError: a command failed; it is named, and what it said stands in its log.
     """
     signature = _signature(run, data)
-    folder = make_folder(out / f"{run.model_name}_{signature}")
+    name = f"{run.model_name}_{signature}"
+    claim(out, [name], recognised=(out / name / MADE_OF).is_file())
+    folder = make_own_folder(out / name)
     result = folder / _result_name(run)
     if (result / SCORES).exists():
         return result
     made_of = {"recipe": run.recipe, "content": run.content, "augment": run.augment, "train": run.train,
                "seed": run.seed, "data": str(data), "data_signature": signature}
-    write_json(folder / "run.json", json.loads(json.dumps(made_of, default=str)))  # YAML knows dates, JSON does not
+    write_json(folder / MADE_OF, json.loads(json.dumps(made_of, default=str)))  # YAML knows dates, JSON does not
     if not (folder / TRAINED).exists():
         _train(run, data, folder)
         write_json(folder / TRAINED, {"model": MODEL})
@@ -92,6 +96,7 @@ def _call(folder: Path, command: str, *arguments: str) -> None:
     """Run one command as typed; its output goes to a log, and it ends with this process."""
     print("$", command, *arguments, flush=True)
     log = folder / f"{command}.log"
+    refuse_link(log)
     with log.open("w", encoding="utf-8") as handle:
         code = run_guarded([str(BIN / command), *arguments], folder, handle)
     if code:

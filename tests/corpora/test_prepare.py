@@ -559,7 +559,7 @@ def test_a_plan_of_a_table_with_audio_inside_it_writes_nothing(tmp_path, out):
 
 
 def test_what_is_not_registered_yet_is_not_finished(mustc, out, monkeypatch):
-    stop_at(monkeypatch, module, "merge_dataset_info", 1)
+    stop_at(monkeypatch, module, "add_datasets", 1)
     with pytest.raises(Stopped):
         make(mustc, out)
     monkeypatch.undo()
@@ -593,7 +593,7 @@ def stop_at(monkeypatch, place, name, call):
 @pytest.mark.parametrize(
     ("place", "name"),
     [(placement, "_write"), (placement, "audio_info"), (placement, "write_wav"), (module, "write_json"),
-     (module, "write_jsonl"), (module, "_remove"), (module, "merge_dataset_info")],
+     (module, "write_jsonl"), (module, "_remove"), (module, "add_datasets")],
 )  # fmt: skip
 def test_stopped_anywhere_it_goes_on_and_ends_with_the_same_bytes(mustc, out, monkeypatch, place, name, workers):
     settings = replace(mustc, corpus_workers=workers)
@@ -790,3 +790,23 @@ def test_every_error_is_one_of_ours(tmp_path, out):
 
 if __name__ == "__main__":
     start(*sys.argv[1:])
+
+
+@pytest.mark.parametrize("name", ["NAME_corpus/dropped.jsonl", "NAME_corpus/notes.txt", "NAME.jsonl"])
+def test_what_others_put_where_a_corpus_would_be_written_stays(mustc, out, name):
+    path = out / name.replace("NAME", "corpus")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"mine")
+    with pytest.raises(StorageError, match="Choose another --out"):
+        make(mustc, out, name="corpus")
+    assert [(one, one.read_bytes()) for one in out.rglob("*") if one.is_file()] == [(path, b"mine")]
+
+
+@pytest.mark.parametrize("name", ["corpus_corpus", "corpus.jsonl", "corpus_corpus/audio"])
+def test_a_corpus_is_written_through_no_link(mustc, out, tmp_path, name):
+    (tmp_path / "elsewhere").mkdir()
+    (out / name).parent.mkdir(parents=True)
+    (out / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StorageError, match="is a link and will not be written through"):
+        make(mustc, out, name="corpus")
+    assert not list((tmp_path / "elsewhere").iterdir())

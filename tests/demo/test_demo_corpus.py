@@ -10,6 +10,7 @@ from simulsa_plugin.audio import read_mono
 from simulsa_plugin.demo import corpus
 from simulsa_plugin.demo.corpus import SPLITS, WINDOW_SECONDS, iterate_utterances, write_demo_corpus
 from simulsa_plugin.demo.truth import true_partial
+from simulsa_plugin.errors import StorageError
 
 
 def take(split, count, processes=1):
@@ -160,3 +161,20 @@ def test_no_rows_leaves_that_set_out(tmp_path):
     write_demo_corpus(tmp_path, rows=0, test_rows=1)
     assert not (tmp_path / "demo.jsonl").exists()
     assert list(json.loads((tmp_path / "dataset_info.json").read_text(encoding="utf-8"))) == ["demo_test"]
+
+
+@pytest.mark.parametrize("name", ["demo.jsonl", "demo_truth.jsonl.link", "demo/a.wav", "demo_test",
+                                  "dataset_info.json"])  # fmt: skip
+def test_what_others_put_where_the_corpus_would_be_spoken_stays(tmp_path, name):
+    outside = tmp_path / "outside"
+    outside.write_bytes(b"mine")
+    out = tmp_path / "out"
+    (out / name).parent.mkdir(parents=True)
+    if name.endswith(".link"):
+        (out / name.removesuffix(".link")).symlink_to(outside)
+    else:
+        (out / name).write_bytes(b'{"demo": {"file_name": "mine.jsonl"}}')
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(StorageError, match=r"not made by this command|has another dataset demo|is a link"):
+        write_demo_corpus(out, rows=2, test_rows=2, processes=1)
+    assert {path: path.read_bytes() for path in before} == before

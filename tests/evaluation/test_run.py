@@ -43,6 +43,7 @@ def test_the_result_folder_is_the_contracts(rows, tmp_path):
     out = tmp_path / "out"
     folders = ["offline", "rollback_k1000_b0", "rollback_k1000_b3", "rollback_k500_b0", "rollback_k500_b3"]
     assert sorted(path.name for path in out.iterdir()) == [
+        ".simulsa.json",
         "curves.png",
         *folders[:1],
         "report.html",

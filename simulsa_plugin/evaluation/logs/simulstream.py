@@ -30,7 +30,7 @@ KEYS = ("generated_tokens", "deleted_tokens", "metadata", "model_loading_time")
 FORMS = "A simulstream log has a metadata line for every audio, and lines of generated_tokens and deleted_tokens."
 DETOKENIZERS = ("word", "char", "spm")
 AUDIO_SUFFIXES = frozenset(".aac .aif .aiff .flac .m4a .mkv .mp3 .mp4 .oga .ogg .opus .sph .wav .webm .wma".split())
-LOG, SEGMENTS, REFERENCES, CONFIG = "simulstream.jsonl", "segments.yaml", "references.txt", "simulstream.yaml"
+LOG, SEGMENTS, REFERENCES, CONFIG = FILES = "simulstream.jsonl", "segments.yaml", "references.txt", "simulstream.yaml"
 
 Detokenize = Callable[[list[str]], str]
 
