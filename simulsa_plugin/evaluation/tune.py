@@ -40,7 +40,16 @@ from simulsa_plugin.metrics.significance import (
     resampled,
 )
 from simulsa_plugin.model import AudioLanguageModel, Sample, UnusableRow
-from simulsa_plugin.storage import locked, make_folder, remove_leftovers, sync_folder, write_json
+from simulsa_plugin.ownership import refuse_foreign
+from simulsa_plugin.storage import (
+    UNFINISHED,
+    locked,
+    make_folder,
+    refuse_link,
+    remove_leftovers,
+    sync_folder,
+    write_json,
+)
 from simulsa_plugin.streaming.engine import Limits
 from simulsa_plugin.tables import align
 
@@ -128,6 +137,7 @@ def tune(
         raise DatasetError(f"The dev set {name} has no rows. Name a dataset that has some.")
     check_references(name, rows, settings)
     limits = Limits(settings.max_new_tokens, settings.eval_batch_size, settings.eval_memory_gb * 1e9)
+    _refuse_foreign(out)
     job = Job(model, name, rows, plan_cells(settings)[1:], limits, False, make_folder(out) / "decoding")
     work = describe_work(job, settings) | {"goal": dataclasses.asdict(goal) | {"budgets": list(goal.budgets)}}
     with locked(out):
@@ -140,6 +150,16 @@ def tune(
         job = dataclasses.replace(job, work=_begin(job, work, out))
         search = _search(job, settings, goal)
         return _finish(search, work, out)
+
+
+def _refuse_foreign(out: Path) -> None:
+    """Raise StorageError where a link, or what no search has made, stands in the place of what is written."""
+    decoding = out / "decoding"
+    for path in (out / FRONTIER, decoding, decoding / STARTED):
+        refuse_link(path)
+    written = (path for path in decoding.rglob("*") if path.is_file() and not path.name.endswith(UNFINISHED))
+    begun = decoding.is_dir() and (read_sealed(decoding / STARTED) or not any(written))
+    refuse_foreign(out, ["decoding"], recognised=bool(begun or read_sealed(out / FRONTIER)))
 
 
 def _begin(job: Job, work: dict[str, Any], out: Path) -> dict[str, Any]:

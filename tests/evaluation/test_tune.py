@@ -243,3 +243,11 @@ def test_hold_n_emits_what_rollback_does_so_that_one_of_them_is_searched(rows, t
     for number in (1, 4):
         assert logs[f"rollback_k400_b{number}"] == logs[f"hold_n_k400_hold_n{number}"]
     assert logs["rollback_k400_b1"] != logs["rollback_k400_b4"]
+
+
+def test_a_folder_that_no_search_has_made_is_not_removed(rows, tmp_path):
+    (tmp_path / "decoding").mkdir()
+    (tmp_path / "decoding" / "notes.txt").write_bytes(b"mine")
+    with pytest.raises(StorageError, match="decoding was not made by this command, and stays as it is"):
+        tune(HastyModel(), "dev", rows, settings(), Goal((700.0,)), tmp_path)
+    assert (tmp_path / "decoding" / "notes.txt").read_bytes() == b"mine"
