@@ -65,6 +65,8 @@ def killer(change, out):
 
     def hook(event, args):
         nonlocal seen
+        if event == "open" and not args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            return  # to read, or to put on the disk what is there
         if event in CHANGES and (isinstance(args[0], int) or os.fsdecode(args[0]).startswith(out)):
             seen += 1
             if seen == change:

@@ -24,6 +24,8 @@ class CorpusLayout:
         self.rows = out / f"{name}.jsonl"
         self.folder = out / f"{name}_corpus"
         self.audio = self.folder / "audio"
+        self.parts = self.folder / "parts.jsonl"
+        self.parts_noted = self.folder / "parts.partial.jsonl"
         self.dropped = self.folder / "dropped.jsonl"
         self.manifest = self.folder / "manifest.json"
         self.started = self.folder / "started.json"

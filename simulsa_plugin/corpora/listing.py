@@ -126,7 +126,7 @@ def _stored(row: Utterance, number: int, layout: CorpusLayout, writes: bool) -> 
     path = layout.audio_file(number, suffix if row.span is None else f".whole{suffix}")
     if writes and not (path.exists() and path.read_bytes() == audio.data):
         make_own_folder(make_own_folder(path.parent.parent) / path.parent.name)
-        with replacing(path) as handle:
+        with replacing(path, durable=False) as handle:  # `Parts.finish` puts all of them on the disk
             handle.write(audio.data)
     return path
 

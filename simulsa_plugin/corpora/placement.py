@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import io
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from simulsa_plugin.audio import SAMPLE_RATE, Waveform, samples_to_seconds, to_pcm16, write_wav
 from simulsa_plugin.corpora.layout import CorpusLayout
+from simulsa_plugin.corpora.parts import Parts
 from simulsa_plugin.corpora.utterance import Utterance
 from simulsa_plugin.errors import AudioError
 from simulsa_plugin.recordings import AudioInfo, Span, audio_info, read_parts
@@ -38,7 +39,7 @@ class Placed:
 
 
 def place_audio(utterances: Sequence[Utterance], layout: CorpusLayout, workers: int | None) -> list[Placed]:
-    """A file for each utterance, in their order; files that an earlier, stopped run has written are taken as they are.
+    """A file for each utterance, in their order; what an earlier, stopped run has written whole is taken as it is.
 
     Each recording is walked through once, and recordings are shared out over threads: the libraries that decode,
     resample and write let go of Python's lock.
@@ -53,12 +54,13 @@ def place_audio(utterances: Sequence[Utterance], layout: CorpusLayout, workers: 
     """
     for folder in [path for path in layout.audio.glob("*") if path.is_dir()]:
         remove_leftovers(folder)
+    parts = Parts(layout)
     placed: list[Placed] = [Placed(None)] * len(utterances)
     stopped = threading.Event()
 
     def work(recordings: list[list[int]]) -> list[tuple[int, Placed]]:
         results = []
-        for result in (one for numbers in recordings for one in _place(numbers, utterances, layout)):
+        for result in (one for numbers in recordings for one in _place(numbers, utterances, layout, parts)):
             if stopped.is_set():
                 break
             results.append(result)
@@ -74,6 +76,8 @@ def place_audio(utterances: Sequence[Utterance], layout: CorpusLayout, workers: 
         finally:
             stopped.set()  # after an error, or Ctrl-C, hours of audio may lie before the others
             pool.shutdown(cancel_futures=True)
+    audio = [*(one.audio for one in placed), *(one.audio for one in utterances)]
+    parts.finish(path for path in audio if isinstance(path, Path))
     return placed
 
 
@@ -98,7 +102,7 @@ def _tasks(recordings: list[list[int]]) -> Iterator[list[list[int]]]:
 
 
 def _place(
-    numbers: list[int], utterances: Sequence[Utterance], layout: CorpusLayout
+    numbers: list[int], utterances: Sequence[Utterance], layout: CorpusLayout, parts: Parts
 ) -> Iterator[tuple[int, Placed]]:
     """Place all utterances of one recording."""
     recording, remaining = Path(str(utterances[numbers[0]].audio)), set(numbers)
@@ -110,7 +114,7 @@ def _place(
             if info and _is_whole(utterances[number].span, info):
                 remaining.remove(number)
                 yield number, Placed(None, 0.0, info.problem) if info.problem else Placed(recording, info.seconds)
-        for number, placed in _cut(recording, sorted(remaining), utterances, layout):
+        for number, placed in _cut(recording, sorted(remaining), utterances, layout, parts):
             remaining.remove(number)
             yield number, placed
     except AudioError as error:
@@ -131,11 +135,11 @@ def _is_whole(span: Span | None, recording: AudioInfo) -> bool:
 
 
 def _cut(
-    recording: Path, numbers: list[int], utterances: Sequence[Utterance], layout: CorpusLayout
+    recording: Path, numbers: list[int], utterances: Sequence[Utterance], layout: CorpusLayout, parts: Parts
 ) -> Iterator[tuple[int, Placed]]:
     wanted, paths = [], {number: layout.audio_file(number, ".wav") for number in numbers}
     for number in numbers:
-        seconds = _seconds_there(paths[number])
+        seconds = parts.seconds_there(paths[number], utterances[number])
         if seconds:
             yield number, Placed(paths[number], seconds)
         else:
@@ -147,18 +151,14 @@ def _cut(
         if isinstance(waveform, AudioError):
             yield wanted[index], Placed(None, reason=waveform.reason)
         else:
-            yield wanted[index], _write(waveform, paths[wanted[index]])
+            yield wanted[index], _write(waveform, paths[wanted[index]], utterances[wanted[index]], parts)
 
 
-def _seconds_there(path: Path) -> float | None:
-    """The length of a part that an earlier run has written whole."""
-    with contextlib.suppress(AudioError):
-        return audio_info(path).seconds
-    return None
-
-
-def _write(waveform: Waveform, path: Path) -> Placed:
+def _write(waveform: Waveform, path: Path, utterance: Utterance, parts: Parts) -> Placed:
+    encoded = io.BytesIO()
+    write_wav(encoded, to_pcm16(waveform))
     make_own_folder(make_own_folder(path.parent.parent) / path.parent.name)
-    with replacing(path) as handle:
-        write_wav(handle, to_pcm16(waveform))
+    with replacing(path, durable=False) as handle:
+        handle.write(encoded.getvalue())
+    parts.note(path, utterance, encoded.getvalue())
     return Placed(path, samples_to_seconds(len(waveform), SAMPLE_RATE))

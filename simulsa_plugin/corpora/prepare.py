@@ -5,6 +5,8 @@ read → cut → write → register
 
 from __future__ import annotations
 
+import sys
+import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ from typing import Any
 from simulsa_plugin.corpora.forms import FORMS
 from simulsa_plugin.corpora.layout import CorpusLayout
 from simulsa_plugin.corpora.listing import Listing, list_utterances, refuse_nothing
+from simulsa_plugin.corpora.parts import are_whole
 from simulsa_plugin.corpora.paths import AudioFinder
 from simulsa_plugin.corpora.placement import Placed, place_audio
 from simulsa_plugin.corpora.prompts import TranslationPrompt
@@ -30,15 +33,15 @@ from simulsa_plugin.storage import (
     make_own_folder,
     refuse_link,
     registered_datasets,
+    remove_durably,
     remove_leftovers,
-    write_json,
     write_jsonl,
-    writing_to,
 )
-from simulsa_plugin.work import change_in_words, changed_keys, read_work, versions
+from simulsa_plugin.work import change_in_words, changed_keys, read_sealed_work, versions, write_work
 
 LONG_SECONDS = 30.0  # Whisper's window, and so that of most audio models: they do not hear what comes after it
 OVER_MAX = "over_max_seconds"
+CHECKSUMS = "crc32"  # in the manifest: file in the output folder → CRC-32
 
 
 @dataclass(frozen=True)
@@ -166,12 +169,14 @@ def _prepared(
     work = _with_content(work, listing)
     _refuse_other_work(layout, work)
     if not _is_finished(layout):
-        write_json(layout.started, work)
+        if layout.manifest.exists():
+            print(f"warning: files of {layout.folder} are missing or damaged, and are made again.", file=sys.stderr)
+        write_work(layout.started, work)
         if any(layout.audio in row.audio.parents for row in listing.utterances if isinstance(row.audio, Path)):
             listing = read_corpus(settings, splits, layout)  # again, to write the audio that is inside its tables
         _make(settings, prompt, layout, listing, work)
     _remove(layout.started)
-    return read_work(layout.manifest)
+    return read_sealed_work(layout.manifest)
 
 
 def _make(
@@ -197,11 +202,42 @@ def _make(
     write_jsonl(layout.rows, (_row(utterance, audio, prompt) for utterance, audio in usable))
     manifest = {**work, "versions": versions("simulsa-plugin", "soundfile", "scipy", "av")}
     manifest |= _counts(listing, [audio for _, audio in usable], Counter(row["reason"] for row in dropped))
-    write_json(layout.manifest, manifest)
+    files = [layout.rows, layout.dropped, *([layout.parts] if layout.parts.exists() else [])]
+    manifest[CHECKSUMS] = {str(path.relative_to(layout.out)): _crc32(path) for path in files}
+    write_work(layout.manifest, manifest)
 
 
 def _is_finished(layout: CorpusLayout) -> bool:
-    return layout.manifest.exists() and layout.rows.exists()
+    """Whether all files are there and hold what was written."""
+    manifest = _noted(layout.manifest)
+    if not manifest or not layout.rows.exists():
+        return False
+    checksums = manifest.get(CHECKSUMS, {})  # none in those of older versions
+    return all(_crc32(layout.out / name) == checksum for name, checksum in checksums.items()) and are_whole(layout)
+
+
+def _noted(path: Path) -> dict[str, Any]:
+    """What a run noted; nothing where there is none, or it is damaged: all that follows from it is made again."""
+    try:
+        return read_sealed_work(path) if path.exists() else {}
+    except StorageError:
+        return {}
+
+
+def _noted_work(layout: CorpusLayout) -> dict[str, Any]:
+    return _noted(layout.manifest) or _noted(layout.started)
+
+
+def _crc32(path: Path) -> str | None:
+    """The checksum of a file; None where there is none."""
+    crc = 0
+    try:
+        with path.open("rb") as handle:
+            while block := handle.read(1 << 20):
+                crc = zlib.crc32(block, crc)
+    except OSError:
+        return None
+    return f"{crc:08x}"
 
 
 def _remove_leftovers(layout: CorpusLayout) -> None:
@@ -211,8 +247,7 @@ def _remove_leftovers(layout: CorpusLayout) -> None:
 
 
 def _remove(path: Path) -> None:
-    with writing_to(path):
-        path.unlink(missing_ok=True)
+    remove_durably(path)
 
 
 def _describe(
@@ -264,18 +299,17 @@ def _refuse_foreign(layout: CorpusLayout) -> None:
 
 def _give_up_other_prompt(layout: CorpusLayout, work: Mapping[str, Any]) -> None:
     """Where rows have another prompt, note that they are to be written with this one; nothing else may differ."""
-    path = next((path for path in (layout.manifest, layout.started) if path.exists()), None)
-    before = read_work(path) if path else {}
+    before = _noted_work(layout)
     changed = {key for key, _, _ in changed_keys(before, work)}
-    if path and changed and changed <= {"prompt", "system"}:
-        known = {key: before[key] for key in ("rows", "content") if key in before}
-        write_json(layout.started, {**work, **known})
+    if before and changed and changed <= {"prompt", "system"}:
+        known: dict[str, Any] = {key: before[key] for key in ("rows", "content") if key in before}
+        write_work(layout.started, {**work, **known})
         _remove(layout.manifest)
 
 
 def _refuse_other_work(layout: CorpusLayout, work: Mapping[str, Any]) -> None:
-    path = next((path for path in (layout.manifest, layout.started) if path.exists()), None)
-    changed = changed_keys(read_work(path), work) if path else []
+    before = _noted_work(layout)
+    changed = changed_keys(before, work) if before else []
     if changed:
         raise StorageError(
             f"{layout.folder} holds a corpus with {change_in_words(changed[0])}. "

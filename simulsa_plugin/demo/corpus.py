@@ -25,6 +25,7 @@ from simulsa_plugin.storage import (
     make_own_folder,
     remove_leftovers,
     replacing,
+    sync_files,
     write_jsonl,
 )
 from simulsa_plugin.terminal import tracked
@@ -126,10 +127,11 @@ def _write_split(folder: Path, name: str, split: str, count: int, processes: int
     utterances = iterate_utterances(split, count, processes)
     for index, utterance in enumerate(tracked(utterances, count, f"speak {name}", "utterance")):
         path = audio_folder / f"{index:05d}.wav"
-        with replacing(path) as handle:
+        with replacing(path, durable=False) as handle:
             write_wav(handle, to_pcm16(utterance.waveform))
         rows.append({"messages": messages(utterance.sentence), "audios": [str(path)]})
         truths.append({"audio": str(path), **utterance.truth()})
+    sync_files(sorted(audio_folder.glob("*.wav")))
     write_jsonl(folder / f"{name}_truth.jsonl", truths)
     write_jsonl(folder / f"{name}.jsonl", rows)  # last: its presence says that everything else is there
 

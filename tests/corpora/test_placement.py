@@ -10,7 +10,7 @@ import soundfile
 import torch
 import torchaudio
 from corpora_files import noise, write_audio
-from fakes import no_file_beyond, tree
+from fakes import DAMAGES, no_file_beyond, recorded_disk, tree
 
 from simulsa_plugin.audio import from_pcm16, read_mono
 from simulsa_plugin.corpora import placement
@@ -61,7 +61,7 @@ def test_parts_are_16_khz_mono_pcm16_named_after_the_utterance(tmp_path, layout)
     file = write_audio(tmp_path / "a.wav", 4.0, 48_000, 2)
     placed = place_audio(utterances(*[(file,)] * 12, (file, 1.0, 2.5)), layout, 1)
     assert placed[12] == Placed(layout.out / "toy_corpus" / "audio" / "00000" / "00000012.wav", 1.5)
-    assert list(tree(layout.out)) == ["toy_corpus/audio/00000/00000012.wav"]
+    assert list(tree(layout.out)) == ["toy_corpus/audio/00000/00000012.wav", "toy_corpus/parts.jsonl"]
     header = soundfile.info(placed[12].audio)
     assert (header.samplerate, header.channels, header.subtype, header.frames) == (16_000, 1, "PCM_16", 24_000)
     whole, _ = soundfile.read(file, dtype="float32")
@@ -174,7 +174,7 @@ def test_files_that_cannot_be_used_have_their_reason_and_spoil_no_other(tmp_path
     placed = place_audio(utterances(*places, (good,)), layout, workers)
     assert reasons(placed) == [*(one for _, reason in bad for one in (reason, None, reason)), None]
     assert [one.audio is None for one in placed] == [bool(reason) for reason in reasons(placed)]
-    assert len(tree(layout.out)) == len(bad)
+    assert len(tree(layout.audio)) == len(bad)
 
 
 def test_parts_that_cannot_be_had_have_their_reason_and_spoil_no_other(tmp_path, layout):
@@ -232,14 +232,31 @@ def test_what_an_earlier_run_has_written_is_taken_as_it_is(tmp_path, layout, mon
     assert tree(layout.out) == before
 
 
-@pytest.mark.parametrize("content", [b"", b"RIFF", b"\0" * 5000])
-def test_a_part_that_a_power_cut_has_emptied_is_cut_again(tmp_path, layout, content):
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
+def test_a_part_that_a_crash_has_damaged_is_cut_again(tmp_path, layout, damage):
     file = write_audio(tmp_path / "a.wav", 4.0)
     wanted = utterances((file, 0.5, 1.0), (file, 1.0, 2.0), (file, 2.0, 2.7))
     first, before = place_audio(wanted, layout, 1), tree(layout.out)
-    layout.audio_file(1, ".wav").write_bytes(content)
+    part = layout.audio_file(1, ".wav")
+    part.write_bytes(damage(part.read_bytes()))
+    assert tree(layout.out) != before
     assert place_audio(wanted, layout, 1) == first
     assert tree(layout.out) == before
+
+
+def test_a_part_of_another_span_is_cut_again(tmp_path, layout):
+    file = write_audio(tmp_path / "a.wav", 4.0)
+    place_audio(utterances((file, 0.5, 1.0)), layout, 1)
+    assert place_audio(utterances((file, 0.5, 2.0)), layout, 1)[0].seconds == 1.5
+
+
+def test_parts_are_on_the_disk_before_what_says_so(tmp_path, layout, monkeypatch):
+    events = recorded_disk(monkeypatch)
+    file = write_audio(tmp_path / "a.wav", 4.0)
+    paths = [one.audio for one in place_audio(utterances((file, 0.5, 1.0), (file, 1.0, 2.0)), layout, 1)]
+    written, named = events.index(("replace", layout.parts)), events.index(("fsync", layout.folder))
+    assert max(events.index(("fsync", path)) for path in (*paths, paths[0].parent)) < written < named
+    assert named < events.index(("unlink", layout.parts_noted))
 
 
 def test_what_killed_writers_left_is_gone(tmp_path, layout):
@@ -271,7 +288,7 @@ def test_threads_stop_between_two_parts_when_one_fails(tmp_path, layout, monkeyp
     files = [write_audio(tmp_path / f"{name}.wav", 3.0) for name in "ab"]
     busy, failed, written = threading.Event(), threading.Event(), []
 
-    def writing(waveform, path):
+    def writing(waveform, path, *_):
         if path == layout.audio_file(0, ".wav"):
             busy.wait(60)
             raise error

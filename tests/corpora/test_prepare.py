@@ -31,6 +31,7 @@ from simulsa_plugin.corpora.prompts import TranslationPrompt
 from simulsa_plugin.corpora.settings import CorpusSettings
 from simulsa_plugin.errors import DatasetError, FolderInUseError, SimulsaError, StorageError, UsageError
 from simulsa_plugin.storage import SHAREGPT_ENTRY, UNFINISHED, locked
+from simulsa_plugin.work import read_sealed_work
 
 PROMPT = TranslationPrompt("", "<audio>Translate the English speech into German.", "You translate.")
 KILLS = 16
@@ -168,7 +169,7 @@ def test_common_voice_with_all_that_is_wrong_with_it(covost2, out):
         {"id": "cv_5", "reason": "missing", "audio": str(clips / "cv_5.mp3")},
         {"id": "cv_6", "reason": "broken", "audio": str(clips / "cv_6.mp3")},
     ]
-    manifest = json.loads((out / "toy_corpus" / "manifest.json").read_text(encoding="utf-8"))
+    manifest = read_sealed_work(out / "toy_corpus" / "manifest.json")
     assert manifest == prepared.manifest
     assert manifest["rows"] == 8
     assert manifest["counts"] == {"utterances": 4, "hours": 0.01, "over_30_seconds": 1, "renormalized": 0}  # 35.5 s
@@ -592,7 +593,7 @@ def stop_at(monkeypatch, place, name, call):
 @pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize(
     ("place", "name"),
-    [(placement, "_write"), (placement, "audio_info"), (placement, "write_wav"), (module, "write_json"),
+    [(placement, "_write"), (placement, "audio_info"), (placement, "write_wav"), (module, "write_work"),
      (module, "write_jsonl"), (module, "_remove"), (module, "add_datasets")],
 )  # fmt: skip
 def test_stopped_anywhere_it_goes_on_and_ends_with_the_same_bytes(mustc, out, monkeypatch, place, name, workers):
@@ -745,7 +746,7 @@ def test_killed_again_and_again_it_ends_with_the_same_bytes(server, out):
     # Each run gets a few changes further than the one before.
     expected, _ = server.undisturbed()
     for number in range(MOST_RUNS):
-        if server.run(change=24 + number % 3)["status"] == 0:
+        if server.run(change=32 + number % 3)["status"] == 0:
             break
     assert tree(out) == expected
     assert number >= 3

@@ -1,0 +1,124 @@
+"""What the audio that was written for a corpus should hold, so that what a crash has damaged is made again."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from simulsa_plugin.audio import SAMPLE_RATE
+from simulsa_plugin.corpora.layout import CorpusLayout
+from simulsa_plugin.corpora.utterance import Utterance
+from simulsa_plugin.recordings import Span
+from simulsa_plugin.storage import (
+    dump_sealed,
+    read_whole_rows,
+    refuse_link,
+    remove_durably,
+    replacing,
+    sync_files,
+    writing_to,
+)
+
+_HEADER_BYTES = 44  # of the WAV files that we write
+
+
+class Parts:
+    """A row for each file below `layout.audio`: its name, length in bytes, CRC-32, and what it was cut out of.
+
+    Rows are noted by all threads as files are written, in the order in which they come; `finish` writes them sorted.
+    """
+
+    def __init__(self, layout: CorpusLayout) -> None:
+        self._layout, self._lock = layout, threading.Lock()
+        self._rows: dict[str, dict[str, Any]] = {}
+        for path in (layout.parts, layout.parts_noted):
+            if path.exists():
+                self._rows.update((row["id"], row) for row in read_whole_rows(path) if isinstance(row.get("id"), str))
+
+    def seconds_there(self, path: Path, utterance: Utterance) -> float | None:
+        """The length of a part that was written whole, of this very span; None where it must be cut."""
+        row = self._rows.get(self._name(path))
+        if row is None or row.get("of") != _origin(utterance) or not _holds(path, row, all_of_it=True):
+            return None
+        return float((row["bytes"] - _HEADER_BYTES) / 2 / SAMPLE_RATE)
+
+    def note(self, path: Path, utterance: Utterance, data: bytes) -> None:
+        """Note a part that has been written.
+
+        Raises:
+            StorageError: the disk refuses.
+        """
+        row = self._row(path, data) | {"of": _origin(utterance)}
+        noted = self._layout.parts_noted
+        with self._lock:
+            self._rows[row["id"]] = row
+            refuse_link(noted)
+            with writing_to(noted), noted.open("ab") as handle:
+                # On a line of its own, whatever a kill left of the one before.
+                handle.write(f"\n{dump_sealed(row)}\n".encode())
+
+    def finish(self, paths: Iterable[Path]) -> None:
+        """Put files below `layout.audio` on the disk, and then what they should hold.
+
+        Raises:
+            StorageError: the disk refuses.
+        """
+        files = sorted({path for path in paths if self._layout.audio in path.parents})
+        sync_files(files)
+        if files:
+            with replacing(self._layout.parts, "w") as handle:
+                for path in files:
+                    handle.write(f"{dump_sealed(self._rows.get(self._name(path)) or self._row_of_whole(path))}\n")
+        else:
+            remove_durably(self._layout.parts)
+        remove_durably(self._layout.parts_noted)
+
+    def _row_of_whole(self, path: Path) -> dict[str, Any]:
+        """Of a file that was inside a table; it was held against that when it was written."""
+        return self._row(path, path.read_bytes())
+
+    def _row(self, path: Path, data: bytes) -> dict[str, Any]:
+        return {"id": self._name(path), "bytes": len(data), "crc32": _crc32(data)}
+
+    def _name(self, path: Path) -> str:
+        return str(path.relative_to(self._layout.audio))
+
+
+def are_whole(layout: CorpusLayout) -> bool:
+    """Whether every file that was written for a finished corpus is there, as long as it was, and unchanged.
+
+    Only those that are younger than the manifest are read: others were put on the disk before it.
+    """
+    if not layout.parts.exists():
+        return True
+    finished_ns = layout.manifest.stat().st_mtime_ns
+    for row in read_whole_rows(layout.parts):
+        path = layout.audio / row["id"]
+        try:
+            changed = path.stat().st_mtime_ns >= finished_ns
+        except OSError:
+            return False
+        if not _holds(path, row, all_of_it=changed):
+            return False
+    return True
+
+
+def _holds(path: Path, row: dict[str, Any], *, all_of_it: bool) -> bool:
+    with contextlib.suppress(OSError):
+        if os.stat(path).st_size == row["bytes"]:
+            return not all_of_it or _crc32(path.read_bytes()) == row["crc32"]
+    return False
+
+
+def _origin(utterance: Utterance) -> list[Any]:
+    span = utterance.span or Span()
+    return [str(utterance.audio), span.start_seconds, span.end_seconds, span.channel]
+
+
+def _crc32(data: bytes) -> str:
+    return f"{zlib.crc32(data):08x}"
