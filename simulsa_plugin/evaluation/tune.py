@@ -27,7 +27,18 @@ from simulsa_plugin.evaluation.references import check_references
 from simulsa_plugin.evaluation.run import describe_work, plan_cells, refuse_other_work
 from simulsa_plugin.evaluation.settings import EvaluationSettings
 from simulsa_plugin.evaluation.tables import shown_parameters
-from simulsa_plugin.evaluation.tune_choice import KEPT, Array, Goal, best_shares, best_within, promising, rungs
+from simulsa_plugin.evaluation.tune_choice import (
+    KEPT,
+    Array,
+    Goal,
+    best_shares,
+    best_within,
+    neighbours,
+    promising,
+    rungs,
+    spread_order,
+    with_trust,
+)
 from simulsa_plugin.metrics.corpus import CorpusScorer
 from simulsa_plugin.metrics.curves import frontier
 from simulsa_plugin.metrics.instance import Measure
@@ -43,6 +54,7 @@ from simulsa_plugin.model import AudioLanguageModel, Sample, UnusableRow
 from simulsa_plugin.ownership import refuse_foreign
 from simulsa_plugin.storage import (
     UNFINISHED,
+    dump_line,
     locked,
     make_folder,
     refuse_link,
@@ -50,12 +62,11 @@ from simulsa_plugin.storage import (
     sync_folder,
     write_json,
 )
-from simulsa_plugin.streaming.engine import Limits
+from simulsa_plugin.streaming.engine import Cell, Limits
 from simulsa_plugin.tables import align
 
 FRONTIER = "frontier.json"
 DEV_LOGS = "dev"  # a folder per cell that was decoded on the whole dev set
-ORDER_SEED = 42  # of the order in which utterances are taken: the first rows of a set may all be of one speaker
 
 
 @dataclass(frozen=True)
@@ -84,6 +95,7 @@ class Search:
         goal: what is tuned for.
         settings: of the evaluation.
         order: positions of the rows in the order in which they are taken.
+        beside: candidates that are neighbours of each.
         taken: rows that each candidate has been given, the first of `order`.
         records: candidate → row → what was emitted.
         scored: each candidate's score on its records.
@@ -96,6 +108,7 @@ class Search:
     goal: Goal
     settings: EvaluationSettings
     order: Sequence[int]
+    beside: Sequence[Sequence[int]]
     taken: list[int]
     records: list[dict[int, EmissionRecord]]
     scored: dict[int, Scored] = field(default_factory=dict)
@@ -174,9 +187,10 @@ def _begin(job: Job, work: dict[str, Any], out: Path) -> dict[str, Any]:
 
 
 def _search(job: Job, settings: EvaluationSettings, goal: Goal) -> Search:
-    order = np.random.default_rng(ORDER_SEED).permutation(len(job.rows)).tolist()
+    order = spread_order([len(row.reference) if isinstance(row, Sample) else 0 for row in job.rows])
     everything = list(range(len(job.cells)))
-    search = Search(job, goal, settings, order, [0] * len(everything), [{} for _ in everything])
+    search = Search(job, goal, settings, order, neighbours(_places(job.cells)), [0] * len(everything),
+                    [{} for _ in everything])
     left, steps = everything, rungs(len(job.rows))
     for number, utterances in enumerate(steps, 1):
         print(f"{len(left)} of {len(everything)} cells on {utterances} of {len(job.rows)} utterances", flush=True)
@@ -189,6 +203,17 @@ def _search(job: Job, settings: EvaluationSettings, goal: Goal) -> Search:
         raise DatasetError(f"No utterance of {job.name} can be decoded; {len(search.skipped)} were skipped, "
                            f"the first for {next(iter(search.skipped.values()))}.")
     return search
+
+
+def _places(cells: Sequence[Cell]) -> list[tuple[str, int, int]]:
+    """Where the cells lie in their policies' grids: numbers of chunk and value, see `neighbours`."""
+    chunks = sorted({cell.chunk_ms or 0 for cell in cells})
+    values: dict[str, dict[str, int]] = defaultdict(dict)
+    for cell in cells:
+        seen = values[cell.policy.name]
+        seen.setdefault(dump_line(cell.policy.cell()), len(seen))
+    return [(cell.policy.name, chunks.index(cell.chunk_ms or 0),
+             values[cell.policy.name][dump_line(cell.policy.cell())]) for cell in cells]
 
 
 def _decode(search: Search, cells: Sequence[int], utterances: int) -> None:
@@ -243,10 +268,14 @@ def _promising(search: Search, cells: list[int], keep: int) -> list[int]:
     if len(samples) < len(cells):
         return cells
     qualities, latencies = np.stack(samples, axis=1)
-    shares = [best_shares(qualities, latencies, budget) for budget in search.goal.budgets]
-    search.shares |= {cell: [float(share[position]) for share in shares] for position, cell in enumerate(cells)}
-    kept = promising(shares, [search.scored[cell].value for cell in cells], search.goal, keep)
-    return [cells[position] for position in kept]
+    shares = np.zeros((len(search.goal.budgets), len(search.taken)))
+    for share, budget in zip(shares, search.goal.budgets, strict=True):
+        share[cells] = best_shares(qualities, latencies, budget)
+    search.shares |= {cell: shares[:, cell].tolist() for cell in cells}
+    worth = np.stack([with_trust(share, search.beside, search.taken) for share in shares])
+    open_ = sorted({*cells, *np.flatnonzero(worth.any(axis=0)).tolist()})  # also what was given up beside the best
+    kept = promising(list(worth[:, open_]), [search.scored[cell].value for cell in open_], search.goal, keep)
+    return [open_[position] for position in kept]
 
 
 def _within_reach(search: Search) -> list[int]:

@@ -16,6 +16,7 @@ Array = NDArray[np.float64]
 FIRST_UTTERANCES = 6  # fewer say nothing
 SHARES = (1 / 32, 1 / 8, 1 / 2, 1.0)  # of the dev set, decoded one after the other
 KEPT = 1 / 4  # of the cells, from one share to the next
+NEIGHBOUR = 1 / 4  # of a cell's share that a cell beside it gets on trust, as long as it was decoded on the fewest
 LEAST_KEPT = 3  # cells for each budget: what looks best now may turn out too slow
 _TIE = 1e-9
 
@@ -60,6 +61,49 @@ def best_shares(qualities: Array, latencies: Array, budget: float) -> Array:
     return shares
 
 
+def neighbours(places: Sequence[tuple[str, int, int]]) -> list[list[int]]:
+    """The cells one step away from each: the same policy with the next chunk, or the next value of its parameters.
+
+    Args:
+        places: policy, number of the chunk and number of the value of each cell.
+
+    >>> neighbours([("wait_k", 0, 0), ("wait_k", 0, 1), ("wait_k", 1, 1), ("rollback", 0, 0)])
+    [[1], [0, 2], [1], []]
+    """
+    at = {place: cell for cell, place in enumerate(places)}
+    return [sorted(at[beside] for step, way in ((1, 0), (-1, 0), (0, 1), (0, -1))
+                   if (beside := (policy, chunk + step, value + way)) in at) for policy, chunk, value in places]
+
+
+def with_trust(shares: Array, beside: Sequence[Sequence[int]], taken: Sequence[int]) -> Array:
+    """The shares of cells, or more where a cell beside one is often the best: values change little from step to step.
+
+    The fewer utterances a cell was decoded on, the more its neighbours count.
+
+    Args:
+        shares: of the cells, shape (cells,); 0 for those that were given up.
+        beside: `neighbours` of each.
+        taken: utterances that each was decoded on.
+
+    >>> with_trust(np.array([0.8, 0.0, 0.0]), [[1], [0, 2], [1]], [25, 6, 6])
+    array([0.8, 0.2, 0. ])
+    """
+    trust = [max((shares[one] for one in others), default=0.0) * NEIGHBOUR * min(1.0, FIRST_UTTERANCES / count)
+             for others, count in zip(beside, taken, strict=True)]
+    return np.maximum(shares, trust)
+
+
+def spread_order(sizes: Sequence[int]) -> list[int]:
+    """Positions in an order whose beginnings are all spread over the sizes: the bits of the rank backwards.
+
+    >>> spread_order([10, 20, 30, 40])
+    [0, 2, 1, 3]
+    """
+    bits = max(1, (len(sizes) - 1).bit_length())
+    by_size = sorted(range(len(sizes)), key=lambda position: (sizes[position], position))
+    return [by_size[rank] for rank in sorted(range(len(sizes)), key=lambda rank: int(f"{rank:0{bits}b}"[::-1], 2))]
+
+
 def best_within(qualities: Sequence[float | None], latencies: Sequence[float | None], budget: float) -> int | None:
     """The position of the cell tuned at a budget: the best quality, the fastest of equals; None where none is in it.
 
@@ -74,11 +118,11 @@ def best_within(qualities: Sequence[float | None], latencies: Sequence[float | N
 
 def promising(shares: Sequence[Array], values: Sequence[tuple[float | None, float | None]], goal: Goal,
               keep: int) -> list[int]:
-    """The cells that are worth more utterances: for each budget those that are most often the best within it.
+    """The cells that are worth more utterances: for each budget those of the largest share.
 
     Args:
-        shares: `best_shares` of each budget.
-        values: (quality, latency) of each cell on all utterances so far; they decide between cells of equal share.
+        shares: of each budget, shape (cells,).
+        values: (quality, latency) of each cell on its utterances so far; they decide between cells of equal share.
         goal: the budgets.
         keep: cells altogether, divided among the budgets; at least LEAST_KEPT for each.
 

@@ -10,10 +10,10 @@ from fakes import ClockModel, tree, write_noise
 from simulsa_plugin.errors import DatasetError, StorageError
 from simulsa_plugin.evaluation import decoding, run
 from simulsa_plugin.evaluation import tune as module
-from simulsa_plugin.evaluation.run import evaluate
+from simulsa_plugin.evaluation.run import evaluate, plan_cells
 from simulsa_plugin.evaluation.settings import EvaluationSettings
 from simulsa_plugin.evaluation.tune import frontier_table, tune
-from simulsa_plugin.evaluation.tune_choice import Goal, promising
+from simulsa_plugin.evaluation.tune_choice import Goal, neighbours, promising
 from simulsa_plugin.evaluation.tune_recipe import GRID, searched_settings, write_tuned
 from simulsa_plugin.metrics.significance import Bootstrap
 from simulsa_plugin.model import Continuation, Prompt, Sample, UnusableRow
@@ -251,3 +251,28 @@ def test_a_folder_that_no_search_has_made_is_not_removed(rows, tmp_path):
     with pytest.raises(StorageError, match="decoding was not made by this command, and stays as it is"):
         tune(HastyModel(), "dev", rows, settings(), Goal((700.0,)), tmp_path)
     assert (tmp_path / "decoding" / "notes.txt").read_bytes() == b"mine"
+
+
+def test_cells_lie_beside_those_of_the_next_chunk_and_the_next_value():
+    cells = plan_cells(EvaluationSettings(policies=("rollback", "wait_k"), chunks=(500, 1000), rollbacks=(0, 3, 5),
+                                          wait_k=(1, 2)))[1:]
+    names = [decoding.cell_folder(cell) for cell in cells]
+    beside = {name: [names[one] for one in others]
+              for name, others in zip(names, neighbours(module._places(cells)), strict=True)}
+    assert beside["rollback_k500_b3"] == ["rollback_k500_b0", "rollback_k500_b5", "rollback_k1000_b3"]
+    assert beside["wait_k_k1000_wait_k1"] == ["wait_k_k500_wait_k1", "wait_k_k1000_wait_k2"]
+
+
+def test_what_was_given_up_beside_the_best_comes_back(small, tmp_path, monkeypatch):
+    # The search is led astray once: of all cells on the first utterances, none beside the best is kept.
+    asked = []
+
+    def astray(shares, values, goal, keep):
+        asked.append(len(values))
+        return [0, 1, 6] if len(asked) == 1 else promising(shares, values, goal, keep)
+
+    monkeypatch.setattr(module, "promising", astray)
+    result = small(tmp_path / "out", goal=Goal((5000.0,)))
+    assert asked[:2] == [10, 5]  # cell 6 brings 5 and 7 back
+    (tuned,) = result["budgets"]
+    assert tuned["cell"] == "rollback_k300_b7"
