@@ -298,6 +298,28 @@ class ClockModel:
         return bytes(token_ids).decode(errors="replace")
 
 
+class HastyModel(ClockModel):
+    """Gets up to `worst` of the last bytes wrong that it says before the end, in some utterances more."""
+
+    def __init__(self, worst=7):
+        super().__init__(ms_per_byte=70.0)
+        self.worst = worst
+
+    def read(self, prompts, waveforms):
+        return [(len(waveform), int(abs(waveform[0]) * 3e4) % (self.worst + 1)) for waveform in waveforms]
+
+    def continue_(self, prompts, requests):
+        self.batches.append(len(prompts))
+        return [self._hasty(*heard, request) for heard, request in zip(prompts, requests, strict=True)]
+
+    def _hasty(self, samples, wrong, request):
+        target = self.text.encode()
+        said = target[: int(samples / 16 / self.ms_per_byte)]
+        if len(said) < len(target):
+            said = said[: len(said) - wrong] + b"?" * min(wrong, len(said))
+        return Continuation(tuple(said[len(request.prefix) :]), truncated=False)
+
+
 def continue_all(model, prompts, waveforms, prefixes, limit):
     """What a model says after forced prefixes, in one batch."""
     requests = [Request(tuple(prefix), max_new_tokens=limit) for prefix in prefixes]

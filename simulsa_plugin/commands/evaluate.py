@@ -251,6 +251,11 @@ def _compare(words: list[str]) -> int:
     parser.add_argument(
         "--trials", type=int, default=10000, metavar="N", help="trials of approximate randomisation (default: 10000)"
     )
+    parser.add_argument(
+        "--tuned", type=Path, nargs="+", default=(), metavar="DIR",
+        help="folders of `simulsa-eval tune`, one for each result: compare what was tuned at each budget; settings "
+        "from the dev set, values from the results, intervals over both",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the comparison as JSON")
     options = parser.parse_args(words)
     if len(options.results) < 2:
@@ -265,6 +270,7 @@ def _compare(words: list[str]) -> int:
         options.keep_end_marks,
         Axes(options.quality, options.latency, options.at),
         Bootstrap(options.samples, options.trials, options.seed),
+        tuple(options.tuned),
     )
     return run_compare(options.results, chosen, options.json)
 

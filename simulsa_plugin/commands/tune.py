@@ -85,7 +85,7 @@ def tune_and_write(path: Path | None, overrides: list[str], goal: Goal, out: Pat
         raise UsageError("No cell is within any budget, so there is nothing to freeze. Set a larger --budget, or other "
                          "simulsa_* keys and another --out.")
     write_tuned((toolkit if recipe.embedded else recipe.toolkit) | recipe.simulsa, settings, result, out)
-    print(f"Written to {out}: tuned.yaml, frontier.json. Now the test set: "
+    print(f"Written to {out}: tuned.yaml, finalists.yaml, frontier.json. Now the test set: "
           f"simulsa-eval {out / 'tuned.yaml'} --out RESULTS")
     return 0
 

@@ -24,6 +24,7 @@ from simulsa_plugin.evaluation.cells import (
     read_cells,
     read_scores,
 )
+from simulsa_plugin.evaluation.compare_tuned import Tuning, compare_tuned, load_tuning
 from simulsa_plugin.evaluation.equal_latency import LOG_POLICY, Axes, Grids, choose_cells, compare_curves
 from simulsa_plugin.evaluation.logs.read import ReadOptions
 from simulsa_plugin.evaluation.report import REPORT
@@ -56,13 +57,21 @@ P_VALUES = {
 
 @dataclass(frozen=True)
 class CompareOptions:
-    """Unit, tokenizer and end marks of single logs (folders know their own), axes of curves, and how to resample."""
+    """How results are compared.
+
+    Attributes:
+        unit: of single logs, as tokenizer and end marks; folders know their own.
+        axes: of curves.
+        bootstrap: how to resample.
+        tuned: folders of `simulsa-eval tune`, one for each result; none, nothing is said of budgets.
+    """
 
     unit: str = "word"
     tokenizer: str | None = None
     keep_end_marks: bool = False
     axes: Axes = field(default_factory=Axes)
     bootstrap: Bootstrap = field(default_factory=Bootstrap)
+    tuned: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -130,13 +139,19 @@ def compare(results: Sequence[Result], options: CompareOptions) -> Json:
     baseline = results[0]
     for result in results[1:]:
         _check_comparable(baseline, result, options.axes)
+    if options.tuned and len(options.tuned) != len(results):
+        raise UsageError(f"--tuned names {len(options.tuned)} folders, and there are {len(results)} results. Give one "
+                         "for each, in the same order.")
+    tunings: list[Tuning | None] = [load_tuning(path, options.bootstrap) for path in options.tuned]
+    tunings = tunings or [None] * len(results)
     return {
         "baseline": _shown_path(baseline.path),
         "scale": {"unit": baseline.scale.unit, "length": baseline.scale.length, "tokenizer": baseline.scale.tokenizer,
                   "time": baseline.scale.time},
         "bootstrap": {"method": "paired over utterances, percentiles", "share": 0.95, **vars(options.bootstrap)},
         "p_values": P_VALUES,
-        "comparisons": [_compare_two(baseline, result, options) for result in results[1:]],
+        "comparisons": [_compare_two(baseline, result, options, (tunings[0], tuning))
+                        for result, tuning in zip(results[1:], tunings[1:], strict=True)],
     }
 
 
@@ -202,7 +217,9 @@ def _without_comet(result: Result) -> Result:
     return dataclasses.replace(result, cells=cells)
 
 
-def _compare_two(baseline: Result, other: Result, options: CompareOptions) -> Json:
+def _compare_two(
+    baseline: Result, other: Result, options: CompareOptions, tunings: tuple[Tuning | None, Tuning | None]
+) -> Json:
     unlike = _unlike_comet(baseline, other)
     if unlike is not None:
         baseline, other = _without_comet(baseline), _without_comet(other)
@@ -211,7 +228,18 @@ def _compare_two(baseline: Result, other: Result, options: CompareOptions) -> Js
     cells = [_compare_cell(key, baseline, other, sides, options) for key in keys]
     curves = [_compare_curves(policy, baseline, other, sides, options) for policy in _policies(baseline, other)]
     return {"other": _shown_path(other.path), **({"left_out": unlike} if unlike else {}), "cells": cells,
-            "equal_latency": [entry | {"verdict": verdict(entry, cells)} for entry in curves]}
+            "equal_latency": [entry | {"verdict": verdict(entry, cells)} for entry in curves],
+            **_compare_tuned(tunings, (baseline, other), sides)}
+
+
+def _compare_tuned(
+    tunings: tuple[Tuning | None, Tuning | None], results: tuple[Result, Result], sides: tuple[Side, Side]
+) -> Json:
+    """What is said of budgets, where the results were tuned."""
+    first, second = tunings
+    if first is None or second is None:
+        return {}
+    return {"tuned": compare_tuned((first, second), (results[0].cells, results[1].cells), sides)}
 
 
 def _compare_curves(

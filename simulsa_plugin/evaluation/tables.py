@@ -82,6 +82,7 @@ def comparison_tables(comparison: dict[str, Any]) -> list[str]:
         lines += _remarks(pair["cells"])
         for curves in pair["equal_latency"]:
             lines += ["", *_curve_table(curves), "", curves["verdict"]]
+        lines += [line for at in pair.get("tuned", ()) for line in ("", at["sentence"])]
     return lines
 
 

@@ -15,7 +15,7 @@ from simulsa_plugin.evaluation.settings import EvaluationSettings
 from simulsa_plugin.evaluation.tune import cell_in_words
 from simulsa_plugin.storage import replacing
 
-TUNED = "tuned.yaml"
+TUNED, FINALISTS = "tuned.yaml", "finalists.yaml"
 # hold_n is not searched unless it is named: with the same number it commits the same text at the same time as rollback.
 GRID: dict[str, list[Any]] = {
     "simulsa_policies": ["rollback", "confidence", "local_agreement", "wait_k"],
@@ -40,7 +40,9 @@ def searched_settings(simulsa: Mapping[str, Any]) -> EvaluationSettings:
 
 
 def write_tuned(recipe: Mapping[str, Any], settings: EvaluationSettings, result: Mapping[str, Any], out: Path) -> None:
-    """Write the recipe with the chosen cells and no others.
+    """Write the recipe with the chosen cells and no others, and one with all that were decoded on the whole dev set.
+
+    The second serves comparisons that include the choice: another draw of the dev set might have chosen them.
 
     Args:
         recipe: what was searched with, LLaMA-Factory's keys and ours.
@@ -48,11 +50,21 @@ def write_tuned(recipe: Mapping[str, Any], settings: EvaluationSettings, result:
         result: frontier.json.
         out: its folder.
     """
-    names = list(dict.fromkeys(one["cell"] for one in result["budgets"] if one["cell"] is not None))
+    tuned = list(dict.fromkeys(one["cell"] for one in result["budgets"] if one["cell"] is not None))
+    finalists = [row["cell"] for row in result["cells"] if row["utterances"] == result["utterances"]]
+    others = ("Here are all cells that were decoded on the whole dev set, so that the intervals of "
+              "`simulsa-eval compare --tuned` include the choice.")
+    _write(recipe, settings, finalists, [*_head(result), others], out / FINALISTS)
+    _write(recipe, settings, tuned, [*_head(result), "Here are these cells alone."], out / TUNED)
+
+
+def _write(
+    recipe: Mapping[str, Any], settings: EvaluationSettings, names: list[str], head: Sequence[str], path: Path
+) -> None:
     rest = {key: value for key, value in recipe.items() if key not in GRID and key != CELLS}
     keys = _narrowed(settings, rest, names)
-    with replacing(out / TUNED, "w") as handle:
-        handle.writelines(f"# {line}\n" for line in _head(result))
+    with replacing(path, "w") as handle:
+        handle.writelines(f"# {line}\n" for line in head)
         yaml.safe_dump(rest | keys | {CELLS: names}, handle, sort_keys=False, allow_unicode=True, width=120)
 
 
@@ -82,7 +94,7 @@ def _head(result: Mapping[str, Any]) -> list[str]:
     goal, by_name = result["goal"], {row["cell"]: row for row in result["cells"]}
     quality, latency = goal["quality"], goal["latency"]
     lines = [f"Written by `simulsa-eval tune`: the best {quality} on the dev set {result['dataset']} within each "
-             f"budget of {latency}.", "`simulsa-eval` with this recipe decodes the test set in these cells alone."]
+             f"budget of {latency}."]
     for one in result["budgets"]:
         row = by_name.get(one["cell"])
         said = "no cell is within it" if row is None else (

@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from fakes import ClockModel, tree, write_noise
+from fakes import ClockModel, HastyModel, tree, write_noise
 
 from simulsa_plugin.errors import DatasetError, StorageError
 from simulsa_plugin.evaluation import decoding, run
@@ -16,32 +16,10 @@ from simulsa_plugin.evaluation.tune import frontier_table, tune
 from simulsa_plugin.evaluation.tune_choice import Goal, neighbours, promising
 from simulsa_plugin.evaluation.tune_recipe import GRID, searched_settings, write_tuned
 from simulsa_plugin.metrics.significance import Bootstrap
-from simulsa_plugin.model import Continuation, Prompt, Sample, UnusableRow
+from simulsa_plugin.model import Prompt, Sample, UnusableRow
 from simulsa_plugin.settings import read_recipe
 
 TEXT = "guten Tag liebe Welt"
-
-
-class HastyModel(ClockModel):
-    """Gets the last bytes of what it says before the end wrong, in some utterances more of them than in others."""
-
-    def __init__(self):
-        super().__init__(ms_per_byte=70.0)
-
-    def read(self, prompts, waveforms):
-        return [(len(waveform), int(abs(waveform[0]) * 3e4) % 8) for waveform in waveforms]
-
-    def continue_(self, prompts, requests):
-        self.asked += [None] * len(prompts)
-        return [self._stopped(self._hasty(*heard, request), request)
-                for heard, request in zip(prompts, requests, strict=True)]
-
-    def _hasty(self, samples, wrong, request):
-        target = self.text.encode()
-        said = target[: int(samples / 16 / self.ms_per_byte)]
-        if len(said) < len(target):
-            said = said[: len(said) - wrong] + b"?" * min(wrong, len(said))
-        return Continuation(tuple(said[len(request.prefix) :]), truncated=False)
 
 
 class Killed(Exception):
@@ -162,7 +140,7 @@ def test_a_finished_search_is_only_read_and_another_one_refused(small, tmp_path)
     result = small(tmp_path / "out")
     before, model = tree(tmp_path / "out"), HastyModel()
     assert small(tmp_path / "out", model) == result
-    assert (model.asked, tree(tmp_path / "out")) == ([], before)
+    assert (model.batches, tree(tmp_path / "out")) == ([], before)
     assert result["skipped"] == [{"id": "dev-00000014", "reason": "no_audio"}]
     assert result["utterances"] == 14
     with pytest.raises(StorageError, match=r"another budgets \(\[950.0\], now \[800.0\]\)"):
