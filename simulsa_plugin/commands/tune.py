@@ -61,14 +61,14 @@ def tune_and_write(path: Path | None, overrides: list[str], goal: Goal, out: Pat
     if len(plan_cells(settings)) < 2:
         raise UsageError("There is no cell to choose from: give simulsa_policies and simulsa_chunks a value each.")
     make_metrics(settings.bleu_tokenizer)
-    dev = _dev_set(recipe)
+    dev, samples = _dev_set(recipe), TuneSettings.from_keys(recipe.simulsa).dev_samples
     check_recipe(recipe.toolkit, [dev.name] if dev.registered else None)
     toolkit = recipe.toolkit | dict(dev.make(make_folder(out)))
     rows: list[Sample | UnusableRow] = []
 
     def read_rows(datasets: list[OfflineDataset]) -> None:
         (dataset,) = datasets
-        rows.extend(map(dataset.sample, range(min(len(dataset), settings.eval_samples or len(dataset)))))
+        rows.extend(map(dataset.sample, range(min(len(dataset), samples or len(dataset)))))
         lines = [*dev.warnings, *_warnings(recipe, dataset), *check_references(dataset.name, rows, settings)]
         for line in lines:
             print(f"simulsa-eval: WARNING: {line}", file=sys.stderr, flush=True)

@@ -80,9 +80,14 @@ class TuneSettings(Settings):
 
     Attributes:
         dev_dataset: the set in dataset_info.json on which settings are chosen.
+        dev_samples: utterances of it, the first.
     """
 
     dev_dataset: str | None = None
+    dev_samples: int | None = None
+
+    def __post_init__(self) -> None:
+        check_range("simulsa_dev_samples", self.dev_samples, minimum=1)
 
 
 @dataclass(frozen=True)

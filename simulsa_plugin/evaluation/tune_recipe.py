@@ -31,12 +31,15 @@ CELLS = "simulsa_cells"
 
 
 def searched_settings(simulsa: Mapping[str, Any]) -> EvaluationSettings:
-    """What is searched: the recipe's keys, and the grid for those that it does not have; time is not measured.
+    """What is searched: the recipe's keys, and the grid for those that it does not have or that are null.
+
+    What only concerns the test set is left out: how many of its utterances are decoded, and whether time is measured.
 
     Raises:
         UsageError: a value is wrong.
     """
-    return EvaluationSettings.from_keys(GRID | dict(simulsa) | {"simulsa_measure_time": False})
+    named = {key: value for key, value in simulsa.items() if value is not None or key not in GRID}
+    return EvaluationSettings.from_keys(GRID | named | {"simulsa_measure_time": False, "simulsa_eval_samples": None})
 
 
 def write_tuned(recipe: Mapping[str, Any], settings: EvaluationSettings, result: Mapping[str, Any], out: Path) -> None:

@@ -89,10 +89,10 @@ def test_the_embedded_dev_set_shares_no_sentence_with_training_and_test(monkeypa
 def test_what_it_writes_evaluates_the_test_set(place, capsys):
     words = [*MODEL, "dataset_dir=data", "simulsa_dev_dataset=other", "eval_dataset=toy", "simulsa_policies=wait_k",
              "simulsa_wait_k=1,2", "simulsa_chunks=1000,2000", "simulsa_max_new_tokens=8", "simulsa_unit=word",
-             "simulsa_tokenizer=13a"]
+             "simulsa_tokenizer=13a", "simulsa_dev_samples=3"]
     assert evaluate.main(["tune", *words, "--budget", "100000", "--out", "tuned"]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("dev set other: 4 rows, model simulsa-demo, latency unit word\n4 of 4 cells on 4 of 4 utt")
+    assert out.startswith("dev set other: 3 rows, model simulsa-demo, latency unit word\n4 of 4 cells on 3 of 3 utt")
     assert "Now the test set: simulsa-eval tuned/tuned.yaml --out RESULTS" in out
     recipe = read_recipe("tuned/tuned.yaml")
     assert recipe["eval_dataset"] == "toy"

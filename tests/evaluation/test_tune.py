@@ -209,8 +209,10 @@ def test_a_recipe_of_several_policies_holds_no_more_than_its_cells_need(tmp_path
 
 
 def test_a_recipes_own_keys_say_what_is_searched():
-    chosen = searched_settings({"simulsa_rollbacks": "0,3", "simulsa_measure_time": True})
-    assert (chosen.rollbacks, chosen.chunks, chosen.measure_time) == ((0, 3), tuple(GRID["simulsa_chunks"]), False)
+    chosen = searched_settings({"simulsa_rollbacks": "0,3", "simulsa_measure_time": True, "simulsa_eval_samples": 5})
+    assert (chosen.rollbacks, chosen.chunks) == ((0, 3), tuple(GRID["simulsa_chunks"]))
+    assert (chosen.measure_time, chosen.eval_samples) == (False, None)  # these are of the test set
+    assert searched_settings({"simulsa_rollbacks": None}) == searched_settings({})  # a recipe's own values put aside
 
 
 def test_hold_n_emits_what_rollback_does_so_that_one_of_them_is_searched(rows, tmp_path):
