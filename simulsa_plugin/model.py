@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from simulsa_plugin.audio import Waveform
 
 Message = dict[str, str]
+Head = tuple[int, int]  # (layer, attention head in it), counted from 0
 _CAUSES = {
     "several_answers": "the row has several answers (ranking or KTO pairs), of which supervised training takes none",
     "no_answer": "the row has no user turn, or no answer",
@@ -114,6 +115,8 @@ class Request:
         draft: a guess of what follows, such as what was said before less audio was heard. It saves time where it is
             right, and never changes the result.
         confidence: stop before the first token whose probability is below this; None never does.
+        recent: stop before the first token at which the attention to the audio is highest within this last share of
+            it (0 to 1); None never does. The model must have been told of heads before.
         enough: told the new tokens after each one; True ends the answer there.
         max_new_tokens: limit; reaching it is no end of turn.
     """
@@ -121,8 +124,19 @@ class Request:
     prefix: tuple[int, ...] = ()
     draft: tuple[int, ...] = ()
     confidence: float | None = None
+    recent: float | None = None
     enough: Callable[[Sequence[int]], bool] | None = None
     max_new_tokens: int = 256
+
+    def stops(self, probability: float, unheard: float) -> bool:
+        """Whether the answer ends before a token that would be said with this `probability`.
+
+        Args:
+            probability: of the token.
+            unheard: share of the audio that lies behind the place to which the model attends most.
+        """
+        unsure = self.confidence is not None and probability < self.confidence
+        return unsure or (self.recent is not None and unheard < self.recent)
 
 
 @dataclass(frozen=True)
@@ -192,6 +206,14 @@ class AudioLanguageModel(Renderer, Protocol):
 
     def continue_(self, prompts: Sequence[Any], requests: Sequence[Request]) -> list[Continuation]:
         """Greedily continue one answer about each of the prompts of `read`, in one batch."""
+        ...
+
+    def find_heads(self, prompts: Sequence[Sequence[int]], waveforms: Sequence[Waveform]) -> tuple[Head, ...]:
+        """Attention heads that follow the audio through the answers about these waveforms."""
+        ...
+
+    def watch_heads(self, heads: Sequence[Head]) -> None:
+        """Take these heads for `Request.recent`. Raises UsageError where the model does not have them."""
         ...
 
     def decode(self, token_ids: Sequence[int]) -> str:

@@ -237,6 +237,7 @@ class ClockModel:
     drafts: list[tuple[int, ...]] = field(default_factory=list)
     read_samples: list[int] = field(default_factory=list)
     batches: list[int] = field(default_factory=list)
+    watched: list[tuple[tuple[int, int], ...]] = field(default_factory=list)
 
     def describe(self):
         return {"model": "clock"}
@@ -255,6 +256,12 @@ class ClockModel:
     def hardware(self):
         return {"device": "abacus"}
 
+    def find_heads(self, prompts, waveforms):
+        return tuple((0, len(waveform) // 16) for waveform in waveforms)
+
+    def watch_heads(self, heads):
+        self.watched.append(heads)
+
     def bytes_to_read(self, num_samples):
         return self.bytes_per_sample * len(num_samples) * max(num_samples)
 
@@ -270,7 +277,8 @@ class ClockModel:
         for samples, request in zip(prompts, requests, strict=True):
             self.asked.append((samples // 16, samples, request.prefix))
             self.drafts.append(request.draft)
-            answers.append(self._stopped(self._answer(samples / 16, request.prefix, request.max_new_tokens), request))
+            answer = self._answer(samples / 16, request.prefix, request.max_new_tokens)
+            answers.append(self._stopped(answer, request, samples / 16))
         return answers
 
     def _answer(self, milliseconds, prefix, max_new_tokens):
@@ -281,11 +289,11 @@ class ClockModel:
         fresh = said[len(prefix) :]
         return Continuation(tuple(fresh[:max_new_tokens]), truncated=len(fresh) > max_new_tokens)
 
-    def _stopped(self, answer, request):
-        """It is sure of a byte unless it is the question mark or an `l`, which it gives 0.5."""
+    def _stopped(self, answer, request, milliseconds=math.inf):
+        """It gives 0.5 to question mark and `l`, and is sure of all else. It looks at what it says."""
         for count, byte in enumerate(answer.token_ids):
-            unsure = request.confidence is not None and byte in b"?l" and request.confidence > 0.5
-            if unsure:
+            place = 1 - (len(request.prefix) + count + 1) * self.ms_per_byte / milliseconds
+            if request.stops(0.5 if byte in b"?l" else 1.0, place):
                 return self._said(answer.token_ids[:count])
             if request.enough is not None and request.enough(answer.token_ids[: count + 1]):
                 return self._said(answer.token_ids[: count + 1])

@@ -27,7 +27,7 @@ from simulsa_plugin.errors import AudioError, ModelError
 from simulsa_plugin.evaluation.cells import folder_name
 from simulsa_plugin.evaluation.checksums import checksums, first_damaged, read_sealed, sealed
 from simulsa_plugin.evaluation.steps import ShownStep, read_sessions, step_rows
-from simulsa_plugin.model import AudioLanguageModel, Sample, UnusableRow
+from simulsa_plugin.model import AudioLanguageModel, Head, Sample, UnusableRow
 from simulsa_plugin.storage import (
     LOCK,
     UNFINISHED,
@@ -38,12 +38,13 @@ from simulsa_plugin.storage import (
     write_jsonl,
     writing_to,
 )
-from simulsa_plugin.streaming.engine import Cell, Limits, Source, decode, decode_alone
+from simulsa_plugin.streaming.engine import Cell, Limits, Source, decode, decode_alone, watch_heads
 from simulsa_plugin.streaming.session import SAMPLES_PER_MS, SHORTEST_MS, Session
 from simulsa_plugin.terminal import progress
 from simulsa_plugin.work import Shard, wait_until
 
 BLOCK = 128  # utterances whose audio is in memory at once
+LISTENING_ROWS = 8  # utterances about which attention heads are found
 POLL_SECONDS = 0.2
 STARTED = "started.json"  # the work that has begun
 _INSTANCES = "instances.jsonl"
@@ -64,6 +65,9 @@ class Job:
         folder: where the blocks are written.
         work: what decides the bytes of the result; blocks of another work are not used.
         whole: blocks that were seen to hold what they should.
+        listening: rows about which attention heads are found for policies that need some; the first ones of `rows`
+            unless given, and the same ones for every part of one piece of work.
+        heads: those that were found, once they were.
     """
 
     model: AudioLanguageModel
@@ -75,6 +79,12 @@ class Job:
     folder: Path
     work: Mapping[str, Any] = field(default_factory=dict)
     whole: set[int] = field(default_factory=set)
+    listening: Sequence[Sample | UnusableRow] = ()
+    heads: list[Head] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if not self.listening:
+            object.__setattr__(self, "listening", self.rows[:LISTENING_ROWS])
 
     @property
     def num_blocks(self) -> int:
@@ -105,6 +115,8 @@ def decode_blocks(job: Job, share: Shard | None = None) -> None:
     missing = [block for block in range(first, job.num_blocks, step) if not is_whole(job, block)]
     make_own_folder(job.folder)
     _remove_unfinished(job.folder)
+    if missing:
+        _watch_heads(job)
     total = sum(len(job.block_rows(block)) for block in missing) * len(job.cells)
     with progress(total, f"decode {job.name}", "session") as counting:
         for block in missing:
@@ -115,6 +127,19 @@ def decode_blocks(job: Job, share: Shard | None = None) -> None:
             if damage is not None:
                 print(f"warning: {job.block_folder(block)} is decoded again: {damage}", file=sys.stderr)
             _write_block(job, block, counting)
+
+
+def _watch_heads(job: Job) -> None:
+    """Find the attention heads that policies need, without references, and say which they are."""
+    if not job.heads:
+        job.heads.extend(watch_heads(job.model, job.cells, lambda: _loaded(job.model, job.listening)))
+        if job.heads:
+            named = ",".join(f"{layer}/{head}" for layer, head in job.heads)
+            print(f"attention heads (layer/head): {named}", file=sys.stderr)
+
+
+def _loaded(model: AudioLanguageModel, rows: Sequence[Sample | UnusableRow]) -> list[Source]:
+    return [loaded for row in rows if isinstance(loaded := _load(model, row), Source)]
 
 
 def is_whole(job: Job, block: int) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 from simulsa_plugin.audio import read_mono
 from simulsa_plugin.errors import AudioError, DatasetError
 from simulsa_plugin.evaluation.cells import folder_name
-from simulsa_plugin.evaluation.decoding import cell_folder
+from simulsa_plugin.evaluation.decoding import LISTENING_ROWS, cell_folder
 from simulsa_plugin.evaluation.delays import emission_record
 from simulsa_plugin.evaluation.references import check_references
 from simulsa_plugin.evaluation.settings import EvaluationSettings
@@ -21,7 +21,7 @@ from simulsa_plugin.metrics.corpus import CorpusScorer
 from simulsa_plugin.metrics.instance import Measure
 from simulsa_plugin.model import AudioLanguageModel, Sample, UnusableRow
 from simulsa_plugin.storage import replacing, write_jsonl
-from simulsa_plugin.streaming.engine import Cell, Limits, Source, decode
+from simulsa_plugin.streaming.engine import Cell, Limits, Source, decode, watch_heads
 from simulsa_plugin.streaming.session import SAMPLES_PER_MS, SHORTEST_MS
 
 HISTORY, PICTURE = "simulsa_eval.jsonl", "simulsa_eval.png"
@@ -107,13 +107,17 @@ def decode_share(model: AudioLanguageModel, plan: Plan, number: int, count: int,
     mine = list(range(number, len(plan.samples), count))
     limits = Limits(plan.settings.max_new_tokens, plan.settings.eval_batch_size, plan.settings.eval_memory_gb * 1e9)
     found: Sessions = {}
+    watch_heads(model, plan.cells, lambda: _sources(plan, range(min(LISTENING_ROWS, len(plan.samples)))))
     for start in range(0, len(mine), BLOCK):
         rows = mine[start : start + BLOCK]
-        sources = [Source(plan.samples[row].prompt, read_mono(plan.samples[row].audio)) for row in rows]
-        decoded = decode(model, sources, plan.cells, limits, on_finished=lambda _: progress.update())
+        decoded = decode(model, _sources(plan, rows), plan.cells, limits, on_finished=lambda _: progress.update())
         for index, row in enumerate(rows):
             found[row] = [shown_steps(of_cell[index].steps, model.decode) for of_cell in decoded]
     return found
+
+
+def _sources(plan: Plan, rows: Iterable[int]) -> list[Source]:
+    return [Source(plan.samples[row].prompt, read_mono(plan.samples[row].audio)) for row in rows]
 
 
 def score_cells(plan: Plan, sessions: Sessions) -> list[Row]:

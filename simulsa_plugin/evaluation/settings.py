@@ -16,6 +16,7 @@ from simulsa_plugin.languages import (
     language_of_region,
     writing_of_language,
 )
+from simulsa_plugin.model import Head
 from simulsa_plugin.settings import Settings, check_choice, check_range, shown
 from simulsa_plugin.streaming.catalogue import PolicyOptions, check_policy_name
 
@@ -99,6 +100,8 @@ class EvaluationSettings(Settings):
         cells: names of cells' folders: only these of all cells; `simulsa-eval tune` writes them.
         confidence_threshold: probability; several make a cell each, as for the other policies' keys.
         confidence_window: tokens.
+        attention_ms: milliseconds.
+        attention_heads: layer/head, counted from 0; none, to find them.
         eval_memory_gb: what a batch may occupy; see `streaming.engine.Limits`.
         measure_time: decode one by one, and measure.
     """
@@ -110,6 +113,8 @@ class EvaluationSettings(Settings):
     rollback_floor: bool = True
     confidence_threshold: tuple[float, ...] = (0.9,)
     confidence_window: tuple[int, ...] = (1,)
+    attention_ms: tuple[int, ...] = (320,)
+    attention_heads: tuple[str, ...] = ()
     hold_n: tuple[int, ...] = (3,)
     wait_k: tuple[int, ...] = (3,)
     agreement_n: tuple[int, ...] = (2,)
@@ -130,6 +135,8 @@ class EvaluationSettings(Settings):
             ("simulsa_cells", self.cells or ()),
             ("simulsa_confidence_threshold", self.confidence_threshold),
             ("simulsa_confidence_window", self.confidence_window),
+            ("simulsa_attention_ms", self.attention_ms),
+            ("simulsa_attention_heads", self.attention_heads),
             ("simulsa_hold_n", self.hold_n),
             ("simulsa_wait_k", self.wait_k),
             ("simulsa_agreement_n", self.agreement_n),
@@ -139,7 +146,8 @@ class EvaluationSettings(Settings):
         _check_cells("simulsa_", self.chunks, self.rollbacks, self.policies)
         for threshold in self.confidence_threshold:
             check_range("simulsa_confidence_threshold", threshold, above=0, maximum=1)
-        for key in ("confidence_window", "hold_n", "wait_k", "agreement_n"):
+        _heads(self.attention_heads)
+        for key in ("confidence_window", "attention_ms", "hold_n", "wait_k", "agreement_n"):
             for value in getattr(self, key):
                 check_range(f"simulsa_{key}", value, minimum=0 if key == "hold_n" else 1)
         check_range("simulsa_max_new_tokens", self.max_new_tokens, minimum=1)
@@ -158,6 +166,8 @@ class EvaluationSettings(Settings):
             rollback_floor=self.rollback_floor,
             confidence_thresholds=self.confidence_threshold,
             confidence_windows=self.confidence_window,
+            attention_ms=self.attention_ms,
+            attention_heads=_heads(self.attention_heads),
             hold_n=self.hold_n,
             wait_k=self.wait_k,
             agreement_n=self.agreement_n,
@@ -187,6 +197,17 @@ def _check_cells(prefix: str, chunks: Iterable[int], rollbacks: Iterable[int], p
         check_range(f"{prefix}rollbacks", rollback, minimum=0)
     for policy in policies:
         check_policy_name(f"{prefix}policies", policy)
+
+
+def _heads(words: Iterable[str]) -> tuple[Head, ...]:
+    """Attention heads by layer/head; UsageError for what is none."""
+    heads = []
+    for word in words:
+        layer, _, head = word.partition("/")
+        if not (layer.isdecimal() and head.isdecimal()):
+            raise UsageError(f"simulsa_attention_heads is {shown(word)}; expected layer/head, such as 14/3,15/0.")
+        heads.append((int(layer), int(head)))
+    return tuple(heads)
 
 
 def _check_language(key: str, language: str) -> None:

@@ -23,6 +23,7 @@ GRID: dict[str, list[Any]] = {
     "simulsa_rollbacks": list(range(13)),
     "simulsa_confidence_threshold": [0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.99, 0.999],
     "simulsa_confidence_window": [1],
+    "simulsa_attention_ms": [160, 240, 320, 400, 480, 640, 800, 960],
     "simulsa_hold_n": list(range(1, 13)),
     "simulsa_agreement_n": [2, 3],
     "simulsa_wait_k": [1, 2, 3, 4, 5],

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from simulsa_plugin.errors import UsageError
+from simulsa_plugin.model import Head
 from simulsa_plugin.settings import check_choice
 from simulsa_plugin.streaming.policies import (
     AgreementOrConfidence,
+    Attention,
     Confidence,
     HoldN,
     LocalAgreement,
@@ -37,6 +39,8 @@ class PolicyOptions:
         rollback_floor: whether what is committed stays so.
         confidence_thresholds: probabilities.
         confidence_windows: tokens.
+        attention_ms: milliseconds.
+        attention_heads: none, to find them.
         hold_n: tokens.
         wait_k: chunks.
         agreement_n: outputs.
@@ -47,6 +51,8 @@ class PolicyOptions:
     rollback_floor: bool = True
     confidence_thresholds: tuple[float, ...] = (0.9,)
     confidence_windows: tuple[int, ...] = (1,)
+    attention_ms: tuple[int, ...] = (320,)
+    attention_heads: tuple[Head, ...] = ()
     hold_n: tuple[int, ...] = (3,)
     wait_k: tuple[int, ...] = (3,)
     agreement_n: tuple[int, ...] = (2,)
@@ -60,6 +66,7 @@ _MAKERS: dict[str, Callable[[PolicyOptions], list[Policy]]] = {
         for threshold in options.confidence_thresholds
         for window in options.confidence_windows
     ],
+    "attention": lambda options: [Attention(ms, options.attention_heads) for ms in options.attention_ms],
     "hold_n": lambda options: [HoldN(n) for n in options.hold_n],
     "local_agreement": lambda options: [LocalAgreement(n) for n in options.agreement_n],
     "agreement_or_confidence": lambda options: [

@@ -11,7 +11,7 @@ from typing import Any
 
 from simulsa_plugin.audio import Waveform
 from simulsa_plugin.errors import UsageError
-from simulsa_plugin.model import AudioLanguageModel, Continuation, Prompt, Request
+from simulsa_plugin.model import AudioLanguageModel, Continuation, Head, Prompt, Request
 from simulsa_plugin.streaming.policies import Policy
 from simulsa_plugin.streaming.session import Output, Session
 
@@ -48,6 +48,38 @@ class Limits:
     max_new_tokens: int = 256
     batch_size: int = 64
     memory_bytes: float = 4e9
+
+
+def watch_heads(
+    model: AudioLanguageModel, cells: Sequence[Cell], some: Callable[[], Sequence[Source]]
+) -> tuple[Head, ...]:
+    """Tell the model of the attention heads that policies ask for, before `decode` and `decode_alone`.
+
+    Args:
+        model: see `decode`.
+        cells: settings.
+        some: gives utterances about which heads are found where no policy names any, the same ones whenever an
+            evaluation is started again; asked only then.
+
+    Returns:
+        the heads; none where no policy asks for any.
+
+    Raises:
+        UsageError: two policies name different heads, or the model does not have them.
+    """
+    asked = {cell.policy.heads for cell in cells if cell.policy.heads is not None}
+    if len(asked) > 1:
+        raise UsageError("Policies name different attention heads; one evaluation has the same for all of them.")
+    if not asked:
+        return ()
+    heads = asked.pop() or _found_heads(model, some())
+    model.watch_heads(heads)
+    return heads
+
+
+def _found_heads(model: AudioLanguageModel, sources: Sequence[Source]) -> tuple[Head, ...]:
+    prompts = [model.render_prompt(source.prompt, source.waveform) for source in sources]
+    return model.find_heads(prompts, [source.waveform for source in sources])
 
 
 def decode(
@@ -187,7 +219,12 @@ def _request(session: Session, policy: Policy, model: AudioLanguageModel, limits
     if session.last_step_is_due:
         return Request(prefix, draft, max_new_tokens=limits.max_new_tokens)
     return Request(
-        prefix, draft, policy.confidence(session), policy.enough(session, model.decode), limits.max_new_tokens
+        prefix,
+        draft,
+        policy.confidence(session),
+        policy.recent(session),
+        policy.enough(session, model.decode),
+        limits.max_new_tokens,
     )
 
 

@@ -12,13 +12,16 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any, ClassVar
 
-from simulsa_plugin.streaming.session import REPLACEMENT, Decode, Output, Session
+from simulsa_plugin.model import Head
+from simulsa_plugin.streaming.session import REPLACEMENT, SAMPLES_PER_MS, Decode, Output, Session
 
 
 class Policy(ABC):
     """One way to decide. A policy of one's own defines `name` and `committed`; all else has a default."""
 
     name: ClassVar[str]
+    heads: tuple[Head, ...] | None = None
+    """Attention heads that `recent` is about; none: those that follow the audio best; None: it says no share."""
 
     @abstractmethod
     def committed(self, session: Session, output: Output) -> int:
@@ -34,6 +37,13 @@ class Policy(ABC):
 
     def confidence(self, session: Session) -> float | None:
         """Probability below which the model stops before a token; None lets it say what it will."""
+        return None
+
+    def recent(self, session: Session) -> float | None:
+        """Last share of the audio to which the model must not attend most for a token; None lets it say what it will.
+
+        A policy that says a share has `heads`, too.
+        """
         return None
 
     def enough(self, session: Session, decode: Decode) -> Callable[[Sequence[int]], bool] | None:
@@ -171,6 +181,30 @@ class AgreementOrConfidence(LocalAgreement):
         """How many outputs, and the threshold."""
         parameters = {"agreement_n": self.agreement_n, "confidence_threshold": self.threshold}
         return {"rollback": None, "parameters": parameters}
+
+
+@dataclass(frozen=True)
+class Attention(AppendOnly):
+    """Stop before the first token for which the model attends most to the last `recent_ms` of what it has heard.
+
+    AlignAtt (Papi et al. 2023, arXiv 2305.11408), for decoder-only models (arXiv 2605.31432, 2606.03967).
+    """
+
+    recent_ms: int
+    heads: tuple[Head, ...] = ()
+    name: ClassVar[str] = "attention"
+
+    def committed(self, session: Session, output: Output) -> int:
+        """Everything."""
+        return len(output)
+
+    def recent(self, session: Session) -> float:
+        """The milliseconds, as a share of the audio that the step hears."""
+        return self.recent_ms * SAMPLES_PER_MS / session.due_samples
+
+    def cell(self) -> dict[str, Any]:
+        """The milliseconds."""
+        return {"rollback": None, "parameters": {"attention_ms": self.recent_ms}}
 
 
 @dataclass(frozen=True)

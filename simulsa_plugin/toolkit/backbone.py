@@ -20,8 +20,9 @@ import torch
 
 from simulsa_plugin.audio import SAMPLE_RATE, Waveform
 from simulsa_plugin.errors import ModelError
-from simulsa_plugin.model import Continuation, Prompt, ReferenceScores, RenderedReference, Request
+from simulsa_plugin.model import Continuation, Head, Prompt, ReferenceScores, RenderedReference, Request
 from simulsa_plugin.toolkit.arguments import InferenceArguments
+from simulsa_plugin.toolkit.attention import AudioAttention, concordance, following_heads
 from simulsa_plugin.toolkit.audio_company import free_of_company
 from simulsa_plugin.toolkit.audio_encoder import adapter_for
 from simulsa_plugin.toolkit.features import shorten_extraction
@@ -46,6 +47,7 @@ from simulsa_plugin.toolkit.special_tokens import SpecialTokens
 IGNORE = -100
 AUDIO_PLACEHOLDER = "<audio>"
 FINGERPRINT_VALUES = 8
+CALIBRATION_TOKENS = 128  # of an answer, to see which attention heads follow the audio
 
 
 class Backbone(TemplateRenderer):
@@ -75,9 +77,12 @@ class Backbone(TemplateRenderer):
             self._media_tokens(),
             self.tokenizer.pad_token_id,
         )
-        self.plain_decoder = PlainDecoder(model, self._collate_left, special, self._short_window)
+        self._attention = AudioAttention(self._adapter.decoder if self._adapter else base.get_decoder())
+        self.plain_decoder = PlainDecoder(
+            model, self._collate_left, special, self._short_window, self._attention, self._audio_token
+        )
         self.decoder: PlainDecoder | SharedPromptDecoder = (
-            SharedPromptDecoder(base, self._adapter, special) if self._adapter else self.plain_decoder
+            SharedPromptDecoder(base, self._adapter, special, self._attention) if self._adapter else self.plain_decoder
         )
         self.bytes_per_token = self.decoder.bytes_per_token
         self.bytes_to_read = self.decoder.bytes_to_read
@@ -215,6 +220,42 @@ class Backbone(TemplateRenderer):
             ModelError: a single session does not fit into memory.
         """
         return self._in_halves(self.decoder.continue_, prompts, requests)
+
+    def watch_heads(self, heads: Sequence[Head]) -> None:
+        """Take these attention heads for `Request.recent`.
+
+        Raises:
+            UsageError: the model has no such head.
+            ModelError: transformers does not compute its attention.
+        """
+        self._attention.choose(heads)
+
+    @torch.inference_mode()
+    def find_heads(self, prompts: Sequence[Sequence[int]], waveforms: Sequence[Waveform]) -> tuple[Head, ...]:
+        """The heads that follow the audio best while the model says its own answers; no reference is needed.
+
+        Raises:
+            ModelError: as `watch_heads`.
+        """
+        heads = self._attention.all_heads()
+        requests = [Request(max_new_tokens=CALIBRATION_TOKENS)] * len(prompts)
+        answers = self.continue_(self.read(prompts, waveforms), requests)
+        scores = torch.zeros(len(heads))
+        for prompt, waveform, answer in zip(prompts, waveforms, answers, strict=True):
+            if len(answer.token_ids) > 1:
+                scores += self._concordance([*prompt], [*answer.token_ids], waveform, heads)
+        return following_heads(dict(zip(heads, scores.tolist(), strict=True)))
+
+    def _concordance(
+        self, prompt: list[int], answer: list[int], waveform: Waveform, heads: Sequence[Head]
+    ) -> torch.Tensor:
+        """(heads,), see `attention.concordance`; the last token of the answer predicts nothing."""
+        batch = self._collate([[*prompt, *answer[:-1]]], [waveform], padding_side="right")
+        with self._attention.watching(batch["input_ids"] == self._audio_token, heads) as watch:
+            self._forward(batch, len(prompt) - 1)
+            unheard = watch.unheard_by_head()[0]
+        first = len(prompt) - 1  # the position that predicts the answer's first token
+        return concordance(1 - unheard[:, first : first + len(answer)]).cpu()
 
     @torch.inference_mode()
     def _in_halves(self, work: Callable[..., Sequence[Any]], *columns: Sequence[Any]) -> list[Any]:

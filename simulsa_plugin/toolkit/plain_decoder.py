@@ -11,6 +11,7 @@ import torch
 
 from simulsa_plugin.audio import Waveform
 from simulsa_plugin.model import Continuation, Request
+from simulsa_plugin.toolkit.attention import AudioAttention, Watch
 from simulsa_plugin.toolkit.output_layer import fp32_product
 from simulsa_plugin.toolkit.shared_prompt import bytes_per_token
 from simulsa_plugin.toolkit.special_tokens import SpecialTokens
@@ -35,10 +36,21 @@ class PlainDecoder:
         collate: (token ids, waveforms) → left-padded inputs of the model.
         special: tokens of the template.
         short_window: a context in which the model takes what `collate` gives.
+        attention: of the model's decoder.
+        audio_token: what stands for audio in a prompt.
     """
 
-    def __init__(self, model: Any, collate: Collate, special: SpecialTokens, short_window: ShortWindow) -> None:
+    def __init__(
+        self,
+        model: Any,
+        collate: Collate,
+        special: SpecialTokens,
+        short_window: ShortWindow,
+        attention: AudioAttention,
+        audio_token: int,
+    ) -> None:
         self._model, self._collate, self.special, self._short_window = model, collate, special, short_window
+        self._attention, self._audio_token = attention, audio_token
         self.bytes_per_token = bytes_per_token(model.config.get_text_config(decoder=True), model.dtype.itemsize)
 
     def read(self, prompts: Sequence[Sequence[int]], waveforms: Sequence[Waveform]) -> list[PlainPrompt]:
@@ -56,26 +68,33 @@ class PlainDecoder:
         rows = [[*prompt.token_ids, *request.prefix] for prompt, request in zip(prompts, requests, strict=True)]
         batch = self._collate(rows, [prompt.waveform for prompt in prompts])
         limit = max(request.max_new_tokens for request in requests)
-        token_ids, probabilities = self._generate(batch, limit)
-        rows_and_requests = zip(token_ids, probabilities, requests, strict=True)
-        return [self._continuation(row, judged, request) for row, judged, request in rows_and_requests]
+        generated = self._generate(batch, limit, watches=any(request.recent is not None for request in requests))
+        rows_and_requests = zip(*generated, requests, strict=True)
+        return [self._continuation(ids, judged, unheard, one) for ids, judged, unheard, one in rows_and_requests]
 
-    def _generate(self, batch: dict[str, Any], limit: int) -> tuple[list[list[int]], list[list[float]]]:
-        """(new tokens, their probabilities) of each row."""
+    def _generate(self, batch: dict[str, Any], limit: int, *, watches: bool) -> tuple[list[list[Any]], ...]:
+        """(new tokens, their probabilities, the share of the audio behind the place looked at) of each row."""
         from transformers import GenerationConfig, LogitsProcessorList
 
-        chooser = _Chooser(self.special.never)
         greedy = GenerationConfig(
             do_sample=False, num_beams=1, max_new_tokens=limit, eos_token_id=sorted(self.special.stop),
             pad_token_id=self.special.pad,
         )  # fmt: skip
         in_fp32 = fp32_product(self._model.get_output_embeddings())
-        with self._without_generation_defaults(), self._short_window(batch), in_fp32:
+        watching = self._attention.watching(batch["input_ids"] == self._audio_token, last=True)
+        with (
+            self._without_generation_defaults(),
+            self._short_window(batch),
+            in_fp32,
+            watching if watches else contextlib.nullcontext() as watch,
+        ):
+            chooser = _Chooser(self.special.never, watch)
             generated = self._model.generate(
                 **batch, generation_config=greedy, logits_processor=LogitsProcessorList([chooser])
             )
         token_ids = generated[:, batch["input_ids"].shape[1] :]
-        return token_ids.tolist(), torch.stack(chooser.probabilities, dim=1).tolist()
+        kept = [torch.stack(one, dim=1) for one in (chooser.probabilities, chooser.unheard)]
+        return token_ids.tolist(), *(one.tolist() for one in kept)
 
     @contextlib.contextmanager
     def _without_generation_defaults(self) -> Iterator[None]:
@@ -91,16 +110,19 @@ class PlainDecoder:
         finally:
             self._model.generation_config = before
 
-    def _continuation(self, token_ids: list[int], probabilities: list[float], request: Request) -> Continuation:
+    def _continuation(
+        self, token_ids: list[int], probabilities: list[float], unheard: list[float], request: Request
+    ) -> Continuation:
         """What was generated, up to where a request's answer ends."""
-        length, truncated = self._end(token_ids, probabilities, request)
+        length, truncated = self._end(token_ids, probabilities, unheard, request)
         return Continuation(tuple(token_ids[:length]), truncated, tuple(probabilities[:length]))
 
-    def _end(self, token_ids: list[int], probabilities: list[float], request: Request) -> tuple[int, bool]:
+    def _end(
+        self, token_ids: list[int], probabilities: list[float], unheard: list[float], request: Request
+    ) -> tuple[int, bool]:
         """(tokens of the answer, whether the limit came first)."""
         for count, token_id in enumerate(token_ids[: request.max_new_tokens]):
-            unsure = request.confidence is not None and probabilities[count] < request.confidence
-            if token_id in self.special.stop or unsure:
+            if token_id in self.special.stop or request.stops(probabilities[count], unheard[count]):
                 return count, False
             if request.enough is not None and request.enough(token_ids[: count + 1]):
                 return count + 1, False
@@ -114,15 +136,18 @@ class _Chooser:
 
     Args:
         never: token ids that are not chosen; their share of the probability is not given to others.
+        watch: of the pass that made the logits; None where nobody asks where the model looks.
     """
 
-    def __init__(self, never: Sequence[int]) -> None:
-        self._never = list(never)
+    def __init__(self, never: Sequence[int], watch: Watch | None = None) -> None:
+        self._never, self._watch = list(never), watch
         self.probabilities: list[torch.Tensor] = []
+        self.unheard: list[torch.Tensor] = []
 
     def __call__(self, _: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-        """(rows, V) in fp32, of which `generate` takes the largest; one probability a row is noted."""
+        """(rows, V) in fp32, of which `generate` takes the largest; two numbers a row are noted."""
         total = logits.logsumexp(-1)
         logits[:, self._never] = -torch.inf
         self.probabilities.append(torch.exp(logits.max(-1).values - total))
+        self.unheard.append(self._watch.unheard()[:, -1] if self._watch else torch.ones(len(logits)))
         return logits

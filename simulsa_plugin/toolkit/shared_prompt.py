@@ -8,6 +8,7 @@ speculative decoding (Leviathan et al. 2023, arXiv 2211.17192) with greedy accep
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 from simulsa_plugin.audio import Waveform
 from simulsa_plugin.errors import ModelError
 from simulsa_plugin.model import Continuation, Request
+from simulsa_plugin.toolkit.attention import AudioAttention, Watch
 from simulsa_plugin.toolkit.audio_encoder import AudioAdapter
 from simulsa_plugin.toolkit.output_layer import fp32_product
 from simulsa_plugin.toolkit.placement import execution_device
@@ -25,14 +27,21 @@ from simulsa_plugin.toolkit.special_tokens import SpecialTokens
 
 LOGITS_AT_ONCE = 512  # positions; a row of logits is as wide as the vocabulary
 GROWTH = 32  # tokens by which a full cache grows
+Choice = tuple[int, float, float]  # token, its probability, share of the audio behind the place looked at
 KEPT_SHARE = 0.75  # rows that are still decoded move together when they are no more than this share
 
 
 @dataclass(frozen=True, eq=False)
 class ReadPrompt:
-    """A prompt about the audio heard so far, as the language model reads it: embeddings (num_tokens, width)."""
+    """A prompt about the audio heard so far, as the language model reads it.
+
+    Attributes:
+        embeddings: (num_tokens, width).
+        audio: (num_tokens,), True where there is audio.
+    """
 
     embeddings: torch.Tensor
+    audio: torch.Tensor
 
 
 class SharedPromptDecoder:
@@ -42,10 +51,13 @@ class SharedPromptDecoder:
         model: transformers' model, less its LoRA wrapping, with a `config.audio_token_id`.
         adapter: of that model.
         special: tokens of the template.
+        attention: of `adapter.decoder`.
     """
 
-    def __init__(self, model: Any, adapter: AudioAdapter, special: SpecialTokens) -> None:
-        self._adapter, self.special = adapter, special
+    def __init__(
+        self, model: Any, adapter: AudioAdapter, special: SpecialTokens, attention: AudioAttention
+    ) -> None:
+        self._adapter, self.special, self.attention = adapter, special, attention
         self._decoder, self._head = adapter.decoder, model.get_output_embeddings()
         self._embed = model.get_input_embeddings()
         self._device = execution_device(self._embed)
@@ -59,7 +71,7 @@ class SharedPromptDecoder:
             ModelError: a prompt has another number of audio tokens than the audio.
         """
         return [
-            ReadPrompt(self._merge(prompt, audio))
+            self._merge(prompt, audio)
             for prompt, audio in zip(prompts, self._adapter.embed(waveforms), strict=True)
         ]
 
@@ -67,21 +79,23 @@ class SharedPromptDecoder:
         """What `read` occupies at most, about, for waveforms of these lengths."""
         return self._adapter.bytes_to_embed(num_samples)
 
-    def _merge(self, prompt: Sequence[int], audio: torch.Tensor) -> torch.Tensor:
+    def _merge(self, prompt: Sequence[int], audio: torch.Tensor) -> ReadPrompt:
         ids = torch.tensor(prompt, device=self._device)
         places = ids == self._audio_token
         if int(places.sum()) != len(audio):
             raise ModelError(f"a prompt has {int(places.sum())} audio tokens for {len(audio)} of the encoder")
         embeddings: torch.Tensor = self._embed(ids).clone()
         embeddings[places] = audio.to(embeddings.device, embeddings.dtype)
-        return embeddings
+        return ReadPrompt(embeddings, places)
 
     def continue_(self, prompts: Sequence[ReadPrompt], requests: Sequence[Request]) -> list[Continuation]:
         """Continue the answer of each request about the prompt at the same place; prompts may repeat."""
         batch = _Batch(self, prompts, requests)
-        batch.check_drafts()
-        while batch.active:
-            batch.say_one_more()
+        batch.read_prompts()
+        with batch.watching():
+            batch.check_drafts()
+            while batch.active:
+                batch.say_one_more()
         return [answer.continuation() for answer in batch.answers]
 
     def hidden(self, embeddings: torch.Tensor, mask: torch.Tensor, places: torch.Tensor, cache: Cache) -> torch.Tensor:
@@ -122,10 +136,10 @@ class _Answer:
     ended: bool = False
     truncated: bool = False
 
-    def takes(self, token: int, probability: float, stop_ids: frozenset[int]) -> bool:
+    def takes(self, choice: Choice, stop_ids: frozenset[int]) -> bool:
         """Take the next token, or end before it; whether decoding goes on."""
-        request = self.request
-        if token in stop_ids or (request.confidence is not None and probability < request.confidence):
+        request, (token, probability, unheard) = self.request, choice
+        if token in stop_ids or request.stops(probability, unheard):
             self.ended = True
             return False
         self.new.append(token)
@@ -160,10 +174,31 @@ class _Batch:
         self._cache = Cache(layer_class_to_replicate=_RoomyLayer)
         self._device = prompts[0].embeddings.device
         self._mask = torch.zeros((len(requests), 0), dtype=torch.long, device=self._device)
+        self._watch: Watch | None = None
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """See where the model looks in the prompts that have been read, if a request asks for it."""
+        if all(answer.request.recent is None for answer in self.answers):
+            yield
+            return
+        audio = torch.nn.utils.rnn.pad_sequence([one.audio[:-1] for one in self._unique], batch_first=True)
+        rows = torch.tensor(self._prompt_rows, device=self._device)
+        with self._model.attention.watching(audio[rows]) as self._watch:
+            yield
+
+    def _choices(self, hidden: torch.Tensor, places: Sequence[tuple[int, slice]]) -> Iterator[Choice]:
+        """What the model says at places, (row, positions) of the last pass, whose output is `hidden`."""
+        chosen = self._model.choose(torch.cat([hidden[place] for place in places]))
+        if self._watch is None:
+            return ((*choice, 1.0) for choice in chosen)
+        unheard = self._watch.unheard()
+        behind = torch.cat([unheard[place] for place in places]).tolist()
+        return ((*choice, share) for choice, share in zip(chosen, behind, strict=True))
 
     def check_drafts(self) -> None:
-        """Read prompts, prefixes and drafts, and take over what the model would have said."""
-        last = self._read_prompts()
+        """Read prefixes and drafts after the prompts, and take over what the model would have said."""
+        last = self._last
         texts = [[*answer.request.prefix, *answer.request.draft] for answer in self.answers]
         length = 1 + max(map(len, texts))
         ids = torch.tensor([text + [0] * (length - 1 - len(text)) for text in texts], device=self._device)
@@ -175,14 +210,14 @@ class _Batch:
         before = self._mask.shape[1]
         self._mask = torch.cat([self._mask, valid.long()], dim=1)
         hidden = self._model.hidden(embeddings, self._mask, start + columns, self._cache)
-        choices = self._model.choose(torch.cat([self._guessed(answer, hidden) for answer in self.answers]))
+        choices = self._choices(hidden, [self._guessed(answer) for answer in self.answers])
         for answer in self.answers:
             kept = 1 + len(answer.request.prefix) + self._accept(answer, choices)
             self._mask[answer.row, before + kept :] = 0
         self._let_go()
 
-    def _read_prompts(self) -> torch.Tensor:
-        """Read all prompts but for their last tokens; those are returned as embeddings (rows, width), one an answer."""
+    def read_prompts(self) -> None:
+        """Read all prompts but for their last tokens."""
         lengths = torch.tensor([len(prompt.embeddings) for prompt in self._unique], device=self._device)
         padded = torch.nn.utils.rnn.pad_sequence([one.embeddings[:-1] for one in self._unique], batch_first=True)
         columns = torch.arange(padded.shape[1], device=self._device)
@@ -191,19 +226,19 @@ class _Batch:
         rows = torch.tensor(self._prompt_rows, device=self._device)
         self._cache.batch_select_indices(rows)
         self._mask = mask[rows]
-        return torch.stack([one.embeddings[-1] for one in self._unique])[rows]
+        self._last = torch.stack([one.embeddings[-1] for one in self._unique])[rows]
 
-    def _guessed(self, answer: _Answer, hidden: torch.Tensor) -> torch.Tensor:
-        """What predicts the first new token and those after each token of the draft."""
+    def _guessed(self, answer: _Answer) -> tuple[int, slice]:
+        """The places that predict the first new token and those after each token of the draft."""
         first = len(answer.request.prefix)
-        return hidden[answer.row, first : first + 1 + len(answer.request.draft)]
+        return answer.row, slice(first, first + 1 + len(answer.request.draft))
 
-    def _accept(self, answer: _Answer, choices: Iterator[tuple[int, float]]) -> int:
+    def _accept(self, answer: _Answer, choices: Iterator[Choice]) -> int:
         """Take tokens as long as the draft agrees; how many of the draft's are right."""
         right, going = 0, True
         for guess in (*answer.request.draft, None):
-            token, probability = next(choices)
-            if going and answer.takes(token, probability, self._model.special.stop) and token == guess:
+            choice = next(choices)
+            if going and answer.takes(choice, self._model.special.stop) and choice[0] == guess:
                 right += 1
             else:
                 going = False
@@ -220,9 +255,9 @@ class _Batch:
         hidden = self._model.hidden(
             embeddings, self._mask, torch.tensor(places, device=self._device)[:, None], self._cache
         )
-        rows = torch.tensor([answer.row for answer in self.active], device=self._device)
-        for answer, (token, probability) in zip(self.active, self._model.choose(hidden[rows, 0]), strict=True):
-            answer.takes(token, probability, self._model.special.stop)
+        last = [(answer.row, slice(0, 1)) for answer in self.active]
+        for answer, choice in zip(self.active, self._choices(hidden, last), strict=True):
+            answer.takes(choice, self._model.special.stop)
         self._let_go()
 
     def _let_go(self) -> None:
@@ -233,6 +268,8 @@ class _Batch:
         rows = torch.tensor([answer.row for answer in self.active], device=self._device)
         self._cache.batch_select_indices(rows)
         self._mask = self._mask[rows]
+        if self._watch:
+            self._watch.select(rows)
         for row, answer in enumerate(self.active):
             answer.row = row
 

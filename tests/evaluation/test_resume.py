@@ -1,5 +1,6 @@
 """Evaluations that are killed, shared out, measured, or come to a folder that is not theirs."""
 
+import dataclasses
 import itertools
 import json
 
@@ -11,7 +12,7 @@ from simulsa_plugin.evaluation import decoding, results
 from simulsa_plugin.evaluation import run as module
 from simulsa_plugin.evaluation.run import evaluate
 from simulsa_plugin.evaluation.settings import EvaluationSettings
-from simulsa_plugin.model import Prompt, Sample
+from simulsa_plugin.model import Prompt, Sample, UnusableRow
 from simulsa_plugin.work import Shard
 
 
@@ -48,6 +49,26 @@ class MortalModel(ClockModel):
         if self.lives < 0:
             raise Killed
         return super().continue_(prompts, requests)
+
+
+def test_whoever_decodes_what_is_left_finds_the_same_attention_heads(rows, tmp_path, capsys):
+    attention = {"policies": ("attention",), "attention_ms": (100, 300)}
+    rows = [UnusableRow(7, "no_audio"), *rows, *(dataclasses.replace(row, row=row.row + 10) for row in rows)]
+    heads = tuple((0, 900 + 300 * row) for row in range(7))  # by the milliseconds of what is heard: eight rows less one
+    whole, mortal, alive = ClockModel(), MortalModel(), ClockModel()
+    run(rows, tmp_path / "whole", whole, **attention)
+    assert "attention heads (layer/head): 0/900,0/1200," in capsys.readouterr().err
+    mortal.lives = 20
+    with pytest.raises(Killed):
+        run(rows, tmp_path / "killed", mortal, **attention)
+    run(rows, tmp_path / "killed", alive, **attention)
+    assert whole.watched == mortal.watched == alive.watched == [heads]
+    assert tree(tmp_path / "killed") == tree(tmp_path / "whole")
+    named = ClockModel()
+    run(rows, tmp_path / "named", named, **attention, attention_heads=("14/3", "2/0"))
+    assert named.watched == [((14, 3), (2, 0))]
+    run(rows, tmp_path / "none", named)
+    assert len(named.watched) == 1
 
 
 def test_a_run_that_dies_again_and_again_ends_with_the_same_bytes(rows, tmp_path):

@@ -7,9 +7,10 @@ from fakes import ClockModel
 from simulsa_plugin.errors import UsageError
 from simulsa_plugin.model import Continuation, Prompt
 from simulsa_plugin.streaming.catalogue import PolicyOptions, make_policies
-from simulsa_plugin.streaming.engine import Cell, Limits, Source, decode
+from simulsa_plugin.streaming.engine import Cell, Limits, Source, decode, watch_heads
 from simulsa_plugin.streaming.policies import (
     AgreementOrConfidence,
+    Attention,
     Confidence,
     HoldN,
     LocalAgreement,
@@ -95,6 +96,27 @@ def test_a_policy_is_told_with_what_probability_each_token_was_said():
     run(Noting(3), 1500, model=ClockModel(regret=True))
     # The second output begins with «gu», which was said at the first step.
     assert seen == [("gute?", (1, 1, 1, 1, 0.5)), ("guten Tag?", (1,) * 9 + (0.5,))]
+
+
+def test_attention_stops_before_what_is_said_about_the_end_of_the_audio():
+    # The byte of the last 100 ms is said about the end: after 500 ms it lies 0 ms behind, the one before 100 ms.
+    assert run(Attention(1)) == [("gute",) * 2, ("guten Tag",) * 2, ("guten Tag lieb",) * 2,
+                                 ("guten Tag liebe Welt",) * 2]  # fmt: skip
+    assert run(Attention(250))[:2] == [("gu", "gu"), ("guten T", "guten T")]
+    assert run(Attention(5000))[2:] == [("", ""), ("guten Tag liebe Welt",) * 2]
+
+
+def test_heads_are_those_of_the_policy_or_found_once():
+    model, found = ClockModel(), ((0, 1000), (0, 2000))
+    sources = [Source(PROMPT, np.zeros(16 * ms, dtype=np.float32)) for _, ms in found]
+    cells = [Cell(Attention(ms), chunk) for ms in (160, 320) for chunk in (500, 700)]
+    assert watch_heads(model, cells, lambda: sources) == found
+    named = [Cell(Attention(160, ((7, 1),)), 500), Cell(Rollback(3), 500)]
+    assert watch_heads(model, named, lambda: pytest.fail("nothing is to be found")) == ((7, 1),)
+    assert watch_heads(model, named[1:], lambda: pytest.fail("nothing is to be found")) == ()
+    assert model.watched == [found, ((7, 1),)]
+    with pytest.raises(UsageError, match="one evaluation has the same for all"):
+        watch_heads(model, [*cells, *named], lambda: sources)
 
 
 def test_wait_k_writes_a_word_a_chunk_after_k_chunks():
@@ -202,6 +224,8 @@ def test_several_values_make_several_policies():
     assert make_policies("confidence", options) == [Confidence(0.5), Confidence(0.9)]
     windows = PolicyOptions(confidence_thresholds=(0.5,), confidence_windows=(1, 3), agreement_n=(2, 3))
     assert make_policies("confidence", windows) == [Confidence(0.5), Confidence(0.5, 3)]
+    attention = PolicyOptions(attention_ms=(160, 320), attention_heads=((3, 0),))
+    assert make_policies("attention", attention) == [Attention(160, ((3, 0),)), Attention(320, ((3, 0),))]
     assert make_policies("agreement_or_confidence", windows) == [
         AgreementOrConfidence(2, 0.5), AgreementOrConfidence(3, 0.5)]  # fmt: skip
     assert make_policies("rollback", options) == [Rollback(0), Rollback(3), Rollback(5)]

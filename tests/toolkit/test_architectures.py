@@ -22,7 +22,7 @@ from offline_data import SHAREGPT, make_folder, register, turns, write_rows
 from simulsa_plugin.audio import read_mono, to_pcm16, write_wav
 from simulsa_plugin.commands import augment, evaluate
 from simulsa_plugin.demo.corpus import iterate_utterances
-from simulsa_plugin.model import Prompt
+from simulsa_plugin.model import Prompt, Request
 from simulsa_plugin.storage import write_json
 from simulsa_plugin.toolkit.arguments import inference_arguments
 from simulsa_plugin.toolkit.audio_company import free_of_company
@@ -214,6 +214,80 @@ def greedy(tiny, ids, waveform):
             return
         ids = [*ids, int(last.argmax())]
         yield ids[-1]
+
+
+@pytest.fixture
+def eager(tiny, monkeypatch):
+    """The second copy tells its attention to text and audio."""
+    decoder = tiny.model.get_decoder()
+    for module in getattr(decoder, "model", decoder).modules():  # an Omni model gives itself
+        if isinstance(getattr(module, "layer_idx", None), int) and hasattr(module, "q_proj"):
+            monkeypatch.setattr(module.config, "_attn_implementation", "eager")
+    return tiny
+
+
+@torch.inference_mode()
+def unheard_by_transformers(tiny, ids, waveform, heads):
+    """(heads, len(ids)) shares of the audio behind the place with the most attention; the last row is of all heads."""
+    ids = torch.tensor([list(ids)])
+    made = tiny.model(input_ids=ids, attention_mask=torch.ones_like(ids), output_attentions=True,
+                      **tiny.heard(waveform)[0]).attentions  # fmt: skip
+    audio = ids[0] == tiny.model.config.audio_token_id
+    of_audio = torch.stack([made[layer][0, head][:, audio] for layer, head in heads])
+    of_audio = of_audio / of_audio.sum(-1, keepdim=True)
+    places = torch.cat([of_audio, of_audio.mean(0, keepdim=True)]).argmax(-1)
+    return 1 - (places + 1) / audio.sum()
+
+
+@torch.inference_mode()
+def test_attention_is_that_of_transformers(eager, rendered, waveforms):
+    backbone = eager.backbone
+    heads = backbone._attention.all_heads()
+    of_layers = [layer for layer in range(eager.model.config.get_text_config().num_hidden_layers)
+                 if not eager.template.startswith("gemma") or layer % 2]  # their others have a window of 16
+    assert heads == [(layer, head) for layer in of_layers for head in range(tiny_models.HEADS)]
+    for one, waveform in zip(rendered, waveforms, strict=True):
+        ids = [*one.prompt_ids, *one.content_ids]
+        batch = backbone._collate([ids], [waveform], padding_side="right")
+        with backbone._attention.watching(batch["input_ids"] == backbone._audio_token, heads) as watch:
+            logits = backbone._forward(batch, 0)
+            found = watch.unheard_by_head()[0]
+        assert torch.equal(logits, backbone._forward(batch, 0))  # watching changes nothing
+        after = len(one.prompt_ids) - len(one.prompt_ids) // 8  # from here on there is audio before
+        expected = unheard_by_transformers(eager, ids, waveform, heads)[:-1]
+        torch.testing.assert_close(found[:, after : len(ids)], expected[:, after:])
+
+
+@pytest.mark.parametrize("way", ["decoder", "plain_decoder"])
+def test_answers_end_where_the_model_looks_at_the_end_of_the_audio(eager, rendered, waveforms, way):
+    backbone, decoder = eager.backbone, getattr(eager.backbone, way)
+    heads = backbone._attention.all_heads()[1:]
+    backbone.watch_heads(heads)
+    prompts = [one.prompt_ids for one in rendered]
+    prefixes = [one.content_ids[: 3 * index] for index, one in enumerate(rendered)]
+    answers, unheard = [], []
+    for prompt, waveform, prefix in zip(prompts, waveforms, prefixes, strict=True):
+        answers.append(tuple(greedy(eager, [*prompt, *prefix], waveform)))
+        ids = [*prompt, *prefix, *answers[-1]]
+        unheard.append(unheard_by_transformers(eager, ids, waveform, heads)[-1][-len(answers[-1]) - 1 :].tolist())
+    shares = sorted(share for row in unheard for share in row)
+    for recent in (0.0, shares[len(shares) // 10] + 1e-4, shares[len(shares) // 4] + 1e-4, 1.1):
+        requests = [Request(prefix, (*answer[:2], 5), recent=recent if row else None, max_new_tokens=NEW_TOKENS)
+                    for row, (prefix, answer) in enumerate(zip(prefixes, answers, strict=True))]  # fmt: skip
+        ends = [next((place for place, share in enumerate(row) if share < recent), NEW_TOKENS) for row in unheard]
+        with torch.inference_mode():
+            together = decoder.continue_(decoder.read(prompts, waveforms), requests)
+            alone = [decoder.continue_(decoder.read([prompt], [waveform]), [request])[0]
+                     for prompt, waveform, request in zip(prompts, waveforms, requests, strict=True)]  # fmt: skip
+        assert [one.token_ids for one in together] == [answers[0], *(one[:end] for one, end in
+                                                       list(zip(answers, ends, strict=True))[1:])]  # fmt: skip
+        assert together == alone
+
+
+def test_heads_are_found_from_what_the_model_says(tiny, rendered, waveforms):
+    heads = tiny.backbone.find_heads([one.prompt_ids for one in rendered], waveforms)
+    assert 1 <= len(heads) <= 8
+    assert set(heads) <= set(tiny.backbone._attention.all_heads())
 
 
 def test_what_stands_for_media_is_among_the_tokens_passed_over(tiny):

@@ -18,6 +18,7 @@ from simulsa_plugin.model import Prompt, Request
 from simulsa_plugin.streaming.engine import Cell, Limits, Source, decode, decode_alone
 from simulsa_plugin.streaming.policies import (
     AgreementOrConfidence,
+    Attention,
     Confidence,
     HoldN,
     LocalAgreement,
@@ -37,10 +38,11 @@ from simulsa_plugin.toolkit.shared_prompt import SharedPromptDecoder, _RoomyLaye
 RECIPE = {"model_name_or_path": "simulsa-demo", "template": "qwen2_audio"}
 ASK = Prompt(({"role": "user", "content": PROMPT},))
 LENGTHS = (2400, 2401, 8000, 15_999, 16_320, 47_999, 80_000, 96_000)
+HEADS = ((1, 1), (2, 2))
 POLICIES = [
     *(Cell(Rollback(b), k) for k in (500, 1000) for b in (0, 3)),
     *(Cell(policy, 700) for policy in (Rollback(3, floor=False), Confidence(0.9), Confidence(0.9, 3),
-                                       AgreementOrConfidence(2, 0.9), HoldN(3), LocalAgreement(2),
+                                       AgreementOrConfidence(2, 0.9), Attention(320), HoldN(3), LocalAgreement(2),
                                        LocalAgreement(3), WaitK(2), WaitK(3, "char"), Retranslation())),
     Cell(Offline(), None),
 ]  # fmt: skip
@@ -50,6 +52,7 @@ POLICIES = [
 def fast():
     loaded = load_backbone(inference_arguments(RECIPE))
     assert isinstance(loaded.decoder, SharedPromptDecoder)
+    loaded.watch_heads(HEADS)
     return loaded
 
 
@@ -57,7 +60,9 @@ def fast():
 def stock():
     """The same weights as transformers has them: whole windows, `generate`, nothing shared."""
     arguments = inference_arguments(RECIPE)
-    return Backbone(load_backbone(arguments).model, load_renderer(arguments), adapts=False)
+    loaded = Backbone(load_backbone(arguments).model, load_renderer(arguments), adapts=False)
+    loaded.watch_heads(HEADS)
+    return loaded
 
 
 @pytest.fixture(scope="module")
@@ -252,6 +257,7 @@ def test_a_prompt_is_read_once_for_all_its_answers(fast, answers):
     [
         Request(max_new_tokens=3),
         Request(max_new_tokens=1),
+        Request(recent=0.15),
         Request(confidence=0.9),
         Request(confidence=0.999),
         Request(enough=lambda new: len(new) >= 4),
@@ -417,7 +423,7 @@ def sources_of(waveforms):
 
 def test_no_batch_and_no_order_changes_a_step_of_200_utterances(fast, waveforms):
     sources = sources_of(waveforms)
-    cells = [POLICIES[1], *POLICIES[5:10], *POLICIES[-2:]]
+    cells = [POLICIES[1], *POLICIES[5:11], *POLICIES[-2:]]
     expected = histories(decode(fast, sources, cells, Limits(64, 64)))
     backwards = decode(fast, sources[::-1], cells[::-1], Limits(64, 23))
     assert [sessions[::-1] for sessions in histories(backwards)][::-1] == expected

@@ -23,6 +23,7 @@ from simulsa_plugin.errors import ModelError
 from simulsa_plugin.model import Prompt, Request
 from simulsa_plugin.toolkit import placement
 from simulsa_plugin.toolkit.arguments import inference_arguments
+from simulsa_plugin.toolkit.attention import AudioAttention
 from simulsa_plugin.toolkit.backbone import load_backbone
 from simulsa_plugin.toolkit.placement import execution_device, placed, stored_parameters, weight_bytes
 from simulsa_plugin.toolkit.shared_prompt import ReadPrompt, SharedPromptDecoder
@@ -203,9 +204,11 @@ class TestSpread:
             model, decoder = spread_model(folder)
             assert {str(weight.device) for weight in decoder.parameters()} == {"cuda:0", "cuda:1"}
             assert str(execution_device(model.get_input_embeddings())) == "cuda:0"
-            shared = SharedPromptDecoder(model, _Adapter(decoder), SpecialTokens(frozenset({9}), (3,), 0))
+            shared = SharedPromptDecoder(model, _Adapter(decoder), SpecialTokens(frozenset({9}), (3,), 0),
+                                         AudioAttention(decoder))
             shared.choose = lambda hidden: ((5, 0.5) for _ in shared._head(hidden))  # fake logits have no largest
-            short, long = (ReadPrompt(torch.zeros(tokens, shared._embed.embedding_dim, device="cuda:0"))
+            short, long = (ReadPrompt(torch.zeros(tokens, shared._embed.embedding_dim, device="cuda:0"),
+                                      torch.ones(tokens, dtype=torch.bool, device="cuda:0"))
                            for tokens in (6, 9))
             requests = [Request((1, 2), (5, 4), max_new_tokens=3), Request(max_new_tokens=8),
                         Request((1,), max_new_tokens=40)]
