@@ -1,0 +1,76 @@
+"""What each policy costs: seconds of processor time for the same utterances and chunks, with the packaged model.
+
+    python tests/bench/bench_policies.py
+
+`watched` says what rollback 0 says, and looks at attention for nothing: the difference is the price of looking.
+"""
+
+import argparse
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from bench_streaming import DEMO, corpus
+
+from simulsa_plugin.audio import read_mono
+from simulsa_plugin.model import Prompt
+from simulsa_plugin.streaming.engine import Cell, Limits, Source, decode, watch_heads
+from simulsa_plugin.streaming.policies import (
+    AgreementOrConfidence,
+    Attention,
+    Confidence,
+    LocalAgreement,
+    Rollback,
+)
+from simulsa_plugin.toolkit.arguments import inference_arguments
+from simulsa_plugin.toolkit.backbone import load_backbone
+
+
+@dataclass(frozen=True)
+class Watched(Attention):
+    """Never stops."""
+
+    def recent(self, session):
+        """No audio is recent."""
+        return 0.0
+
+
+POLICIES = {
+    "rollback 0": Rollback(0), "watched": Watched(320), "attention": Attention(320), "confidence": Confidence(0.97),
+    "confidence, window of 3": Confidence(0.97, 3), "rollback 3": Rollback(3),
+    "agreement_or_confidence": AgreementOrConfidence(2, 0.97), "local_agreement": LocalAgreement(2),
+}  # fmt: skip
+
+
+def main():
+    """Decode with each policy alone, and print the best of the times."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--utterances", type=int, default=100)
+    parser.add_argument("--chunk", type=int, default=500)
+    parser.add_argument("--times", type=int, default=3)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    model = load_backbone(inference_arguments(DEMO))
+    with tempfile.TemporaryDirectory() as folder:
+        rows = corpus(Path(folder), options.utterances)
+        prompt = Prompt(({"role": "user", "content": rows[0]["messages"][0]["content"]},))
+        sources = [Source(prompt, read_mono(row["audios"][0])) for row in rows]
+    cells = {name: Cell(policy, options.chunk) for name, policy in POLICIES.items()}
+    print(f"finding heads: {seconds(lambda: watch_heads(model, list(cells.values()), lambda: sources[:8])):.2f} s")
+    decode(model, sources[:3], list(cells.values()), Limits(64))  # warm-up
+    for name, cell in cells.items():
+        best = min(seconds(lambda cell=cell: decode(model, sources, [cell], Limits(64))) for _ in range(options.times))
+        print(f"{name}: {best:.2f} s", flush=True)
+
+
+def seconds(work):
+    """Processor time of one call."""
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+if __name__ == "__main__":
+    main()
