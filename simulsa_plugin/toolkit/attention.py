@@ -109,7 +109,8 @@ class Watch:
         shared = query.shape[1] // key.shape[1]  # query heads for one of keys and values
         query = query[:, chosen, -1:] if self._last else query[:, chosen]
         key = key[:, chosen // shared, : self._audio.shape[1]]
-        scores = query.float() @ key.float().transpose(-1, -2)
+        with torch.autocast(query.device.type, enabled=False):  # in bf16 places tie that do not
+            scores = query.float() @ key.float().transpose(-1, -2)
         scores = scores * (query.shape[-1] ** -0.5 if scaling is None else scaling)
         scores = scores.masked_fill(~self._audio[:, None, None].to(scores.device), -torch.inf)
         self._seen.append(scores.softmax(-1).to(self._audio.device))

@@ -75,6 +75,19 @@ def test_nothing_stays_behind_after_an_answer_or_an_error(heard, flash_attn, mon
     assert (dict(ALL_ATTENTION_FUNCTIONS._local_mapping), modeling_qwen2.eager_attention_forward) == before
 
 
+def test_attention_is_in_fp32_under_the_autocast_of_a_training(model):
+    model.watch_heads(((2, 2),))
+    audio, seen = torch.ones((1, 600), dtype=torch.bool), []
+    torch.manual_seed(0)
+    query, key = torch.randn(1, 4, 3, 64), torch.randn(1, 4, 600, 64)
+    module = model.model.language_model.model.layers[2].self_attn
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled), model._attention.watching(audio) as watch:
+            watch.note(module, query, key, None)
+            seen.append(watch._seen[0])
+    assert torch.equal(*seen)
+
+
 def test_heads_that_are_not_there_are_refused(model):
     with pytest.raises(UsageError, match=r"names 3/0; allowed: layers 0, 1, 2, heads 0 to 3\.$"):
         model.watch_heads(((1, 1), (3, 0)))

@@ -191,6 +191,15 @@ def test_shares_together_are_what_one_process_finds(plan):
     assert shared == whole
 
 
+def test_ranks_find_the_same_attention_heads(samples):
+    settings = EvaluationSettings(chunks=(500,), policies=("attention",))
+    plan = make_plan("toy", samples, plan_cells(settings), settings)[0]
+    ranks = [ClockModel() for _ in range(2)]
+    for number, model in enumerate(ranks):
+        decode_share(model, plan, number, 2, Bar())
+    assert [model.watched for model in ranks] == [[((0, 2000), (0, 1700), (0, 900))]] * 2
+
+
 def test_the_metrics_are_those_of_an_evaluation_of_its_own(plan, samples, settings, tmp_path):
     rows = score_cells(plan, decode_share(ClockModel(regret=True), plan, 0, 1, Bar()))
     cells = evaluate(ClockModel(regret=True), "toy", samples, settings, tmp_path / "out")
