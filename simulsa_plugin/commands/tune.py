@@ -48,9 +48,10 @@ def tune_and_write(path: Path | None, overrides: list[str], goal: Goal, out: Pat
     from simulsa_plugin.commands.ranks import take_rank
     from simulsa_plugin.evaluation.references import check_references
     from simulsa_plugin.evaluation.run import plan_cells
+    from simulsa_plugin.evaluation.tune import refuse_foreign_files
     from simulsa_plugin.evaluation.tune_recipe import searched_settings
     from simulsa_plugin.metrics.quality import make_metrics
-    from simulsa_plugin.storage import make_folder
+    from simulsa_plugin.storage import make_folder, refuse_link
     from simulsa_plugin.toolkit.early_checks import check_recipe
 
     if take_rank():
@@ -63,6 +64,8 @@ def tune_and_write(path: Path | None, overrides: list[str], goal: Goal, out: Pat
     make_metrics(settings.bleu_tokenizer)
     dev, samples = _dev_set(recipe), TuneSettings.from_keys(recipe.simulsa).dev_samples
     check_recipe(recipe.toolkit, [dev.name] if dev.registered else None)
+    refuse_foreign_files(out)
+    refuse_link(out / "corpus")
     toolkit = recipe.toolkit | dict(dev.make(make_folder(out)))
     rows: list[Sample | UnusableRow] = []
 
@@ -83,7 +86,7 @@ def tune_and_write(path: Path | None, overrides: list[str], goal: Goal, out: Pat
     print("\n".join(frontier_table(result)))
     if all(one["cell"] is None for one in result["budgets"]):
         raise UsageError("No cell is within any budget, so there is nothing to freeze. Set a larger --budget, or other "
-                         "simulsa_* keys and another --out.")
+                         "simulsa_* keys, and another --out.")
     write_tuned((toolkit if recipe.embedded else recipe.toolkit) | recipe.simulsa, settings, result, out)
     print(f"Written to {out}: tuned.yaml, finalists.yaml, frontier.json. Now the test set: "
           f"simulsa-eval {out / 'tuned.yaml'} --out RESULTS")

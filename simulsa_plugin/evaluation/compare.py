@@ -24,7 +24,7 @@ from simulsa_plugin.evaluation.cells import (
     read_cells,
     read_scores,
 )
-from simulsa_plugin.evaluation.compare_tuned import Tuning, compare_tuned, load_tuning
+from simulsa_plugin.evaluation.compare_tuned import Tuning, compare_tuned, load_tuning, tuned_files
 from simulsa_plugin.evaluation.equal_latency import LOG_POLICY, Axes, Grids, choose_cells, compare_curves
 from simulsa_plugin.evaluation.logs.read import ReadOptions
 from simulsa_plugin.evaluation.report import REPORT
@@ -104,7 +104,9 @@ def run_compare(paths: Sequence[Path], options: CompareOptions, json_path: Path 
     results = [load_result(path, options) for path in paths]
     for result in results:
         print_warnings(result.warnings)
-    refuse_input_as_output(json_path, [path for result in results for path in _read_files(result)])
+    read = [*(path for result in results for path in _read_files(result)),
+            *(path for folder in options.tuned for path in tuned_files(folder))]
+    refuse_input_as_output(json_path, read)
     comparison = compare(results, options)
     print_warnings(f"{pair['left_out']} It is left out." for pair in comparison["comparisons"] if "left_out" in pair)
     if json_path is not None:

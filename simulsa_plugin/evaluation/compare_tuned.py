@@ -21,7 +21,7 @@ from simulsa_plugin.evaluation.checksums import read_sealed
 from simulsa_plugin.evaluation.logs.read import ReadOptions
 from simulsa_plugin.evaluation.sampled import Side, sample_cells
 from simulsa_plugin.evaluation.settings import EvaluationSettings
-from simulsa_plugin.evaluation.tune import DEV_LOGS, FRONTIER
+from simulsa_plugin.evaluation.tune import DEV_LOGS, FINALISTS, FRONTIER, TUNED
 from simulsa_plugin.evaluation.tune_choice import Goal, best_within
 from simulsa_plugin.metrics.instance import Measure
 from simulsa_plugin.metrics.significance import Array, Bootstrap, interval
@@ -64,6 +64,11 @@ class Tested:
     samples: Array
     otherwise: float
     missing: float
+
+
+def tuned_files(folder: Path) -> list[Path]:
+    """The files of a search, which no output may replace."""
+    return [*(folder / name for name in (FRONTIER, TUNED, FINALISTS)), *folder.glob(f"{DEV_LOGS}/*/{LOG}")]
 
 
 def load_tuning(path: Path, bootstrap: Bootstrap) -> Tuning:

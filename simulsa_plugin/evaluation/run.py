@@ -238,7 +238,7 @@ def refuse_other_work(out: Path, before: dict[str, Any], work: dict[str, Any], *
     if changed:
         raise StorageError(
             f"{out} holds an evaluation with {change_in_words(changed[0])}. "
-            "Choose another --out, or remove that folder."
+            "Choose another --out."
         )
     if before["model"].get("weights") != work["model"].get("weights"):
         print(f"warning: {out}: {unequal_weights(before, work)}", file=sys.stderr)

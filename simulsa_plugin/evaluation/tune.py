@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from simulsa_plugin.errors import DatasetError
+from simulsa_plugin.errors import DatasetError, StorageError
 from simulsa_plugin.evaluation.cells import LOG
-from simulsa_plugin.evaluation.checksums import read_sealed, sealed
+from simulsa_plugin.evaluation.checksums import checksums, first_damaged, read_sealed, sealed
 from simulsa_plugin.evaluation.decoding import STARTED, Job, cell_folder, decode_blocks, read_instances, read_steps
 from simulsa_plugin.evaluation.delays import emission_record
 from simulsa_plugin.evaluation.logs.simuleval import write_log
@@ -51,12 +51,12 @@ from simulsa_plugin.metrics.significance import (
     resampled,
 )
 from simulsa_plugin.model import AudioLanguageModel, Sample, UnusableRow
-from simulsa_plugin.ownership import refuse_foreign
+from simulsa_plugin.ownership import claim, refuse_foreign
 from simulsa_plugin.storage import (
-    UNFINISHED,
     dump_line,
     locked,
     make_folder,
+    make_own_folder,
     refuse_link,
     remove_leftovers,
     sync_folder,
@@ -65,8 +65,11 @@ from simulsa_plugin.storage import (
 from simulsa_plugin.streaming.engine import Cell, Limits
 from simulsa_plugin.tables import align
 
-FRONTIER = "frontier.json"
+FRONTIER, TUNED, FINALISTS = "frontier.json", "tuned.yaml", "finalists.yaml"
 DEV_LOGS = "dev"  # a folder per cell that was decoded on the whole dev set
+SEARCH = "search"  # what is decoded, until the search is finished; `run` has a folder of its own
+NAMES = (SEARCH, FRONTIER, DEV_LOGS, TUNED, FINALISTS)  # what a search writes into its folder
+CHECKSUMS = "checksums"  # of frontier.json: log → checksum
 
 
 @dataclass(frozen=True)
@@ -150,34 +153,47 @@ def tune(
         raise DatasetError(f"The dev set {name} has no rows. Name a dataset that has some.")
     check_references(name, rows, settings)
     limits = Limits(settings.max_new_tokens, settings.eval_batch_size, settings.eval_memory_gb * 1e9)
-    _refuse_foreign(out)
-    job = Job(model, name, rows, plan_cells(settings)[1:], limits, False, make_folder(out) / "decoding")
+    claim(make_folder(out), NAMES, recognised=_is_known(out))
+    job = Job(model, name, rows, plan_cells(settings)[1:], limits, False, make_own_folder(out / SEARCH))
     work = describe_work(job, settings) | {"goal": dataclasses.asdict(goal) | {"budgets": list(goal.budgets)}}
     with locked(out):
         finished = read_sealed(out / FRONTIER)
         if finished is not None:
             refuse_other_work(out, finished, work, decodes=False)
+            _check_logs(finished, out)
             shutil.rmtree(job.folder, ignore_errors=True)  # of a run that was killed at its very end
             return finished
-        remove_leftovers(out)
+        for path in (FRONTIER, TUNED, FINALISTS):
+            remove_leftovers(out, path)
         job = dataclasses.replace(job, work=_begin(job, work, out))
         search = _search(job, settings, goal)
         return _finish(search, work, out)
 
 
-def _refuse_foreign(out: Path) -> None:
+def refuse_foreign_files(out: Path) -> None:
     """Raise StorageError where a link, or what no search has made, stands in the place of what is written."""
-    decoding = out / "decoding"
-    for path in (out / FRONTIER, decoding, decoding / STARTED):
-        refuse_link(path)
-    written = (path for path in decoding.rglob("*") if path.is_file() and not path.name.endswith(UNFINISHED))
-    begun = decoding.is_dir() and (read_sealed(decoding / STARTED) or not any(written))
-    refuse_foreign(out, ["decoding"], recognised=bool(begun or read_sealed(out / FRONTIER)))
+    refuse_foreign(out, NAMES, recognised=_is_known(out))
+
+
+def _is_known(out: Path) -> bool:
+    """Whether the folder has a finished search, with or without a list of what it made."""
+    for name in NAMES:
+        refuse_link(out / name)
+    return read_sealed(out / FRONTIER) is not None
+
+
+def _check_logs(finished: Mapping[str, Any], out: Path) -> None:
+    """Raise StorageError where a log of the finished search is missing or not as it was written."""
+    damaged = first_damaged(out, finished.get(CHECKSUMS) or {})
+    if damaged is not None:
+        raise StorageError(f"{out / damaged} is missing or not as it was written: its checksum does not fit. Remove "
+                           f"{out / FRONTIER} and start `simulsa-eval tune` again, which decodes everything again, or "
+                           f"choose another --out.")
 
 
 def _begin(job: Job, work: dict[str, Any], out: Path) -> dict[str, Any]:
     """Write down what is searched, or see that it is what was begun; the work as it was begun."""
-    noted = read_sealed(make_folder(job.folder) / STARTED)
+    noted = read_sealed(job.folder / STARTED)
     if noted is not None:
         refuse_other_work(out, noted, work, decodes=True)
         return noted
@@ -314,8 +330,10 @@ def _finish(search: Search, work: dict[str, Any], out: Path) -> dict[str, Any]:
     rows = [_row(search, cell, [budget for budget, one in chosen.items() if one == cell])
             for cell in range(len(job.cells))]
     points = [rows[cell] for cell in full if search.scored[cell].value in knots]
+    make_own_folder(out / DEV_LOGS)
     for cell in full:
         _write_log(search.records[cell], out / DEV_LOGS / cell_folder(job.cells[cell]))
+    logs = [f"{DEV_LOGS}/{cell_folder(job.cells[cell])}/{LOG}" for cell in full]
     usable = len(job.rows) - len(search.skipped)
     content = {
         "budgets": [{"budget": budget, "cell": None if cell is None else rows[cell]["cell"]}
@@ -327,6 +345,7 @@ def _finish(search: Search, work: dict[str, Any], out: Path) -> dict[str, Any]:
         "skipped": [{"id": one, "reason": reason} for one, reason in sorted(search.skipped.items())],
         **work,
         "model": job.work["model"],
+        CHECKSUMS: checksums(out, logs),
     }
     write_json(out / FRONTIER, sealed(content))  # last: its presence says that everything else is there
     shutil.rmtree(job.folder, ignore_errors=True)
@@ -354,7 +373,7 @@ def _row(search: Search, cell: int, budgets: Iterable[float]) -> dict[str, Any]:
 
 
 def _write_log(records: Mapping[int, EmissionRecord], folder: Path) -> None:
-    remove_leftovers(make_folder(folder))
+    remove_leftovers(make_own_folder(folder), LOG)
     ordered = (dataclasses.replace(records[row], index=index) for index, row in enumerate(sorted(records)))
     write_log(folder / LOG, ordered)
 

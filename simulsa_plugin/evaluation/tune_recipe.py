@@ -12,10 +12,9 @@ from simulsa_plugin.evaluation.cells import OFFLINE
 from simulsa_plugin.evaluation.decoding import cell_folder
 from simulsa_plugin.evaluation.run import plan_cells
 from simulsa_plugin.evaluation.settings import EvaluationSettings
-from simulsa_plugin.evaluation.tune import cell_in_words
+from simulsa_plugin.evaluation.tune import FINALISTS, TUNED, cell_in_words
 from simulsa_plugin.storage import replacing
 
-TUNED, FINALISTS = "tuned.yaml", "finalists.yaml"
 # hold_n is not searched unless it is named: with the same number it commits the same text at the same time as rollback.
 GRID: dict[str, list[Any]] = {
     "simulsa_policies": ["rollback", "confidence", "local_agreement", "wait_k"],
@@ -46,7 +45,8 @@ def searched_settings(simulsa: Mapping[str, Any]) -> EvaluationSettings:
 def write_tuned(recipe: Mapping[str, Any], settings: EvaluationSettings, result: Mapping[str, Any], out: Path) -> None:
     """Write the recipe with the chosen cells and no others, and one with all that were decoded on the whole dev set.
 
-    The second serves comparisons that include the choice: another draw of the dev set might have chosen them.
+    The second serves comparisons that include the choice: another draw of the dev set might have chosen them. What is
+    there of an earlier call stays, as somebody may have changed it.
 
     Args:
         recipe: what was searched with, LLaMA-Factory's keys and ours.
@@ -65,6 +65,8 @@ def write_tuned(recipe: Mapping[str, Any], settings: EvaluationSettings, result:
 def _write(
     recipe: Mapping[str, Any], settings: EvaluationSettings, names: list[str], head: Sequence[str], path: Path
 ) -> None:
+    if path.exists():
+        return
     rest = {key: value for key, value in recipe.items() if key not in GRID and key != CELLS}
     keys = _narrowed(settings, rest, names)
     with replacing(path, "w") as handle:

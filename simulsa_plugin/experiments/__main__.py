@@ -57,7 +57,7 @@ def _run(experiment: Experiment, seeds: Sequence[int], data: Path, out: Path) ->
     from simulsa_plugin.storage import replacing, write_json
 
     summaries = [f"{experiment.name}.{suffix}" for suffix in ("json", "png", "txt")]
-    claim(out, summaries, recognised=all((out / name).is_file() for name in summaries))  # of an earlier version
+    claim(out, summaries)
     for position in range(len(seeds)):  # all arms of a seed before the next seed: what is there can be compared
         for arm in experiment.arms:
             do_run(arm.runs[position], data, out)

@@ -12,12 +12,14 @@ from simulsa_plugin.evaluation import decoding, run
 from simulsa_plugin.evaluation import tune as module
 from simulsa_plugin.evaluation.run import evaluate, plan_cells
 from simulsa_plugin.evaluation.settings import EvaluationSettings
-from simulsa_plugin.evaluation.tune import frontier_table, tune
+from simulsa_plugin.evaluation.tune import NAMES, SEARCH, frontier_table, tune
 from simulsa_plugin.evaluation.tune_choice import Goal, neighbours, promising
 from simulsa_plugin.evaluation.tune_recipe import GRID, searched_settings, write_tuned
 from simulsa_plugin.metrics.significance import Bootstrap
 from simulsa_plugin.model import Prompt, Sample, UnusableRow
+from simulsa_plugin.ownership import claim
 from simulsa_plugin.settings import read_recipe
+from simulsa_plugin.storage import make_folder
 
 TEXT = "guten Tag liebe Welt"
 
@@ -80,7 +82,7 @@ def test_it_finds_what_the_whole_grid_finds_with_a_part_of_its_sessions(rows, fo
 
 def test_the_files_say_what_was_found(found):
     result, out = found
-    assert sorted(path.name for path in out.iterdir()) == ["dev", "frontier.json"]
+    assert sorted(path.name for path in out.iterdir()) == [".simulsa.json", "dev", "frontier.json"]
     assert {key: value for key, value in json.loads((out / "frontier.json").read_text()).items()
             if key != "checksum"} == result
     whole = {row["cell"] for row in result["cells"] if row["utterances"] == 32}
@@ -225,12 +227,47 @@ def test_hold_n_emits_what_rollback_does_so_that_one_of_them_is_searched(rows, t
     assert logs["rollback_k400_b1"] != logs["rollback_k400_b4"]
 
 
-def test_a_folder_that_no_search_has_made_is_not_removed(rows, tmp_path):
-    (tmp_path / "decoding").mkdir()
-    (tmp_path / "decoding" / "notes.txt").write_bytes(b"mine")
-    with pytest.raises(StorageError, match="decoding was not made by this command, and stays as it is"):
+@pytest.mark.parametrize("name", ["search/notes.txt", "frontier.json", "tuned.yaml", "finalists.yaml", "dev/notes.txt"])
+def test_what_no_search_has_made_stays_as_it_is(rows, tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(b"mine")
+    with pytest.raises(StorageError, match="was not made by this command, and stays as it is"):
         tune(HastyModel(), "dev", rows, settings(), Goal((700.0,)), tmp_path)
-    assert (tmp_path / "decoding" / "notes.txt").read_bytes() == b"mine"
+    assert (tmp_path / name).read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("name", ["search", "dev", "frontier.json", "tuned.yaml"])
+def test_a_search_writes_through_no_link(rows, tmp_path, name):
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).symlink_to(tmp_path / "outside")
+    with pytest.raises(StorageError, match="is a link and will not be written through"):
+        tune(HastyModel(), "dev", rows, settings(), Goal((700.0,)), tmp_path / "out")
+    assert not list((tmp_path / "outside").iterdir())
+
+
+def test_a_finished_search_leaves_the_decoding_of_others_and_checks_its_logs(rows, tmp_path):
+    arguments = (HastyModel(), "dev", rows, settings(), Goal((700.0,)), tmp_path)
+    result = tune(*arguments)
+    (tmp_path / "decoding").mkdir()
+    assert tune(*arguments) == result
+    assert (tmp_path / "decoding").is_dir()
+    log = next(tmp_path.glob("dev/*/instances.log"))
+    log.write_bytes(log.read_bytes().replace(b"1", b"2", 1))
+    with pytest.raises(StorageError, match=r"its checksum does not fit\. Remove .*frontier\.json"):
+        tune(*arguments)
+    (tmp_path / "frontier.json").unlink()
+    assert tune(*arguments) == result
+
+
+@pytest.mark.parametrize("content", [b"", b"{}"])
+def test_a_note_of_what_was_begun_that_a_crash_has_damaged_is_written_again(rows, tmp_path, content):
+    expected = tune(HastyModel(), "dev", rows, settings(), Goal((700.0,)), tmp_path / "whole")
+    out = tmp_path / "out"
+    claim(make_folder(out), NAMES)
+    make_folder(out / SEARCH)
+    (out / SEARCH / "started.json").write_bytes(content)
+    assert tune(HastyModel(), "dev", rows, settings(), Goal((700.0,)), out) == expected
 
 
 def test_cells_lie_beside_those_of_the_next_chunk_and_the_next_value():
