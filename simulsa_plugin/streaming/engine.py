@@ -247,8 +247,9 @@ def _take(
     if not session.last_step_is_due:
         committed = policy.committed(session, output)
         shown = policy.shown(session, output, committed)
-        if not 0 <= committed <= shown <= len(output):
-            raise _nonsense(policy, f"commits {committed} and shows {shown} of {len(output)} tokens")
+        are_counts = isinstance(committed, int) and isinstance(shown, int)
+        if not are_counts or not 0 <= committed <= shown <= len(output):
+            raise _nonsense(policy, f"commits {committed!r} and shows {shown!r} of {len(output)} tokens")
     session.advance(output, shown, committed, stop_clock() if stop_clock else None)
 
 

@@ -198,6 +198,16 @@ def test_a_policy_of_ones_own_comes_by_its_dotted_name(tmp_path, monkeypatch):
         make_policies("no_such_module.Thing", PolicyOptions())
 
 
+@pytest.mark.parametrize("count", ["x", None, 1.5, float("nan"), -1, 10**9])
+def test_a_policy_that_commits_what_is_not_a_number_of_tokens_is_one_line(count):
+    class Odd(Rollback):
+        def committed(self, session, output):
+            return count
+
+    with pytest.raises(UsageError, match=r"The policy rollback commits .* and shows .* of .* tokens; allowed"):
+        run(Odd(0))
+
+
 @pytest.mark.parametrize(("name", "said"), [
     ("sys.exit", "sys.exit, a builtin_function_or_method; expected a subclass of"),
     ("os.abort", "os.abort, a builtin_function_or_method; expected a subclass of"),
