@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from simulsa_plugin.errors import StorageError, UsageError
-from simulsa_plugin.storage import DATASET_INFO, merge_dataset_info, refuse_link, registered_datasets, write_json
+from simulsa_plugin.storage import (
+    DATASET_INFO,
+    merge_dataset_info,
+    refuse_link,
+    registered_datasets,
+    remove_abandoned,
+    write_json,
+)
 
 OWNED = ".simulsa.json"
 _FILES, _CHECKSUM = "files", "sha256"
@@ -43,6 +50,7 @@ def claim(folder: Path, names: Iterable[str], *, recognised: bool = False) -> No
     names = list(names)
     refuse_foreign(folder, names, recognised=recognised)
     owned = _owned(folder)
+    remove_abandoned(folder / OWNED)
     if not owned.issuperset(names):
         files = sorted(owned.union(names))
         write_json(folder / OWNED, {_FILES: files, _CHECKSUM: _checksum(files)})
