@@ -282,11 +282,11 @@ def evaluated(workshop, name, keys=()):
 def test_the_baselines_that_the_evaluation_names_run(workshop):
     lines = (REPOSITORY / "recipes" / "eval_covost2_en_zh.yaml").read_text(encoding="utf-8").splitlines()
     keys = [line.removeprefix("# ").replace(": ", "=") for line in lines if re.match("# simulsa_[a-z_]+: ", line)]
-    assert len(keys) == 3
+    assert len(keys) == 5
     scores = evaluated(workshop, "eval_covost2_en_zh", [*keys, "adapter_name_or_path=null", "simulsa_chunks=1000"])
     found = [(cell["policy"], cell["rollback"]) for cell in scores["cells"]]
     rollbacks = [("rollback", rollback) for rollback in (0, 3, 5, 8, 12)]
-    assert found == [("offline", None), *rollbacks, *[("confidence", 0)] * 3]
+    assert found == [("offline", None), *rollbacks, *[("confidence", 0)] * 6, *[("attention", None)] * 3]
 
 
 def commands_of_the_quickstart():
