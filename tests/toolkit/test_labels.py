@@ -108,7 +108,9 @@ def scores_of(out):
 
 
 def rows_of(path):
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    """The rows, which tests may change: without the checksum that would show it."""
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [{key: value for key, value in row.items() if key != "checksum"} for row in rows]
 
 
 def write_rows(path, rows):
@@ -219,7 +221,6 @@ def test_new_scores_give_new_labels_even_with_the_time_of_the_old(copy, answers,
     before, seen = answers(data, "labels"), path.stat()
     rows = rows_of(path)
     rows[0] = {**rows[0], "logprobs": [0.0] * len(rows[0]["logprobs"])}
-    del rows[0]["checksum"]  # the change is meant
     write_rows(path, rows)
     os.utime(path, ns=(seen.st_atime_ns, seen.st_mtime_ns))
     after = answers(data, "labels")
