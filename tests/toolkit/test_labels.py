@@ -255,10 +255,10 @@ def test_a_reference_that_looks_like_a_date_stays_text(answers, tmp_path):
 
 
 def test_a_list_that_is_empty_for_ten_megabytes_may_hold_something_then(copy, answers, tmp_path):
-    row = rows_of(scores_of(copy))[0] | {"unstable_prefixes": [], "note": "x" * 600_000}
-    rows = [row | {"id": f"toy-{number:08d}-0"} for number in range(20)]
-    write_rows(scores_of(copy), [*rows, row | {"id": "toy-00000020-0", "unstable_prefixes": [1]}])
-    assert answers(label(tmp_path / "data", scores_of(copy)), "labels") == [row["partial"]] * 21
+    row = rows_of(scores_of(copy))[0] | {"unstable_prefixes": [], "note": "x" * 1_000_000}
+    rows = [row | {"id": f"toy-{number:08d}-0"} for number in range(11)]  # as many as the manifest says, with the last
+    write_rows(scores_of(copy), [*rows, row | {"id": "toy-00000011-0", "unstable_prefixes": [1]}])
+    assert answers(label(tmp_path / "data", scores_of(copy)), "labels") == [row["partial"]] * 12
 
 
 @pytest.mark.parametrize(("keys", "expected"), [
