@@ -127,7 +127,9 @@ def interrupted(code, words, when, tmp_path):
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGINT)
     out, _ = process.communicate(timeout=60)
-    left = subprocess.run(["pgrep", "-s", str(process.pid)], capture_output=True, text=True, check=False).stdout
+    left, deadline = "?", time.monotonic() + 5  # a helper of multiprocessing ends a moment after its parent
+    while left and time.monotonic() < deadline:
+        left = subprocess.run(["pgrep", "-s", str(process.pid)], capture_output=True, text=True, check=False).stdout
     return process.returncode, out, (tmp_path / "err").read_text(encoding="utf-8"), left
 
 
