@@ -314,11 +314,16 @@ def dump_sealed(row: Mapping[str, Any]) -> str:
     '{"id": "a", "checksum": "af678071"}'
     """
     line = dump_line({key: value for key, value in row.items() if key != CHECKSUM})
-    return f"{line[:-1]}{_seal(_checksum(line))}"
+    return f"{line[:-1]}{_seal(crc32_hex(line.encode()))}"
 
 
-def _checksum(line: str) -> str:
-    return f"{zlib.crc32(line.encode()):08x}"
+def crc32_hex(data: bytes) -> str:
+    """Compute the CRC-32 of bytes as eight hexadecimal digits.
+
+    >>> crc32_hex(b"a")
+    'e8b7be43'
+    """
+    return f"{zlib.crc32(data):08x}"
 
 
 def _seal(checksum: object) -> str:
@@ -328,7 +333,7 @@ def _seal(checksum: object) -> str:
 def _ends_with_seal(line: str, checksum: object) -> bool:
     """Whether a line ends with its checksum, and the rest is what it was made of."""
     seal = _seal(checksum)
-    return line.endswith(seal) and _checksum(f"{line[: -len(seal)]}}}") == checksum
+    return line.endswith(seal) and crc32_hex(f"{line[: -len(seal)]}}}".encode()) == checksum
 
 
 class _ChangedError(ValueError):
@@ -339,7 +344,8 @@ def load_sealed(line: str) -> Any:
     """The value of a line; of a row that `dump_sealed` wrote, without its checksum.
 
     Raises:
-        ValueError: it is no JSON, or was changed since; who wrote it otherwise, but kept its values, changed nothing.
+        ValueError: it is not valid JSON, or was changed since; other spacing or escapes with the same values are no
+            change.
     """
     row = orjson.loads(line)
     if not isinstance(row, dict) or CHECKSUM not in row:
@@ -372,8 +378,8 @@ def read_jsonl(path: Path, *, sealed: bool = False) -> Iterator[dict[str, Any]]:
         sealed: of a file that `dump_sealed` may have written: check each row that has a checksum, and drop that.
 
     Raises:
-        StorageError: the file is missing or unreadable, is no UTF-8, or a line is no JSON object or was changed after
-            it was written; the line is named.
+        StorageError: the file is missing or unreadable, is not UTF-8, or a line is not a JSON object or was changed
+            after it was written; the line is named.
     """
     loads = load_sealed if sealed else orjson.loads
     with _reading_from(path), path.open("rb") as handle, jsonlines.Reader(handle, loads=loads) as reader:

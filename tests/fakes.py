@@ -306,6 +306,22 @@ class ClockModel:
         return bytes(token_ids).decode(errors="replace")
 
 
+class Killed(Exception):
+    """Stands for the end of a process."""
+
+
+class Mortal:
+    """Before a model among the bases: dies at the `lives`-th call."""
+
+    lives = 0
+
+    def continue_(self, prompts, requests):
+        self.lives -= 1
+        if self.lives < 0:
+            raise Killed
+        return super().continue_(prompts, requests)
+
+
 class HastyModel(ClockModel):
     """Gets up to `worst` of the last bytes wrong that it says before the end, in some utterances more."""
 
@@ -359,3 +375,12 @@ def no_file_beyond(num_bytes):
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def growing_samples(folder, count):
+    """Utterances of 0.9 s, 1.2 s, 1.5 s … with the same reference."""
+    prompt = Prompt(({"role": "user", "content": "<audio>Translate."},))
+    return [
+        Sample(row, prompt, "guten Tag liebe Welt", write_noise(folder / f"{row}.wav", 0.9 + 0.3 * row, seed=row))
+        for row in range(count)
+    ]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import math
 import sys
-import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -31,7 +30,7 @@ from simulsa_plugin.augment.silence import draw_silence, noise_floor, surround
 from simulsa_plugin.augment.truncation import cut_samples
 from simulsa_plugin.errors import AudioError, DatasetError, ModelError
 from simulsa_plugin.model import Renderer, Sample, UnusableRow
-from simulsa_plugin.storage import read_whole_rows, replacing, sync_files, write_jsonl
+from simulsa_plugin.storage import crc32_hex, read_whole_rows, replacing, sync_files, write_jsonl
 from simulsa_plugin.terminal import progress
 
 
@@ -187,7 +186,7 @@ class Chooser:
             raise _SkipRow("not_renderable", str(error)) from error
         identifier = sample_id(self.dataset.name, sample.row, number)
         tokens = len(rendered.prompt_ids), len(rendered.content_ids)
-        checksum = f"{zlib.crc32(pcm.astype('<i2').tobytes()):08x}"
+        checksum = crc32_hex(pcm.astype("<i2").tobytes())
         cut = Cut(identifier, sample, self.layout.clips, duration, num_samples, lead, trail, *tokens, checksum)
         if self.scored_clips.get(identifier) not in (None, checksum):
             raise other_data(self.layout.folder, identifier)

@@ -84,7 +84,7 @@ def run_command(prog: str, function: Callable[[], int], *, goes_on: bool = True)
         except BaseException:
             if not interruption.happened:
                 raise
-            interruption.say()  # what else it broke is no news
+            interruption.say()  # what else it broke need not be said
             return INTERRUPTED
 
 

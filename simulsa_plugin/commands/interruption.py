@@ -48,7 +48,7 @@ class Interruption:
         raise KeyboardInterrupt
 
     def unraisable(self, problem: Any) -> None:
-        """Stand for `sys.unraisablehook`: what an interruption breaks in callbacks and destructors is no news."""
+        """Stand for `sys.unraisablehook`: leave out what an interruption breaks elsewhere."""
         if not self.happened:
             self._unraisable(problem)
 

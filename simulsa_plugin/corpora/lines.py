@@ -28,7 +28,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     gathers rows drops those that hold one: see `list_utterances`.
 
     Raises:
-        DatasetError: the file cannot be read, is no UTF-8 from its first line on, or a line is longer than 1 MiB, or
+        DatasetError: the file cannot be read, is not UTF-8 from its first line on, or a line is longer than 1 MiB, or
             what is compressed is out of all proportion; the line is named.
     """
     number = 0
@@ -65,7 +65,7 @@ def read_aligned(path: Path, count: int, table: Path) -> list[str]:
 def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any] | RowError]]:
     """(line number, object) of a JSONL file, through gzip where its name ends in .gz; empty lines are passed over.
 
-    A line that is no JSON object gives what is wrong with it.
+    A line that is not a JSON object gives what is wrong with it.
 
     Raises:
         DatasetError: as `read_lines`.

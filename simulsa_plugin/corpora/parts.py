@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from simulsa_plugin.corpora.layout import CorpusLayout
 from simulsa_plugin.corpora.utterance import Utterance
 from simulsa_plugin.recordings import Span
 from simulsa_plugin.storage import (
+    crc32_hex,
     dump_sealed,
     read_whole_rows,
     refuse_link,
@@ -83,7 +83,7 @@ class Parts:
         return self._row(path, path.read_bytes())
 
     def _row(self, path: Path, data: bytes) -> dict[str, Any]:
-        return {"id": self._name(path), "bytes": len(data), "crc32": _crc32(data)}
+        return {"id": self._name(path), "bytes": len(data), "crc32": crc32_hex(data)}
 
     def _name(self, path: Path) -> str:
         return str(path.relative_to(self._layout.audio))
@@ -111,14 +111,10 @@ def are_whole(layout: CorpusLayout) -> bool:
 def _holds(path: Path, row: dict[str, Any], *, all_of_it: bool) -> bool:
     with contextlib.suppress(OSError):
         if os.stat(path).st_size == row["bytes"]:
-            return not all_of_it or _crc32(path.read_bytes()) == row["crc32"]
+            return not all_of_it or crc32_hex(path.read_bytes()) == row["crc32"]
     return False
 
 
 def _origin(utterance: Utterance) -> list[Any]:
     span = utterance.span or Span()
     return [str(utterance.audio), span.start_seconds, span.end_seconds, span.channel]
-
-
-def _crc32(data: bytes) -> str:
-    return f"{zlib.crc32(data):08x}"

@@ -78,6 +78,20 @@ def first_damaged(folder: Path, expected: Mapping[str, str]) -> str | None:
     return None
 
 
+def refuse_damaged(folder: Path, expected: Mapping[str, str], way_out: str) -> None:
+    """Raise StorageError where a file is missing or holds something else than `checksums` found; it is named.
+
+    Args:
+        folder: of the files.
+        expected: name → checksum.
+        way_out: the next step.
+    """
+    damaged = first_damaged(folder, expected)
+    if damaged is not None:
+        raise StorageError(
+            f"{folder / damaged} is missing or not as it was written: its checksum does not fit. {way_out}")
+
+
 def _read(path: Path) -> bytes | None:
     """The bytes of a file; None where there is none."""
     try:

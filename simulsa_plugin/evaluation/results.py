@@ -8,12 +8,12 @@ from typing import Any
 
 from simulsa_plugin.errors import StorageError
 from simulsa_plugin.evaluation.cells import SCORES, read_cells
-from simulsa_plugin.evaluation.checksums import CHECKSUM, checksums, first_damaged, is_sealed, sealed
+from simulsa_plugin.evaluation.checksums import CHECKSUM, checksums, first_damaged, is_sealed, refuse_damaged, sealed
 from simulsa_plugin.evaluation.report import REPORT, write_report
 from simulsa_plugin.evaluation.steps import STEPS
 from simulsa_plugin.storage import write_json
 
-CHECKSUMS = "checksums"  # of scores.json: file → checksum
+CHECKSUMS = "checksums"  # of scores.json and frontier.json: file → checksum
 
 
 def write_scores(scores: Mapping[str, Any], out: Path) -> None:
@@ -45,10 +45,7 @@ def check_files(scores: Mapping[str, Any], out: Path) -> None:
         StorageError: the log or the steps of a cell do not fit.
     """
     noted = scores.get(CHECKSUMS) or {}
-    damaged = first_damaged(out, {name: checksum for name, checksum in noted.items() if name not in REPORT})
-    if damaged is not None:
-        raise StorageError(f"{out / damaged} is missing or not as it was written: its checksum does not fit. "
-                           f"{decode_again(out)}")
+    refuse_damaged(out, {name: checksum for name, checksum in noted.items() if name not in REPORT}, decode_again(out))
     if first_damaged(out, {name: noted[name] for name in REPORT if name in noted}) is not None:
         write_scores(scores, out)
 

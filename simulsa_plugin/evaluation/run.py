@@ -251,7 +251,7 @@ def _finish(
     skipped = [{"id": one["id"], "reason": one["skipped"]} for one in instances if "skipped" in one]
     if len(skipped) == len(instances):
         reasons = dict(Counter(one["reason"] for one in skipped))
-        remove_blocks(job)  # nothing was decoded: a mended test set may come here
+        remove_blocks(job)  # nothing was decoded: a corrected test set may come here
         raise DatasetError(f"No utterance of {job.name} can be decoded; reasons: {reasons}.")
     samples = {job.identifier(row): row for row in job.rows if isinstance(row, Sample)}
     longer = sum(one.get("longer_than_window", False) for one in instances)

@@ -17,13 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from simulsa_plugin.errors import DatasetError, StorageError
+from simulsa_plugin.errors import DatasetError
 from simulsa_plugin.evaluation.cells import LOG
-from simulsa_plugin.evaluation.checksums import checksums, first_damaged, read_sealed, sealed
+from simulsa_plugin.evaluation.checksums import checksums, read_sealed, refuse_damaged, sealed
 from simulsa_plugin.evaluation.decoding import STARTED, Job, cell_folder, decode_blocks, read_instances, read_steps
 from simulsa_plugin.evaluation.delays import emission_record
 from simulsa_plugin.evaluation.logs.simuleval import write_log
 from simulsa_plugin.evaluation.references import check_references
+from simulsa_plugin.evaluation.results import CHECKSUMS
 from simulsa_plugin.evaluation.run import describe_work, plan_cells, refuse_other_work
 from simulsa_plugin.evaluation.settings import EvaluationSettings
 from simulsa_plugin.evaluation.tables import shown_parameters
@@ -69,7 +70,6 @@ FRONTIER, TUNED, FINALISTS = "frontier.json", "tuned.yaml", "finalists.yaml"
 DEV_LOGS = "dev"  # a folder per cell that was decoded on the whole dev set
 SEARCH = "search"  # what is decoded, until the search is finished; `run` has a folder of its own
 NAMES = (SEARCH, FRONTIER, DEV_LOGS, TUNED, FINALISTS)  # what a search writes into its folder
-CHECKSUMS = "checksums"  # of frontier.json: log → checksum
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ def tune(
         finished = read_sealed(out / FRONTIER)
         if finished is not None:
             refuse_other_work(out, finished, work, decodes=False)
-            _check_logs(finished, out)
+            refuse_damaged(out, finished.get(CHECKSUMS) or {}, _decode_again(out))
             shutil.rmtree(job.folder, ignore_errors=True)  # of a run that was killed at its very end
             return finished
         for path in (FRONTIER, TUNED, FINALISTS):
@@ -182,13 +182,10 @@ def _is_known(out: Path) -> bool:
     return read_sealed(out / FRONTIER) is not None
 
 
-def _check_logs(finished: Mapping[str, Any], out: Path) -> None:
-    """Raise StorageError where a log of the finished search is missing or not as it was written."""
-    damaged = first_damaged(out, finished.get(CHECKSUMS) or {})
-    if damaged is not None:
-        raise StorageError(f"{out / damaged} is missing or not as it was written: its checksum does not fit. Remove "
-                           f"{out / FRONTIER} and start `simulsa-eval tune` again, which decodes everything again, or "
-                           f"choose another --out.")
+def _decode_again(out: Path) -> str:
+    """The next step for a finished search of which a log is damaged."""
+    return (f"Remove {out / FRONTIER} and start `simulsa-eval tune` again, which decodes everything again, or choose "
+            f"another --out.")
 
 
 def _begin(job: Job, work: dict[str, Any], out: Path) -> dict[str, Any]:

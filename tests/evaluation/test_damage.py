@@ -5,14 +5,13 @@ import re
 import shutil
 
 import pytest
-from fakes import ClockModel, recorded_disk, tree, write_noise
+from fakes import ClockModel, growing_samples, recorded_disk, tree
 
 from simulsa_plugin.errors import StorageError
 from simulsa_plugin.evaluation import decoding
 from simulsa_plugin.evaluation import run as module
 from simulsa_plugin.evaluation.run import evaluate
 from simulsa_plugin.evaluation.settings import EvaluationSettings
-from simulsa_plugin.model import Prompt, Sample
 
 
 @pytest.fixture(autouse=True)
@@ -22,11 +21,7 @@ def small_blocks(monkeypatch):
 
 @pytest.fixture
 def rows(tmp_path):
-    prompt = Prompt(({"role": "user", "content": "<audio>Translate."},))
-    return [
-        Sample(row, prompt, "guten Tag liebe Welt", write_noise(tmp_path / f"{row}.wav", 0.9 + 0.3 * row, seed=row))
-        for row in range(5)
-    ]
+    return growing_samples(tmp_path, 5)
 
 
 def run(rows, out, model=None, **settings):

@@ -5,14 +5,14 @@ import itertools
 import json
 
 import pytest
-from fakes import ClockModel, tree, write_noise
+from fakes import ClockModel, Killed, Mortal, growing_samples, tree
 
 from simulsa_plugin.errors import StorageError
 from simulsa_plugin.evaluation import decoding, results
 from simulsa_plugin.evaluation import run as module
 from simulsa_plugin.evaluation.run import evaluate
 from simulsa_plugin.evaluation.settings import EvaluationSettings
-from simulsa_plugin.model import Prompt, Sample, UnusableRow
+from simulsa_plugin.model import UnusableRow
 from simulsa_plugin.work import Shard
 
 
@@ -23,11 +23,7 @@ def small_blocks(monkeypatch):
 
 @pytest.fixture
 def rows(tmp_path):
-    prompt = Prompt(({"role": "user", "content": "<audio>Translate."},))
-    return [
-        Sample(row, prompt, "guten Tag liebe Welt", write_noise(tmp_path / f"{row}.wav", 0.9 + 0.3 * row, seed=row))
-        for row in range(7)
-    ]
+    return growing_samples(tmp_path, 7)
 
 
 def run(rows, out, model=None, share=None, **settings):
@@ -35,20 +31,8 @@ def run(rows, out, model=None, share=None, **settings):
     return evaluate(model or ClockModel(regret=True), "toy", rows, chosen, out, share)
 
 
-class Killed(Exception):
+class MortalModel(Mortal, ClockModel):
     pass
-
-
-class MortalModel(ClockModel):
-    """Dies at the `lives`-th call."""
-
-    lives = 0
-
-    def continue_(self, prompts, requests):
-        self.lives -= 1
-        if self.lives < 0:
-            raise Killed
-        return super().continue_(prompts, requests)
 
 
 def test_whoever_decodes_what_is_left_finds_the_same_attention_heads(rows, tmp_path, capsys):

@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from fakes import ClockModel, HastyModel, tree, write_noise
+from fakes import ClockModel, HastyModel, Killed, Mortal, tree, write_noise
 
 from simulsa_plugin.errors import DatasetError, StorageError
 from simulsa_plugin.evaluation import decoding, run
@@ -24,20 +24,8 @@ from simulsa_plugin.storage import make_folder
 TEXT = "guten Tag liebe Welt"
 
 
-class Killed(Exception):
+class MortalModel(Mortal, HastyModel):
     pass
-
-
-class MortalModel(HastyModel):
-    """Dies at the `lives`-th call."""
-
-    lives = 0
-
-    def continue_(self, prompts, requests):
-        self.lives -= 1
-        if self.lives < 0:
-            raise Killed
-        return super().continue_(prompts, requests)
 
 
 def make_rows(folder, count, seconds=2.2, start=0):
