@@ -34,7 +34,7 @@ ALLOWED = {
     "evaluation": FOUNDATION | {"streaming", "metrics"},
     "toolkit": FOUNDATION | {"demo", "corpora", "augment", "streaming", "metrics", "evaluation"},
     "commands": FOUNDATION | {"demo", "corpora", "augment", "evaluation", "metrics", "toolkit"},
-    "experiments": FOUNDATION | {"demo", "evaluation", "metrics", "commands"},
+    "experiments": FOUNDATION | {"demo", "augment", "evaluation", "metrics", "commands"},
 }
 TORCH = {"torch", "torchaudio", "transformers", "peft", "accelerate", "deepspeed", "datasets", "llamafactory"}
 SLOW_TO_IMPORT = TORCH | {"matplotlib", "sacrebleu", "scipy", "pandas", "numpy"}

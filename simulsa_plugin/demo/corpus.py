@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ WINDOW_SECONDS = 6.0  # of the packaged checkpoint's encoder
 BLOCK = 125  # utterances per fresh synthesizer process; part of what fixes the bytes
 OFFLINE_NAME, TEST_NAME, DEV_NAME = "demo", "demo_test", "demo_dev"
 OFFLINE_ROWS, TEST_ROWS, DEV_ROWS = 8000, 200, 200
+TEST_SPLIT = "test"
 WORD_END_DECIMALS = 7  # a sample is 0.0000625 s: coarser, the last word could end after the audio
 
 
@@ -69,9 +70,21 @@ class Utterance:
         }
 
 
-def iterate_utterances(split: str, count: int, processes: int = 2) -> Iterator[Utterance]:
-    """The first `count` utterances of a split: a prefix of any longer run, whatever the number of processes."""
-    tasks = [(split, start, min(BLOCK, count - start)) for start in range(0, count, BLOCK)]
+VoiceChange = Callable[[int, Voice], Voice]  # (number of the utterance, the voice it has) → the voice it gets
+
+
+def iterate_utterances(
+    split: str, count: int, processes: int = 2, change: VoiceChange | None = None
+) -> Iterator[Utterance]:
+    """The first `count` utterances of a split: a prefix of any longer run, whatever the number of processes.
+
+    Args:
+        split: of `SPLITS`.
+        count: utterances.
+        processes: that speak.
+        change: speak with other voices; sentences, levels and the silence around them stay. A function of a module.
+    """
+    tasks = [(split, start, min(BLOCK, count - start), change) for start in range(0, count, BLOCK)]
     # Every block needs a synthesizer that nothing has spoken with, hence a process of its own.
     context = multiprocessing.get_context("fork")
     with context.Pool(processes, maxtasksperchild=1) as pool:
@@ -100,7 +113,7 @@ def write_demo_corpus(
     wanted = [
         (name, split, count)
         for name, split, count in (
-            (OFFLINE_NAME, "train", rows), (TEST_NAME, "test", test_rows), (DEV_NAME, "heldout", dev_rows))
+            (OFFLINE_NAME, "train", rows), (TEST_NAME, TEST_SPLIT, test_rows), (DEV_NAME, "heldout", dev_rows))
         if count
     ]
     entries = {name: {"file_name": str(folder / f"{name}.jsonl"), **SHAREGPT_ENTRY} for name, _, _ in wanted}
@@ -108,23 +121,33 @@ def write_demo_corpus(
         refuse_other_datasets(folder, entries)
         for name in entries:
             # The truth is written before the rows, and is nobody else's: earlier versions left no other sign.
-            claim(folder, _names(name), recognised=(folder / f"{name}_truth.jsonl").exists())
+            claim(folder, written_names(name), recognised=(folder / f"{name}_truth.jsonl").exists())
         for name, split, count in wanted:
             if not (folder / f"{name}.jsonl").exists():
-                _write_split(folder, name, split, count, processes)
+                write_utterances(folder, name, iterate_utterances(split, count, processes), count)
     add_datasets(folder, entries)
 
 
-def _names(name: str) -> list[str]:
-    """What a split writes into the folder."""
+def written_names(name: str) -> list[str]:
+    """What `write_utterances` writes into the folder."""
     return [name, f"{name}.jsonl", f"{name}_truth.jsonl"]
 
 
-def _write_split(folder: Path, name: str, split: str, count: int, processes: int) -> None:
+def write_utterances(folder: Path, name: str, utterances: Iterable[Utterance], count: int) -> None:
+    """Write one dataset: `name/*.wav`, `name_truth.jsonl` and, last, `name.jsonl`.
+
+    Args:
+        folder: absolute, for the rows name their audio with it; it is locked and the names are claimed.
+        name: of the dataset.
+        utterances: its rows.
+        count: how many there are.
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
     audio_folder = make_own_folder(folder / name)
     remove_leftovers(audio_folder)
     rows, truths = [], []
-    utterances = iterate_utterances(split, count, processes)
     for index, utterance in enumerate(tracked(utterances, count, f"speak {name}", "utterance")):
         path = audio_folder / f"{index:05d}.wav"
         with replacing(path, durable=False) as handle:
@@ -141,16 +164,18 @@ def messages(sentence: Sentence) -> list[dict[str, str]]:
     return [{"role": "user", "content": PROMPT}, {"role": "assistant", "content": sentence.target_text}]
 
 
-def _render_block(task: tuple[str, int, int]) -> list[Utterance]:
-    split, start, count = task
+def _render_block(task: tuple[str, int, int, VoiceChange | None]) -> list[Utterance]:
+    split, start, count, change = task
     synthesizer = Synthesizer(seed=1 + start)
-    return [_render(synthesizer, split, start + offset) for offset in range(count)]
+    return [_render(synthesizer, split, start + offset, change) for offset in range(count)]
 
 
-def _render(synthesizer: Synthesizer, split: str, index: int) -> Utterance:
+def _render(synthesizer: Synthesizer, split: str, index: int, change: VoiceChange | None) -> Utterance:
     rng = np.random.default_rng([*split.encode(), index])
     sentence = _draw_sentence(rng, split)
-    voice: Voice = sample_voice(rng)
+    voice = sample_voice(rng)
+    if change is not None:
+        voice = change(index, voice)
     return _place(rng, sentence, synthesizer.speak(sentence.source, voice))
 
 

@@ -1,0 +1,215 @@
+"""Disturbed copies of the demo's test set: silence, noise, another speed, unseen voices, a telephone's band.
+
+`python -m simulsa_plugin.experiments.disturbed --data data/ --out disturbed/` writes a dataset `demo_test_CONDITION`
+for each condition, with the times of its words, and registers it in `disturbed/dataset_info.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from simulsa_plugin.audio import SAMPLE_RATE, Waveform, read_mono, seconds_to_samples
+from simulsa_plugin.augment.silence import noise_floor, surround
+from simulsa_plugin.commands.console import Parser, output_folder, run_command
+from simulsa_plugin.demo.corpus import (
+    TEST_NAME,
+    TEST_SPLIT,
+    Utterance,
+    VoiceChange,
+    iterate_utterances,
+    write_utterances,
+    written_names,
+)
+from simulsa_plugin.demo.grammar import Sentence
+from simulsa_plugin.demo.speech import Voice
+from simulsa_plugin.demo.truth import find_truth
+from simulsa_plugin.errors import DatasetError, UsageError
+from simulsa_plugin.ownership import add_datasets, claim, refuse_other_datasets
+from simulsa_plugin.resampling import resample
+from simulsa_plugin.storage import SHAREGPT_ENTRY, locked, make_folder, registered_datasets
+
+PROG = "simulsa_plugin.experiments.disturbed"
+CLEAN = "clean"
+UNSEEN_VOICES = ("en-us-nyc", "en-gb-x-gbclan", "en-gb-x-gbcwmd")  # none of the corpus's
+UNSEEN_VARIANTS = ("m2", "m4", "m5", "m8", "f5", "Annie")
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What is done to every recording, in the order of the attributes.
+
+    Attributes:
+        title: in tables.
+        voice: speak the sentence again, with another voice.
+        sample_rate: resample to so many Hz and back.
+        snr_db: add white noise, so many dB below the mean power of the whole recording.
+        lead_ms: put so much before the recording,
+        trail_ms: and so much after it,
+        room_noise: white noise at the level of the recording's quietest 20 ms; else digital zeros.
+    """
+
+    title: str
+    voice: VoiceChange | None = None
+    sample_rate: int | None = None
+    snr_db: float | None = None
+    lead_ms: int = 0
+    trail_ms: int = 0
+    room_noise: bool = False
+
+    def disturb(self, utterance: Utterance, rng: np.random.Generator) -> Utterance:
+        """The utterance as it is heard under this condition, word times included; its voice stays.
+
+        Args:
+            utterance: spoken with the voice that it is to have.
+            rng: of the noise.
+        """
+        waveform = utterance.waveform
+        if self.sample_rate is not None:
+            waveform = resample(resample(waveform, SAMPLE_RATE, self.sample_rate), self.sample_rate, SAMPLE_RATE)
+        if self.snr_db is not None:
+            waveform = waveform + _white_noise(waveform, self.snr_db, rng)
+        lead, trail = (seconds_to_samples(ms / 1000) for ms in (self.lead_ms, self.trail_ms))
+        waveform = surround(waveform, lead, trail, noise_floor(waveform) if self.room_noise else 0.0, rng)
+        word_ends = tuple(self.lead_ms / 1000 + end for end in utterance.word_ends)
+        return dataclasses.replace(utterance, waveform=waveform, word_ends=word_ends)
+
+
+def slower(_: int, voice: Voice) -> Voice:
+    """Speak 15 % slower, at the same pitch."""
+    return dataclasses.replace(voice, words_per_minute=round(voice.words_per_minute * 0.85))
+
+
+def faster(_: int, voice: Voice) -> Voice:
+    """Speak 15 % faster, at the same pitch."""
+    return dataclasses.replace(voice, words_per_minute=round(voice.words_per_minute * 1.15))
+
+
+def unseen(index: int, voice: Voice) -> Voice:
+    """Speak with an accent and a variant that the corpus does not use; each pair as often as any other."""
+    accent, variant = index % len(UNSEEN_VOICES), index // len(UNSEEN_VOICES) % len(UNSEEN_VARIANTS)
+    return dataclasses.replace(voice, name=f"{UNSEEN_VOICES[accent]}+{UNSEEN_VARIANTS[variant]}")
+
+
+CONDITIONS = {
+    CLEAN: Condition("clean"),
+    "lead500": Condition("500 ms of zeros before", lead_ms=500),
+    "lead1000": Condition("1000 ms of zeros before", lead_ms=1000),
+    "trail500": Condition("500 ms of zeros after", trail_ms=500),
+    "trail1000": Condition("1000 ms of zeros after", trail_ms=1000),
+    "both500": Condition("500 ms of zeros at both ends", lead_ms=500, trail_ms=500),
+    "both1000": Condition("1000 ms of zeros at both ends", lead_ms=1000, trail_ms=1000),
+    "room_lead1000": Condition("1000 ms of its own noise before", lead_ms=1000, room_noise=True),
+    "room_trail1000": Condition("1000 ms of its own noise after", trail_ms=1000, room_noise=True),
+    "noise20": Condition("white noise, SNR 20 dB", snr_db=20.0),
+    "noise10": Condition("white noise, SNR 10 dB", snr_db=10.0),
+    "slow": Condition("speed −15 %", voice=slower),
+    "fast": Condition("speed +15 %", voice=faster),
+    "voices": Condition("unseen voices", voice=unseen),
+    "8khz": Condition("8 kHz", sample_rate=8000),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the disturbed test sets, or those that are named."""
+    return run_command(PROG, lambda: _main(argv))
+
+
+def _main(argv: Sequence[str] | None) -> int:
+    listed = "\n".join(f"  {name:15} {condition.title}" for name, condition in CONDITIONS.items())
+    parser = Parser(prog=f"python -m {PROG}", description=__doc__, epilog=f"conditions:\n{listed}",
+                    formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("data"), metavar="DIR",
+                        help="what `simulsa-augment --out data/` made (default: data)")
+    parser.add_argument("--out", type=output_folder, required=True, metavar="DIR", help="folder of the test sets")
+    parser.add_argument("--conditions", type=_conditions, default=tuple(CONDITIONS), metavar="NAME,NAME…",
+                        help="write only these (default: all)")
+    options = parser.parse_args(argv)
+    write_disturbed(options.data, options.out, options.conditions)
+    print(f"Written to {options.out}: {', '.join(map(dataset_name, options.conditions))}")
+    return 0
+
+
+def _conditions(text: str) -> tuple[str, ...]:
+    names = tuple(text.split(","))
+    unknown = next((name for name in names if name not in CONDITIONS), None)
+    if unknown is not None:
+        raise argparse.ArgumentTypeError(f"there is no condition {unknown!r}; allowed: {', '.join(CONDITIONS)}")
+    return names
+
+
+def dataset_name(condition: str) -> str:
+    """Name of the test set of a condition.
+
+    >>> dataset_name("lead500")
+    'demo_test_lead500'
+    """
+    return f"{TEST_NAME}_{condition}"
+
+
+def write_disturbed(data: Path, folder: Path, conditions: Sequence[str]) -> None:
+    """Write a test set for each condition; the same bytes whenever it is written.
+
+    Args:
+        data: what `simulsa-augment --out data/` made.
+        folder: of the test sets.
+        conditions: of `CONDITIONS`.
+
+    Raises:
+        UsageError: `data` holds no test set of the demo.
+        DatasetError: its test set is another than the one that this version speaks.
+        StorageError: the folder cannot be written, or what others have made stands there.
+    """
+    utterances = read_test_set(data)
+    folder = make_folder(folder).absolute()
+    names = {condition: dataset_name(condition) for condition in conditions}
+    entries = {name: {"file_name": str(folder / f"{name}.jsonl"), **SHAREGPT_ENTRY} for name in names.values()}
+    with locked(folder):
+        refuse_other_datasets(folder, entries)
+        claim(folder, [file for name in names.values() for file in written_names(name)])
+        for condition, name in names.items():
+            write_utterances(folder, name, disturbed(utterances, condition), len(utterances))
+    add_datasets(folder, entries)
+
+
+def read_test_set(data: Path) -> list[Utterance]:
+    """The demo's test set with the times of its words. Raises as `write_disturbed`."""
+    entry = registered_datasets(data).get(TEST_NAME)
+    truth = None if entry is None else find_truth(TEST_NAME, entry)
+    if truth is None or not truth.rows:
+        raise UsageError(f"{data} holds no dataset {TEST_NAME} with its truth. "
+                         f"Make it: simulsa-augment --out {data}")
+    return [Utterance(Sentence(tuple(row["source"].split()), tuple(row["target"]), tuple(row["needs"])),
+                      read_mono(row["audio"]), tuple(row["word_ends"])) for row in truth.rows]
+
+
+def disturbed(utterances: Sequence[Utterance], condition: str) -> Iterator[Utterance]:
+    """The test set under a condition. Raises DatasetError as `write_disturbed`."""
+    doing = CONDITIONS[condition]
+    spoken = utterances if doing.voice is None else _spoken_again(utterances, doing.voice)
+    for row, utterance in enumerate(spoken):
+        yield doing.disturb(utterance, np.random.default_rng([*condition.encode(), row]))
+
+
+def _spoken_again(utterances: Sequence[Utterance], change: VoiceChange) -> Iterator[Utterance]:
+    again = iterate_utterances(TEST_SPLIT, len(utterances), change=change)
+    for row, (before, now) in enumerate(zip(utterances, again, strict=True)):
+        if before.sentence != now.sentence:
+            raise DatasetError(f"Row {row} of {TEST_NAME} is {before.sentence.source_text!r}; this version of the "
+                               f"plugin speaks {now.sentence.source_text!r}. Make the data again: simulsa-augment.")
+        yield now
+
+
+def _white_noise(waveform: Waveform, snr_db: float, rng: np.random.Generator) -> Waveform:
+    """Noise for (num_samples,), `snr_db` below its mean power."""
+    power = float(np.mean(waveform.astype(np.float64) ** 2))
+    return rng.standard_normal(len(waveform), dtype=np.float32) * np.float32(np.sqrt(power / 10 ** (snr_db / 10)))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,201 @@
+"""How much a disturbance costs: results of `simulsa-eval` on the disturbed test sets against those on the clean one.
+
+`python -m simulsa_plugin.experiments.robustness ARM …`, where ARM is a folder with a result for each condition,
+`ARM/clean` among them; each result has offline decoding and one other cell. Arms are held against the first one.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from simulsa_plugin.commands.console import Parser, run_command
+from simulsa_plugin.errors import LogError, UsageError
+from simulsa_plugin.evaluation.cells import OFFLINE, SCORES, CellKey, read_scores
+from simulsa_plugin.evaluation.compare import CompareOptions, load_result
+from simulsa_plugin.evaluation.limit import ABOVE
+from simulsa_plugin.evaluation.logs.read import ReadOptions
+from simulsa_plugin.evaluation.sampled import Sampled, check_same_references, sample_cells
+from simulsa_plugin.evaluation.steps import STEPS, ShownStep, read_sessions
+from simulsa_plugin.experiments.disturbed import CLEAN, CONDITIONS
+from simulsa_plugin.metrics.instance import Measure
+from simulsa_plugin.metrics.significance import Bootstrap, interval
+from simulsa_plugin.ownership import refuse_input_as_output
+from simulsa_plugin.storage import write_json
+from simulsa_plugin.tables import align
+
+PROG = "simulsa_plugin.experiments.robustness"
+STREAMING = "streaming"  # the cell of a result that is not offline
+MODES = (OFFLINE, STREAMING)
+VALUES = ("BLEU", "LAAL")
+_ABOVE = ABOVE["LAAL"]
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One cell of one result.
+
+    Attributes:
+        values: BLEU, LAAL (ms), and how far LAAL lies above the limit (ms; None where that is not known).
+        sampled: the same on every resample of the utterances.
+        early: utterances of which something was committed while only added silence had been heard.
+        instances: utterances.
+    """
+
+    values: Mapping[str, float | None]
+    sampled: Sampled
+    early: int
+    instances: int
+
+
+Arm = Mapping[str, Mapping[str, Outcome]]  # condition → mode → outcome
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the tables."""
+    return run_command(PROG, lambda: _main(argv), goes_on=False)
+
+
+def _main(argv: Sequence[str] | None) -> int:
+    parser = Parser(prog=f"python -m {PROG}", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("arms", type=Path, nargs="+", metavar="ARM", help="folder of results, named by condition")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the tables as JSON")
+    options = parser.parse_args(argv)
+    arms = {str(path): read_arm(path, Bootstrap()) for path in options.arms}
+    refuse_input_as_output(options.json, (path / name / SCORES for path in options.arms for name in CONDITIONS))
+    summary = {"arms": {name: against_clean(arm) for name, arm in arms.items()}, "against": str(options.arms[0]),
+               "differences": {name: between(arms[str(options.arms[0])], arm) for name, arm in arms.items()
+                               if name != str(options.arms[0])}}
+    if options.json is not None:
+        write_json(options.json, summary)
+    print("\n".join(tables(summary)))
+    return 0
+
+
+def read_arm(folder: Path, bootstrap: Bootstrap) -> Arm:
+    """The results of an arm, in the order of `CONDITIONS`.
+
+    Raises:
+        UsageError: there is none of the clean test set, or a result has not one streaming cell.
+        LogError: a result cannot be read, or is about other utterances.
+    """
+    found = [name for name in CONDITIONS if (folder / name / SCORES).is_file()]
+    if CLEAN not in found:
+        raise UsageError(f"{folder} holds no result {CLEAN}. Make it: "
+                         f"simulsa-eval RECIPE eval_dataset=demo_test_{CLEAN} --out {folder / CLEAN}")
+    arm = {name: read_outcomes(folder / name, CONDITIONS[name].lead_ms, bootstrap) for name in found}
+    for outcomes in arm.values():
+        _check_same_utterances(arm[CLEAN], outcomes)
+    return arm
+
+
+def read_outcomes(folder: Path, lead_ms: float, bootstrap: Bootstrap) -> dict[str, Outcome]:
+    """Mode → outcome of a result folder; `lead_ms`: of silence that was added. Raises as `read_arm`."""
+    result = load_result(folder, CompareOptions())
+    modes = {OFFLINE if key.policy == OFFLINE else STREAMING: key for key in result.cells}
+    if len(result.cells) != len(MODES) or modes.keys() != {*MODES}:
+        raise UsageError(f"{folder} has the cells {', '.join(map(str, result.cells))}; expected offline and one more. "
+                         "Name one: simulsa_cells=FOLDER.")
+    scale, above = result.scale, _above_limit(folder)
+    sampled = sample_cells(result.cells, Measure(scale.unit, scale.length == "reference"), scale.tokenizer,
+                           ReadOptions(unit=scale.unit), bootstrap)
+    outcomes = {}
+    for mode, key in modes.items():
+        cell = result.cells[key]
+        if cell.log is None or key not in sampled:
+            raise LogError(f"{folder} has no log of {key}. Run `simulsa-eval run` again.")
+        values = {name: cell.values.get(name) for name in VALUES} | {_ABOVE: above.get(key.policy)}
+        early = count_early((steps for _, steps in read_sessions([cell.log.with_name(STEPS)])), lead_ms)
+        outcomes[mode] = Outcome(values, sampled[key], early, len(sampled[key].references))
+    return outcomes
+
+
+def _above_limit(folder: Path) -> dict[str, float | None]:
+    """Policy → LAAL above the limit."""
+    return {row["policy"]: row.get(_ABOVE) for row in read_scores(folder)["cells"]}
+
+
+def count_early(sessions: Iterable[Sequence[ShownStep]], lead_ms: float) -> int:
+    """How many sessions have committed text within the first `lead_ms` of audio.
+
+    >>> silent = ShownStep(500.0, "", "", False)
+    >>> count_early([[silent, ShownStep(1000.0, "Ich", "Ich", False)], [silent]], 1000.0)
+    1
+    """
+    return sum(any(step.committed.strip() for step in steps if step.audio_ms <= lead_ms) for steps in sessions)
+
+
+def against_clean(arm: Arm) -> list[Json]:
+    """Every condition and mode of an arm: its values, and their differences from the clean test set."""
+    return [{"condition": name, "mode": mode, **outcome.values, "early": outcome.early, "instances": outcome.instances,
+             **_differences(arm[CLEAN][mode], outcome)}
+            for mode in MODES for name, outcomes in arm.items() for outcome in [outcomes[mode]]]
+
+
+def between(baseline: Arm, arm: Arm) -> list[Json]:
+    """Differences of an arm from another one, for every condition and mode of both. Raises LogError as `read_arm`."""
+    _check_same_utterances(baseline[CLEAN], arm[CLEAN])
+    return [{"condition": name, "mode": mode, **_differences(baseline[name][mode], outcomes[mode])}
+            for mode in MODES for name, outcomes in arm.items() if name in baseline]
+
+
+def _check_same_utterances(one: Mapping[str, Outcome], other: Mapping[str, Outcome]) -> None:
+    first, second = ({CellKey(OFFLINE): outcomes[OFFLINE].sampled} for outcomes in (one, other))
+    check_same_references(first, second)
+
+
+def _differences(baseline: Outcome, other: Outcome) -> Json:
+    """Value → difference and its interval, by paired bootstrap."""
+    found: Json = {}
+    for name in VALUES:
+        first, second = baseline.values[name], other.values[name]
+        bounds = interval(other.sampled.values[name] - baseline.sampled.values[name])
+        found[f"{name}_difference"] = None if first is None or second is None else second - first
+        found[f"{name}_interval"] = None if bounds is None else [bounds.low, bounds.high]
+    return found
+
+
+def tables(summary: Json) -> list[str]:
+    """The summary as aligned lines."""
+    lines: list[str] = []
+    for name, rows in summary["arms"].items():
+        for mode in MODES:
+            lines += [f"{name}, {mode}", *align([_HEAD, *(_row(row) for row in rows if row["mode"] == mode)]), ""]
+    for name, rows in summary["differences"].items():
+        head = [f"{name} less {summary['against']}", "mode", "BLEU", "[low, high]", "LAAL ms", "[low, high]"]
+        lines += [*align([head, *([_title(row), row["mode"], *_difference(row, "BLEU", 1),
+                                   *_difference(row, "LAAL", 0)] for row in rows)]), ""]
+    return [*lines, "[low, high]: 95 % over utterances (paired bootstrap). early: utterances of which text was "
+                    "committed while only added silence had been heard."]
+
+
+_HEAD = ["condition", "BLEU", "less clean", "[low, high]", "LAAL ms", "less clean", "above limit", "early"]
+
+
+def _row(row: Json) -> list[str]:
+    early = f"{row['early']}/{row['instances']}" if CONDITIONS[row["condition"]].lead_ms else "–"
+    return [_title(row), _number(row["BLEU"], 1), *_difference(row, "BLEU", 1), _number(row["LAAL"], 0),
+            _difference(row, "LAAL", 0)[0], _number(row[_ABOVE], 0), early]
+
+
+def _title(row: Json) -> str:
+    return CONDITIONS[row["condition"]].title
+
+
+def _difference(row: Json, name: str, digits: int) -> list[str]:
+    difference, bounds = row[f"{name}_difference"], row[f"{name}_interval"]
+    return ["–" if difference is None else f"{difference:+.{digits}f}",
+            "–" if bounds is None else f"[{bounds[0]:+.{digits}f}, {bounds[1]:+.{digits}f}]"]
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
