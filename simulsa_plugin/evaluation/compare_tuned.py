@@ -54,14 +54,14 @@ class Tested:
     """A system on the test set, its settings chosen anew on every resample of the dev set.
 
     Attributes:
-        value: (quality, latency) of the cell that was tuned.
-        samples: of the cells that are chosen, shape (2, resamples).
+        value: metric → its value in the cell that was tuned.
+        samples: metric → its value in the cells that are chosen, shape (resamples,).
         otherwise: share of the resamples that choose another cell.
         missing: share of the resamples whose choice has no result on the test set; the tuned cell stands for it.
     """
 
-    value: tuple[float, float]
-    samples: Array
+    value: Mapping[str, float]
+    samples: Mapping[str, Array]
     otherwise: float
     missing: float
 
@@ -128,31 +128,51 @@ def _at_budget(budget: float, tunings: tuple[Tuning, Tuning],
     if lacking:
         return found | {"sentence": f"At {budget:g} ms of {goal.latency} nothing is compared: on dev no cell of the "
                                     f"{' and of the '.join(lacking)} is within it."}
-    tested = [_test(budget, tuning, key, cells, side) for tuning, key, cells, side
-              in zip(tunings, keys, tests, sides, strict=True) if key is not None]
-    for position, name in enumerate((goal.quality, goal.latency)):
-        one, two = (system.value[position] for system in tested)
-        bounds = interval(tested[1].samples[position] - tested[0].samples[position])
+    tested = [score_at_budget(budget, tuning, cells, side)
+              for tuning, cells, side in zip(tunings, tests, sides, strict=True)]
+    baseline, other = (system for system in tested if system is not None)
+    for name in (goal.quality, goal.latency):
+        one, two = baseline.value[name], other.value[name]
+        bounds = interval(other.samples[name] - baseline.samples[name])
         found[name] = {"baseline": one, "other": two, "difference": two - one,
                        "interval": bounds and [bounds.low, bounds.high]}
-    found |= {share: {side: getattr(system, share) for side, system in zip(SIDES, tested, strict=True)}
+    found |= {share: {side: getattr(system, share) for side, system in zip(SIDES, (baseline, other), strict=True)}
               for share in ("otherwise", "missing")}
     return found | {"sentence": _sentence(found, [str(key) for key in keys])}
 
 
-def _test(budget: float, tuning: Tuning, tuned: CellKey, tests: Mapping[CellKey, Cell], side: Side) -> Tested:
-    goal = tuning.goal
-    cell, names = tests.get(tuned), (goal.quality, goal.latency)
-    values = [None if cell is None else cell.values.get(name) for name in names]
-    if tuned not in side or not side[tuned].values or any(value is None for value in values):
+def score_at_budget(budget: float, tuning: Tuning, cells: Mapping[CellKey, Cell], side: Side) -> Tested | None:
+    """Score a tuned system on the test set at a budget, its settings chosen anew on every resample of the dev set.
+
+    Args:
+        budget: one that it was tuned for.
+        tuning: of the system.
+        cells: its cells on the test set.
+        side: the same cells resampled.
+
+    Returns:
+        The metrics that all cells chosen on some resample have; None where no cell was within the budget on dev.
+
+    Raises:
+        UsageError: the tuned cell was not decoded on the test set, or lacks the metrics that it was tuned for.
+    """
+    tuned = tuning.tuned[budget]
+    if tuned is None:
+        return None
+    cell, needed = cells.get(tuned), (tuning.goal.quality, tuning.goal.latency)
+    if cell is None or tuned not in side or not side[tuned].values or \
+            any(cell.values.get(name) is None for name in needed):
         raise UsageError(f"{tuned} was tuned at {budget:g} ms in {tuning.path}, and the result on the test set has no "
-                         f"{' and '.join(names)} of it. Decode it with {tuning.path}/tuned.yaml.")
+                         f"{' and '.join(needed)} of it. Decode it with {tuning.path}/tuned.yaml.")
     chosen = [_as_tuned(key, tuned) for key in _choices(tuning, budget)]
     there = [key if key in side else tuned for key in chosen]
-    samples = np.stack([[side[key].values[name][number] for number, key in enumerate(there)] for name in names])
-    count = len(chosen)
-    return Tested((float(values[0] or 0.0), float(values[1] or 0.0)), samples,
-                  sum(key != tuned for key in chosen) / count, sum(key not in side for key in chosen) / count)
+    names = [name for name, value in cell.values.items()
+             if value is not None and all(name in side[key].values for key in set(there))]
+    return Tested({name: float(cell.values[name] or 0.0) for name in names},
+                  {name: np.array([side[key].values[name][number] for number, key in enumerate(there)])
+                   for name in names},
+                  sum(key != tuned for key in chosen) / len(chosen),
+                  sum(key not in side for key in chosen) / len(chosen))
 
 
 def _as_tuned(key: CellKey | None, tuned: CellKey) -> CellKey:

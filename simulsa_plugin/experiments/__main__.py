@@ -9,13 +9,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from simulsa_plugin.commands.console import Parser, run_command
 from simulsa_plugin.errors import UsageError
 
 if TYPE_CHECKING:
-    from simulsa_plugin.experiments.plan import Experiment
+    from simulsa_plugin.experiments.plan import Arm, Experiment
+    from simulsa_plugin.experiments.runs import Done
 
 PROG = "simulsa_plugin.experiments"
 
@@ -27,7 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: Sequence[str] | None) -> int:
     parser = Parser(prog=f"python -m {PROG}", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("experiment", metavar="NAME", help="mixing, truncation, acceptance, latency, or a YAML file")
+    parser.add_argument("experiment", metavar="NAME",
+                        help="a file of recipes/experiments (shares, mixing …), or any YAML file")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="runs, tables and pictures")
     parser.add_argument("--data", type=Path, default=Path("data"), metavar="DIR",
                         help="what `simulsa-augment --out data/` made (default: data)")
@@ -51,26 +53,45 @@ def _main(argv: Sequence[str] | None) -> int:
 
 def _run(experiment: Experiment, seeds: Sequence[int], data: Path, out: Path) -> None:
     from simulsa_plugin.experiments.runs import do_run
-    from simulsa_plugin.experiments.summary import average, draw, summarise, table
-    from simulsa_plugin.metrics.significance import Bootstrap
     from simulsa_plugin.ownership import claim
     from simulsa_plugin.storage import replacing, write_json
 
-    summaries = [f"{experiment.name}.{suffix}" for suffix in ("json", "png", "txt")]
-    claim(out, summaries)
+    claim(out, [f"{experiment.name}.{suffix}" for suffix in ("json", "png", "txt")])
     for position in range(len(seeds)):  # all arms of a seed before the next seed: what is there can be compared
         for arm in experiment.arms:
             do_run(arm.runs[position], data, out)
-    arms = [average(arm.name, [do_run(run, data, out) for run in arm.runs], arm.policy, Bootstrap())
-            for arm in experiment.arms]
-    summary = summarise(arms) | {"title": experiment.title, "seeds": list(seeds)}
-    draw(experiment.title, arms, out / f"{experiment.name}.png")
-    lines = table(summary, len(seeds))
+    done = [(arm, [do_run(run, data, out) for run in arm.runs]) for arm in experiment.arms]
+    summary, lines = _summarise(experiment.title, done, len(seeds), out / f"{experiment.name}.png")
     with replacing(out / f"{experiment.name}.txt", "w") as handle:
         handle.write("\n".join([experiment.title, "", *lines, ""]))
-    write_json(out / f"{experiment.name}.json", summary)
+    write_json(out / f"{experiment.name}.json", summary | {"title": experiment.title, "seeds": list(seeds)})
     print("\n".join(lines))
     print(f"Written to {out}: {experiment.name}.json, {experiment.name}.txt, {experiment.name}.png")
+
+
+def _summarise(
+    title: str, done: Sequence[tuple[Arm, Sequence[Done]]], seeds: int, picture: Path
+) -> tuple[dict[str, Any], list[str]]:
+    """Summarise fixed settings, tuned ones or both, as far as all arms have them, and draw the tuned ones rather."""
+    from simulsa_plugin.experiments.summary import average, draw, summarise, table
+    from simulsa_plugin.experiments.tuned import draw_tuned, read_arm, summarise_tuned, tuned_table
+    from simulsa_plugin.metrics.significance import Bootstrap
+
+    summary: dict[str, Any] = {}
+    lines: list[str] = []
+    fixed = [(arm, [run.result for run in runs if run.result]) for arm, runs in done]
+    if all(folders for _, folders in fixed):
+        arms = [average(arm.name, folders, arm.policy, Bootstrap()) for arm, folders in fixed]
+        summary |= summarise(arms)
+        lines += table(summary, seeds)
+        draw(title, arms, picture)
+    searched = [(arm, [(run.tuning, run.tested) for run in runs if run.tuning and run.tested]) for arm, runs in done]
+    if all(folders for _, folders in searched):
+        tuned = summarise_tuned([read_arm(arm.name, folders, Bootstrap()) for arm, folders in searched], Bootstrap())
+        summary |= {"tuned": tuned}
+        lines += [*([""] if lines else []), *tuned_table(tuned, seeds)]
+        draw_tuned(title, tuned, picture)
+    return summary, lines
 
 
 def _integers(text: str) -> tuple[int, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,8 @@ FOLDER = Path("recipes/experiments")
 TRAINED = "recipes/demo_simulsa.yaml"
 # Beyond the paper's 5: an offline model with a larger rollback is the honest baseline.
 EVALUATED = {"simulsa_chunks": "500,1000", "simulsa_rollbacks": "0,3,5,8,12"}
-_KEYS = frozenset({"title", "augment", "train", "evaluate", "arms"})
-_ARM_KEYS = frozenset({"recipe", "augment", "train", "evaluate", "policy"})
+_KEYS = frozenset({"title", "augment", "train", "evaluate", "tune", "test", "arms"})
+_ARM_KEYS = frozenset({"recipe", "augment", "scored_by", "variant", "train", "evaluate", "tune", "test", "policy"})
 
 Keys = Mapping[str, Any]
 
@@ -30,26 +30,47 @@ class Run:
         content: what the recipe says.
         augment: keys of `simulsa-augment`; None trains on the offline rows alone.
         train: keys that override the recipe.
-        evaluate: keys of `simulsa-eval`.
+        evaluate: keys of `simulsa-eval` for fixed settings; None, none are decoded.
         seed: `seed` and `simulsa_seed` together.
+        tune: keys of `simulsa-eval tune` with `budget`, `latency` and `quality`; None, nothing is tuned.
+        test: keys that override the recipe of what was tuned, on the test set.
+        scored_by: the run whose model scores the cuts; None, the packaged one.
+        variant: what `experiments.variants` makes of the augmented rows before training; None, nothing.
     """
 
     recipe: str
     content: Keys
     augment: Keys | None
     train: Keys
-    evaluate: Keys
+    evaluate: Keys | None
     seed: int
+    tune: Keys | None = None
+    test: Keys = field(default_factory=dict)
+    scored_by: Run | None = None
+    variant: str | None = None
 
     @property
     def model_name(self) -> str:
         """A name for the trained model: what it is made of, hashed; the content of the recipe, not its name."""
-        return f"seed{self.seed}_{short_hash([self.content, self.augment, self.train, self.seed])}"
+        made_of: list[object] = [self.content, self.augment, self.train, self.seed]
+        made_of += [] if self.scored_by is None else [self.scored_by.model_name]
+        made_of += [] if self.variant is None else [self.variant]
+        return f"seed{self.seed}_{short_hash(made_of)}"
 
     @property
     def result_name(self) -> str:
-        """A name for its evaluation."""
+        """A name for the evaluation of fixed settings."""
         return f"eval_{short_hash(self.evaluate)}"
+
+    @property
+    def tuning_name(self) -> str:
+        """A name for the search on the dev set."""
+        return f"tune_{short_hash(self.tune)}"
+
+    @property
+    def test_name(self) -> str:
+        """A name for the evaluation of what was found."""
+        return f"test_{short_hash([self.tune, self.test])}"
 
 
 @dataclass(frozen=True)
@@ -95,12 +116,21 @@ def read_experiment(name: str, seeds: Sequence[int], overrides: Keys) -> Experim
     arms = described.get("arms")
     if not isinstance(arms, Mapping) or not arms:
         raise UsageError(f"{path} has no arms; expected a mapping of names to settings.")
-    return Experiment(path.stem, str(described.get("title", path.stem)), tuple(
-        _make_arm(path, str(arm), settings or {}, described, seeds, overrides) for arm, settings in arms.items()))
+    made: dict[str, Arm] = {}
+    for name, settings in arms.items():
+        made[str(name)] = _make_arm(path, str(name), settings or {}, described, made, seeds, overrides)
+    return Experiment(path.stem, str(described.get("title", path.stem)), tuple(made.values()))
 
 
-def _make_arm(path: Path, name: str, arm: Keys, common: Keys, seeds: Sequence[int], overrides: Keys) -> Arm:
+def _make_arm(
+    path: Path, name: str, arm: Keys, common: Keys, before: Mapping[str, Arm], seeds: Sequence[int], overrides: Keys
+) -> Arm:
     _check_keys(path, f"arm {name}, ", arm, _ARM_KEYS)
+    scorer = arm.get("scored_by")
+    if scorer is not None and scorer not in before:
+        raise UsageError(f"{path}, arm {name}: scored_by is {scorer!r}; allowed: an arm above it: "
+                         f"{', '.join(before) or 'there is none'}.")
+    tuned = "tune" in common or "tune" in arm
 
     def merged(key: str) -> dict[str, Any]:
         return {**(common.get(key) or {}), **(arm.get(key) or {})}
@@ -108,8 +138,13 @@ def _make_arm(path: Path, name: str, arm: Keys, common: Keys, seeds: Sequence[in
     offline = "recipe" in arm and "augment" not in arm
     recipe = str(arm.get("recipe", TRAINED))
     content = read_recipe(recipe)
-    runs = tuple(Run(recipe, content, None if offline else merged("augment"),
-                     merged("train") | dict(overrides), EVALUATED | merged("evaluate"), seed) for seed in seeds)
+    evaluate = EVALUATED | merged("evaluate") if not tuned or merged("evaluate") else None
+    tune = merged("tune") if tuned else None
+    if tune is not None and "budget" not in tune:
+        raise UsageError(f"{path}, arm {name}: tune names no budget. Add budget: with milliseconds of mean latency.")
+    runs = tuple(Run(recipe, content, None if offline else merged("augment"), merged("train") | dict(overrides),
+                     evaluate, seed, tune, merged("test"), before[scorer].runs[number] if scorer else None,
+                     arm.get("variant")) for number, seed in enumerate(seeds))
     return Arm(name, runs, arm.get("policy", "rollback"))
 
 

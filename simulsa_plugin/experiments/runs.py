@@ -7,26 +7,46 @@ import json
 import shutil
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from simulsa_plugin.errors import SimulsaError
 from simulsa_plugin.evaluation.cells import SCORES
+from simulsa_plugin.evaluation.tune import FINALISTS
 from simulsa_plugin.experiments.guard import run_guarded
-from simulsa_plugin.experiments.plan import Run
+from simulsa_plugin.experiments.plan import Keys, Run
 from simulsa_plugin.experiments.signature import data_signature, dataset_names
 from simulsa_plugin.ownership import claim
 from simulsa_plugin.storage import make_own_folder, refuse_link, write_json, writing_to
 
 MADE_OF = "run.json"
 BIN = Path(sys.executable).parent
+_GOAL = ("budget", "latency", "quality")  # options of `simulsa-eval tune`, not keys
 _AUGMENTED = {"dataset": "demo"}  # unless an arm says otherwise
 TRAINED = "trained.json"  # written when the training has ended well
 MODEL = "model"
 
 
-def do_run(run: Run, data: Path, out: Path) -> Path:
-    """Augment, train and evaluate, as far as it is not done.
+@dataclass(frozen=True)
+class Done:
+    """Folders of a run.
+
+    Attributes:
+        model: the trained model.
+        result: of `simulsa-eval` in fixed settings; None where the experiment wants none.
+        tuning: of `simulsa-eval tune`; None likewise.
+        tested: of `simulsa-eval` on the test set, in every setting that was decoded on the whole dev set.
+    """
+
+    model: Path
+    result: Path | None
+    tuning: Path | None
+    tested: Path | None
+
+
+def do_run(run: Run, data: Path, out: Path) -> Done:
+    """Augment, train, evaluate and tune, as far as it is not done.
 
     The folders are named by what the run is made of, so that a recipe or data of other content is another run.
 
@@ -35,28 +55,57 @@ def do_run(run: Run, data: Path, out: Path) -> Path:
         data: what `simulsa-augment --out data/` made.
         out: holds a folder for every run.
 
-    Returns:
-        The result folder of `simulsa-eval`.
-
     Raises:
         SimulsaError: a command failed; it is named, and what it said stands in its log.
     """
+    model = _do_training(run, data, out)
+    folder = model.parent
+    result = None if run.evaluate is None else _evaluate(run, run.evaluate, folder)
+    if run.tune is None:
+        return Done(model, result, None, None)
+    tuning = _tune(run, run.tune, folder)
+    return Done(model, result, tuning, _test(run, tuning, folder))
+
+
+def _do_training(run: Run, data: Path, out: Path) -> Path:
+    """Train where it is not done; the model's folder."""
     signature = _signature(run, data)
     name = f"{run.model_name}_{signature}"
     claim(out, [name], recognised=(out / name / MADE_OF).is_file())
     folder = make_own_folder(out / name)
-    result = folder / _result_name(run)
-    if (result / SCORES).exists():
-        return result
-    made_of = {"recipe": run.recipe, "content": run.content, "augment": run.augment, "train": run.train,
-               "seed": run.seed, "data": str(data), "data_signature": signature}
-    write_json(folder / MADE_OF, json.loads(json.dumps(made_of, default=str)))  # YAML knows dates, JSON does not
     if not (folder / TRAINED).exists():
-        _train(run, data, folder)
+        scorer = None if run.scored_by is None else _do_training(run.scored_by, data, out)
+        made_of = {"recipe": run.recipe, "content": run.content, "augment": run.augment, "train": run.train,
+                   "scored_by": scorer, "variant": run.variant, "seed": run.seed, "data": str(data),
+                   "data_signature": signature}
+        write_json(folder / MADE_OF, json.loads(json.dumps(made_of, default=str)))  # YAML knows dates, JSON does not
+        _train(run, data, folder, scorer)
         write_json(folder / TRAINED, {"model": MODEL})
-    keys = {"model_name_or_path": folder / MODEL} | dict(run.evaluate)
-    _call(folder, "simulsa-eval", *_words(keys), "--out", str(result))
+    return folder / MODEL
+
+
+def _evaluate(run: Run, evaluate: Keys, folder: Path) -> Path:
+    result = folder / (run.result_name + _content_of_datasets(evaluate))
+    if not (result / SCORES).exists():
+        keys = {"model_name_or_path": folder / MODEL} | dict(evaluate)
+        _call(folder, "simulsa-eval", *_words(keys), "--out", str(result))
     return result
+
+
+def _tune(run: Run, tune: Keys, folder: Path) -> Path:
+    tuning = folder / (run.tuning_name + _content_of_datasets(tune))
+    if not (tuning / FINALISTS).exists():
+        keys = {"model_name_or_path": folder / MODEL} | {key: tune[key] for key in tune if key not in _GOAL}
+        goal = [word for key in _GOAL if key in tune for word in (f"--{key}", str(tune[key]))]
+        _call(folder, "simulsa-eval", "tune", *_words(keys), *goal, "--out", str(tuning))
+    return tuning
+
+
+def _test(run: Run, tuning: Path, folder: Path) -> Path:
+    tested = folder / (run.test_name + _content_of_datasets(run.test))
+    if not (tested / SCORES).exists():
+        _call(folder, "simulsa-eval", str(tuning / FINALISTS), *_words(run.test), "--out", str(tested))
+    return tested
 
 
 def _signature(run: Run, data: Path) -> str:
@@ -68,24 +117,29 @@ def _signature(run: Run, data: Path) -> str:
     return data_signature(Path(keys.get("dataset_dir", data)), dataset_names(keys))
 
 
-def _result_name(run: Run) -> str:
-    """With test data of its own, a result is also named by their content."""
-    place = run.evaluate.get("dataset_dir")
+def _content_of_datasets(keys: Keys) -> str:
+    """A suffix for results on datasets that are not the embedded ones: their content."""
+    place = keys.get("dataset_dir")
     if not isinstance(place, str):
-        return run.result_name
-    return f"{run.result_name}_{data_signature(Path(place), dataset_names(run.evaluate))}"
+        return ""
+    return f"_{data_signature(Path(place), dataset_names(keys, {'dataset': keys.get('simulsa_dev_dataset')}))}"
 
 
-def _train(run: Run, data: Path, folder: Path) -> None:
+def _train(run: Run, data: Path, folder: Path, scorer: Path | None) -> None:
     dataset_dir = data
     if run.augment is not None:
         dataset_dir = folder / "data"
-        keys = _AUGMENTED | {"dataset_dir": data, "simulsa_seed": run.seed} | dict(run.augment)
+        keys: dict[str, Any] = {"model_name_or_path": scorer} if scorer else {}
+        keys |= _AUGMENTED | {"dataset_dir": data, "simulsa_seed": run.seed} | dict(run.augment)
         _call(folder, "simulsa-augment", *_words(keys), "--out", str(dataset_dir))
+    if run.variant is not None:
+        augmented, dataset_dir = dataset_dir, folder / "variant"
+        _call(folder, "python", "-m", "simulsa_plugin.experiments.variants", run.variant, "--data", str(augmented),
+              "--out", str(dataset_dir))
     with writing_to(folder / MODEL), contextlib.suppress(FileNotFoundError):
         shutil.rmtree(folder / MODEL)  # of a training that was stopped: what it left may be half a file
-    keys = {"dataset_dir": dataset_dir, "seed": run.seed, "output_dir": folder / MODEL} | dict(run.train)
-    _call(folder, "llamafactory-cli", "train", run.recipe, *_words(keys))
+    training = {"dataset_dir": dataset_dir, "seed": run.seed, "output_dir": folder / MODEL} | dict(run.train)
+    _call(folder, "llamafactory-cli", "train", run.recipe, *_words(training))
 
 
 def _words(keys: Mapping[str, Any]) -> list[str]:

@@ -1,0 +1,226 @@
+"""Arms tuned alike: quality at latency budgets over seeds, against the first arm, and beside the limit.
+
+Settings are chosen on the dev set and values come from the test set. Intervals cover the utterances of both sets (the
+choice included), which all arms and seeds share, and the seeds: the mean over n seeds of one draw of the utterances
+gets Student's t with n − 1 degrees of freedom, scaled by the standard error between the seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from simulsa_plugin.evaluation.cells import CellKey, read_scores
+from simulsa_plugin.evaluation.compare import CompareOptions, load_result
+from simulsa_plugin.evaluation.compare_tuned import Tested, load_tuning, score_at_budget
+from simulsa_plugin.evaluation.limit import LIMITS
+from simulsa_plugin.evaluation.logs.read import ReadOptions
+from simulsa_plugin.evaluation.sampled import Side, check_same_references, sample_cells
+from simulsa_plugin.experiments.summary import OFFLINE
+from simulsa_plugin.metrics.instance import Measure
+from simulsa_plugin.metrics.significance import Array, Bootstrap, interval
+from simulsa_plugin.storage import replacing
+from simulsa_plugin.tables import align
+
+QUALITIES = ("BLEU", "chrF")
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class TunedArm:
+    """An arm at its budgets.
+
+    Attributes:
+        name: of the arm.
+        latency: the metric that the budgets are of.
+        budgets: budget in milliseconds → the arm on the test set, one for each seed; None where a seed had no cell
+            within the budget on dev.
+        cells: budget → the cell that each seed chose.
+        offline: of each seed, decoded after the end of the utterance.
+        limits: rows of the limit in scores.json; they are those of the test set, whatever the model.
+    """
+
+    name: str
+    latency: str
+    budgets: Mapping[float, Sequence[Tested] | None]
+    cells: Mapping[float, Sequence[str]]
+    offline: Sequence[Tested]
+    limits: Sequence[Json]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds.
+
+    Attributes:
+        value: the mean.
+        spread: standard deviation over seeds (n − 1); None for one seed.
+        bounds: 95 % interval over utterances and seeds; of one seed over utterances alone.
+    """
+
+    value: float
+    spread: float | None
+    bounds: tuple[float, float] | None
+
+    def as_json(self) -> Json:
+        """The fields, as the summary has them."""
+        return {"value": self.value, "spread": self.spread, "interval": self.bounds and list(self.bounds)}
+
+
+def read_arm(name: str, runs: Sequence[tuple[Path, Path]], bootstrap: Bootstrap) -> TunedArm:
+    """Read the searches and test results of an arm.
+
+    Args:
+        name: of the arm.
+        runs: for each seed the folder of `simulsa-eval tune` and that of the test set.
+        bootstrap: how utterances are drawn; equal draws for all arms.
+
+    Raises:
+        LogError, UsageError: a folder is not what was written, the seeds were tested on other utterances, or a cell
+            that was tuned was not decoded on the test set.
+    """
+    tunings = [load_tuning(tuning, bootstrap) for tuning, _ in runs]
+    loaded = [_load_test(tested, bootstrap) for _, tested in runs]
+    for _, side in loaded[1:]:
+        check_same_references(loaded[0][1], side)
+    budgets = {budget: _all([score_at_budget(budget, tuning, cells, side)
+                             for tuning, (cells, side) in zip(tunings, loaded, strict=True)])
+               for budget in tunings[0].tuned}
+    chosen = {budget: [str(tuning.tuned[budget]) for tuning in tunings] for budget in budgets}
+    offline = [Tested({name: value for name, value in cells[OFFLINE].values.items() if value is not None},
+                      side[OFFLINE].values, 0.0, 0.0) for cells, side in loaded]
+    limits = read_scores(runs[0][1]).get(LIMITS) or []
+    return TunedArm(name, tunings[0].goal.latency, budgets, chosen, offline, limits)
+
+
+def over_seeds(values: Sequence[float], samples: Sequence[Array], seed: int) -> Estimate:
+    """Average over seeds, with an interval over utterances and seeds.
+
+    Args:
+        values: of each seed.
+        samples: the same on each draw of the utterances, shape (resamples,), the same draws for every seed.
+        seed: of the draws of Student's t.
+
+    >>> over_seeds([1.0, 3.0], [np.ones(1000), 3 * np.ones(1000)], seed=0).spread
+    1.4142135623730951
+    """
+    mean, drawn, spread = float(np.mean(values)), np.mean(samples, axis=0), None
+    if len(values) > 1:
+        spread = float(np.std(values, ddof=1))
+        between = np.random.default_rng(seed).standard_t(len(values) - 1, size=len(drawn))
+        drawn = drawn + between * spread / np.sqrt(len(values))
+    bounds = interval(drawn)
+    return Estimate(mean, spread, None if bounds is None else (bounds.low, bounds.high))
+
+
+def summarise_tuned(arms: Sequence[TunedArm], bootstrap: Bootstrap) -> Json:
+    """Every arm at every budget, its difference to the first arm, and the limit."""
+    first = arms[0]
+    rows = [_row(arm, first, budget, bootstrap) for arm in arms for budget in arm.budgets]
+    offline = [{"arm": arm.name, **{name: _estimate(arm.offline, name, bootstrap).as_json() for name in QUALITIES},
+                "difference": None if arm is first else _differences(first.offline, arm.offline, bootstrap)}
+               for arm in arms]
+    return {"against": first.name, "latency": first.latency, "tuned": rows, "offline": offline,
+            "limits": list(first.limits)}
+
+
+def tuned_table(summary: Json, seeds: int) -> list[str]:
+    """The summary as aligned lines."""
+    latency, against = summary["latency"], summary["against"]
+    head = ["budget ms", "arm", f"{latency} ms", "BLEU", "± seeds", "chrF", f"BLEU against {against}", "chrF",
+            "settings"]
+    rows = [head]
+    for row in sorted(summary["tuned"], key=lambda row: row["budget"]):
+        rows.append([f"{row['budget']:g}", row["arm"], *_shown(row, latency), "; ".join(dict.fromkeys(row["cells"]))])
+    for row in summary["offline"]:
+        rows.append(["offline", row["arm"], *_shown(row, latency), ""])
+    over = "utterances and seeds" if seeds > 1 else "utterances; one seed says nothing about the spread of trainings"
+    limit = [f"limit: every word when the truth allows it, nothing lost: {latency} {row[latency]:.0f} ms"
+             + ("" if row["chunk_ms"] is None else f" in chunks of {row['chunk_ms']:g} ms") for row in summary["limits"]
+             if row.get(latency) is not None]
+    return [*align(rows), "", *limit,
+            f"Settings are chosen on the dev set, values are from the test set; means over {seeds} "
+            f"seed{'s' if seeds > 1 else ''}; [low, high]: 95 % over {over}, the choice included."]
+
+
+def draw_tuned(title: str, summary: Json, path: Path) -> None:
+    """Quality over latency: a line for each arm through its budgets, its offline quality, and the limit."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2, 4.6), layout="constrained")
+    axes = figure.subplots()
+    latency = summary["latency"]
+    for number, offline in enumerate(summary["offline"]):
+        points = [row for row in summary["tuned"] if row["arm"] == offline["arm"] and row["BLEU"] is not None]
+        x, y = ([row[name]["value"] for row in points] for name in (latency, "BLEU"))
+        bounds = [row["BLEU"]["interval"] or (value, value) for row, value in zip(points, y, strict=True)]
+        errors = [[max(0.0, value - low) for value, (low, _) in zip(y, bounds, strict=True)],
+                  [max(0.0, high - value) for value, (_, high) in zip(y, bounds, strict=True)]]
+        axes.errorbar(x, y, yerr=errors, capsize=3, marker="o", markersize=4, color=f"C{number}", label=offline["arm"])
+        axes.axhline(offline["BLEU"]["value"], color=f"C{number}", linewidth=0.8, linestyle=":")
+    known = [row for row in summary["limits"] if row.get(latency) is not None and row["BLEU"] is not None]
+    axes.plot([row[latency] for row in known], [row["BLEU"] for row in known], linestyle="none", marker="*",
+              markersize=9, color="black", label="limit, from no chunks to 2 s" if known else None)
+    axes.set_title(title)
+    axes.set_xlabel(f"{latency} on the test set (ms)")
+    axes.set_ylabel("BLEU, 95 %; dotted: offline")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8, loc="lower right")
+    with replacing(path) as handle:
+        figure.savefig(handle, format="png", dpi=110)
+
+
+def _load_test(folder: Path, bootstrap: Bootstrap) -> tuple[Mapping[CellKey, Any], Side]:
+    result = load_result(folder, CompareOptions())
+    scale = result.scale
+    return result.cells, sample_cells(result.cells, Measure(scale.unit, scale.length == "reference"), scale.tokenizer,
+                                      ReadOptions(unit=scale.unit), bootstrap)
+
+
+def _all(tested: Sequence[Tested | None]) -> Sequence[Tested] | None:
+    there = [one for one in tested if one is not None]
+    return there if len(there) == len(tested) else None
+
+
+def _row(arm: TunedArm, first: TunedArm, budget: float, bootstrap: Bootstrap) -> Json:
+    found, baseline = arm.budgets[budget], first.budgets.get(budget)
+    row: Json = {"budget": budget, "arm": arm.name, "cells": arm.cells[budget]}
+    for name in (*QUALITIES, arm.latency):
+        row[name] = None if found is None else _estimate(found, name, bootstrap).as_json()
+    compared = found is not None and baseline is not None and arm is not first
+    return row | {"difference": _differences(baseline or (), found or (), bootstrap) if compared else None}
+
+
+def _estimate(tested: Sequence[Tested], name: str, bootstrap: Bootstrap) -> Estimate:
+    return over_seeds([one.value[name] for one in tested], [one.samples[name] for one in tested], bootstrap.seed)
+
+
+def _differences(baseline: Sequence[Tested], other: Sequence[Tested], bootstrap: Bootstrap) -> Json:
+    """The difference of each quality, seed by seed: a seed stands for the same order of the same data."""
+    pairs = list(zip(baseline, other, strict=True))
+    return {name: over_seeds([two.value[name] - one.value[name] for one, two in pairs],
+                             [two.samples[name] - one.samples[name] for one, two in pairs], bootstrap.seed).as_json()
+            for name in QUALITIES}
+
+
+def _shown(row: Json, latency: str) -> list[str]:
+    """Latency, BLEU, its spread, chrF, and both differences, as the table shows them."""
+    delay, bleu, chrf, difference = (row.get(name) for name in (latency, "BLEU", "chrF", "difference"))
+    return [_number(delay, 0), _number(bleu, 1), "–" if not bleu or bleu["spread"] is None else f"{bleu['spread']:.1f}",
+            _number(chrf, 1), *(_difference(difference and difference[name]) for name in QUALITIES)]
+
+
+def _number(estimate: Json | None, digits: int) -> str:
+    return "–" if estimate is None else f"{estimate['value']:.{digits}f}"
+
+
+def _difference(estimate: Json | None) -> str:
+    if estimate is None:
+        return "–"
+    bounds = estimate["interval"]
+    return f"{estimate['value']:+.1f}" + ("" if bounds is None else f" [{bounds[0]:+.1f}, {bounds[1]:+.1f}]")
