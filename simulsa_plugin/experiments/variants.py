@@ -1,0 +1,71 @@
+"""Training data of other kinds, made of what `simulsa-augment` wrote of the embedded corpus.
+
+`python -m simulsa_plugin.experiments.variants KIND --data AUGMENTED --out DIR`. AUGMENTED is the output folder of
+`simulsa-augment dataset=demo dataset_dir=data simulsa_ratio=0.1 --out AUGMENTED`; in DIR, dataset_info.json then has
+the datasets `demo` and `demo_simulsa`, so that recipes/demo_simulsa.yaml trains on them with `dataset_dir=DIR`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from simulsa_plugin.commands.console import Parser, output_folder, run_command
+
+if TYPE_CHECKING:
+    from simulsa_plugin.experiments.variants_data import Augmented, Dataset
+
+PROG = "simulsa_plugin.experiments.variants"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the datasets of a variant."""
+    return run_command(PROG, lambda: _main(argv))
+
+
+def _main(argv: Sequence[str] | None) -> int:
+    options = _parser().parse_args(argv)
+    from simulsa_plugin.experiments.variants_data import Augmented, write_datasets
+
+    data = Augmented.open(options.data)
+    datasets = options.make(data, options)
+    write_datasets(options.out, data.entry, datasets)
+    print("\n".join(_summary(datasets, options.out)))
+    return 0
+
+
+def _parser() -> Parser:
+    parser = Parser(prog=f"python -m {PROG}", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    kinds = parser.add_subparsers(metavar="KIND", required=True)
+    _add_kind(kinds, "truth", "the true partial translations as labels", _truth)
+    return parser
+
+
+def _add_kind(
+    kinds: argparse._SubParsersAction[Parser],
+    name: str,
+    what: str,
+    make: Callable[[Augmented, argparse.Namespace], Mapping[str, Dataset]],
+) -> Parser:
+    kind = kinds.add_parser(name, help=what, description=what)
+    kind.add_argument("--data", type=Path, required=True, metavar="AUGMENTED", help="what simulsa-augment wrote")
+    kind.add_argument("--out", type=output_folder, required=True, metavar="DIR", help="the datasets")
+    kind.set_defaults(make=make)
+    return kind
+
+
+def _truth(data: Augmented, options: argparse.Namespace) -> Mapping[str, Dataset]:
+    from simulsa_plugin.experiments.variants_truth import true_labels
+
+    return true_labels(data)
+
+
+def _summary(datasets: Mapping[str, Dataset], out: Path) -> list[str]:
+    lines = [f"{name}: {len(dataset.rows)} rows" for name, dataset in datasets.items()]
+    return [*lines, f"Written to {out}: dataset_info.json"]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

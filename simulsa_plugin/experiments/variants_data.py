@@ -1,0 +1,119 @@
+"""What `simulsa-augment` wrote of the embedded corpus, and the folder of datasets that a variant makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from simulsa_plugin.augment.layout import SUFFIX, Layout
+from simulsa_plugin.augment.scored_file import ScoredFile
+from simulsa_plugin.augment.selection import parse_sample_id
+from simulsa_plugin.demo.corpus import OFFLINE_NAME
+from simulsa_plugin.demo.truth import TruthFile, find_truth
+from simulsa_plugin.errors import DatasetError
+from simulsa_plugin.ownership import add_datasets, claim, refuse_other_datasets
+from simulsa_plugin.storage import SHAREGPT_ENTRY, locked, make_folder, read_jsonl, write_jsonl
+
+AUGMENTED_NAME = f"{OFFLINE_NAME}{SUFFIX}"
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset that a variant writes.
+
+    Attributes:
+        rows: as LLaMA-Factory reads them.
+        entry: in dataset_info.json, without `file_name`.
+        truth: rows of a `NAME_truth.jsonl` beside it.
+    """
+
+    rows: Sequence[Row]
+    entry: Mapping[str, Any]
+    truth: Sequence[Row] = ()
+
+
+@dataclass(frozen=True)
+class Augmented:
+    """An output folder of `simulsa-augment` on the embedded corpus.
+
+    Attributes:
+        entry: of the offline dataset in dataset_info.json, its file name absolute.
+        scores: rows of scores.jsonl, their clips absolute.
+        truth: what can be said at any time.
+        output_width: V of the model that scored.
+    """
+
+    entry: Mapping[str, Any]
+    scores: Sequence[Row]
+    truth: TruthFile
+    output_width: int
+
+    @classmethod
+    def open(cls, folder: Path) -> Augmented:
+        """Read a folder.
+
+        Raises:
+            StorageError: its scores.jsonl is missing or broken.
+            DatasetError: the offline dataset is not registered there, or has no truth beside it.
+        """
+        scored = ScoredFile.open(folder / AUGMENTED_NAME / "scores.jsonl")
+        truth = find_truth(OFFLINE_NAME, scored.entry)
+        width = scored.manifest.get("output_width")
+        if truth is None or not isinstance(width, int):
+            raise DatasetError(f"{folder} is not the embedded corpus with its truth and a manifest. Make it: "
+                               f"simulsa-augment dataset={OFFLINE_NAME} dataset_dir=data --out {folder}")
+        rows = scored.rows(Layout(folder.absolute(), OFFLINE_NAME), portable=False)
+        return cls(scored.entry, list(rows), truth, width)
+
+    def offline_rows(self) -> list[dict[str, Any]]:
+        """The rows of the offline dataset."""
+        return list(read_jsonl(Path(self.entry["file_name"])))
+
+    def true_partial(self, row: Row) -> str:
+        """The part of a scored row's reference that is certain from its clip, whatever may follow.
+
+        Raises:
+            DatasetError: the truth is about another corpus.
+        """
+        partial = self.truth.true_partial(parse_sample_id(row["id"])[1], row["reference"], row["cut_seconds"])
+        if partial is None:
+            raise DatasetError(f"The truth beside {self.entry['file_name']} is not about {row['id']}. Augment the "
+                               "corpus that lies there now.")
+        return partial
+
+
+def sharegpt(rows: Sequence[Row], truth: Sequence[Row] = ()) -> Dataset:
+    """Rows of `messages` and `audios`."""
+    return Dataset(rows, SHAREGPT_ENTRY, truth)
+
+
+def write_datasets(out: Path, offline: Mapping[str, Any], datasets: Mapping[str, Dataset]) -> None:
+    """Write datasets and register them, with the offline one where it is not among them.
+
+    Args:
+        out: the folder; what stands there and is not ours stays as it is.
+        offline: entry of the offline dataset, its file name absolute.
+        datasets: by name.
+
+    Raises:
+        StorageError: the folder cannot be used, or has another dataset by one of the names.
+    """
+    out = make_folder(out).absolute()
+    entries = {name: {"file_name": str(out / f"{name}.jsonl"), **dataset.entry} for name, dataset in datasets.items()}
+    entries = {OFFLINE_NAME: dict(offline)} | entries
+    with locked(out):
+        refuse_other_datasets(out, entries)
+        claim(out, [f"{name}.jsonl" for name in datasets] + [_truth_name(name) for name in datasets])
+        for name, dataset in datasets.items():
+            if dataset.truth:
+                write_jsonl(out / _truth_name(name), dataset.truth)
+            write_jsonl(out / f"{name}.jsonl", dataset.rows)
+    add_datasets(out, entries)
+
+
+def _truth_name(name: str) -> str:
+    return f"{name}_truth.jsonl"
