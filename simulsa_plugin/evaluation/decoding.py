@@ -116,7 +116,7 @@ def decode_blocks(job: Job, share: Shard | None = None) -> None:
     make_own_folder(job.folder)
     _remove_unfinished(job.folder)
     if missing:
-        _watch_heads(job)
+        find_attention_heads(job)
     total = sum(len(job.block_rows(block)) for block in missing) * len(job.cells)
     with progress(total, f"decode {job.name}", "session") as counting:
         for block in missing:
@@ -129,13 +129,19 @@ def decode_blocks(job: Job, share: Shard | None = None) -> None:
             _write_block(job, block, counting)
 
 
-def _watch_heads(job: Job) -> None:
-    """Find the attention heads that policies need, without references, and say which they are."""
-    if not job.heads:
+def find_attention_heads(job: Job) -> list[str]:
+    """Find the attention heads that policies need, without references, and say which they are.
+
+    Returns:
+        Each as layer/head, as `simulsa_attention_heads` names them; none where no policy needs any.
+    """
+    found = not job.heads
+    if found:
         job.heads.extend(watch_heads(job.model, job.cells, lambda: _loaded(job.model, job.listening)))
-        if job.heads:
-            named = ",".join(f"{layer}/{head}" for layer, head in job.heads)
-            print(f"attention heads (layer/head): {named}", file=sys.stderr)
+    names = [f"{layer}/{head}" for layer, head in job.heads]
+    if found and names:
+        print(f"attention heads (layer/head): {','.join(names)}", file=sys.stderr)
+    return names
 
 
 def _loaded(model: AudioLanguageModel, rows: Sequence[Sample | UnusableRow]) -> list[Source]:

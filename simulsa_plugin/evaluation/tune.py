@@ -20,7 +20,15 @@ import numpy as np
 from simulsa_plugin.errors import DatasetError
 from simulsa_plugin.evaluation.cells import LOG
 from simulsa_plugin.evaluation.checksums import checksums, read_sealed, refuse_damaged, sealed
-from simulsa_plugin.evaluation.decoding import STARTED, Job, cell_folder, decode_blocks, read_instances, read_steps
+from simulsa_plugin.evaluation.decoding import (
+    STARTED,
+    Job,
+    cell_folder,
+    decode_blocks,
+    find_attention_heads,
+    read_instances,
+    read_steps,
+)
 from simulsa_plugin.evaluation.delays import emission_record
 from simulsa_plugin.evaluation.logs.simuleval import write_log
 from simulsa_plugin.evaluation.references import check_references
@@ -340,6 +348,7 @@ def _finish(search: Search, work: dict[str, Any], out: Path) -> dict[str, Any]:
         "cells": rows,
         "utterances": usable,
         "skipped": [{"id": one, "reason": reason} for one, reason in sorted(search.skipped.items())],
+        "attention_heads": find_attention_heads(job),
         **work,
         "model": job.work["model"],
         CHECKSUMS: checksums(out, logs),

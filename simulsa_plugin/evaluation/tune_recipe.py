@@ -27,7 +27,7 @@ GRID: dict[str, list[Any]] = {
     "simulsa_agreement_n": [2, 3],
     "simulsa_wait_k": [1, 2, 3, 4, 5],
 }
-CELLS = "simulsa_cells"
+CELLS, HEADS = "simulsa_cells", "simulsa_attention_heads"
 
 
 def searched_settings(simulsa: Mapping[str, Any]) -> EvaluationSettings:
@@ -45,8 +45,9 @@ def searched_settings(simulsa: Mapping[str, Any]) -> EvaluationSettings:
 def write_tuned(recipe: Mapping[str, Any], settings: EvaluationSettings, result: Mapping[str, Any], out: Path) -> None:
     """Write the recipe with the chosen cells and no others, and one with all that were decoded on the whole dev set.
 
-    The second serves comparisons that include the choice: another draw of the dev set might have chosen them. What is
-    there of an earlier call stays, as somebody may have changed it.
+    The second serves comparisons that include the choice: another draw of the dev set might have chosen them. Attention
+    heads that were found on the dev set are named, so that the test set has no part in them. What is there of an
+    earlier call stays, as somebody may have changed it.
 
     Args:
         recipe: what was searched with, LLaMA-Factory's keys and ours.
@@ -58,6 +59,7 @@ def write_tuned(recipe: Mapping[str, Any], settings: EvaluationSettings, result:
     finalists = [row["cell"] for row in result["cells"] if row["utterances"] == result["utterances"]]
     others = ("Here are all cells that were decoded on the whole dev set, so that the intervals of "
               "`simulsa-eval compare --tuned` include the choice.")
+    recipe = {**recipe, **({HEADS: heads} if (heads := result.get("attention_heads")) else {})}
     _write(recipe, settings, finalists, [*_head(result), others], out / FINALISTS)
     _write(recipe, settings, tuned, [*_head(result), "Here are these cells alone."], out / TUNED)
 

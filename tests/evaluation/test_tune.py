@@ -115,15 +115,35 @@ def test_a_search_that_dies_again_and_again_ends_with_the_same_bytes(small, tmp_
 def test_killed_between_its_parts_it_ends_with_the_same_bytes(small, tmp_path, monkeypatch, place):
     small(tmp_path / "whole")
 
-    def die(*_, **__):
-        raise Killed
-
     with monkeypatch.context() as patch:
-        patch.setattr(module, place, die)
+        patch.setattr(module, place, raise_killed)
         with pytest.raises(Killed):
             small(tmp_path / "out")
     small(tmp_path / "out")
     assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+
+
+def test_the_test_set_is_decoded_with_the_attention_heads_of_the_dev_set(tmp_path):
+    dev, keys = make_rows(tmp_path, 5), {"simulsa_policies": "attention", "simulsa_attention_ms": "100,300"}
+    chosen, goal = settings(**keys), Goal((2000.0,))
+    heads = [f"0/{2200 + 100 * row}" for row in range(5)]  # as HastyModel finds them: by what is heard
+    result = tune(HastyModel(), "dev", dev, chosen, goal, tmp_path / "out")
+    assert result["attention_heads"] == heads
+    with pytest.raises(Killed), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "write_log", raise_killed)  # everything is decoded
+        tune(HastyModel(), "dev", dev, chosen, goal, tmp_path / "killed")
+    assert tune(HastyModel(), "dev", dev, chosen, goal, tmp_path / "killed") == result
+    write_tuned({}, chosen, result, tmp_path / "out")
+    for name in ("tuned", "finalists"):
+        assert read_recipe(tmp_path / "out" / f"{name}.yaml")["simulsa_attention_heads"] == heads
+    test, model = make_rows(tmp_path, 3, seconds=3.0), HastyModel()
+    frozen = EvaluationSettings.from_keys(read_recipe(tmp_path / "out" / "tuned.yaml"))
+    evaluate(model, "test", test, frozen, tmp_path / "results")
+    assert [f"{layer}/{head}" for layer, head in model.watched[0]] == heads
+
+
+def raise_killed(*_, **__):
+    raise Killed
 
 
 def test_a_finished_search_is_only_read_and_another_one_refused(small, tmp_path):
