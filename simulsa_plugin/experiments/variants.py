@@ -40,7 +40,15 @@ def _parser() -> Parser:
     parser = Parser(prog=f"python -m {PROG}", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     kinds = parser.add_subparsers(metavar="KIND", required=True)
     _add_kind(kinds, "truth", "the true partial translations as labels", _truth)
+    _add_latency_words(kinds)
     return parser
+
+
+def _add_latency_words(kinds: argparse._SubParsersAction[Parser]) -> None:
+    kind = _add_kind(kinds, "latency_words", "a latency word in the prompt, which says how labels were decided", _words)
+    kind.add_argument("--low", type=float, default=0.01, metavar="P", help="threshold of the word low (default: 0.01)")
+    kind.add_argument("--high", type=float, default=0.999, metavar="P", help="and of the word high (default: 0.999)")
+    kind.add_argument("--one-word", action="store_true", help="every cut with one word in turn, instead of with all")
 
 
 def _add_kind(
@@ -60,6 +68,15 @@ def _truth(data: Augmented, options: argparse.Namespace) -> Mapping[str, Dataset
     from simulsa_plugin.experiments.variants_truth import true_labels
 
     return true_labels(data)
+
+
+def _words(data: Augmented, options: argparse.Namespace) -> Mapping[str, Dataset]:
+    from simulsa_plugin.experiments.variants_data import speak_evaluation_sets
+    from simulsa_plugin.experiments.variants_latency import check_thresholds, latency_words
+
+    thresholds = check_thresholds(options.low, options.high)
+    sets = speak_evaluation_sets(options.out / "corpus")
+    return latency_words(data, sets, thresholds, one_word=options.one_word)
 
 
 def _summary(datasets: Mapping[str, Dataset], out: Path) -> list[str]:

@@ -10,7 +10,8 @@ from typing import Any
 from simulsa_plugin.augment.layout import SUFFIX, Layout
 from simulsa_plugin.augment.scored_file import ScoredFile
 from simulsa_plugin.augment.selection import parse_sample_id
-from simulsa_plugin.demo.corpus import OFFLINE_NAME
+from simulsa_plugin.demo import corpus
+from simulsa_plugin.demo.corpus import DEV_NAME, OFFLINE_NAME, TEST_NAME
 from simulsa_plugin.demo.truth import TruthFile, find_truth
 from simulsa_plugin.errors import DatasetError
 from simulsa_plugin.ownership import add_datasets, claim, refuse_other_datasets
@@ -84,6 +85,17 @@ class Augmented:
             raise DatasetError(f"The truth beside {self.entry['file_name']} is not about {row['id']}. Augment the "
                                "corpus that lies there now.")
         return partial
+
+
+def speak_evaluation_sets(folder: Path) -> dict[str, Dataset]:
+    """The embedded dev and test set, spoken into a folder unless they are there; the audio stays there.
+
+    Raises:
+        StorageError: the folder cannot be used.
+    """
+    corpus.write_demo_corpus(folder, rows=0, test_rows=corpus.TEST_ROWS, dev_rows=corpus.DEV_ROWS)
+    return {name: sharegpt(list(read_jsonl(folder / f"{name}.jsonl")), list(read_jsonl(folder / _truth_name(name))))
+            for name in (DEV_NAME, TEST_NAME)}
 
 
 def sharegpt(rows: Sequence[Row], truth: Sequence[Row] = ()) -> Dataset:

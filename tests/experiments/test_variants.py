@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 from augmented_demo import UTTERANCES, write_augmented
 
+from simulsa_plugin.demo import corpus
+from simulsa_plugin.demo.grammar import PROMPT
+from simulsa_plugin.demo.truth import find_truth
 from simulsa_plugin.experiments.variants import main
 from simulsa_plugin.storage import SHAREGPT_ENTRY, read_jsonl
 
@@ -58,3 +61,46 @@ def test_a_truth_of_another_corpus_is_refused(data, tmp_path, capsys):
     truth.write_text(truth.read_text().replace(UTTERANCES[0][1].split()[-1], "verkauft."))
     assert main(["truth", "--data", str(data), "--out", str(tmp_path / "out")]) == 1
     assert "is not about demo-00000000-0" in capsys.readouterr().err
+
+
+@pytest.fixture
+def few_evaluation_rows(monkeypatch):
+    monkeypatch.setattr(corpus, "TEST_ROWS", 2)
+    monkeypatch.setattr(corpus, "DEV_ROWS", 1)
+
+
+def test_a_latency_word_says_how_the_label_was_decided(data, tmp_path, few_evaluation_rows):
+    entries = make("latency_words", data, tmp_path / "out", "--low", "0.001", "--high", "0.9")
+    rows = list(read_jsonl(Path(entries["demo_simulsa"]["file_name"])))
+    asked = [(row["messages"][0]["content"].removeprefix(PROMPT), row["messages"][1]["content"]) for row in rows]
+    # p is 1, 1, 1, .08, .002, .002 and 1, .82, .82, .002, 1, .002, .002, .002; 100 / V is .13
+    assert asked == [
+        (" Latency: low.", UTTERANCES[0][1]), (" Latency: normal.", "Der Mann hat"),
+        (" Latency: high.", "Der Mann hat"),
+        (" Latency: low.", UTTERANCES[1][1]), (" Latency: normal.", "Heute muss die"), (" Latency: high.", "Heute"),
+    ]
+    offline = list(read_jsonl(Path(entries["demo"]["file_name"])))
+    assert [row["messages"][0]["content"][-4:] for row in offline] == ["low.", "mal."]  # in turn: normal is the second
+    assert [row["messages"][1]["content"] for row in offline] == [german for _, german, _, _ in UTTERANCES]
+
+
+def test_every_cut_may_have_one_word_in_turn(data, tmp_path, few_evaluation_rows):
+    entries = make("latency_words", data, tmp_path / "out", "--low", "0.001", "--one-word")
+    assert answers(entries["demo_simulsa"]["file_name"]) == [UTTERANCES[0][1], "Heute muss die"]
+
+
+def test_the_test_and_dev_sets_ask_for_each_latency(data, tmp_path, few_evaluation_rows):
+    entries = make("latency_words", data, tmp_path / "out")
+    spoken = list(read_jsonl(tmp_path / "out" / "corpus" / "demo_test.jsonl"))
+    for word in ("low", "normal", "high"):
+        test = list(read_jsonl(Path(entries[f"demo_test_{word}"]["file_name"])))
+        assert [row["audios"] for row in test] == [row["audios"] for row in spoken]
+        assert {row["messages"][0]["content"] for row in test} == {f"{PROMPT} Latency: {word}."}
+        truth = find_truth(f"demo_test_{word}", entries[f"demo_test_{word}"])
+        assert all(truth.supported(number, row["messages"][1]["content"]) for number, row in enumerate(test))
+        assert len(answers(entries[f"demo_dev_{word}"]["file_name"])) == 1
+
+
+def test_a_threshold_that_is_no_probability_is_one_line(data, tmp_path, capsys):
+    assert main(["latency_words", "--data", str(data), "--out", str(tmp_path / "out"), "--high", "99"]) == 2
+    assert "--high" in capsys.readouterr().err
