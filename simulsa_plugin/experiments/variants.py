@@ -41,7 +41,22 @@ def _parser() -> Parser:
     kinds = parser.add_subparsers(metavar="KIND", required=True)
     _add_kind(kinds, "truth", "the true partial translations as labels", _truth)
     _add_latency_words(kinds)
+    _add_preferences(kinds)
+    _add_turns(kinds)
     return parser
+
+
+def _add_turns(kinds: argparse._SubParsersAction[Parser]) -> None:
+    from simulsa_plugin.experiments.variants_turns import FORMS
+
+    kind = _add_kind(kinds, "turns", "several cuts of an utterance as one conversation of several turns", _turns)
+    kind.add_argument("--form", choices=FORMS, default=FORMS[0], help="what a turn hears: all audio so far (prefix) or "
+                      "what is new (delta); single: a row for each turn (default: prefix)")
+
+
+def _add_preferences(kinds: argparse._SubParsersAction[Parser]) -> None:
+    kind = _add_kind(kinds, "preferences", "pairs of answers that stop and do not stop, for stage: dpo", _preferences)
+    kind.add_argument("--model", default="simulsa-demo", help="goes on where a partial ends (default: simulsa-demo)")
 
 
 def _add_latency_words(kinds: argparse._SubParsersAction[Parser]) -> None:
@@ -77,6 +92,23 @@ def _words(data: Augmented, options: argparse.Namespace) -> Mapping[str, Dataset
     thresholds = check_thresholds(options.low, options.high)
     sets = speak_evaluation_sets(options.out / "corpus")
     return latency_words(data, sets, thresholds, one_word=options.one_word)
+
+
+def _preferences(data: Augmented, options: argparse.Namespace) -> Mapping[str, Dataset]:
+    from simulsa_plugin.commands.wiring import EMBEDDED_MODEL, load
+    from simulsa_plugin.experiments.variants_data import AUGMENTED_NAME
+    from simulsa_plugin.experiments.variants_preferences import preferences
+
+    keys = EMBEDDED_MODEL | {"model_name_or_path": options.model, "dataset_dir": str(options.data)}
+    model, _ = load(keys, [AUGMENTED_NAME])
+    return preferences(data, model)
+
+
+def _turns(data: Augmented, options: argparse.Namespace) -> Mapping[str, Dataset]:
+    from simulsa_plugin.experiments.variants_data import own_folder
+    from simulsa_plugin.experiments.variants_turns import conversations
+
+    return conversations(data, options.form, own_folder(options.out, "turns"))
 
 
 def _summary(datasets: Mapping[str, Dataset], out: Path) -> list[str]:
