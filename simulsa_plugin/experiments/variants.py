@@ -1,8 +1,10 @@
 """Training data of other kinds, made of what `simulsa-augment` wrote of the embedded corpus.
 
 `python -m simulsa_plugin.experiments.variants KIND --data AUGMENTED --out DIR`. AUGMENTED is the output folder of
-`simulsa-augment dataset=demo dataset_dir=data simulsa_ratio=0.1 --out AUGMENTED`; in DIR, dataset_info.json then has
-the datasets `demo` and `demo_simulsa`, so that recipes/demo_simulsa.yaml trains on them with `dataset_dir=DIR`.
+`simulsa-augment dataset=demo dataset_dir=data simulsa_ratio=0.1 --out AUGMENTED`. In DIR, dataset_info.json then has
+the datasets `demo` and `demo_simulsa`, so that recipes/demo_simulsa.yaml trains on them with `dataset_dir=DIR`. Only
+`preferences`, which recipes/experiments/training/demo_dpo.yaml trains on, and `monotone`, which `simulsa-augment` is to
+augment again, have no `demo_simulsa`.
 """
 
 from __future__ import annotations
@@ -43,6 +45,7 @@ def _parser() -> Parser:
     _add_latency_words(kinds)
     _add_preferences(kinds)
     _add_turns(kinds)
+    _add_kind(kinds, "monotone", "demo, demo_dev and demo_test with German in English order as the target", _monotone)
     return parser
 
 
@@ -86,11 +89,11 @@ def _truth(data: Augmented, options: argparse.Namespace) -> Mapping[str, Dataset
 
 
 def _words(data: Augmented, options: argparse.Namespace) -> Mapping[str, Dataset]:
-    from simulsa_plugin.experiments.variants_data import speak_evaluation_sets
+    from simulsa_plugin.experiments.variants_data import own_folder, speak_evaluation_sets
     from simulsa_plugin.experiments.variants_latency import check_thresholds, latency_words
 
     thresholds = check_thresholds(options.low, options.high)
-    sets = speak_evaluation_sets(options.out / "corpus")
+    sets = speak_evaluation_sets(own_folder(options.out, "corpus"))
     return latency_words(data, sets, thresholds, one_word=options.one_word)
 
 
@@ -109,6 +112,13 @@ def _turns(data: Augmented, options: argparse.Namespace) -> Mapping[str, Dataset
     from simulsa_plugin.experiments.variants_turns import conversations
 
     return conversations(data, options.form, own_folder(options.out, "turns"))
+
+
+def _monotone(data: Augmented, options: argparse.Namespace) -> Mapping[str, Dataset]:
+    from simulsa_plugin.experiments.variants_data import own_folder, speak_evaluation_sets
+    from simulsa_plugin.experiments.variants_monotone import monotone_target
+
+    return monotone_target(data, speak_evaluation_sets(own_folder(options.out, "corpus")))
 
 
 def _summary(datasets: Mapping[str, Dataset], out: Path) -> list[str]:
