@@ -157,10 +157,11 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def check_choice(key: str, value: str, allowed: Iterable[str]) -> None:
-    """Raise UsageError unless `value` is one of `allowed`."""
+    """Raise UsageError unless `value` is one of `allowed`; the nearest is named."""
     allowed = list(allowed)
     if value not in allowed:
-        raise UsageError(f"{key} is {shown(value)}; allowed: {', '.join(allowed)}.")
+        hint = did_you_mean(value, allowed)
+        raise UsageError(f"{key} is {shown(value)}; allowed: {', '.join(allowed)}.{hint}")
 
 
 def shown(value: object) -> str:

@@ -10,12 +10,13 @@ import pytest
 import simulsa_plugin
 
 PACKAGE = Path(simulsa_plugin.__file__).parent
-FOUNDATION = {"errors", "settings", "languages", "audio", "recordings", "resampling", "storage", "model", "tables",
-              "terminal", "work", "ownership"}
+FOUNDATION = {"errors", "settings", "presets", "languages", "audio", "recordings", "resampling", "storage", "model",
+              "tables", "terminal", "work", "ownership"}
 # Part → the parts it may import, besides itself and the version number in the package.
 ALLOWED = {
     "errors": set(),
     "settings": {"errors"},
+    "presets": {"settings"},
     "terminal": set(),
     "languages": set(),
     "resampling": set(),

@@ -23,6 +23,7 @@ from make_covost2 import write_covost2
 
 from simulsa_plugin.commands import augment, evaluate
 from simulsa_plugin.errors import UsageError
+from simulsa_plugin.presets import PRESETS
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RECIPES = sorted((REPOSITORY / "recipes").glob("*.yaml"))
@@ -205,8 +206,8 @@ def check_two_steps(out, done, files):
 
 
 @pytest.mark.parametrize("name", [
-    "qwen2audio_simulsa", "qwen2audio_offline", "qwen2_5_omni_simulsa", "qwen3_omni_simulsa", "gemma3n_simulsa",
-    "gemma4_simulsa",
+    "qwen2audio_simulsa", "qwen2audio_offline", "qwen2audio_recommended", "qwen2_5_omni_simulsa", "qwen3_omni_simulsa",
+    "gemma3n_simulsa", "gemma4_simulsa",
 ])
 def test_a_recipe_trains_an_adapter(workshop, name):
     out, done = workshop.trained(name)
@@ -259,6 +260,27 @@ def test_one_recipe_serves_evaluation_as_well(workshop, name):
     assert scores["dataset"] == f"covost2_en_{recipe['simulsa_target_language']}_test"
 
 
+def test_the_recommended_recipe_takes_its_preset_from_augmentation_to_evaluation(workshop):
+    out, _ = workshop.trained("qwen2audio_recommended")
+    recipe = read_recipe("qwen2audio_recommended")
+    preset = PRESETS[recipe["simulsa_preset"]]
+    manifest = read(workshop.root / recipe["dataset_dir"] / "covost2_en_zh_simulsa" / "manifest.json")
+    assert manifest["settings"]["simulsa_ratio"] == preset["simulsa_ratio"] == 0.1
+    scores = evaluated(workshop, "qwen2audio_recommended", [f"adapter_name_or_path={out}", "simulsa_chunks=2000"])
+    thresholds = [cell["parameters"].get("confidence_threshold") for cell in scores["cells"]
+                  if cell["policy"] == "confidence"]
+    assert thresholds == [*preset["simulsa_confidence_threshold"]]
+
+
+def test_the_recommended_recipe_differs_from_the_papers_in_data_and_cells_alone():
+    paper, recommended = read_recipe("qwen2audio_simulsa"), read_recipe("qwen2audio_recommended")
+    differing = {key for key in paper.keys() | recommended.keys() if paper.get(key) != recommended.get(key)}
+    corpus = {"simulsa_corpus", "simulsa_source_language", "simulsa_target_language", "simulsa_prompt", "simulsa_seed"}
+    assert differing == {"dataset_dir", "output_dir", "simulsa_made_by", "simulsa_preset"} | corpus
+    augmented = read_recipe("augment_covost2_en_zh")
+    assert {key: recommended[key] for key in corpus} == {key: augmented[key] for key in corpus}
+
+
 def test_the_evaluation_has_the_papers_cells(workshop):
     workshop.trained("qwen2audio_simulsa")  # the recipe looks for its adapter where that recipe writes it
     scores = evaluated(workshop, "eval_covost2_en_zh")
@@ -302,8 +324,8 @@ def test_the_quickstart_covers_every_step_and_says_what_a_rehearsal_changes():
     commands, overrides = commands_of_the_quickstart()
     assert commands[0].startswith("export COVOST2=")
     unchanged = [command for command in commands if not any(command.startswith(start) for start in overrides)]
-    assert [command.split()[:2] for command in unchanged[1:]] == [["simulsa-eval", "compare"]] * 2
-    assert len(commands) == 9
+    assert [command.split()[:2] for command in unchanged[1:]] == [["simulsa-eval", "compare"]] * 3
+    assert len(commands) == 14
 
 
 @pytest.mark.slow
@@ -317,3 +339,4 @@ def test_the_quickstart_runs_from_the_corpus_to_the_comparison(tmp_path):
     for system in ("base", "offline", "simulsa"):
         assert len(read(user.root / "results" / system / "scores.json")["cells"]) == 13
     assert read(user.root / "results" / "offline_simulsa.json")
+    assert read(user.root / "results" / "recommended.json")

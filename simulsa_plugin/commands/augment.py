@@ -30,7 +30,8 @@ Cut a share of the offline utterances, let the model say how much of the transla
 partial samples as a LLaMA-Factory dataset beside the offline one.
 
 RECIPE.yaml is any LLaMA-Factory recipe with model_name_or_path, template, dataset and dataset_dir; simulsa_* keys in
-it, or key=value after it, set the method. Without a recipe, the embedded default is made and augmented.
+it, or key=value after it, set the method; simulsa_preset=paper or simulsa_preset=recommended sets those that are not
+named. Without a recipe, the embedded default is made and augmented, as recommended.
 Started again after any stop, it goes on and ends with the same bytes.
 
 several GPUs:  torchrun --nproc_per_node N --no-python simulsa-augment RECIPE.yaml …"""
@@ -114,28 +115,34 @@ def _refuse_together(options: argparse.Namespace) -> None:
 def _decide_again(path: Path | None, overrides: list[str], scores: Path, out: Path) -> Outcome:
     """No torch, no LLaMA-Factory."""
     from simulsa_plugin.augment.redecision import decide_again
+    from simulsa_plugin.augment.settings import AugmentSettings
     from simulsa_plugin.commands.wiring import open_recipe
     from simulsa_plugin.demo.truth import find_truth
 
-    keys = open_recipe(path, overrides).simulsa
-    return decide_again(scores, keys, out, find_truth)
+    recipe = open_recipe(path, overrides, [AugmentSettings])  # where no preset is named, as many rows as were scored
+    if recipe.preset:
+        print(recipe.preset, flush=True)
+    return decide_again(scores, recipe.simulsa, out, find_truth)
 
 
 def _augment_all(path: Path | None, overrides: list[str], options: argparse.Namespace) -> None:
     from simulsa_plugin.augment.settings import AugmentSettings
     from simulsa_plugin.commands.ranks import take_rank
     from simulsa_plugin.commands.wiring import check_early, open_recipe
+    from simulsa_plugin.presets import RECOMMENDED
     from simulsa_plugin.work import Shard
 
     rank, shard = take_rank(), None if options.shard is None else Shard.parse(options.shard)
     if rank and (shard or options.dry_run):
         raise UsageError("--shard and --dry-run are for a single process; torchrun shares the work out by itself.")
-    recipe = open_recipe(path, overrides)
+    recipe = open_recipe(path, overrides, [AugmentSettings], RECOMMENDED)
     settings = AugmentSettings.from_keys(recipe.simulsa)
     _mixing(recipe.toolkit)  # a mistake shows before the long part
     _cutoff_len(recipe.toolkit)
     check_early(recipe, recipe.toolkit.get("dataset"))
     if options.dry_run:
+        if recipe.preset:
+            print(recipe.preset)
         _plan_all(recipe, settings, options.out)
         return
     toolkit = _with_corpus(recipe, options.out, rank or shard)
@@ -152,11 +159,13 @@ def _with_corpus(recipe: Recipe, out: Path, part: Shard | None) -> dict[str, Any
 
     corpus = wanted_corpus(recipe, evaluation=False)
     make_folder(out)
+    quiet = part is not None and part.number > 1
+    if recipe.preset and not quiet:
+        print(recipe.preset, flush=True)
     if corpus:
         CorpusLayout(out, corpus.name)  # refuses what cannot be a name
         # After a run with the wrong template, whose prompt may differ, the corpus is there and nothing is scored.
         unscored = not has_scores(Layout(out.absolute(), corpus.name))
-        quiet = part is not None and part.number > 1
         corpus.prepare(out, wait=bool(part), quiet=quiet, new_prompt=unscored)
         return recipe.toolkit | {"dataset": corpus.name, "dataset_dir": str(out)}
     if not recipe.embedded:

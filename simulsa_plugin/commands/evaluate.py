@@ -80,8 +80,9 @@ def _run(words: list[str]) -> int:
         "words",
         nargs="*",
         metavar="RECIPE.yaml | key=value",
-        help="a LLaMA-Factory recipe with simulsa_* keys, and keys that override it "
-        "(without a recipe: the embedded default)",
+        help="a LLaMA-Factory recipe with simulsa_* keys, and keys that override it; simulsa_preset=paper or "
+        "simulsa_preset=recommended sets those that are not named (without a recipe: the embedded default, as "
+        "recommended)",
     )
     parser.add_argument(
         "--out",
@@ -101,7 +102,8 @@ def _tune(words: list[str]) -> int:
         usage=f"{PROG} tune [RECIPE.yaml] [key=value …] --budget MS,MS… [--latency METRIC] [--quality METRIC] "
         "[--out DIR]",
         description="Choose settings on a dev set: of all policies, parameters and chunks the cell of the best quality "
-        "whose mean latency is within the budget. Every cell is decoded on a few utterances, the best on all. Writes "
+        "whose mean latency is within the budget. Every cell is decoded on a few utterances, the best on all. A "
+        "simulsa_preset sets no cells here: they are searched. Writes "
         "tuned.yaml, a recipe with which `simulsa-eval` decodes the test set in the chosen cells, and frontier.json.",
     )
     parser.add_argument(
@@ -136,10 +138,11 @@ def _decode_and_score(path: Path | None, overrides: list[str], out: Path) -> int
     from simulsa_plugin.evaluation.run import plan_cells, refuse_foreign_results
     from simulsa_plugin.evaluation.settings import CometSettings, EvaluationSettings
     from simulsa_plugin.metrics.quality import make_metrics
+    from simulsa_plugin.presets import RECOMMENDED
     from simulsa_plugin.storage import make_folder, refuse_link
 
     share = take_rank()
-    recipe = open_recipe(path, overrides)
+    recipe = open_recipe(path, overrides, [EvaluationSettings], RECOMMENDED)
     settings, comet = EvaluationSettings.from_keys(recipe.simulsa), CometSettings.from_keys(recipe.simulsa)
     if share and settings.measure_time:
         raise UsageError("simulsa_measure_time is for a single process: several would disturb each other's clock.")
@@ -150,6 +153,8 @@ def _decode_and_score(path: Path | None, overrides: list[str], out: Path) -> int
     check_early(recipe, recipe.toolkit.get("eval_dataset") or recipe.toolkit.get("dataset"))
     corpus = wanted_corpus(recipe, evaluation=True)
     make_folder(out)
+    if recipe.preset and (share is None or share.number == 1):
+        print(recipe.preset, flush=True)
     toolkit = recipe.toolkit
     if corpus:
         corpus.prepare(out / CORPUS, wait=bool(share), quiet=share is not None and share.number > 1)

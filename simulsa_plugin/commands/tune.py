@@ -57,7 +57,7 @@ def tune_and_write(path: Path | None, overrides: list[str], goal: Goal, out: Pat
     if take_rank():
         raise UsageError("simulsa-eval tune is one process: start it without torchrun.")
     check_goal(goal)
-    recipe = open_recipe(path, overrides)
+    recipe = open_recipe(path, overrides)  # a preset is not what is searched
     settings = searched_settings(recipe.simulsa)
     if len(plan_cells(settings)) < 2:
         raise UsageError("There is no cell to choose from: give simulsa_policies and simulsa_chunks a value each.")
@@ -66,6 +66,8 @@ def tune_and_write(path: Path | None, overrides: list[str], goal: Goal, out: Pat
     check_recipe(recipe.toolkit, [dev.name] if dev.registered else None)
     refuse_foreign_files(out)
     refuse_link(out / "corpus")
+    if recipe.preset:
+        print(f"preset {recipe.preset.name}: it sets no cells here, where they are searched", flush=True)
     toolkit = recipe.toolkit | dict(dev.make(make_folder(out)))
     rows: list[Sample | UnusableRow] = []
 

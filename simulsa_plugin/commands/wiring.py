@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from simulsa_plugin.presets import Preset, apply_preset
 from simulsa_plugin.settings import Settings, read_recipe, split_recipe
 
 if TYPE_CHECKING:
@@ -28,30 +29,39 @@ class Recipe:
     """A recipe, its own keys checked.
 
     Attributes:
-        simulsa: the `simulsa_*` keys.
+        simulsa: the `simulsa_*` keys, with the preset's values for those that are not named.
         toolkit: LLaMA-Factory's keys.
         embedded: no dataset and no corpus was named, so the embedded default serves.
+        preset: what stands behind the keys, if anything does.
     """
 
     simulsa: dict[str, Any]
     toolkit: dict[str, Any]
     embedded: bool
+    preset: Preset | None = None
 
 
-def open_recipe(path: Path | None, overrides: list[str]) -> Recipe:
+def open_recipe(
+    path: Path | None, overrides: list[str], groups: Iterable[type[Settings]] = (), embedded_preset: str | None = None
+) -> Recipe:
     """Read a recipe and check its `simulsa_*` keys; without one, the embedded default is what overrides apply to.
 
+    Args:
+        path: of the recipe, if there is one.
+        overrides: strings `key=value`.
+        groups: whose keys a preset may set.
+        embedded_preset: the preset of the embedded default, where none is named.
+
     Raises:
-        UsageError: the recipe cannot be read, or a `simulsa_*` key is unknown.
+        UsageError: the recipe cannot be read, a `simulsa_*` key is unknown, or there is no such preset.
     """
     from simulsa_plugin.toolkit.recipe_keys import GROUPS
 
     simulsa, toolkit = split_recipe(read_recipe(path, overrides), GROUPS)
-    if path is not None:
-        return Recipe(simulsa, toolkit, embedded=False)
-    embedded = not any(keys.get(key) for keys, key in
+    embedded = path is None and not any(keys.get(key) for keys, key in
                        ((toolkit, "dataset"), (toolkit, "eval_dataset"), (simulsa, "simulsa_corpus")))  # fmt: skip
-    return Recipe(simulsa, EMBEDDED_MODEL | toolkit, embedded)
+    simulsa, preset = apply_preset(simulsa, groups, embedded_preset if embedded else None)
+    return Recipe(simulsa, toolkit if path is not None else EMBEDDED_MODEL | toolkit, embedded, preset)
 
 
 def check_early(recipe: Recipe, datasets: object) -> None:

@@ -32,6 +32,7 @@ from simulsa_plugin.evaluation.run import plan_cells
 from simulsa_plugin.evaluation.settings import EvaluationSettings, HookSettings
 from simulsa_plugin.metrics.quality import make_metrics
 from simulsa_plugin.model import Sample, UnusableRow
+from simulsa_plugin.presets import apply_preset
 from simulsa_plugin.settings import PREFIX as PREFIX_OF_KEYS
 from simulsa_plugin.settings import read_recipe
 from simulsa_plugin.toolkit.arguments import InferenceArguments, one_line
@@ -237,7 +238,7 @@ def _make_evaluator(arguments: InferenceArguments, training_args: Any) -> Evalua
         UsageError, DatasetError, ModelError: the recipe's keys, its test set or its template are wrong.
         MissingExtraError: the BLEU tokenizer needs a package or a file that is not there.
     """
-    named = _own_keys(arguments.data)
+    named, preset = apply_preset(_own_keys(arguments.data), [HookSettings, EvaluationSettings])
     hook = HookSettings.from_keys(named)
     if hook.eval_dataset is None:
         return None
@@ -259,6 +260,8 @@ def _make_evaluator(arguments: InferenceArguments, training_args: Any) -> Evalua
     if chosen is not None and chosen.startswith(PREFIX) and chosen not in plan.names:
         raise UsageError(f"metric_for_best_model is {chosen}; simultaneous decoding has {', '.join(plan.names)}.")
     if rank_and_count()[0] == 0:
+        if preset:
+            notify(str(preset))
         for line in _about_test_set(dataset, arguments.data, plan):
             notify(line)
         notify(plan.cost(seconds) + (f" Skipped: {dict(plan.skipped)}." if plan.skipped else ""))

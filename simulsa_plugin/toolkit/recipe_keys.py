@@ -15,6 +15,7 @@ from simulsa_plugin.augment.settings import AugmentSettings
 from simulsa_plugin.corpora.settings import CorpusSettings
 from simulsa_plugin.demo.checkpoint import resolve_model_name
 from simulsa_plugin.evaluation.settings import CometSettings, EvaluationSettings, HookSettings, TuneSettings
+from simulsa_plugin.presets import PresetSettings
 from simulsa_plugin.settings import PREFIX, Settings, split_recipe
 from simulsa_plugin.toolkit.notices import notify
 
@@ -35,7 +36,8 @@ class TrainingSettings(Settings):
 
 # One recipe serves augmentation, training and evaluation, so every command knows the keys of all of them.
 GROUPS: tuple[type[Settings], ...] = (
-    CorpusSettings, AugmentSettings, EvaluationSettings, TuneSettings, CometSettings, HookSettings, TrainingSettings)
+    PresetSettings, CorpusSettings, AugmentSettings, EvaluationSettings, TuneSettings, CometSettings, HookSettings,
+    TrainingSettings)
 
 
 def known_keys() -> list[str]:

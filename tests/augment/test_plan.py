@@ -243,7 +243,7 @@ def test_of_an_omni_model_the_part_that_translates_is_counted(tmp_path):
 def test_the_embedded_default_without_its_corpus_says_what_comes_first(tmp_path, capsys):
     assert command.main(["--dry-run", "--out", str(tmp_path / "out")]) == 0
     out, err = capsys.readouterr()
-    assert out.startswith("demo: would first speak 8000 training and 200 test utterances")
+    assert out.startswith("preset recommended: simulsa_ratio=0.1\ndemo: would first speak 8000 training and 200 test ")
     assert err == ""
     assert list(tmp_path.iterdir()) == []
 
@@ -252,5 +252,7 @@ def test_the_embedded_default_with_its_corpus_is_planned(spoken, tmp_path, capsy
     shutil.copytree(spoken, tmp_path / "out")
     before = tree(tmp_path)
     assert command.main(["--dry-run", "simulsa_ratio=0.5", "--out", str(tmp_path / "out")]) == 0
-    assert capsys.readouterr().out.startswith("demo: would cut 6 of 6 samples asked for, from 12 rows")
+    first, second = capsys.readouterr().out.splitlines()[:2]
+    assert first == "preset recommended: all its keys are set otherwise"
+    assert second.startswith("demo: would cut 6 of 6 samples asked for, from 12 rows")
     assert tree(tmp_path) == before

@@ -21,6 +21,7 @@ from simulsa_plugin.evaluation.during_training import History, decode_share, log
 from simulsa_plugin.evaluation.run import evaluate, plan_cells
 from simulsa_plugin.evaluation.settings import EvaluationSettings
 from simulsa_plugin.model import Prompt, Sample, UnusableRow
+from simulsa_plugin.presets import PRESETS
 from simulsa_plugin.storage import read_jsonl, write_json, write_jsonl
 from simulsa_plugin.toolkit import hook
 from simulsa_plugin.toolkit.arguments import InferenceArguments
@@ -354,6 +355,32 @@ def test_a_tokenizer_that_is_not_there_shows_before_anything_is_loaded(monkeypat
     training = types.SimpleNamespace(fsdp=[], eval_strategy="steps", do_eval=False)
     with pytest.raises(MissingExtraError, match="ja-mecab"):
         hook._make_evaluator(InferenceArguments(None, data, None), training)
+
+
+@pytest.mark.parametrize(("keys", "policies", "chunks", "rollbacks"), [
+    ({}, ("rollback",), (500, 1000), (0, 3)),
+    ({"simulsa_preset": "paper"}, ("rollback",), (500, 1000), (0, 3)),
+    ({"simulsa_preset": "recommended"}, ("confidence",), (500,), (0, 3)),
+    ({"simulsa_preset": "recommended", "simulsa_eval_chunks": "250,750"}, ("confidence",), (250, 750), (0, 3)),
+])
+def test_a_preset_stands_behind_the_keys_that_are_not_named(monkeypatch, keys, policies, chunks, rollbacks):
+    planned = []
+    monkeypatch.setattr(hook, "_refuse_what_cannot_be", lambda _, settings: planned.append(settings))
+    monkeypatch.setattr(hook, "make_metrics", lambda _: pytest.fail("the settings are made by now"))
+    data = types.SimpleNamespace(simulsa_eval_dataset="x", **keys)
+    with pytest.raises(pytest.fail.Exception):
+        hook._make_evaluator(InferenceArguments(None, data, None), None)
+    (settings,) = planned
+    assert (settings.policies, settings.chunks, settings.rollbacks) == (policies, chunks, rollbacks)
+    recommended = keys.get("simulsa_preset") == "recommended"
+    assert settings.confidence_threshold == (
+        PRESETS["recommended"]["simulsa_confidence_threshold"] if recommended else (0.9,))
+
+
+def test_an_unknown_preset_stops_a_training_before_it_begins():
+    data = types.SimpleNamespace(simulsa_preset="recomended")
+    with pytest.raises(UsageError, match="Did you mean recommended"):
+        hook._make_evaluator(InferenceArguments(None, data, None), None)
 
 
 def test_a_history_that_cannot_be_written_is_loud_and_costs_no_metric(evaluator, monkeypatch, capsys):

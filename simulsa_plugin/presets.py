@@ -1,0 +1,116 @@
+"""Named sets of defaults for the `simulsa_*` keys: what the paper did, and what was measured to be better.
+
+Only defaults: a key that a recipe or the command line names always counts. What a run did is in its manifest.json or
+scores.json as the settings themselves, so that the name alone never has to be looked up, and two names for the same
+settings are the same work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from simulsa_plugin.settings import Settings, check_choice
+
+KEY = "simulsa_preset"
+PAPER, RECOMMENDED = "paper", "recommended"
+# All other keys have one default, the paper's: cuts by Beta(1, 3) in 0.5–5 s, accepted up to the first p < 100 / V.
+#
+# Evidence, on the embedded corpus (recipes/experiments/README.md): at a fixed rollback 1 % of simultaneous samples
+# gains much, at equal latency nothing; 10 % decoded by `confidence` gains about 15 BLEU at a LAAL of 1 s on the best
+# policy of a model that was trained offline. Cells: what `simulsa-eval tune` chose on the dev set for both models,
+# thinned out. The model with 10 % wants chunks of 160 ms and .95–.99 below 900 ms, and .99 in chunks of 500 and 1000
+# ms above; the offline model, which must get its due, .99 and .999 in the longer ones. Rollback 0, which is
+# `confidence` with a threshold of 0, is the fast end of the curve, and lets a simulsa_rollbacks that is named be
+# decoded; chunks of 2000 ms are the slow end.
+PRESETS: dict[str, dict[str, Any]] = {
+    PAPER: {
+        "simulsa_ratio": 0.01,
+        "simulsa_policies": ("rollback",),
+        "simulsa_rollbacks": (0, 3, 5),
+        "simulsa_chunks": (500, 1000, 1500, 2000),
+        "simulsa_eval_policies": ("rollback",),
+        "simulsa_eval_rollbacks": (0, 3),
+        "simulsa_eval_chunks": (500, 1000),
+    },
+    RECOMMENDED: {
+        "simulsa_ratio": 0.1,
+        "simulsa_policies": ("rollback", "confidence"),
+        "simulsa_rollbacks": (0,),
+        "simulsa_confidence_threshold": (0.95, 0.99, 0.999),
+        "simulsa_chunks": (160, 500, 1000, 2000),
+        "simulsa_eval_policies": ("confidence",),
+        "simulsa_eval_chunks": (500,),
+    },
+}
+
+
+@dataclass(frozen=True)
+class PresetSettings(Settings):
+    """The key that names a preset.
+
+    Attributes:
+        preset: one of PRESETS; none, the keys' own defaults.
+
+    Raises:
+        UsageError: there is no such preset.
+    """
+
+    preset: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.preset is not None:
+            check_choice(KEY, self.preset, PRESETS)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A preset as far as it counts in one command.
+
+    Attributes:
+        name: one of PRESETS.
+        values: recipe key → value, of the keys that were not named otherwise.
+    """
+
+    name: str
+    values: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        """A line for the user.
+
+        >>> print(Preset("paper", {"simulsa_rollbacks": (0, 3)}))
+        preset paper: simulsa_rollbacks=0,3
+        """
+        words = [f"{key}={_typed(value)}" for key, value in self.values.items()]
+        return f"preset {self.name}: {' '.join(words) or 'all its keys are set otherwise'}"
+
+
+def apply_preset(
+    keys: Mapping[str, Any], groups: Iterable[type[Settings]], default: str | None = None
+) -> tuple[dict[str, Any], Preset | None]:
+    """Let a preset stand behind the keys that are named.
+
+    Args:
+        keys: the `simulsa_*` keys of a recipe and the command line.
+        groups: whose keys the command reads; the preset's others are left out.
+        default: the preset where `keys` names none.
+
+    Returns:
+        The keys, with the preset's values where `keys` has none and without KEY; and the preset, if there is one.
+
+    Raises:
+        UsageError: there is no such preset; the nearest name and all names are told.
+    """
+    name = PresetSettings.from_keys(keys).preset or default
+    named = {key: value for key, value in keys.items() if key != KEY}
+    if name is None:
+        return named, None
+    read = {key for group in groups for key in group.keys()}
+    values = {key: value for key, value in PRESETS[name].items() if key in read and key not in named}
+    return values | named, Preset(name, values)
+
+
+def _typed(value: Any) -> str:
+    """A value as it is typed behind `key=`."""
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
