@@ -20,7 +20,7 @@ GRID: dict[str, list[Any]] = {
     "simulsa_policies": ["rollback", "confidence", "local_agreement", "wait_k"],
     "simulsa_chunks": [160, 250, 320, 500, 750, 1000, 1500, 2000],
     "simulsa_rollbacks": list(range(13)),
-    "simulsa_confidence_threshold": [0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.99, 0.999],
+    "simulsa_confidence_threshold": [0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999],
     "simulsa_confidence_window": [1],
     "simulsa_attention_ms": [160, 240, 320, 400, 480, 640, 800, 960],
     "simulsa_hold_n": list(range(1, 13)),

@@ -32,7 +32,7 @@ def place(tmp_path, monkeypatch):
     (["eval_dataset=toy"], "and the recipe names none. Set simulsa_dev_dataset=NAME to a set in dataset_info.json"),
     (["eval_dataset=toy", "simulsa_dev_dataset=tou"], "tou"),
     (["eval_dataset=toy", "simulsa_dev_dataset=other", "simulsa_cells=rollback_k500_b33"],
-     "simulsa_cells names 'rollback_k500_b33', which is none of the 232 cells"),
+     "simulsa_cells names 'rollback_k500_b33', which is none of the 248 cells"),
     (["simulsa_policies=[]", "simulsa_dev_dataset=other"], "There is no cell to choose from"),
     (["simulsa_corpus=mustc", "simulsa_corpus_dir=data"], "Set simulsa_dev_split to one that is neither trained on"),
 ])

@@ -85,7 +85,7 @@ def test_the_files_say_what_was_found(found):
 def test_the_default_grid_takes_a_tenth_of_its_sessions(tmp_path):
     rows = make_rows(tmp_path, 200, seconds=0.2)
     result = tune(ClockModel(text="a b"), "dev", rows, searched_settings({}), Goal((300.0, 600.0)), tmp_path / "out")
-    assert len(result["cells"]) == 8 * (13 + 9 + 2 + 5)
+    assert len(result["cells"]) == 8 * (13 + 11 + 2 + 5)
     assert result["sessions"]["grid"] >= 10 * result["sessions"]["decoded"]
 
 
