@@ -77,6 +77,7 @@ from simulsa_plugin.tables import align
 FRONTIER, TUNED, FINALISTS = "frontier.json", "tuned.yaml", "finalists.yaml"
 DEV_LOGS = "dev"  # a folder per cell that was decoded on the whole dev set
 SEARCH = "search"  # what is decoded, until the search is finished; `run` has a folder of its own
+SECOND_LOOKS = 2  # after all rungs, at one cell for each budget
 NAMES = (SEARCH, FRONTIER, DEV_LOGS, TUNED, FINALISTS)  # what a search writes into its folder
 
 
@@ -220,6 +221,11 @@ def _search(job: Job, settings: EvaluationSettings, goal: Goal) -> Search:
     while slow := _within_reach(search):
         print(f"{len(slow)} more cells on all utterances: the best so far turned out too slow", flush=True)
         _decode(search, slow, len(job.rows))
+    for _ in range(SECOND_LOOKS):
+        if better := _perhaps_better(search):
+            print(f"{len(better)} more cells on all utterances: by the utterances they have had they may be better",
+                  flush=True)
+            _decode(search, better, len(job.rows))
     if not any(search.records):
         raise DatasetError(f"No utterance of {job.name} can be decoded; {len(search.skipped)} were skipped, "
                            f"the first for {next(iter(search.skipped.values()))}.")
@@ -269,18 +275,26 @@ def _take(search: Search, part: Job, cells: Sequence[int]) -> None:
 
 def _score(search: Search, cell: int) -> Scored:
     goal, records = search.goal, search.records[cell]
-    scorer = CorpusScorer(Measure(search.settings.latency_unit), search.settings.bleu_tokenizer, keep=True)
-    for row in sorted(records):
-        scorer.add(records[row])
-    scores, statistics = scorer.scores(), scorer.statistics()
-    measured = len(records) - scores.counts["skipped"][goal.latency]
-    value = (scores.corpus[goal.quality], scores.corpus[goal.latency]) if records else (None, None)
+    scorer, value = _value(search, records)
+    statistics = scorer.statistics()
+    measured = len(records) - scorer.scores().counts["skipped"][goal.latency]
     if len(records) < LEAST_UTTERANCES:
         return Scored(len(records), measured, value, None)
     needed = Statistics({goal.quality: statistics.quality[goal.quality]},
                         {goal.latency: statistics.values[goal.latency]}, {})
     found = resampled(needed, len(records), Bootstrap())
     return Scored(len(records), measured, value, np.stack([found[goal.quality], found[goal.latency]]))
+
+
+def _value(
+    search: Search, records: Mapping[int, EmissionRecord]
+) -> tuple[CorpusScorer, tuple[float | None, float | None]]:
+    """(Quality, latency) of some utterances, and what counted them."""
+    scorer = CorpusScorer(Measure(search.settings.latency_unit), search.settings.bleu_tokenizer, keep=True)
+    for row in sorted(records):
+        scorer.add(records[row])
+    corpus = scorer.scores().corpus
+    return scorer, (corpus[search.goal.quality], corpus[search.goal.latency]) if records else (None, None)
 
 
 def _promising(search: Search, cells: list[int], keep: int) -> list[int]:
@@ -312,6 +326,42 @@ def _within_reach(search: Search) -> list[int]:
             values = [search.scored[cell].value for cell in reachable]
             found |= {reachable[one] for one in promising(shares, values, Goal((budget,)), 0)}
     return sorted(found)
+
+
+def _perhaps_better(search: Search) -> list[int]:
+    """For each budget the cell given up that is now predicted to be the best within it, where that beats the chosen.
+
+    The few utterances that decided at first may have been faster or easier than the rest. How the cells decoded on all
+    utterances differ between those few and all of them tells by how much (a control variate).
+    """
+    full = [cell for cell, taken in enumerate(search.taken) if taken == len(search.job.rows)]
+    shifts = {taken: _shift(search, full, taken) for taken in set(search.taken) - {len(search.job.rows)}}
+    predicted = {cell: tuple(None if value is None else value + shift for value, shift
+                             in zip(search.scored[cell].value, shifts[taken], strict=True))
+                 for cell, taken in enumerate(search.taken) if taken in shifts and cell in search.scored}
+    cells, found = list(predicted), set()
+    for budget in search.goal.budgets:
+        position = best_within([predicted[cell][0] for cell in cells], [predicted[cell][1] for cell in cells], budget)
+        chosen = _tuned(search, full, budget)
+        if position is None or chosen is None:
+            continue
+        promised, reached = predicted[cells[position]][0], search.scored[chosen].value[0]
+        if promised is not None and reached is not None and promised > reached:
+            found.add(cells[position])
+    return sorted(found)
+
+
+def _shift(search: Search, full: Sequence[int], taken: int) -> tuple[float, float]:
+    """By how much (quality, latency) on all utterances exceed those on the first ones, on average over some cells."""
+    rows = {search.job.rows[position].row for position in search.order[:taken]}
+    differences = []
+    for cell in full:
+        few = _value(search, {row: one for row, one in search.records[cell].items() if row in rows})[1]
+        pairs = list(zip(few, search.scored[cell].value, strict=True))
+        if all(one is not None and two is not None for one, two in pairs):
+            differences.append([two - one for one, two in pairs if one is not None and two is not None])
+    quality, latency = np.mean(differences, axis=0).tolist() if differences else (0.0, 0.0)
+    return quality, latency
 
 
 def _may_be_within(scored: Scored, budget: float) -> bool:

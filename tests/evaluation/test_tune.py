@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -180,6 +181,31 @@ def test_cells_that_were_given_up_are_taken_back_where_all_others_turn_out_too_s
     (row,) = [row for row in result["cells"] if row["cell"] == one["cell"]]
     assert row["utterances"] == 14
     assert row["LAAL"] <= 700
+
+
+def test_a_cell_given_up_by_mistake_gets_a_second_look(small, tmp_path, monkeypatch):
+    # The search is led astray: on the first utterances only the hastiest cells seem worth more.
+    monkeypatch.setattr(module, "promising", lambda shares, values, goal, keep: [0, 1, 2])
+    goal = Goal((5000.0,))
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "SECOND_LOOKS", 0)
+        assert chosen_quality(small(tmp_path / "none", goal=goal)) < 50
+    assert chosen_quality(small(tmp_path / "out", goal=goal)) == pytest.approx(100)
+
+
+def chosen_quality(result):
+    (one,) = result["budgets"]
+    return next(row["BLEU"] for row in result["cells"] if row["cell"] == one["cell"])
+
+
+def test_what_is_predicted_allows_for_first_utterances_that_were_fast_and_easy(monkeypatch):
+    values = [(60.0, 680.0), (85.0, 650.0), (90.0, 590.0), (75.0, 500.0)]  # the first on all utterances
+    search = SimpleNamespace(taken=[200, 6, 6, 6], job=SimpleNamespace(rows=range(200)), goal=Goal((700.0,)),
+                             scored={cell: SimpleNamespace(value=value) for cell, value in enumerate(values)})
+    monkeypatch.setattr(module, "_shift", lambda search, full, taken: (-20.0, 100.0))
+    assert module._perhaps_better(search) == [2]  # 70 at 690 ms; the second cell will be too slow, the last not better
+    monkeypatch.setattr(module, "_shift", lambda search, full, taken: (-40.0, 100.0))
+    assert module._perhaps_better(search) == []
 
 
 def test_the_cells_kept_are_those_that_may_be_the_best_at_some_budget():
