@@ -1,8 +1,10 @@
 """Training data of other kinds, made of what `simulsa-augment` wrote of the embedded corpus.
 
 `python -m simulsa_plugin.experiments.variants KIND --data AUGMENTED --out DIR`. AUGMENTED is the output folder of
-`simulsa-augment dataset=demo dataset_dir=data simulsa_ratio=0.1 --out AUGMENTED`; in DIR, dataset_info.json then has
-the datasets `demo` and `demo_simulsa`, so that recipes/demo_simulsa.yaml trains on them with `dataset_dir=DIR`.
+`simulsa-augment dataset=demo dataset_dir=data simulsa_ratio=0.1 --out AUGMENTED`. In DIR, dataset_info.json then has
+the datasets `demo` and `demo_simulsa`, so that recipes/demo_simulsa.yaml trains on them with `dataset_dir=DIR`. Only
+`preferences`, which recipes/experiments/training/demo_dpo.yaml trains on, and `monotone`, which `simulsa-augment` is to
+augment again, have no `demo_simulsa`.
 """
 
 from __future__ import annotations
@@ -41,7 +43,23 @@ def _parser() -> Parser:
     kinds = parser.add_subparsers(metavar="KIND", required=True)
     _add_kind(kinds, "truth", "the true partial translations as labels", _truth)
     _add_latency_words(kinds)
+    _add_preferences(kinds)
+    _add_turns(kinds)
+    _add_kind(kinds, "monotone", "demo, demo_dev and demo_test with German in English order as the target", _monotone)
     return parser
+
+
+def _add_turns(kinds: argparse._SubParsersAction[Parser]) -> None:
+    from simulsa_plugin.experiments.variants_turns import FORMS
+
+    kind = _add_kind(kinds, "turns", "several cuts of an utterance as one conversation of several turns", _turns)
+    kind.add_argument("--form", choices=FORMS, default=FORMS[0], help="what a turn hears: all audio so far (prefix) or "
+                      "what is new (delta); single: a row for each turn (default: prefix)")
+
+
+def _add_preferences(kinds: argparse._SubParsersAction[Parser]) -> None:
+    kind = _add_kind(kinds, "preferences", "pairs of answers that stop and do not stop, for stage: dpo", _preferences)
+    kind.add_argument("--model", default="simulsa-demo", help="goes on where a partial ends (default: simulsa-demo)")
 
 
 def _add_latency_words(kinds: argparse._SubParsersAction[Parser]) -> None:
@@ -71,12 +89,36 @@ def _truth(data: Augmented, options: argparse.Namespace) -> Mapping[str, Dataset
 
 
 def _words(data: Augmented, options: argparse.Namespace) -> Mapping[str, Dataset]:
-    from simulsa_plugin.experiments.variants_data import speak_evaluation_sets
+    from simulsa_plugin.experiments.variants_data import own_folder, speak_evaluation_sets
     from simulsa_plugin.experiments.variants_latency import check_thresholds, latency_words
 
     thresholds = check_thresholds(options.low, options.high)
-    sets = speak_evaluation_sets(options.out / "corpus")
+    sets = speak_evaluation_sets(own_folder(options.out, "corpus"))
     return latency_words(data, sets, thresholds, one_word=options.one_word)
+
+
+def _preferences(data: Augmented, options: argparse.Namespace) -> Mapping[str, Dataset]:
+    from simulsa_plugin.commands.wiring import EMBEDDED_MODEL, load
+    from simulsa_plugin.experiments.variants_data import AUGMENTED_NAME
+    from simulsa_plugin.experiments.variants_preferences import preferences
+
+    keys = EMBEDDED_MODEL | {"model_name_or_path": options.model, "dataset_dir": str(options.data)}
+    model, _ = load(keys, [AUGMENTED_NAME])
+    return preferences(data, model)
+
+
+def _turns(data: Augmented, options: argparse.Namespace) -> Mapping[str, Dataset]:
+    from simulsa_plugin.experiments.variants_data import own_folder
+    from simulsa_plugin.experiments.variants_turns import conversations
+
+    return conversations(data, options.form, own_folder(options.out, "turns"))
+
+
+def _monotone(data: Augmented, options: argparse.Namespace) -> Mapping[str, Dataset]:
+    from simulsa_plugin.experiments.variants_data import own_folder, speak_evaluation_sets
+    from simulsa_plugin.experiments.variants_monotone import monotone_target
+
+    return monotone_target(data, speak_evaluation_sets(own_folder(options.out, "corpus")))
 
 
 def _summary(datasets: Mapping[str, Dataset], out: Path) -> list[str]:

@@ -15,7 +15,7 @@ from simulsa_plugin.demo.corpus import DEV_NAME, OFFLINE_NAME, TEST_NAME
 from simulsa_plugin.demo.truth import TruthFile, find_truth
 from simulsa_plugin.errors import DatasetError
 from simulsa_plugin.ownership import add_datasets, claim, refuse_other_datasets
-from simulsa_plugin.storage import SHAREGPT_ENTRY, locked, make_folder, read_jsonl, write_jsonl
+from simulsa_plugin.storage import SHAREGPT_ENTRY, locked, make_folder, make_own_folder, read_jsonl, write_jsonl
 
 AUGMENTED_NAME = f"{OFFLINE_NAME}{SUFFIX}"
 
@@ -85,6 +85,17 @@ class Augmented:
             raise DatasetError(f"The truth beside {self.entry['file_name']} is not about {row['id']}. Augment the "
                                "corpus that lies there now.")
         return partial
+
+
+def own_folder(out: Path, name: str) -> Path:
+    """A folder in the output folder for what rows name, made where it is missing.
+
+    Raises:
+        StorageError: what stands there is not ours, or it cannot be made.
+    """
+    out = make_folder(out).absolute()
+    claim(out, [name])
+    return make_own_folder(out / name)
 
 
 def speak_evaluation_sets(folder: Path) -> dict[str, Dataset]:

@@ -1,6 +1,9 @@
 """Variants of training data, on two utterances whose labels are worked out on paper."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,12 @@ from simulsa_plugin.demo import corpus
 from simulsa_plugin.demo.grammar import PROMPT
 from simulsa_plugin.demo.truth import find_truth
 from simulsa_plugin.experiments.variants import main
+from simulsa_plugin.experiments.variants_data import Augmented, write_datasets
+from simulsa_plugin.experiments.variants_preferences import preferences
+from simulsa_plugin.model import Continuation
 from simulsa_plugin.storage import SHAREGPT_ENTRY, read_jsonl
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -104,3 +112,53 @@ def test_the_test_and_dev_sets_ask_for_each_latency(data, tmp_path, few_evaluati
 def test_a_threshold_that_is_no_probability_is_one_line(data, tmp_path, capsys):
     assert main(["latency_words", "--data", str(data), "--out", str(tmp_path / "out"), "--high", "99"]) == 2
     assert "--high" in capsys.readouterr().err
+
+
+class Talker:
+    """A stand-in for the offline model: whatever it must begin with, it goes on in the same words, and then stops."""
+
+    def __init__(self, words):
+        self.words = words
+
+    def render_prompt(self, prompt, waveform):
+        return (len(waveform),)
+
+    def read(self, prompts, waveforms):
+        return prompts
+
+    def continue_(self, prompts, requests):
+        return [Continuation(tuple(range(len(one.prefix), len(self.words))), truncated=False) for one in requests]
+
+    def decode(self, token_ids):
+        return " ".join(self.words[number] for number in token_ids)
+
+
+def test_what_a_cut_supports_is_preferred_to_what_the_model_goes_on_to_say(data):
+    rows = preferences(Augmented.open(data), Talker("Der Mann hat das Haus gesehen.".split()))["demo_preferences"].rows
+    pairs = [(Path(row["audios"][0]).name, row["chosen"]["content"], row["rejected"]["content"]) for row in rows]
+    assert pairs[:2] == [
+        ("demo-00000000-0.wav", "Der Mann hat", "Der Mann hat das Haus gesehen."),
+        ("0.wav", "Der Mann hat ein Auto gekauft.", "Der Mann hat"),  # of the whole utterance the partial is too little
+    ]
+    assert {row["messages"][0]["content"] for row in rows} == {PROMPT}
+
+
+def test_where_the_model_stops_as_well_a_cut_gives_no_pair(data):
+    rows = preferences(Augmented.open(data), Talker("Der Mann hat".split()))["demo_preferences"].rows
+    assert [Path(row["audios"][0]).name for row in rows][:1] == ["0.wav"]
+
+
+@pytest.mark.slow
+def test_llamafactory_trains_on_the_pairs(data, tmp_path):
+    """As the recipe does, but for two steps; the rewards show that there is a reference model."""
+    write_datasets(tmp_path / "out", Augmented.open(data).entry,
+                   preferences(Augmented.open(data), Talker("Der Mann hat das Haus gesehen.".split())))
+    command = ["train", str(REPOSITORY / "recipes" / "experiments" / "training" / "demo_dpo.yaml"),
+               "model_name_or_path=simulsa-demo", f"dataset_dir={tmp_path / 'out'}", "max_steps=2", "logging_steps=1",
+               "per_device_train_batch_size=2", "dataloader_num_workers=0", f"output_dir={tmp_path / 'model'}"]
+    result = subprocess.run([Path(sys.executable).parent / "llamafactory-cli", *command], capture_output=True,
+                            text=True, timeout=300, check=False, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""})
+    assert result.returncode == 0, result.stderr[-3000:]
+    first, second, _ = json.loads((tmp_path / "model" / "trainer_state.json").read_text())["log_history"]
+    assert first["rewards/margins"] == 0.0  # the reference is the model itself
+    assert second["rewards/margins"] != 0.0

@@ -1,0 +1,70 @@
+"""Preference pairs about where to stop, for LLaMA-Factory's own `stage: dpo`.
+
+*A cut clip*: preferred is the partial translation, rejected the same partial and what the offline model goes on to
+say. It is made to begin with the partial and then decodes freely, so the rejected answer is one that a model really
+gives, and both answers share all but the decision to stop and what follows it. `greedy` in scores.jsonl would not do:
+each of these tokens follows the reference, not what the model said before. Cuts about which the model stops there as
+well give no pair.
+
+*The whole utterance*: preferred is the reference, rejected the partial, which stops too soon. Without these pairs
+stopping would always be right, and could be learned without listening.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from simulsa_plugin.audio import Waveform, read_mono
+from simulsa_plugin.experiments.variants_data import Augmented, Dataset, Row
+from simulsa_plugin.model import AudioLanguageModel, Prompt, Request
+from simulsa_plugin.storage import SHAREGPT_ENTRY
+
+PREFERENCES = "demo_preferences"
+BATCH = 32  # clips that are decoded at once
+ENTRY: dict[str, Any] = SHAREGPT_ENTRY | {
+    "ranking": True,
+    "columns": {"messages": "messages", "audios": "audios", "chosen": "chosen", "rejected": "rejected"},
+}
+
+
+def preferences(data: Augmented, model: AudioLanguageModel) -> dict[str, Dataset]:
+    """The dataset `demo_preferences`: both pairs of every cut, where there are two different answers.
+
+    Args:
+        data: scored cuts with their partials.
+        model: goes on from the partials; the offline model.
+
+    Raises:
+        AudioError: a clip is missing or broken.
+    """
+    rows: list[Row] = []
+    for start in range(0, len(data.scores), BATCH):
+        part = data.scores[start : start + BATCH]
+        for row, longer in zip(part, _continued(model, part), strict=True):
+            rows += _pairs(row, longer)
+    return {PREFERENCES: Dataset(rows, ENTRY)}
+
+
+def _continued(model: AudioLanguageModel, rows: Sequence[Row]) -> list[str | None]:
+    """Each partial and what the model goes on to say about its clip; None where it does not come to an end."""
+    waveforms: list[Waveform] = [read_mono(row["clip"]) for row in rows]
+    prompts = [model.render_prompt(Prompt(tuple(row["messages"])), waveform)
+               for row, waveform in zip(rows, waveforms, strict=True)]
+    requests = [Request(prefix=tuple(row["token_ids"][: row["accepted_tokens"]])) for row in rows]
+    said = model.continue_(model.read(prompts, waveforms), requests)
+    return [None if one.truncated else model.decode((*request.prefix, *one.token_ids)).strip()
+            for request, one in zip(requests, said, strict=True)]
+
+
+def _pairs(row: Row, longer: str | None) -> Iterator[Row]:
+    if longer is not None and longer != row["partial"]:
+        yield _pair(row, row["clip"], row["partial"], longer)
+    if row["partial"] != row["reference"]:
+        yield _pair(row, row["audio"], row["reference"], row["partial"])
+
+
+def _pair(row: Row, audio: str, chosen: str, rejected: str) -> Row:
+    answers = {"chosen": {"role": "assistant", "content": chosen},
+               "rejected": {"role": "assistant", "content": rejected}}
+    return {"messages": row["messages"], **answers, "audios": [audio]}
