@@ -1,6 +1,9 @@
 """A tiny output folder of `simulsa-augment` on two utterances of the embedded corpus's kind, written by hand."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 from fakes import write_noise
@@ -9,6 +12,7 @@ from simulsa_plugin.demo.corpus import OFFLINE_NAME
 from simulsa_plugin.demo.grammar import PROMPT
 from simulsa_plugin.storage import SHAREGPT_ENTRY, write_jsonl
 
+REPOSITORY = Path(__file__).parents[2]
 # What is said, its translation, what each German word needs, and when each English word ends.
 UTTERANCES = (
     ("the man bought a car", "Der Mann hat ein Auto gekauft.", [2, 2, 3, 6, 6, 6], [0.2, 0.5, 0.8, 0.9, 1.4]),
@@ -57,3 +61,14 @@ def write_augmented(folder, scores=None):
     (folder / "dataset_info.json").write_text(json.dumps({
         OFFLINE_NAME: {"file_name": str(folder / "offline" / "demo.jsonl"), **SHAREGPT_ENTRY}}))
     return Path(folder)
+
+
+def train(recipe, dataset_dir, model):
+    """Two steps of a recipe from the packaged checkpoint; returns what the trainer logged, the summary last."""
+    command = ["train", str(REPOSITORY / "recipes" / recipe), "model_name_or_path=simulsa-demo",
+               f"dataset_dir={dataset_dir}", "max_steps=2", "logging_steps=1", "per_device_train_batch_size=2",
+               "dataloader_num_workers=0", f"output_dir={model}"]
+    result = subprocess.run([Path(sys.executable).parent / "llamafactory-cli", *command], capture_output=True,
+                            text=True, timeout=600, check=False, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""})
+    assert result.returncode == 0, result.stderr[-3000:]
+    return json.loads((model / "trainer_state.json").read_text())["log_history"]

@@ -1,13 +1,10 @@
 """Variants of training data, on two utterances whose labels are worked out on paper."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from augmented_demo import UTTERANCES, write_augmented
+from augmented_demo import UTTERANCES, train, write_augmented
 
 from simulsa_plugin.demo import corpus
 from simulsa_plugin.demo.grammar import PROMPT
@@ -17,8 +14,6 @@ from simulsa_plugin.experiments.variants_data import Augmented, write_datasets
 from simulsa_plugin.experiments.variants_preferences import preferences
 from simulsa_plugin.model import Continuation
 from simulsa_plugin.storage import SHAREGPT_ENTRY, read_jsonl
-
-REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -153,12 +148,6 @@ def test_llamafactory_trains_on_the_pairs(data, tmp_path):
     """As the recipe does, but for two steps; the rewards show that there is a reference model."""
     write_datasets(tmp_path / "out", Augmented.open(data).entry,
                    preferences(Augmented.open(data), Talker("Der Mann hat das Haus gesehen.".split())))
-    command = ["train", str(REPOSITORY / "recipes" / "experiments" / "training" / "demo_dpo.yaml"),
-               "model_name_or_path=simulsa-demo", f"dataset_dir={tmp_path / 'out'}", "max_steps=2", "logging_steps=1",
-               "per_device_train_batch_size=2", "dataloader_num_workers=0", f"output_dir={tmp_path / 'model'}"]
-    result = subprocess.run([Path(sys.executable).parent / "llamafactory-cli", *command], capture_output=True,
-                            text=True, timeout=300, check=False, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""})
-    assert result.returncode == 0, result.stderr[-3000:]
-    first, second, _ = json.loads((tmp_path / "model" / "trainer_state.json").read_text())["log_history"]
+    first, second, _ = train("experiments/training/demo_dpo.yaml", tmp_path / "out", tmp_path / "model")
     assert first["rewards/margins"] == 0.0  # the reference is the model itself
     assert second["rewards/margins"] != 0.0

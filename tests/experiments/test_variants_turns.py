@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from augmented_demo import UNSURE, UTTERANCES, scored, write_augmented
+from augmented_demo import UNSURE, UTTERANCES, scored, train, write_augmented
 
 from simulsa_plugin.audio import read_mono
 from simulsa_plugin.demo.grammar import PROMPT
@@ -73,3 +73,12 @@ def test_without_several_cuts_it_says_how_to_make_them(tmp_path, capsys):
     data = write_augmented(tmp_path / "one")
     assert main(["turns", "--data", str(data), "--out", str(tmp_path / "out")]) == 1
     assert "simulsa_cuts=3" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["prefix", "delta"])
+def test_llamafactory_trains_on_conversations_with_several_audios(data, tmp_path, form):
+    make(data, tmp_path / "out", form)
+    first, second, _ = train("demo_simulsa.yaml", tmp_path / "out", tmp_path / "model")
+    assert 0 < second["loss"] < 10
+    assert first["grad_norm"] > 0
