@@ -16,7 +16,8 @@ TRAINED = "recipes/demo_simulsa.yaml"
 # Beyond the paper's 5: an offline model with a larger rollback is the honest baseline.
 EVALUATED = {"simulsa_chunks": "500,1000", "simulsa_rollbacks": "0,3,5,8,12"}
 _KEYS = frozenset({"title", "augment", "train", "evaluate", "tune", "test", "arms"})
-_ARM_KEYS = frozenset({"recipe", "augment", "scored_by", "variant", "train", "evaluate", "tune", "test", "policy"})
+_ARM_KEYS = frozenset({"recipe", "augment", "scored_by", "starts_from", "variant", "train", "evaluate", "tune", "test",
+                       "policy"})
 
 Keys = Mapping[str, Any]
 
@@ -35,7 +36,8 @@ class Run:
         tune: keys of `simulsa-eval tune` with `budget`, `latency` and `quality`; None, nothing is tuned.
         test: keys that override the recipe of what was tuned, on the test set.
         scored_by: the run whose model scores the cuts; None, the packaged one.
-        variant: what `experiments.variants` makes of the augmented rows before training; None, nothing.
+        starts_from: the run whose model is trained further; None, what the recipe names.
+        variant: arguments of `experiments.variants`, which changes the augmented rows before training, if any.
     """
 
     recipe: str
@@ -47,6 +49,7 @@ class Run:
     tune: Keys | None = None
     test: Keys = field(default_factory=dict)
     scored_by: Run | None = None
+    starts_from: Run | None = None
     variant: str | None = None
 
     @property
@@ -54,6 +57,7 @@ class Run:
         """A name for the trained model: what it is made of, hashed; the content of the recipe, not its name."""
         made_of: list[object] = [self.content, self.augment, self.train, self.seed]
         made_of += [] if self.scored_by is None else [self.scored_by.model_name]
+        made_of += [] if self.starts_from is None else ["from", self.starts_from.model_name]
         made_of += [] if self.variant is None else [self.variant]
         return f"seed{self.seed}_{short_hash(made_of)}"
 
@@ -126,10 +130,15 @@ def _make_arm(
     path: Path, name: str, arm: Keys, common: Keys, before: Mapping[str, Arm], seeds: Sequence[int], overrides: Keys
 ) -> Arm:
     _check_keys(path, f"arm {name}, ", arm, _ARM_KEYS)
-    scorer = arm.get("scored_by")
-    if scorer is not None and scorer not in before:
-        raise UsageError(f"{path}, arm {name}: scored_by is {scorer!r}; allowed: an arm above it: "
-                         f"{', '.join(before) or 'there is none'}.")
+
+    def other(key: str, number: int) -> Run | None:
+        if arm.get(key) is None:
+            return None
+        if arm[key] not in before:
+            raise UsageError(f"{path}, arm {name}: {key} is {arm[key]!r}; allowed: an arm above it: "
+                             f"{', '.join(before) or 'there is none'}.")
+        return before[arm[key]].runs[number]
+
     tuned = "tune" in common or "tune" in arm
 
     def merged(key: str) -> dict[str, Any]:
@@ -143,8 +152,8 @@ def _make_arm(
     if tune is not None and "budget" not in tune:
         raise UsageError(f"{path}, arm {name}: tune names no budget. Add budget: with milliseconds of mean latency.")
     runs = tuple(Run(recipe, content, None if offline else merged("augment"), merged("train") | dict(overrides),
-                     evaluate, seed, tune, merged("test"), before[scorer].runs[number] if scorer else None,
-                     arm.get("variant")) for number, seed in enumerate(seeds))
+                     evaluate, seed, tune, merged("test"), other("scored_by", number),
+                     other("starts_from", number), arm.get("variant")) for number, seed in enumerate(seeds))
     return Arm(name, runs, arm.get("policy", "rollback"))
 
 

@@ -23,6 +23,7 @@ from simulsa_plugin.storage import make_own_folder, refuse_link, write_json, wri
 MADE_OF = "run.json"
 BIN = Path(sys.executable).parent
 _GOAL = ("budget", "latency", "quality")  # options of `simulsa-eval tune`, not keys
+_PAPER = {"simulsa_preset": "paper"}  # what an arm does not say is as in the paper
 _AUGMENTED = {"dataset": "demo"}  # unless an arm says otherwise
 TRAINED = "trained.json"  # written when the training has ended well
 MODEL = "model"
@@ -74,12 +75,13 @@ def _do_training(run: Run, data: Path, out: Path) -> Path:
     claim(out, [name], recognised=(out / name / MADE_OF).is_file())
     folder = make_own_folder(out / name)
     if not (folder / TRAINED).exists():
-        scorer = None if run.scored_by is None else _do_training(run.scored_by, data, out)
+        scorer, start = (None if one is None else _do_training(one, data, out)
+                         for one in (run.scored_by, run.starts_from))
         made_of = {"recipe": run.recipe, "content": run.content, "augment": run.augment, "train": run.train,
-                   "scored_by": scorer, "variant": run.variant, "seed": run.seed, "data": str(data),
-                   "data_signature": signature}
+                   "scored_by": scorer, "starts_from": start, "variant": run.variant, "seed": run.seed,
+                   "data": str(data), "data_signature": signature}
         write_json(folder / MADE_OF, json.loads(json.dumps(made_of, default=str)))  # YAML knows dates, JSON does not
-        _train(run, data, folder, scorer)
+        _train(run, data, folder, scorer, start)
         write_json(folder / TRAINED, {"model": MODEL})
     return folder / MODEL
 
@@ -87,7 +89,7 @@ def _do_training(run: Run, data: Path, out: Path) -> Path:
 def _evaluate(run: Run, evaluate: Keys, folder: Path) -> Path:
     result = folder / (run.result_name + _content_of_datasets(evaluate))
     if not (result / SCORES).exists():
-        keys = {"model_name_or_path": folder / MODEL} | dict(evaluate)
+        keys = {"model_name_or_path": folder / MODEL} | _PAPER | dict(evaluate)
         _call(folder, "simulsa-eval", *_words(keys), "--out", str(result))
     return result
 
@@ -125,20 +127,21 @@ def _content_of_datasets(keys: Keys) -> str:
     return f"_{data_signature(Path(place), dataset_names(keys, {'dataset': keys.get('simulsa_dev_dataset')}))}"
 
 
-def _train(run: Run, data: Path, folder: Path, scorer: Path | None) -> None:
+def _train(run: Run, data: Path, folder: Path, scorer: Path | None, start: Path | None) -> None:
     dataset_dir = data
     if run.augment is not None:
         dataset_dir = folder / "data"
         keys: dict[str, Any] = {"model_name_or_path": scorer} if scorer else {}
-        keys |= _AUGMENTED | {"dataset_dir": data, "simulsa_seed": run.seed} | dict(run.augment)
+        keys |= _PAPER | _AUGMENTED | {"dataset_dir": data, "simulsa_seed": run.seed} | dict(run.augment)
         _call(folder, "simulsa-augment", *_words(keys), "--out", str(dataset_dir))
     if run.variant is not None:
         augmented, dataset_dir = dataset_dir, folder / "variant"
-        _call(folder, "python", "-m", "simulsa_plugin.experiments.variants", run.variant, "--data", str(augmented),
-              "--out", str(dataset_dir))
+        _call(folder, "python", "-m", "simulsa_plugin.experiments.variants", *run.variant.split(),
+              "--data", str(augmented), "--out", str(dataset_dir))
     with writing_to(folder / MODEL), contextlib.suppress(FileNotFoundError):
         shutil.rmtree(folder / MODEL)  # of a training that was stopped: what it left may be half a file
-    training = {"dataset_dir": dataset_dir, "seed": run.seed, "output_dir": folder / MODEL} | dict(run.train)
+    training: dict[str, Any] = {"model_name_or_path": start} if start else {}
+    training |= {"dataset_dir": dataset_dir, "seed": run.seed, "output_dir": folder / MODEL} | dict(run.train)
     _call(folder, "llamafactory-cli", "train", run.recipe, *_words(training))
 
 

@@ -53,17 +53,17 @@ def commands(folder, monkeypatch):
     return typed
 
 
-@pytest.mark.parametrize("name", ["mixing", "truncation", "acceptance", "latency"])
+@pytest.mark.parametrize("name", ["mixing", "truncation", "acceptance", "latency", "shares", "ideas"])
 def test_every_experiment_names_known_keys_and_recipes_that_exist(folder, name):
     experiment = plan.read_experiment(name, [1], {})
     known = {key for group in GROUPS for key in group.keys()}
     for arm in experiment.arms:
         (run,) = arm.runs
         assert (folder / run.recipe).is_file()
-        assert {*(run.augment or {}), *run.evaluate} <= known
+        assert {*(run.augment or {}), *(run.evaluate or {})} <= known
         for group in GROUPS:
-            group.from_keys({**(run.augment or {}), **run.evaluate})  # their values are allowed
-    assert plan.names() == ["acceptance", "latency", "mixing", "shares", "truncation"]
+            group.from_keys({**(run.augment or {}), **(run.evaluate or {})})  # their values are allowed
+    assert plan.names() == ["acceptance", "ideas", "latency", "mixing", "shares", "truncation"]
 
 
 def test_arms_that_need_the_same_share_a_run(folder):

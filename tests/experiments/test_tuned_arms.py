@@ -29,7 +29,8 @@ tune: {budget: "700,950", simulsa_policies: rollback}
 arms:
   none: {recipe: recipes/demo_offline.yaml}
   some: {augment: {simulsa_ratio: 0.1}}
-  again: {augment: {simulsa_ratio: 0.1}, scored_by: some, variant: truth, test: {simulsa_eval_samples: 7}}
+  again: {augment: {simulsa_ratio: 0.1}, scored_by: some, starts_from: none, variant: turns --form prefix,
+          test: {simulsa_eval_samples: 7}}
 """
 HASTE = {"demo_offline": 7, "demo_simulsa": 2}  # how much a model of an arm writes too early
 
@@ -82,13 +83,14 @@ def commands(folder, monkeypatch):
 def test_every_arm_is_tuned_on_dev_and_tested_in_what_was_found(folder, commands):
     assert main(["mine.yaml", "--out", "results", "--seeds", "1,2"]) == 0
     assert [Path(words[1]).name for words in commands[:7]] == [
-        "train", "tune", "finalists.yaml", "dataset=demo", "train", "tune", "finalists.yaml"]
+        "train", "tune", "finalists.yaml", "simulsa_preset=paper", "train", "tune", "finalists.yaml"]
     assert [words[0] for words in commands[7:10]] == ["simulsa-augment", "python", "llamafactory-cli"]
     some = Path(commands[4][-1].removeprefix("output_dir="))
     assert commands[7][1] == f"model_name_or_path={some}"  # the second arm's model scores the third arm's cuts
-    assert commands[8][1:4] == ["-m", "simulsa_plugin.experiments.variants", "truth"]
+    assert commands[8][1:6] == ["-m", "simulsa_plugin.experiments.variants", "turns", "--form", "prefix"]
     variant = commands[8][-1]
     assert f"dataset_dir={variant}" in commands[9]
+    assert "model_name_or_path=" + commands[0][-1].removeprefix("output_dir=") in commands[9]
     assert commands[11][2] == "simulsa_eval_samples=7"
     assert commands[1][1:] == ["tune", f"model_name_or_path={commands[0][-1].removeprefix('output_dir=')}",
                                "simulsa_policies=rollback", "--budget", "700,950", "--out", commands[1][-1]]
