@@ -20,6 +20,7 @@ from simulsa_plugin.evaluation.compare_tuned import Tested, load_tuning, score_a
 from simulsa_plugin.evaluation.limit import LIMITS
 from simulsa_plugin.evaluation.logs.read import ReadOptions
 from simulsa_plugin.evaluation.sampled import Side, check_same_references, sample_cells
+from simulsa_plugin.evaluation.tune import cell_in_words
 from simulsa_plugin.experiments.summary import OFFLINE
 from simulsa_plugin.metrics.instance import Measure
 from simulsa_plugin.metrics.significance import Array, Bootstrap, interval
@@ -91,7 +92,8 @@ def read_arm(name: str, runs: Sequence[tuple[Path, Path]], bootstrap: Bootstrap)
     budgets = {budget: _all([score_at_budget(budget, tuning, cells, side)
                              for tuning, (cells, side) in zip(tunings, loaded, strict=True)])
                for budget in tunings[0].tuned}
-    chosen = {budget: [str(tuning.tuned[budget]) for tuning in tunings] for budget in budgets}
+    chosen = {budget: ["none" if (key := tuning.tuned[budget]) is None else cell_in_words(key.as_json())
+                       for tuning in tunings] for budget in budgets}
     offline = [Tested({name: value for name, value in cells[OFFLINE].values.items() if value is not None},
                       side[OFFLINE].values, 0.0, 0.0) for cells, side in loaded]
     limits = read_scores(runs[0][1]).get(LIMITS) or []
@@ -164,8 +166,10 @@ def draw_tuned(title: str, summary: Json, path: Path) -> None:
         axes.errorbar(x, y, yerr=errors, capsize=3, marker="o", markersize=4, color=f"C{number}", label=offline["arm"])
         axes.axhline(offline["BLEU"]["value"], color=f"C{number}", linewidth=0.8, linestyle=":")
     known = [row for row in summary["limits"] if row.get(latency) is not None and row["BLEU"] is not None]
-    axes.plot([row[latency] for row in known], [row["BLEU"] for row in known], linestyle="none", marker="*",
-              markersize=9, color="black", label="limit, from no chunks to 2 s" if known else None)
+    if known:
+        chunks = ", ".join(f"{row['chunk_ms'] or 0:g}" for row in known)
+        axes.plot([row[latency] for row in known], [row["BLEU"] for row in known], linestyle="none", marker="*",
+                  markersize=9, color="black", label=f"limit in chunks of {chunks} ms")
     axes.set_title(title)
     axes.set_xlabel(f"{latency} on the test set (ms)")
     axes.set_ylabel("BLEU, 95 %; dotted: offline")

@@ -138,7 +138,8 @@ def test_ctrl_c_while_worker_processes_speak_the_corpus_is_one_line(tmp_path):
         return len(list(tmp_path.glob("out/demo/*.wav"))) > 3
 
     code, out, err, left = interrupted(COMMAND.format("augment"), ["--out", "out"], spoken, tmp_path)
-    assert (code, out, err, left) == (130, "", f"simulsa-augment: {GOES_ON}", "")
+    assert (code, err, left) == (130, f"simulsa-augment: {GOES_ON}", "")
+    assert out == "preset recommended: simulsa_ratio=0.1\n"
 
 
 def test_ctrl_c_during_imports_is_one_line(tmp_path):

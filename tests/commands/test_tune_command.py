@@ -76,8 +76,9 @@ def test_a_corpus_has_a_split_of_its_own_to_choose_on(place):
 
 def test_the_embedded_dev_set_shares_no_sentence_with_training_and_test(monkeypatch, tmp_path):
     written = []
-    monkeypatch.setattr("simulsa_plugin.demo.corpus._write_split",
-                        lambda folder, name, split, count, processes: written.append((name, split, count)))
+    monkeypatch.setattr("simulsa_plugin.demo.corpus.iterate_utterances", lambda split, count, processes: split)
+    monkeypatch.setattr("simulsa_plugin.demo.corpus.write_utterances",
+                        lambda folder, name, split, count: written.append((name, split, count)))
     dev = tune._dev_set(Recipe({}, {}, embedded=True))
     keys = dev.make(tmp_path)
     assert dev.name == DEV_NAME
