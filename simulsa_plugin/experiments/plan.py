@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from simulsa_plugin.errors import UsageError
+from simulsa_plugin.evaluation.tune_recipe import GRID
 from simulsa_plugin.experiments.signature import short_hash
 from simulsa_plugin.settings import read_recipe
 
@@ -15,6 +16,7 @@ FOLDER = Path("recipes/experiments")
 TRAINED = "recipes/demo_simulsa.yaml"
 # Beyond the paper's 5: an offline model with a larger rollback is the honest baseline.
 EVALUATED = {"simulsa_chunks": "500,1000", "simulsa_rollbacks": "0,3,5,8,12"}
+GOAL = ("budget", "latency", "quality")  # options of `simulsa-eval tune`, not keys
 _KEYS = frozenset({"title", "augment", "train", "evaluate", "tune", "test", "arms"})
 _ARM_KEYS = frozenset({"recipe", "augment", "scored_by", "starts_from", "variant", "train", "evaluate", "tune", "test",
                        "policy"})
@@ -68,13 +70,8 @@ class Run:
 
     @property
     def tuning_name(self) -> str:
-        """A name for the search on the dev set."""
-        return f"tune_{short_hash(self.tune)}"
-
-    @property
-    def test_name(self) -> str:
-        """A name for the evaluation of what was found."""
-        return f"test_{short_hash([self.tune, self.test])}"
+        """A name for the search on the dev set; another default grid is another search."""
+        return f"tune_{short_hash([self.tune, GRID])}"
 
 
 @dataclass(frozen=True)
@@ -109,8 +106,11 @@ def read_experiment(name: str, seeds: Sequence[int], overrides: Keys) -> Experim
         overrides: keys of training that override all arms'.
 
     Raises:
-        UsageError: there is no such experiment, a key in it is unknown, or a recipe that it names cannot be read.
+        UsageError: there is no such experiment, a key in it is unknown, a recipe that it names cannot be read, the arms
+            are tuned for different goals, or a seed is named twice.
     """
+    if len(set(seeds)) < len(seeds):
+        raise UsageError(f"--seeds names a seed twice: {', '.join(map(str, seeds))}. Name each once.")
     path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
     if not path.is_file():
         raise UsageError(f"There is no experiment {path}; allowed: {', '.join(names()) or 'a YAML file'}. "
@@ -123,6 +123,11 @@ def read_experiment(name: str, seeds: Sequence[int], overrides: Keys) -> Experim
     made: dict[str, Arm] = {}
     for name, settings in arms.items():
         made[str(name)] = _make_arm(path, str(name), settings or {}, described, made, seeds, overrides)
+    goals = {None if (tune := arm.runs[0].tune) is None else tuple(str(tune.get(key)) for key in GOAL)
+             for arm in made.values()}
+    if len(goals) > 1:
+        raise UsageError(f"{path}: its arms are tuned for other goals, or only some are. Give all of them one tune "
+                         f"with the same {', '.join(GOAL)}.")
     return Experiment(path.stem, str(described.get("title", path.stem)), tuple(made.values()))
 
 

@@ -15,14 +15,13 @@ from simulsa_plugin.errors import SimulsaError
 from simulsa_plugin.evaluation.cells import SCORES
 from simulsa_plugin.evaluation.tune import FINALISTS
 from simulsa_plugin.experiments.guard import run_guarded
-from simulsa_plugin.experiments.plan import Keys, Run
-from simulsa_plugin.experiments.signature import data_signature, dataset_names
+from simulsa_plugin.experiments.plan import GOAL, Keys, Run
+from simulsa_plugin.experiments.signature import data_signature, dataset_names, short_hash
 from simulsa_plugin.ownership import claim
 from simulsa_plugin.storage import make_own_folder, refuse_link, write_json, writing_to
 
 MADE_OF = "run.json"
 BIN = Path(sys.executable).parent
-_GOAL = ("budget", "latency", "quality")  # options of `simulsa-eval tune`, not keys
 _PAPER = {"simulsa_preset": "paper"}  # what an arm does not say is as in the paper
 _AUGMENTED = {"dataset": "demo"}  # unless an arm says otherwise
 TRAINED = "trained.json"  # written when the training has ended well
@@ -97,14 +96,14 @@ def _evaluate(run: Run, evaluate: Keys, folder: Path) -> Path:
 def _tune(run: Run, tune: Keys, folder: Path) -> Path:
     tuning = folder / (run.tuning_name + _content_of_datasets(tune))
     if not (tuning / FINALISTS).exists():
-        keys = {"model_name_or_path": folder / MODEL} | {key: tune[key] for key in tune if key not in _GOAL}
-        goal = [word for key in _GOAL if key in tune for word in (f"--{key}", str(tune[key]))]
+        keys = {"model_name_or_path": folder / MODEL} | {key: tune[key] for key in tune if key not in GOAL}
+        goal = [word for key in GOAL if key in tune for word in (f"--{key}", str(tune[key]))]
         _call(folder, "simulsa-eval", "tune", *_words(keys), *goal, "--out", str(tuning))
     return tuning
 
 
 def _test(run: Run, tuning: Path, folder: Path) -> Path:
-    tested = folder / (run.test_name + _content_of_datasets(run.test))
+    tested = folder / f"{tuning.name}_test_{short_hash(run.test)}{_content_of_datasets(run.test)}"
     if not (tested / SCORES).exists():
         _call(folder, "simulsa-eval", str(tuning / FINALISTS), *_words(run.test), "--out", str(tested))
     return tested

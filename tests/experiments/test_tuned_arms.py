@@ -147,9 +147,26 @@ def test_the_shipped_experiment_tunes_every_arm_alike(folder):
 
 @pytest.mark.parametrize(("text", "message"), [
     ("tune: {}\narms: {a: {}}", "tune names no budget"),
+    ("arms: {a: {tune: {budget: 700}}, b: {}}", "only some are. Give all of them one tune with the same budget"),
+    ("tune: {budget: 700}\narms: {a: {}, b: {tune: {latency: AL}}}", "its arms are tuned for other goals"),
     ("arms: {a: {scored_by: b}, b: {}}", "scored_by is 'b'; allowed: an arm above it: there is none"),
 ])
 def test_mistakes_are_named(folder, text, message):
     (folder / "wrong.yaml").write_text(text)
     with pytest.raises(UsageError, match=message):
         plan.read_experiment("wrong.yaml", [1], {})
+
+
+def test_a_seed_is_named_once(folder):
+    with pytest.raises(UsageError, match="names a seed twice: 1, 1"):
+        plan.read_experiment("shares", [1, 1], {})
+
+
+def test_test_results_belong_to_their_search(folder, commands):
+    two_arms = EXPERIMENT[: EXPERIMENT.index("  again:")]
+    (folder / "mine.yaml").write_text(two_arms)
+    assert main(["mine.yaml", "--out", "results", "--seeds", "1"]) == 0
+    done = len(commands)
+    (folder / "mine.yaml").write_text(two_arms.replace("rollback}", "rollback, eval_dataset: other}"))
+    assert main(["mine.yaml", "--out", "results", "--seeds", "1"]) == 0
+    assert [words[1] == "tune" for words in commands[done:]] == [True, False] * 2  # tuned anew, and tested anew
