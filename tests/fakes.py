@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from simulsa_plugin.audio import SAMPLE_RATE, write_wav
+from simulsa_plugin.audio.samples import SAMPLE_RATE, write_wav
 from simulsa_plugin.errors import ModelError
-from simulsa_plugin.model import (
+from simulsa_plugin.files.dataset_info import SHAREGPT_ENTRY
+from simulsa_plugin.files.json_files import write_json, write_jsonl
+from simulsa_plugin.model.values import (
     Continuation,
     Prompt,
     ReferenceScores,
@@ -24,7 +26,6 @@ from simulsa_plugin.model import (
     Sample,
     UnusableRow,
 )
-from simulsa_plugin.storage import SHAREGPT_ENTRY, write_json, write_jsonl
 
 AUDIO_TOKEN = 1000
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import soundfile
 
-from simulsa_plugin.audio import SAMPLE_RATE
+from simulsa_plugin.audio.resampling import resample
+from simulsa_plugin.audio.samples import SAMPLE_RATE
 from simulsa_plugin.demo.corpus import iterate_utterances
-from simulsa_plugin.resampling import resample
 
 MP3_RATE = 48_000  # as Common Voice 4 has it
 COMMON_VOICE_COLUMNS = ("client_id", "path", "sentence", "up_votes", "down_votes", "age", "gender", "accent")

@@ -10,8 +10,8 @@ import pytest
 import simulsa_plugin
 
 PACKAGE = Path(simulsa_plugin.__file__).parent
-FOUNDATION = {"errors", "settings", "presets", "languages", "audio", "recordings", "resampling", "storage", "model",
-              "tables", "terminal", "work", "ownership"}
+FOUNDATION = {"errors", "settings", "presets", "languages", "audio", "files", "model", "tables", "terminal",
+              "run_configuration", "sharding"}
 # Part → the parts it may import, besides itself and the version number in the package.
 ALLOWED = {
     "errors": set(),
@@ -19,23 +19,27 @@ ALLOWED = {
     "presets": {"settings"},
     "terminal": set(),
     "languages": set(),
-    "resampling": set(),
-    "audio": {"errors", "resampling"},
-    "storage": {"errors"},
-    "model": {"errors", "audio"},
-    "recordings": {"errors", "audio", "resampling"},
     "tables": set(),
-    "work": {"errors", "storage"},
-    "ownership": {"errors", "storage"},
+    "worker_processes": set(),
+    "audio": {"errors"},
+    "files": {"errors"},
+    "model": {"errors", "audio"},
+    "run_configuration": {"errors", "files"},
+    "sharding": {"errors"},
     "metrics": {"errors"},
-    "demo": {"errors", "audio", "storage", "ownership", "terminal"},
+    "demo": {"errors", "audio", "files", "terminal"},
     "corpora": FOUNDATION,
     "augment": FOUNDATION,
     "streaming": FOUNDATION,
-    "evaluation": FOUNDATION | {"streaming", "metrics"},
-    "toolkit": FOUNDATION | {"demo", "corpora", "augment", "streaming", "metrics", "evaluation"},
-    "commands": FOUNDATION | {"demo", "corpora", "augment", "evaluation", "metrics", "toolkit"},
-    "experiments": FOUNDATION | {"demo", "augment", "evaluation", "metrics", "commands"},
+    "logs": {"errors", "files", "metrics"},
+    "evaluation": FOUNDATION | {"streaming", "metrics", "logs", "worker_processes"},
+    "tuning": FOUNDATION | {"streaming", "metrics", "logs", "evaluation"},
+    "comparison": FOUNDATION | {"metrics", "logs", "evaluation", "tuning"},
+    "llamafactory": FOUNDATION | {"demo", "corpora", "augment", "streaming", "metrics", "evaluation"},
+    "commands": FOUNDATION | {"demo", "corpora", "augment", "metrics", "logs", "evaluation", "tuning", "comparison",
+                              "llamafactory"},
+    "experiments": FOUNDATION | {"demo", "augment", "metrics", "logs", "evaluation", "tuning", "comparison",
+                                 "commands"},
 }
 TORCH = {"torch", "torchaudio", "transformers", "peft", "accelerate", "deepspeed", "datasets", "llamafactory"}
 SLOW_TO_IMPORT = TORCH | {"matplotlib", "sacrebleu", "scipy", "pandas", "numpy"}
@@ -101,14 +105,15 @@ def test_augmentation_and_evaluation_never_meet():
     assert "augment" not in ALLOWED["evaluation"] | ALLOWED["streaming"]
 
 
-def test_only_toolkit_imports_llamafactory():
-    assert {part_of(path) for path in SOURCES if "llamafactory" in outside(path)} == {"toolkit"}
+def test_only_one_part_imports_llamafactory():
+    assert {part_of(path) for path in SOURCES if "llamafactory" in outside(path)} == {"llamafactory"}
 
 
-def test_only_toolkit_and_the_pretraining_script_import_torch():
+def test_only_that_part_and_the_pretraining_script_import_torch():
     # `datasets` reads tables for a corpus, and lhotse its cuts: both only when such a corpus is asked for.
     slow = {path: (TORCH - {"datasets"} if part_of(path) == "corpora" else TORCH) for path in SOURCES}
-    importers = {module_name(path) for path in SOURCES if slow[path] & outside(path) and part_of(path) != "toolkit"}
+    others = [path for path in SOURCES if part_of(path) != "llamafactory"]
+    importers = {module_name(path) for path in others if slow[path] & outside(path)}
     assert importers <= {"simulsa_plugin.demo.pretrain"}
 
 
@@ -143,9 +148,9 @@ def test_what_help_needs_is_quick(command):
 def test_the_entry_point_that_every_torch_process_loads_is_standard_library():
     # It runs wherever torch is imported; a missing package must not be its business.
     files = {module_name(path): path for path in SOURCES}
-    needed = {name.split(".")[0] for name in runs_on_import("simulsa_plugin.toolkit.autoload")}
+    needed = {name.split(".")[0] for name in runs_on_import("simulsa_plugin.llamafactory.plugin.autoload")}
     assert needed - {"simulsa_plugin"} <= sys.stdlib_module_names
-    assert "simulsa_plugin.toolkit.autoload" in files
+    assert "simulsa_plugin.llamafactory.plugin.autoload" in files
 
 
 @pytest.mark.parametrize("command", ["augment", "evaluate"])

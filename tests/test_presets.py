@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 from fakes import write_offline
 
-from simulsa_plugin.augment.settings import AugmentSettings
+from simulsa_plugin.augment.augment_settings import AugmentSettings
 from simulsa_plugin.commands import augment, evaluate, tune, wiring
 from simulsa_plugin.errors import UsageError
+from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings, HookSettings
 from simulsa_plugin.evaluation.run import plan_cells
-from simulsa_plugin.evaluation.settings import EvaluationSettings, HookSettings
-from simulsa_plugin.evaluation.tune_recipe import searched_settings
 from simulsa_plugin.presets import PAPER, PRESETS, RECOMMENDED, Preset, apply_preset
+from simulsa_plugin.tuning.tuned_recipe import searched_settings
 
 GROUPS = (AugmentSettings, EvaluationSettings, HookSettings)
 

@@ -7,11 +7,11 @@ import re
 
 import pytest
 
-from simulsa_plugin.augment.settings import AugmentSettings
+from simulsa_plugin.augment.augment_settings import AugmentSettings
 from simulsa_plugin.errors import UsageError
-from simulsa_plugin.evaluation.settings import EvaluationSettings
+from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
+from simulsa_plugin.llamafactory.plugin.recipe_keys import GROUPS, known_keys
 from simulsa_plugin.settings import read_recipe, split_recipe
-from simulsa_plugin.toolkit.recipe_keys import GROUPS, known_keys
 
 
 def test_overrides_are_yaml_and_win_over_the_file(tmp_path):

@@ -7,15 +7,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from simulsa_plugin.augment.acceptance import decide, tolerance_of
+from simulsa_plugin.augment.augment_settings import AugmentSettings
 from simulsa_plugin.augment.clips import Chooser, Cut
-from simulsa_plugin.augment.layout import LOGPROB_FIELDS, Layout
+from simulsa_plugin.augment.method.acceptance import decide, tolerance_of
+from simulsa_plugin.augment.method.speculation import score_batch
+from simulsa_plugin.augment.output_layout import LOGPROB_FIELDS, Layout
 from simulsa_plugin.augment.registration import SourceDataset
-from simulsa_plugin.augment.settings import AugmentSettings
 from simulsa_plugin.augment.shards import holding
-from simulsa_plugin.augment.speculation import score_batch
-from simulsa_plugin.model import AudioLanguageModel
-from simulsa_plugin.storage import read_jsonl, write_json
+from simulsa_plugin.files.json_files import read_jsonl, write_json
+from simulsa_plugin.model.protocol import AudioLanguageModel
 from simulsa_plugin.terminal import tracked
 
 

@@ -14,12 +14,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from simulsa_plugin.audio import read_mono
-from simulsa_plugin.augment.layout import CLEAN_SUFFIX, Layout
+from simulsa_plugin.audio.decoding import read_mono
+from simulsa_plugin.augment.method.selection import Skipped, parse_sample_id
+from simulsa_plugin.augment.output_layout import CLEAN_SUFFIX, Layout
 from simulsa_plugin.augment.registration import SourceDataset
-from simulsa_plugin.augment.selection import Skipped, parse_sample_id
 from simulsa_plugin.errors import AudioError, DatasetError
-from simulsa_plugin.storage import merge_dataset_info, registered_datasets, write_jsonl
+from simulsa_plugin.files.dataset_info import merge_dataset_info, registered_datasets
+from simulsa_plugin.files.json_files import write_jsonl
 
 _AT_ONCE = 256  # rows between two looks at the dataset
 

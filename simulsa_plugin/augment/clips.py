@@ -13,24 +13,19 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from simulsa_plugin.audio import (
-    SAMPLE_RATE,
-    Waveform,
-    from_pcm16,
-    read_mono,
-    samples_to_seconds,
-    to_pcm16,
-    write_wav,
-)
-from simulsa_plugin.augment.layout import Layout, other_data
+from simulsa_plugin.audio.decoding import read_mono
+from simulsa_plugin.audio.samples import SAMPLE_RATE, Waveform, from_pcm16, samples_to_seconds, to_pcm16, write_wav
+from simulsa_plugin.augment.augment_settings import AugmentSettings
+from simulsa_plugin.augment.method.selection import Skipped, first_causes, generator, sample_id, walk, wanted_samples
+from simulsa_plugin.augment.method.silence import draw_silence, noise_floor, surround
+from simulsa_plugin.augment.method.truncation import cut_samples
+from simulsa_plugin.augment.output_layout import Layout, other_data
 from simulsa_plugin.augment.registration import SourceDataset
-from simulsa_plugin.augment.selection import Skipped, first_causes, generator, sample_id, walk, wanted_samples
-from simulsa_plugin.augment.settings import AugmentSettings
-from simulsa_plugin.augment.silence import draw_silence, noise_floor, surround
-from simulsa_plugin.augment.truncation import cut_samples
 from simulsa_plugin.errors import AudioError, DatasetError, ModelError
-from simulsa_plugin.model import Renderer, Sample, UnusableRow
-from simulsa_plugin.storage import crc32_hex, read_whole_rows, replacing, sync_files, write_jsonl
+from simulsa_plugin.files.atomic import replacing, sync_files
+from simulsa_plugin.files.json_files import crc32_hex, read_whole_rows, write_jsonl
+from simulsa_plugin.model.protocol import Renderer
+from simulsa_plugin.model.values import Sample, UnusableRow
 from simulsa_plugin.terminal import progress
 
 

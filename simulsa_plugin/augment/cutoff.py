@@ -6,13 +6,14 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from simulsa_plugin.audio import read_mono
-from simulsa_plugin.augment.layout import Layout
+from simulsa_plugin.audio.decoding import read_mono
+from simulsa_plugin.augment.method.selection import parse_sample_id
+from simulsa_plugin.augment.output_layout import Layout
 from simulsa_plugin.augment.registration import SourceDataset
-from simulsa_plugin.augment.selection import parse_sample_id
 from simulsa_plugin.errors import AudioError, ModelError
-from simulsa_plugin.model import Renderer, Sample
-from simulsa_plugin.storage import read_jsonl
+from simulsa_plugin.files.json_files import read_jsonl
+from simulsa_plugin.model.protocol import Renderer
+from simulsa_plugin.model.values import Sample
 
 DEFAULT_CUTOFF_LEN = 2048  # of LLaMA-Factory
 

@@ -11,33 +11,22 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from simulsa_plugin.augment.layout import Layout
-from simulsa_plugin.augment.settings import AugmentSettings
+from simulsa_plugin.augment.augment_settings import AugmentSettings
+from simulsa_plugin.augment.output_layout import Layout
 from simulsa_plugin.errors import StorageError
-from simulsa_plugin.model import Sample, UnusableRow
-from simulsa_plugin.storage import (
-    DATASET_INFO,
-    LOCK,
-    SHAREGPT_ENTRY,
-    UNFINISHED,
-    make_folder,
-    make_own_folder,
-    merge_dataset_info,
-    read_jsonl,
-    refuse_link,
-    registered_datasets,
-    write_json,
-    write_jsonl,
-    writing_to,
-)
-from simulsa_plugin.work import read_work
+from simulsa_plugin.files.atomic import UNFINISHED, make_folder, make_own_folder, refuse_link, writing_to
+from simulsa_plugin.files.dataset_info import DATASET_INFO, SHAREGPT_ENTRY, merge_dataset_info, registered_datasets
+from simulsa_plugin.files.json_files import read_jsonl, write_json, write_jsonl
+from simulsa_plugin.files.locks import LOCK
+from simulsa_plugin.model.values import Sample, UnusableRow
+from simulsa_plugin.run_configuration import read_work
 
 Entries = Mapping[str, Mapping[str, Any]]
 _FILES, _ENTRIES, _RELATIVE = "files", "entries", "offline_audio_is_relative"  # keys of owned.json
 
 
 class SourceDataset(Protocol):
-    """What the pipeline asks of an offline dataset (`toolkit.dataset.OfflineDataset`)."""
+    """What the pipeline asks of an offline dataset (`llamafactory.data.dataset.OfflineDataset`)."""
 
     @property
     def name(self) -> str:

@@ -10,12 +10,13 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from simulsa_plugin.augment.acceptance import TOLERANCE
-from simulsa_plugin.augment.layout import LOGPROB_FIELDS, Layout
-from simulsa_plugin.augment.selection import Skipped, parse_sample_id, walk
+from simulsa_plugin.augment.method.acceptance import TOLERANCE
+from simulsa_plugin.augment.method.selection import Skipped, parse_sample_id, walk
+from simulsa_plugin.augment.output_layout import LOGPROB_FIELDS, Layout
 from simulsa_plugin.errors import StorageError, UsageError
-from simulsa_plugin.storage import read_jsonl, registered_datasets
-from simulsa_plugin.work import read_sealed_work
+from simulsa_plugin.files.dataset_info import registered_datasets
+from simulsa_plugin.files.json_files import read_jsonl
+from simulsa_plugin.run_configuration import read_sealed_work
 
 TEXT_FIELDS = ("id", "audio", "clip", "reference")
 SECONDS_FIELDS = ("duration_seconds", "cut_seconds")

@@ -14,10 +14,11 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
-from simulsa_plugin.augment.layout import Layout
+from simulsa_plugin.augment.output_layout import Layout
 from simulsa_plugin.errors import FolderInUseError
-from simulsa_plugin.storage import locked, make_own_folder, refuse_link, remove_durably, writing_to
-from simulsa_plugin.work import Shard, wait_until
+from simulsa_plugin.files.atomic import make_own_folder, refuse_link, remove_durably, writing_to
+from simulsa_plugin.files.locks import locked
+from simulsa_plugin.sharding import Shard, wait_until
 
 FINISHED = "finished"  # the file that says that all batches of a shard are scored
 POLL_SECONDS = 0.2

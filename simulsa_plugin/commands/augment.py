@@ -14,13 +14,13 @@ from simulsa_plugin.commands.console import Parser, output_folder, recipe_and_ov
 from simulsa_plugin.errors import UsageError
 
 if TYPE_CHECKING:
+    from simulsa_plugin.augment.augment_settings import AugmentSettings
     from simulsa_plugin.augment.outcome import Outcome
-    from simulsa_plugin.augment.settings import AugmentSettings
     from simulsa_plugin.augment.training_share import Mixing, Part
     from simulsa_plugin.commands.wiring import Recipe
-    from simulsa_plugin.toolkit.backbone import Backbone
-    from simulsa_plugin.toolkit.dataset import OfflineDataset
-    from simulsa_plugin.work import Shard
+    from simulsa_plugin.llamafactory.data.dataset import OfflineDataset
+    from simulsa_plugin.llamafactory.model.backbone import Backbone
+    from simulsa_plugin.sharding import Shard
 
 PROG = "simulsa-augment"
 OUT = "data_simulsa"  # LLaMA-Factory's own default, data, is where users keep their datasets
@@ -114,8 +114,8 @@ def _refuse_together(options: argparse.Namespace) -> None:
 
 def _decide_again(path: Path | None, overrides: list[str], scores: Path, out: Path) -> Outcome:
     """No torch, no LLaMA-Factory."""
-    from simulsa_plugin.augment.redecision import decide_again
-    from simulsa_plugin.augment.settings import AugmentSettings
+    from simulsa_plugin.augment.augment_settings import AugmentSettings
+    from simulsa_plugin.augment.relabeling import decide_again
     from simulsa_plugin.commands.wiring import open_recipe
     from simulsa_plugin.demo.truth import find_truth
 
@@ -126,11 +126,11 @@ def _decide_again(path: Path | None, overrides: list[str], scores: Path, out: Pa
 
 
 def _augment_all(path: Path | None, overrides: list[str], options: argparse.Namespace) -> None:
-    from simulsa_plugin.augment.settings import AugmentSettings
-    from simulsa_plugin.commands.ranks import take_rank
+    from simulsa_plugin.augment.augment_settings import AugmentSettings
+    from simulsa_plugin.commands.torchrun import take_rank
     from simulsa_plugin.commands.wiring import check_early, open_recipe
     from simulsa_plugin.presets import RECOMMENDED
-    from simulsa_plugin.work import Shard
+    from simulsa_plugin.sharding import Shard
 
     rank, shard = take_rank(), None if options.shard is None else Shard.parse(options.shard)
     if rank and (shard or options.dry_run):
@@ -151,11 +151,11 @@ def _augment_all(path: Path | None, overrides: list[str], options: argparse.Name
 
 def _with_corpus(recipe: Recipe, out: Path, part: Shard | None) -> dict[str, Any]:
     """LLaMA-Factory's keys; a raw corpus is read, the embedded default is spoken where nothing was named."""
-    from simulsa_plugin.augment.layout import Layout
     from simulsa_plugin.augment.manifest import has_scores
-    from simulsa_plugin.commands.corpus import wanted_corpus
-    from simulsa_plugin.corpora.layout import CorpusLayout
-    from simulsa_plugin.storage import make_folder
+    from simulsa_plugin.augment.output_layout import Layout
+    from simulsa_plugin.commands.raw_corpus import wanted_corpus
+    from simulsa_plugin.corpora.corpus_layout import CorpusLayout
+    from simulsa_plugin.files.atomic import make_folder
 
     corpus = wanted_corpus(recipe, evaluation=False)
     make_folder(out)
@@ -217,7 +217,7 @@ class _Run:
 
     def _refuse_foreign(self, datasets: Sequence[OfflineDataset]) -> None:
         """Say before the model is loaded that the output folder has something in the way."""
-        from simulsa_plugin.augment.layout import Layout
+        from simulsa_plugin.augment.output_layout import Layout
         from simulsa_plugin.augment.registration import offline_entry, refuse_foreign
 
         for dataset in datasets:
@@ -230,7 +230,7 @@ class _Run:
         """Make a dataset's partial samples; return how many there are."""
         from simulsa_plugin.augment.audit import audit, audit_line
         from simulsa_plugin.augment.cutoff import cutoff_line
-        from simulsa_plugin.augment.layout import Layout
+        from simulsa_plugin.augment.output_layout import Layout
         from simulsa_plugin.augment.pipeline import augment
         from simulsa_plugin.demo.truth import find_truth
 
@@ -247,7 +247,7 @@ class _Run:
 
 def _plan_all(recipe: Recipe, settings: AugmentSettings, out: Path) -> None:
     """Print the plan of every dataset; nothing is made."""
-    from simulsa_plugin.commands.corpus import wanted_corpus
+    from simulsa_plugin.commands.raw_corpus import wanted_corpus
 
     toolkit, corpus = recipe.toolkit, wanted_corpus(recipe, evaluation=False)
     if corpus:
@@ -264,9 +264,9 @@ def _plan_all(recipe: Recipe, settings: AugmentSettings, out: Path) -> None:
             )
             return
         toolkit = toolkit | {"dataset": OFFLINE_NAME, "dataset_dir": str(out)}
+    from simulsa_plugin.augment.dry_run import plan
     from simulsa_plugin.augment.manifest import describe_work
-    from simulsa_plugin.augment.plan import plan
-    from simulsa_plugin.augment.selection import wanted_samples
+    from simulsa_plugin.augment.method.selection import wanted_samples
     from simulsa_plugin.commands.wiring import load_without_weights, own_dataset_names
 
     renderer, loaded, size = load_without_weights(toolkit, own_dataset_names(toolkit.get("dataset")))
@@ -326,7 +326,7 @@ def _cutoff_len(toolkit: dict[str, Any]) -> int:
 
 def _training_parts(named: object, found: Sequence[tuple[OfflineDataset, int | None]]) -> list[Part]:
     """The training's datasets in the recipe's order; partial samples it does not name follow their offline rows."""
-    from simulsa_plugin.augment.layout import SUFFIX
+    from simulsa_plugin.augment.output_layout import SUFFIX
     from simulsa_plugin.augment.training_share import Part
     from simulsa_plugin.commands.wiring import dataset_names
 
@@ -343,8 +343,8 @@ def _training_parts(named: object, found: Sequence[tuple[OfflineDataset, int | N
 
 
 def _print(outcome: Outcome) -> None:
+    from simulsa_plugin.augment.augment_report import summary_lines
     from simulsa_plugin.augment.clean import clean_lines
-    from simulsa_plugin.augment.report import summary_lines
 
     name = outcome.manifest["dataset"]
     print("\n".join(summary_lines(outcome.manifest)))

@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from simulsa_plugin.commands.interruption import INTERRUPTED, Interruption, interruptible
 from simulsa_plugin.errors import SimulsaError, StorageError, UsageError
-from simulsa_plugin.storage import DISK_ERRORS, cannot_write
+from simulsa_plugin.files.atomic import DISK_ERRORS, cannot_write
 from simulsa_plugin.terminal import standard_streams
 
 LONGEST_LINE = 2000  # characters of an error; a library may put a whole table into its own

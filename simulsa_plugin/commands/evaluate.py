@@ -14,8 +14,8 @@ from simulsa_plugin.commands.console import Parser, output_folder, recipe_and_ov
 from simulsa_plugin.errors import UsageError
 
 if TYPE_CHECKING:
-    from simulsa_plugin.model import Sample, UnusableRow
-    from simulsa_plugin.toolkit.dataset import OfflineDataset
+    from simulsa_plugin.llamafactory.data.dataset import OfflineDataset
+    from simulsa_plugin.model.values import Sample, UnusableRow
 
 PROG = "simulsa-eval"
 _ONE_GO = ("score", "compare", "convert")  # commands that begin anew where they were stopped
@@ -124,22 +124,22 @@ def _tune(words: list[str]) -> int:
     options = parser.parse_intermixed_args(words)
     path, overrides = recipe_and_overrides(options.words)
     from simulsa_plugin.commands.tune import tune_and_write
-    from simulsa_plugin.evaluation.tune_choice import Goal
+    from simulsa_plugin.tuning.halving import Goal
 
     return tune_and_write(path, overrides, Goal(options.budget, options.latency, options.quality), options.out)
 
 
 def _decode_and_score(path: Path | None, overrides: list[str], out: Path) -> int:
-    from simulsa_plugin.commands.corpus import wanted_corpus
-    from simulsa_plugin.commands.ranks import take_rank
+    from simulsa_plugin.commands.raw_corpus import wanted_corpus
+    from simulsa_plugin.commands.torchrun import take_rank
     from simulsa_plugin.commands.wiring import check_early, dataset_names, load, open_recipe, warnings_about_test_set
     from simulsa_plugin.demo.truth import find_truth
-    from simulsa_plugin.evaluation.references import check_references
+    from simulsa_plugin.evaluation.evaluation_settings import CometSettings, EvaluationSettings
+    from simulsa_plugin.evaluation.reference_checks import check_references
     from simulsa_plugin.evaluation.run import plan_cells, refuse_foreign_results
-    from simulsa_plugin.evaluation.settings import CometSettings, EvaluationSettings
+    from simulsa_plugin.files.atomic import make_folder, refuse_link
     from simulsa_plugin.metrics.quality import make_metrics
     from simulsa_plugin.presets import RECOMMENDED
-    from simulsa_plugin.storage import make_folder, refuse_link
 
     share = take_rank()
     recipe = open_recipe(path, overrides, [EvaluationSettings], RECOMMENDED)
@@ -178,7 +178,7 @@ def _decode_and_score(path: Path | None, overrides: list[str], out: Path) -> int
         warnings.extend(check_references(dataset.name, rows, settings))
 
     model, (dataset,) = load(toolkit, names, settings.eval_memory_gb * 1e9, read_rows)
-    from simulsa_plugin.evaluation.add_comet import add_comet_if_wanted
+    from simulsa_plugin.evaluation.comet.command import add_comet_if_wanted
     from simulsa_plugin.evaluation.report import table
     from simulsa_plugin.evaluation.run import evaluate
 
@@ -265,8 +265,8 @@ def _compare(words: list[str]) -> int:
     options = parser.parse_args(words)
     if len(options.results) < 2:
         raise UsageError("compare needs two results or more: the baseline first, then what is compared with it.")
-    from simulsa_plugin.evaluation.compare import CompareOptions, run_compare
-    from simulsa_plugin.evaluation.equal_latency import Axes
+    from simulsa_plugin.comparison.compare import CompareOptions, run_compare
+    from simulsa_plugin.comparison.equal_latency import Axes
     from simulsa_plugin.metrics.significance import Bootstrap
 
     chosen = CompareOptions(
@@ -303,7 +303,7 @@ def _convert(words: list[str]) -> int:
     _add_end_marks(parser)
     options = parser.parse_args(words)
     from simulsa_plugin.evaluation.convert import ConvertOptions, convert
-    from simulsa_plugin.evaluation.logs.read import ReadOptions
+    from simulsa_plugin.logs.reader import ReadOptions
 
     read = ReadOptions(
         options.references, options.segments, options.detokenizer, options.unit, options.keep_end_marks
@@ -331,8 +331,8 @@ def _comet(words: list[str]) -> int:
     parser.add_argument("--unit", choices=UNITS, default="word", help="how a simulstream log is read (default: word)")
     _add_reading(parser)
     options = parser.parse_args(words)
-    from simulsa_plugin.evaluation.add_comet import CometOptions, add_comet
-    from simulsa_plugin.evaluation.logs.read import ReadOptions
+    from simulsa_plugin.evaluation.comet.command import CometOptions, add_comet
+    from simulsa_plugin.logs.reader import ReadOptions
 
     read = ReadOptions(options.references, options.segments, options.detokenizer, options.unit)
     chosen = CometOptions(options.checkpoint, options.python, options.sources, options.batch_size, read)

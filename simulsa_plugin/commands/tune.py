@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from simulsa_plugin.commands.wiring import Recipe, dataset_names, load, open_recipe
 from simulsa_plugin.errors import UsageError
-from simulsa_plugin.evaluation.settings import TuneSettings
+from simulsa_plugin.evaluation.evaluation_settings import TuneSettings
 
 if TYPE_CHECKING:
-    from simulsa_plugin.evaluation.tune_choice import Goal
-    from simulsa_plugin.model import Sample, UnusableRow
-    from simulsa_plugin.toolkit.dataset import OfflineDataset
+    from simulsa_plugin.llamafactory.data.dataset import OfflineDataset
+    from simulsa_plugin.model.values import Sample, UnusableRow
+    from simulsa_plugin.tuning.halving import Goal
 
 QUALITIES = ("BLEU", "chrF")
 LATENCIES = ("LAAL", "AL", "DAL", "ATD", "YAAL", "StartOffset", "EndOffset")  # of mean milliseconds
@@ -45,14 +45,14 @@ def tune_and_write(path: Path | None, overrides: list[str], goal: Goal, out: Pat
     Raises:
         SimulsaError: what is wrong with the recipe, the data or the folder, most of it before the model is loaded.
     """
-    from simulsa_plugin.commands.ranks import take_rank
-    from simulsa_plugin.evaluation.references import check_references
+    from simulsa_plugin.commands.torchrun import take_rank
+    from simulsa_plugin.evaluation.reference_checks import check_references
     from simulsa_plugin.evaluation.run import plan_cells
-    from simulsa_plugin.evaluation.tune import refuse_foreign_files
-    from simulsa_plugin.evaluation.tune_recipe import searched_settings
+    from simulsa_plugin.files.atomic import make_folder, refuse_link
+    from simulsa_plugin.llamafactory.plugin.recipe_checks import check_recipe
     from simulsa_plugin.metrics.quality import make_metrics
-    from simulsa_plugin.storage import make_folder, refuse_link
-    from simulsa_plugin.toolkit.early_checks import check_recipe
+    from simulsa_plugin.tuning.search import refuse_foreign_files
+    from simulsa_plugin.tuning.tuned_recipe import searched_settings
 
     if take_rank():
         raise UsageError("simulsa-eval tune is one process: start it without torchrun.")
@@ -79,8 +79,8 @@ def tune_and_write(path: Path | None, overrides: list[str], goal: Goal, out: Pat
             print(f"simulsa-eval: WARNING: {line}", file=sys.stderr, flush=True)
 
     model, _ = load(toolkit, [dev.name], settings.eval_memory_gb * 1e9, read_rows)
-    from simulsa_plugin.evaluation.tune import frontier_table, tune
-    from simulsa_plugin.evaluation.tune_recipe import write_tuned
+    from simulsa_plugin.tuning.search import frontier_table, tune
+    from simulsa_plugin.tuning.tuned_recipe import write_tuned
 
     print(f"dev set {dev.name}: {len(rows)} rows, model {toolkit['model_name_or_path']}, "
           f"latency unit {settings.latency_unit}", flush=True)
@@ -140,7 +140,7 @@ def _make_demo(out: Path) -> Mapping[str, Any]:
 
 def _dev_split(recipe: Recipe, name: str | None) -> DevSet:
     """The dev split of a raw corpus."""
-    from simulsa_plugin.commands.corpus import wanted_corpus
+    from simulsa_plugin.commands.raw_corpus import wanted_corpus
 
     split = recipe.simulsa.get("simulsa_dev_split")
     if not split:
@@ -170,8 +170,8 @@ def _same_as_test(name: str) -> str:
 
 def _warnings(recipe: Recipe, dataset: OfflineDataset) -> list[str]:
     """A line each where the dev set is the test set, or is trained on; none where that is not known."""
-    from simulsa_plugin.toolkit.dataset import read_dataset_info
-    from simulsa_plugin.toolkit.leakage import trained_on
+    from simulsa_plugin.llamafactory.data.dataset import read_dataset_info
+    from simulsa_plugin.llamafactory.data.leakage import trained_on
 
     if recipe.embedded or recipe.simulsa.get("simulsa_corpus") is not None:
         return []

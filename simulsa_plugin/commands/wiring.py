@@ -13,11 +13,11 @@ from simulsa_plugin.presets import Preset, apply_preset
 from simulsa_plugin.settings import Settings, read_recipe, split_recipe
 
 if TYPE_CHECKING:
-    from simulsa_plugin.augment.plan import ModelSize
-    from simulsa_plugin.commands.corpus import WantedCorpus
-    from simulsa_plugin.toolkit.backbone import Backbone
-    from simulsa_plugin.toolkit.dataset import OfflineDataset
-    from simulsa_plugin.toolkit.rendering import TemplateRenderer
+    from simulsa_plugin.augment.dry_run import ModelSize
+    from simulsa_plugin.commands.raw_corpus import WantedCorpus
+    from simulsa_plugin.llamafactory.data.dataset import OfflineDataset
+    from simulsa_plugin.llamafactory.data.rendering import TemplateRenderer
+    from simulsa_plugin.llamafactory.model.backbone import Backbone
 
 EMBEDDED_MODEL = {"model_name_or_path": "simulsa-demo", "template": "qwen2_audio"}
 AUTOLOAD = "TORCH_DEVICE_BACKEND_AUTOLOAD"
@@ -55,7 +55,7 @@ def open_recipe(
     Raises:
         UsageError: the recipe cannot be read, a `simulsa_*` key is unknown, or there is no such preset.
     """
-    from simulsa_plugin.toolkit.recipe_keys import GROUPS
+    from simulsa_plugin.llamafactory.plugin.recipe_keys import GROUPS
 
     simulsa, toolkit = split_recipe(read_recipe(path, overrides), GROUPS)
     embedded = path is None and not any(keys.get(key) for keys, key in
@@ -68,9 +68,9 @@ def check_early(recipe: Recipe, datasets: object) -> None:
     """Check what shows before anything heavy is imported; `datasets`: the key's value, where no corpus is named.
 
     Raises:
-        SimulsaError: see `toolkit.early_checks`.
+        SimulsaError: see `llamafactory.plugin.recipe_checks`.
     """
-    from simulsa_plugin.toolkit.early_checks import check_recipe
+    from simulsa_plugin.llamafactory.plugin.recipe_checks import check_recipe
 
     made = recipe.embedded or recipe.simulsa.get("simulsa_corpus") is not None
     check_recipe(recipe.toolkit, None if made else own_dataset_names(datasets))
@@ -82,7 +82,7 @@ def _with_plugin() -> None:
     What scores and decodes must see what training with the plugin sees.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    from simulsa_plugin.toolkit.autoload import activate
+    from simulsa_plugin.llamafactory.plugin.autoload import activate
 
     activate()
     if os.environ.get(AUTOLOAD, "1") != "1":
@@ -108,13 +108,13 @@ def load(
         check: is called with the datasets before the model is loaded.
 
     Raises:
-        SimulsaError: keys, datasets or model are wrong; see `toolkit`.
+        SimulsaError: keys, datasets or model are wrong; see `llamafactory`.
     """
     _with_plugin()
-    from simulsa_plugin.toolkit.arguments import inference_arguments
-    from simulsa_plugin.toolkit.backbone import load_backbone
-    from simulsa_plugin.toolkit.dataset import load_datasets
-    from simulsa_plugin.toolkit.placement import CACHE_BYTES
+    from simulsa_plugin.llamafactory.data.dataset import load_datasets
+    from simulsa_plugin.llamafactory.model.arguments import inference_arguments
+    from simulsa_plugin.llamafactory.model.backbone import load_backbone
+    from simulsa_plugin.llamafactory.model.devices import CACHE_BYTES
 
     arguments = inference_arguments(toolkit_keys)
     datasets = load_datasets(arguments, names)
@@ -129,13 +129,13 @@ def load_without_weights(
     """Load datasets and the model's prompt, and count its parameters from its configuration.
 
     Raises:
-        SimulsaError: keys, datasets or model are wrong; see `toolkit`.
+        SimulsaError: keys, datasets or model are wrong; see `llamafactory`.
     """
     _with_plugin()
-    from simulsa_plugin.toolkit.arguments import inference_arguments
-    from simulsa_plugin.toolkit.dataset import load_datasets
-    from simulsa_plugin.toolkit.rendering import load_renderer
-    from simulsa_plugin.toolkit.size import model_size
+    from simulsa_plugin.llamafactory.data.dataset import load_datasets
+    from simulsa_plugin.llamafactory.data.rendering import load_renderer
+    from simulsa_plugin.llamafactory.model.arguments import inference_arguments
+    from simulsa_plugin.llamafactory.model.model_size import model_size
 
     arguments = inference_arguments(toolkit_keys)
     return load_renderer(arguments), load_datasets(arguments, names), model_size(arguments)
@@ -143,8 +143,8 @@ def load_without_weights(
 
 def warnings_about_test_set(recipe: Recipe, dataset: OfflineDataset, corpus: WantedCorpus | None) -> list[str]:
     """A line where the test set is what the recipe trains on, with the next step; none where it is not known to be."""
-    from simulsa_plugin.toolkit.dataset import read_dataset_info
-    from simulsa_plugin.toolkit.leakage import trained_on
+    from simulsa_plugin.llamafactory.data.dataset import read_dataset_info
+    from simulsa_plugin.llamafactory.data.leakage import trained_on
 
     if corpus:
         return corpus.warnings()
@@ -169,7 +169,7 @@ def own_dataset_names(value: object) -> list[str]:
     >>> own_dataset_names("a,a_simulsa,b_simulsa")
     ['a', 'b_simulsa']
     """
-    from simulsa_plugin.augment.layout import SUFFIX
+    from simulsa_plugin.augment.output_layout import SUFFIX
 
     names = dataset_names(value)
     return [name for name in dict.fromkeys(names) if not (name.endswith(SUFFIX) and name.removesuffix(SUFFIX) in names)]

@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from simulsa_plugin.corpora.layout import CorpusLayout
+from simulsa_plugin.corpora.corpus_layout import CorpusLayout
 from simulsa_plugin.corpora.utterance import Dropped, EncodedAudio, Utterance
 from simulsa_plugin.errors import DatasetError
-from simulsa_plugin.storage import dump_line, make_own_folder, replacing
+from simulsa_plugin.files.atomic import make_own_folder, replacing
+from simulsa_plugin.files.json_files import dump_line
 
 # LLaMA-Factory counts these in every message, wherever they come from, and stops when there are too many.
 PLACEHOLDERS = ("<audio>", "<image>", "<video>")

@@ -9,20 +9,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from simulsa_plugin.audio import SAMPLE_RATE
-from simulsa_plugin.corpora.layout import CorpusLayout
+from simulsa_plugin.audio.recordings import Span
+from simulsa_plugin.audio.samples import SAMPLE_RATE
+from simulsa_plugin.corpora.corpus_layout import CorpusLayout
 from simulsa_plugin.corpora.utterance import Utterance
-from simulsa_plugin.recordings import Span
-from simulsa_plugin.storage import (
-    crc32_hex,
-    dump_sealed,
-    read_whole_rows,
-    refuse_link,
-    remove_durably,
-    replacing,
-    sync_files,
-    writing_to,
-)
+from simulsa_plugin.files.atomic import refuse_link, remove_durably, replacing, sync_files, writing_to
+from simulsa_plugin.files.json_files import crc32_hex, dump_sealed, read_whole_rows
 
 _HEADER_BYTES = 44  # of the WAV files that we write
 

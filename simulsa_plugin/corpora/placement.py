@@ -10,13 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from simulsa_plugin.audio import SAMPLE_RATE, Waveform, samples_to_seconds, to_pcm16, write_wav
-from simulsa_plugin.corpora.layout import CorpusLayout
+from simulsa_plugin.audio.recordings import AudioInfo, Span, audio_info, read_parts
+from simulsa_plugin.audio.samples import SAMPLE_RATE, Waveform, samples_to_seconds, to_pcm16, write_wav
+from simulsa_plugin.corpora.corpus_layout import CorpusLayout
 from simulsa_plugin.corpora.parts import Parts
 from simulsa_plugin.corpora.utterance import Utterance
 from simulsa_plugin.errors import AudioError
-from simulsa_plugin.recordings import AudioInfo, Span, audio_info, read_parts
-from simulsa_plugin.storage import make_own_folder, remove_leftovers, replacing
+from simulsa_plugin.files.atomic import make_own_folder, remove_leftovers, replacing
 from simulsa_plugin.terminal import progress
 
 _TASK_UTTERANCES = 64  # of short recordings, in one task of a thread: a task for each would take memory and time

@@ -13,31 +13,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from simulsa_plugin.corpora.forms import FORMS
-from simulsa_plugin.corpora.layout import CorpusLayout
+from simulsa_plugin.corpora.corpus_layout import CorpusLayout
+from simulsa_plugin.corpora.corpus_settings import CorpusSettings
+from simulsa_plugin.corpora.formats.registry import FORMS
 from simulsa_plugin.corpora.listing import Listing, list_utterances, refuse_nothing
 from simulsa_plugin.corpora.parts import are_whole
 from simulsa_plugin.corpora.paths import AudioFinder
 from simulsa_plugin.corpora.placement import Placed, place_audio
 from simulsa_plugin.corpora.prompts import TranslationPrompt
-from simulsa_plugin.corpora.settings import CorpusSettings
 from simulsa_plugin.corpora.utterance import Request, Utterance
 from simulsa_plugin.errors import DatasetError, StorageError
-from simulsa_plugin.ownership import add_datasets
-from simulsa_plugin.storage import (
-    LOCK,
-    SHAREGPT_ENTRY,
+from simulsa_plugin.files.atomic import (
     UNFINISHED,
-    locked,
     make_folder,
     make_own_folder,
     refuse_link,
-    registered_datasets,
     remove_durably,
     remove_leftovers,
-    write_jsonl,
 )
-from simulsa_plugin.work import change_in_words, changed_keys, read_sealed_work, versions, write_work
+from simulsa_plugin.files.dataset_info import SHAREGPT_ENTRY, registered_datasets
+from simulsa_plugin.files.json_files import write_jsonl
+from simulsa_plugin.files.locks import LOCK, locked
+from simulsa_plugin.files.ownership import add_datasets
+from simulsa_plugin.run_configuration import change_in_words, changed_keys, read_sealed_work, versions, write_work
 
 LONG_SECONDS = 30.0  # Whisper's window, and so that of most audio models: they do not hear what comes after it
 OVER_MAX = "over_max_seconds"

@@ -6,9 +6,9 @@ import math
 import re
 from typing import Any
 
-from simulsa_plugin.audio import MAX_DURATION_SECONDS
+from simulsa_plugin.audio.checks import MAX_DURATION_SECONDS
+from simulsa_plugin.audio.recordings import OVERSHOOT_SECONDS, Span
 from simulsa_plugin.errors import RowError
-from simulsa_plugin.recordings import OVERSHOOT_SECONDS, Span
 
 MAX_CHANNELS = 64
 # Python reads more as numbers than any manifest means: 1_0, ١, inf.

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from simulsa_plugin.audio.recordings import Span
 from simulsa_plugin.errors import RowError, UsageError
-from simulsa_plugin.recordings import Span
 
 
 @dataclass(frozen=True)

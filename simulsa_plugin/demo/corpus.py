@@ -14,20 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from simulsa_plugin.audio import Waveform, samples_to_seconds, seconds_to_samples, to_pcm16, write_wav
+from simulsa_plugin.audio.samples import Waveform, samples_to_seconds, seconds_to_samples, to_pcm16, write_wav
 from simulsa_plugin.demo.grammar import PROMPT, Sentence, sample_sentence
 from simulsa_plugin.demo.speech import Speech, Synthesizer, Voice, sample_voice
-from simulsa_plugin.ownership import add_datasets, claim, refuse_other_datasets
-from simulsa_plugin.storage import (
-    SHAREGPT_ENTRY,
-    locked,
-    make_folder,
-    make_own_folder,
-    remove_leftovers,
-    replacing,
-    sync_files,
-    write_jsonl,
-)
+from simulsa_plugin.files.atomic import make_folder, make_own_folder, remove_leftovers, replacing, sync_files
+from simulsa_plugin.files.dataset_info import SHAREGPT_ENTRY
+from simulsa_plugin.files.json_files import write_jsonl
+from simulsa_plugin.files.locks import locked
+from simulsa_plugin.files.ownership import add_datasets, claim, refuse_other_datasets
 from simulsa_plugin.terminal import tracked
 
 # Share of the 16 hash values: what the packaged checkpoint learned from, what users train on, what it was watched and

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from simulsa_plugin.audio import SAMPLE_RATE, Waveform, from_pcm16
+from simulsa_plugin.audio.samples import SAMPLE_RATE, Waveform, from_pcm16
 from simulsa_plugin.errors import SimulsaError
 
 VOICES = ("en-us", "en-gb-x-rp", "en-gb-scotland", "en-029")

@@ -10,7 +10,7 @@ from typing import Any
 
 from simulsa_plugin.demo.grammar import Sentence
 from simulsa_plugin.errors import DatasetError
-from simulsa_plugin.storage import read_jsonl
+from simulsa_plugin.files.json_files import read_jsonl
 
 FIELDS = frozenset({"source", "target", "needs", "word_ends"})
 

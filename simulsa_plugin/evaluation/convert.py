@@ -8,22 +8,23 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from simulsa_plugin import storage
 from simulsa_plugin.errors import LogError, UsageError
-from simulsa_plugin.evaluation.cells import LOG
 from simulsa_plugin.evaluation.delays import (
     COMMITTED,
     FIRST_STABLE,
     delays,
     split_units,
 )
-from simulsa_plugin.evaluation.logs import omnisteval, simuleval, simulstream
-from simulsa_plugin.evaluation.logs.read import Log, ReadOptions, read_references
-from simulsa_plugin.evaluation.logs.simulstream import Event
+from simulsa_plugin.evaluation.result_cells import LOG
 from simulsa_plugin.evaluation.steps import STEPS, ShownStep, read_sessions
+from simulsa_plugin.files.atomic import make_folder, remove_abandoned
+from simulsa_plugin.files.json_files import write_jsonl
+from simulsa_plugin.files.ownership import claim, refuse_input_as_output
+from simulsa_plugin.logs import omnisteval, simuleval, simulstream
+from simulsa_plugin.logs.reader import Log, ReadOptions, read_references
+from simulsa_plugin.logs.simulstream import Event
 from simulsa_plugin.metrics.records import EmissionRecord, fits_unit
 from simulsa_plugin.metrics.stability import common_prefix, erasure, without_growing
-from simulsa_plugin.ownership import claim, refuse_input_as_output
 
 SIMULEVAL, OMNISTEVAL, SIMULSTREAM, TEXTS = FORMS = ("simuleval", "omnisteval", "simulstream", "texts")
 
@@ -63,12 +64,12 @@ def convert(source: Path, out: Path, options: ConvertOptions) -> int:
         refuse_input_as_output(path, [_log_of(source), source / STEPS, options.sources, options.read.references,
                                       options.read.segments])
     if options.form == SIMULSTREAM:
-        claim(storage.make_folder(out), simulstream.FILES)
+        claim(make_folder(out), simulstream.FILES)
         return simulstream.write_log(out, _sessions(source, options), options.read.unit)
     counted = _Counted(_records(source, options))
-    storage.remove_abandoned(out)
+    remove_abandoned(out)
     if options.form == TEXTS:
-        storage.write_jsonl(out, texts(counted, options.sources))
+        write_jsonl(out, texts(counted, options.sources))
     else:
         write = {SIMULEVAL: simuleval.write_log, OMNISTEVAL: omnisteval.write_log}[options.form]
         write(out, counted)

@@ -22,26 +22,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from simulsa_plugin.audio import read_mono, samples_to_seconds
+from simulsa_plugin.audio.decoding import read_mono
+from simulsa_plugin.audio.samples import samples_to_seconds
 from simulsa_plugin.errors import AudioError, ModelError
-from simulsa_plugin.evaluation.cells import folder_name
-from simulsa_plugin.evaluation.checksums import checksums, first_damaged, read_sealed, sealed
+from simulsa_plugin.evaluation.result_cells import folder_name
 from simulsa_plugin.evaluation.steps import ShownStep, read_sessions, step_rows
-from simulsa_plugin.model import AudioLanguageModel, Head, Sample, UnusableRow
-from simulsa_plugin.storage import (
-    LOCK,
-    UNFINISHED,
-    make_own_folder,
-    read_jsonl,
-    sync_folder,
-    write_json,
-    write_jsonl,
-    writing_to,
-)
+from simulsa_plugin.files.atomic import UNFINISHED, make_own_folder, sync_folder, writing_to
+from simulsa_plugin.files.checksums import checksums, first_damaged, read_sealed, sealed
+from simulsa_plugin.files.json_files import read_jsonl, write_json, write_jsonl
+from simulsa_plugin.files.locks import LOCK
+from simulsa_plugin.model.protocol import AudioLanguageModel
+from simulsa_plugin.model.values import Head, Sample, UnusableRow
+from simulsa_plugin.sharding import Shard, wait_until
 from simulsa_plugin.streaming.engine import Cell, Limits, Source, decode, decode_alone, watch_heads
 from simulsa_plugin.streaming.session import SAMPLES_PER_MS, SHORTEST_MS, Session
 from simulsa_plugin.terminal import progress
-from simulsa_plugin.work import Shard, wait_until
 
 BLOCK = 128  # utterances whose audio is in memory at once
 LISTENING_ROWS = 8  # utterances about which attention heads are found

@@ -9,18 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from simulsa_plugin.audio import read_mono
+from simulsa_plugin.audio.decoding import read_mono
 from simulsa_plugin.errors import AudioError, DatasetError
-from simulsa_plugin.evaluation.cells import folder_name
 from simulsa_plugin.evaluation.decoding import LISTENING_ROWS, cell_folder
 from simulsa_plugin.evaluation.delays import emission_record
-from simulsa_plugin.evaluation.references import check_references
-from simulsa_plugin.evaluation.settings import EvaluationSettings
+from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
+from simulsa_plugin.evaluation.reference_checks import check_references
+from simulsa_plugin.evaluation.result_cells import folder_name
 from simulsa_plugin.evaluation.steps import ShownStep, shown_steps
+from simulsa_plugin.files.atomic import replacing
+from simulsa_plugin.files.json_files import write_jsonl
 from simulsa_plugin.metrics.corpus import CorpusScorer
 from simulsa_plugin.metrics.instance import Measure
-from simulsa_plugin.model import AudioLanguageModel, Sample, UnusableRow
-from simulsa_plugin.storage import replacing, write_jsonl
+from simulsa_plugin.model.protocol import AudioLanguageModel
+from simulsa_plugin.model.values import Sample, UnusableRow
 from simulsa_plugin.streaming.engine import Cell, Limits, Source, decode, watch_heads
 from simulsa_plugin.streaming.session import SAMPLES_PER_MS, SHORTEST_MS
 

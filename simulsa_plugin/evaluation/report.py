@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from simulsa_plugin.evaluation.cells import COMET, CellKey, key_of
 from simulsa_plugin.evaluation.delays import CLOCKS, DELAYS
+from simulsa_plugin.evaluation.formatting import shown, shown_parameters
 from simulsa_plugin.evaluation.limit import ABOVE, LIMIT, LIMITS
-from simulsa_plugin.evaluation.tables import shown, shown_parameters
-from simulsa_plugin.storage import replacing
+from simulsa_plugin.evaluation.result_cells import COMET, CellKey, key_of
+from simulsa_plugin.files.atomic import replacing
 from simulsa_plugin.tables import align
 from simulsa_plugin.terminal import html_text
 

@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from simulsa_plugin.errors import DatasetError, StorageError, UsageError
-from simulsa_plugin.evaluation.cells import COMET_SCORES, LOG, SCORES
-from simulsa_plugin.evaluation.checksums import read_sealed, sealed
 from simulsa_plugin.evaluation.decoding import (
     BLOCK_NOTE,
     STARTED,
@@ -28,37 +26,40 @@ from simulsa_plugin.evaluation.decoding import (
     wait_for_blocks,
 )
 from simulsa_plugin.evaluation.delays import emission_record
+from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
+from simulsa_plugin.evaluation.latency_views import Views
 from simulsa_plugin.evaluation.limit import LIMITS, Truth, add_distances, limits
-from simulsa_plugin.evaluation.logs.simuleval import write_log
-from simulsa_plugin.evaluation.references import check_references
+from simulsa_plugin.evaluation.reference_checks import check_references
 from simulsa_plugin.evaluation.report import REPORT
-from simulsa_plugin.evaluation.results import check_files, check_sealed, write_scores
-from simulsa_plugin.evaluation.settings import EvaluationSettings
+from simulsa_plugin.evaluation.result_cells import COMET_SCORES, LOG, SCORES
+from simulsa_plugin.evaluation.result_folder import check_files, check_sealed, write_scores
 from simulsa_plugin.evaluation.steps import STEPS, ShownStep
-from simulsa_plugin.evaluation.views import Views
-from simulsa_plugin.metrics.corpus import CorpusScorer
-from simulsa_plugin.metrics.instance import Measure
-from simulsa_plugin.metrics.records import EmissionRecord
-from simulsa_plugin.metrics.significance import Bootstrap
-from simulsa_plugin.model import AudioLanguageModel, Sample, UnusableRow
-from simulsa_plugin.ownership import OWNED, claim, refuse_foreign
-from simulsa_plugin.settings import did_you_mean, shown
-from simulsa_plugin.storage import (
-    dump_line,
-    locked,
+from simulsa_plugin.files.atomic import (
     make_folder,
     make_own_folder,
     refuse_link,
     remove_leftovers,
     replacing,
     sync_folder,
-    write_json,
     writing_to,
 )
+from simulsa_plugin.files.checksums import read_sealed, sealed
+from simulsa_plugin.files.json_files import dump_line, write_json
+from simulsa_plugin.files.locks import locked
+from simulsa_plugin.files.ownership import OWNED, claim, refuse_foreign
+from simulsa_plugin.logs.simuleval import write_log
+from simulsa_plugin.metrics.corpus import CorpusScorer
+from simulsa_plugin.metrics.instance import Measure
+from simulsa_plugin.metrics.records import EmissionRecord
+from simulsa_plugin.metrics.significance import Bootstrap
+from simulsa_plugin.model.protocol import AudioLanguageModel
+from simulsa_plugin.model.values import Sample, UnusableRow
+from simulsa_plugin.run_configuration import change_in_words, changed_work, read_work, unequal_weights, versions
+from simulsa_plugin.settings import did_you_mean, shown
+from simulsa_plugin.sharding import Shard
 from simulsa_plugin.streaming.catalogue import make_policies, policy_sources
 from simulsa_plugin.streaming.engine import Cell, Limits
 from simulsa_plugin.streaming.policies import Offline
-from simulsa_plugin.work import Shard, change_in_words, changed_work, read_work, unequal_weights, versions
 
 DECODING = "decoding"
 

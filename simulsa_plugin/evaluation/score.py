@@ -11,16 +11,17 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 
-from simulsa_plugin import storage
-from simulsa_plugin.evaluation.logs.read import Log, ReadOptions
-from simulsa_plugin.evaluation.oddities import Oddities
-from simulsa_plugin.evaluation.processes import Processes
-from simulsa_plugin.evaluation.tables import shown, shown_interval, time_unit, unit_of
+from simulsa_plugin.evaluation.formatting import shown, shown_interval, time_unit, unit_of
+from simulsa_plugin.files.atomic import remove_abandoned
+from simulsa_plugin.files.json_files import write_json
+from simulsa_plugin.files.ownership import refuse_input_as_output
+from simulsa_plugin.logs.log_warnings import Oddities
+from simulsa_plugin.logs.reader import Log, ReadOptions
 from simulsa_plugin.metrics.corpus import LATENCIES, METRICS, SENTENCE_METRICS, CorpusScorer, CorpusScores
 from simulsa_plugin.metrics.instance import Measure
 from simulsa_plugin.metrics.significance import Bootstrap
-from simulsa_plugin.ownership import refuse_input_as_output
 from simulsa_plugin.tables import align
+from simulsa_plugin.worker_processes import Processes
 
 _WORTH_PROCESSES = 2 * 2**20  # bytes of a log
 _MOST_PROCESSES = 4  # more than that wait for the one that reads
@@ -91,8 +92,8 @@ def run_score(path: Path, options: ScoreOptions, json_path: Path | None = None) 
         scored = score_log(path, options, executor)
     print_warnings(scored.warnings)
     if json_path is not None:
-        storage.remove_abandoned(json_path)
-        storage.write_json(json_path, scored.scores.as_json())
+        remove_abandoned(json_path)
+        write_json(json_path, scored.scores.as_json())
     print("\n".join(score_table(scored)))
     return 0
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from simulsa_plugin.errors import LogError
-from simulsa_plugin.storage import read_jsonl
+from simulsa_plugin.files.json_files import read_jsonl
 from simulsa_plugin.streaming.session import Step
 
 STEPS = "steps.jsonl"

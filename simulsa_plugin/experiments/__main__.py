@@ -15,7 +15,7 @@ from simulsa_plugin.commands.console import Parser, run_command
 from simulsa_plugin.errors import UsageError
 
 if TYPE_CHECKING:
-    from simulsa_plugin.experiments.plan import Arm, Experiment
+    from simulsa_plugin.experiments.description import Arm, Experiment
     from simulsa_plugin.experiments.runs import Done
 
 PROG = "simulsa_plugin.experiments"
@@ -37,13 +37,14 @@ def _main(argv: Sequence[str] | None) -> int:
                         help="seed and simulsa_seed together (default: 1,2,3)")
     parser.add_argument("--train", nargs="*", default=[], metavar="key=value", help="overrides of every training")
     options = parser.parse_args(argv)
-    from simulsa_plugin.experiments.plan import read_experiment
+    from simulsa_plugin.experiments.description import read_experiment
     from simulsa_plugin.settings import read_recipe
 
     experiment = read_experiment(options.experiment, options.seeds, read_recipe(None, options.train))
     if not (options.data / "dataset_info.json").exists():
         raise UsageError(f"{options.data} holds no dataset_info.json. Make it: simulsa-augment --out {options.data}")
-    from simulsa_plugin.storage import locked, make_folder
+    from simulsa_plugin.files.atomic import make_folder
+    from simulsa_plugin.files.locks import locked
 
     out = make_folder(options.out)
     with locked(out):
@@ -53,8 +54,9 @@ def _main(argv: Sequence[str] | None) -> int:
 
 def _run(experiment: Experiment, seeds: Sequence[int], data: Path, out: Path) -> None:
     from simulsa_plugin.experiments.runs import do_run
-    from simulsa_plugin.ownership import claim
-    from simulsa_plugin.storage import replacing, write_json
+    from simulsa_plugin.files.atomic import replacing
+    from simulsa_plugin.files.json_files import write_json
+    from simulsa_plugin.files.ownership import claim
 
     claim(out, [f"{experiment.name}.{suffix}" for suffix in ("json", "png", "txt")])
     for position in range(len(seeds)):  # all arms of a seed before the next seed: what is there can be compared

@@ -14,8 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from simulsa_plugin.audio import SAMPLE_RATE, Waveform, read_mono, seconds_to_samples
-from simulsa_plugin.augment.silence import noise_floor, surround
+from simulsa_plugin.audio.decoding import read_mono
+from simulsa_plugin.audio.resampling import resample
+from simulsa_plugin.audio.samples import SAMPLE_RATE, Waveform, seconds_to_samples
+from simulsa_plugin.augment.method.silence import noise_floor, surround
 from simulsa_plugin.commands.console import Parser, output_folder, run_command
 from simulsa_plugin.demo.corpus import (
     TEST_NAME,
@@ -30,9 +32,10 @@ from simulsa_plugin.demo.grammar import Sentence
 from simulsa_plugin.demo.speech import Voice
 from simulsa_plugin.demo.truth import find_truth
 from simulsa_plugin.errors import DatasetError, UsageError
-from simulsa_plugin.ownership import add_datasets, claim, refuse_other_datasets
-from simulsa_plugin.resampling import resample
-from simulsa_plugin.storage import SHAREGPT_ENTRY, locked, make_folder, registered_datasets
+from simulsa_plugin.files.atomic import make_folder
+from simulsa_plugin.files.dataset_info import SHAREGPT_ENTRY, registered_datasets
+from simulsa_plugin.files.locks import locked
+from simulsa_plugin.files.ownership import add_datasets, claim, refuse_other_datasets
 
 PROG = "simulsa_plugin.experiments.disturbed"
 CLEAN = "clean"

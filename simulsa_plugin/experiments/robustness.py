@@ -13,18 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from simulsa_plugin.commands.console import Parser, run_command
+from simulsa_plugin.comparison.compare import CompareOptions, load_result
+from simulsa_plugin.comparison.resampled_cells import Sampled, check_same_references, sample_cells
 from simulsa_plugin.errors import LogError, UsageError
-from simulsa_plugin.evaluation.cells import OFFLINE, SCORES, CellKey, read_scores
-from simulsa_plugin.evaluation.compare import CompareOptions, load_result
 from simulsa_plugin.evaluation.limit import ABOVE
-from simulsa_plugin.evaluation.logs.read import ReadOptions
-from simulsa_plugin.evaluation.sampled import Sampled, check_same_references, sample_cells
+from simulsa_plugin.evaluation.result_cells import OFFLINE, SCORES, CellKey, read_scores
 from simulsa_plugin.evaluation.steps import STEPS, ShownStep, read_sessions
 from simulsa_plugin.experiments.disturbed import CLEAN, CONDITIONS
+from simulsa_plugin.files.json_files import write_json
+from simulsa_plugin.files.ownership import refuse_input_as_output
+from simulsa_plugin.logs.reader import ReadOptions
 from simulsa_plugin.metrics.instance import Measure
 from simulsa_plugin.metrics.significance import Bootstrap, interval
-from simulsa_plugin.ownership import refuse_input_as_output
-from simulsa_plugin.storage import write_json
 from simulsa_plugin.tables import align
 
 PROG = "simulsa_plugin.experiments.robustness"

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from simulsa_plugin.errors import SimulsaError
-from simulsa_plugin.evaluation.cells import SCORES
-from simulsa_plugin.evaluation.tune import FINALISTS
+from simulsa_plugin.evaluation.result_cells import SCORES
+from simulsa_plugin.experiments.description import GOAL, Keys, Run
 from simulsa_plugin.experiments.guard import run_guarded
-from simulsa_plugin.experiments.plan import GOAL, Keys, Run
 from simulsa_plugin.experiments.signature import data_signature, dataset_names, short_hash
-from simulsa_plugin.ownership import claim
-from simulsa_plugin.storage import make_own_folder, refuse_link, write_json, writing_to
+from simulsa_plugin.files.atomic import make_own_folder, refuse_link, writing_to
+from simulsa_plugin.files.json_files import write_json
+from simulsa_plugin.files.ownership import claim
+from simulsa_plugin.tuning.search import FINALISTS
 
 MADE_OF = "run.json"
 BIN = Path(sys.executable).parent

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from simulsa_plugin.errors import StorageError
-from simulsa_plugin.storage import registered_datasets
+from simulsa_plugin.files.dataset_info import registered_datasets
 
 
 def short_hash(value: object) -> str:

@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from simulsa_plugin.evaluation.cells import Cell, CellKey
-from simulsa_plugin.evaluation.compare import CompareOptions, load_result
-from simulsa_plugin.evaluation.equal_latency import Axes, compare_curves
-from simulsa_plugin.evaluation.logs.read import ReadOptions
-from simulsa_plugin.evaluation.sampled import Sampled, Side, check_same_references, sample_cells
+from simulsa_plugin.comparison.compare import CompareOptions, load_result
+from simulsa_plugin.comparison.equal_latency import Axes, compare_curves
+from simulsa_plugin.comparison.resampled_cells import Sampled, Side, check_same_references, sample_cells
+from simulsa_plugin.evaluation.result_cells import Cell, CellKey
+from simulsa_plugin.files.atomic import replacing
+from simulsa_plugin.logs.reader import ReadOptions
 from simulsa_plugin.metrics.columns import mean_of
 from simulsa_plugin.metrics.instance import Measure
 from simulsa_plugin.metrics.significance import Bootstrap, interval
-from simulsa_plugin.storage import replacing
 from simulsa_plugin.tables import align
 
 VALUES = ("BLEU", "LAAL", "NE")

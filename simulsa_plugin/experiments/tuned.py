@@ -14,18 +14,18 @@ from typing import Any
 
 import numpy as np
 
-from simulsa_plugin.evaluation.cells import CellKey, read_scores
-from simulsa_plugin.evaluation.compare import CompareOptions, load_result
-from simulsa_plugin.evaluation.compare_tuned import Tested, load_tuning, score_at_budget
+from simulsa_plugin.comparison.compare import CompareOptions, load_result
+from simulsa_plugin.comparison.resampled_cells import Side, check_same_references, sample_cells
+from simulsa_plugin.comparison.tuned import Tested, load_tuning, score_at_budget
 from simulsa_plugin.evaluation.limit import LIMITS
-from simulsa_plugin.evaluation.logs.read import ReadOptions
-from simulsa_plugin.evaluation.sampled import Side, check_same_references, sample_cells
-from simulsa_plugin.evaluation.tune import cell_in_words
+from simulsa_plugin.evaluation.result_cells import CellKey, read_scores
 from simulsa_plugin.experiments.summary import OFFLINE
+from simulsa_plugin.files.atomic import replacing
+from simulsa_plugin.logs.reader import ReadOptions
 from simulsa_plugin.metrics.instance import Measure
 from simulsa_plugin.metrics.significance import Array, Bootstrap, interval
-from simulsa_plugin.storage import replacing
 from simulsa_plugin.tables import align
+from simulsa_plugin.tuning.search import cell_in_words
 
 QUALITIES = ("BLEU", "chrF")
 

@@ -7,15 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from simulsa_plugin.augment.layout import SUFFIX, Layout
+from simulsa_plugin.augment.method.selection import parse_sample_id
+from simulsa_plugin.augment.output_layout import SUFFIX, Layout
 from simulsa_plugin.augment.scored_file import ScoredFile
-from simulsa_plugin.augment.selection import parse_sample_id
 from simulsa_plugin.demo import corpus
 from simulsa_plugin.demo.corpus import DEV_NAME, OFFLINE_NAME, TEST_NAME
 from simulsa_plugin.demo.truth import TruthFile, find_truth
 from simulsa_plugin.errors import DatasetError
-from simulsa_plugin.ownership import add_datasets, claim, refuse_other_datasets
-from simulsa_plugin.storage import SHAREGPT_ENTRY, locked, make_folder, make_own_folder, read_jsonl, write_jsonl
+from simulsa_plugin.files.atomic import make_folder, make_own_folder
+from simulsa_plugin.files.dataset_info import SHAREGPT_ENTRY
+from simulsa_plugin.files.json_files import read_jsonl, write_jsonl
+from simulsa_plugin.files.locks import locked
+from simulsa_plugin.files.ownership import add_datasets, claim, refuse_other_datasets
 
 AUGMENTED_NAME = f"{OFFLINE_NAME}{SUFFIX}"
 

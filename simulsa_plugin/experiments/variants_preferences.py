@@ -15,10 +15,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from simulsa_plugin.audio import Waveform, read_mono
+from simulsa_plugin.audio.decoding import read_mono
+from simulsa_plugin.audio.samples import Waveform
 from simulsa_plugin.experiments.variants_data import Augmented, Dataset, Row
-from simulsa_plugin.model import AudioLanguageModel, Prompt, Request
-from simulsa_plugin.storage import SHAREGPT_ENTRY
+from simulsa_plugin.files.dataset_info import SHAREGPT_ENTRY
+from simulsa_plugin.model.protocol import AudioLanguageModel
+from simulsa_plugin.model.values import Prompt, Request
 
 PREFERENCES = "demo_preferences"
 BATCH = 32  # clips that are decoded at once

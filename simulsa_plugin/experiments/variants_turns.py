@@ -19,12 +19,13 @@ from dataclasses import dataclass
 from itertools import groupby, pairwise
 from pathlib import Path
 
-from simulsa_plugin.audio import read_mono, seconds_to_samples, to_pcm16, write_wav
-from simulsa_plugin.augment.decision import training_row
-from simulsa_plugin.augment.selection import parse_sample_id
+from simulsa_plugin.audio.decoding import read_mono
+from simulsa_plugin.audio.samples import seconds_to_samples, to_pcm16, write_wav
+from simulsa_plugin.augment.labeling import training_row
+from simulsa_plugin.augment.method.selection import parse_sample_id
 from simulsa_plugin.errors import DatasetError
 from simulsa_plugin.experiments.variants_data import AUGMENTED_NAME, Augmented, Dataset, Row, sharegpt
-from simulsa_plugin.storage import replacing
+from simulsa_plugin.files.atomic import replacing
 
 FORMS = ("prefix", "delta", "single")
 SHORTEST_SECONDS = 0.2  # of new audio in a turn: encoders make no token of much less

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from simulsa_plugin.errors import UsageError
-from simulsa_plugin.model import Head
+from simulsa_plugin.model.values import Head
 from simulsa_plugin.settings import check_choice
 from simulsa_plugin.streaming.policies import (
     AgreementOrConfidence,

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from simulsa_plugin.audio import Waveform
+from simulsa_plugin.audio.samples import Waveform
 from simulsa_plugin.errors import UsageError
-from simulsa_plugin.model import AudioLanguageModel, Continuation, Head, Prompt, Request
+from simulsa_plugin.model.protocol import AudioLanguageModel
+from simulsa_plugin.model.values import Continuation, Head, Prompt, Request
 from simulsa_plugin.streaming.policies import Policy
 from simulsa_plugin.streaming.session import Output, Session
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any, ClassVar
 
-from simulsa_plugin.model import Head
+from simulsa_plugin.model.values import Head
 from simulsa_plugin.streaming.session import REPLACEMENT, SAMPLES_PER_MS, Decode, Output, Session
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from simulsa_plugin.audio import SAMPLE_RATE
+from simulsa_plugin.audio.samples import SAMPLE_RATE
 
 SAMPLES_PER_MS = SAMPLE_RATE // 1000
 SHORTEST_MS = 150  # a step that has heard less only reads; models make nothing of it, some crash

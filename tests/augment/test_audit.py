@@ -9,9 +9,9 @@ import pytest
 from fakes import ByteModel, ListDataset, make_dataset, tree, write_noise
 
 from simulsa_plugin.augment.audit import audit, audit_line
+from simulsa_plugin.augment.augment_settings import AugmentSettings
+from simulsa_plugin.augment.method.selection import walk
 from simulsa_plugin.augment.pipeline import augment
-from simulsa_plugin.augment.selection import walk
-from simulsa_plugin.augment.settings import AugmentSettings
 from simulsa_plugin.commands import augment as command
 from simulsa_plugin.demo.corpus import write_demo_corpus
 from simulsa_plugin.errors import ModelError

@@ -5,10 +5,10 @@ import json
 import pytest
 from fakes import ByteModel, ListDataset, make_dataset, tree
 
+from simulsa_plugin.augment.augment_settings import AugmentSettings
 from simulsa_plugin.augment.clean import clean_lines
 from simulsa_plugin.augment.pipeline import augment
-from simulsa_plugin.augment.redecision import decide_again
-from simulsa_plugin.augment.settings import AugmentSettings
+from simulsa_plugin.augment.relabeling import decide_again
 from simulsa_plugin.commands.augment import _print
 
 

@@ -8,16 +8,16 @@ from fakes import ListDataset, write_noise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulsa_plugin.augment.commitment import Commitment, CommitmentTally, compare_partials
+from simulsa_plugin.augment.augment_report import summary_lines
+from simulsa_plugin.augment.augment_settings import AugmentSettings
+from simulsa_plugin.augment.label_quality import Commitment, CommitmentTally, compare_partials
 from simulsa_plugin.augment.pipeline import augment
-from simulsa_plugin.augment.redecision import decide_again
-from simulsa_plugin.augment.report import summary_lines
-from simulsa_plugin.augment.settings import AugmentSettings
+from simulsa_plugin.augment.relabeling import decide_again
 from simulsa_plugin.commands import augment as command
 from simulsa_plugin.demo.corpus import iterate_utterances
 from simulsa_plugin.demo.truth import find_truth, true_partial
 from simulsa_plugin.errors import DatasetError
-from simulsa_plugin.model import ReferenceScores, RenderedReference
+from simulsa_plugin.model.values import ReferenceScores, RenderedReference
 
 REFERENCE = "Der Mann, der das Auto, das Auto, hat."
 

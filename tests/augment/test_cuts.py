@@ -9,9 +9,9 @@ import pytest
 from fakes import ByteModel, ListDataset, make_dataset, write_noise
 from scipy import stats
 
+from simulsa_plugin.augment.augment_settings import AugmentSettings
+from simulsa_plugin.augment.method.selection import walk
 from simulsa_plugin.augment.pipeline import augment
-from simulsa_plugin.augment.selection import walk
-from simulsa_plugin.augment.settings import AugmentSettings
 from simulsa_plugin.errors import UsageError
 
 

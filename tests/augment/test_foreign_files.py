@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from fakes import ByteModel, ListDataset, make_dataset, tree
 
+from simulsa_plugin.augment.augment_settings import AugmentSettings
 from simulsa_plugin.augment.pipeline import augment
-from simulsa_plugin.augment.redecision import decide_again
-from simulsa_plugin.augment.settings import AugmentSettings
+from simulsa_plugin.augment.relabeling import decide_again
 from simulsa_plugin.errors import StorageError
-from simulsa_plugin.storage import SHAREGPT_ENTRY
+from simulsa_plugin.files.dataset_info import SHAREGPT_ENTRY
 
 SETTINGS = AugmentSettings(ratio=0.2)
 USERS_ENTRY = {"file_name": "toy.jsonl", "columns": {"messages": "conversations", "audios": "sounds"}, "ranking": False}

@@ -18,7 +18,7 @@ import yaml
 from fakes import ByteModel, make_dataset, tree, write_offline
 from killing import MOST_RUNS, Server, serve
 
-from simulsa_plugin.storage import UNFINISHED
+from simulsa_plugin.files.atomic import UNFINISHED
 
 KILLS = 24
 
@@ -32,7 +32,7 @@ def start(kind, offline):
 
 
 def load_fake(offline):
-    from simulsa_plugin.augment.settings import AugmentSettings
+    from simulsa_plugin.augment.augment_settings import AugmentSettings
 
     return ByteModel(), make_dataset(offline, count=4), AugmentSettings(samples=3, batch_size=2)
 
@@ -43,7 +43,7 @@ def load_real(offline):
     import torch
     import tqdm
 
-    from simulsa_plugin.augment.settings import AugmentSettings
+    from simulsa_plugin.augment.augment_settings import AugmentSettings
     from simulsa_plugin.commands.wiring import load
 
     torch.set_num_threads(1)
@@ -57,8 +57,8 @@ def load_real(offline):
 
 def work(request, out, model, dataset, settings):
     from simulsa_plugin.augment.pipeline import augment, augment_shard
-    from simulsa_plugin.augment.redecision import decide_again
-    from simulsa_plugin.work import Shard
+    from simulsa_plugin.augment.relabeling import decide_again
+    from simulsa_plugin.sharding import Shard
 
     kind = request.get("work", "whole")
     if kind == "decide again":

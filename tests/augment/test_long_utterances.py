@@ -3,10 +3,10 @@
 import pytest
 from fakes import ByteModel, ListDataset, write_noise
 
+from simulsa_plugin.augment.augment_settings import AugmentSettings
 from simulsa_plugin.augment.cutoff import cutoff_line
-from simulsa_plugin.augment.layout import Layout
+from simulsa_plugin.augment.output_layout import Layout
 from simulsa_plugin.augment.pipeline import augment
-from simulsa_plugin.augment.settings import AugmentSettings
 
 
 @pytest.fixture(scope="module")

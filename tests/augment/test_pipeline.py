@@ -13,12 +13,13 @@ import pytest
 import soundfile
 from fakes import ByteModel, ListDataset, make_dataset, tree, write_noise
 
-from simulsa_plugin.audio import read_mono
+from simulsa_plugin.audio.decoding import read_mono
+from simulsa_plugin.augment.augment_settings import AugmentSettings
+from simulsa_plugin.augment.method.selection import walk
 from simulsa_plugin.augment.pipeline import augment
-from simulsa_plugin.augment.selection import walk
-from simulsa_plugin.augment.settings import AugmentSettings
 from simulsa_plugin.errors import DatasetError, StorageError
-from simulsa_plugin.storage import UNFINISHED, Journal
+from simulsa_plugin.files.atomic import UNFINISHED
+from simulsa_plugin.files.journal import Journal
 
 TESTS = Path(__file__).resolve().parents[1]
 
@@ -396,7 +397,7 @@ sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from fakes import ByteModel, make_dataset
 from simulsa_plugin.augment.pipeline import augment
-from simulsa_plugin.augment.settings import AugmentSettings
+from simulsa_plugin.augment.augment_settings import AugmentSettings
 from simulsa_plugin.errors import SimulsaError
 try:
     augment(make_dataset(sys.argv[2]), ByteModel(pause_seconds=float(sys.argv[4])),

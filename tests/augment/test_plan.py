@@ -9,15 +9,15 @@ import soundfile
 import torch
 from fakes import ByteModel, ListDataset, make_dataset, tree, write_noise
 
+from simulsa_plugin.augment.augment_settings import AugmentSettings
+from simulsa_plugin.augment.dry_run import ModelSize, plan
 from simulsa_plugin.augment.manifest import describe_work
 from simulsa_plugin.augment.pipeline import augment, augment_shard
-from simulsa_plugin.augment.plan import ModelSize, plan
-from simulsa_plugin.augment.settings import AugmentSettings
 from simulsa_plugin.commands import augment as command
 from simulsa_plugin.demo.checkpoint import checkpoint_path
 from simulsa_plugin.demo.corpus import write_demo_corpus
 from simulsa_plugin.errors import StorageError
-from simulsa_plugin.work import Shard
+from simulsa_plugin.sharding import Shard
 
 SETTINGS = AugmentSettings(samples=10, batch_size=4, cuts=2, silence_ms=100.0)
 
@@ -199,8 +199,8 @@ def loaded():
 
 
 def test_the_size_is_that_of_the_loaded_model(tmp_path):
-    from simulsa_plugin.toolkit.arguments import inference_arguments
-    from simulsa_plugin.toolkit.size import model_size
+    from simulsa_plugin.llamafactory.model.arguments import inference_arguments
+    from simulsa_plugin.llamafactory.model.model_size import model_size
 
     arguments = inference_arguments({"model_name_or_path": "simulsa-demo", "template": "qwen2_audio"})
     model = loaded()
@@ -215,8 +215,8 @@ def test_the_size_is_that_of_the_loaded_model(tmp_path):
 def test_of_an_omni_model_the_part_that_translates_is_counted(tmp_path):
     from transformers import Qwen2_5OmniConfig, Qwen2_5OmniForConditionalGeneration
 
-    from simulsa_plugin.toolkit.arguments import inference_arguments
-    from simulsa_plugin.toolkit.size import model_size
+    from simulsa_plugin.llamafactory.model.arguments import inference_arguments
+    from simulsa_plugin.llamafactory.model.model_size import model_size
 
     small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2,
              "intermediate_size": 16, "vocab_size": 160_000}  # fmt: skip

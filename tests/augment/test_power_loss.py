@@ -5,12 +5,12 @@ import shutil
 import pytest
 from fakes import ByteModel, damaged_files, make_dataset, recorded_disk, tree
 
+from simulsa_plugin.augment.augment_settings import AugmentSettings
 from simulsa_plugin.augment.pipeline import augment, augment_shard
-from simulsa_plugin.augment.redecision import decide_again
-from simulsa_plugin.augment.settings import AugmentSettings
+from simulsa_plugin.augment.relabeling import decide_again
 from simulsa_plugin.errors import SimulsaError, StorageError
-from simulsa_plugin.storage import UNFINISHED
-from simulsa_plugin.work import Shard
+from simulsa_plugin.files.atomic import UNFINISHED
+from simulsa_plugin.sharding import Shard
 
 SETTINGS = AugmentSettings(samples=5, batch_size=2, max_seconds=0.6)
 

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 from fakes import ByteModel, make_dataset, tree, write_noise
 
+from simulsa_plugin.augment.augment_settings import AugmentSettings
+from simulsa_plugin.augment.method.selection import walk
 from simulsa_plugin.augment.pipeline import augment
-from simulsa_plugin.augment.redecision import decide_again
-from simulsa_plugin.augment.selection import walk
-from simulsa_plugin.augment.settings import AugmentSettings
+from simulsa_plugin.augment.relabeling import decide_again
 from simulsa_plugin.commands import augment as command
 from simulsa_plugin.errors import StorageError, UsageError
-from simulsa_plugin.storage import LOCK
-from simulsa_plugin.work import read_sealed_work
+from simulsa_plugin.files.locks import LOCK
+from simulsa_plugin.run_configuration import read_sealed_work
 
 BOTH = {"extra_scores": ("full", "lookback")}
 RULES = [
@@ -603,7 +603,7 @@ def test_neither_torch_nor_a_model_is_imported(copy, tmp_path):
 HOLDING = """
 import sys, time
 from pathlib import Path
-from simulsa_plugin.storage import locked
+from simulsa_plugin.files.locks import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

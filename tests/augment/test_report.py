@@ -8,11 +8,11 @@ from html.parser import HTMLParser
 import pytest
 from fakes import ByteModel, ListDataset, make_dataset, write_noise
 
-from simulsa_plugin.augment.acceptance import Decision
+from simulsa_plugin.augment.augment_report import summary_lines, write_report
+from simulsa_plugin.augment.augment_settings import AugmentSettings
+from simulsa_plugin.augment.method.acceptance import Decision
 from simulsa_plugin.augment.pipeline import augment
-from simulsa_plugin.augment.redecision import decide_again
-from simulsa_plugin.augment.report import summary_lines, write_report
-from simulsa_plugin.augment.settings import AugmentSettings
+from simulsa_plugin.augment.relabeling import decide_again
 from simulsa_plugin.augment.tally import EXAMPLES, Tally
 from simulsa_plugin.terminal import printable
 

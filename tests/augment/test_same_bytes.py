@@ -14,11 +14,11 @@ import pytest
 import torch
 from fakes import ByteModel, make_dataset, tree
 
+from simulsa_plugin.augment.augment_settings import AugmentSettings
 from simulsa_plugin.augment.pipeline import augment, augment_shard
-from simulsa_plugin.augment.settings import AugmentSettings
 from simulsa_plugin.commands import augment as command
 from simulsa_plugin.demo.corpus import write_demo_corpus
-from simulsa_plugin.work import Shard
+from simulsa_plugin.sharding import Shard
 
 TOLERANCE = 1e-4  # METHOD: log-probabilities across batch settings and devices, fp32
 ROWS = 24

@@ -12,17 +12,18 @@ from types import SimpleNamespace
 import pytest
 from fakes import ByteModel, make_dataset, tree
 
-from simulsa_plugin import work
+from simulsa_plugin import sharding
 from simulsa_plugin.augment import shards
+from simulsa_plugin.augment.augment_settings import AugmentSettings
 from simulsa_plugin.augment.pipeline import augment, augment_shard
-from simulsa_plugin.augment.settings import AugmentSettings
 from simulsa_plugin.augment.shards import wait_for_all
 from simulsa_plugin.commands import augment as command
 from simulsa_plugin.commands import evaluate
-from simulsa_plugin.commands.ranks import take_rank
+from simulsa_plugin.commands.torchrun import take_rank
 from simulsa_plugin.errors import StorageError
-from simulsa_plugin.storage import LOCK, dump_sealed, locked
-from simulsa_plugin.work import Shard
+from simulsa_plugin.files.json_files import dump_sealed
+from simulsa_plugin.files.locks import LOCK, locked
+from simulsa_plugin.sharding import Shard
 
 SETTINGS = AugmentSettings(samples=24, batch_size=4)
 FORK = multiprocessing.get_context("fork")  # children share what is imported: they begin within milliseconds
@@ -479,14 +480,14 @@ def test_whoever_waits_for_processes_says_so_and_gives_up_where_they_do_not_get_
         now[0] += 10
         written[0] += now[0] <= 2000  # they write until then
 
-    monkeypatch.setattr(work, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=pass_time))
+    monkeypatch.setattr(sharding, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=pass_time))
     with pytest.raises(StorageError, match="shard 2 of 2 wrote nothing for 60 minutes: it was never started"):
-        work.wait_until(lambda: False, lambda: written[0], "shard 2 of 2")
+        sharding.wait_until(lambda: False, lambda: written[0], "shard 2 of 2")
     assert now[0] == pytest.approx(2000 + 3600, abs=20)
     said = capsys.readouterr().err.splitlines()
     assert said[0] == "waiting for shard 2 of 2, 0 min since it last wrote something"
     assert 5 < len(said) < 15
-    work.wait_until(lambda: True, lambda: None, "nobody")
+    sharding.wait_until(lambda: True, lambda: None, "nobody")
 
 
 def test_a_single_process_is_no_rank_with_torchrun_or_without(environment):

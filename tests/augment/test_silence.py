@@ -9,11 +9,12 @@ import pytest
 from fakes import ByteModel, ListDataset, make_dataset, write_noise
 from scipy import stats
 
-from simulsa_plugin.audio import SAMPLE_RATE, from_pcm16, read_mono, to_pcm16, write_wav
+from simulsa_plugin.audio.decoding import read_mono
+from simulsa_plugin.audio.samples import SAMPLE_RATE, from_pcm16, to_pcm16, write_wav
+from simulsa_plugin.augment.augment_settings import AugmentSettings
+from simulsa_plugin.augment.method.selection import generator
+from simulsa_plugin.augment.method.silence import draw_silence, noise_floor, surround
 from simulsa_plugin.augment.pipeline import augment
-from simulsa_plugin.augment.selection import generator
-from simulsa_plugin.augment.settings import AugmentSettings
-from simulsa_plugin.augment.silence import draw_silence, noise_floor, surround
 
 
 @pytest.fixture(scope="module")

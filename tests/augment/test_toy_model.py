@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from fakes import ListDataset, write_noise
 
-from simulsa_plugin.audio import SAMPLE_RATE
+from simulsa_plugin.audio.samples import SAMPLE_RATE
+from simulsa_plugin.augment.augment_settings import AugmentSettings
 from simulsa_plugin.augment.pipeline import augment
-from simulsa_plugin.augment.settings import AugmentSettings
 from simulsa_plugin.demo.checkpoint import checkpoint_path
 from simulsa_plugin.demo.grammar import sample_sentence
-from simulsa_plugin.model import Prompt, ReferenceScores, RenderedReference
+from simulsa_plugin.model.values import Prompt, ReferenceScores, RenderedReference
 
 PIECES = ("Der", " M", "ann", " hat", ".", " Haus", "<end>")
 REFERENCE = "Der Mann hat."
@@ -312,8 +312,8 @@ ODD_REFERENCES = [
 
 
 def load(folder):
-    from simulsa_plugin.toolkit.arguments import inference_arguments
-    from simulsa_plugin.toolkit.rendering import load_renderer
+    from simulsa_plugin.llamafactory.data.rendering import load_renderer
+    from simulsa_plugin.llamafactory.model.arguments import inference_arguments
 
     return load_renderer(inference_arguments({"model_name_or_path": str(folder), "template": "qwen2_audio"}))
 

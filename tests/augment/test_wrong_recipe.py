@@ -6,12 +6,12 @@ import pytest
 from fakes import ByteModel, ListDataset, make_dataset, tree
 
 from simulsa_plugin.augment import pipeline
+from simulsa_plugin.augment.augment_report import summary_lines
+from simulsa_plugin.augment.augment_settings import AugmentSettings
 from simulsa_plugin.augment.pipeline import augment, augment_shard
-from simulsa_plugin.augment.report import summary_lines
-from simulsa_plugin.augment.settings import AugmentSettings
 from simulsa_plugin.augment.shards import holding
 from simulsa_plugin.errors import DatasetError, ModelError, StorageError
-from simulsa_plugin.work import Shard
+from simulsa_plugin.sharding import Shard
 
 SETTINGS = AugmentSettings(samples=6)
 WRONG = ByteModel(description={"model": "bytes", "template": "qwen2_omni"})

@@ -11,7 +11,7 @@ RUNS = 20
 TIMED = """
 import importlib.metadata, inspect, sys, time  # torch has imported these by then
 start = time.perf_counter()
-from simulsa_plugin.toolkit.autoload import activate
+from simulsa_plugin.llamafactory.plugin.autoload import activate
 activate()
 print(time.perf_counter() - start)
 """
@@ -32,7 +32,7 @@ def main() -> None:
         warm = [fresh_interpreter_seconds(folder) for _ in range(RUNS)]
     print(f"first ever:  {first * 1e3:.3f} ms")
     print(f"warm:        median {statistics.median(warm) * 1e3:.3f} ms, worst of {RUNS} {max(warm) * 1e3:.3f} ms")
-    from simulsa_plugin.toolkit.autoload import activate
+    from simulsa_plugin.llamafactory.plugin.autoload import activate
 
     start = time.perf_counter()
     for _ in range(1000):

@@ -19,7 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from simulsa_plugin.audio import SAMPLE_RATE, read_mono, seconds_to_samples, to_pcm16, write_wav
+from simulsa_plugin.audio.decoding import read_mono
+from simulsa_plugin.audio.samples import SAMPLE_RATE, seconds_to_samples, to_pcm16, write_wav
 
 RUNS = (("wav", 25, 30_000), ("flac", 3, 3_600), ("mp3", 3, 3_600), ("m4a", 3, 3_600))
 NAIVE_SEGMENTS = 8
@@ -76,9 +77,9 @@ def write_m4a(path: Path, blocks: Iterator[np.ndarray]) -> None:
 
 def make(corpus: str, out: str, workers: str) -> None:
     """What is measured, in a process of its own; prints seconds and KiB of memory at most."""
+    from simulsa_plugin.corpora.corpus_settings import CorpusSettings
     from simulsa_plugin.corpora.prepare import prepare
     from simulsa_plugin.corpora.prompts import TranslationPrompt
-    from simulsa_plugin.corpora.settings import CorpusSettings
 
     settings = CorpusSettings("mustc", corpus, source_language="en", target_language="de", corpus_workers=int(workers))
     start = time.perf_counter()

@@ -13,7 +13,7 @@ import torch
 from transformers import Qwen2AudioEncoder, Qwen2AudioEncoderConfig, WhisperFeatureExtractor
 from transformers.masking_utils import create_bidirectional_mask
 
-from simulsa_plugin.toolkit.audio_encoder import Qwen2AudioAdapter
+from simulsa_plugin.llamafactory.model.audio_encoder import Qwen2AudioAdapter
 
 RATE = 16_000
 

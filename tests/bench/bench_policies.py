@@ -14,8 +14,10 @@ from pathlib import Path
 import torch
 from bench_streaming import DEMO, corpus
 
-from simulsa_plugin.audio import read_mono
-from simulsa_plugin.model import Prompt
+from simulsa_plugin.audio.decoding import read_mono
+from simulsa_plugin.llamafactory.model.arguments import inference_arguments
+from simulsa_plugin.llamafactory.model.backbone import load_backbone
+from simulsa_plugin.model.values import Prompt
 from simulsa_plugin.streaming.engine import Cell, Limits, Source, decode, watch_heads
 from simulsa_plugin.streaming.policies import (
     AgreementOrConfidence,
@@ -24,8 +26,6 @@ from simulsa_plugin.streaming.policies import (
     LocalAgreement,
     Rollback,
 )
-from simulsa_plugin.toolkit.arguments import inference_arguments
-from simulsa_plugin.toolkit.backbone import load_backbone
 
 
 @dataclass(frozen=True)

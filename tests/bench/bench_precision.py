@@ -17,15 +17,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from simulsa_plugin.audio import read_mono
-from simulsa_plugin.augment.acceptance import default_threshold
+from simulsa_plugin.audio.decoding import read_mono
+from simulsa_plugin.augment.method.acceptance import default_threshold
 from simulsa_plugin.demo.corpus import TEST_NAME, write_demo_corpus
-from simulsa_plugin.model import Prompt
+from simulsa_plugin.llamafactory.data.rendering import load_renderer
+from simulsa_plugin.llamafactory.model.arguments import inference_arguments
+from simulsa_plugin.llamafactory.model.backbone import Backbone, load_backbone
+from simulsa_plugin.model.values import Prompt
 from simulsa_plugin.streaming.engine import Cell, Limits, Source, decode
 from simulsa_plugin.streaming.policies import Offline, Rollback
-from simulsa_plugin.toolkit.arguments import inference_arguments
-from simulsa_plugin.toolkit.backbone import Backbone, load_backbone
-from simulsa_plugin.toolkit.rendering import load_renderer
 
 DEMO = {"model_name_or_path": "simulsa-demo", "template": "qwen2_audio"}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -23,9 +23,9 @@ from fakes import tree
 from simulsa_plugin.commands import augment as command
 from simulsa_plugin.commands.wiring import EMBEDDED_MODEL
 from simulsa_plugin.demo.corpus import write_demo_corpus
-from simulsa_plugin.toolkit.arguments import inference_arguments
-from simulsa_plugin.toolkit.backbone import Backbone
-from simulsa_plugin.toolkit.dataset import load_datasets
+from simulsa_plugin.llamafactory.data.dataset import load_datasets
+from simulsa_plugin.llamafactory.model.arguments import inference_arguments
+from simulsa_plugin.llamafactory.model.backbone import Backbone
 
 PROGRAM = Path(sys.executable).parent / "simulsa-augment"
 
@@ -157,7 +157,7 @@ def test_an_output_folder_that_is_not_named_is_nobodys():
 
 
 def test_a_foreign_file_in_the_way_is_refused_before_the_model_is_loaded(spoken, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("simulsa_plugin.toolkit.backbone.load_backbone", None)
+    monkeypatch.setattr("simulsa_plugin.llamafactory.model.backbone.load_backbone", None)
     (tmp_path / "demo_simulsa.jsonl").write_text("mine", encoding="utf-8")
     assert command.main(words(spoken, tmp_path)) == 1
     assert "demo_simulsa.jsonl was not made by simulsa-augment, and stays as it is." in capsys.readouterr().err

@@ -19,7 +19,8 @@ from fakes import ByteModel, make_dataset, no_file_beyond, tree, write_offline
 from simulsa_plugin.commands import augment
 from simulsa_plugin.commands.console import run_command
 from simulsa_plugin.errors import StorageError
-from simulsa_plugin.storage import LOCK, UNFINISHED, cannot_write
+from simulsa_plugin.files.atomic import UNFINISHED, cannot_write
+from simulsa_plugin.files.locks import LOCK
 
 TESTS = Path(__file__).resolve().parents[1]
 PAGE = 4096
@@ -109,8 +110,8 @@ def every_size(disk, dataset, options, unit):
 
 def attempt(disk, dataset):
     """Run the pipeline with the model made of arithmetic; what it said, or None where it came to its end."""
+    from simulsa_plugin.augment.augment_settings import AugmentSettings
     from simulsa_plugin.augment.pipeline import augment as augment_dataset
-    from simulsa_plugin.augment.settings import AugmentSettings
 
     try:
         augment_dataset(dataset, ByteModel(), AugmentSettings(samples=8, batch_size=3, max_seconds=0.6), disk.out)

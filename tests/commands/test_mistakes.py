@@ -170,7 +170,7 @@ def test_names_are_looked_up_before_anything_heavy_is_imported(place, program, m
 def test_the_templates_read_from_the_source_are_those_of_llamafactory():
     from llamafactory.data.template import TEMPLATES
 
-    from simulsa_plugin.toolkit.early_checks import known_templates
+    from simulsa_plugin.llamafactory.plugin.recipe_checks import known_templates
 
     with_audio = {name for name, template in TEMPLATES.items() if template.mm_plugin.audio_token is not None}
     assert known_templates().keys() == TEMPLATES.keys()
@@ -281,8 +281,8 @@ def test_what_augment_wrote_is_what_evaluation_and_training_read(place):
     assert augment.main([*MODEL, "dataset=good", "simulsa_min_seconds=0.2", "--out", "out"]) == 0
     (place / "elsewhere").mkdir()
     shutil.move(place / "data" / "dataset_info.json", place / "elsewhere")
-    from simulsa_plugin.toolkit.arguments import inference_arguments
-    from simulsa_plugin.toolkit.dataset import load_datasets
+    from simulsa_plugin.llamafactory.data.dataset import load_datasets
+    from simulsa_plugin.llamafactory.model.arguments import inference_arguments
 
     recipe = {"model_name_or_path": "simulsa-demo", "template": "qwen2_audio", "dataset_dir": "out"}
     offline, partial = load_datasets(inference_arguments(recipe), ["good", "good_simulsa"])

@@ -7,7 +7,7 @@ from fakes import write_offline
 
 from simulsa_plugin.commands import evaluate, tune
 from simulsa_plugin.commands.wiring import Recipe
-from simulsa_plugin.corpora.settings import CorpusSettings
+from simulsa_plugin.corpora.corpus_settings import CorpusSettings
 from simulsa_plugin.demo.corpus import DEV_NAME, SPLITS, TEST_NAME
 from simulsa_plugin.errors import UsageError
 from simulsa_plugin.settings import read_recipe

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from simulsa_plugin.corpora.forms import FORMS
+from simulsa_plugin.corpora.formats.registry import FORMS
 from simulsa_plugin.corpora.paths import AudioFinder
 from simulsa_plugin.corpora.utterance import Dropped, EncodedAudio, Request
 from simulsa_plugin.errors import DatasetError

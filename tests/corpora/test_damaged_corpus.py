@@ -6,9 +6,9 @@ import pytest
 from fakes import damaged_files, tree, write_noise
 
 from simulsa_plugin.corpora import prepare as module
+from simulsa_plugin.corpora.corpus_settings import CorpusSettings
 from simulsa_plugin.corpora.prepare import prepare
 from simulsa_plugin.corpora.prompts import translation_prompt
-from simulsa_plugin.corpora.settings import CorpusSettings
 
 
 class Stopped(BaseException):

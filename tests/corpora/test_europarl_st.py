@@ -3,8 +3,8 @@
 import pytest
 from corpora_files import read, read_refusal, row_refusal, rows, write_audio, write_text
 
+from simulsa_plugin.audio.recordings import audio_info
 from simulsa_plugin.errors import UsageError
-from simulsa_plugin.recordings import audio_info
 
 # Names with dots, as in the corpus; starts that would sort as strings.
 SEGMENTS = """\

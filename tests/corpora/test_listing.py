@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from corpora_files import refusal
 
-from simulsa_plugin.corpora.layout import CorpusLayout
+from simulsa_plugin.audio.recordings import Span
+from simulsa_plugin.corpora.corpus_layout import CorpusLayout
 from simulsa_plugin.corpora.listing import clean, list_utterances, refuse_nothing
 from simulsa_plugin.corpora.utterance import Dropped, EncodedAudio, Utterance
-from simulsa_plugin.recordings import Span
 
 CAFE = "Café"
 WAV = Path("/corpus/a.wav")

@@ -7,8 +7,8 @@ import unicodedata
 import pytest
 from corpora_files import WITH_TIMES, read, refusal, row_refusal, rows, write_one, write_text
 
+from simulsa_plugin.corpora.corpus_settings import CORPORA
 from simulsa_plugin.corpora.paths import AudioFinder
-from simulsa_plugin.corpora.settings import CORPORA
 
 FORMS = (*CORPORA, "table of JSON")
 NFD = unicodedata.normalize("NFD", "Grüße.wav")

@@ -12,14 +12,15 @@ import torchaudio
 from corpora_files import noise, write_audio
 from fakes import DAMAGES, no_file_beyond, recorded_disk, tree
 
-from simulsa_plugin.audio import from_pcm16, read_mono
+from simulsa_plugin.audio.decoding import read_mono
+from simulsa_plugin.audio.recordings import Span
+from simulsa_plugin.audio.samples import from_pcm16
 from simulsa_plugin.corpora import placement
-from simulsa_plugin.corpora.layout import CorpusLayout
+from simulsa_plugin.corpora.corpus_layout import CorpusLayout
 from simulsa_plugin.corpora.placement import Placed, place_audio
 from simulsa_plugin.corpora.utterance import Utterance
 from simulsa_plugin.errors import AudioError, StorageError, UsageError
-from simulsa_plugin.recordings import Span
-from simulsa_plugin.storage import UNFINISHED
+from simulsa_plugin.files.atomic import UNFINISHED
 
 RATE = 16_000
 

@@ -23,15 +23,17 @@ from corpora_files import write_audio, write_text
 from fakes import no_file_beyond, tree
 from killing import MOST_RUNS, Server, serve
 
-from simulsa_plugin.audio import read_mono
+from simulsa_plugin.audio.decoding import read_mono
 from simulsa_plugin.corpora import placement
 from simulsa_plugin.corpora import prepare as module
+from simulsa_plugin.corpora.corpus_settings import CorpusSettings
 from simulsa_plugin.corpora.prepare import plan, prepare, splits_for, summary_lines
 from simulsa_plugin.corpora.prompts import TranslationPrompt
-from simulsa_plugin.corpora.settings import CorpusSettings
 from simulsa_plugin.errors import DatasetError, FolderInUseError, SimulsaError, StorageError, UsageError
-from simulsa_plugin.storage import SHAREGPT_ENTRY, UNFINISHED, locked
-from simulsa_plugin.work import read_sealed_work
+from simulsa_plugin.files.atomic import UNFINISHED
+from simulsa_plugin.files.dataset_info import SHAREGPT_ENTRY
+from simulsa_plugin.files.locks import locked
+from simulsa_plugin.run_configuration import read_sealed_work
 
 PROMPT = TranslationPrompt("", "<audio>Translate the English speech into German.", "You translate.")
 KILLS = 16
@@ -241,8 +243,8 @@ def test_no_row_of_the_corpus_is_lost_without_a_word(covost2, mustc, out):
 
 
 def test_llamafactory_loads_what_was_written(covost2, mustc, out):
-    from simulsa_plugin.toolkit.arguments import inference_arguments
-    from simulsa_plugin.toolkit.dataset import load_datasets
+    from simulsa_plugin.llamafactory.data.dataset import load_datasets
+    from simulsa_plugin.llamafactory.model.arguments import inference_arguments
 
     make(covost2, out, "clips")
     make(mustc, out, "talks", TranslationPrompt("", "<audio>Translate.", ""))
@@ -700,7 +702,7 @@ def test_processes_that_start_together_and_wait_make_it_once(mustc, out, tmp_pat
 
 def start(settings):
     """Be the server."""
-    import simulsa_plugin.corpora.table  # noqa: F401  here, and not in every run
+    import simulsa_plugin.corpora.formats.table  # noqa: F401  here, and not in every run
 
     settings = CorpusSettings.from_keys(json.loads(settings))
     if settings.corpus == "table":

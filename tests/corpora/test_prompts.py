@@ -9,11 +9,11 @@ import pytest
 import yaml
 
 from simulsa_plugin.corpora import prompts
+from simulsa_plugin.corpora.corpus_settings import CorpusSettings
 from simulsa_plugin.corpora.prompts import TranslationPrompt, known_prompts, translation_prompt
-from simulsa_plugin.corpora.settings import CorpusSettings
 from simulsa_plugin.errors import UsageError
+from simulsa_plugin.files.dataset_info import SHAREGPT_ENTRY
 from simulsa_plugin.languages import language_code
-from simulsa_plugin.storage import SHAREGPT_ENTRY
 
 TEMPLATES = Path(__file__).parents[2] / "data_templates"
 TABLE = yaml.safe_load(Path(prompts.__file__).with_name("prompts.yaml").read_text(encoding="utf-8"))

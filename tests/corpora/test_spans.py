@@ -5,8 +5,8 @@ import math
 import pytest
 from corpora_files import refusal
 
+from simulsa_plugin.audio.recordings import Span
 from simulsa_plugin.corpora.spans import channel_of, seconds, span_from, span_of
-from simulsa_plugin.recordings import Span
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from fakes import tree
 
-from simulsa_plugin.audio import read_mono
+from simulsa_plugin.audio.decoding import read_mono
 from simulsa_plugin.demo import corpus
 from simulsa_plugin.demo.corpus import SPLITS, WINDOW_SECONDS, iterate_utterances, write_demo_corpus
 from simulsa_plugin.demo.truth import true_partial

@@ -8,18 +8,18 @@ import shutil
 import pytest
 from fakes import ClockModel, tree, write_noise
 
-from simulsa_plugin import storage
 from simulsa_plugin.commands.evaluate import main
+from simulsa_plugin.comparison.compare import CompareOptions, compare, load_result
 from simulsa_plugin.errors import LogError, MissingExtraError
-from simulsa_plugin.evaluation import add_comet as module
 from simulsa_plugin.evaluation import report
-from simulsa_plugin.evaluation.cells import COMET
-from simulsa_plugin.evaluation.comet import CometScores
-from simulsa_plugin.evaluation.compare import CompareOptions, compare, load_result
+from simulsa_plugin.evaluation.comet import command as module
+from simulsa_plugin.evaluation.comet.scoring import CometScores
+from simulsa_plugin.evaluation.evaluation_settings import CometSettings, EvaluationSettings
+from simulsa_plugin.evaluation.result_cells import COMET
 from simulsa_plugin.evaluation.run import evaluate
-from simulsa_plugin.evaluation.settings import CometSettings, EvaluationSettings
+from simulsa_plugin.files import atomic, json_files
 from simulsa_plugin.metrics.significance import Bootstrap
-from simulsa_plugin.model import Prompt, Sample, UnusableRow
+from simulsa_plugin.model.values import Prompt, Sample, UnusableRow
 
 
 @pytest.fixture
@@ -126,13 +126,13 @@ class Killed(BaseException):
 
 def kill_at(monkeypatch, file):
     """Die where a file would be written; whatever was written before stays."""
-    real = storage.replacing
+    real = atomic.replacing
 
     def replacing(path, *rest, **more):
         if path.name == file:
             raise Killed
         return real(path, *rest, **more)
-    for place in (storage, report):
+    for place in (json_files, atomic, report):
         monkeypatch.setattr(place, "replacing", replacing)
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from simulsa_plugin.errors import MissingExtraError, ModelError, UsageError
-from simulsa_plugin.evaluation.comet import WORKER, comet_scores
+from simulsa_plugin.evaluation.comet.scoring import WORKER, comet_scores
 
 BUILDER = Path(__file__).parents[1] / "tiny_comet.py"
 COMET_PYTHON = os.environ.get("SIMULSA_COMET_PYTHON", "")

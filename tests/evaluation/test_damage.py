@@ -10,8 +10,8 @@ from fakes import ClockModel, growing_samples, recorded_disk, tree
 from simulsa_plugin.errors import StorageError
 from simulsa_plugin.evaluation import decoding
 from simulsa_plugin.evaluation import run as module
+from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
 from simulsa_plugin.evaluation.run import evaluate
-from simulsa_plugin.evaluation.settings import EvaluationSettings
 
 
 @pytest.fixture(autouse=True)

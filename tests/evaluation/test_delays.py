@@ -8,7 +8,7 @@ from simulsa_plugin.errors import LogError
 from simulsa_plugin.evaluation import delays as module
 from simulsa_plugin.evaluation.delays import emission_record
 from simulsa_plugin.evaluation.steps import ShownStep, read_sessions, step_rows
-from simulsa_plugin.storage import write_jsonl
+from simulsa_plugin.files.json_files import write_jsonl
 from simulsa_plugin.streaming.session import Step
 
 

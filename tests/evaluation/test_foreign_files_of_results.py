@@ -8,11 +8,11 @@ from fakes import ClockModel, tree, write_noise
 
 from simulsa_plugin.commands.evaluate import main
 from simulsa_plugin.errors import LogError, StorageError
-from simulsa_plugin.evaluation.add_comet import CometOptions, add_comet
-from simulsa_plugin.evaluation.cells import read_cells, read_scores
+from simulsa_plugin.evaluation.comet.command import CometOptions, add_comet
+from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
+from simulsa_plugin.evaluation.result_cells import read_cells, read_scores
 from simulsa_plugin.evaluation.run import evaluate
-from simulsa_plugin.evaluation.settings import EvaluationSettings
-from simulsa_plugin.model import Prompt, Sample
+from simulsa_plugin.model.values import Prompt, Sample
 
 SETTINGS = EvaluationSettings(chunks=(500,), rollbacks=(0,))
 CELL = "rollback_k500_b0"

@@ -7,10 +7,10 @@ import signal
 import pytest
 from fakes import tree
 
-from simulsa_plugin.evaluation.compare import CompareOptions, run_compare
+from simulsa_plugin.comparison.compare import CompareOptions, run_compare
 from simulsa_plugin.evaluation.convert import FORMS, ConvertOptions, convert
 from simulsa_plugin.evaluation.score import ScoreOptions, run_score
-from simulsa_plugin.storage import UNFINISHED
+from simulsa_plugin.files.atomic import UNFINISHED
 
 ROW = {
     "index": 0,

@@ -7,13 +7,13 @@ import pytest
 from fakes import ClockModel, write_noise
 
 from simulsa_plugin.demo.truth import TruthFile
+from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
 from simulsa_plugin.evaluation.limit import limits, unit_delays
 from simulsa_plugin.evaluation.report import table
 from simulsa_plugin.evaluation.run import evaluate
-from simulsa_plugin.evaluation.settings import EvaluationSettings
 from simulsa_plugin.metrics.instance import Measure
 from simulsa_plugin.metrics.records import EmissionRecord
-from simulsa_plugin.model import Prompt, Sample
+from simulsa_plugin.model.values import Prompt, Sample
 
 TEXT = "guten Tag liebe Welt"
 # The first two words are certain after the first word heard, the third after both, the last when nothing follows.

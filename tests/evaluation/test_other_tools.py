@@ -19,10 +19,10 @@ from other_tools import (
 )
 
 from simulsa_plugin.commands.evaluate import main
+from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
 from simulsa_plugin.evaluation.run import evaluate
 from simulsa_plugin.evaluation.score import ScoreOptions, score_log
-from simulsa_plugin.evaluation.settings import EvaluationSettings
-from simulsa_plugin.model import Prompt, Sample
+from simulsa_plugin.model.values import Prompt, Sample
 
 pytestmark = [pytest.mark.other_tools,
               pytest.mark.filterwarnings("ignore")]  # the aligner's binding warns of its own

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from simulsa_plugin.evaluation.processes import Processes
+from simulsa_plugin.worker_processes import Processes
 
 DATA = Path(__file__).parents[1] / "data" / "latency"
 PATIENCE_SECONDS = 20.0  # on a busy machine; a second or two on one's desk

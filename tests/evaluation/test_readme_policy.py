@@ -6,9 +6,9 @@ from pathlib import Path
 
 from fakes import ClockModel, write_noise
 
+from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
 from simulsa_plugin.evaluation.run import evaluate
-from simulsa_plugin.evaluation.settings import EvaluationSettings
-from simulsa_plugin.model import Prompt, Sample
+from simulsa_plugin.model.values import Prompt, Sample
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 

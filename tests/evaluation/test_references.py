@@ -5,10 +5,10 @@ from fakes import ClockModel, write_noise
 
 from simulsa_plugin.errors import UsageError
 from simulsa_plugin.evaluation.during_training import make_plan
-from simulsa_plugin.evaluation.references import check_references
+from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
+from simulsa_plugin.evaluation.reference_checks import check_references
 from simulsa_plugin.evaluation.run import evaluate, plan_cells
-from simulsa_plugin.evaluation.settings import EvaluationSettings
-from simulsa_plugin.model import Prompt, Sample, UnusableRow
+from simulsa_plugin.model.values import Prompt, Sample, UnusableRow
 
 DE = "Heute ist das Wetter sehr gut."
 ZH = "今天天气很好我们一起去公园散步吧"

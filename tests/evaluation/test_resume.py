@@ -8,12 +8,13 @@ import pytest
 from fakes import ClockModel, Killed, Mortal, growing_samples, tree
 
 from simulsa_plugin.errors import StorageError
-from simulsa_plugin.evaluation import decoding, results
+from simulsa_plugin.evaluation import decoding
+from simulsa_plugin.evaluation import result_folder as results
 from simulsa_plugin.evaluation import run as module
+from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
 from simulsa_plugin.evaluation.run import evaluate
-from simulsa_plugin.evaluation.settings import EvaluationSettings
-from simulsa_plugin.model import UnusableRow
-from simulsa_plugin.work import Shard
+from simulsa_plugin.model.values import UnusableRow
+from simulsa_plugin.sharding import Shard
 
 
 @pytest.fixture(autouse=True)

@@ -6,10 +6,10 @@ import pytest
 from fakes import ClockModel, write_noise
 
 from simulsa_plugin.errors import DatasetError, StorageError
+from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
 from simulsa_plugin.evaluation.report import table
 from simulsa_plugin.evaluation.run import evaluate
-from simulsa_plugin.evaluation.settings import EvaluationSettings
-from simulsa_plugin.model import Prompt, Sample, UnusableRow
+from simulsa_plugin.model.values import Prompt, Sample, UnusableRow
 
 LATENCIES = ("AL", "LAAL", "AP", "DAL", "ATD", "YAAL")
 
@@ -223,7 +223,8 @@ def test_a_silent_model_is_counted_as_empty(rows, tmp_path):
 
 
 def test_a_folder_in_use_is_one_line(rows, tmp_path):
-    from simulsa_plugin.storage import locked, make_folder
+    from simulsa_plugin.files.atomic import make_folder
+    from simulsa_plugin.files.locks import locked
 
     with locked(make_folder(tmp_path / "out")), pytest.raises(StorageError, match="is in use by process"):
         run(rows, tmp_path / "out")

@@ -13,9 +13,9 @@ import pytest
 from simulsa_plugin.commands.evaluate import main
 from simulsa_plugin.errors import LogError
 from simulsa_plugin.evaluation import score as score_module
-from simulsa_plugin.evaluation.processes import Processes
 from simulsa_plugin.evaluation.score import ScoreOptions, score_log
 from simulsa_plugin.metrics.significance import Bootstrap
+from simulsa_plugin.worker_processes import Processes
 
 DATA = Path(__file__).parents[1] / "data" / "latency"
 ORACLE = json.loads((DATA / "oracle.json").read_text(encoding="utf-8"))["files"]

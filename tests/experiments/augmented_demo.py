@@ -10,7 +10,8 @@ from fakes import write_noise
 
 from simulsa_plugin.demo.corpus import OFFLINE_NAME
 from simulsa_plugin.demo.grammar import PROMPT
-from simulsa_plugin.storage import SHAREGPT_ENTRY, write_jsonl
+from simulsa_plugin.files.dataset_info import SHAREGPT_ENTRY
+from simulsa_plugin.files.json_files import write_jsonl
 
 REPOSITORY = Path(__file__).parents[2]
 # What is said, its translation, what each German word needs, and when each English word ends.

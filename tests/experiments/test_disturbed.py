@@ -10,7 +10,7 @@ from simulsa_plugin.demo.corpus import iterate_utterances, write_demo_corpus
 from simulsa_plugin.demo.speech import VARIANTS, VOICES, Synthesizer, Voice
 from simulsa_plugin.experiments import disturbed
 from simulsa_plugin.experiments.disturbed import CONDITIONS, UNSEEN_VARIANTS, UNSEEN_VOICES, main
-from simulsa_plugin.storage import read_jsonl
+from simulsa_plugin.files.json_files import read_jsonl
 
 ROWS = 3
 VOICE = Voice("en-us", 200, 50, 50)

@@ -10,13 +10,14 @@ import pytest
 from fakes import ClockModel, write_noise
 
 from simulsa_plugin.errors import SimulsaError, UsageError
+from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
 from simulsa_plugin.evaluation.run import evaluate
-from simulsa_plugin.evaluation.settings import EvaluationSettings
-from simulsa_plugin.experiments import plan, runs, signature
+from simulsa_plugin.experiments import description as plan
+from simulsa_plugin.experiments import runs, signature
 from simulsa_plugin.experiments.__main__ import main
-from simulsa_plugin.model import Prompt, Sample
-from simulsa_plugin.storage import locked
-from simulsa_plugin.toolkit.recipe_keys import GROUPS
+from simulsa_plugin.files.locks import locked
+from simulsa_plugin.llamafactory.plugin.recipe_keys import GROUPS
+from simulsa_plugin.model.values import Prompt, Sample
 
 REPOSITORY = Path(__file__).parents[2]
 

@@ -6,7 +6,7 @@ from fakes import tree
 from simulsa_plugin.errors import StorageError
 from simulsa_plugin.experiments import __main__ as program
 from simulsa_plugin.experiments import runs
-from simulsa_plugin.experiments.plan import Arm, Experiment, Run
+from simulsa_plugin.experiments.description import Arm, Experiment, Run
 
 RUN = Run(recipe="recipe.yaml", content="", augment=None, train={}, evaluate={}, seed=1)
 EXPERIMENT = Experiment("mixing", "Mixing", (Arm("offline", (RUN,), "rollback"),))

@@ -6,10 +6,10 @@ import shutil
 import pytest
 from fakes import ClockModel, write_noise
 
+from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
 from simulsa_plugin.evaluation.run import evaluate
-from simulsa_plugin.evaluation.settings import EvaluationSettings
 from simulsa_plugin.experiments.robustness import main
-from simulsa_plugin.model import Prompt, Sample
+from simulsa_plugin.model.values import Prompt, Sample
 
 SETTINGS = EvaluationSettings(chunks=(500,), rollbacks=(0,))
 TEXT = "guten Tag liebe Welt"

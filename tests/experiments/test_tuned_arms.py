@@ -10,16 +10,17 @@ import pytest
 from fakes import HastyModel, write_noise
 
 from simulsa_plugin.errors import UsageError
+from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
 from simulsa_plugin.evaluation.run import evaluate
-from simulsa_plugin.evaluation.settings import EvaluationSettings
-from simulsa_plugin.evaluation.tune import tune
-from simulsa_plugin.evaluation.tune_choice import Goal
-from simulsa_plugin.evaluation.tune_recipe import searched_settings, write_tuned
-from simulsa_plugin.experiments import plan, runs, signature
+from simulsa_plugin.experiments import description as plan
+from simulsa_plugin.experiments import runs, signature
 from simulsa_plugin.experiments.__main__ import main
 from simulsa_plugin.experiments.tuned import over_seeds
-from simulsa_plugin.model import Prompt, Sample
+from simulsa_plugin.model.values import Prompt, Sample
 from simulsa_plugin.settings import read_recipe
+from simulsa_plugin.tuning.halving import Goal
+from simulsa_plugin.tuning.search import tune
+from simulsa_plugin.tuning.tuned_recipe import searched_settings, write_tuned
 
 REPOSITORY = Path(__file__).parents[2]
 SEARCHED = {"simulsa_policies": "rollback", "simulsa_chunks": "300", "simulsa_rollbacks": "0,2,4,6,8"}

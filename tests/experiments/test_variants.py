@@ -12,8 +12,9 @@ from simulsa_plugin.demo.truth import find_truth
 from simulsa_plugin.experiments.variants import main
 from simulsa_plugin.experiments.variants_data import Augmented, write_datasets
 from simulsa_plugin.experiments.variants_preferences import preferences
-from simulsa_plugin.model import Continuation
-from simulsa_plugin.storage import SHAREGPT_ENTRY, read_jsonl
+from simulsa_plugin.files.dataset_info import SHAREGPT_ENTRY
+from simulsa_plugin.files.json_files import read_jsonl
+from simulsa_plugin.model.values import Continuation
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from simulsa_plugin.demo.truth import find_truth
 from simulsa_plugin.errors import DatasetError
 from simulsa_plugin.experiments.variants import main
 from simulsa_plugin.experiments.variants_monotone import in_english_order
-from simulsa_plugin.storage import read_jsonl
+from simulsa_plugin.files.json_files import read_jsonl
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from augmented_demo import UNSURE, UTTERANCES, scored, train, write_augmented
 
-from simulsa_plugin.audio import read_mono
+from simulsa_plugin.audio.decoding import read_mono
 from simulsa_plugin.demo.grammar import PROMPT
 from simulsa_plugin.experiments.variants import main
-from simulsa_plugin.storage import read_jsonl
+from simulsa_plugin.files.json_files import read_jsonl
 
 GERMAN = [german for _, german, _, _ in UTTERANCES]
 

@@ -73,7 +73,7 @@ def test_yaal_drops_are_counted_apart_from_empty_hypotheses(name):
     assert (counts["skipped"]["YAAL"], counts["empty"], counts["dropped"]["YAAL"]) == (nulls, empty, nulls - empty)
 
 
-# The reader refuses a line without delays, see tests/evaluation/test_logs.py.
+# The reader refuses a line without delays, see tests/logs/test_logs.py.
 EDGE_CASES = [case for case in ORACLE[EDGE]["cases"] if case["tag"] != "missing_delays_key"]
 
 

@@ -23,7 +23,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from simulsa_plugin.errors import DatasetError, SimulsaError
-from simulsa_plugin.storage import SHAREGPT_ENTRY, make_folder, write_json, write_jsonl
+from simulsa_plugin.files.atomic import make_folder
+from simulsa_plugin.files.dataset_info import SHAREGPT_ENTRY
+from simulsa_plugin.files.json_files import write_json, write_jsonl
 
 NAME = "asterisk_en_fr"
 UNPAIRED = "unpaired.jsonl"

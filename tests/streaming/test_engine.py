@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from fakes import ClockModel
 
-from simulsa_plugin.model import Prompt
+from simulsa_plugin.model.values import Prompt
 from simulsa_plugin.streaming.engine import Cell, Limits, Source, decode, decode_alone
 from simulsa_plugin.streaming.policies import Offline, Rollback
 
@@ -86,7 +86,7 @@ class ShrinkingModel(ClockModel):
     """Says less the more it hears: 8 bytes, then what it is forced to and one more."""
 
     def _answer(self, milliseconds, prefix, max_new_tokens):
-        from simulsa_plugin.model import Continuation
+        from simulsa_plugin.model.values import Continuation
 
         fresh = b"abcdefgh"[len(prefix) :] if milliseconds <= 500 else b"z"
         return Continuation(tuple(fresh), truncated=False)

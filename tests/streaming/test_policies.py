@@ -5,7 +5,7 @@ import pytest
 from fakes import ClockModel
 
 from simulsa_plugin.errors import UsageError
-from simulsa_plugin.model import Continuation, Prompt
+from simulsa_plugin.model.values import Continuation, Prompt
 from simulsa_plugin.streaming.catalogue import PolicyOptions, make_policies
 from simulsa_plugin.streaming.engine import Cell, Limits, Source, decode, watch_heads
 from simulsa_plugin.streaming.policies import (

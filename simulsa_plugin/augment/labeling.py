@@ -1,0 +1,114 @@
+"""Decide over scored rows and write what training reads; no model, one row at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from simulsa_plugin.augment.augment_settings import AugmentSettings
+from simulsa_plugin.augment.label_quality import Commitment, Truth, compare_partials
+from simulsa_plugin.augment.method.acceptance import TOLERANCE, Decision, decide
+from simulsa_plugin.augment.method.selection import parse_sample_id
+from simulsa_plugin.augment.output_layout import Layout
+from simulsa_plugin.augment.tally import Tally
+from simulsa_plugin.errors import StorageError
+from simulsa_plugin.files.atomic import replacing
+from simulsa_plugin.files.json_files import dump_line, dump_sealed
+
+Write = Callable[[Mapping[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Decider:
+    """A rule, and the truth to hold it against where there is one.
+
+    Attributes:
+        settings: rule, boundary, whether empty partials are kept.
+        output_width: V; None where it is not known and no default needs it.
+        truth: of the corpus, where it is known.
+        tolerance: of log-probabilities, within which decisions are counted as close.
+    """
+
+    settings: AugmentSettings
+    output_width: int | None
+    truth: Truth | None = None
+    tolerance: float = TOLERANCE
+
+    def write(self, rows: Iterable[dict[str, Any]], layout: Layout) -> Tally:
+        """Write decided scores, training rows, re-tokenized partials and, with a truth, commitments.
+
+        Args:
+            rows: rows of scores.jsonl, decided before or not, in the order of the chosen list.
+            layout: where.
+
+        Raises:
+            UsageError: the rule needs a field that the rows do not have.
+        """
+        tally = Tally()
+        with ExitStack() as stack:
+            scores = stack.enter_context(_writing(layout.scores, dump_sealed))
+            training, retokenized = (stack.enter_context(_writing(path)) for path in (layout.rows, layout.retokenized))
+            committed = stack.enter_context(_writing(layout.commitment)) if self.truth else _nowhere
+            for row in rows:
+                decision = decide(row, self.settings, self.output_width, self.tolerance)
+                decided = {**row, "accepted_tokens": decision.accepted_tokens, "partial": decision.partial}
+                scores(decided)
+                kept = bool(decision.partial) or self.settings.keep_empty
+                if kept:
+                    training(training_row(decided))
+                otherwise = self._note_retokenized(decided, decision, retokenized)
+                commitment = self._note_commitment(decided, committed)
+                tally.add(row, decision, kept=kept, retokenized=otherwise, commitment=commitment)
+        if self.truth is None:
+            layout.commitment.unlink(missing_ok=True)  # of a truth that is no longer given
+        return tally
+
+    def _note_retokenized(self, row: Mapping[str, Any], decision: Decision, write: Write) -> bool | None:
+        """Whether training gives other tokens for the text than those that were accepted; None if nobody looked."""
+        if row.get("unstable_prefixes") is None:
+            return None
+        otherwise = decision.accepted_tokens in row["unstable_prefixes"]
+        if otherwise:
+            accepted = row["token_ids"][: decision.accepted_tokens]
+            write({"id": row["id"], "partial": decision.partial, "accepted_token_ids": accepted})
+        return otherwise
+
+    def _note_commitment(self, row: Mapping[str, Any], write: Write) -> Commitment | None:
+        if self.truth is None:
+            return None
+        number = parse_sample_id(row["id"])[1]
+        true_partial = self.truth.true_partial(number, row["reference"], row["cut_seconds"])
+        if true_partial is None:
+            return None
+        commitment = compare_partials(row["reference"], row["partial"], true_partial)
+        write({"id": row["id"], "partial": row["partial"], "true_partial": true_partial, **asdict(commitment)})
+        return commitment
+
+
+def training_row(decided: Mapping[str, Any]) -> dict[str, Any]:
+    """A decided row as LLaMA-Factory trains on it; the template adds the end of turn that teaches the model to stop."""
+    return {
+        "messages": [*decided["messages"], {"role": "assistant", "content": decided["partial"]}],
+        "audios": [decided["clip"]],
+    }
+
+
+@contextmanager
+def _writing(path: Path, dump: Callable[[Mapping[str, Any]], str] = dump_line) -> Iterator[Write]:
+    """JSONL row by row, whole or not at all."""
+    with replacing(path, "w") as handle:
+
+        def write(row: Mapping[str, Any]) -> None:
+            try:
+                handle.write(f"{dump(row)}\n")
+            except ValueError as error:  # NaN, or half a character
+                raise StorageError(f"{path}: {row.get('id')} cannot be written as JSON ({error}). Mend it.") from error
+
+        yield write
+
+
+def _nowhere(row: Mapping[str, Any]) -> None:
+    """Where there is no truth, there is no file about it."""

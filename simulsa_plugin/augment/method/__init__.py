@@ -1,0 +1,1 @@
+"""The method (arXiv 2509.15692): select, truncate, score, accept."""

@@ -1,0 +1,258 @@
+"""Self-speculation: teacher-forced scores of the whole reference about every clip, journalled row by row."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+
+from simulsa_plugin.audio.decoding import read_mono
+from simulsa_plugin.audio.samples import SAMPLE_RATE, Waveform, samples_to_seconds
+from simulsa_plugin.augment.augment_settings import AugmentSettings
+from simulsa_plugin.augment.clips import Cut
+from simulsa_plugin.augment.manifest import note_scorer
+from simulsa_plugin.augment.output_layout import LOGPROB_FIELDS, Layout, other_data
+from simulsa_plugin.augment.shards import holding_whole
+from simulsa_plugin.errors import ModelError
+from simulsa_plugin.files.atomic import remove_durably, replacing
+from simulsa_plugin.files.journal import Journal
+from simulsa_plugin.files.json_files import dump_sealed, read_jsonl, read_whole_rows
+from simulsa_plugin.model.protocol import AudioLanguageModel
+from simulsa_plugin.model.values import Message, ReferenceScores, RenderedReference, Sample
+from simulsa_plugin.sharding import Shard
+from simulsa_plugin.terminal import progress
+
+LEAST_HEARD = SAMPLE_RATE // 5  # looking back never leaves less than 200 ms of the source
+
+
+def score_cuts(
+    cuts: Sequence[Cut],
+    model: AudioLanguageModel,
+    settings: AugmentSettings,
+    layout: Layout,
+    shard: Shard | None = None,
+) -> None:
+    """Score every cut that no journal holds yet, or a shard's part of them.
+
+    Batches depend on the chosen list alone, never on what remains or on shards, so that padding is always the same.
+
+    Raises:
+        StorageError: a journal is about other data, or was scored with other weights or in another dtype.
+        ModelError: a batch does not fit into memory, or the model gives no numbers.
+    """
+    if layout.scores.exists():
+        return
+    own = layout.shard_folder(shard) / layout.journal.name if shard else layout.journal
+    batches = make_batches(cuts, settings.batch_size)
+    if shard:
+        batches = batches[shard.number - 1 :: shard.count]
+    with ExitStack() as stack:
+        journal = stack.enter_context(Journal(own))
+        others = [] if shard else [stack.enter_context(Journal(path)) for path in layout.journals() if path != own]
+        done = _scored(batches, [journal, *others], layout)
+        if any(cut.id not in done for batch in batches for cut in batch):
+            with holding_whole(layout, shard):
+                note_scorer(layout, model, alone=shard is None)
+        with progress(sum(map(len, batches)), "score", "clip", len(done)) as counting:
+            for batch in batches:
+                fresh = [cut for cut in batch if cut.id not in done]
+                if not fresh:
+                    continue
+                rows = score_batch(batch, model, settings, layout)  # whole, so that padding is what it was
+                for cut in fresh:
+                    journal.append(rows[cut.id])
+                counting.update(len(fresh))
+
+
+def reopen_damaged_scores(cuts: Sequence[Cut], layout: Layout) -> None:
+    """Where rows of a finished scores.jsonl are missing or damaged, make a journal of the others: it lacks them.
+
+    Raises:
+        StorageError: a row is about other data; nothing is changed then.
+    """
+    if not layout.scores.exists():
+        return
+    by_id, found = {cut.id: cut for cut in cuts}, list[str]()
+    for row in read_whole_rows(layout.scores):
+        cut = by_id.get(str(row.get("id")))
+        if cut is None:
+            raise other_data(layout.folder, str(row.get("id")))
+        found.append(check_scored(row, cut, layout)["id"])
+    if found == [cut.id for cut in cuts]:
+        return
+    print(
+        f"warning: {len(by_id) - len(set(found))} of {len(by_id)} rows of {layout.scores} are missing or damaged, and "
+        "are scored again.",
+        file=sys.stderr,
+    )
+    seen: set[str] = set()
+    with replacing(layout.journal, "w") as handle:
+        for row in read_whole_rows(layout.scores):
+            if row["id"] not in seen:
+                handle.write(f"{dump_sealed(row)}\n")
+            seen.add(row["id"])
+    remove_durably(layout.scores)
+
+
+def scored_rows(cuts: Sequence[Cut], settings: AugmentSettings, layout: Layout) -> Iterator[dict[str, Any]]:
+    """Rows of scores.jsonl in the order of the chosen list, from a finished file or from the journals.
+
+    Audio is named where it lies now: the output folder may have been moved between a stop and this run.
+
+    Raises:
+        StorageError: a row is about other data.
+    """
+    if layout.scores.exists():
+        rows = read_jsonl(layout.scores, sealed=True)
+        for cut in cuts:
+            yield check_scored(next(rows, {}), cut, layout) | _places(cut, settings, layout)
+        return
+    with ExitStack() as stack:
+        journals = [stack.enter_context(Journal(path)) for path in layout.journals()]
+        for cut in cuts:
+            row = next(journal for journal in journals if cut.id in journal).read(cut.id)
+            yield row | _places(cut, settings, layout)
+
+
+def score_batch(
+    batch: Sequence[Cut], model: AudioLanguageModel, settings: AugmentSettings, layout: Layout
+) -> dict[str, dict[str, Any]]:
+    """Score clips together.
+
+    Returns:
+        id → row of scores.jsonl, undecided.
+    """
+    clips = [read_mono(cut.clip) for cut in batch]
+    rendered, scores = _score(batch, clips, model)
+    extra: dict[str, list[Any]] = {}
+    if settings.scores_full:
+        window = round(model.window_seconds * SAMPLE_RATE) if model.window_seconds else None
+        sources = [read_mono(cut.sample.audio) for cut in batch]
+        whole = [_whole(*three, window) for three in zip(batch, clips, sources, strict=True)]
+        extra["logprobs_full"] = [list(score.logprobs) for score in _score(batch, whole, model)[1]]
+    if settings.scores_lookback:
+        earlier = [_earlier(cut, clip, settings.lookback_ms) for cut, clip in zip(batch, clips, strict=True)]
+        extra["logprobs_lookback"] = [list(score.logprobs) for score in _score(batch, earlier, model)[1]]
+        extra["lookback_ms"] = [settings.lookback_ms] * len(batch)
+    rows = {
+        cut.id: {
+            **_score_row(cut, rendered[index], scores[index], settings, layout),
+            "unstable_prefixes": list(model.unstable_prefixes(rendered[index], cut.sample.reference)),
+            **{field: values[index] for field, values in extra.items()},
+        }
+        for index, cut in enumerate(batch)
+    }
+    for row in rows.values():
+        _check_numbers(row)
+    return rows
+
+
+def _check_numbers(row: dict[str, Any]) -> None:
+    """Refuse NaN and infinity, before they decide anything."""
+    values = [*(value for field in LOGPROB_FIELDS for value in row.get(field, ())), row["eos_logprob"], *row["margins"]]
+    if not all(map(math.isfinite, values)):
+        raise ModelError(
+            f"The model gives NaN or infinity for {row['id']}. Its weights are broken, or overflow in half precision: "
+            "use a checkpoint in bfloat16 or float32."
+        )
+
+
+def _scored(batches: Sequence[Sequence[Cut]], journals: Sequence[Journal], layout: Layout) -> set[str]:
+    """Ids that the journals hold, each checked to be about its cut."""
+    done = set()
+    for cut in (cut for batch in batches for cut in batch):
+        journal = next((journal for journal in journals if cut.id in journal), None)
+        if journal is not None:
+            check_scored(journal.read(cut.id), cut, layout)
+            done.add(cut.id)
+    return done
+
+
+def check_scored(row: dict[str, Any], cut: Cut, layout: Layout) -> dict[str, Any]:
+    """A row scored before, if it is about this cut: the dataset may have changed under the same name.
+
+    Raises:
+        StorageError: it is about other data.
+    """
+    same = {
+        "id": cut.id,
+        "cut_seconds": samples_to_seconds(cut.num_samples),
+        "reference": cut.sample.reference,
+        "messages": _prompt_messages(cut.sample),
+        **({"clip_checksum": cut.clip_checksum} if "clip_checksum" in row else {}),  # older versions did not note it
+    }
+    num_tokens = len(row.get("token_ids") or ())
+    if any(row.get(key) != value for key, value in same.items()) or num_tokens != cut.reference_tokens:
+        raise other_data(layout.folder, cut.id)
+    return row
+
+
+def make_batches(cuts: Sequence[Cut], size: int) -> list[list[Cut]]:
+    """Neighbours in length share a batch: less padding. The longest come first: what does not fit shows at once.
+
+    What is left for a smaller batch are the shortest, so that the first batch is the largest in every way.
+    """
+    order = sorted(cuts, key=lambda cut: (-cut.prompt_tokens - cut.reference_tokens, cut.id))
+    return [order[start : start + size] for start in range(0, len(order), size)]
+
+
+def _score(
+    batch: Sequence[Cut], waveforms: Sequence[Waveform], model: AudioLanguageModel
+) -> tuple[list[RenderedReference], list[ReferenceScores]]:
+    """The references of a batch about these waveforms."""
+    rendered = [
+        model.render(cut.sample.prompt, waveform, cut.sample.reference)
+        for cut, waveform in zip(batch, waveforms, strict=True)
+    ]
+    return rendered, model.score(rendered, waveforms)
+
+
+def _whole(cut: Cut, clip: Waveform, source: Waveform, window: int | None) -> Waveform:
+    """The whole source between the silences of a clip, as far as the model's window reaches."""
+    lead, trail = clip[: cut.lead], clip[len(clip) - cut.trail :]
+    room = len(clip) if window is None else max(window - len(source), 0)
+    lead = lead[: min(len(lead), room)]
+    return np.concatenate([lead, source, trail[: room - len(lead)]])
+
+
+def _earlier(cut: Cut, clip: Waveform, lookback_ms: float) -> Waveform:
+    """A clip without the last milliseconds of the source; its silences stay."""
+    back = round(lookback_ms * SAMPLE_RATE / 1000)
+    heard = max(cut.num_samples - back, min(cut.num_samples, LEAST_HEARD))
+    return np.concatenate([clip[: cut.lead + heard], clip[cut.lead + cut.num_samples :]])
+
+
+def _score_row(
+    cut: Cut, rendered: RenderedReference, score: ReferenceScores, settings: AugmentSettings, layout: Layout
+) -> dict[str, Any]:
+    return {
+        "id": cut.id,
+        **({"source_id": cut.sample.source_id} if cut.sample.source_id else {}),
+        **_places(cut, settings, layout),
+        "duration_seconds": cut.duration_seconds,
+        "cut_seconds": samples_to_seconds(cut.num_samples),
+        "silence_seconds": [samples_to_seconds(cut.lead), samples_to_seconds(cut.trail)],
+        "clip_checksum": cut.clip_checksum,
+        "messages": _prompt_messages(cut.sample),
+        "reference": cut.sample.reference,
+        "token_ids": list(rendered.content_ids),
+        "char_ends": list(rendered.char_ends),
+        "logprobs": list(score.logprobs),
+        "greedy": list(score.greedy),
+        "margins": list(score.margins),
+        "eos_logprob": score.eos_logprob,
+    }
+
+
+def _prompt_messages(sample: Sample) -> list[Message]:
+    system = [{"role": "system", "content": sample.prompt.system}] if sample.prompt.system else []
+    return [*system, *sample.prompt.messages]
+
+
+def _places(cut: Cut, settings: AugmentSettings, layout: Layout) -> dict[str, Any]:
+    clip = cut.clip.relative_to(layout.out) if settings.portable else cut.clip
+    return {"audio": cut.sample.audio, "clip": str(clip)}

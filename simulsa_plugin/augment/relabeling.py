@@ -1,0 +1,253 @@
+"""Decide again over a scores.jsonl, without a model: score once, decide later."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from simulsa_plugin.audio.samples import SAMPLE_RATE
+from simulsa_plugin.augment.augment_settings import CUTTING_KEYS, EXTRA_SCORES, AugmentSettings
+from simulsa_plugin.augment.label_quality import Truth
+from simulsa_plugin.augment.labeling import Decider
+from simulsa_plugin.augment.manifest import noted_work, plugin_version
+from simulsa_plugin.augment.method.acceptance import tolerance_of
+from simulsa_plugin.augment.method.selection import wanted_samples
+from simulsa_plugin.augment.outcome import Outcome, finish
+from simulsa_plugin.augment.output_layout import WAV_HEADER_BYTES, Layout
+from simulsa_plugin.augment.registration import (
+    augmented_entry,
+    check_entry,
+    has_relative_audio,
+    note_relative_audio,
+    open_layout,
+    portable_entry,
+    put_entries,
+)
+from simulsa_plugin.augment.scored_file import ScoredFile
+from simulsa_plugin.augment.shards import holding
+from simulsa_plugin.errors import SimulsaError, StorageError, UsageError
+from simulsa_plugin.run_configuration import read_sealed_work, write_work
+from simulsa_plugin.terminal import tracked
+
+FindTruth = Callable[[str, Mapping[str, Any]], Truth | None]
+SIZE_KEYS = frozenset({"simulsa_ratio", "simulsa_samples"})
+SCORING_KEYS = CUTTING_KEYS | {"simulsa_extra_scores", "simulsa_batch_size"}  # what was done, whatever is decided
+
+
+def decide_again(scores: Path, keys: Mapping[str, Any], out: Path, find_truth: FindTruth) -> Outcome:
+    """Apply a rule to scored rows and write what a run with that rule would have written; clips stay where they are.
+
+    Args:
+        scores: a scores.jsonl.
+        keys: `simulsa_*` keys that were given; those that say what is cut must be the ones it was cut with.
+        out: output folder; the run's own, to decide in place, or another.
+        find_truth: name and entry of a dataset → its true partials.
+
+    Raises:
+        UsageError: a key contradicts the scores, or the rule needs a field that is not there.
+        StorageError: the file is broken, or the output folder holds other work.
+    """
+    source = ScoredFile.open(scores)
+    layout = Layout(out.absolute(), source.name)
+    in_place = layout.scores.resolve() == source.path.resolve()
+    settings = _settings(source, keys, in_place=in_place)
+    wanted = _wanted(source, settings, keys)
+    open_layout(out, source.name, trusted=in_place)
+    with holding(layout, None):
+        if in_place:
+            settings, wanted = _all_of_it(source, settings, wanted)
+        else:
+            _check_place(layout, source)
+        if source.entry:
+            check_entry(layout, source.name, source.entry)
+        work = _work(source, settings, keys, in_place=in_place)
+        with _begun(layout, work, in_place=in_place):
+            rows = islice(source.rows(layout, portable=settings.portable), wanted)
+            width, truth = source.manifest.get("output_width"), _truth(source, find_truth)
+            decider = Decider(settings, width, truth, tolerance_of(work["model"]))
+            tally = decider.write(tracked(_noticing_missing_clips(rows, layout), wanted, "decide", "row"), layout)
+            if wanted is not None and tally.scored < wanted:
+                print(_too_few(source, tally.scored, wanted), file=sys.stderr)
+            skipped = source.skipped(tally.last_id if wanted is not None and wanted <= tally.scored else None)
+            put_entries(layout, _entries(source, layout, portable=settings.portable))
+            clean = source.manifest.get("clean") if in_place else None
+            return finish(layout, work, tally, wanted or source.count("wanted") or tally.scored, skipped, clean)
+
+
+@contextmanager
+def _begun(layout: Layout, work: Mapping[str, Any], *, in_place: bool) -> Iterator[None]:
+    """Say in another folder whose decisions it is to hold: after a kill the same command goes on there."""
+    if in_place or layout.manifest.exists():
+        yield
+        return
+    write_work(layout.started, work)
+    try:
+        yield
+    except SimulsaError:  # a mistake, not a kill: whoever comes next finds the folder free
+        if not layout.scores.exists():
+            layout.started.unlink(missing_ok=True)
+            layout.owned.unlink(missing_ok=True)
+        raise
+
+
+def _settings(source: ScoredFile, keys: Mapping[str, Any], *, in_place: bool) -> AugmentSettings:
+    """Cutting and scoring as it was done, deciding as asked.
+
+    Raises:
+        UsageError: the keys ask for other cuts, or another look back, than those that were scored.
+    """
+    before = AugmentSettings.from_keys(source.settings)
+    kept = {*SCORING_KEYS, "simulsa_lookback_ms"} | ({"simulsa_portable"} if in_place else set())
+    kept |= SIZE_KEYS if not SIZE_KEYS & keys.keys() else set()
+    asked = AugmentSettings.from_keys({**{key: source.settings[key] for key in kept & source.settings.keys()}, **keys})
+    fixed = CUTTING_KEYS | ({"simulsa_lookback_ms"} if before.scores_lookback else set())
+    for key in sorted(fixed & keys.keys() & source.settings.keys()):
+        if asked.as_keys()[key] != before.as_keys()[key]:
+            raise UsageError(
+                f"{key} is {keys[key]}, but {source.path} was scored with {source.settings[key]}. "
+                f"Leave {key} out, or augment again without --from-scores."
+            )
+    if not source.settings:
+        return asked
+    return replace(asked, batch_size=before.batch_size, extra_scores=_extra_scores(before, asked))
+
+
+def _extra_scores(before: AugmentSettings, asked: AugmentSettings) -> tuple[str, ...]:
+    """What is scored besides the cut, as asked where that is what was done, and else so that it is."""
+
+    def scored(settings: AugmentSettings) -> list[bool]:
+        return [settings.scores_full, settings.scores_lookback]
+
+    if scored(asked) == scored(before):
+        return asked.extra_scores
+    return tuple(extra for extra, done in zip(EXTRA_SCORES, scored(before), strict=True) if done)
+
+
+def _wanted(source: ScoredFile, settings: AugmentSettings, keys: Mapping[str, Any]) -> int | None:
+    """How many of the scored rows; None means all of them."""
+    if settings.samples is not None and keys.get("simulsa_samples") is not None:
+        return settings.samples
+    if "simulsa_ratio" not in keys:
+        return None
+    rows = source.manifest.get("rows")
+    if rows is None:
+        raise UsageError(f"simulsa_ratio needs the manifest.json of the run beside {source.path}. Use simulsa_samples.")
+    return wanted_samples(rows, replace(settings, samples=None))
+
+
+def _all_of_it(
+    source: ScoredFile, settings: AugmentSettings, wanted: int | None
+) -> tuple[AugmentSettings, int | None]:
+    """In place no scores are lost, which cost a model's time, and none are added: a run's size stays.
+
+    Raises:
+        StorageError: fewer samples are asked for than were scored.
+    """
+    scored = source.count("scored")
+    if wanted is None or wanted == scored:
+        return settings, wanted
+    if scored is None or wanted < scored:
+        raise StorageError(f"Fewer samples in place would lose scores of {source.path}. Choose another --out.")
+    before = AugmentSettings.from_keys(source.settings)
+    print(_too_few(source, scored, wanted), file=sys.stderr)
+    return replace(settings, samples=before.samples, ratio=before.ratio), None
+
+
+def _too_few(source: ScoredFile, scored: int, wanted: int) -> str:
+    return f"warning: {source.path} has {scored} of the {wanted} samples asked for."
+
+
+def _check_place(layout: Layout, source: ScoredFile) -> None:
+    """Only what was decided over these scores is decided again."""
+    noted = noted_work(layout)
+    before = read_sealed_work(noted).get("scores_from") if noted else None
+    if before is not None and Path(before).resolve() == source.path.resolve():
+        return
+    if noted == layout.manifest:
+        raise StorageError(f"{layout.folder} holds a run of its own. Choose another --out.")
+    if noted or layout.scores.exists() or layout.journals():
+        raise StorageError(f"{layout.folder} holds a run that is not finished. Choose another --out.")
+
+
+def _work(
+    source: ScoredFile, settings: AugmentSettings, keys: Mapping[str, Any], *, in_place: bool
+) -> dict[str, Any]:
+    """As `describe_work` says it of a run that scored; None where that is not known."""
+    known = {key: source.manifest.get(key) for key in ("dataset", "rows", "source", "model", "output_width")}
+    own = settings.as_keys()
+    own |= dict.fromkeys((SCORING_KEYS | (SIZE_KEYS - keys.keys())) - source.settings.keys())
+    origin = source.manifest.get("scores_from") if in_place else str(source.path)
+    return {
+        **known,
+        "dataset": source.name,
+        "settings": own,
+        "scored_on": source.manifest.get("scored_on"),
+        **({"scores_from": origin} if origin else {}),
+        "versions": {**source.manifest.get("versions", {}), **plugin_version()},
+    }
+
+
+def _truth(source: ScoredFile, find_truth: FindTruth) -> Truth | None:
+    """Beside the offline file that was cut, or beside the one that is registered."""
+    original = source.manifest.get("source")
+    found = find_truth(source.name, {"file_name": original}) if isinstance(original, str) else None
+    return found or find_truth(source.name, source.entry)
+
+
+def _entries(source: ScoredFile, layout: Layout, *, portable: bool) -> dict[str, dict[str, Any]]:
+    entry = source.entry
+    if not entry:
+        print(
+            f"warning: the offline dataset {source.name} is not registered beside {source.path}, hence not in "
+            f"{layout.out}/dataset_info.json.",
+            file=sys.stderr,
+        )
+        return augmented_entry(layout)
+    _warn_of_relative_audio(source, layout)
+    named = portable_entry(entry, layout) if portable else entry
+    return {source.name: named, **augmented_entry(layout)}
+
+
+def _warn_of_relative_audio(source: ScoredFile, layout: Layout) -> None:
+    """Say what training needs where the offline set is the user's own file, with paths that start at its folder."""
+    folder = source.path.parent.parent
+    relative = has_relative_audio(Layout(folder, source.name))
+    note_relative_audio(layout, relative=relative)
+    if relative and folder.resolve() != layout.out.resolve():
+        print(
+            f"warning: the audio paths of {source.name} are relative: besides dataset_dir, training needs the "
+            f"media_dir of the recipe that was augmented, or else media_dir: {folder}.",
+            file=sys.stderr,
+        )
+
+
+def _noticing_missing_clips(rows: Iterator[dict[str, Any]], layout: Layout) -> Iterator[dict[str, Any]]:
+    missing, first, folder = 0, "", str(layout.out)
+    for row in rows:
+        if not _is_there(os.path.join(folder, row["clip"]), row):
+            missing, first = missing + 1, first or row["clip"]
+        yield row
+    if missing:
+        print(
+            f"warning: {missing} clips are missing or damaged, the first is {first}; training needs them, and "
+            "simulsa-augment without --from-scores makes them again.",
+            file=sys.stderr,
+        )
+
+
+def _is_there(clip: str, row: Mapping[str, Any]) -> bool:
+    """Whether a clip is there, and of the length that it was written with; its content would take long to read."""
+    try:
+        num_bytes = os.stat(clip).st_size
+    except OSError:
+        return False
+    if "clip_checksum" not in row:  # not written by us, in whatever form
+        return True
+    samples = round(SAMPLE_RATE * (row["cut_seconds"] + sum(row["silence_seconds"])))
+    return bool(num_bytes == WAV_HEADER_BYTES + 2 * samples)

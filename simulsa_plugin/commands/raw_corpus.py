@@ -1,0 +1,108 @@
+"""A raw corpus that the recipe names, made a dataset of LLaMA-Factory before the command's own work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from simulsa_plugin.commands.wiring import Recipe, own_dataset_names
+from simulsa_plugin.errors import UsageError
+
+if TYPE_CHECKING:
+    from simulsa_plugin.corpora.corpus_settings import CorpusSettings
+    from simulsa_plugin.corpora.prompts import TranslationPrompt
+
+
+@dataclass(frozen=True)
+class WantedCorpus:
+    """What a recipe says of a raw corpus.
+
+    Attributes:
+        settings: where it lies.
+        splits: which part of it.
+        prompt: what the user's turns say.
+        name: of the dataset that it becomes.
+    """
+
+    settings: CorpusSettings
+    splits: tuple[str, ...]
+    prompt: TranslationPrompt
+    name: str
+
+    def prepare(self, out: Path, *, wait: bool = False, quiet: bool = False, new_prompt: bool = False) -> None:
+        """Make it a dataset in `out`, unless it is one; say what was made.
+
+        Args:
+            out: the output folder.
+            wait: for a process that is at it.
+            quiet: say nothing.
+            new_prompt: of `corpora.prepare.prepare`.
+
+        Raises:
+            SimulsaError: of `corpora.prepare.prepare`.
+        """
+        from simulsa_plugin.corpora.prepare import prepare, summary_lines
+
+        prepared = prepare(
+            self.settings, self.splits, self.prompt, out, self.name, wait=wait, new_prompt=new_prompt
+        )
+        if not quiet:
+            print("\n".join(summary_lines(prepared)), flush=True)
+
+    def warnings(self) -> list[str]:
+        """A line where an evaluation's splits are those that augmentation takes from the same corpus."""
+        from simulsa_plugin.corpora.prepare import splits_for
+
+        training = splits_for(self.settings, evaluation=False)
+        shared = [split for split in self.splits if split in training]
+        if not shared and (self.splits or training):
+            return []
+        part = f"split {', '.join(shared)} of the corpus" if shared else "whole corpus, which names no split"
+        return [
+            f"the test set {self.name} is the {part}, and so is what simulsa-augment takes with this recipe: scores of "
+            "a model that was trained on it say how well it remembers. Set simulsa_eval_split to a test split."
+        ]
+
+    def plan(self, out: Path) -> bool:
+        """Say what would be made in `out`, writing nothing; False where all is there already.
+
+        Raises:
+            SimulsaError: as `prepare` before it opens any audio.
+        """
+        from simulsa_plugin.corpora.prepare import plan
+
+        lines = plan(self.settings, self.splits, self.prompt, out, self.name)
+        print("\n".join(lines))
+        return bool(lines)
+
+
+def wanted_corpus(recipe: Recipe, *, evaluation: bool) -> WantedCorpus | None:
+    """The corpus that a recipe names, or None where its datasets are LLaMA-Factory's own.
+
+    Raises:
+        UsageError: keys of the corpus are wrong, or the recipe names several datasets for it.
+    """
+    from simulsa_plugin.corpora.corpus_settings import CorpusSettings
+
+    settings = CorpusSettings.from_keys(recipe.simulsa)
+    if settings.corpus is None:
+        return None
+    from simulsa_plugin.corpora.prepare import splits_for
+    from simulsa_plugin.corpora.prompts import translation_prompt
+
+    splits = splits_for(settings, evaluation=evaluation)
+    template = recipe.toolkit.get("template")
+    prompt = translation_prompt(settings.prompt, template, settings.source_language, settings.target_language)
+    return WantedCorpus(settings, splits, prompt, _name(recipe.toolkit, settings, splits, evaluation))
+
+
+def _name(toolkit: dict[str, Any], settings: CorpusSettings, splits: tuple[str, ...], evaluation: bool) -> str:
+    """The recipe's own name for the dataset, or one after the corpus, its languages and split."""
+    key = "eval_dataset" if evaluation else "dataset"
+    names = own_dataset_names(toolkit.get(key))
+    if len(names) > 1:
+        raise UsageError(
+            f"simulsa_corpus makes one dataset; the recipe names {', '.join(names)}. Set {key} to one name, or to none."
+        )
+    return names[0] if names else settings.name(splits)

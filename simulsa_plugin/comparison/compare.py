@@ -1,0 +1,337 @@
+"""The work behind `simulsa-eval compare`: differences per cell, and quality at equal latency, with intervals."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from simulsa_plugin.comparison.equal_latency import LOG_POLICY, Axes, Grids, choose_cells, compare_curves
+from simulsa_plugin.comparison.resampled_cells import Sampled, Side, check_same_references, sample_cells
+from simulsa_plugin.comparison.tables import comparison_tables
+from simulsa_plugin.comparison.tuned import Tuning, compare_tuned, load_tuning, tuned_files
+from simulsa_plugin.comparison.verdict import verdict
+from simulsa_plugin.errors import UsageError
+from simulsa_plugin.evaluation.formatting import MILLISECONDS, SOURCE_TOKENS
+from simulsa_plugin.evaluation.report import REPORT
+from simulsa_plugin.evaluation.result_cells import (
+    CELL_METRICS,
+    COMET,
+    COMET_SCORES,
+    OFFLINE,
+    SCORES,
+    Cell,
+    CellKey,
+    read_cells,
+    read_scores,
+)
+from simulsa_plugin.evaluation.score import ScoreOptions, print_warnings, score_log
+from simulsa_plugin.evaluation.steps import STEPS
+from simulsa_plugin.files.atomic import remove_abandoned
+from simulsa_plugin.files.json_files import write_json
+from simulsa_plugin.files.ownership import refuse_input_as_output
+from simulsa_plugin.logs.reader import ReadOptions
+from simulsa_plugin.metrics.instance import Measure
+from simulsa_plugin.metrics.quality import QUALITY, default_tokenizer
+from simulsa_plugin.metrics.records import UNITS
+from simulsa_plugin.metrics.significance import (
+    Bootstrap,
+    differing,
+    interval,
+    paired_p_value,
+    randomisation_test,
+    sacrebleu_p_value,
+)
+
+Json: TypeAlias = dict[str, Any]
+P_VALUES = {
+    "p_value": "paired bootstrap; of BLEU and chrF as sacrebleu computes it, of other metrics two-sided, ties half",
+    "randomisation_p_value": "paired randomisation, two-sided: exact where the differing utterances have no more swaps "
+                             "than there are trials, else drawn, ties half",
+    "sacrebleu_randomisation_p_value": "the same as sacrebleu computes it: drawn, ties not counted",
+}
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """How results are compared.
+
+    Attributes:
+        unit: of single logs, as tokenizer and end marks; folders know their own.
+        axes: of curves.
+        bootstrap: how to resample.
+        tuned: folders of `simulsa-eval tune`, one for each result; none, nothing is said of budgets.
+    """
+
+    unit: str = "word"
+    tokenizer: str | None = None
+    keep_end_marks: bool = False
+    axes: Axes = field(default_factory=Axes)
+    bootstrap: Bootstrap = field(default_factory=Bootstrap)
+    tuned: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How a result was measured: what must agree before two results can be compared."""
+
+    unit: str
+    length: str
+    tokenizer: str
+    time: str = MILLISECONDS
+
+    def __str__(self) -> str:
+        return (f"unit {self.unit}, length of the {self.length}, BLEU tokenizer {self.tokenizer}, "
+                f"latency in {self.time}")
+
+
+@dataclass(frozen=True)
+class Result:
+    """One side of a comparison."""
+
+    path: Path
+    cells: Mapping[CellKey, Cell]
+    scale: Scale
+    warnings: tuple[str, ...] = ()
+    comet: str | None = None  # signature of its COMET
+
+
+def run_compare(paths: Sequence[Path], options: CompareOptions, json_path: Path | None = None) -> int:
+    """Compare results, print tables, and write the JSON where asked for. Raises as `load_result` and `compare`."""
+    results = [load_result(path, options) for path in paths]
+    for result in results:
+        print_warnings(result.warnings)
+    read = [*(path for result in results for path in _read_files(result)),
+            *(path for folder in options.tuned for path in tuned_files(folder))]
+    refuse_input_as_output(json_path, read)
+    comparison = compare(results, options)
+    print_warnings(f"{pair['left_out']} It is left out." for pair in comparison["comparisons"] if "left_out" in pair)
+    if json_path is not None:
+        remove_abandoned(json_path)
+        write_json(json_path, comparison)
+    print("\n".join(comparison_tables(comparison)))
+    return 0
+
+
+def _read_files(result: Result) -> Iterator[Path]:
+    """The files of a result, which no output may replace."""
+    yield from (result.path, *(result.path / name for name in (SCORES, *REPORT)))
+    for cell in result.cells.values():
+        if cell.log is not None:
+            yield from (cell.log, *(cell.log.with_name(name) for name in (STEPS, COMET_SCORES)))
+
+
+def compare(results: Sequence[Result], options: CompareOptions) -> Json:
+    """Compare each result with the first.
+
+    Args:
+        results: as `load_result` gives them; the baseline first.
+        options: how the bootstrap draws.
+
+    Returns:
+        The JSON of `simulsa-eval compare`.
+
+    Raises:
+        LogError: a cell's log cannot be read, or two logs have other references.
+        UsageError: the results were measured differently, or a folder is compared with a log.
+    """
+    baseline = results[0]
+    for result in results[1:]:
+        _check_comparable(baseline, result, options.axes)
+    if options.tuned and len(options.tuned) != len(results):
+        raise UsageError(f"--tuned names {len(options.tuned)} folders, and there are {len(results)} results. Give one "
+                         "for each, in the same order.")
+    tunings: list[Tuning | None] = [load_tuning(path, options.bootstrap) for path in options.tuned]
+    tunings = tunings or [None] * len(results)
+    return {
+        "baseline": _shown_path(baseline.path),
+        "scale": {"unit": baseline.scale.unit, "length": baseline.scale.length, "tokenizer": baseline.scale.tokenizer,
+                  "time": baseline.scale.time},
+        "bootstrap": {"method": "paired over utterances, percentiles", "share": 0.95, **vars(options.bootstrap)},
+        "p_values": P_VALUES,
+        "comparisons": [_compare_two(baseline, result, options, (tunings[0], tuning))
+                        for result, tuning in zip(results[1:], tunings[1:], strict=True)],
+    }
+
+
+def load_result(path: Path, options: CompareOptions) -> Result:
+    """A result folder, or a single log as a result of one cell.
+
+    Raises:
+        LogError: the folder holds no scores.json, or the log cannot be scored.
+        UsageError, MissingExtraError: unknown unit or tokenizer, or one that cannot start.
+    """
+    if path.is_dir():
+        scores = read_scores(path)
+        signatures = scores.get("signatures")
+        comet = signatures.get(COMET) if isinstance(signatures, dict) else None
+        return Result(path, read_cells(path, scores), _scale_of(signatures, options), comet=comet and str(comet))
+    scored = score_log(path, ScoreOptions(unit=options.unit, tokenizer=options.tokenizer,
+                                          keep_end_marks=options.keep_end_marks))
+    key = CellKey(LOG_POLICY)
+    counts = scored.scores.counts
+    cell = Cell(key, scored.scores.corpus, counts["instances"], path, counts["skipped"])
+    return Result(path, {key: cell}, _scale_of(scored.scores.signatures, options), scored.warnings)
+
+
+def _scale_of(signatures: object, options: CompareOptions) -> Scale:
+    """Unit, length and tokenizer as the signatures say; the options where they do not."""
+    said: dict[str, str] = {}
+    for name in ("BLEU", "latency"):
+        signature = signatures.get(name) if isinstance(signatures, dict) else None
+        parts = (part.partition(":") for part in str(signature or "").split("|"))
+        said |= {key: value for key, _, value in parts}
+    unit = said.get("unit", options.unit)
+    tokenizer = said.get("tok") or options.tokenizer or default_tokenizer(unit if unit in UNITS else "word")
+    return Scale(unit, {"ref": "reference", "hyp": "prediction"}.get(said.get("len", "ref"), "reference"), tokenizer,
+                 SOURCE_TOKENS if said.get("time") == "source-tokens" else MILLISECONDS)
+
+
+def _check_comparable(baseline: Result, other: Result, axes: Axes) -> None:
+    if baseline.scale != other.scale:
+        raise UsageError(f"{baseline.path} and {other.path} were measured differently ({baseline.scale}; "
+                         f"{other.scale}). Score both alike.")
+    if (CellKey(LOG_POLICY) in baseline.cells) != (CellKey(LOG_POLICY) in other.cells):
+        raise UsageError(f"{baseline.path} and {other.path} are a log and a folder; compare logs with logs, "
+                         f"folders with folders (the logs of a folder stand in its cells).")
+    if axes.quality == COMET and (reason := _unlike_comet(baseline, other)):
+        raise UsageError(f"{reason} Run `simulsa-eval comet` on both with the same checkpoint and the same texts.")
+
+
+def _unlike_comet(baseline: Result, other: Result) -> str | None:
+    """Why COMET of two results cannot be compared; None where it can, or one has none."""
+    if baseline.comet == other.comet or not (_has_comet(baseline) and _has_comet(other)):
+        return None
+    return (f"COMET of {baseline.path} and of {other.path} was computed differently "
+            f"({baseline.comet or 'no signature'}; {other.comet or 'no signature'}).")
+
+
+def _has_comet(result: Result) -> bool:
+    return any(cell.values.get(COMET) is not None for cell in result.cells.values())
+
+
+def _without_comet(result: Result) -> Result:
+    cells = {key: dataclasses.replace(cell, values={name: value for name, value in cell.values.items()
+                                                    if name != COMET}) for key, cell in result.cells.items()}
+    return dataclasses.replace(result, cells=cells)
+
+
+def _compare_two(
+    baseline: Result, other: Result, options: CompareOptions, tunings: tuple[Tuning | None, Tuning | None]
+) -> Json:
+    unlike = _unlike_comet(baseline, other)
+    if unlike is not None:
+        baseline, other = _without_comet(baseline), _without_comet(other)
+    sides = _sample(baseline, other, options)
+    keys = list(dict.fromkeys([*baseline.cells, *other.cells]))
+    cells = [_compare_cell(key, baseline, other, sides, options) for key in keys]
+    curves = [_compare_curves(policy, baseline, other, sides, options) for policy in _policies(baseline, other)]
+    return {"other": _shown_path(other.path), **({"left_out": unlike} if unlike else {}), "cells": cells,
+            "equal_latency": [entry | {"verdict": verdict(entry, cells)} for entry in curves],
+            **_compare_tuned(tunings, (baseline, other), sides)}
+
+
+def _compare_tuned(
+    tunings: tuple[Tuning | None, Tuning | None], results: tuple[Result, Result], sides: tuple[Side, Side]
+) -> Json:
+    """What is said of budgets, where the results were tuned."""
+    first, second = tunings
+    if first is None or second is None:
+        return {}
+    return {"tuned": compare_tuned((first, second), (results[0].cells, results[1].cells), sides)}
+
+
+def _compare_curves(
+    policy: str | None, baseline: Result, other: Result, sides: tuple[Side, Side], options: CompareOptions
+) -> Json:
+    cells = baseline.cells, other.cells
+    count = _differing_utterances(choose_cells(policy, cells, options.axes), sides, options.axes)
+    return compare_curves(policy, cells, sides, options.axes, options.bootstrap.seed) | {"differing": count}
+
+
+def _shown_path(path: Path) -> str:
+    """A path as text; names may be no UTF-8."""
+    return os.fsencode(path).decode("utf-8", "replace")
+
+
+def _sample(baseline: Result, other: Result, options: CompareOptions) -> tuple[Side, Side]:
+    """Both sides resampled together; empty where one has no log."""
+    if not all(any(cell.log for cell in result.cells.values()) for result in (baseline, other)):
+        return {}, {}
+    scale = baseline.scale
+    measure = Measure(scale.unit, scale.length == "reference")
+    read = ReadOptions(unit=scale.unit, keep_end_marks=options.keep_end_marks)
+    first, second = (sample_cells(result.cells, measure, scale.tokenizer, read, options.bootstrap)
+                     for result in (baseline, other))
+    check_same_references(first, second)
+    return first, second
+
+
+def _compare_cell(
+    key: CellKey, baseline: Result, other: Result, sides: tuple[Side, Side], options: CompareOptions
+) -> Json:
+    cells = {"baseline": baseline.cells.get(key), "other": other.cells.get(key)}
+    missing = next((side for side, cell in cells.items() if cell is None), None)
+    values = {side: cell.values if cell else {} for side, cell in cells.items()}
+    names = [name for name in CELL_METRICS if any(name in side for side in values.values())]
+    metrics = {}
+    for name in names:
+        first, second = values["baseline"].get(name), values["other"].get(name)
+        difference = None if first is None or second is None else second - first
+        metrics[name] = {"baseline": first, "other": second, "difference": difference,
+                         "measured": {side: cell and _measured(cell, name) for side, cell in cells.items()}}
+        metrics[name] |= _uncertainty(name, difference, sides[0].get(key), sides[1].get(key), options.bootstrap)
+    instances = {side: cell.instances if cell else None for side, cell in cells.items()}
+    return key.as_json() | {"missing": missing, "instances": instances, "metrics": metrics}
+
+
+def _measured(cell: Cell, name: str) -> int | None:
+    """Instances that a cell's value rests on; None where the result does not say."""
+    return None if cell.instances is None or name not in cell.skipped else cell.instances - cell.skipped[name]
+
+
+def _uncertainty(
+    name: str, difference: float | None, first: Sampled | None, second: Sampled | None, bootstrap: Bootstrap
+) -> Json:
+    """Interval and p-values of a difference; null where a log, or the metric in it, is missing."""
+    found: Json = {"interval": None, "p_value": None}
+    if name in QUALITY:
+        found["randomisation_p_value"] = None
+    if difference is None or first is None or second is None or name not in first.values or name not in second.values:
+        return found
+    differences = second.values[name] - first.values[name]
+    bounds = interval(differences)
+    if bounds is None:
+        return found
+    different = differing(first.statistics, second.statistics, name)
+    found |= {"interval": [bounds.low, bounds.high], "utterances": len(different), "differing": int(different.sum())}
+    if name not in QUALITY:
+        return found | {"p_value": paired_p_value(difference, differences[~np.isnan(differences)])
+                        if different.any() else 1.0}
+    (metric, one), (_, two) = (side.statistics.quality[name] for side in (first, second))
+    test = randomisation_test(metric, one, two, bootstrap)
+    # sacrebleu's bootstrap gives the smallest p there is to a system and itself
+    return found | {"p_value": sacrebleu_p_value(difference, differences) if test.differing else 1.0,
+                    "randomisation_p_value": test.p_value, "randomisation_exact": test.exact,
+                    "sacrebleu_randomisation_p_value": test.sacrebleu_p_value}
+
+
+def _differing_utterances(grids: Grids, sides: tuple[Side, Side], axes: Axes) -> int | None:
+    """Utterances whose quality or latency differs in some cell of a comparison of curves; None without logs."""
+    pairs = [tuple(side.get(key) for side in sides) for key in grids.compared[0]] if grids.paired else []
+    found = [differing(one.statistics, two.statistics, name) for one, two in pairs if one and two
+             for name in (axes.quality, axes.latency) if {name} <= set(one.values) & set(two.values)]
+    return int(np.any(found, axis=0).sum()) if found else None
+
+
+def _policies(baseline: Result, other: Result) -> list[str | None]:
+    """Policies whose curves are compared: those of both sides; None for all cells of each where policies differ."""
+    first, second = ({key.policy for key in result.cells if key.policy not in (OFFLINE, LOG_POLICY)}
+                     for result in (baseline, other))
+    shared: list[str | None] = [*sorted(first & second)]
+    return shared if first == second and len(first) < 2 else [*shared, None]

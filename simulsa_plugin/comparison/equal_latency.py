@@ -1,0 +1,284 @@
+"""Quality at equal latency: the curves of two systems, their difference, and how far it can be trusted.
+
+Only cells of both systems are compared: a cell of one side alone would credit that side with an operating point that
+the other was not given. What is left is interpolation: the two curves have their knots at different latencies, and
+different cells would have drawn different curves. So every resample of the utterances is also compared with a random
+half of the cells, the same on both sides, and the interval covers both. Where the knots coincide this adds nothing;
+where the comparison rests on straight lines between distant knots it adds what these may be wrong by.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulsa_plugin.comparison.resampled_cells import Side
+from simulsa_plugin.errors import UsageError
+from simulsa_plugin.evaluation.result_cells import OFFLINE, Cell, CellKey
+from simulsa_plugin.metrics.corpus import LATENCIES
+from simulsa_plugin.metrics.curves import Curve, area_between, common_range, frontier
+from simulsa_plugin.metrics.significance import Array, Bootstrap, Interval, interval
+
+SHARES_OF_RANGE = (0.1, 0.3, 0.5, 0.7, 0.9)  # where on the common range differences are given, unless told
+LOG_POLICY = "log"  # stands for the only cell of a single log
+LEAST_SHARED = 2  # cells make a curve
+LEAST_THINNED = 3  # cells of a curve, of which some can be left out
+_LEAST_COVERED = 0.6  # of the halves must reach a latency: near an end all that do share the same last cell
+
+Json = dict[str, Any]
+Cells = Mapping[CellKey, Cell]
+
+
+@dataclass(frozen=True)
+class Axes:
+    """What is plotted over what, and at which latencies (ms) differences are given; none: at shares of the range."""
+
+    quality: str = "BLEU"
+    latency: str = "LAAL"
+    at: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        allowed = [name for name in LATENCIES if not name.startswith("AP")]  # a ratio: it has no milliseconds
+        if self.latency not in allowed:
+            raise UsageError(f"--latency is {self.latency!r}; allowed: {', '.join(allowed)}.")
+
+
+@dataclass(frozen=True)
+class Grids:
+    """The cells of two curves.
+
+    Attributes:
+        compared: of the baseline, of the other; the same keys where the sides share at least two.
+        shared: how many cells both sides have.
+        alone: cells that only the baseline, only the other has.
+    """
+
+    compared: tuple[Sequence[CellKey], Sequence[CellKey]]
+    shared: int
+    alone: tuple[Sequence[CellKey], Sequence[CellKey]]
+
+    @property
+    def paired(self) -> bool:
+        """Whether both curves are made of the same cells."""
+        return list(self.compared[0]) == list(self.compared[1])
+
+    @property
+    def comparable(self) -> bool:
+        """Whether a difference can be the systems': not where one policy ran in other cells of each side.
+
+        Two policies that have nothing in common are compared by the cells that each was given.
+        """
+        first, second = ({key.policy for key in keys} for keys in self.compared)
+        return self.paired or not first & second
+
+    def as_json(self) -> Json:
+        """`grids` of an entry of `equal_latency`."""
+        return {"compared": "shared" if self.paired else "all", "comparable": self.comparable, "shared": self.shared,
+                "cells": {side: len(keys) for side, keys in zip(("baseline", "other"), self.compared, strict=True)},
+                "baseline_only": [key.as_json() for key in self.alone[0]],
+                "other_only": [key.as_json() for key in self.alone[1]]}
+
+
+def choose_cells(policy: str | None, cells: tuple[Cells, Cells], axes: Axes) -> Grids:
+    """The cells to compare: those of both sides, or all where they share fewer than two."""
+    first, second = (_on_curve(side, policy, axes) for side in cells)
+    shared = [key for key in first if key in set(second)]
+    alone = ([key for key in first if key not in shared], [key for key in second if key not in shared])
+    enough = len(shared) >= LEAST_SHARED
+    return Grids((shared, shared) if enough else (first, second), len(shared), alone)
+
+
+def compare_curves(
+    policy: str | None, cells: tuple[Cells, Cells], sides: tuple[Side, Side], axes: Axes, seed: int = Bootstrap.seed
+) -> Json:
+    """Compare the curves of the streaming cells of one policy, or of all (None), of a baseline and another system.
+
+    Args:
+        policy: whose cells.
+        cells: of the baseline, of the other.
+        sides: their logs resampled; empty where there are none.
+        axes: of the curves.
+        seed: of the halves of the cells.
+
+    Returns:
+        An entry of `equal_latency` in the JSON of `simulsa-eval compare`: `interval` covers the draw of the utterances
+        and the choice of the cells, `sampling_interval` the utterances alone.
+    """
+    grids = choose_cells(policy, cells, axes)
+    curves = [_measured(side, chosen, axes) for side, chosen in zip(cells, grids.compared, strict=True)]
+    entry: Json = {"policy": policy, "quality": axes.quality, "latency": axes.latency, "latency_unit": "ms",
+                   "grids": grids.as_json(),
+                   "knots": {side: np.stack([curve.latencies, curve.qualities], axis=1).tolist()
+                             for side, curve in zip(("baseline", "other"), curves, strict=True)}}
+    shared = common_range(*curves)
+    if shared is None:
+        return entry | {"range": None, "points": [], "area": None, "area_interval": None, "mean_difference": None,
+                        "interval": None, "sampling_interval": None}
+    drawn = _draw(sides, grids, axes, seed)  # on a resample a curve may be a single point, but the range stays
+    area, width = area_between(curves[0], curves[1], *shared), shared[1] - shared[0]
+    held, sampled = (found(partial(_mean_difference, high=shared[1]))
+                     for found in (drawn.interval, drawn.sampling_interval))
+    latencies = axes.at or [shared[0] + share * width for share in SHARES_OF_RANGE]
+    return entry | {
+        "range": list(shared),
+        "points": [_point(latency, curves, shared, drawn, axes) for latency in latencies],
+        "area": area,
+        "area_interval": _as_json(held, width),
+        "mean_difference": area / width,
+        "interval": _as_json(held),
+        "sampling_interval": _as_json(sampled),
+    }
+
+
+@dataclass(frozen=True)
+class DrawnCurve:
+    """A curve on a resample.
+
+    Attributes:
+        curve: through the cells that were drawn.
+        end: the latency up to which it speaks. All cells have none: beyond its last point a system is at least as good
+            as there, as it need not be slower than that; but a curve whose slowest cells were left out is cut short.
+    """
+
+    curve: Curve
+    end: float = math.inf
+
+
+Pair = tuple[DrawnCurve, DrawnCurve]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Both curves on each resample of the utterances: of all cells, and of a random half of them."""
+
+    whole: Sequence[Pair] = ()
+    halves: Sequence[Pair] = ()
+
+    def sampling_interval(self, value: Callable[[DrawnCurve, DrawnCurve], float]) -> Interval | None:
+        """The 95 % interval of a value of two curves, over the utterances."""
+        return interval(_values(self.whole, value))
+
+    def interval(self, value: Callable[[DrawnCurve, DrawnCurve], float]) -> Interval | None:
+        """The 95 % interval of a value of two curves, over utterances and cells; it holds that over utterances.
+
+        None where a curve has too few cells to leave one out: what it is worth between them cannot be told.
+        """
+        sampled = self.sampling_interval(value)
+        thinned = interval(_values(self.halves, value), _LEAST_COVERED)
+        if sampled is None or thinned is None:
+            return None
+        return Interval(min(sampled.low, thinned.low), max(sampled.high, thinned.high), sampled.resamples)
+
+
+def _values(pairs: Sequence[Pair], value: Callable[[DrawnCurve, DrawnCurve], float]) -> Array:
+    return np.array([value(*pair) for pair in pairs], dtype=np.float64)
+
+
+def _on_curve(cells: Cells, policy: str | None, axes: Axes) -> list[CellKey]:
+    """Cells of a curve: streaming, of the policy, with both values."""
+    return [key for key, cell in cells.items()
+            if key.policy not in (OFFLINE, LOG_POLICY) and policy in (None, key.policy)
+            and cell.values.get(axes.quality) is not None and cell.values.get(axes.latency) is not None]
+
+
+def _measured(cells: Cells, keys: Iterable[CellKey], axes: Axes) -> Curve:
+    values = [cells[key].values for key in keys]
+    return frontier([(cell[axes.latency] or 0.0, cell[axes.quality] or 0.0) for cell in values])
+
+
+def _draw(sides: tuple[Side, Side], grids: Grids, axes: Axes, seed: int) -> Drawn:
+    """Both curves of each resample; none where a cell has no log, or no such metric in it."""
+    there = all(key in side and {axes.quality, axes.latency} <= set(side[key].values)
+                for side, chosen in zip(sides, grids.compared, strict=True) for key in chosen)
+    if not there:
+        return Drawn()
+    points = [_drawn_points(side, chosen, axes) for side, chosen in zip(sides, grids.compared, strict=True)]
+    generator = np.random.default_rng(seed)
+    kept = [random_halves(len(chosen), len(points[0]), generator) for chosen in grids.compared]
+    if grids.paired:
+        kept[1] = kept[0]
+    whole = [[DrawnCurve(_through(cells)) for cells in side] for side in points]
+    if min(map(len, grids.compared)) < LEAST_THINNED:
+        return Drawn(list(zip(*whole, strict=True)))
+    halves = [_halved(side, chosen) for side, chosen in zip(points, kept, strict=True)]
+    return Drawn(*(list(zip(first, second, strict=True)) for first, second in (whole, halves)))
+
+
+def _drawn_points(side: Side, keys: Sequence[CellKey], axes: Axes) -> Array:
+    """Latency and quality of every cell on every resample, shape (resamples, cells, 2)."""
+    return np.stack([np.stack([side[key].values[axes.latency], side[key].values[axes.quality]]) for key in keys]
+                    ).transpose(2, 0, 1)
+
+
+def random_halves(cells: int, resamples: int, generator: np.random.Generator) -> NDArray[np.bool_]:
+    """Which cells each resample keeps: each with probability ½, but never fewer than two (a curve has two ends).
+
+    Returns:
+        Shape (resamples, cells).
+
+    >>> random_halves(2, 3, np.random.default_rng(0)).all()
+    np.True_
+    """
+    kept = generator.integers(2, size=(resamples, cells), dtype=bool)
+    while (few := kept.sum(axis=1) < min(LEAST_SHARED, cells)).any():
+        kept[few] = generator.integers(2, size=(int(few.sum()), cells), dtype=bool)
+    return kept
+
+
+def _halved(points: Array, kept: NDArray[np.bool_]) -> list[DrawnCurve]:
+    """The curve of each resample through the cells that it keeps."""
+    return [DrawnCurve(_through(cells[chosen]), _end(cells[:, 0], chosen))
+            for cells, chosen in zip(points, kept, strict=True)]
+
+
+def _end(latencies: Array, kept: NDArray[np.bool_]) -> float:
+    """Where a curve ends that lacks the slowest cell."""
+    measured = np.nan_to_num(latencies, nan=-math.inf)
+    return math.inf if kept[measured.argmax()] else float(measured[kept].max())
+
+
+def _through(cells: Array) -> Curve:
+    return frontier([(float(latency), float(quality)) for latency, quality in cells
+                     if not np.isnan(latency) and not np.isnan(quality)])
+
+
+def _point(
+    latency: float, curves: Sequence[Curve], shared: tuple[float, float], drawn: Drawn, axes: Axes
+) -> Json:
+    """Both qualities at one latency; null where a curve does not reach it."""
+    if not shared[0] <= latency <= shared[1]:
+        return {axes.latency: latency, "baseline": None, "other": None, "difference": None, "interval": None}
+    first, second = (float(curve.at(latency)) for curve in curves)
+    return {axes.latency: latency, "baseline": first, "other": second, "difference": second - first,
+            "interval": _as_json(drawn.interval(partial(_difference_at, latency=latency)))}
+
+
+def _difference_at(baseline: DrawnCurve, other: DrawnCurve, latency: float) -> float:
+    """Difference at a latency; NaN where a resampled curve does not reach it."""
+    covered = _covered(baseline, other)
+    return float(other.curve.at(latency) - baseline.curve.at(latency)) \
+        if covered and covered[0] <= latency <= covered[1] else math.nan
+
+
+def _mean_difference(baseline: DrawnCurve, other: DrawnCurve, high: float) -> float:
+    """Mean difference over the latencies, up to `high`, that both resampled curves reach; NaN where there is none."""
+    low, high = _covered(baseline, other, high) or (math.inf, high)
+    return area_between(baseline.curve, other.curve, low, high) / (high - low) if low < high else math.nan
+
+
+def _covered(baseline: DrawnCurve, other: DrawnCurve, high: float = math.inf) -> tuple[float, float] | None:
+    """The latencies that both resampled curves speak of; None where one has no point."""
+    if not len(baseline.curve.latencies) or not len(other.curve.latencies):
+        return None
+    return (max(float(baseline.curve.latencies[0]), float(other.curve.latencies[0])),
+            min(high, baseline.end, other.end))
+
+
+def _as_json(found: Interval | None, factor: float = 1.0) -> list[float] | None:
+    return None if found is None else [factor * found.low, factor * found.high]

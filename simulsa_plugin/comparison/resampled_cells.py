@@ -1,0 +1,132 @@
+"""Logs of cells as numbers that can be resampled: all cells of all systems with the same utterances."""
+
+from __future__ import annotations
+
+import dataclasses
+from array import array
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulsa_plugin.errors import LogError
+from simulsa_plugin.evaluation.delays import split_units
+from simulsa_plugin.evaluation.result_cells import COMET, COMET_SCORES, LOG, Cell, CellKey
+from simulsa_plugin.evaluation.steps import STEPS, read_sessions
+from simulsa_plugin.files.json_files import read_jsonl
+from simulsa_plugin.logs.log_warnings import Oddities
+from simulsa_plugin.logs.reader import Log, ReadOptions
+from simulsa_plugin.metrics.corpus import CorpusScorer
+from simulsa_plugin.metrics.instance import Measure
+from simulsa_plugin.metrics.records import EmissionRecord
+from simulsa_plugin.metrics.significance import LEAST_UTTERANCES, Array, Bootstrap, Statistics, resampled
+from simulsa_plugin.metrics.stability import erased_units
+
+_ROUNDING = 1e-6  # of values that were written down and are computed again
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """A cell's log.
+
+    Attributes:
+        path: the log.
+        statistics: per utterance.
+        values: metric → its value on each resample, shape (samples,), NaN where it has none.
+        references: a hash of each utterance's reference; shape (n,).
+    """
+
+    path: Path
+    statistics: Statistics
+    values: Mapping[str, Array]
+    references: NDArray[np.int64]
+
+
+Side = Mapping[CellKey, Sampled]
+
+
+def sample_cells(
+    cells: Mapping[CellKey, Cell], measure: Measure, tokenizer: str, read: ReadOptions, bootstrap: Bootstrap
+) -> dict[CellKey, Sampled]:
+    """The cells that have a log, read and resampled.
+
+    Raises:
+        LogError: a log cannot be read, its unit is another one, or it is not the log of its cell.
+    """
+    return {key: _sample(cell, measure, tokenizer, read, bootstrap)
+            for key, cell in cells.items() if cell.log is not None}
+
+
+def check_same_references(first: Side, second: Side) -> None:
+    """Refuse to compare cells of other utterances.
+
+    Raises:
+        LogError: the numbers of instances or the references differ; the files and the line are named.
+    """
+    everything = [*first.values(), *second.values()]
+    for other in everything[1:]:
+        one, two = everything[0], other
+        if len(one.references) != len(two.references):
+            raise LogError(f"{one.path} holds {len(one.references)} instances, {two.path} holds "
+                           f"{len(two.references)}; a comparison needs the same utterances. Run both on the same test "
+                           f"set.")
+        differing = np.flatnonzero(one.references != two.references)
+        if len(differing):
+            raise LogError(f"{one.path} and {two.path}, line {differing[0] + 1}: the references differ; a comparison "
+                           f"needs the same utterances in the same order. Run both on the same test set.")
+
+
+def _sample(cell: Cell, measure: Measure, tokenizer: str, read: ReadOptions, bootstrap: Bootstrap) -> Sampled:
+    path = cell.log or Path()
+    scorer = CorpusScorer(measure, tokenizer, keep=True)
+    references = array("q")
+    for record in _with_erasure(path, Oddities(Log(path, read), measure.unit).watched(), measure.unit):
+        scorer.add(record)
+        references.append(hash(record.reference))
+    _check_belongs(cell, path, scorer.scores().corpus)
+    statistics = scorer.statistics()
+    comet = _read_comet(cell, path.with_name(COMET_SCORES), len(references))
+    if comet is not None:
+        statistics = Statistics(statistics.quality, {**statistics.values, COMET: comet}, statistics.ratios)
+    values = resampled(statistics, len(references), bootstrap) if len(references) >= LEAST_UTTERANCES else {}
+    return Sampled(path, statistics, values, np.frombuffer(references, dtype=np.int64))
+
+
+def _with_erasure(path: Path, records: Iterator[EmissionRecord], unit: str) -> Iterator[EmissionRecord]:
+    """The records with what the steps beside their log say was taken back; as they are where there are none."""
+    steps = path.with_name(STEPS)
+    if path.name != LOG or not steps.is_file():
+        yield from records
+        return
+    sessions = read_sessions([steps])
+    for record in records:
+        _, shown = next(sessions, ("", ()))
+        yield dataclasses.replace(record, erased=erased_units(split_units(step.shown, unit) for step in shown))
+
+
+def _check_belongs(cell: Cell, path: Path, corpus: Mapping[str, float | None]) -> None:
+    """Refuse intervals of a log that is not the one whose values stand in scores.json."""
+    for name in ("BLEU", "LAAL"):
+        said, found = cell.values.get(name), corpus[name]
+        if said is not None and (found is None or abs(said - found) > _ROUNDING * max(1.0, abs(said))):
+            raise LogError(f"{path} is not the log of {cell.key} in scores.json: its {name} is "
+                           f"{'none' if found is None else f'{found:.4f}'}, there it is {said:.4f}. "
+                           f"Run `simulsa-eval run` again.")
+
+
+def _read_comet(cell: Cell, path: Path, count: int) -> Array | None:
+    """The COMET scores of a cell; None where there are none, or scores.json does not know of them."""
+    said = cell.values.get(COMET)
+    if said is None or not path.is_file():
+        return None
+    scores = [row.get("score") for row in read_jsonl(path)]
+    if len(scores) != count or not all(isinstance(score, float) for score in scores):
+        raise LogError(f"{path} does not hold a score for each of {count} instances. Run `simulsa-eval comet` again.")
+    found = np.array(scores, dtype=np.float64)
+    if not abs(found.mean() - said) <= _ROUNDING * max(1.0, abs(said)):
+        raise LogError(f"{path} does not hold the scores of {cell.key} in scores.json: their mean is "
+                       f"{found.mean():.4f}, there it is {said:.4f}; `simulsa-eval comet` may have been stopped. "
+                       "Run it again.")
+    return found

@@ -1,0 +1,166 @@
+"""The closing sentences of a comparison: what is better at which latency, and whether a gain is only a shift."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from simulsa_plugin.comparison.equal_latency import LEAST_THINNED
+from simulsa_plugin.evaluation.result_cells import OFFLINE, key_of
+from simulsa_plugin.metrics.columns import mean_of
+from simulsa_plugin.metrics.significance import LEAST_DIFFERING
+
+Json = Mapping[str, Any]
+SIGNIFICANT = 0.05  # p below it
+_NAMED = 3  # cells that a sentence names
+UP, DOWN, LEVEL = "up", "down", "level"  # what an interval of a difference says
+# (quality at fixed settings, quality at equal latency, latency at fixed settings) → what it comes to; None: whatever
+_CONCLUSIONS: dict[tuple[str | None, str | None, str | None], str] = {
+    (UP, UP, None): "The gain at fixed (k, b) is more than a shift along the curve.",
+    (UP, LEVEL, UP): "The gain at fixed (k, b) is not shown to be more than a shift along the curve: it costs delay.",
+    (UP, LEVEL, None): "The gain at fixed (k, b) does not show at equal latency.",
+    (UP, DOWN, UP): "The gain at fixed (k, b) is a shift along a lower curve: as slow, the baseline is better.",
+    (LEVEL, UP, DOWN): "The same quality comes sooner.",
+    (LEVEL, DOWN, UP): "The same quality comes later.",
+    (DOWN, UP, DOWN): "The loss at fixed (k, b) is a shift along a higher curve: as slow, the other is better.",
+    (DOWN, LEVEL, DOWN): "The loss at fixed (k, b) is not shown to be more than a shift: it saves delay.",
+    (DOWN, DOWN, None): "The loss at fixed (k, b) is more than a shift along the curve.",
+}
+
+
+def verdict(curves: Json, cells: Sequence[Json]) -> str:
+    """Sentences about one policy, or about all streaming cells.
+
+    Args:
+        curves: an entry of `equal_latency`.
+        cells: the compared cells.
+
+    "Better" and "worse" are said only where the 95 % interval of the difference does not hold 0, and delay is spoken of
+    only where the cells' intervals of latency say so. Neither side is credited with cells that the other lacks.
+    """
+    quality, latency = curves["quality"], curves["latency"]
+    of_policy = [cell for cell in cells if curves["policy"] in (None, cell["policy"])]
+    fixed = [cell for cell in of_policy if _is_shared(cell, quality, latency)]
+    sentences = [_at_fixed_settings(fixed, quality, latency)] if fixed else []
+    if not all(curves["knots"].values()):
+        return " ".join([*sentences, f"No curve can be drawn: a side has no streaming cell with {quality} and "
+                                     f"{latency}."])
+    if curves["range"] is None:
+        return " ".join([*sentences, f"The curves share no range of {latency}: what is better at equal {latency} "
+                                     f"cannot be said."])
+    sentences += _on_grids(curves["grids"], latency)
+    if not curves["grids"]["comparable"]:
+        return " ".join(sentences)
+    sentences.append(_at_equal_latency(curves, quality, latency))
+    judged = _agreed(fixed, quality), _judge_curves(curves), _agreed(fixed, latency)
+    conclusion = _CONCLUSIONS.get(judged) or _CONCLUSIONS.get((*judged[:2], None))
+    return " ".join([*sentences, conclusion] if conclusion else sentences)
+
+
+def _on_grids(grids: Json, latency: str) -> list[str]:
+    """Which cells a comparison rests on, where it is not simply all."""
+    alone = [f"only the {side} has {_listed(grids[f'{side}_only'])}" for side in ("baseline", "other")
+             if grids[f"{side}_only"]]
+    if not grids["comparable"]:
+        return [f"The grids differ ({grids['shared']} shared; {'; '.join(alone)}): what is better at equal {latency} "
+                f"cannot be told from the choice of cells. Evaluate both in the same cells."]
+    if grids["compared"] == "all":
+        return ["The policies differ, so each side is compared by the cells that it was given."]
+    said = [f"The grids differ, so only the {grids['shared']} shared cells are compared ({'; '.join(alone)})."] \
+        if alone else []
+    return said
+
+
+def _listed(cells: Sequence[Json]) -> str:
+    names = [str(key_of(cell)) for cell in cells]
+    rest = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _at_fixed_settings(cells: Sequence[Json], quality: str, latency: str) -> str:
+    gain, delay = (mean_of([cell["metrics"][name]["difference"] for cell in cells]) or 0.0
+                   for name in (quality, latency))
+    judged = [_judge_cell(cell, quality) for cell in cells]
+    tested = len(cells) - judged.count(None)
+    counts = f"significantly better in {judged.count(UP)} of {tested} cells, worse in {judged.count(DOWN)}" if tested \
+        else "no interval, so nothing is claimed"
+    later = f"{abs(delay):.0f} ms {'more' if delay > 0 else 'less'} {latency}" if round(delay) else f"as much {latency}"
+    return f"At fixed (k, b) the other differs by {gain:+.2f} {quality} on average ({counts}), with {later}."
+
+
+def _at_equal_latency(curves: Json, quality: str, latency: str) -> str:
+    low, high = curves["range"]
+    bounds = curves["interval"]
+    interval = "" if bounds is None else f" [{bounds[0]:+.2f}, {bounds[1]:+.2f}]"
+    size = f"{curves['mean_difference']:+.2f} {quality}{interval}"
+    said = {UP: "the other is better", DOWN: "the other is worse",
+            LEVEL: "no difference can be told", None: _unclaimed(curves)}
+    points = sorted(curves["points"], key=lambda point: point[latency])
+    judged = _judge_curves(curves)
+    word = {UP: "better", DOWN: "worse"}.get(judged or "")  # of several points one may differ by chance
+    places = _ranges(points, latency, judged) if judged and word else []
+    if judged == LEVEL and _differ_too_few(curves):
+        size += f" ({curves['differing']} utterances differ, too few to tell)"
+    where = f"; by itself it is {word} at {' and '.join(places)} ms" if places else ""
+    return f"At equal {latency} ({low:.0f}–{high:.0f} ms) {said[judged]}: {size} on average{where}."
+
+
+def _unclaimed(curves: Json) -> str:
+    """Why a difference has no interval."""
+    if curves["sampling_interval"] is not None and min(curves["grids"]["cells"].values()) < LEAST_THINNED:
+        return f"none is claimed from fewer than {LEAST_THINNED} cells, as their interpolation has no interval"
+    return "the difference has no interval, so none is claimed"
+
+
+def _agreed(cells: Sequence[Json], name: str) -> str | None:
+    """Up or down where most cells are, and none the other way; level where all are; None where they disagree."""
+    judged = [found for cell in cells if (found := _judge_cell(cell, name)) is not None]
+    if not judged:
+        return None
+    for kind, opposite in ((UP, DOWN), (DOWN, UP)):
+        if 2 * judged.count(kind) > len(judged) and opposite not in judged:
+            return kind
+    return LEVEL if set(judged) == {LEVEL} else None
+
+
+def _ranges(points: Sequence[Json], latency: str, kind: str) -> list[str]:
+    """Latencies at which neighbouring points agree, as ranges."""
+    ranges = []
+    for agreed, group in itertools.groupby(points, key=lambda point: _judge(point["interval"]) == kind):
+        places = [f"{point[latency]:.0f}" for point in group]
+        if agreed:
+            ranges.append(places[0] if len(places) == 1 else f"{places[0]}–{places[-1]}")
+    return ranges
+
+
+def _judge(bounds: Sequence[float] | None) -> str | None:
+    """What an interval of a difference says."""
+    if bounds is None:
+        return None
+    return UP if bounds[0] > 0 else DOWN if bounds[1] < 0 else LEVEL
+
+
+def _judge_cell(cell: Json, name: str) -> str | None:
+    """What interval and p of a cell's difference say: an interval of few differing utterances claims too much."""
+    metric = cell["metrics"][name]
+    judged, p_value = _judge(metric["interval"]), metric.get("randomisation_p_value")
+    insignificant = p_value is not None and p_value >= SIGNIFICANT
+    return LEVEL if judged is not None and (insignificant or _differ_too_few(metric)) else judged
+
+
+def _judge_curves(curves: Json) -> str | None:
+    """What the interval of the mean difference says, where enough utterances differ for it to say anything."""
+    judged = _judge(curves["interval"])
+    return LEVEL if judged is not None and _differ_too_few(curves) else judged
+
+
+def _differ_too_few(compared: Json) -> bool:
+    count = compared.get("differing")
+    return count is not None and count < LEAST_DIFFERING
+
+
+def _is_shared(cell: Json, *names: str) -> bool:
+    """Whether a streaming cell has all differences on both sides, so that averages are over the same cells."""
+    return cell["policy"] != OFFLINE and cell["chunk_ms"] is not None and \
+        all(cell["metrics"].get(name, {}).get("difference") is not None for name in names)

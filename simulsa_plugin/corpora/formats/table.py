@@ -1,0 +1,194 @@
+"""Tables of any kind: TSV, CSV, JSONL, parquet, and folders that `datasets` saved; `simulsa_columns` names the columns.
+
+Roles are audio, translation, id, start, end and duration (seconds), and channel. The audio is a path, or an audio file
+inside the table, as Hugging Face datasets hold it. `a.b` is the field b of the column a.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import orjson
+
+from simulsa_plugin.audio.recordings import Span
+from simulsa_plugin.corpora.choice import PARQUET, choose_parquet, choose_table
+from simulsa_plugin.corpora.lines import MAX_LINE_BYTES, listed, read_csv, read_objects, read_tsv
+from simulsa_plugin.corpora.spans import channel_of, span_from, span_of
+from simulsa_plugin.corpora.table_columns import USUAL_NAMES, check_roles, find_columns
+from simulsa_plugin.corpora.utterance import Dropped, EncodedAudio, Form, Request, Utterance, utterance_or_dropped
+from simulsa_plugin.errors import DatasetError, RowError, UsageError
+
+_DICT, _STATE = "dataset_dict.json", "state.json"  # what `save_to_disk` leaves
+_BATCH_ROWS = 32  # each may hold an audio file
+_Row = Mapping[str, Any] | RowError | None  # None, or what is wrong, where it is broken
+_Rows = Iterator[tuple[int, str, _Row]]  # number, place, row
+_READERS: dict[str, Callable[[Path], Iterator[tuple[int, _Row]]]] = {
+    ".tsv": read_tsv,
+    ".tsv.gz": read_tsv,
+    ".csv": read_csv,
+    ".csv.gz": read_csv,
+    ".jsonl": read_objects,
+    ".jsonl.gz": read_objects,
+}
+
+
+def read(request: Request) -> Iterator[Utterance | Dropped]:
+    """The rows of the tables, in order; see `Form.read`. Without a column for it, an id is the split and the number."""
+    check_roles(request.columns)
+    for split in request.splits or ("",):
+        prefix = f"{split}-" if split else ""
+        if saved := _saved_files(request.folder, split):
+            yield from _utterances(_arrow_rows(saved, _saved_batches), saved[0].parent, request, prefix)
+        elif shards := choose_parquet(request.folder, split):
+            yield from read_parquet(shards, request, prefix)
+        else:
+            table = choose_table(request.folder, split, tuple(_READERS))
+            yield from _utterances(_text_rows(table), table.parent, request, prefix)
+
+
+def read_parquet(shards: Sequence[Path], request: Request, prefix: str = "") -> Iterator[Utterance | Dropped]:
+    """The rows of parquet files, one after another.
+
+    Args:
+        shards: the files; not empty.
+        request: columns, and where audio is found.
+        prefix: of the ids of rows that have none of their own.
+    """
+    check_roles(request.columns)
+    yield from _utterances(_arrow_rows(shards, _parquet_batches), shards[0].parent, request, prefix)
+
+
+def _text_rows(table: Path) -> _Rows:
+    for number, row in _reader(table)(table):
+        yield number, f"{table}, line {number}", row
+
+
+def _reader(table: Path) -> Callable[[Path], Iterator[tuple[int, _Row]]]:
+    for ending, reader in _READERS.items():
+        if table.name.lower().endswith(ending):
+            return reader
+    raise DatasetError(f"{table} is no table that can be read; allowed: {', '.join(_READERS)}, {PARQUET}.")
+
+
+def _arrow_rows(files: Sequence[Path], batches: Callable[[Path], Iterator[Any]]) -> _Rows:
+    """Rows of Arrow's files, numbered through; audio as it is stored, undecoded. Nothing in them is run."""
+    number = 0
+    for file in files:
+        with _reading(file):
+            rows = (row for batch in batches(file) for row in batch.to_pylist())
+            for number_in_file, row in enumerate(rows, 1):
+                number += 1
+                yield number, f"{file}, row {number_in_file}", row
+
+
+def _parquet_batches(file: Path) -> Iterator[Any]:
+    from pyarrow import parquet  # type: ignore[import-untyped]
+
+    with parquet.ParquetFile(file) as table:
+        yield from table.iter_batches(batch_size=_BATCH_ROWS)
+
+
+def _saved_batches(file: Path) -> Iterator[Any]:
+    import pyarrow
+
+    with pyarrow.memory_map(str(file)) as memory, pyarrow.ipc.open_stream(memory) as stream:
+        for batch in stream:
+            batch.validate(full=True)  # Arrow trusts what it maps, and a wrong offset ends the process
+            for start in range(0, batch.num_rows, _BATCH_ROWS):
+                yield batch.slice(start, _BATCH_ROWS)
+
+
+@contextlib.contextmanager
+def _reading(where: Path) -> Iterator[None]:
+    """Arrow raises what it likes about broken files."""
+    try:
+        yield
+    except DatasetError:
+        raise
+    except Exception as error:
+        raise DatasetError(f"{where} cannot be read as a table: {' '.join(str(error).split())[:300]}") from error
+
+
+def _saved_files(where: Path, split: str) -> list[Path]:
+    """The Arrow files of a dataset that `save_to_disk` wrote, in order; none where it wrote none."""
+    folder = where / split
+    if not (folder / _STATE).exists():
+        if (where / _STATE).exists():
+            raise UsageError(f"simulsa_split is {split}, and {where} has no splits. Leave simulsa_split out.")
+        if (where / _DICT).exists():
+            there = listed(sorted(path.parent.name for path in where.glob(f"*/{_STATE}")))
+            raise DatasetError(f"{where} has the splits {there}. Set simulsa_split to one of them.")
+        return []
+    return [folder / name for name in _saved_names(folder / _STATE)]
+
+
+def _saved_names(state: Path) -> list[str]:
+    """The names of the files that belong to a saved dataset; they lie beside its state."""
+    with _reading(state):
+        if state.stat().st_size > MAX_LINE_BYTES:
+            raise ValueError(f"longer than {MAX_LINE_BYTES} bytes")
+        names = [file["filename"] for file in orjson.loads(state.read_bytes())["_data_files"]]
+        if not names or not all(isinstance(name, str) and name.endswith(".arrow") for name in names):
+            raise ValueError("it names no files of Arrow")
+        away = [name for name in names if "/" in name or "\\" in name]
+        if away:
+            raise ValueError(f"it names {listed(away[:1])}, and its files lie beside it")
+        return names
+
+
+def _utterances(rows: _Rows, folder: Path, request: Request, prefix: str) -> Iterator[Utterance | Dropped]:
+    columns = None
+    for number, place, row in rows:
+        if row is None or isinstance(row, RowError):
+            yield Dropped(f"line {number}", "broken_row", str(row or ""))
+            continue
+        if columns is None:
+            columns = find_columns(row, request.columns or {}, place.rpartition(", ")[0])
+        fields = {role: columns.value(row, role) for role in USUAL_NAMES}
+        identifier = f"{prefix}{number:08d}" if fields["id"] is None else str(fields["id"])
+        read_row = functools.partial(_utterance, identifier, fields, place, folder, request)
+        yield utterance_or_dropped(identifier, read_row)
+
+
+def _utterance(
+    identifier: str, fields: Mapping[str, Any], place: str, folder: Path, request: Request
+) -> Utterance | Dropped:
+    """From the values of the roles."""
+    audio, translation = _audio(fields["audio"]), fields["translation"]
+    if audio is None:
+        return Dropped(identifier, "no_audio")
+    if not isinstance(translation, str):
+        return Dropped(identifier, "empty_translation" if translation is None else "no_text")
+    found = request.find(audio, place, folder, request.folder) if isinstance(audio, str) else audio
+    return Utterance(identifier, found, _span(fields, place), translation)
+
+
+def _audio(value: Any) -> str | EncodedAudio | None:
+    """What a row has as audio: a name, a file inside the table, or what is neither."""
+    name, data = value, None
+    if isinstance(value, bytes):
+        name, data = None, value
+    elif isinstance(value, Mapping):  # a Hugging Face audio: a file inside the table, or one that is only named
+        name, data = value.get("path"), value.get("bytes")
+    name = name if isinstance(name, str) else ""
+    if data:
+        return EncodedAudio(data, PurePosixPath(name).suffix) if isinstance(data, bytes) else None
+    return name or None
+
+
+def _span(fields: Mapping[str, Any], place: str) -> Span | None:
+    """None where the row is about a whole file: its duration alone says nothing that the file does not."""
+    start, end, channel = fields["start"], fields["end"], channel_of(fields["channel"], place)
+    if start is None and end is None and channel is None:
+        return None
+    begin = 0.0 if start is None else start
+    span = span_from(begin, fields["duration"], place) if end is None else span_of(begin, end, place)
+    return replace(span, channel=channel)
+
+
+FORM = Form(read)

@@ -1,0 +1,1 @@
+"""COMET and XCOMET, computed by an interpreter of its own."""

@@ -1,0 +1,159 @@
+"""COMET and XCOMET from a checkpoint on disk, computed by an interpreter of its own.
+
+unbabel-comet needs transformers < 5, numpy < 2 and huggingface-hub < 1; LLaMA-Factory needs newer ones. So the two do
+not share an environment, and the scores come from `comet_worker.py` in a second one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from simulsa_plugin.errors import MissingExtraError, ModelError, UsageError
+from simulsa_plugin.evaluation.comet import worker as comet_worker
+
+WORKER = Path(comet_worker.__file__)
+_PARTS, _PART_BYTES = 64, 2**18
+SEGMENTS = ("src", "mt", "ref")
+# torchmetrics 0.10, which unbabel-comet 2.2 asks for, imports pkg_resources; setuptools 82 has dropped it.
+INSTALLING = ("COMET needs an environment of its own: `python -m venv comet-env && comet-env/bin/pip install "
+              "unbabel-comet 'setuptools<82'`; then give comet-env/bin/python.")
+
+
+@dataclass(frozen=True)
+class CometScores:
+    """A score per segment, in the order given (mostly 0…1, more is better), and what they can be compared by."""
+
+    scores: tuple[float, ...]
+    signature: str
+
+
+def comet_scores(
+    triples: Sequence[Mapping[str, str]], checkpoint: Path, *, python: str | None = None, batch_size: int = 8
+) -> CometScores:
+    """Score segments with a COMET or XCOMET checkpoint; nothing is fetched. A corpus score is their mean.
+
+    On a GPU if there is one that the interpreter's torch can use. A checkpoint is a pickle: give only one that you
+    trust.
+
+    Args:
+        triples: shape (n,), n ≥ 1; texts "mt" (the translation), "src" and "ref". All may lack "src", or "ref", if the
+            model can do without. Other keys are left out.
+        checkpoint: a folder as on the hub (hparams.yaml, checkpoints/model.ckpt), or the .ckpt file in it. The encoder
+            it names is a folder, relative to the checkpoint's, or in the Hugging Face cache.
+        python: an interpreter that has unbabel-comet; without one, this one.
+        batch_size: segments scored at a time.
+
+    Raises:
+        MissingExtraError: the interpreter has no unbabel-comet.
+        UsageError: the checkpoint or the interpreter does not exist, the checkpoint has no hparams.yaml, a triple
+            lacks a text that others have or the model needs, or the batch size is less than 1.
+        ModelError: the checkpoint cannot be loaded, or the scoring failed in another way.
+    """
+    if batch_size < 1:
+        raise UsageError(f"The batch size for COMET is {batch_size}; it is at least 1.")
+    lines = _input_lines(triples)
+    try:
+        file = comet_worker.find_checkpoint(checkpoint)
+    except comet_worker.WorkerError as error:
+        raise UsageError(str(error)) from error
+    interpreter = os.path.expanduser(python) if python else sys.executable
+    with tempfile.TemporaryDirectory(prefix="simulsa-comet-") as folder:
+        given, got = Path(folder) / "input.jsonl", Path(folder) / "output.json"
+        given.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+        _run([interpreter, str(WORKER), str(file), str(given), str(got), "--batch-size", str(batch_size)])
+        result = _read_result(got, interpreter)
+    return CometScores(_checked(result["scores"], len(lines)), _signature(file, result))
+
+
+def _input_lines(triples: Sequence[Mapping[str, str]]) -> list[str]:
+    """The triples as JSON, each with the same segments. Here, as comet would score a None as the word "None"."""
+    if not triples:
+        raise UsageError("There is nothing to score with COMET: no segments.")
+    names = [name for name in SEGMENTS if name in triples[0]]
+    if "mt" not in names or len(names) == 1:
+        raise UsageError(f"COMET scores mt with src, ref or both; the first segment has {', '.join(triples[0])}.")
+    for number, triple in enumerate(triples, 1):
+        if [name for name in SEGMENTS if name in triple] != names:
+            raise UsageError(f"Segment {number} for COMET has {', '.join(triple)}; the first has {', '.join(names)}.")
+        for name in names:
+            if not isinstance(triple[name], str):
+                raise UsageError(f"Segment {number} for COMET has no text as {name}, but {triple[name]!r}.")
+    return [json.dumps({name: triple[name] for name in names}) for triple in triples]
+
+
+def _run(command: list[str]) -> None:
+    # A progress bar, if any, goes to the worker's stdout; its stderr is for what went wrong.
+    terminal = sys.stderr if sys.stderr.isatty() else subprocess.DEVNULL
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=terminal, stderr=subprocess.PIPE, check=False)
+    except OSError as error:
+        raise UsageError(f"The interpreter for COMET, {command[0]}, cannot be started: {error.strerror}. "
+                         "Give the path of a Python that has unbabel-comet.") from error
+    if done.returncode == 0:
+        return
+    reason = _last_line(done.stderr)
+    if done.returncode == comet_worker.EXIT_NO_COMET:
+        raise MissingExtraError(f"{reason} {INSTALLING}")
+    if done.returncode == comet_worker.EXIT_INPUT:
+        raise UsageError(reason)
+    raise ModelError(f"COMET failed: {reason or _how_it_ended(done.returncode)}")
+
+
+def _last_line(output: bytes) -> str:
+    lines = [line.strip() for line in output.decode("utf-8", errors="replace").splitlines()]
+    return next((line for line in reversed(lines) if line), "")
+
+
+def _how_it_ended(returncode: int) -> str:
+    if returncode < 0:
+        return f"its process was ended by signal {-returncode}; 9 often means that memory ran out."
+    return f"its process ended with status {returncode} and said nothing."
+
+
+def _read_result(path: Path, interpreter: str) -> dict[str, Any]:
+    try:
+        result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"COMET failed: {interpreter} ended well but left no scores. Is it a Python?") from error
+    return result
+
+
+def _checked(scores: Sequence[float], expected: int) -> tuple[float, ...]:
+    if len(scores) != expected:
+        raise ModelError(f"COMET gave {len(scores)} scores for {expected} segments.")
+    odd = [number for number, score in enumerate(scores, 1) if not math.isfinite(score)]
+    if odd:
+        raise ModelError(f"COMET gave {len(odd)} of {expected} segments a score that is no number, the first of them "
+                         f"segment {odd[0]}; the checkpoint may be damaged.")
+    return tuple(scores)
+
+
+def _signature(file: Path, result: Mapping[str, Any]) -> str:
+    return "|".join(["COMET", f"checkpoint:{file.parents[1].name}", f"content:{_fingerprint(file)}",
+                     f"segments:{'+'.join(result['segments'])}",
+                     f"class:{result['class']}", f"version:{result['version'].replace(' ', '-')}"])
+
+
+def _fingerprint(file: Path) -> str:
+    """What tells a checkpoint from another of the same name: a hash of its size and of parts all over it.
+
+    A whole one may have 40 GB.
+    """
+    digest = hashlib.sha256()
+    size = file.stat().st_size
+    digest.update(str(size).encode())
+    with file.open("rb") as handle:
+        for part in range(_PARTS):
+            handle.seek(size * part // _PARTS)
+            digest.update(handle.read(_PART_BYTES))
+    return digest.hexdigest()[:12]

@@ -1,0 +1,221 @@
+"""The `simulsa_*` keys of evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from simulsa_plugin.errors import UsageError
+from simulsa_plugin.languages import (
+    CHINESE,
+    JAPANESE,
+    KOREAN,
+    SPACED,
+    UNSPACED,
+    is_language,
+    language_of_region,
+    writing_of_language,
+)
+from simulsa_plugin.model.values import Head
+from simulsa_plugin.settings import Settings, check_choice, check_range, shown
+from simulsa_plugin.streaming.catalogue import PolicyOptions, check_policy_name
+
+AUTO = "auto"
+# How a language is written → latency unit, and sacrebleu's tokenizer. Of its tokenizers, only char and flores200 split
+# Thai, Lao, Khmer and Burmese, and flores200 fetches its model from the network.
+UNITS_OF_WRITING = {
+    CHINESE: ("char", "zh"),
+    JAPANESE: ("char", "ja-mecab"),
+    KOREAN: ("word", "ko-mecab"),
+    UNSPACED: ("char", "char"),
+    SPACED: ("word", "13a"),
+}
+
+
+@dataclass(frozen=True)
+class CometSettings(Settings):
+    """The keys of COMET, which is added to a result that is finished, and changes nothing else in it.
+
+    Attributes:
+        comet: a checkpoint on disk; none, no COMET.
+        comet_python: an interpreter that has unbabel-comet.
+        comet_sources: a text file with the source text of every instance, or of every row of the test set.
+        comet_batch_size: segments scored at a time.
+    """
+
+    comet: str | None = None
+    comet_python: str | None = None
+    comet_sources: str | None = None
+    comet_batch_size: int = 8
+
+    def __post_init__(self) -> None:
+        check_range("simulsa_comet_batch_size", self.comet_batch_size, minimum=1)
+
+
+@dataclass(frozen=True)
+class HookSettings(Settings):
+    """The keys of simultaneous decoding during training; what is not named here is as in `EvaluationSettings`.
+
+    Attributes:
+        eval_dataset: a test set in dataset_info.json; none, no decoding.
+        eval_chunks: milliseconds.
+        eval_rollbacks: tokens.
+        eval_policies: as `policies`.
+        eval_samples: utterances, the first of the set; fewer than an evaluation of its own takes.
+    """
+
+    eval_dataset: str | None = None
+    eval_chunks: tuple[int, ...] = (500, 1000)
+    eval_rollbacks: tuple[int, ...] = (0, 3)
+    eval_policies: tuple[str, ...] = ("rollback",)
+    eval_samples: int | None = 100
+
+    def __post_init__(self) -> None:
+        check_range("simulsa_eval_samples", self.eval_samples, minimum=1)
+        _check_cells("simulsa_eval_", self.eval_chunks, self.eval_rollbacks, self.eval_policies)
+
+
+@dataclass(frozen=True)
+class TuneSettings(Settings):
+    """The keys that only `simulsa-eval tune` reads.
+
+    Attributes:
+        dev_dataset: the set in dataset_info.json on which settings are chosen.
+        dev_samples: utterances of it, the first.
+    """
+
+    dev_dataset: str | None = None
+    dev_samples: int | None = None
+
+    def __post_init__(self) -> None:
+        check_range("simulsa_dev_samples", self.dev_samples, minimum=1)
+
+
+@dataclass(frozen=True)
+class EvaluationSettings(Settings):
+    """Which cells to decode, and how to count; chunks in milliseconds, rollbacks and `hold_n` in tokens.
+
+    Attributes:
+        policies: names, or dotted names of the user's own.
+        cells: names of cells' folders: only these of all cells; `simulsa-eval tune` writes them.
+        confidence_threshold: probability; several make a cell each, as for the other policies' keys.
+        confidence_window: tokens.
+        attention_ms: milliseconds.
+        attention_heads: layer/head, counted from 0; none, to find them.
+        eval_memory_gb: what a batch may occupy; see `streaming.engine.Limits`.
+        measure_time: decode one by one, and measure.
+    """
+
+    chunks: tuple[int, ...] = (500, 1000, 1500, 2000)
+    rollbacks: tuple[int, ...] = (0, 3, 5)
+    policies: tuple[str, ...] = ("rollback",)
+    cells: tuple[str, ...] | None = None
+    rollback_floor: bool = True
+    confidence_threshold: tuple[float, ...] = (0.9,)
+    confidence_window: tuple[int, ...] = (1,)
+    attention_ms: tuple[int, ...] = (320,)
+    attention_heads: tuple[str, ...] = ()
+    hold_n: tuple[int, ...] = (3,)
+    wait_k: tuple[int, ...] = (3,)
+    agreement_n: tuple[int, ...] = (2,)
+    max_new_tokens: int = 256
+    unit: str = AUTO
+    tokenizer: str = AUTO
+    target_language: str | None = None
+    eval_samples: int | None = None
+    eval_batch_size: int = 64
+    eval_memory_gb: float = 4.0
+    measure_time: bool = False
+
+    def __post_init__(self) -> None:
+        for key, values in (
+            ("simulsa_chunks", self.chunks),
+            ("simulsa_rollbacks", self.rollbacks),
+            ("simulsa_policies", self.policies),
+            ("simulsa_cells", self.cells or ()),
+            ("simulsa_confidence_threshold", self.confidence_threshold),
+            ("simulsa_confidence_window", self.confidence_window),
+            ("simulsa_attention_ms", self.attention_ms),
+            ("simulsa_attention_heads", self.attention_heads),
+            ("simulsa_hold_n", self.hold_n),
+            ("simulsa_wait_k", self.wait_k),
+            ("simulsa_agreement_n", self.agreement_n),
+        ):
+            if len(set(values)) != len(values):
+                raise UsageError(f"{key} names a value twice: {', '.join(map(str, values))}.")
+        _check_cells("simulsa_", self.chunks, self.rollbacks, self.policies)
+        for threshold in self.confidence_threshold:
+            check_range("simulsa_confidence_threshold", threshold, above=0, maximum=1)
+        _heads(self.attention_heads)
+        for key in ("confidence_window", "attention_ms", "hold_n", "wait_k", "agreement_n"):
+            for value in getattr(self, key):
+                check_range(f"simulsa_{key}", value, minimum=0 if key == "hold_n" else 1)
+        check_range("simulsa_max_new_tokens", self.max_new_tokens, minimum=1)
+        check_choice("simulsa_unit", self.unit, (AUTO, "word", "char"))
+        if AUTO in (self.unit, self.tokenizer) and self.target_language is not None:
+            _check_language("simulsa_target_language", self.target_language)
+        check_range("simulsa_eval_samples", self.eval_samples, minimum=1)
+        check_range("simulsa_eval_batch_size", self.eval_batch_size, minimum=1)
+        check_range("simulsa_eval_memory_gb", self.eval_memory_gb, above=0)
+
+    @property
+    def policy_options(self) -> PolicyOptions:
+        """What the policies are made with."""
+        return PolicyOptions(
+            rollbacks=self.rollbacks,
+            rollback_floor=self.rollback_floor,
+            confidence_thresholds=self.confidence_threshold,
+            confidence_windows=self.confidence_window,
+            attention_ms=self.attention_ms,
+            attention_heads=_heads(self.attention_heads),
+            hold_n=self.hold_n,
+            wait_k=self.wait_k,
+            agreement_n=self.agreement_n,
+            unit=self.latency_unit,
+        )
+
+    @property
+    def latency_unit(self) -> str:
+        """`unit`, or what the target language is counted in: char where it has no spaces (word where none is named)."""
+        return self._of_language[0] if self.unit == AUTO else self.unit
+
+    @property
+    def bleu_tokenizer(self) -> str:
+        """`tokenizer`, or sacrebleu's for the target language: zh, ja-mecab, ko-mecab, char (th, lo …), else 13a."""
+        return self._of_language[1] if self.tokenizer == AUTO else self.tokenizer
+
+    @property
+    def _of_language(self) -> tuple[str, str]:
+        return UNITS_OF_WRITING[writing_of_language(self.target_language) if self.target_language else SPACED]
+
+
+def _check_cells(prefix: str, chunks: Iterable[int], rollbacks: Iterable[int], policies: Iterable[str]) -> None:
+    """Check what cells are made of, under the keys that begin with `prefix`."""
+    for chunk in chunks:
+        check_range(f"{prefix}chunks", chunk, minimum=1)
+    for rollback in rollbacks:
+        check_range(f"{prefix}rollbacks", rollback, minimum=0)
+    for policy in policies:
+        check_policy_name(f"{prefix}policies", policy)
+
+
+def _heads(words: Iterable[str]) -> tuple[Head, ...]:
+    """Attention heads by layer/head; UsageError for what is none."""
+    heads = []
+    for word in words:
+        layer, _, head = word.partition("/")
+        if not (layer.isdecimal() and head.isdecimal()):
+            raise UsageError(f"simulsa_attention_heads is {shown(word)}; expected layer/head, such as 14/3,15/0.")
+        heads.append((int(layer), int(head)))
+    return tuple(heads)
+
+
+def _check_language(key: str, language: str) -> None:
+    """Raise UsageError unless this is the tag of a language."""
+    if not is_language(language):
+        meant = language_of_region(language)
+        raise UsageError(
+            f"{key} is {shown(language)}, which is not a language tag (BCP 47); allowed: de, zh, zh-CN, cmn_hans_cn, "
+            f"jpn … {f'Did you mean {meant}? ' if meant else ''}Correct it, or set both simulsa_unit and "
+            "simulsa_tokenizer, which it chooses."
+        )

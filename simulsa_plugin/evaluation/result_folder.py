@@ -1,0 +1,64 @@
+"""Result folders: scores.json is written last, knows what every other file holds, and is checked before it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from simulsa_plugin.errors import StorageError
+from simulsa_plugin.evaluation.report import REPORT, write_report
+from simulsa_plugin.evaluation.result_cells import SCORES, read_cells
+from simulsa_plugin.evaluation.steps import STEPS
+from simulsa_plugin.files.checksums import CHECKSUM, checksums, first_damaged, is_sealed, refuse_damaged, sealed
+from simulsa_plugin.files.json_files import write_json
+
+CHECKSUMS = "checksums"  # of scores.json and frontier.json: file → checksum
+
+
+def write_scores(scores: Mapping[str, Any], out: Path) -> None:
+    """Write the tables and the report, then scores.json: its presence says that everything else is there.
+
+    Args:
+        scores: scores.json; the logs of its cells are written.
+        out: the result folder.
+    """
+    write_report(scores, out)
+    content = {key: value for key, value in scores.items() if key not in (CHECKSUM, CHECKSUMS)}
+    write_json(out / SCORES, sealed(content | {CHECKSUMS: checksums(out, [*_cell_files(scores, out), *REPORT])}))
+
+
+def check_sealed(scores: Mapping[str, Any], out: Path) -> None:
+    """Check that scores.json is as it was written; one that has no checksum is taken as it is.
+
+    Raises:
+        StorageError: it is not.
+    """
+    if CHECKSUM in scores and not is_sealed(scores):
+        raise StorageError(f"{out / SCORES} is not as it was written: its checksum does not fit. {decode_again(out)}")
+
+
+def check_files(scores: Mapping[str, Any], out: Path) -> None:
+    """Check the files that scores.json has checksums of; tables and report that do not fit are written again.
+
+    Raises:
+        StorageError: the log or the steps of a cell do not fit.
+    """
+    noted = scores.get(CHECKSUMS) or {}
+    refuse_damaged(out, {name: checksum for name, checksum in noted.items() if name not in REPORT}, decode_again(out))
+    if first_damaged(out, {name: noted[name] for name in REPORT if name in noted}) is not None:
+        write_scores(scores, out)
+
+
+def decode_again(out: Path) -> str:
+    """The next step for a result that is damaged."""
+    return (f"Remove {out / SCORES} and start `simulsa-eval run` again, which decodes everything again, or choose "
+            f"another --out.")
+
+
+def _cell_files(scores: Mapping[str, Any], out: Path) -> Iterator[str]:
+    """The log and the steps of every cell, where they are."""
+    for cell in read_cells(out, scores).values():
+        if cell.log is not None:
+            files = (cell.log, cell.log.with_name(STEPS))
+            yield from (path.relative_to(out).as_posix() for path in files if path.is_file())

@@ -1,0 +1,1 @@
+"""Everything that touches LLaMA-Factory, transformers and their models; no other part imports them."""

@@ -1,0 +1,1 @@
+"""Any LLaMA-Factory audio model as `model.protocol.AudioLanguageModel`: loading, scoring, batched decoding."""

@@ -1,0 +1,28 @@
+"""LLaMA-Factory's DataArguments with the `simulsa_*` keys: one recipe serves augmentation, training and evaluation.
+
+A static module: the class is pickled by name, for Ray workers and for the workers of `datasets.map`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from llamafactory.hparams.data_args import DataArguments
+
+from simulsa_plugin.llamafactory.plugin.recipe_keys import known_keys
+
+__all__ = ["DataArguments", "SimulsaDataArguments"]
+
+
+def _own_field(key: str) -> tuple[str, Any, Any]:
+    # Text or nothing: values are checked and converted by the settings group that owns the key.
+    return key, str | None, dataclasses.field(default=None, metadata={"help": f"{key}: see simulsa_plugin."})
+
+
+SimulsaDataArguments: type[Any] = dataclasses.make_dataclass(
+    "SimulsaDataArguments",
+    [_own_field(key) for key in known_keys()],
+    bases=(DataArguments,),
+    namespace={"__module__": __name__, "__doc__": "DataArguments and the `simulsa_*` keys."},
+)

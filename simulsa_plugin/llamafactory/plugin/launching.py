@@ -1,0 +1,218 @@
+"""What happens before `llamafactory-cli COMMAND` hands over: the recipe is checked, and torchrun is asked for."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import Any
+
+from simulsa_plugin.augment.output_layout import SUFFIX
+from simulsa_plugin.errors import DatasetError, SimulsaError, UsageError
+from simulsa_plugin.llamafactory.data.dataset import registered_file
+from simulsa_plugin.llamafactory.plugin.notices import announce, notify
+from simulsa_plugin.llamafactory.plugin.recipe_keys import GROUPS, TrainingSettings, flags_to_recipe
+from simulsa_plugin.settings import PREFIX, YAML_ERRORS, split_recipe
+from simulsa_plugin.terminal import printable
+
+COMMANDS = frozenset({"train", "chat", "api", "export", "webchat", "webui"})
+STARTED_BY_TORCHRUN = frozenset({"RANK", "LOCAL_RANK", "TORCHELASTIC_RUN_ID"})
+OTHER_LAUNCHERS = ("USE_RAY", "USE_KT")
+TRUE = frozenset({"true", "y", "1"})  # as LLaMA-Factory reads its variables
+
+
+def prepared(launch: Callable[[], None]) -> Callable[[], None]:
+    """Wrap LLaMA-Factory's `launch`, which finds the command in `sys.argv`."""
+
+    @functools.wraps(launch)
+    def prepare_and_launch() -> None:
+        if len(sys.argv) > 1 and sys.argv[1] in COMMANDS:
+            _prepare(sys.argv[1], sys.argv[2:])
+        launch()
+
+    return prepare_and_launch
+
+
+def _prepare(command: str, arguments: list[str]) -> None:
+    announce()
+    if not arguments or "-h" in arguments or "--help" in arguments:
+        return
+    recipe = read_arguments(arguments)
+    split_recipe(recipe, GROUPS)
+    if command == "train":
+        check_data(recipe)
+        _ask_for_torchrun(recipe)
+
+
+def read_arguments(arguments: list[str]) -> dict[str, Any]:
+    """The recipe that LLaMA-Factory is about to read: a YAML file and key=value overrides, or flags.
+
+    Raises:
+        UsageError: the YAML file cannot be read.
+    """
+    if not arguments[0].endswith((".yaml", ".yml")):
+        return flags_to_recipe(arguments)
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        merged = OmegaConf.merge(OmegaConf.load(arguments[0]), OmegaConf.from_cli(arguments[1:]))
+        return dict(OmegaConf.to_container(merged))  # type: ignore[arg-type]  # a list is no recipe, and raises
+    except (*YAML_ERRORS, OSError, OmegaConfBaseException) as error:
+        reason = " ".join(str(error).split())
+        message = f"Cannot read the recipe {arguments[0]}: {reason}. Give a YAML file of `key: value`."
+        raise UsageError(message) from error
+
+
+def check_data(recipe: Mapping[str, Any]) -> None:
+    """Say in one line that data is missing; a recipe without our keys and datasets is left to LLaMA-Factory.
+
+    Raises:
+        DatasetError: dataset_info.json, an entry of it or its file is not there. The command that makes it is named,
+            where the recipe knows it.
+    """
+    missing = missing_data(recipe)
+    ours = any(key.startswith(PREFIX) for key in recipe) or any(name.endswith(SUFFIX) for name in _names(recipe))
+    if not missing or not ours:
+        return
+    made_by = TrainingSettings.from_keys(recipe).made_by
+    if made_by:
+        raise DatasetError(f"{missing}. Make the data with: {made_by}")
+    if "dataset_dir" not in recipe:
+        raise DatasetError(
+            f"{missing}. The recipe has no dataset_dir, so LLaMA-Factory looks in `data`. "
+            "Add dataset_dir=DIR, the --out folder of simulsa-augment."
+        )
+    raise DatasetError(f"{missing}. Set dataset_dir to the --out folder of simulsa-augment, or correct the name.")
+
+
+def missing_data(recipe: Mapping[str, Any]) -> str | None:
+    """The first thing of `dataset` and `eval_dataset` that is not there, in words; None where all is there."""
+    folder = recipe.get("dataset_dir", "data")
+    elsewhere = not isinstance(folder, str) or folder == "ONLINE" or folder.startswith("REMOTE:")
+    if elsewhere or recipe.get("tokenized_path"):
+        return None
+    info_path = Path(folder) / "dataset_info.json"
+    try:
+        entries = json.loads(info_path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return f"{info_path} does not exist"
+    except (OSError, ValueError) as error:
+        return f"{info_path} cannot be read ({error})"
+    if not isinstance(entries, dict):
+        return f"{info_path} holds a {type(entries).__name__} instead of an object of datasets by name"
+    problems = (_missing_entry(entries, name, info_path) for name in _names(recipe))
+    return next((problem for problem in problems if problem), None)
+
+
+def _names(recipe: Mapping[str, Any]) -> list[str]:
+    """The datasets that a training loads, as LLaMA-Factory reads `a,b` and [a, b]."""
+    values = [recipe.get(key) or "" for key in ("dataset", "eval_dataset")]
+    names = [name for value in values for name in (value if isinstance(value, list) else str(value).split(","))]
+    return [str(name).strip() for name in names if str(name).strip()]
+
+
+def _missing_entry(entries: Mapping[str, Any], name: str, info_path: Path) -> str | None:
+    if name not in entries:
+        return f"{info_path} has no dataset {name}"
+    path = registered_file(entries[name], str(info_path.parent))
+    return f"{path} (dataset {name}) does not exist" if path and not path.exists() else None
+
+
+def _ask_for_torchrun(recipe: Mapping[str, Any]) -> None:
+    from llamafactory.extras.misc import get_device_count
+
+    config = recipe.get("deepspeed")
+    if isinstance(config, str) and config.endswith(".json") and not Path(config).is_file():
+        raise UsageError(
+            f"deepspeed: {config} does not exist below {Path.cwd()}. "
+            "Start from the folder that holds it, or give its absolute path: deepspeed=/…"
+        )
+    added = torchrun_environment(recipe, os.environ, get_device_count())
+    os.environ.update(added)
+    if added:
+        settings = " ".join(f"{name}={value}" for name, value in added.items())
+        notify(f"the recipe sets `deepspeed`, so training starts under torchrun ({settings}).")
+
+
+def torchrun_environment(recipe: Mapping[str, Any], environ: Mapping[str, str], device_count: int) -> dict[str, str]:
+    """The variables that make LLaMA-Factory start a `deepspeed` recipe under torchrun, less those already set.
+
+    LLaMA-Factory refuses `deepspeed` outside torchrun, and asks torchrun for as many processes as there are GPUs:
+    none, on a CPU.
+    """
+    other = any(environ.get(name, "").lower() in TRUE for name in OTHER_LAUNCHERS)
+    if not recipe.get("deepspeed") or other or STARTED_BY_TORCHRUN & environ.keys():
+        return {}
+    wanted = {"FORCE_TORCHRUN": "1"}
+    if device_count == 0:
+        wanted |= {"NPROC_PER_NODE": "1", "DS_ACCELERATOR": "cpu"}
+    return {name: value for name, value in wanted.items() if name not in environ}
+
+
+def without_compiler(build_shm_op: Callable[[], Any]) -> Callable[[], Any]:
+    """Wrap DeepSpeed's `build_shm_op`, which compiles C++ when a run starts on a CPU, and fails where no compiler is.
+
+    What it builds speeds up the exchange between the processes of one machine. A single process has none, and several
+    fall back to gloo.
+    """
+
+    @functools.wraps(build_shm_op)
+    def build_where_it_helps() -> Any:
+        compiler = shutil.which(os.environ.get("CXX", "c++"))
+        return build_shm_op() if compiler and os.environ.get("WORLD_SIZE", "1") != "1" else None
+
+    return build_where_it_helps
+
+
+class OwnTorchrun:
+    """`subprocess` as LLaMA-Factory's launcher sees it: with the torchrun of this Python, and whole arguments.
+
+    The launcher writes its command as one text and splits it at white space, which cuts paths that hold a space, and
+    takes `torchrun` from PATH, where there is none unless the virtual environment is activated.
+    """
+
+    def __init__(self, subprocess: ModuleType, script: str) -> None:
+        """Stand in for `subprocess` in the launcher, whose own file is `script`."""
+        self._subprocess = subprocess
+        self._script = script
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._subprocess, name)
+
+    def run(self, command: list[str], **options: Any) -> Any:
+        """Run a command; the launcher's torchrun command is repaired first."""
+        return self._subprocess.run(torchrun_command(command, [self._script, *sys.argv[1:]]), **options)
+
+
+def torchrun_command(command: list[str], target: list[str]) -> list[str]:
+    """Replace `torchrun` by this Python's, and the cut-up target at the end by the whole one.
+
+    >>> torchrun_command(["torchrun", "--nnodes", "1", "a", "b.py", "x"], ["a b.py", "x"])[1:]
+    ['-m', 'torch.distributed.run', '--nnodes', '1', 'a b.py', 'x']
+    """
+    cut_up = " ".join(target).split()
+    options = command[1 : len(command) - len(cut_up)]
+    if command[:1] != ["torchrun"] or command[1 + len(options) :] != cut_up:
+        return command
+    return [sys.executable, "-m", "torch.distributed.run", *options, *target]
+
+
+def report_errors_in_one_line() -> None:
+    """Let an uncaught SimulsaError end the process with its one line, not a traceback; in torchrun's children too."""
+    if getattr(sys.excepthook, "__name__", "") != _one_line.__name__:
+        sys.excepthook = functools.wraps(_one_line)(functools.partial(_one_line, sys.excepthook))
+
+
+def _one_line(
+    others: Callable[..., object], kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    if isinstance(error, SimulsaError):
+        print(printable(f"simulsa_plugin: {' '.join(str(error).split())}"), file=sys.stderr)
+    else:
+        others(kind, error, trace)

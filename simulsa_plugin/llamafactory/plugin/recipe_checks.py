@@ -1,0 +1,143 @@
+"""What is wrong with a recipe and can be seen in a moment, before the libraries are imported, which takes many seconds.
+
+LLaMA-Factory's loaders find everything that is missed here.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib.util
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from simulsa_plugin.demo.checkpoint import resolve_model_name
+from simulsa_plugin.errors import DatasetError, ModelError, UsageError
+from simulsa_plugin.llamafactory.data.dataset import names_no_dataset, read_dataset_info, registered_file, unregistered
+from simulsa_plugin.llamafactory.model.arguments import check_named
+from simulsa_plugin.settings import did_you_mean
+
+OTHER_HUBS = ("USE_MODELSCOPE_HUB", "USE_OPENMIND_HUB")
+TRUE = frozenset({"true", "y", "1"})  # as LLaMA-Factory reads its variables
+
+
+def check_recipe(recipe: Mapping[str, Any], datasets: Sequence[str] | None) -> None:
+    """Check model, template and datasets as far as names and files tell.
+
+    Args:
+        recipe: LLaMA-Factory's keys.
+        datasets: names that will be loaded from `dataset_dir`; None where they are made first.
+
+    Raises:
+        UsageError: a key is missing, or there is no such template.
+        ModelError: there is no such model or adapter, or the template takes no audio.
+        DatasetError: a dataset is not registered, or its file is missing.
+    """
+    check_named(recipe)
+    _check_template(str(recipe["template"]))
+    _check_checkpoint(resolve_model_name(str(recipe["model_name_or_path"])), recipe, "config.json")
+    adapters = recipe.get("adapter_name_or_path")
+    for adapter in adapters.split(",") if isinstance(adapters, str) else ():
+        _check_checkpoint(adapter.strip(), recipe, "adapter_config.json")
+    if datasets is not None:
+        _check_datasets(recipe.get("dataset_dir", "data"), datasets)
+
+
+@functools.cache
+def known_templates() -> dict[str, bool]:
+    """LLaMA-Factory's templates, and whether each takes audio, read from its source; empty where that has moved.
+
+    Importing them takes many seconds, for they come with transformers.
+    """
+    spec = importlib.util.find_spec("llamafactory")
+    folders = (spec.submodule_search_locations or []) if spec else []
+    found: dict[str, bool] = {}
+    for path in (Path(folder, "data", "template.py") for folder in folders):
+        try:
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, SyntaxError):
+            return {}
+        found |= dict(_registered(tree))
+    return found
+
+
+def _registered(tree: ast.Module) -> Iterable[tuple[str, bool]]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "register_template":
+            given = {keyword.arg: keyword.value for keyword in node.keywords}
+            name, plugin = given.get("name"), given.get("mm_plugin")
+            if isinstance(name, ast.Constant):
+                takes_audio = isinstance(plugin, ast.Call) and any(one.arg == "audio_token" for one in plugin.keywords)
+                yield str(name.value), takes_audio
+
+
+def _check_template(name: str) -> None:
+    known = known_templates()
+    if not known:
+        return
+    with_audio = sorted(template for template, takes_audio in known.items() if takes_audio)
+    if name not in known:
+        hint = did_you_mean(name, with_audio) or did_you_mean(name, known)
+        raise UsageError(f"There is no template {name}.{hint} Those that take audio: {', '.join(with_audio)}.")
+    if with_audio and not known[name]:
+        raise ModelError(f"The template {name} takes no audio; for Qwen2-Audio use template: qwen2_audio.")
+
+
+def _check_checkpoint(name: str, recipe: Mapping[str, Any], file_name: str) -> None:
+    """Whether a model or an adapter can be there: a folder that holds `file_name`, or a name on a hub."""
+    kind = "model" if file_name == "config.json" else "adapter"
+    folder = Path(os.path.expanduser(name))
+    if folder.is_dir():
+        problem = _folder_problem(folder, file_name)
+    elif folder.exists():
+        problem = "it is a file; a checkpoint is a folder"
+    else:
+        problem = _hub_problem(name, recipe, file_name)
+    if problem:
+        key = f"{kind}_name_or_path"
+        raise ModelError(f"Cannot load the {kind} {name}: {problem}. Check {key}.")
+
+
+def _folder_problem(folder: Path, file_name: str) -> str | None:
+    if (folder / file_name).exists():
+        return None
+    if file_name == "config.json" and (folder / "adapter_config.json").exists():
+        return "the folder holds an adapter; name its base here, and the folder as adapter_name_or_path"
+    return f"its folder has no {file_name}"
+
+
+def _hub_problem(name: str, recipe: Mapping[str, Any], file_name: str) -> str | None:
+    """Why a name that is no folder cannot come from a hub either, as far as that is known without the network."""
+    from huggingface_hub import constants, try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # it is in their documentation
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return "there is no such folder, and it is not a name on a hub either (owner/name)"
+    if not constants.HF_HUB_OFFLINE or any(os.environ.get(hub, "").lower() in TRUE for hub in OTHER_HUBS):
+        return None
+    cache = recipe.get("cache_dir")
+    folder = cache if isinstance(cache, str) else constants.HF_HUB_CACHE
+    revision = str(recipe.get("model_revision") or "main")
+    if isinstance(try_to_load_from_cache(name, file_name, cache_dir=folder, revision=revision), str):
+        return None
+    return f"there is no such folder, HF_HUB_OFFLINE is set, and {folder} does not hold it"
+
+
+def _check_datasets(dataset_dir: object, names: Sequence[str]) -> None:
+    """Whether local datasets are registered, and their files there."""
+    if not names:
+        raise names_no_dataset()
+    if not isinstance(dataset_dir, str) or dataset_dir == "ONLINE" or dataset_dir.startswith("REMOTE:"):
+        return
+    info = read_dataset_info(dataset_dir)
+    for name in names:
+        if name not in info:
+            raise unregistered(name, info, os.path.join(dataset_dir, "dataset_info.json"))
+        path = registered_file(info[name], dataset_dir)
+        if path and not path.exists():
+            raise DatasetError(f"The dataset {name} is registered, but its file {path} does not exist.")

@@ -1,0 +1,113 @@
+"""Recipes on their way into LLaMA-Factory: own keys are known, model names resolved, bf16 kept off a bare CPU.
+
+`read_args` is the one function through which every LLaMA-Factory command gets its arguments, from a file, from flags
+or from a caller's dict; `adapting` wraps it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from simulsa_plugin.augment.augment_settings import AugmentSettings
+from simulsa_plugin.corpora.corpus_settings import CorpusSettings
+from simulsa_plugin.demo.checkpoint import resolve_model_name
+from simulsa_plugin.evaluation.evaluation_settings import CometSettings, EvaluationSettings, HookSettings, TuneSettings
+from simulsa_plugin.llamafactory.plugin.notices import notify
+from simulsa_plugin.presets import PresetSettings
+from simulsa_plugin.settings import PREFIX, Settings, split_recipe
+
+MODEL_KEYS = ("model_name_or_path", "ref_model", "reward_model")
+Arguments = dict[str, Any] | list[str]
+
+
+@dataclass(frozen=True)
+class TrainingSettings(Settings):
+    """Keys that only training reads.
+
+    Args:
+        made_by: the command that makes the recipe's dataset, named when the dataset is not there.
+    """
+
+    made_by: str | None = None
+
+
+# One recipe serves augmentation, training and evaluation, so every command knows the keys of all of them.
+GROUPS: tuple[type[Settings], ...] = (
+    PresetSettings, CorpusSettings, AugmentSettings, EvaluationSettings, TuneSettings, CometSettings, HookSettings,
+    TrainingSettings)
+
+
+def known_keys() -> list[str]:
+    """Every `simulsa_*` key a recipe may hold."""
+    return list(dict.fromkeys(key for group in GROUPS for key in group.keys()))
+
+
+def adapting(read_args: Callable[..., Arguments]) -> Callable[..., Arguments]:
+    """Wrap LLaMA-Factory's `read_args`."""
+
+    @functools.wraps(read_args)
+    def adapted(args: Arguments | None = None) -> Arguments:
+        values = read_args(args)
+        return adapt_flags(values) if isinstance(values, list) else adapt_recipe(values)
+
+    return adapted
+
+
+def adapt_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """What LLaMA-Factory gets instead of the recipe.
+
+    Raises:
+        UsageError: a `simulsa_*` key nobody reads; the nearest known key is named.
+    """
+    split_recipe(recipe, GROUPS)
+    adapted = {key: _resolved(value) if key in MODEL_KEYS else value for key, value in recipe.items()}
+    if adapted.get("bf16") is True and not adapted.get("use_cpu") and _device_count() == 0:
+        notify("bf16 needs a GPU, and there is none: going on in fp32.")
+        adapted["bf16"] = False
+    return adapted
+
+
+def adapt_flags(flags: list[str]) -> list[str]:
+    """The same for `--key value` and `--key=value`.
+
+    Raises:
+        UsageError: a `--simulsa_*` flag nobody reads; the nearest known key is named.
+    """
+    split_recipe({key: None for key in flags_to_recipe(flags) if key.startswith(PREFIX)}, GROUPS)
+    adapted = list(flags)
+    for position, flag in enumerate(flags):
+        key, equals, value = flag.removeprefix("--").partition("=")
+        if flag.startswith("--") and key in MODEL_KEYS:
+            if equals:
+                adapted[position] = f"--{key}={resolve_model_name(value)}"
+            elif position + 1 < len(flags):
+                adapted[position + 1] = resolve_model_name(flags[position + 1])
+    return adapted
+
+
+def flags_to_recipe(flags: list[str]) -> dict[str, Any]:
+    """Command-line flags as the recipe they stand for; a flag without a value is true.
+
+    >>> flags_to_recipe(["--stage", "sft", "--seed=1", "--do_train"])
+    {'stage': 'sft', 'seed': '1', 'do_train': True}
+    """
+    recipe: dict[str, Any] = {}
+    for flag, following in zip(flags, [*flags[1:], "--"], strict=True):
+        if flag.startswith("--"):
+            key, equals, value = flag.removeprefix("--").partition("=")
+            recipe[key] = value if equals else True if following.startswith("--") else following
+    return recipe
+
+
+def _resolved(value: Any) -> Any:
+    return resolve_model_name(value) if isinstance(value, str) else value
+
+
+def _device_count() -> int:
+    from llamafactory.extras.misc import get_device_count
+
+    count: int = get_device_count()
+    return count

@@ -1,0 +1,1 @@
+"""Simultaneous decoding at every evaluation of a training."""

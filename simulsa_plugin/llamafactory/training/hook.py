@@ -1,0 +1,304 @@
+"""Simultaneous decoding at every evaluation of a training: `eval_simul_k500_b0_bleu` among its metrics.
+
+`run_sft`, `run_dpo` and `run_kto` are wrapped for what a trainer does not know (the dataset, the template), the
+trainer's class for what only it knows. The models of other stages do not translate: there the key is refused. Metrics
+are added before the trainer logs an evaluation, so that they go wherever its own go: TensorBoard, W&B, SwanLab,
+trainer_state.json, all_results.json, `metric_for_best_model` and early stopping.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from tqdm import tqdm
+
+from simulsa_plugin.errors import UsageError
+from simulsa_plugin.evaluation.during_training import (
+    HISTORY,
+    PREFIX,
+    History,
+    Plan,
+    decode_share,
+    logged_metrics,
+    make_plan,
+    score_cells,
+)
+from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings, HookSettings
+from simulsa_plugin.evaluation.run import plan_cells
+from simulsa_plugin.llamafactory.model.arguments import InferenceArguments, one_line
+from simulsa_plugin.llamafactory.plugin.notices import notify
+from simulsa_plugin.llamafactory.training.distributed import gather, rank_and_count, whole_weights
+from simulsa_plugin.llamafactory.training.preserved_state import as_loud_as_before, undisturbed
+from simulsa_plugin.metrics.quality import make_metrics
+from simulsa_plugin.model.values import Sample, UnusableRow
+from simulsa_plugin.presets import apply_preset
+from simulsa_plugin.settings import PREFIX as PREFIX_OF_KEYS
+from simulsa_plugin.settings import read_recipe
+
+DECODED_STAGES = ("sft", "dpo", "kto")
+if TYPE_CHECKING:
+    from simulsa_plugin.llamafactory.data.dataset import OfflineDataset
+
+Scored: TypeAlias = tuple[list[dict[str, Any]], dict[str, float]]  # rows of the history, metrics of the log
+_RUNTIME = "_runtime"  # ends the key of every evaluation's duration
+_current: list[Evaluator] = []  # of the training that is being set up in this process
+
+
+class Evaluator:
+    """Decodes the plan with the model of a training, shared out over its processes.
+
+    Args:
+        plan: what.
+        renderer: tokenizer, processor and template of its own, so that the training's stay as they are.
+        history: where all of it is written.
+    """
+
+    def __init__(self, plan: Plan, renderer: Any, history: History) -> None:
+        self.plan, self._renderer, self._history = plan, renderer, history
+        self._done: dict[int, dict[str, float]] = {}
+        self._count = self._failed = 0  # evaluations
+
+    def begin(self, step: int) -> None:
+        """A training starts, or goes on, after `step`."""
+        if rank_and_count()[0] != 0:
+            return
+        try:
+            self._history.forget_after(step)
+        except Exception as error:  # a full disk must not end a training
+            notify(f"{HISTORY} could not be cut at step {step}, and may hold later steps: {one_line(error)}")
+
+    def end(self) -> None:
+        """A training has ended: its best weights may have been loaded, so that the same step is another model."""
+        self._done.clear()
+
+    def metrics(self, trainer: Any) -> dict[str, float]:
+        """The metrics of a step; several evaluation sets at one step decode once. A failure gives none."""
+        step = trainer.state.global_step
+        if step not in self._done:
+            self._done[step] = self._evaluate(trainer, step)
+        return self._done[step]
+
+    def _evaluate(self, trainer: Any, step: int) -> dict[str, float]:
+        start = time.perf_counter()
+        # What the first rank found counts for all of them: they must choose the same best model.
+        scored: Scored | str = gather(self._score(gather(self._decode(trainer))))[0]
+        self._count += 1
+        if isinstance(scored, str):
+            self._failed += 1
+            notify(f"simultaneous decoding at step {step} FAILED, the training goes on without it: {scored} "
+                   f"({self._failed} of {self._count} evaluations so far failed)")
+            return _none_for_best(self.plan, trainer.args)
+        rows, metrics = scored
+        if rank_and_count()[0] == 0:
+            self._write(step, trainer.state.epoch, time.perf_counter() - start, rows)
+        return _none_for_best(self.plan, trainer.args) | metrics
+
+    def _score(self, shares: list[dict[int, Any] | str]) -> Scored | str | None:
+        """On the first rank the rows and the metrics of the log, or why there are none."""
+        if rank_and_count()[0] != 0:
+            return None
+        sessions: dict[int, Any] = {}
+        for share in shares:
+            if isinstance(share, str):
+                return share
+            sessions |= share
+        try:
+            rows = score_cells(self.plan, sessions)
+            return rows, logged_metrics(self.plan, rows)
+        except Exception as error:  # whatever it is, hours of training are worth more
+            return f"{type(error).__name__}: {one_line(error)}"
+
+    def _decode(self, trainer: Any) -> dict[int, Any] | str:
+        """This process's share, or why there is none: the others must hear of it, as they wait."""
+        from simulsa_plugin.llamafactory.model.backbone import Backbone
+
+        number, count = rank_and_count()
+        total = len(range(number, len(self.plan.samples), count)) * len(self.plan.cells)
+        try:
+            with whole_weights(trainer.model_wrapped), undisturbed(trainer.model), \
+                    trainer.compute_loss_context_manager(), \
+                    tqdm(total=total, desc="simultaneous", unit="session", disable=None if number == 0 else True,
+                         leave=False) as progress:
+                model = Backbone(trainer.model, self._renderer)
+                return decode_share(model, self.plan, number, count, progress)
+        except Exception as error:  # whatever it is, hours of training are worth more
+            return f"{type(error).__name__}: {one_line(error)}"
+
+    def _write(self, step: int, epoch: float | None, seconds: float, rows: list[dict[str, Any]]) -> None:
+        try:
+            self._history.add(step, epoch, seconds, rows)
+        except Exception as error:  # a full disk must not end a training either
+            notify(f"the simultaneous decoding of step {step} could not be written down: {one_line(error)}")
+
+
+def with_evaluator(run_stage: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap LLaMA-Factory's `run_sft` or its like: its trainer decodes where a recipe names a `simulsa_eval_dataset`.
+
+    The set is read before the training starts, so that a mistake shows at once.
+    """
+
+    @functools.wraps(run_stage)
+    def wrapped(
+        model_args: Any, data_args: Any, training_args: Any, finetuning_args: Any, *rest: Any, **more: Any
+    ) -> Any:
+        evaluator = _make_evaluator(InferenceArguments(model_args, data_args, finetuning_args), training_args)
+        _current[:] = [evaluator] if evaluator else []
+        try:
+            return run_stage(model_args, data_args, training_args, finetuning_args, *rest, **more)
+        finally:
+            _current.clear()
+
+    return wrapped
+
+
+def refusing_evaluation(run_stage: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap `run_pt`, `run_rm` or `run_ppo`, whose models give no translations: a `simulsa_eval_dataset` is refused.
+
+    Raises:
+        UsageError: when called with the key.
+    """
+
+    @functools.wraps(run_stage)
+    def wrapped(
+        model_args: Any, data_args: Any, training_args: Any, finetuning_args: Any, *rest: Any, **more: Any
+    ) -> Any:
+        if HookSettings.from_keys(_own_keys(data_args)).eval_dataset is not None:
+            raise UsageError(f"simulsa_eval_dataset does not work in stage: {finetuning_args.stage}; allowed: "
+                             f"{', '.join(DECODED_STAGES)}. Remove the key, and evaluate with simulsa-eval.")
+        return run_stage(model_args, data_args, training_args, finetuning_args, *rest, **more)
+
+    return wrapped
+
+
+def evaluating(trainer_class: type) -> type:
+    """A subclass of a trainer that also decodes, if a recipe asks for it."""
+
+    class SimultaneouslyEvaluating(trainer_class):  # type: ignore[misc]  # transformers has no types
+        """Adds simultaneous metrics to those of an evaluation before they are logged."""
+
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            super().__init__(*arguments, **named)
+            self.simultaneous = _current[0] if _current else None
+
+        def train(self, *arguments: Any, **named: Any) -> Any:
+            if self.simultaneous is None:
+                return super().train(*arguments, **named)
+            self.add_callback(_beginning(self.simultaneous))
+            try:
+                return super().train(*arguments, **named)
+            finally:
+                self.simultaneous.end()
+
+        def log(self, logs: dict[str, float], *arguments: Any, **named: Any) -> None:
+            if self.simultaneous is not None and _is_evaluation(logs):
+                logs.update(self.simultaneous.metrics(self))
+            super().log(logs, *arguments, **named)
+
+    SimultaneouslyEvaluating.__name__ = SimultaneouslyEvaluating.__qualname__ = trainer_class.__name__
+    return SimultaneouslyEvaluating
+
+
+def _beginning(evaluator: Evaluator) -> Any:
+    from transformers import TrainerCallback
+
+    class Beginning(TrainerCallback):  # type: ignore[misc]  # transformers has no types
+        """Tells at which step a training starts: only then is a checkpoint's state loaded."""
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            evaluator.begin(state.global_step)
+
+    return Beginning()
+
+
+def _is_evaluation(logs: Mapping[str, float]) -> bool:
+    return any(key.startswith("eval_") and key.endswith(_RUNTIME) for key in logs)
+
+
+def _none_for_best(plan: Plan, training_args: Any) -> dict[str, float]:
+    """NaN, which is never the best, for the metric that chooses the best model: without a value the trainer stops."""
+    name = _best_metric(training_args)
+    return {name: float("nan")} if name in plan.names else {}
+
+
+def _best_metric(training_args: Any) -> str | None:
+    """The metric that chooses the best model, by its whole name, as the trainer completes it."""
+    chosen: str | None = training_args.metric_for_best_model
+    return chosen if chosen is None or chosen.startswith("eval_") else f"eval_{chosen}"
+
+
+def _make_evaluator(arguments: InferenceArguments, training_args: Any) -> Evaluator | None:
+    """The evaluator that a recipe asks for.
+
+    Raises:
+        UsageError, DatasetError, ModelError: the recipe's keys, its test set or its template are wrong.
+        MissingExtraError: the BLEU tokenizer needs a package or a file that is not there.
+    """
+    named, preset = apply_preset(_own_keys(arguments.data), [HookSettings, EvaluationSettings])
+    hook = HookSettings.from_keys(named)
+    if hook.eval_dataset is None:
+        return None
+    settings = EvaluationSettings.from_keys(named | {
+        "simulsa_chunks": hook.eval_chunks, "simulsa_rollbacks": hook.eval_rollbacks,
+        "simulsa_policies": hook.eval_policies, "simulsa_eval_samples": hook.eval_samples})
+    _refuse_what_cannot_be(training_args, settings)
+    make_metrics(settings.bleu_tokenizer)  # a package that is missing shows before the long part
+    with as_loud_as_before():
+        from simulsa_plugin.llamafactory.data.dataset import load_datasets
+        from simulsa_plugin.llamafactory.data.rendering import load_renderer
+
+        (dataset,) = load_datasets(arguments, [hook.eval_dataset])
+        renderer = load_renderer(arguments)
+    rows: list[Sample | UnusableRow] = [
+        dataset.sample(row) for row in range(min(len(dataset), hook.eval_samples or len(dataset)))]
+    plan, seconds = make_plan(dataset.name, rows, plan_cells(settings), settings)
+    chosen = _best_metric(training_args)
+    if chosen is not None and chosen.startswith(PREFIX) and chosen not in plan.names:
+        raise UsageError(f"metric_for_best_model is {chosen}; simultaneous decoding has {', '.join(plan.names)}.")
+    if rank_and_count()[0] == 0:
+        if preset:
+            notify(str(preset))
+        for line in _about_test_set(dataset, arguments.data, plan):
+            notify(line)
+        notify(plan.cost(seconds) + (f" Skipped: {dict(plan.skipped)}." if plan.skipped else ""))
+    return Evaluator(plan, renderer, History(Path(training_args.output_dir)))
+
+
+def _about_test_set(dataset: OfflineDataset, data_arguments: Any, plan: Plan) -> Iterator[str]:
+    """The test set, its rows and unit; then a warning, where it is a training set as well."""
+    from simulsa_plugin.llamafactory.data.dataset import read_dataset_info
+    from simulsa_plugin.llamafactory.data.leakage import trained_on
+
+    rows = len(plan.samples) + sum(plan.skipped.values())
+    yield f"test set {dataset.name}: {rows} of {len(dataset)} rows, latency unit {plan.settings.latency_unit}."
+    yield from (f"WARNING: {line}" for line in plan.warnings)
+    folder = data_arguments.dataset_dir
+    entries = read_dataset_info(folder)
+    where = folder if isinstance(folder, str) else os.curdir
+    shared = trained_on(dataset.name, dataset.entry, data_arguments.dataset or [], entries, where)
+    if shared:
+        yield (f"WARNING: the test set {dataset.name} is {shared}: its scores say how well the model remembers, not "
+               "how well it translates. Set simulsa_eval_dataset to a test set that is not trained on.")
+
+
+def _own_keys(data_arguments: Any) -> dict[str, Any]:
+    """The recipe's `simulsa_*` keys; flags come as text, and are read as a recipe's values are."""
+    keys = {key: value for key, value in vars(data_arguments).items() if key.startswith(PREFIX_OF_KEYS)}
+    flags = read_recipe(None, [f"{key}={value}" for key, value in keys.items() if isinstance(value, str)])
+    return {key: flags.get(key, value) for key, value in keys.items() if value is not None}
+
+
+def _refuse_what_cannot_be(training_args: Any, settings: EvaluationSettings) -> None:
+    if settings.measure_time:
+        raise UsageError("simulsa_measure_time is not for an evaluation during training. Use simulsa-eval.")
+    if getattr(training_args, "fsdp", None):
+        raise UsageError("simulsa_eval_dataset does not work under FSDP, whose weights it cannot gather. Leave it out, "
+                         "or use DeepSpeed.")
+    if str(getattr(training_args.eval_strategy, "value", training_args.eval_strategy)) == "no" and \
+            not training_args.do_eval:
+        raise UsageError("simulsa_eval_dataset decodes whenever the training evaluates, and this one never does. Set "
+                         "eval_strategy: steps, eval_steps, and val_size or eval_dataset.")

@@ -1,0 +1,1 @@
+"""Logs of SimulEval, OmniSTEval and simulstream: readers, writers, checks."""

@@ -1,0 +1,210 @@
+"""Any log: its form is recognised, its records come one by one, and what is odd about it is counted."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from simulsa_plugin.errors import LogError
+from simulsa_plugin.logs import omnisteval, simuleval, simulstream
+from simulsa_plugin.logs.json_rows import in_short, on_line, read_lines, read_rows
+from simulsa_plugin.metrics.records import EmissionRecord
+
+SIMULEVAL_1_0 = "SimulEval 1.0"
+SIMULEVAL_1_1 = "SimulEval 1.1"
+OMNISTEVAL = "OmniSTEval"
+SIMULSTREAM = "simulstream"
+READ_FORMS = f"The forms read are instances.log of {SIMULEVAL_1_0} and 1.1, JSONL of {OMNISTEVAL} and of {SIMULSTREAM}."
+
+_PARSERS: dict[str, Callable[[Mapping[str, Any], int], EmissionRecord]] = {
+    SIMULEVAL_1_0: simuleval.parse_record,
+    SIMULEVAL_1_1: simuleval.parse_record,
+    OMNISTEVAL: omnisteval.parse_record,
+}
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """What a log does not say itself.
+
+    Attributes:
+        references: a text file with one reference per line of the log (or per segment), in the place of its own.
+        segments: the YAML of a simulstream log's segments.
+        detokenizer: how a simulstream log's tokens make a text; None takes the one of the unit.
+        unit: word or char; only a simulstream log is read by it.
+        keep_end_marks: the end mark of a SimulEval 1.0 log, with its delay, stays a word of the prediction, as in
+            SimulEval 1.0 and OmniSTEval; no other form has any.
+    """
+
+    references: Path | None = None
+    segments: Path | None = None
+    detokenizer: str | None = None
+    unit: str = "word"
+    keep_end_marks: bool = False
+
+
+@dataclass
+class Lines:
+    """Numbers of lines: how many there are, and the first dozen."""
+
+    count: int = 0
+    first: list[int] = field(default_factory=list)
+
+    def add(self, number: int) -> None:
+        """Count a line."""
+        self.count += 1
+        if len(self.first) < 12:
+            self.first.append(number)
+
+
+class Log:
+    """A log that is read anew whenever its records are asked for; nothing of it is kept.
+
+    Attributes:
+        path: the file.
+        form: one of the forms' names.
+        keeps_end_marks: they stay words of a 1.0 log.
+        end_marks: predictions of a 1.0 log that have an end mark, which is left out with its delay, or kept. This and
+            what follows is known when the records have been read to their end.
+        missing_reference: lines without the key `reference`, which SimulEval reads as an empty text.
+        repeated_index: lines whose index an earlier line had; SimulEval would keep only the last of them.
+    """
+
+    def __init__(self, path: Path, options: ReadOptions | None = None) -> None:
+        """Recognise the form by the first line.
+
+        Raises:
+            LogError: the file cannot be read or is empty, or its form is unknown.
+        """
+        self.path = path
+        self._options = options or ReadOptions()
+        self.form = _recognise_first(path)
+        if self._options.segments is not None and self.form != SIMULSTREAM:
+            raise LogError(f"{path} is a log of {self.form}, whose lines are its segments. Leave --segments out.")
+        self.keeps_end_marks = self._options.keep_end_marks and self.form == SIMULEVAL_1_0
+        self._forget()
+
+    @property
+    def signatures(self) -> dict[str, str]:
+        """Whose clock the elapsed times are on, what cut recordings into segments, and end marks that are kept."""
+        if self.form != SIMULSTREAM:
+            kept = {"end_marks": "kept|as:SimulEval-1.0"} if self.keeps_end_marks else {}
+            return {"CA": "clock:cumulative|as:SimulEval-1.1.4", **kept}
+        clock = {"CA": "clock:per_step|as:simulstream-1.0.0"}
+        return clock if self._options.segments is None else clock | {"segments": simulstream.alignment_signature()}
+
+    def records(self) -> Iterator[EmissionRecord]:
+        """The records in order; record i stands on line i + 1 (of a simulstream log: is segment i + 1).
+
+        Raises:
+            LogError: a line is not what it should be, or the references are not as many as the lines.
+            MissingExtraError: a simulstream log has several segments in an audio, and the aligner is missing.
+        """
+        self._forget()
+        records = self._simulstream() if self.form == SIMULSTREAM else self._lines()
+        for number, record in enumerate(records, 1):
+            if record.index in self._seen:
+                self.repeated_index.add(number)
+            self._seen.add(record.index)
+            yield record
+
+    def _forget(self) -> None:
+        self.end_marks = 0
+        self.missing_reference, self.repeated_index = Lines(), Lines()
+        self._seen: set[int] = set()
+
+    def _lines(self) -> Iterator[EmissionRecord]:
+        parse, references = _PARSERS[self.form], self._options.references
+        texts = None if references is None else read_references(references)
+        measured = self._is_measured()
+        number = 0
+        for number, row in read_rows(self.path, READ_FORMS):
+            record: EmissionRecord = on_line(self.path, number, parse, row, number - 1)
+            if self.form == SIMULEVAL_1_0:
+                self.end_marks += simuleval.has_end_mark(record)
+                record = record if self.keeps_end_marks else simuleval.without_end_mark(record)
+            if record.elapsed and not measured:
+                record = dataclasses.replace(record, elapsed=None)
+            if texts is not None:
+                record = dataclasses.replace(record, reference=self._next(texts, number))
+            elif "reference" not in row:
+                self.missing_reference.add(number)
+            yield record
+        if texts is not None:
+            self._check_exhausted(texts, number)
+
+    def _is_measured(self) -> bool:
+        """Whether some elapsed time is neither 0 nor its delay: so tools write where they measure nothing."""
+        late, heard = ("emission_ca", "emission_cu") if self.form == OMNISTEVAL else ("elapsed", "delays")
+        return any(_has_computation(row.get(late), row.get(heard)) for _, row in read_rows(self.path, READ_FORMS))
+
+    def _next(self, texts: Iterator[str], number: int) -> str:
+        text = next(texts, None)
+        if text is None:
+            lines = sum(1 for _ in read_rows(self.path, READ_FORMS))
+            raise self._other_count(number - 1, lines)
+        return text
+
+    def _check_exhausted(self, texts: Iterable[str], lines: int) -> None:
+        more = sum(1 for _ in texts)
+        if more:
+            raise self._other_count(lines + more, lines)
+
+    def _other_count(self, references: int, lines: int) -> LogError:
+        return LogError(f"{self._options.references} holds {references} lines, {self.path} holds {lines}; "
+                        f"expected one reference per line of the log, in its order.")
+
+    def _simulstream(self) -> Iterator[EmissionRecord]:
+        options = self._options
+        screens = simulstream.read_screens(
+            self.path, options.unit, simulstream.make_detokenizer(options.detokenizer or options.unit))
+        if options.detokenizer is None:
+            simulstream.check_not_subwords(self.path, screens.values())
+        segments = None if options.segments is None else simulstream.read_segments(options.segments)
+        references = None if options.references is None else list(read_references(options.references))
+        yield from simulstream.to_records(screens, segments, references, options.unit)
+
+
+def _has_computation(elapsed: object, delays: object) -> bool:
+    return bool(elapsed) and elapsed != delays and (any(elapsed) if isinstance(elapsed, list) else True)
+
+
+def read_references(path: Path) -> Iterator[str]:
+    r"""Lines of a text file, ended by \n or \r\n only: a reference may hold other separators.
+
+    Raises:
+        LogError: the file cannot be read or is no UTF-8.
+    """
+    for number, line in enumerate(read_lines(path, "references", "Give a UTF-8 text file."), 1):
+        try:
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise LogError(f"Cannot read the references {path}, line {number}: {error}. Give a UTF-8 text file."
+                           ) from error
+        yield text.removesuffix("\n").removesuffix("\r")
+
+
+def _recognise_first(path: Path) -> str:
+    for number, row in read_rows(path, READ_FORMS):
+        form: str = on_line(path, number, _recognise, row)
+        return form
+    raise LogError(f"{path} holds no line. {READ_FORMS}")
+
+
+def _recognise(row: Mapping[str, Any]) -> str:
+    """The form of a log by the keys of its first line."""
+    for key in simuleval.KEYS_OF_SPEECH:
+        if key in row:
+            raise LogError(f"a log of speech output (it has the key {key}); only text output is scored.")
+    if any(key in row for key in simulstream.KEYS):
+        return SIMULSTREAM
+    if any(key in row for key in omnisteval.KEYS):
+        return OMNISTEVAL  # also where SimulEval's names stand beside them
+    if "prediction" not in row and "delays" not in row:
+        raise LogError(f"an unknown form (its keys: {in_short(list(row)[:8])}). {READ_FORMS}")
+    if "delays" not in row and "docid" in row and "segid" in row:
+        return OMNISTEVAL  # its first segment is empty and so has no times
+    return SIMULEVAL_1_0 if any(key in row for key in simuleval.KEYS_OF_1_0) else SIMULEVAL_1_1

@@ -1,0 +1,1 @@
+"""What the method asks of a model: values and protocol."""

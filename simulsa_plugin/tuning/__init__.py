@@ -1,0 +1,1 @@
+"""Choosing settings on a dev set within latency budgets."""

@@ -1,0 +1,72 @@
+"""A folder as a user has it: recipes/ and a small data/ with real WAV files; no network, no model download."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from simulsa_plugin.audio.samples import write_wav
+from simulsa_plugin.demo.corpus import OFFLINE_NAME
+from simulsa_plugin.files.json_files import write_json, write_jsonl
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+# What a launcher or an earlier run leaves behind would change what is tested.
+INHERITED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "FORCE_TORCHRUN", "NPROC_PER_NODE", "DS_ACCELERATOR",
+             "SIMULSA_PLUGIN", "SIMULSA_PLUGIN_ANNOUNCED", "LLAMAFACTORY_VERBOSITY")
+
+
+@pytest.fixture(scope="session")
+def repository():
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def entry():
+    template = json.loads((REPOSITORY / "data_templates" / "dataset_info.json").read_text(encoding="utf-8"))
+    return template["covost2_en_zh"]
+
+
+@pytest.fixture
+def project_folder(tmp_path, entry):
+    """recipes/ and data/, named as the embedded default: 16 offline rows, and 2 in the place of augmented ones."""
+    root = tmp_path / "my project"  # the space is meant
+    shutil.copytree(REPOSITORY / "recipes", root / "recipes")
+    clips = root / "data" / "clips"
+    clips.mkdir(parents=True)
+    noise = np.random.default_rng(0)
+    rows = []
+    for number in range(16):
+        write_wav(clips / f"{number}.wav", noise.integers(-3000, 3000, 16_000).astype(np.int16))
+        rows.append({
+            "messages": [{"role": "user", "content": "<audio>Translate into German."},
+                         {"role": "assistant", "content": f"das haus {number}"}],
+            "audios": [str(clips / f"{number}.wav")],
+        })
+    tables = {OFFLINE_NAME: rows, f"{OFFLINE_NAME}_simulsa": rows[:2]}
+    for name, table in tables.items():
+        write_jsonl(root / "data" / f"{name}.jsonl", table)
+    write_json(root / "data" / "dataset_info.json", {name: {**entry, "file_name": f"{name}.jsonl"} for name in tables})
+    return root
+
+
+@pytest.fixture
+def clean_environment(tmp_path):
+    kept = {name: value for name, value in os.environ.items() if name not in INHERITED}
+    return {**kept, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(tmp_path / "cache")}
+
+
+@pytest.fixture
+def llamafactory_cli(project_folder, clean_environment):
+    """Type `llamafactory-cli …` in the project folder."""
+    program = Path(sys.executable).parent / "llamafactory-cli"
+
+    def run(*arguments, **environment):
+        return subprocess.run([str(program), *arguments], cwd=project_folder, env=clean_environment | environment,
+                              capture_output=True, text=True, timeout=280, check=False)
+
+    return run

@@ -1,0 +1,497 @@
+"""Faster paths against transformers' own: encoders as short as the audio, prompts read once, drafts, batches."""
+
+import copy
+import dataclasses
+import random
+
+import numpy as np
+import pytest
+import torch
+from transformers import WhisperFeatureExtractor
+from transformers.cache_utils import Cache, DynamicLayer
+
+from simulsa_plugin.audio.samples import from_pcm16, to_pcm16
+from simulsa_plugin.demo.corpus import iterate_utterances
+from simulsa_plugin.demo.grammar import PROMPT
+from simulsa_plugin.errors import ModelError
+from simulsa_plugin.llamafactory.data.rendering import load_renderer
+from simulsa_plugin.llamafactory.model.arguments import inference_arguments
+from simulsa_plugin.llamafactory.model.audio_encoder import Qwen2AudioAdapter
+from simulsa_plugin.llamafactory.model.backbone import Backbone, load_backbone
+from simulsa_plugin.llamafactory.model.batched_decoding import SharedPromptDecoder, _RoomyLayer
+from simulsa_plugin.llamafactory.model.features import ShortWhisperFeatureExtractor, window_of_batch
+from simulsa_plugin.llamafactory.model.plain_decoding import _Chooser
+from simulsa_plugin.model.values import Prompt, Request
+from simulsa_plugin.streaming.engine import Cell, Limits, Source, decode, decode_alone
+from simulsa_plugin.streaming.policies import (
+    AgreementOrConfidence,
+    Attention,
+    Confidence,
+    HoldN,
+    LocalAgreement,
+    Offline,
+    Retranslation,
+    Rollback,
+    WaitK,
+)
+
+RECIPE = {"model_name_or_path": "simulsa-demo", "template": "qwen2_audio"}
+ASK = Prompt(({"role": "user", "content": PROMPT},))
+LENGTHS = (2400, 2401, 8000, 15_999, 16_320, 47_999, 80_000, 96_000)
+HEADS = ((1, 1), (2, 2))
+POLICIES = [
+    *(Cell(Rollback(b), k) for k in (500, 1000) for b in (0, 3)),
+    *(Cell(policy, 700) for policy in (Rollback(3, floor=False), Confidence(0.9), Confidence(0.9, 3),
+                                       AgreementOrConfidence(2, 0.9), Attention(320), HoldN(3), LocalAgreement(2),
+                                       LocalAgreement(3), WaitK(2), WaitK(3, "char"), Retranslation())),
+    Cell(Offline(), None),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def fast():
+    loaded = load_backbone(inference_arguments(RECIPE))
+    assert isinstance(loaded.decoder, SharedPromptDecoder)
+    loaded.watch_heads(HEADS)
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def stock():
+    """The same weights as transformers has them: whole windows, `generate`, nothing shared."""
+    arguments = inference_arguments(RECIPE)
+    loaded = Backbone(load_backbone(arguments).model, load_renderer(arguments), adapts=False)
+    loaded.watch_heads(HEADS)
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def waveforms():
+    return [from_pcm16(to_pcm16(utterance.waveform)) for utterance in iterate_utterances("test", 200)]
+
+
+def noise(length, seed=0):
+    return (0.1 * np.random.default_rng(seed).standard_normal(length)).astype(np.float32)
+
+
+# Features
+
+
+@pytest.mark.parametrize("options", [{"feature_size": 128}, {"feature_size": 80, "hop_length": 320, "chunk_length": 6}])
+@pytest.mark.parametrize("length", [1, 160, 399, 400, 401, 16_000, 95_999, 96_000, 96_001, 500_000])
+def test_short_features_are_those_of_the_whole_window(options, length):
+    batch = [noise(length), noise(max(1, length // 3), seed=1), np.zeros(length, dtype=np.float32)]
+    call = {"sampling_rate": 16_000, "return_attention_mask": True, "padding": "max_length", "return_tensors": "np"}
+    whole = WhisperFeatureExtractor(**options)(batch, **call)
+    short = ShortWhisperFeatureExtractor(**options)(batch, **call)
+    # A processor may multiply small matrices in another order than large ones: the last bit differs on some.
+    assert np.allclose(whole["input_features"], short["input_features"], rtol=0, atol=1e-6)
+    assert np.array_equal(whole["attention_mask"], short["attention_mask"])
+
+
+@pytest.mark.parametrize("kind", [WhisperFeatureExtractor, ShortWhisperFeatureExtractor])
+@pytest.mark.parametrize("options", [{"chunk_length": 300}, {"feature_size": 80, "hop_length": 320, "chunk_length": 6}])
+@pytest.mark.parametrize("length", [1, 160, 399, 400, 401, 16_000, 16_100, 95_999, 96_000, 96_001, 500_000])
+def test_features_padded_to_the_longest_clip_are_those_of_the_whole_window(kind, options, length):
+    extractor = kind(**options)
+    batch = [noise(length), noise(max(1, length // 3), seed=1)]
+    call = {"sampling_rate": 16_000, "return_attention_mask": True, "padding": "max_length", "return_tensors": "np"}
+    whole = extractor(batch, **call)
+    with window_of_batch(extractor, batch):
+        short = extractor(batch, **call)
+    frames, window = short["input_features"].shape[-1], whole["input_features"].shape[-1]
+    assert frames <= min(window, -(-length // extractor.hop_length) + 9)
+    assert np.allclose(whole["input_features"][..., :frames], short["input_features"], rtol=0, atol=1e-6)
+    assert np.array_equal(whole["attention_mask"][:, :frames], short["attention_mask"])
+    assert not whole["attention_mask"][:, frames:].any()
+    # As many frames without sound as the encoders' convolutions, and cutting to multiples of four, look at.
+    assert frames == window or frames - whole["attention_mask"].sum(-1).max() >= 6
+    assert extractor.n_samples == options["chunk_length"] * 16_000
+
+
+def test_the_window_is_restored_after_an_error():
+    extractor = WhisperFeatureExtractor()
+    with pytest.raises(ZeroDivisionError), window_of_batch(extractor, [noise(8000)]):
+        _ = 1 // 0
+    assert extractor.n_samples == 480_000
+
+
+# Encoder
+
+
+@torch.inference_mode()
+def embedded_by_transformers(stock, waveform):
+    """(audio tokens, width) as Qwen2-Audio's own forward puts them among the text."""
+    seen = []
+    hook = stock.model.language_model.model.register_forward_pre_hook(
+        lambda _, __, options: seen.append(options["inputs_embeds"]), with_kwargs=True
+    )
+    ids = list(stock.render_prompt(ASK, waveform))
+    try:
+        stock.model(**stock._collate([ids], [waveform], padding_side="right"))
+    finally:
+        hook.remove()
+    return seen[0][0][torch.tensor(ids) == stock.model.config.audio_token_id]
+
+
+@torch.inference_mode()
+def test_short_windows_encode_as_whole_ones_do(fast, stock):
+    clips = [noise(length, seed=length) for length in LENGTHS]
+    together = fast._adapter.embed(clips)
+    for clip, of_batch in zip(clips, together, strict=True):
+        expected = embedded_by_transformers(stock, clip)
+        (alone,) = fast._adapter.embed([clip])
+        assert alone.shape == expected.shape
+        scale = float(expected.abs().max())
+        assert float((alone - expected).abs().max()) < 1e-5 * scale
+        assert float((of_batch - expected).abs().max()) < 1e-5 * scale
+
+
+def test_scores_of_short_windows_are_those_of_whole_ones(fast, stock, waveforms):
+    clips = [waveform[: len(waveform) // (1 + number % 4)] for number, waveform in enumerate(waveforms[:12])]
+    rendered = [fast.render(ASK, clip, "Der Hund hat das alte Haus gesehen.") for clip in clips]
+    for ours, theirs in zip(fast.score(rendered, clips), stock.score(rendered, clips), strict=True):
+        assert ours.logprobs == pytest.approx(theirs.logprobs, abs=1e-4)
+
+
+def test_prompts_are_llamafactorys_for_every_length_and_wording(fast, stock):
+    rng = random.Random(0)
+    prompts = [ASK, dataclasses.replace(ASK, system="Kurz."), Prompt(({"role": "user", "content": "Say:<audio>"},))]
+    for number in range(60):
+        clip, prompt = noise(rng.randrange(2400, 110_000)), prompts[number % 3]
+        assert fast.render_prompt(prompt, clip) == stock.render_prompt(prompt, clip)
+
+
+def test_the_model_is_whole_again_after_a_short_window(fast):
+    encoder = fast.model.audio_tower
+    table, window = encoder.embed_positions, encoder.config.max_source_positions
+    fast._adapter.embed([noise(8000)])
+    with pytest.raises(ValueError, match="to be of length 300, but found 8"):
+        encoder(torch.zeros(1, 3, 8))
+    assert (encoder.embed_positions, encoder.config.max_source_positions) == (table, window)
+
+
+@torch.inference_mode()
+def test_an_encoder_of_the_published_width_gives_the_same_in_a_short_window():
+    from transformers import Qwen2AudioEncoder, Qwen2AudioEncoderConfig
+
+    torch.manual_seed(0)
+    encoder = Qwen2AudioEncoder(Qwen2AudioEncoderConfig(encoder_layers=2)).eval()  # 1280 wide, 20 heads, 128 bands
+    whole = WhisperFeatureExtractor(feature_size=128)
+
+    class Model:
+        audio_tower, multi_modal_projector = encoder, torch.nn.Identity()
+        language_model = type("Text", (), {"model": None})
+
+    class Processor:
+        feature_extractor = whole
+
+    clips = [noise(48_000), noise(20_000, seed=1)]
+    made = whole(clips, sampling_rate=16_000, return_attention_mask=True, padding="max_length", return_tensors="pt")
+    heard = (made["attention_mask"].sum(-1) - 1) // 2 + 1
+    mask = torch.where(torch.arange(1500) < heard[:, None], 0.0, -torch.inf)[:, None, None].expand(-1, 1, 1500, -1)
+    expected = encoder(made["input_features"], attention_mask=mask).last_hidden_state
+    for ours, theirs in zip(Qwen2AudioAdapter(Model, Processor).embed(clips), expected, strict=True):
+        assert float((ours - theirs[: len(ours)]).abs().max()) < 1e-5 * float(theirs[: len(ours)].abs().max())
+
+
+# Drafts
+
+
+@pytest.fixture(scope="module")
+def answers(fast, waveforms):
+    """(what was read, whole answer) of twelve utterances."""
+    clips = waveforms[:12]
+    read = fast.read([fast.render_prompt(ASK, clip) for clip in clips], clips)
+    return list(zip(read, [one.token_ids for one in fast.continue_(read, [Request()] * 12)], strict=True))
+
+
+def drafts_for(answer, number, fast):
+    rng = random.Random(number)
+    stop, media = next(iter(fast.decoder.special.stop)), fast.decoder.special.never[0]
+    wrong = tuple(rng.randrange(fast.output_width) for _ in range(rng.randrange(1, 30)))
+    half, early = answer[: len(answer) // 2], (*answer[:2], stop)
+    return [(), answer, half, wrong, (*answer[:3], *wrong), (*answer, *wrong), early, (media, *answer), answer[:1] * 40]
+
+
+def test_no_draft_changes_an_answer(fast, answers):
+    prompts, requests, expected = [], [], []
+    for number, (read, answer) in enumerate(answers):
+        for place, draft in enumerate(drafts_for(answer, number, fast)):
+            kept = (number + place) % 4
+            prompts.append(read)
+            requests.append(Request(answer[:kept], draft[kept:] if draft[:kept] == answer[:kept] else draft))
+            expected.append(answer[kept:])
+    assert [one.token_ids for one in fast.continue_(prompts, requests)] == expected
+    for prompt, request, answer in list(zip(prompts, requests, expected, strict=True))[::7]:
+        assert fast.continue_([prompt], [request])[0].token_ids == answer
+
+
+def count_passes(fast, prompts, requests):
+    calls, hidden = [], fast.decoder.hidden
+    fast.decoder.hidden = lambda *inputs: calls.append(tuple(inputs[0].shape[:2])) or hidden(*inputs)
+    try:
+        fast.continue_(prompts, requests)
+    finally:
+        del fast.decoder.hidden
+    return calls
+
+
+def test_a_right_draft_is_checked_in_the_pass_that_reads_it(fast, answers):
+    read, answer = answers[0]
+    assert len(count_passes(fast, [read], [Request(draft=answer)])) == 2  # the prompt; the draft, and the end behind it
+    assert len(count_passes(fast, [read], [Request()])) == 2 + len(answer)
+    half = len(answer) // 2
+    assert len(count_passes(fast, [read], [Request(answer[:2], answer[2:half])])) == 2 + len(answer) - half
+
+
+def test_a_prompt_is_read_once_for_all_its_answers(fast, answers):
+    (one, answer), (other, _) = answers[:2]
+    calls = count_passes(fast, [one, other, one, one], [Request(answer[:number]) for number in (0, 0, 1, 5)])
+    assert calls[0][0] == 2  # rows
+    assert calls[1] == (4, 6)  # the last token of the prompt and the longest prefix
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        Request(max_new_tokens=3),
+        Request(max_new_tokens=1),
+        Request(recent=0.15),
+        Request(confidence=0.9),
+        Request(confidence=0.999),
+        Request(enough=lambda new: len(new) >= 4),
+        Request(confidence=0.5, enough=lambda new: len(new) >= 9, max_new_tokens=9),
+    ],
+)
+def test_answers_end_where_transformers_ends_them(fast, stock, waveforms, request_):
+    clips = [waveform[: len(waveform) // 2] for waveform in waveforms[:8]]
+    prompts = [fast.render_prompt(ASK, clip) for clip in clips]
+    requests = [dataclasses.replace(request_, draft=tuple(range(300, 300 + number))) for number in range(8)]
+    expected = stock.continue_(stock.read(prompts, clips), [request_] * 8)
+    found = fast.continue_(fast.read(prompts, clips), requests)
+    assert found == expected
+    for ours, theirs in zip(found, expected, strict=True):
+        assert len(ours.probabilities) == len(ours.token_ids)
+        assert ours.probabilities == pytest.approx(theirs.probabilities, abs=1e-4)
+
+
+def test_a_prompt_that_does_not_fit_its_audio_is_refused(fast, waveforms):
+    prompt = fast.render_prompt(ASK, waveforms[0])
+    with pytest.raises(ModelError, match=r"a prompt has \d+ audio tokens for \d+ of the encoder"):
+        fast.read([prompt], [waveforms[0][:8000]])
+
+
+def test_the_cache_that_grows_in_steps_is_transformers_own():
+    torch.manual_seed(0)
+    ours, theirs = Cache(layer_class_to_replicate=_RoomyLayer), Cache(layer_class_to_replicate=DynamicLayer)
+    for number, length in enumerate((5, 1, 1, 40, 1, 1, 33, 1)):
+        rows = ours.layers[0].keys.shape[0] if number else 3
+        states = [torch.randn(rows, 2, length, 4) for _ in range(2)]
+        for found, expected in zip(ours.update(*states, 0), theirs.update(*states, 0), strict=True):
+            assert torch.equal(found, expected)
+        if number in (1, 4):
+            indices = torch.tensor([0, 2, 2, 1][: 4 - number // 2])
+            ours.batch_select_indices(indices)
+            theirs.batch_select_indices(indices)
+        assert ours.get_seq_length() == theirs.get_seq_length()
+
+
+def test_the_probability_of_the_chosen_token_is_kept_and_no_logits():
+    logits = torch.tensor([[4.0, 1.0, 2.0, 3.0], [0.0, 5.0, 0.0, 5.5]])
+    for never, best in (((0,), (3, 3)), ((3, 0), (2, 1)), ((), (0, 3))):
+        chooser = _Chooser(never)
+        chosen = chooser(None, logits.clone()).argmax(-1)
+        assert tuple(chosen.tolist()) == best
+        # The softmax is over all tokens, those that are never chosen included.
+        expected = torch.softmax(logits, -1)[torch.arange(2), chosen]
+        (found,) = chooser.probabilities
+        torch.testing.assert_close(found, expected)
+
+
+# Memory
+
+
+def limited(monkeypatch, decoder, name, rows, error):
+    """Let a method of the decoder run out of memory for more than `rows` rows; the sizes that it is called with."""
+    method, sizes = getattr(decoder, name), []
+
+    def work(one, other):
+        sizes.append(len(one))
+        if len(one) > rows:
+            raise error
+        return method(one, other)
+
+    monkeypatch.setattr(decoder, name, work)
+    return sizes
+
+
+OUT_OF_MEMORY = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"),
+    MemoryError("Unable to allocate 5.50 GiB for an array with shape (64, 4800000)"),
+]
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=["accelerator", "host", "numpy"])
+@pytest.mark.parametrize("name", ["read", "continue_"])
+def test_a_batch_that_does_not_fit_is_decoded_in_halves(fast, waveforms, monkeypatch, capfd, name, error):
+    sources, cells = sources_of(waveforms[:9]), [POLICIES[1], POLICIES[-1]]
+    expected = histories(decode(fast, sources, cells, Limits(64)))
+    sizes = limited(monkeypatch, fast.decoder, name, 2, error)
+    monkeypatch.setattr(fast, "_has_split", False)
+    assert histories(decode(fast, sources, cells, Limits(64))) == expected
+    assert max(sizes) > 2
+    (line,) = capfd.readouterr().err.splitlines()  # said once, not for every batch
+    assert "does not fit into memory and is decoded in halves" in line
+
+
+@pytest.mark.parametrize("name", ["read", "continue_"])
+def test_a_single_session_that_does_not_fit_is_one_line(fast, waveforms, monkeypatch, name):
+    limited(monkeypatch, fast.decoder, name, 0, OUT_OF_MEMORY[0])
+    with pytest.raises(ModelError, match=r"^A single session does not fit into memory\. Take a larger accelerator"):
+        decode(fast, sources_of(waveforms[:3]), [POLICIES[0]], Limits(64))
+
+
+@pytest.mark.parametrize("name", ["read", "continue_"])
+def test_other_errors_are_not_taken_for_a_lack_of_memory(fast, waveforms, monkeypatch, name):
+    sizes = limited(monkeypatch, fast.decoder, name, 0, RuntimeError("CUDA error: device-side assert triggered"))
+    with pytest.raises(RuntimeError, match="device-side assert"):
+        decode(fast, sources_of(waveforms[:3]), [POLICIES[-1]], Limits(64))
+    assert sizes == [3] or sizes == [1]
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=["accelerator", "host", "numpy"])
+def test_scores_that_do_not_fit_are_one_line_and_no_other_batches(fast, waveforms, monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(fast, "_forward", fail)
+    clips = waveforms[:3]
+    rendered = [fast.render(ASK, clip, "Der Hund schläft.") for clip in clips]
+    with pytest.raises(ModelError, match=r"^A batch of 3 clips with up to \d+ tokens does not fit.*simulsa_batch_size"):
+        fast.score(rendered, clips)
+    with pytest.raises(ModelError, match=r"^A batch of 1 clips .* Take a larger accelerator"):
+        fast.score(rendered[:1], clips[:1])
+
+
+def test_what_collating_and_encoding_extract_is_as_long_as_the_longest_clip(fast, monkeypatch):
+    # 300 s, as Qwen-Omni's extractor: 64 clips of 3 s would take 5.5 GB.
+    monkeypatch.setattr(fast.processor.feature_extractor, "n_samples", 300 * 16_000)
+    clips = [noise(8000), noise(48_000, seed=1)]
+    prompts = [list(fast.render_prompt(ASK, clip)) for clip in clips]
+    widths, extract = [], ShortWhisperFeatureExtractor._torch_extract_fbank_features
+
+    def noting(self, waveform, *options):
+        widths.append(waveform.shape[-1])
+        return extract(self, waveform, *options)
+
+    monkeypatch.setattr(ShortWhisperFeatureExtractor, "_torch_extract_fbank_features", noting)
+    fast._adapter.embed(clips)
+    batch = fast._collate(prompts, clips, padding_side="right")
+    assert batch["input_features"].shape[-1] <= 150 + 6  # the packaged model's frames are 320 samples apart
+    assert max(widths) <= 48_000 + 9 * 320
+
+
+def test_the_encoders_bytes_are_those_on_paper(fast):
+    # One layer of the packaged encoder in fp32: 3 s are 150 frames of 320 samples, 75 positions, and 4 more.
+    config = fast.model.audio_tower.config
+    positions = 79
+    layer = positions * (8 * config.d_model + 2 * config.encoder_ffn_dim) * 4 + positions**2 * 4
+    assert fast.bytes_to_read([48_000]) == layer
+    assert fast.bytes_to_read([48_000, 8000, 100]) == 3 * layer  # rows are padded to the longest
+
+
+# Sessions
+
+
+def histories(decoded):
+    return [[[dataclasses.astuple(step) for step in session.steps] for session in sessions] for sessions in decoded]
+
+
+def alone(model, sources, cells):
+    """Step by step, session by session; what was measured is no part of a history."""
+    sessions = [[decode_alone(model, source, cell, Limits(64), lambda: 0.0) for source in sources] for cell in cells]
+    for session in (session for of_cell in sessions for session in of_cell):
+        session.steps = [dataclasses.replace(step, compute_ms=None) for step in session.steps]
+    return histories(sessions)
+
+
+def sources_of(waveforms):
+    return [Source(ASK, waveform) for waveform in waveforms]
+
+
+def test_no_batch_and_no_order_changes_a_step_of_200_utterances(fast, waveforms):
+    sources = sources_of(waveforms)
+    cells = [POLICIES[1], *POLICIES[5:11], *POLICIES[-2:]]
+    expected = histories(decode(fast, sources, cells, Limits(64, 64)))
+    backwards = decode(fast, sources[::-1], cells[::-1], Limits(64, 23))
+    assert [sessions[::-1] for sessions in histories(backwards)][::-1] == expected
+    tight = decode(fast, sources[:20], cells, Limits(64, 64, memory_bytes=600 * fast.bytes_per_token))
+    assert histories(tight) == [sessions[:20] for sessions in expected]
+
+
+def test_steps_are_those_of_transformers_one_by_one(fast, stock, waveforms):
+    sources = sources_of(waveforms[:6])
+    assert histories(decode(fast, sources, POLICIES, Limits(64))) == alone(stock, sources, POLICIES)
+
+
+@pytest.mark.slow
+def test_steps_of_200_utterances_are_those_of_transformers_one_by_one(fast, stock, waveforms):
+    sources = sources_of(waveforms)
+    assert histories(decode(fast, sources, POLICIES, Limits(64))) == alone(stock, sources, POLICIES)
+
+
+# The model of a training is only borrowed
+
+
+def state(model):
+    """Everything that hangs on a model's modules but for tensors' values: name → (class, attributes)."""
+    return {name: (type(module), attributes(module), {key: id(child) for key, child in module._modules.items()},
+                   len(module._forward_pre_hooks), len(module._forward_hooks))
+            for name, module in model.named_modules()}  # fmt: skip
+
+
+def attributes(module):
+    plain = (int, float, str, bool, tuple, type(None))
+    return {key: value if isinstance(value, plain) else id(value) for key, value in vars(module).items()
+            if not key.startswith("_")}  # fmt: skip
+
+
+def test_evaluations_leave_the_model_as_it_was(stock, waveforms):
+    model, clips = stock.model, [waveform[:24_000] for waveform in waveforms[:2]]
+    before, config = state(model), model.config.to_dict()
+    for _ in range(3):
+        borrowed = Backbone(model, load_renderer(inference_arguments(RECIPE)))
+        sources = [Source(ASK, clip) for clip in clips]
+        decode(borrowed, sources, [Cell(Rollback(3), 500)], Limits())
+        decode_alone(borrowed, sources[0], Cell(Confidence(0.9), 500), Limits())
+        rendered = [borrowed.render(ASK, clip, "Der Hund hat das alte Haus gesehen.") for clip in clips]
+        borrowed.score(rendered, clips)
+        assert state(model) == before
+    assert model.config.to_dict() == config
+
+
+def test_a_failure_in_the_encoder_leaves_it_as_it_was(stock, waveforms):
+    encoder = stock.model.audio_tower
+    before = state(stock.model)
+    borrowed = Backbone(stock.model, load_renderer(inference_arguments(RECIPE)))
+    handle = encoder.conv1.register_forward_hook(lambda *_: (_ for _ in ()).throw(RuntimeError("planted")))
+    try:
+        with pytest.raises(RuntimeError, match="planted"):
+            borrowed._adapter.embed([waveforms[0]])
+    finally:
+        handle.remove()
+    assert state(stock.model) == before
+
+
+@torch.inference_mode()
+def test_a_deep_copy_after_an_evaluation_has_its_own_encoder(stock, waveforms):
+    Backbone(stock.model, load_renderer(inference_arguments(RECIPE)))._adapter.embed([waveforms[0]])
+    copied = copy.deepcopy(stock.model)
+    for weight in copied.audio_tower.parameters():
+        weight.zero_()
+    (zeros,) = Backbone(copied, load_renderer(inference_arguments(RECIPE)))._adapter.embed([waveforms[0]])
+    (kept,) = Backbone(stock.model, load_renderer(inference_arguments(RECIPE)))._adapter.embed([waveforms[0]])
+    assert float((zeros[0] - zeros[-1]).abs().max()) == 0  # an encoder of zeros says the same everywhere
+    assert float((kept[0] - kept[-1]).abs().max()) > 0

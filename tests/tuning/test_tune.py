@@ -1,0 +1,329 @@
+"""Settings chosen on a dev set with models made of arithmetic: the grid's best cell, with a part of its decoding."""
+
+import itertools
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from fakes import ClockModel, HastyModel, Killed, Mortal, tree, write_noise
+
+from simulsa_plugin.errors import DatasetError, StorageError
+from simulsa_plugin.evaluation import decoding, run
+from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
+from simulsa_plugin.evaluation.run import evaluate, plan_cells
+from simulsa_plugin.files.atomic import make_folder
+from simulsa_plugin.files.ownership import claim
+from simulsa_plugin.metrics.significance import Bootstrap
+from simulsa_plugin.model.values import Prompt, Sample, UnusableRow
+from simulsa_plugin.settings import read_recipe
+from simulsa_plugin.tuning import search as module
+from simulsa_plugin.tuning.halving import Goal, neighbours, promising
+from simulsa_plugin.tuning.search import NAMES, SEARCH, frontier_table, tune
+from simulsa_plugin.tuning.tuned_recipe import GRID, searched_settings, write_tuned
+
+TEXT = "guten Tag liebe Welt"
+
+
+class MortalModel(Mortal, HastyModel):
+    pass
+
+
+def make_rows(folder, count, seconds=2.2, start=0):
+    prompt = Prompt(({"role": "user", "content": "<audio>Translate."},))
+    return [Sample(row, prompt, TEXT, write_noise(folder / f"{row}.wav", seconds + 0.1 * (row % 5), seed=start + row))
+            for row in range(count)]
+
+
+def settings(**keys):
+    return searched_settings({"simulsa_policies": "rollback", "simulsa_chunks": "300,700",
+                              "simulsa_rollbacks": "0,1,2,3,4,5,6,7,8,9"} | keys)
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    return make_rows(tmp_path_factory.mktemp("dev"), 32)
+
+
+@pytest.fixture(scope="module")
+def found(rows, tmp_path_factory):
+    out = tmp_path_factory.mktemp("found") / "out"
+    return tune(HastyModel(), "dev", rows, settings(), Goal((700.0, 950.0)), out), out
+
+
+def test_it_finds_what_the_whole_grid_finds_with_a_part_of_its_sessions(rows, found, tmp_path, monkeypatch):
+    result, _ = found
+    monkeypatch.setattr(run, "Bootstrap", lambda: Bootstrap(samples=10))  # of the whole grid, where it takes long
+    grid = evaluate(HastyModel(), "dev", rows, settings(), tmp_path / "grid")[1:]
+    for one in result["budgets"]:
+        best = max((row for row in grid if row["LAAL"] <= one["budget"]), key=lambda row: (row["BLEU"], -row["LAAL"]))
+        assert one["cell"] == best["folder"]
+        (tuned,) = [row for row in result["points"] if row["cell"] == one["cell"]]
+        assert (tuned["BLEU"], tuned["LAAL"]) == (best["BLEU"], best["LAAL"])
+        assert 0 < tuned["BLEU"] < 100  # it is a choice
+        assert one["budget"] in tuned["tuned_at"]
+        for name in ("BLEU", "LAAL"):
+            low, high = tuned["intervals"][name]
+            assert low < tuned[name] < high
+    assert result["sessions"]["grid"] == 32 * 20
+    assert result["sessions"]["decoded"] < 32 * 20 / 2
+
+
+def test_the_files_say_what_was_found(found):
+    result, out = found
+    assert sorted(path.name for path in out.iterdir()) == [".simulsa.json", "dev", "frontier.json"]
+    assert {key: value for key, value in json.loads((out / "frontier.json").read_text()).items()
+            if key != "checksum"} == result
+    whole = {row["cell"] for row in result["cells"] if row["utterances"] == 32}
+    assert {path.parent.name for path in out.glob("dev/*/instances.log")} == whole
+    latencies = [point["LAAL"] for point in result["points"]]
+    assert latencies == sorted(latencies)
+    table = "\n".join(frontier_table(result))
+    assert "700" in table
+    assert f"decoded {result['sessions']['decoded']:,} sessions; the whole grid of 20 cells has 640" in table
+
+
+def test_the_default_grid_takes_a_tenth_of_its_sessions(tmp_path):
+    rows = make_rows(tmp_path, 200, seconds=0.2)
+    result = tune(ClockModel(text="a b"), "dev", rows, searched_settings({}), Goal((300.0, 600.0)), tmp_path / "out")
+    assert len(result["cells"]) == 8 * (13 + 11 + 2 + 5)
+    assert result["sessions"]["grid"] >= 10 * result["sessions"]["decoded"]
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    monkeypatch.setattr(decoding, "BLOCK", 4)
+    rows = [*make_rows(tmp_path, 14), UnusableRow(14, "no_audio")]
+    return lambda out, model=None, goal=Goal((950.0,)), rows=rows: tune(  # noqa: B008
+        model or HastyModel(), "dev", rows, settings(simulsa_chunks="300"), goal, out)
+
+
+def test_a_search_that_dies_again_and_again_ends_with_the_same_bytes(small, tmp_path):
+    small(tmp_path / "whole")
+    for lives in itertools.count(6, 3):
+        model = MortalModel()
+        model.lives = lives
+        try:
+            small(tmp_path / "killed", model)
+            break
+        except Killed:
+            continue
+    assert lives > 12  # it did die
+    assert tree(tmp_path / "killed") == tree(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("place", ["write_log", "write_json", "_promising"])
+def test_killed_between_its_parts_it_ends_with_the_same_bytes(small, tmp_path, monkeypatch, place):
+    small(tmp_path / "whole")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, place, raise_killed)
+        with pytest.raises(Killed):
+            small(tmp_path / "out")
+    small(tmp_path / "out")
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+
+
+def test_the_test_set_is_decoded_with_the_attention_heads_of_the_dev_set(tmp_path):
+    dev, keys = make_rows(tmp_path, 5), {"simulsa_policies": "attention", "simulsa_attention_ms": "100,300"}
+    chosen, goal = settings(**keys), Goal((2000.0,))
+    heads = [f"0/{2200 + 100 * row}" for row in range(5)]  # as HastyModel finds them: by what is heard
+    result = tune(HastyModel(), "dev", dev, chosen, goal, tmp_path / "out")
+    assert result["attention_heads"] == heads
+    with pytest.raises(Killed), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "write_log", raise_killed)  # everything is decoded
+        tune(HastyModel(), "dev", dev, chosen, goal, tmp_path / "killed")
+    assert tune(HastyModel(), "dev", dev, chosen, goal, tmp_path / "killed") == result
+    write_tuned({}, chosen, result, tmp_path / "out")
+    for name in ("tuned", "finalists"):
+        assert read_recipe(tmp_path / "out" / f"{name}.yaml")["simulsa_attention_heads"] == heads
+    test, model = make_rows(tmp_path, 3, seconds=3.0), HastyModel()
+    frozen = EvaluationSettings.from_keys(read_recipe(tmp_path / "out" / "tuned.yaml"))
+    evaluate(model, "test", test, frozen, tmp_path / "results")
+    assert [f"{layer}/{head}" for layer, head in model.watched[0]] == heads
+
+
+def raise_killed(*_, **__):
+    raise Killed
+
+
+def test_a_finished_search_is_only_read_and_another_one_refused(small, tmp_path):
+    result = small(tmp_path / "out")
+    before, model = tree(tmp_path / "out"), HastyModel()
+    assert small(tmp_path / "out", model) == result
+    assert (model.batches, tree(tmp_path / "out")) == ([], before)
+    assert result["skipped"] == [{"id": "dev-00000014", "reason": "no_audio"}]
+    assert result["utterances"] == 14
+    with pytest.raises(StorageError, match=r"another budgets \(\[950.0\], now \[800.0\]\)"):
+        small(tmp_path / "out", goal=Goal((800.0,)))
+
+
+def test_a_budget_that_nothing_is_within_is_said(small, tmp_path):
+    result = small(tmp_path / "out", goal=Goal((0.001, 950.0)))
+    assert [one["cell"] is None for one in result["budgets"]] == [True, False]
+    assert any(line.startswith("0.001 ms: no cell has so little LAAL; the least is ")
+               for line in frontier_table(result))
+
+
+def test_a_dev_set_that_cannot_be_decoded_is_an_error(small, tmp_path):
+    with pytest.raises(DatasetError, match="No utterance of dev can be decoded; 2 were skipped, the first for no_aud"):
+        small(tmp_path / "out", rows=[UnusableRow(row, "no_audio") for row in range(2)])
+    with pytest.raises(DatasetError, match="The dev set dev has no rows"):
+        small(tmp_path / "none", rows=[])
+
+
+def test_cells_that_were_given_up_are_taken_back_where_all_others_turn_out_too_slow(small, tmp_path, monkeypatch):
+    # The search is led astray: on the first utterances only the slowest cells seem worth more.
+    monkeypatch.setattr(module, "promising", lambda shares, values, goal, keep: (
+        promising(shares, values, goal, keep) if keep == 0 else list(range(len(values)))[-3:]))
+    result = small(tmp_path / "out", goal=Goal((700.0,)))
+    (one,) = result["budgets"]
+    (row,) = [row for row in result["cells"] if row["cell"] == one["cell"]]
+    assert row["utterances"] == 14
+    assert row["LAAL"] <= 700
+
+
+def test_a_cell_given_up_by_mistake_gets_a_second_look(small, tmp_path, monkeypatch):
+    # The search is led astray: on the first utterances only the hastiest cells seem worth more.
+    monkeypatch.setattr(module, "promising", lambda shares, values, goal, keep: [0, 1, 2])
+    goal = Goal((5000.0,))
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "SECOND_LOOKS", 0)
+        assert chosen_quality(small(tmp_path / "none", goal=goal)) < 50
+    assert chosen_quality(small(tmp_path / "out", goal=goal)) == pytest.approx(100)
+
+
+def chosen_quality(result):
+    (one,) = result["budgets"]
+    return next(row["BLEU"] for row in result["cells"] if row["cell"] == one["cell"])
+
+
+def test_what_is_predicted_allows_for_first_utterances_that_were_fast_and_easy(monkeypatch):
+    values = [(60.0, 680.0), (85.0, 650.0), (90.0, 590.0), (75.0, 500.0)]  # the first on all utterances
+    search = SimpleNamespace(taken=[200, 6, 6, 6], job=SimpleNamespace(rows=range(200)), goal=Goal((700.0,)),
+                             scored={cell: SimpleNamespace(value=value) for cell, value in enumerate(values)})
+    monkeypatch.setattr(module, "_shift", lambda search, full, taken: (-20.0, 100.0))
+    assert module._perhaps_better(search) == [2]  # 70 at 690 ms; the second cell will be too slow, the last not better
+    monkeypatch.setattr(module, "_shift", lambda search, full, taken: (-40.0, 100.0))
+    assert module._perhaps_better(search) == []
+
+
+def test_the_cells_kept_are_those_that_may_be_the_best_at_some_budget():
+    values = [(10.0, 500.0), (20.0, 600.0), (30.0, 700.0), (40.0, 1500.0), (15.0, 650.0), (50.0, 3000.0)]
+    shares = [np.array([0.0, 0.4, 0.6, 0.0, 0.0, 0.0]), np.array([0.0, 0.0, 0.1, 0.9, 0.0, 0.0])]
+    assert promising(shares, values, Goal((720.0, 1600.0)), keep=0) == [1, 2, 3, 4]  # of equal share the better
+    assert promising(shares, values, Goal((720.0, 1600.0)), keep=8) == [0, 1, 2, 3, 4]
+
+
+def test_tuned_yaml_decodes_the_chosen_cells_and_no_others(found, tmp_path):
+    result, _ = found
+    recipe = {"model_name_or_path": "m", "eval_dataset": "test", "simulsa_chunks": [200], "simulsa_unit": "word"}
+    write_tuned(recipe, settings(), result, tmp_path)
+    written = read_recipe(tmp_path / "tuned.yaml")
+    chosen = list(dict.fromkeys(one["cell"] for one in result["budgets"]))
+    assert len(chosen) == 2
+    assert written["simulsa_cells"] == chosen
+    assert {key: written[key] for key in ("model_name_or_path", "eval_dataset", "simulsa_unit")} == {
+        "model_name_or_path": "m", "eval_dataset": "test", "simulsa_unit": "word"}
+    assert not {"simulsa_wait_k", "simulsa_confidence_threshold", "simulsa_hold_n"} & set(written)
+    assert "\n# 700 ms: rollback k=" in (tmp_path / "tuned.yaml").read_text()
+    test = make_rows(tmp_path, 5, start=100)
+    cells = evaluate(HastyModel(), "test", test, EvaluationSettings.from_keys(written), tmp_path / "results")
+    assert [row["folder"] for row in cells[:1]] == ["offline"]
+    assert {row["folder"] for row in cells[1:]} == set(chosen)
+
+
+def test_a_recipe_of_several_policies_holds_no_more_than_its_cells_need(tmp_path):
+    names = ["confidence_k320_b0_confidence_threshold0.97", "wait_k_k500_wait_k4"]
+    result = {"goal": {"quality": "BLEU", "latency": "LAAL"}, "dataset": "dev", "cells": [],
+              "budgets": [{"budget": 900.0, "cell": names[0]}, {"budget": 1000.0, "cell": names[1]},
+                          {"budget": 1.0, "cell": None}]}
+    write_tuned({"simulsa_dev_dataset": "dev"}, searched_settings({}), result, tmp_path)
+    assert read_recipe(tmp_path / "tuned.yaml") == {
+        "simulsa_dev_dataset": "dev", "simulsa_policies": ["confidence", "wait_k"], "simulsa_chunks": [320, 500],
+        "simulsa_confidence_threshold": [0.97], "simulsa_wait_k": [4], "simulsa_cells": names}
+
+
+def test_a_recipes_own_keys_say_what_is_searched():
+    chosen = searched_settings({"simulsa_rollbacks": "0,3", "simulsa_measure_time": True, "simulsa_eval_samples": 5})
+    assert (chosen.rollbacks, chosen.chunks) == ((0, 3), tuple(GRID["simulsa_chunks"]))
+    assert (chosen.measure_time, chosen.eval_samples) == (False, None)  # these are of the test set
+    assert searched_settings({"simulsa_rollbacks": None}) == searched_settings({})  # a recipe's own values put aside
+
+
+def test_hold_n_emits_what_rollback_does_so_that_one_of_them_is_searched(rows, tmp_path):
+    cells = evaluate(HastyModel(), "dev", rows[:6], settings(
+        simulsa_policies="rollback,hold_n", simulsa_chunks="400", simulsa_rollbacks="1,4", simulsa_hold_n="1,4"),
+        tmp_path / "out")
+    logs = {row["folder"]: (tmp_path / "out" / row["folder"] / "instances.log").read_bytes() for row in cells}
+    for number in (1, 4):
+        assert logs[f"rollback_k400_b{number}"] == logs[f"hold_n_k400_hold_n{number}"]
+    assert logs["rollback_k400_b1"] != logs["rollback_k400_b4"]
+
+
+@pytest.mark.parametrize("name", ["search/notes.txt", "frontier.json", "tuned.yaml", "finalists.yaml", "dev/notes.txt"])
+def test_what_no_search_has_made_stays_as_it_is(rows, tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(b"mine")
+    with pytest.raises(StorageError, match="was not made by this command, and stays as it is"):
+        tune(HastyModel(), "dev", rows, settings(), Goal((700.0,)), tmp_path)
+    assert (tmp_path / name).read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("name", ["search", "dev", "frontier.json", "tuned.yaml"])
+def test_a_search_writes_through_no_link(rows, tmp_path, name):
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).symlink_to(tmp_path / "outside")
+    with pytest.raises(StorageError, match="is a link and will not be written through"):
+        tune(HastyModel(), "dev", rows, settings(), Goal((700.0,)), tmp_path / "out")
+    assert not list((tmp_path / "outside").iterdir())
+
+
+def test_a_finished_search_leaves_the_decoding_of_others_and_checks_its_logs(rows, tmp_path):
+    arguments = (HastyModel(), "dev", rows, settings(), Goal((700.0,)), tmp_path)
+    result = tune(*arguments)
+    (tmp_path / "decoding").mkdir()
+    assert tune(*arguments) == result
+    assert (tmp_path / "decoding").is_dir()
+    log = next(tmp_path.glob("dev/*/instances.log"))
+    log.write_bytes(log.read_bytes().replace(b"1", b"2", 1))
+    with pytest.raises(StorageError, match=r"its checksum does not fit\. Remove .*frontier\.json"):
+        tune(*arguments)
+    (tmp_path / "frontier.json").unlink()
+    assert tune(*arguments) == result
+
+
+@pytest.mark.parametrize("content", [b"", b"{}"])
+def test_a_note_of_what_was_begun_that_a_crash_has_damaged_is_written_again(rows, tmp_path, content):
+    expected = tune(HastyModel(), "dev", rows, settings(), Goal((700.0,)), tmp_path / "whole")
+    out = tmp_path / "out"
+    claim(make_folder(out), NAMES)
+    make_folder(out / SEARCH)
+    (out / SEARCH / "started.json").write_bytes(content)
+    assert tune(HastyModel(), "dev", rows, settings(), Goal((700.0,)), out) == expected
+
+
+def test_cells_lie_beside_those_of_the_next_chunk_and_the_next_value():
+    cells = plan_cells(EvaluationSettings(policies=("rollback", "wait_k"), chunks=(500, 1000), rollbacks=(0, 3, 5),
+                                          wait_k=(1, 2)))[1:]
+    names = [decoding.cell_folder(cell) for cell in cells]
+    beside = {name: [names[one] for one in others]
+              for name, others in zip(names, neighbours(module._places(cells)), strict=True)}
+    assert beside["rollback_k500_b3"] == ["rollback_k500_b0", "rollback_k500_b5", "rollback_k1000_b3"]
+    assert beside["wait_k_k1000_wait_k1"] == ["wait_k_k500_wait_k1", "wait_k_k1000_wait_k2"]
+
+
+def test_what_was_given_up_beside_the_best_comes_back(small, tmp_path, monkeypatch):
+    # The search is led astray once: of all cells on the first utterances, none beside the best is kept.
+    asked = []
+
+    def astray(shares, values, goal, keep):
+        asked.append(len(values))
+        return [0, 1, 6] if len(asked) == 1 else promising(shares, values, goal, keep)
+
+    monkeypatch.setattr(module, "promising", astray)
+    result = small(tmp_path / "out", goal=Goal((5000.0,)))
+    assert asked[:2] == [10, 5]  # cell 6 brings 5 and 7 back
+    (tuned,) = result["budgets"]
+    assert tuned["cell"] == "rollback_k300_b7"
