@@ -126,6 +126,13 @@ def _read_files(result: Result) -> Iterator[Path]:
             yield from (cell.log, *(cell.log.with_name(name) for name in (STEPS, COMET_SCORES)))
 
 
+def resample_result(result: Result, bootstrap: Bootstrap, *, keep_end_marks: bool = False) -> dict[CellKey, Sampled]:
+    """Resample the cells of a result that have a log, on the result's own scale. Raises as `sample_cells`."""
+    scale = result.scale
+    return sample_cells(result.cells, Measure(scale.unit, scale.length == "reference"), scale.tokenizer,
+                        ReadOptions(unit=scale.unit, keep_end_marks=keep_end_marks), bootstrap)
+
+
 def compare(results: Sequence[Result], options: CompareOptions) -> Json:
     """Compare each result with the first.
 
@@ -263,10 +270,7 @@ def _sample(baseline: Result, other: Result, options: CompareOptions) -> tuple[S
     """Both sides resampled together; empty where one has no log."""
     if not all(any(cell.log for cell in result.cells.values()) for result in (baseline, other)):
         return {}, {}
-    scale = baseline.scale
-    measure = Measure(scale.unit, scale.length == "reference")
-    read = ReadOptions(unit=scale.unit, keep_end_marks=options.keep_end_marks)
-    first, second = (sample_cells(result.cells, measure, scale.tokenizer, read, options.bootstrap)
+    first, second = (resample_result(result, options.bootstrap, keep_end_marks=options.keep_end_marks)
                      for result in (baseline, other))
     check_same_references(first, second)
     return first, second

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from simulsa_plugin.commands.console import Parser, run_command
-from simulsa_plugin.comparison.compare import CompareOptions, load_result
-from simulsa_plugin.comparison.resampled_cells import Sampled, check_same_references, sample_cells
+from simulsa_plugin.comparison.compare import CompareOptions, load_result, resample_result
+from simulsa_plugin.comparison.resampled_cells import Sampled, check_same_references
 from simulsa_plugin.errors import LogError, UsageError
 from simulsa_plugin.evaluation.limit import ABOVE
 from simulsa_plugin.evaluation.result_cells import OFFLINE, SCORES, CellKey, read_scores
@@ -22,8 +22,6 @@ from simulsa_plugin.evaluation.steps import STEPS, ShownStep, read_sessions
 from simulsa_plugin.experiments.disturbed import CLEAN, CONDITIONS
 from simulsa_plugin.files.json_files import write_json
 from simulsa_plugin.files.ownership import refuse_input_as_output
-from simulsa_plugin.logs.reader import ReadOptions
-from simulsa_plugin.metrics.instance import Measure
 from simulsa_plugin.metrics.significance import Bootstrap, interval
 from simulsa_plugin.tables import align
 
@@ -101,9 +99,7 @@ def read_outcomes(folder: Path, lead_ms: float, bootstrap: Bootstrap) -> dict[st
     if len(result.cells) != len(MODES) or modes.keys() != {*MODES}:
         raise UsageError(f"{folder} has the cells {', '.join(map(str, result.cells))}; expected offline and one more. "
                          "Name one: simulsa_cells=FOLDER.")
-    scale, above = result.scale, _above_limit(folder)
-    sampled = sample_cells(result.cells, Measure(scale.unit, scale.length == "reference"), scale.tokenizer,
-                           ReadOptions(unit=scale.unit), bootstrap)
+    above, sampled = _above_limit(folder), resample_result(result, bootstrap)
     outcomes = {}
     for mode, key in modes.items():
         cell = result.cells[key]

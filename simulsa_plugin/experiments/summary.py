@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,14 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from simulsa_plugin.comparison.compare import CompareOptions, load_result
+from simulsa_plugin.comparison.compare import CompareOptions, load_result, resample_result
 from simulsa_plugin.comparison.equal_latency import Axes, compare_curves
-from simulsa_plugin.comparison.resampled_cells import Sampled, Side, check_same_references, sample_cells
+from simulsa_plugin.comparison.resampled_cells import Sampled, Side, check_same_references
 from simulsa_plugin.evaluation.result_cells import Cell, CellKey
 from simulsa_plugin.files.atomic import replacing
-from simulsa_plugin.logs.reader import ReadOptions
 from simulsa_plugin.metrics.columns import mean_of
-from simulsa_plugin.metrics.instance import Measure
 from simulsa_plugin.metrics.significance import Bootstrap, interval
 from simulsa_plugin.tables import align
 
@@ -52,9 +51,7 @@ def average(name: str, folders: Sequence[Path], policy: str, bootstrap: Bootstra
     """
     results = [load_result(folder, CompareOptions()) for folder in folders]
     keys = [key for key in results[0].cells if key.policy in (policy, OFFLINE.policy)]
-    scale = results[0].scale
-    measure, read = Measure(scale.unit, scale.length == "reference"), ReadOptions(unit=scale.unit)
-    sides = [sample_cells({key: result.cells[key] for key in keys}, measure, scale.tokenizer, read, bootstrap)
+    sides = [resample_result(dataclasses.replace(result, cells={key: result.cells[key] for key in keys}), bootstrap)
              for result in results]
     for side in sides[1:]:
         check_same_references(sides[0], side)

@@ -14,15 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from simulsa_plugin.comparison.compare import CompareOptions, load_result
-from simulsa_plugin.comparison.resampled_cells import Side, check_same_references, sample_cells
+from simulsa_plugin.comparison.compare import CompareOptions, load_result, resample_result
+from simulsa_plugin.comparison.resampled_cells import check_same_references
 from simulsa_plugin.comparison.tuned import Tested, load_tuning, score_at_budget
 from simulsa_plugin.evaluation.limit import LIMITS
-from simulsa_plugin.evaluation.result_cells import CellKey, read_scores
+from simulsa_plugin.evaluation.result_cells import read_scores
 from simulsa_plugin.experiments.summary import OFFLINE
 from simulsa_plugin.files.atomic import replacing
-from simulsa_plugin.logs.reader import ReadOptions
-from simulsa_plugin.metrics.instance import Measure
 from simulsa_plugin.metrics.significance import Array, Bootstrap, interval
 from simulsa_plugin.tables import align
 from simulsa_plugin.tuning.search import cell_in_words
@@ -86,7 +84,8 @@ def read_arm(name: str, runs: Sequence[tuple[Path, Path]], bootstrap: Bootstrap)
             that was tuned was not decoded on the test set.
     """
     tunings = [load_tuning(tuning, bootstrap) for tuning, _ in runs]
-    loaded = [_load_test(tested, bootstrap) for _, tested in runs]
+    results = [load_result(tested, CompareOptions()) for _, tested in runs]
+    loaded = [(result.cells, resample_result(result, bootstrap)) for result in results]
     for _, side in loaded[1:]:
         check_same_references(loaded[0][1], side)
     budgets = {budget: _all([score_at_budget(budget, tuning, cells, side)
@@ -177,13 +176,6 @@ def draw_tuned(title: str, summary: Json, path: Path) -> None:
     axes.legend(fontsize=8, loc="lower right")
     with replacing(path) as handle:
         figure.savefig(handle, format="png", dpi=110)
-
-
-def _load_test(folder: Path, bootstrap: Bootstrap) -> tuple[Mapping[CellKey, Any], Side]:
-    result = load_result(folder, CompareOptions())
-    scale = result.scale
-    return result.cells, sample_cells(result.cells, Measure(scale.unit, scale.length == "reference"), scale.tokenizer,
-                                      ReadOptions(unit=scale.unit), bootstrap)
 
 
 def _all(tested: Sequence[Tested | None]) -> Sequence[Tested] | None:

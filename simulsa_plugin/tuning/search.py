@@ -40,7 +40,7 @@ from simulsa_plugin.files.json_files import dump_line, write_json
 from simulsa_plugin.files.locks import locked
 from simulsa_plugin.files.ownership import claim, refuse_foreign
 from simulsa_plugin.logs.simuleval import write_log
-from simulsa_plugin.metrics.corpus import CorpusScorer
+from simulsa_plugin.metrics.corpus import CorpusScorer, CorpusScores
 from simulsa_plugin.metrics.curves import frontier
 from simulsa_plugin.metrics.instance import Measure
 from simulsa_plugin.metrics.records import EmissionRecord
@@ -216,10 +216,12 @@ def _search(job: Job, settings: EvaluationSettings, goal: Goal) -> Search:
         print(f"{len(slow)} more cells on all utterances: the best so far turned out too slow", flush=True)
         _decode(search, slow, len(job.rows))
     for _ in range(SECOND_LOOKS):
-        if better := _perhaps_better(search):
-            print(f"{len(better)} more cells on all utterances: by the utterances they have had they may be better",
-                  flush=True)
-            _decode(search, better, len(job.rows))
+        better = _perhaps_better(search)
+        if not better:
+            break
+        print(f"{len(better)} more cells on all utterances: by the utterances they have had they may be better",
+              flush=True)
+        _decode(search, better, len(job.rows))
     if not any(search.records):
         raise DatasetError(f"No utterance of {job.name} can be decoded; {len(search.skipped)} were skipped, "
                            f"the first for {next(iter(search.skipped.values()))}.")
@@ -269,9 +271,10 @@ def _take(search: Search, part: Job, cells: Sequence[int]) -> None:
 
 def _score(search: Search, cell: int) -> Scored:
     goal, records = search.goal, search.records[cell]
-    scorer, value = _value(search, records)
-    statistics = scorer.statistics()
-    measured = len(records) - scorer.scores().counts["skipped"][goal.latency]
+    scorer = _scorer(search, records.values())
+    scores, statistics = scorer.scores(), scorer.statistics()
+    measured = len(records) - scores.counts["skipped"][goal.latency]
+    value = _value(goal, scores) if records else (None, None)
     if len(records) < LEAST_UTTERANCES:
         return Scored(len(records), measured, value, None)
     needed = Statistics({goal.quality: statistics.quality[goal.quality]},
@@ -280,15 +283,17 @@ def _score(search: Search, cell: int) -> Scored:
     return Scored(len(records), measured, value, np.stack([found[goal.quality], found[goal.latency]]))
 
 
-def _value(
-    search: Search, records: Mapping[int, EmissionRecord]
-) -> tuple[CorpusScorer, tuple[float | None, float | None]]:
-    """(Quality, latency) of some utterances, and what counted them."""
+def _scorer(search: Search, records: Iterable[EmissionRecord]) -> CorpusScorer:
+    """What counts some utterances, in the order of the dev set."""
     scorer = CorpusScorer(Measure(search.settings.latency_unit), search.settings.bleu_tokenizer, keep=True)
-    for row in sorted(records):
-        scorer.add(records[row])
-    corpus = scorer.scores().corpus
-    return scorer, (corpus[search.goal.quality], corpus[search.goal.latency]) if records else (None, None)
+    for record in sorted(records, key=lambda record: record.index):
+        scorer.add(record)
+    return scorer
+
+
+def _value(goal: Goal, scores: CorpusScores) -> tuple[float | None, float | None]:
+    """(Quality, latency)."""
+    return scores.corpus[goal.quality], scores.corpus[goal.latency]
 
 
 def _promising(search: Search, cells: list[int], keep: int) -> list[int]:
@@ -350,7 +355,8 @@ def _shift(search: Search, full: Sequence[int], taken: int) -> tuple[float, floa
     rows = {search.job.rows[position].row for position in search.order[:taken]}
     differences = []
     for cell in full:
-        few = _value(search, {row: one for row, one in search.records[cell].items() if row in rows})[1]
+        had = [one for row, one in search.records[cell].items() if row in rows]
+        few = _value(search.goal, _scorer(search, had).scores()) if had else (None, None)
         pairs = list(zip(few, search.scored[cell].value, strict=True))
         if all(one is not None and two is not None for one, two in pairs):
             differences.append([two - one for one, two in pairs if one is not None and two is not None])
