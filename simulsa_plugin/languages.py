@@ -94,8 +94,12 @@ def writing_of_text(text: str) -> str | None:
     for match in _COUNTED.finditer(text):
         counts[match.lastgroup or "spaced"] += 1
     east_asian = JAPANESE if counts["kana"] > _LEAST_KANA * (counts["kana"] + counts["han"]) else CHINESE
-    totals = {SPACED: counts["spaced"], KOREAN: counts["hangul"], UNSPACED: counts["unspaced"],
-              east_asian: counts["kana"] + counts["han"]}
+    totals = {
+        SPACED: counts["spaced"],
+        KOREAN: counts["hangul"],
+        UNSPACED: counts["unspaced"],
+        east_asian: counts["kana"] + counts["han"],
+    }
     most = max(totals, key=totals.__getitem__)
     return most if totals[most] else None
 

@@ -71,8 +71,9 @@ class Processes(Executor):
         with theirs:
             number = theirs.fileno()
             command = [sys.executable, "-c", _PROGRAM, str(number), json.dumps(sys.path)]
-            self._processes.append(subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=(number,)))
+            self._processes.append(
+                subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=(number,))
+            )
         self._busy[ours] = None
 
     def submit(self, function: Callable[..., Any], /, *arguments: Any, **named: Any) -> Task:

@@ -16,8 +16,14 @@ from pathlib import Path
 
 TOOLS = {
     "simuleval": ["simuleval==1.1.4", "textgrid==1.6.1", "bitarray==2.6.0", "tornado>=6", "yt-dlp", "tqdm==4.64.1"],
-    "omnisteval": ["omnisteval==0.1.10", "mosestokenizer==1.2.1", "openfile==0.0.7", "uctools==1.3.0",
-                   "toolwrapper==2.1.0", "docopt==0.6.2"],
+    "omnisteval": [
+        "omnisteval==0.1.10",
+        "mosestokenizer==1.2.1",
+        "openfile==0.0.7",
+        "uctools==1.3.0",
+        "toolwrapper==2.1.0",
+        "docopt==0.6.2",
+    ],
     "simulstream": ["simulstream==1.0.0"],
 }
 
@@ -44,32 +50,64 @@ def simuleval_scores(folder: Path, log: Path, work: Path, unit: str = "word") ->
     shutil.copy(log, work / "instances.log")
     metrics = ["AL", "LAAL", "AP", "DAL", "ATD", "StartOffset", "EndOffset"]
     tokenizer = ["--sacrebleu-tokenizer", "zh"] if unit == "char" else []
-    printed = run_tool(folder, "simuleval.cli", "--score-only", "--output", str(work), "--source-type", "speech",
-                       "--target-type", "text", "--quality-metrics", "BLEU", "--latency-metrics", *metrics,
-                       "--eval-latency-unit", unit, *tokenizer)
+    printed = run_tool(
+        folder,
+        "simuleval.cli",
+        "--score-only",
+        "--output",
+        str(work),
+        "--source-type",
+        "speech",
+        "--target-type",
+        "text",
+        "--quality-metrics",
+        "BLEU",
+        "--latency-metrics",
+        *metrics,
+        "--eval-latency-unit",
+        unit,
+        *tokenizer,
+    )
     names, values = (line.split() for line in printed.strip().splitlines()[-2:])
-    return dict(zip(names, map(float, values[-len(names):]), strict=True))
+    return dict(zip(names, map(float, values[-len(names) :]), strict=True))
 
 
 def omnisteval_scores(folder: Path, work: Path, *words: str) -> dict[str, float | str]:
     """OmniSTEval's scores.tsv, rounded to 4 digits as it writes them."""
     run_tool(folder, "omnisteval.cli", *words, "--output_folder", str(work))
     lines = (work / "scores.tsv").read_text(encoding="utf-8").splitlines()[1:]
-    return {name: value if value in ("YES", "NO", "N/A") else float(value)
-            for name, value in (line.split("\t") for line in lines)}
+    return {
+        name: value if value in ("YES", "NO", "N/A") else float(value)
+        for name, value in (line.split("\t") for line in lines)
+    }
 
 
 def simulstream_scores(folder: Path, log: Path, unit: str = "word") -> dict[str, float]:
     """StreamLAAL (seconds) by audio and with computation, NE and real-time factor of a folder that we wrote."""
     config, file = ["--eval-config", str(log / "simulstream.yaml")], ["--log-file", str(log / "simulstream.jsonl")]
-    printed = run_tool(folder, "simulstream.metrics.score_latency", *config, *file, "--latency-unit", unit,
-                       "--reference", str(log / "references.txt"), "--audio-definition", str(log / "segments.yaml"),
-                       "--scorer", "stream_laal")
+    printed = run_tool(
+        folder,
+        "simulstream.metrics.score_latency",
+        *config,
+        *file,
+        "--latency-unit",
+        unit,
+        "--reference",
+        str(log / "references.txt"),
+        "--audio-definition",
+        str(log / "segments.yaml"),
+        "--scorer",
+        "stream_laal",
+    )
     ideal, aware = re.findall(r"latency=(-?[\d.e+-]+)", printed)
     printed = run_tool(folder, "simulstream.metrics.stats", *config, *file, "--latency-unit", unit)
     stats = json.loads(printed.partition("Stats:")[2])
-    return {"LAAL": float(ideal), "LAAL_CA": float(aware), "NE": stats["normalized_erasure"]["value"],
-            "RTF": stats["real_time_factor"]["value"]}
+    return {
+        "LAAL": float(ideal),
+        "LAAL_CA": float(aware),
+        "NE": stats["normalized_erasure"]["value"],
+        "RTF": stats["real_time_factor"]["value"],
+    }
 
 
 WAIT_TWO = """
@@ -99,10 +137,24 @@ def simuleval_text_to_text(folder: Path, work: Path, sources: list[str], targets
     (work / "source.txt").write_text("".join(line + "\n" for line in sources))
     (work / "target.txt").write_text("".join(line + "\n" for line in targets))
     metrics = ["AL", "LAAL", "AP", "DAL", "ATD"]
-    words = ["simuleval.cli", "--agent", str(work / "agent.py"), "--source", str(work / "source.txt"),
-             "--target", str(work / "target.txt"), "--source-type", "text", "--target-type", "text",
-             "--quality-metrics", "BLEU", "--latency-metrics", *metrics]
+    words = [
+        "simuleval.cli",
+        "--agent",
+        str(work / "agent.py"),
+        "--source",
+        str(work / "source.txt"),
+        "--target",
+        str(work / "target.txt"),
+        "--source-type",
+        "text",
+        "--target-type",
+        "text",
+        "--quality-metrics",
+        "BLEU",
+        "--latency-metrics",
+        *metrics,
+    ]
     run_tool(folder, *words, "--output", str(work))
     printed = run_tool(folder, *words)
     names, values = (line.split() for line in printed.strip().splitlines()[-2:])
-    return dict(zip(names, map(float, values[-len(names):]), strict=True))
+    return dict(zip(names, map(float, values[-len(names) :]), strict=True))

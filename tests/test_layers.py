@@ -10,8 +10,19 @@ import pytest
 import simulsa_plugin
 
 PACKAGE = Path(simulsa_plugin.__file__).parent
-FOUNDATION = {"errors", "settings", "presets", "languages", "audio", "files", "model", "tables", "terminal",
-              "run_configuration", "sharding"}
+FOUNDATION = {
+    "errors",
+    "settings",
+    "presets",
+    "languages",
+    "audio",
+    "files",
+    "model",
+    "tables",
+    "terminal",
+    "run_configuration",
+    "sharding",
+}
 # Part → the parts it may import, besides itself and the version number in the package.
 ALLOWED = {
     "errors": set(),
@@ -36,10 +47,10 @@ ALLOWED = {
     "tuning": FOUNDATION | {"streaming", "metrics", "logs", "evaluation"},
     "comparison": FOUNDATION | {"metrics", "logs", "evaluation", "tuning"},
     "llamafactory": FOUNDATION | {"demo", "corpora", "augment", "streaming", "metrics", "evaluation"},
-    "commands": FOUNDATION | {"demo", "corpora", "augment", "metrics", "logs", "evaluation", "tuning", "comparison",
-                              "llamafactory"},
-    "experiments": FOUNDATION | {"demo", "augment", "metrics", "logs", "evaluation", "tuning", "comparison",
-                                 "commands"},
+    "commands": FOUNDATION
+    | {"demo", "corpora", "augment", "metrics", "logs", "evaluation", "tuning", "comparison", "llamafactory"},
+    "experiments": FOUNDATION
+    | {"demo", "augment", "metrics", "logs", "evaluation", "tuning", "comparison", "commands"},
 }
 TORCH = {"torch", "torchaudio", "transformers", "peft", "accelerate", "deepspeed", "datasets", "llamafactory"}
 SLOW_TO_IMPORT = TORCH | {"matplotlib", "sacrebleu", "scipy", "pandas", "numpy"}

@@ -46,7 +46,9 @@ def test_the_readmes_table_is_what_counts():
     table = {key: cells for key, *cells in (line.strip("| ").split(" | ") for line in lines[start : start + 5])}
     assert table == {
         f"`{key}`": [_shown(PRESETS[name].get(key)) for name in ("paper", "recommended")]
-        for key in PRESETS[RECOMMENDED] if not key.startswith("simulsa_eval_")}
+        for key in PRESETS[RECOMMENDED]
+        if not key.startswith("simulsa_eval_")
+    }
 
 
 def _typed(value):
@@ -67,18 +69,22 @@ def test_a_named_key_counts_more_than_a_preset_and_a_named_preset_more_than_the_
     assert apply_preset({"simulsa_preset": None}, [AugmentSettings], RECOMMENDED)[0] == {"simulsa_ratio": 0.1}
 
 
-@pytest.mark.parametrize(("value", "message"), [
-    ("papr", r"simulsa_preset is 'papr'; allowed: paper, recommended\. Did you mean paper\?"),
-    ("best", r"simulsa_preset is 'best'; allowed: paper, recommended\.$"),
-    (["paper"], r"simulsa_preset is \['paper'\]; allowed: a word\."),
-])
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("papr", r"simulsa_preset is 'papr'; allowed: paper, recommended\. Did you mean paper\?"),
+        ("best", r"simulsa_preset is 'best'; allowed: paper, recommended\.$"),
+        (["paper"], r"simulsa_preset is \['paper'\]; allowed: a word\."),
+    ],
+)
 def test_an_unknown_preset_is_refused(value, message):
     with pytest.raises(UsageError, match=message):
         apply_preset({"simulsa_preset": value}, GROUPS)
 
 
-@pytest.mark.parametrize(("main", "words"), [(augment.main, []), (evaluate.main, []),
-                                             (evaluate.main, ["tune", "--budget", "1000"])])
+@pytest.mark.parametrize(
+    ("main", "words"), [(augment.main, []), (evaluate.main, []), (evaluate.main, ["tune", "--budget", "1000"])]
+)
 def test_every_command_refuses_it_before_anything_is_made(main, words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main([*words, "simulsa_preset=recomended"]) == 2
@@ -94,15 +100,18 @@ def write_recipe(folder, **keys):
     return folder / "r.yaml"
 
 
-@pytest.mark.parametrize(("words", "preset"), [
-    ([], RECOMMENDED),
-    (["model_name_or_path=saves/simulsa"], RECOMMENDED),
-    (["simulsa_preset=paper"], PAPER),
-    (["dataset=demo", "dataset_dir=data"], None),
-    (["eval_dataset=demo_test", "dataset_dir=data"], None),
-    (["simulsa_corpus=table"], None),
-    (["dataset=demo", "simulsa_preset=recommended"], RECOMMENDED),
-])
+@pytest.mark.parametrize(
+    ("words", "preset"),
+    [
+        ([], RECOMMENDED),
+        (["model_name_or_path=saves/simulsa"], RECOMMENDED),
+        (["simulsa_preset=paper"], PAPER),
+        (["dataset=demo", "dataset_dir=data"], None),
+        (["eval_dataset=demo_test", "dataset_dir=data"], None),
+        (["simulsa_corpus=table"], None),
+        (["dataset=demo", "simulsa_preset=recommended"], RECOMMENDED),
+    ],
+)
 def test_only_the_embedded_default_has_a_preset_of_its_own(words, preset):
     recipe = wiring.open_recipe(None, words, [AugmentSettings], RECOMMENDED)
     assert (recipe.preset and recipe.preset.name) == preset
@@ -111,8 +120,9 @@ def test_only_the_embedded_default_has_a_preset_of_its_own(words, preset):
 
 @pytest.mark.parametrize(("main", "key"), [(augment.main, "simulsa_ratio"), (evaluate.main, "simulsa_policies")])
 @pytest.mark.parametrize(("words", "name"), [([], RECOMMENDED), (["simulsa_preset=paper"], PAPER)])
-def test_a_bare_command_is_as_recommended_and_the_papers_is_one_word_away(main, key, words, name, tmp_path, monkeypatch,
-                                                                         capsys):
+def test_a_bare_command_is_as_recommended_and_the_papers_is_one_word_away(
+    main, key, words, name, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("simulsa_plugin.demo.corpus.write_demo_corpus", lambda *_, **__: pytest.fail("it speaks now"))
     with pytest.raises(pytest.fail.Exception):
@@ -178,9 +188,14 @@ def test_a_decision_over_scores_takes_all_of_them_unless_a_preset_is_named(place
 
 
 def test_an_evaluation_says_and_notes_what_it_took(place, capsys):
-    words = [*(f"{key}={value}" for key, value in RECIPE.items() if key != "dataset"), "eval_dataset=toy",
-             "simulsa_chunks=1000", "simulsa_confidence_threshold=0.5", "simulsa_max_new_tokens=8",
-             "simulsa_eval_samples=2"]
+    words = [
+        *(f"{key}={value}" for key, value in RECIPE.items() if key != "dataset"),
+        "eval_dataset=toy",
+        "simulsa_chunks=1000",
+        "simulsa_confidence_threshold=0.5",
+        "simulsa_max_new_tokens=8",
+        "simulsa_eval_samples=2",
+    ]
     assert evaluate.main([*words, "simulsa_preset=recommended", "--out", "results"]) == 0
     policies = ",".join(PRESETS[RECOMMENDED]["simulsa_policies"])
     first, second = capsys.readouterr().out.splitlines()[:2]

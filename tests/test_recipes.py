@@ -30,16 +30,35 @@ RECIPES = sorted((REPOSITORY / "recipes").glob("*.yaml"))
 DEEPSPEED_FILES = sorted((REPOSITORY / "recipes" / "deepspeed").glob("*.json"))
 QUICKSTART = REPOSITORY / "recipes" / "QUICKSTART.md"
 # What a launcher or an earlier run leaves behind would change what is tested.
-INHERITED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "FORCE_TORCHRUN", "NPROC_PER_NODE", "DS_ACCELERATOR",
-             "SIMULSA_PLUGIN", "SIMULSA_PLUGIN_ANNOUNCED", "LLAMAFACTORY_VERBOSITY")
-SIZES = ("max_steps=2", "per_device_train_batch_size=2", "gradient_accumulation_steps=1", "preprocessing_num_workers=1",
-         "dataloader_num_workers=0", "logging_steps=1")
+INHERITED = (
+    "RANK",
+    "LOCAL_RANK",
+    "WORLD_SIZE",
+    "FORCE_TORCHRUN",
+    "NPROC_PER_NODE",
+    "DS_ACCELERATOR",
+    "SIMULSA_PLUGIN",
+    "SIMULSA_PLUGIN_ANNOUNCED",
+    "LLAMAFACTORY_VERBOSITY",
+)
+SIZES = (
+    "max_steps=2",
+    "per_device_train_batch_size=2",
+    "gradient_accumulation_steps=1",
+    "preprocessing_num_workers=1",
+    "dataloader_num_workers=0",
+    "logging_steps=1",
+)
 # Between two processes DeepSpeed would compile an exchange of its own, for a minute and more; without a compiler it
 # takes gloo. CPU Adam has no such way out.
 NO_COMPILER = {"CXX": "no-compiler"}
-TINY = {"Qwen/Qwen2-Audio-7B": "qwen2_audio", "Qwen/Qwen2.5-Omni-7B": "qwen2_omni",
-        "Qwen/Qwen3-Omni-30B-A3B-Instruct": "qwen3_omni_nothink", "google/gemma-3n-E4B-it": "gemma3n",
-        "google/gemma-4-E4B-it": "gemma4n"}
+TINY = {
+    "Qwen/Qwen2-Audio-7B": "qwen2_audio",
+    "Qwen/Qwen2.5-Omni-7B": "qwen2_omni",
+    "Qwen/Qwen3-Omni-30B-A3B-Instruct": "qwen3_omni_nothink",
+    "google/gemma-3n-E4B-it": "gemma3n",
+    "google/gemma-4-E4B-it": "gemma4n",
+}
 WHOLE = ("model.safetensors", "config.json")
 ADAPTER = ("adapter_model.safetensors", "adapter_config.json")
 
@@ -69,9 +88,14 @@ class Workshop:
         self.corpus = root / "cv4" / "en"
         write_covost2(self.corpus, rows=8, test_rows=3, target="zh-CN")
         kept = {name: value for name, value in os.environ.items() if name not in INHERITED}
-        self.environment = {**kept, "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1",
-                            "HF_DATASETS_CACHE": str(root / "cache"),
-                            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+        self.environment = {
+            **kept,
+            "CUDA_VISIBLE_DEVICES": "",
+            "HF_HUB_OFFLINE": "1",
+            "OMP_NUM_THREADS": "1",
+            "HF_DATASETS_CACHE": str(root / "cache"),
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        }
         # Each of these is done once, whatever asks for it.
         self.checkpoint = functools.cache(self._checkpoint)
         self.augmented = functools.cache(self._augmented)
@@ -101,8 +125,15 @@ class Workshop:
         return self.root / out, done
 
     def run(self, command, more=None):
-        return subprocess.run(command, cwd=self.root, env=self.environment | (more or {}), capture_output=True,
-                              text=True, timeout=900, check=False)
+        return subprocess.run(
+            command,
+            cwd=self.root,
+            env=self.environment | (more or {}),
+            capture_output=True,
+            text=True,
+            timeout=900,
+            check=False,
+        )
 
     @contextlib.contextmanager
     def inside(self):
@@ -205,10 +236,18 @@ def check_two_steps(out, done, files):
     return losses
 
 
-@pytest.mark.parametrize("name", [
-    "qwen2audio_simulsa", "qwen2audio_offline", "qwen2audio_recommended", "qwen2_5_omni_simulsa", "qwen3_omni_simulsa",
-    "gemma3n_simulsa", "gemma4_simulsa",
-])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "qwen2audio_simulsa",
+        "qwen2audio_offline",
+        "qwen2audio_recommended",
+        "qwen2_5_omni_simulsa",
+        "qwen3_omni_simulsa",
+        "gemma3n_simulsa",
+        "gemma4_simulsa",
+    ],
+)
 def test_a_recipe_trains_an_adapter(workshop, name):
     out, done = workshop.trained(name)
     check_two_steps(out, done, ADAPTER)
@@ -230,8 +269,9 @@ def test_qlora_trains_an_adapter_on_four_bits(workshop):
 
 
 @pytest.mark.slow  # two ranks each; the offloaded ones compile DeepSpeed's CPU Adam the first time, for minutes
-@pytest.mark.parametrize(("zero", "environment"), [("z2", NO_COMPILER), ("z3", NO_COMPILER), ("z2_offload", {}),
-                                                   ("z3_offload", {})])
+@pytest.mark.parametrize(
+    ("zero", "environment"), [("z2", NO_COMPILER), ("z3", NO_COMPILER), ("z2_offload", {}), ("z3_offload", {})]
+)
 def test_every_deepspeed_file_trains_the_same_on_two_ranks(workshop, zero, environment):
     if not environment and shutil.which(os.environ.get("CXX", "c++")) is None:
         pytest.skip("DeepSpeed's CPU Adam has to be compiled, and there is no C++ compiler")
@@ -267,8 +307,9 @@ def test_the_recommended_recipe_takes_its_preset_from_augmentation_to_evaluation
     manifest = read(workshop.root / recipe["dataset_dir"] / "covost2_en_zh_simulsa" / "manifest.json")
     assert manifest["settings"]["simulsa_ratio"] == preset["simulsa_ratio"] == 0.1
     scores = evaluated(workshop, "qwen2audio_recommended", [f"adapter_name_or_path={out}", "simulsa_chunks=2000"])
-    thresholds = [cell["parameters"].get("confidence_threshold") for cell in scores["cells"]
-                  if cell["policy"] == "confidence"]
+    thresholds = [
+        cell["parameters"].get("confidence_threshold") for cell in scores["cells"] if cell["policy"] == "confidence"
+    ]
     assert thresholds == [*preset["simulsa_confidence_threshold"]]
 
 
@@ -296,8 +337,20 @@ def evaluated(workshop, name, keys=()):
     model = workshop.checkpoint(TINY[read_recipe(name)["model_name_or_path"]])
     out = workshop.root / "results" / name / str(len(keys))  # a folder for every set of keys
     with workshop.inside():
-        assert evaluate.main([f"recipes/{name}.yaml", f"model_name_or_path={model}", "simulsa_max_new_tokens=8",
-                              f"simulsa_corpus_dir={workshop.corpus}", *keys, "--out", str(out)]) == 0
+        assert (
+            evaluate.main(
+                [
+                    f"recipes/{name}.yaml",
+                    f"model_name_or_path={model}",
+                    "simulsa_max_new_tokens=8",
+                    f"simulsa_corpus_dir={workshop.corpus}",
+                    *keys,
+                    "--out",
+                    str(out),
+                ]
+            )
+            == 0
+        )
     return read(out / "scores.json")
 
 

@@ -113,8 +113,8 @@ def assert_short(error):
 
 
 BOMBS = {
-    "ten to the ninth": "a: &a [1,1,1,1,1,1,1,1,1,1]\n" + "".join(
-        f"{new}: &{new} [{','.join([f'*{old}'] * 10)}]\n" for old, new in itertools.pairwise("abcdefghi")),
+    "ten to the ninth": "a: &a [1,1,1,1,1,1,1,1,1,1]\n"
+    + "".join(f"{new}: &{new} [{','.join([f'*{old}'] * 10)}]\n" for old, new in itertools.pairwise("abcdefghi")),
     "lists that hold themselves": "a: &a [*a, *a]\n",
     "mappings that hold themselves": "a: &a {b: *a}\n",
     "brackets": "a: " + "[" * 1000,

@@ -67,8 +67,15 @@ def _write_encoder(folder: Path) -> None:
     tokenizer = _tokenizer()
     tokenizer.save_pretrained(folder)
     XLMRobertaConfig(
-        vocab_size=len(tokenizer), hidden_size=HIDDEN, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
-        intermediate_size=2 * HIDDEN, max_position_embeddings=130, type_vocab_size=1, bos_token_id=0, pad_token_id=1,
+        vocab_size=len(tokenizer),
+        hidden_size=HIDDEN,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS,
+        intermediate_size=2 * HIDDEN,
+        max_position_embeddings=130,
+        type_vocab_size=1,
+        bos_token_id=0,
+        pad_token_id=1,
         eos_token_id=2,
     ).save_pretrained(folder)
 
@@ -87,7 +94,8 @@ def _tokenizer() -> Any:
     unigram = Tokenizer(models.Unigram([*special, *pieces, ("<mask>", 0.0)], unk_id=3))
     unigram.pre_tokenizer = pre_tokenizers.Metaspace()
     unigram.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)])
+        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
     return XLMRobertaTokenizerFast(tokenizer_object=unigram, model_max_length=128)
 
 

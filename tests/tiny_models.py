@@ -165,15 +165,31 @@ def _omni_ids(tokenizer: Any) -> dict[str, int]:
 
 
 _QWEN2_TALKER = {
-    "vocab_size": 64, "embedding_size": HIDDEN, "hidden_size": HIDDEN, "intermediate_size": 2 * HIDDEN,
-    "num_hidden_layers": 1, "num_attention_heads": HEADS, "num_key_value_heads": 1, "head_dim": 16,
+    "vocab_size": 64,
+    "embedding_size": HIDDEN,
+    "hidden_size": HIDDEN,
+    "intermediate_size": 2 * HIDDEN,
+    "num_hidden_layers": 1,
+    "num_attention_heads": HEADS,
+    "num_key_value_heads": 1,
+    "head_dim": 16,
     "rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 1_000_000.0},
 }
 _QWEN2_VOCODER = {
     "dit_config": {
-        "hidden_size": HIDDEN, "num_hidden_layers": 1, "num_attention_heads": HEADS, "head_dim": 16, "emb_dim": HIDDEN,
-        "num_embeds": 65, "mel_dim": 16, "enc_emb_dim": 16, "enc_dim": 16, "enc_channels": [16, 16, 16, 16, 48],
-        "enc_attention_channels": 8, "enc_res2net_scale": 2, "enc_se_channels": 8,
+        "hidden_size": HIDDEN,
+        "num_hidden_layers": 1,
+        "num_attention_heads": HEADS,
+        "head_dim": 16,
+        "emb_dim": HIDDEN,
+        "num_embeds": 65,
+        "mel_dim": 16,
+        "enc_emb_dim": 16,
+        "enc_dim": 16,
+        "enc_channels": [16, 16, 16, 16, 48],
+        "enc_attention_channels": 8,
+        "enc_res2net_scale": 2,
+        "enc_se_channels": 8,
     },
     "bigvgan_config": {"mel_dim": 16, "upsample_initial_channel": 64},
 }
@@ -182,15 +198,25 @@ _QWEN2_VOCODER = {
 def _write_qwen2_omni(folder: Path, *, talks: bool = False) -> None:
     from transformers import Qwen2_5OmniConfig, Qwen2_5OmniForConditionalGeneration, Qwen2_5OmniProcessor
 
-    tokenizer = _qwen_tokenizer({
-        "image_token": "<|IMAGE|>", "audio_token": "<|AUDIO|>", "video_token": "<|VIDEO|>",
-        "vision_bos_token": "<|vision_bos|>", "vision_eos_token": "<|vision_eos|>",
-        "audio_bos_token": "<|audio_bos|>", "audio_eos_token": "<|audio_eos|>",
-    })
+    tokenizer = _qwen_tokenizer(
+        {
+            "image_token": "<|IMAGE|>",
+            "audio_token": "<|AUDIO|>",
+            "video_token": "<|VIDEO|>",
+            "vision_bos_token": "<|vision_bos|>",
+            "vision_eos_token": "<|vision_eos|>",
+            "audio_bos_token": "<|audio_bos|>",
+            "audio_eos_token": "<|audio_eos|>",
+        }
+    )
     rope = {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 1_000_000.0}
     vision = {
-        "depth": 1, "hidden_size": HIDDEN, "intermediate_size": 2 * HIDDEN, "num_heads": HEADS,
-        "out_hidden_size": HIDDEN, "fullatt_block_indexes": [0],
+        "depth": 1,
+        "hidden_size": HIDDEN,
+        "intermediate_size": 2 * HIDDEN,
+        "num_heads": HEADS,
+        "out_hidden_size": HIDDEN,
+        "fullatt_block_indexes": [0],
     }
     thinker = {
         "audio_config": _whisper_encoder(output_dim=HIDDEN),
@@ -210,40 +236,78 @@ def _write_qwen2_omni(folder: Path, *, talks: bool = False) -> None:
 
 
 _QWEN3_TALKER = {
-    "num_code_groups": 4, "thinker_hidden_size": HIDDEN, "accept_hidden_layer": 1, "speaker_id": {"ethan": 0},
+    "num_code_groups": 4,
+    "thinker_hidden_size": HIDDEN,
+    "accept_hidden_layer": 1,
+    "speaker_id": {"ethan": 0},
     "spatial_merge_size": 2,
     "text_config": {
-        "vocab_size": 64, "hidden_size": HIDDEN, "intermediate_size": 2 * HIDDEN, "num_hidden_layers": 1,
-        "num_attention_heads": HEADS, "num_key_value_heads": 1, "num_experts": 4, "num_experts_per_tok": 2,
-        "moe_intermediate_size": HIDDEN, "shared_expert_intermediate_size": HIDDEN,
+        "vocab_size": 64,
+        "hidden_size": HIDDEN,
+        "intermediate_size": 2 * HIDDEN,
+        "num_hidden_layers": 1,
+        "num_attention_heads": HEADS,
+        "num_key_value_heads": 1,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": HIDDEN,
+        "shared_expert_intermediate_size": HIDDEN,
         "rope_parameters": {
-            "rope_type": "default", "mrope_section": [4, 2, 2], "mrope_interleaved": True, "rope_theta": 1_000_000.0,
+            "rope_type": "default",
+            "mrope_section": [4, 2, 2],
+            "mrope_interleaved": True,
+            "rope_theta": 1_000_000.0,
         },
     },
     "code_predictor_config": {
-        "vocab_size": 64, "hidden_size": HIDDEN, "intermediate_size": 2 * HIDDEN, "num_hidden_layers": 1,
-        "num_attention_heads": HEADS, "num_key_value_heads": 1, "head_dim": 16, "num_code_groups": 4,
+        "vocab_size": 64,
+        "hidden_size": HIDDEN,
+        "intermediate_size": 2 * HIDDEN,
+        "num_hidden_layers": 1,
+        "num_attention_heads": HEADS,
+        "num_key_value_heads": 1,
+        "head_dim": 16,
+        "num_code_groups": 4,
     },
 }
 _QWEN3_VOCODER = {
-    "codebook_size": 64, "hidden_size": HIDDEN, "num_attention_heads": HEADS, "num_key_value_heads": HEADS,
-    "intermediate_size": 2 * HIDDEN, "num_hidden_layers": 1, "num_quantizers": 4, "decoder_dim": 32,
+    "codebook_size": 64,
+    "hidden_size": HIDDEN,
+    "num_attention_heads": HEADS,
+    "num_key_value_heads": HEADS,
+    "intermediate_size": 2 * HIDDEN,
+    "num_hidden_layers": 1,
+    "num_quantizers": 4,
+    "decoder_dim": 32,
 }
 
 
 def _write_qwen3_omni(folder: Path, *, talks: bool = False) -> None:
     from transformers import Qwen3OmniMoeConfig, Qwen3OmniMoeForConditionalGeneration, Qwen3OmniMoeProcessor
 
-    tokenizer = _qwen_tokenizer({
-        "image_token": "<|image_pad|>", "audio_token": "<|audio_pad|>", "video_token": "<|video_pad|>",
-        "vision_bos_token": "<|vision_start|>", "vision_eos_token": "<|vision_end|>",
-        "audio_bos_token": "<|audio_start|>", "audio_eos_token": "<|audio_end|>",
-    }, others=("<think>", "</think>"))
+    tokenizer = _qwen_tokenizer(
+        {
+            "image_token": "<|image_pad|>",
+            "audio_token": "<|audio_pad|>",
+            "video_token": "<|video_pad|>",
+            "vision_bos_token": "<|vision_start|>",
+            "vision_eos_token": "<|vision_end|>",
+            "audio_bos_token": "<|audio_start|>",
+            "audio_eos_token": "<|audio_end|>",
+        },
+        others=("<think>", "</think>"),
+    )
     rope = {"rope_type": "default", "mrope_section": [4, 2, 2], "mrope_interleaved": True, "rope_theta": 1_000_000.0}
     experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": HIDDEN}
     vision = {
-        "depth": 2, "hidden_size": HIDDEN, "intermediate_size": 2 * HIDDEN, "num_heads": HEADS, "patch_size": 14,
-        "out_hidden_size": HIDDEN, "num_position_embeddings": 16, "deepstack_visual_indexes": [0],
+        "depth": 2,
+        "hidden_size": HIDDEN,
+        "intermediate_size": 2 * HIDDEN,
+        "num_heads": HEADS,
+        "patch_size": 14,
+        "out_hidden_size": HIDDEN,
+        "num_position_embeddings": 16,
+        "deepstack_visual_indexes": [0],
     }
     # 100 frames to 13 tokens, as LLaMA-Factory counts them; attention in windows of 4 s
     audio = _whisper_encoder(
@@ -285,10 +349,17 @@ def _gemma_tokenizer(named: dict[str, str], others: tuple[str, ...]) -> Any:
 
 
 _GEMMA_TEXT = {
-    "hidden_size": HIDDEN, "intermediate_size": 2 * HIDDEN, "num_attention_heads": HEADS, "num_key_value_heads": 1,
-    "head_dim": 16, "max_position_embeddings": 2048, "hidden_size_per_layer_input": 8,
+    "hidden_size": HIDDEN,
+    "intermediate_size": 2 * HIDDEN,
+    "num_attention_heads": HEADS,
+    "num_key_value_heads": 1,
+    "head_dim": 16,
+    "max_position_embeddings": 2048,
+    "hidden_size_per_layer_input": 8,
     # Windows shorter than the prompt, and half of the layers with the keys of earlier ones, as in the released models.
-    "num_hidden_layers": 4, "num_kv_shared_layers": 2, "sliding_window": 16,
+    "num_hidden_layers": 4,
+    "num_kv_shared_layers": 2,
+    "sliding_window": 16,
     "layer_types": ["sliding_attention", "full_attention"] * 2,
 }
 
@@ -304,29 +375,49 @@ def _write_gemma3n(folder: Path) -> None:
 
     # Ids from `words` on are embedded by the vision tower's table, then by the audio tower's; its last one is padding.
     named = {
-        "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>",
-        "eoa_token": "<end_of_audio>", "audio_token": "<audio_soft_token>",
-        "boi_token": "<start_of_image>", "boa_token": "<start_of_audio>",
+        "eoi_token": "<end_of_image>",
+        "image_token": "<image_soft_token>",
+        "eoa_token": "<end_of_audio>",
+        "audio_token": "<audio_soft_token>",
+        "boi_token": "<start_of_image>",
+        "boa_token": "<start_of_audio>",
     }
     inside = ("<start_of_turn>", "<end_of_turn>", "<start_of_image>", "<start_of_audio>")
     tokenizer = _gemma_tokenizer(named, inside)
     words = tokenizer.eoi_token_id
     text = {
-        **_GEMMA_TEXT, "vocab_size": words + 5, "vocab_size_per_layer_input": words, "laurel_rank": 4,
-        "altup_num_inputs": 2, "activation_sparsity_pattern": [0.95, 0.0, 0.0, 0.0],
+        **_GEMMA_TEXT,
+        "vocab_size": words + 5,
+        "vocab_size_per_layer_input": words,
+        "laurel_rank": 4,
+        "altup_num_inputs": 2,
+        "activation_sparsity_pattern": [0.95, 0.0, 0.0, 0.0],
     }
     audio = {
-        "vocab_offset": words + 2, "vocab_size": 3, "input_feat_size": MEL_BINS, "hidden_size": HIDDEN,
-        "conf_num_attention_heads": HEADS, "conf_num_hidden_layers": LAYERS, "sscp_conv_channel_size": [8, 4],
+        "vocab_offset": words + 2,
+        "vocab_size": 3,
+        "input_feat_size": MEL_BINS,
+        "hidden_size": HIDDEN,
+        "conf_num_attention_heads": HEADS,
+        "conf_num_hidden_layers": LAYERS,
+        "sscp_conv_channel_size": [8, 4],
     }
     # timm's smallest network where the released model has MobileNet-V5, which comes in one size: 300 million weights.
     vision = {
-        "architecture": "test_efficientnet", "hidden_size": 256, "vocab_offset": words, "vocab_size": 2,
-        "num_classes": 0, "label_names": [],
+        "architecture": "test_efficientnet",
+        "hidden_size": 256,
+        "vocab_offset": words,
+        "vocab_size": 2,
+        "num_classes": 0,
+        "label_names": [],
     }
     config = Gemma3nConfig(
-        text_config=text, audio_config=audio, vision_config=vision, vision_soft_tokens_per_image=4,
-        **_gemma_ids(tokenizer), eoa_token_id=tokenizer.eoa_token_id,
+        text_config=text,
+        audio_config=audio,
+        vision_config=vision,
+        vision_soft_tokens_per_image=4,
+        **_gemma_ids(tokenizer),
+        eoa_token_id=tokenizer.eoa_token_id,
     )
     processor = Gemma3nProcessor(
         feature_extractor=Gemma3nAudioFeatureExtractor(feature_size=MEL_BINS),
@@ -353,26 +444,47 @@ def _write_gemma4n(folder: Path) -> None:
     )
 
     named = {
-        "boi_token": "<|image>", "image_token": "<|image|>", "eoi_token": "<image|>",
-        "boa_token": "<|audio>", "audio_token": "<|audio|>", "eoa_token": "<audio|>",
+        "boi_token": "<|image>",
+        "image_token": "<|image|>",
+        "eoi_token": "<image|>",
+        "boa_token": "<|audio>",
+        "audio_token": "<|audio|>",
+        "eoa_token": "<audio|>",
     }
     inside = ("<|turn>", "<turn|>", "<|think|>", "<|channel>", "<channel|>", "<|video|>")
     tokenizer = _gemma_tokenizer(named, inside)
     text = {
-        **_GEMMA_TEXT, "vocab_size": len(tokenizer), "vocab_size_per_layer_input": len(tokenizer),
-        "global_head_dim": 32, "use_double_wide_mlp": True, "final_logit_softcapping": 30.0,
+        **_GEMMA_TEXT,
+        "vocab_size": len(tokenizer),
+        "vocab_size_per_layer_input": len(tokenizer),
+        "global_head_dim": 32,
+        "use_double_wide_mlp": True,
+        "final_logit_softcapping": 30.0,
     }
     audio = {
-        "hidden_size": HIDDEN, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS, "output_proj_dims": HIDDEN,
+        "hidden_size": HIDDEN,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": HEADS,
+        "output_proj_dims": HIDDEN,
         "subsampling_conv_channels": [MEL_BINS, 4],  # transformers takes the first for the number of mel bins, too
     }
     vision = {
-        "hidden_size": HIDDEN, "intermediate_size": 2 * HIDDEN, "num_hidden_layers": 1, "num_attention_heads": HEADS,
-        "num_key_value_heads": HEADS, "head_dim": 16, "patch_size": 4, "position_embedding_size": 64,
+        "hidden_size": HIDDEN,
+        "intermediate_size": 2 * HIDDEN,
+        "num_hidden_layers": 1,
+        "num_attention_heads": HEADS,
+        "num_key_value_heads": HEADS,
+        "head_dim": 16,
+        "patch_size": 4,
+        "position_embedding_size": 64,
     }
     config = Gemma4Config(
-        text_config=text, audio_config=audio, vision_config=vision, **_gemma_ids(tokenizer),
-        eoa_token_index=tokenizer.eoa_token_id, video_token_id=tokenizer.convert_tokens_to_ids("<|video|>"),
+        text_config=text,
+        audio_config=audio,
+        vision_config=vision,
+        **_gemma_ids(tokenizer),
+        eoa_token_index=tokenizer.eoa_token_id,
+        video_token_id=tokenizer.convert_tokens_to_ids("<|video|>"),
     )
     processor = Gemma4Processor(
         feature_extractor=Gemma4AudioFeatureExtractor(feature_size=MEL_BINS),

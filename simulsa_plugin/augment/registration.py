@@ -278,6 +278,8 @@ def _located(folder: Path, entry: object) -> object:
 def _leads_to_the_same(folder: Path, registered: object, entry: Mapping[str, Any]) -> bool:
     """Whether both name the same place of the rows."""
     one, other = _located(folder, registered), _located(folder, entry)
-    return isinstance(one, dict) and isinstance(other, dict) and (
-        one == other or ("file_name" in one and one["file_name"] == other.get("file_name"))
+    return (
+        isinstance(one, dict)
+        and isinstance(other, dict)
+        and (one == other or ("file_name" in one and one["file_name"] == other.get("file_name")))
     )

@@ -141,9 +141,7 @@ def _wanted(source: ScoredFile, settings: AugmentSettings, keys: Mapping[str, An
     return wanted_samples(rows, replace(settings, samples=None))
 
 
-def _all_of_it(
-    source: ScoredFile, settings: AugmentSettings, wanted: int | None
-) -> tuple[AugmentSettings, int | None]:
+def _all_of_it(source: ScoredFile, settings: AugmentSettings, wanted: int | None) -> tuple[AugmentSettings, int | None]:
     """In place no scores are lost, which cost a model's time, and none are added: a run's size stays.
 
     Raises:
@@ -175,9 +173,7 @@ def _check_place(layout: Layout, source: ScoredFile) -> None:
         raise StorageError(f"{layout.folder} holds a run that is not finished. Choose another --out.")
 
 
-def _work(
-    source: ScoredFile, settings: AugmentSettings, keys: Mapping[str, Any], *, in_place: bool
-) -> dict[str, Any]:
+def _work(source: ScoredFile, settings: AugmentSettings, keys: Mapping[str, Any], *, in_place: bool) -> dict[str, Any]:
     """As `describe_work` says it of a run that scored; None where that is not known."""
     known = {key: source.manifest.get(key) for key in ("dataset", "rows", "source", "model", "output_width")}
     own = settings.as_keys()

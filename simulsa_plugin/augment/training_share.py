@@ -181,8 +181,13 @@ def _pair_lines(
         return
     got, of = mixed[pair[1]], mixed[pair[0]]
     causes = _causes((offline, partial), [kept[place] for place in pair], mixing)
-    if not causes or (offline.rows and partial.rows and got and of
-                      and math.isclose(got / of, partial.rows / offline.rows, rel_tol=_TOLERANCE)):
+    if not causes or (
+        offline.rows
+        and partial.rows
+        and got
+        and of
+        and math.isclose(got / of, partial.rows / offline.rows, rel_tol=_TOLERANCE)
+    ):
         return
     about = "about " if mixing.interleave_probs and mixing.mix_strategy != "concat" else ""
     meant = f", not {_percent(partial.rows, offline.rows)}" if offline.rows and partial.rows is not None else ""

@@ -69,9 +69,7 @@ def _parser() -> Parser:
     parser.add_argument(
         "words", nargs="*", metavar="RECIPE.yaml | key=value", help="a recipe, and keys that override it"
     )
-    parser.add_argument(
-        "--out", type=output_folder, default=OUT, metavar="DIR", help=f"output folder (default: {OUT})"
-    )
+    parser.add_argument("--out", type=output_folder, default=OUT, metavar="DIR", help=f"output folder (default: {OUT})")
     parser.add_argument(
         "--dry-run", action="store_true", help="say what would be done and at what cost; load no weights, write nothing"
     )

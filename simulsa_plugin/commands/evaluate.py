@@ -184,8 +184,11 @@ def _decode_and_score(path: Path | None, overrides: list[str], out: Path) -> int
 
     if share is None or share.number == 1:
         model_name = toolkit["model_name_or_path"]
-        print(f"test set {dataset.name}: {len(rows)} of {len(dataset)} rows, model {model_name}, "
-              f"latency unit {settings.latency_unit}", flush=True)
+        print(
+            f"test set {dataset.name}: {len(rows)} of {len(dataset)} rows, model {model_name}, "
+            f"latency unit {settings.latency_unit}",
+            flush=True,
+        )
         for line in [*warnings_about_test_set(recipe, dataset, corpus), *warnings]:
             print(f"{PROG}: WARNING: {line}", file=sys.stderr, flush=True)
     cells = evaluate(model, dataset.name, rows, settings, out, share, find_truth(dataset.name, dataset.entry))
@@ -257,7 +260,11 @@ def _compare(words: list[str]) -> int:
         "--trials", type=int, default=10000, metavar="N", help="trials of approximate randomisation (default: 10000)"
     )
     parser.add_argument(
-        "--tuned", type=Path, nargs="+", default=(), metavar="DIR",
+        "--tuned",
+        type=Path,
+        nargs="+",
+        default=(),
+        metavar="DIR",
         help="folders of `simulsa-eval tune`, one for each result: compare what was tuned at each budget; settings "
         "from the dev set, values from the results, intervals over both",
     )
@@ -305,9 +312,7 @@ def _convert(words: list[str]) -> int:
     from simulsa_plugin.evaluation.convert import ConvertOptions, convert
     from simulsa_plugin.logs.reader import ReadOptions
 
-    read = ReadOptions(
-        options.references, options.segments, options.detokenizer, options.unit, options.keep_end_marks
-    )
+    read = ReadOptions(options.references, options.segments, options.detokenizer, options.unit, options.keep_end_marks)
     count = convert(options.source, options.out, ConvertOptions(options.to, options.delays, options.sources, read))
     print(f"{options.out}: {count} instances")
     return 0

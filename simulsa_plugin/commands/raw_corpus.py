@@ -44,9 +44,7 @@ class WantedCorpus:
         """
         from simulsa_plugin.corpora.prepare import prepare, summary_lines
 
-        prepared = prepare(
-            self.settings, self.splits, self.prompt, out, self.name, wait=wait, new_prompt=new_prompt
-        )
+        prepared = prepare(self.settings, self.splits, self.prompt, out, self.name, wait=wait, new_prompt=new_prompt)
         if not quiet:
             print("\n".join(summary_lines(prepared)), flush=True)
 

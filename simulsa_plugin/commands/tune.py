@@ -82,16 +82,23 @@ def tune_and_write(path: Path | None, overrides: list[str], goal: Goal, out: Pat
     from simulsa_plugin.tuning.search import frontier_table, tune
     from simulsa_plugin.tuning.tuned_recipe import write_tuned
 
-    print(f"dev set {dev.name}: {len(rows)} rows, model {toolkit['model_name_or_path']}, "
-          f"latency unit {settings.latency_unit}", flush=True)
+    print(
+        f"dev set {dev.name}: {len(rows)} rows, model {toolkit['model_name_or_path']}, "
+        f"latency unit {settings.latency_unit}",
+        flush=True,
+    )
     result = tune(model, dev.name, rows, settings, goal, out)
     print("\n".join(frontier_table(result)))
     if all(one["cell"] is None for one in result["budgets"]):
-        raise UsageError("No cell is within any budget, so there is nothing to freeze. Set a larger --budget, or other "
-                         "simulsa_* keys, and another --out.")
+        raise UsageError(
+            "No cell is within any budget, so there is nothing to freeze. Set a larger --budget, or other "
+            "simulsa_* keys, and another --out."
+        )
     write_tuned((toolkit if recipe.embedded else recipe.toolkit) | recipe.simulsa, settings, result, out)
-    print(f"Written to {out}: tuned.yaml, finalists.yaml, frontier.json. Now the test set: "
-          f"simulsa-eval {out / 'tuned.yaml'} --out RESULTS")
+    print(
+        f"Written to {out}: tuned.yaml, finalists.yaml, frontier.json. Now the test set: "
+        f"simulsa-eval {out / 'tuned.yaml'} --out RESULTS"
+    )
     return 0
 
 
@@ -104,8 +111,10 @@ def check_goal(goal: Goal) -> None:
     from simulsa_plugin.settings import check_choice, check_range
 
     if goal.quality == "COMET":
-        raise UsageError("--quality is COMET, which runs after decoding, in an environment of its own. Tune for BLEU "
-                         "or chrF, and add COMET to the result on the test set (`simulsa-eval comet`).")
+        raise UsageError(
+            "--quality is COMET, which runs after decoding, in an environment of its own. Tune for BLEU "
+            "or chrF, and add COMET to the result on the test set (`simulsa-eval comet`)."
+        )
     check_choice("--quality", goal.quality, QUALITIES)
     check_choice("--latency", goal.latency, LATENCIES)
     for budget in goal.budgets:
@@ -127,8 +136,10 @@ def _dev_set(recipe: Recipe) -> DevSet:
         from simulsa_plugin.demo.corpus import DEV_NAME
 
         return DevSet(DEV_NAME, registered=False, make=_make_demo)
-    raise UsageError("Settings are chosen on a dev set, and the recipe names none. Set simulsa_dev_dataset=NAME to a "
-                     "set in dataset_info.json that is neither trained on nor the test set.")
+    raise UsageError(
+        "Settings are chosen on a dev set, and the recipe names none. Set simulsa_dev_dataset=NAME to a "
+        "set in dataset_info.json that is neither trained on nor the test set."
+    )
 
 
 def _make_demo(out: Path) -> Mapping[str, Any]:
@@ -144,8 +155,10 @@ def _dev_split(recipe: Recipe, name: str | None) -> DevSet:
 
     split = recipe.simulsa.get("simulsa_dev_split")
     if not split:
-        raise UsageError("Settings are chosen on a dev set, and the recipe names no split of the corpus for it. Set "
-                         "simulsa_dev_split to one that is neither trained on nor the test set.")
+        raise UsageError(
+            "Settings are chosen on a dev set, and the recipe names no split of the corpus for it. Set "
+            "simulsa_dev_split to one that is neither trained on nor the test set."
+        )
     toolkit = {key: value for key, value in recipe.toolkit.items() if key != "eval_dataset"}
     toolkit |= {} if name is None else {"eval_dataset": name}
     for_dev = Recipe(recipe.simulsa | {"simulsa_eval_split": split}, toolkit, embedded=False)
@@ -164,8 +177,10 @@ def _dev_split(recipe: Recipe, name: str | None) -> DevSet:
 
 
 def _same_as_test(name: str) -> str:
-    return (f"the dev set {name} is the test set, too: its scores will be those of settings that were chosen on it, "
-            "which says nothing about other data. Set simulsa_dev_dataset (of a corpus: simulsa_dev_split) to others.")
+    return (
+        f"the dev set {name} is the test set, too: its scores will be those of settings that were chosen on it, "
+        "which says nothing about other data. Set simulsa_dev_dataset (of a corpus: simulsa_dev_split) to others."
+    )
 
 
 def _warnings(recipe: Recipe, dataset: OfflineDataset) -> list[str]:
@@ -182,6 +197,8 @@ def _warnings(recipe: Recipe, dataset: OfflineDataset) -> list[str]:
     if trained_on(dataset.name, dataset.entry, test or training, info, where):
         lines.append(_same_as_test(dataset.name))
     if test and (shared := trained_on(dataset.name, dataset.entry, training, info, where)):
-        lines.append(f"the dev set {dataset.name} is {shared}: on what it remembers a model is surer than elsewhere, "
-                     "so settings chosen here are too fast. Set simulsa_dev_dataset to a set that is not trained on.")
+        lines.append(
+            f"the dev set {dataset.name} is {shared}: on what it remembers a model is surer than elsewhere, "
+            "so settings chosen here are too fast. Set simulsa_dev_dataset to a set that is not trained on."
+        )
     return lines

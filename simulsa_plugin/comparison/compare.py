@@ -52,7 +52,7 @@ Json: TypeAlias = dict[str, Any]
 P_VALUES = {
     "p_value": "paired bootstrap; of BLEU and chrF as sacrebleu computes it, of other metrics two-sided, ties half",
     "randomisation_p_value": "paired randomisation, two-sided: exact where the differing utterances have no more swaps "
-                             "than there are trials, else drawn, ties half",
+    "than there are trials, else drawn, ties half",
     "sacrebleu_randomisation_p_value": "the same as sacrebleu computes it: drawn, ties not counted",
 }
 
@@ -86,8 +86,7 @@ class Scale:
     time: str = MILLISECONDS
 
     def __str__(self) -> str:
-        return (f"unit {self.unit}, length of the {self.length}, BLEU tokenizer {self.tokenizer}, "
-                f"latency in {self.time}")
+        return f"unit {self.unit}, length of the {self.length}, BLEU tokenizer {self.tokenizer}, latency in {self.time}"
 
 
 @dataclass(frozen=True)
@@ -106,8 +105,10 @@ def run_compare(paths: Sequence[Path], options: CompareOptions, json_path: Path 
     results = [load_result(path, options) for path in paths]
     for result in results:
         print_warnings(result.warnings)
-    read = [*(path for result in results for path in _read_files(result)),
-            *(path for folder in options.tuned for path in tuned_files(folder))]
+    read = [
+        *(path for result in results for path in _read_files(result)),
+        *(path for folder in options.tuned for path in tuned_files(folder)),
+    ]
     refuse_input_as_output(json_path, read)
     comparison = compare(results, options)
     print_warnings(f"{pair['left_out']} It is left out." for pair in comparison["comparisons"] if "left_out" in pair)
@@ -129,8 +130,13 @@ def _read_files(result: Result) -> Iterator[Path]:
 def resample_result(result: Result, bootstrap: Bootstrap, *, keep_end_marks: bool = False) -> dict[CellKey, Sampled]:
     """Resample the cells of a result that have a log, on the result's own scale. Raises as `sample_cells`."""
     scale = result.scale
-    return sample_cells(result.cells, Measure(scale.unit, scale.length == "reference"), scale.tokenizer,
-                        ReadOptions(unit=scale.unit, keep_end_marks=keep_end_marks), bootstrap)
+    return sample_cells(
+        result.cells,
+        Measure(scale.unit, scale.length == "reference"),
+        scale.tokenizer,
+        ReadOptions(unit=scale.unit, keep_end_marks=keep_end_marks),
+        bootstrap,
+    )
 
 
 def compare(results: Sequence[Result], options: CompareOptions) -> Json:
@@ -151,18 +157,26 @@ def compare(results: Sequence[Result], options: CompareOptions) -> Json:
     for result in results[1:]:
         _check_comparable(baseline, result, options.axes)
     if options.tuned and len(options.tuned) != len(results):
-        raise UsageError(f"--tuned names {len(options.tuned)} folders, and there are {len(results)} results. Give one "
-                         "for each, in the same order.")
+        raise UsageError(
+            f"--tuned names {len(options.tuned)} folders, and there are {len(results)} results. Give one "
+            "for each, in the same order."
+        )
     tunings: list[Tuning | None] = [load_tuning(path, options.bootstrap) for path in options.tuned]
     tunings = tunings or [None] * len(results)
     return {
         "baseline": _shown_path(baseline.path),
-        "scale": {"unit": baseline.scale.unit, "length": baseline.scale.length, "tokenizer": baseline.scale.tokenizer,
-                  "time": baseline.scale.time},
+        "scale": {
+            "unit": baseline.scale.unit,
+            "length": baseline.scale.length,
+            "tokenizer": baseline.scale.tokenizer,
+            "time": baseline.scale.time,
+        },
         "bootstrap": {"method": "paired over utterances, percentiles", "share": 0.95, **vars(options.bootstrap)},
         "p_values": P_VALUES,
-        "comparisons": [_compare_two(baseline, result, options, (tunings[0], tuning))
-                        for result, tuning in zip(results[1:], tunings[1:], strict=True)],
+        "comparisons": [
+            _compare_two(baseline, result, options, (tunings[0], tuning))
+            for result, tuning in zip(results[1:], tunings[1:], strict=True)
+        ],
     }
 
 
@@ -178,8 +192,9 @@ def load_result(path: Path, options: CompareOptions) -> Result:
         signatures = scores.get("signatures")
         comet = signatures.get(COMET) if isinstance(signatures, dict) else None
         return Result(path, read_cells(path, scores), _scale_of(signatures, options), comet=comet and str(comet))
-    scored = score_log(path, ScoreOptions(unit=options.unit, tokenizer=options.tokenizer,
-                                          keep_end_marks=options.keep_end_marks))
+    scored = score_log(
+        path, ScoreOptions(unit=options.unit, tokenizer=options.tokenizer, keep_end_marks=options.keep_end_marks)
+    )
     key = CellKey(LOG_POLICY)
     counts = scored.scores.counts
     cell = Cell(key, scored.scores.corpus, counts["instances"], path, counts["skipped"])
@@ -195,17 +210,25 @@ def _scale_of(signatures: object, options: CompareOptions) -> Scale:
         said |= {key: value for key, _, value in parts}
     unit = said.get("unit", options.unit)
     tokenizer = said.get("tok") or options.tokenizer or default_tokenizer(unit if unit in UNITS else "word")
-    return Scale(unit, {"ref": "reference", "hyp": "prediction"}.get(said.get("len", "ref"), "reference"), tokenizer,
-                 SOURCE_TOKENS if said.get("time") == "source-tokens" else MILLISECONDS)
+    return Scale(
+        unit,
+        {"ref": "reference", "hyp": "prediction"}.get(said.get("len", "ref"), "reference"),
+        tokenizer,
+        SOURCE_TOKENS if said.get("time") == "source-tokens" else MILLISECONDS,
+    )
 
 
 def _check_comparable(baseline: Result, other: Result, axes: Axes) -> None:
     if baseline.scale != other.scale:
-        raise UsageError(f"{baseline.path} and {other.path} were measured differently ({baseline.scale}; "
-                         f"{other.scale}). Score both alike.")
+        raise UsageError(
+            f"{baseline.path} and {other.path} were measured differently ({baseline.scale}; "
+            f"{other.scale}). Score both alike."
+        )
     if (CellKey(LOG_POLICY) in baseline.cells) != (CellKey(LOG_POLICY) in other.cells):
-        raise UsageError(f"{baseline.path} and {other.path} are a log and a folder; compare logs with logs, "
-                         f"folders with folders (the logs of a folder stand in its cells).")
+        raise UsageError(
+            f"{baseline.path} and {other.path} are a log and a folder; compare logs with logs, "
+            f"folders with folders (the logs of a folder stand in its cells)."
+        )
     if axes.quality == COMET and (reason := _unlike_comet(baseline, other)):
         raise UsageError(f"{reason} Run `simulsa-eval comet` on both with the same checkpoint and the same texts.")
 
@@ -214,8 +237,10 @@ def _unlike_comet(baseline: Result, other: Result) -> str | None:
     """Why COMET of two results cannot be compared; None where it can, or one has none."""
     if baseline.comet == other.comet or not (_has_comet(baseline) and _has_comet(other)):
         return None
-    return (f"COMET of {baseline.path} and of {other.path} was computed differently "
-            f"({baseline.comet or 'no signature'}; {other.comet or 'no signature'}).")
+    return (
+        f"COMET of {baseline.path} and of {other.path} was computed differently "
+        f"({baseline.comet or 'no signature'}; {other.comet or 'no signature'})."
+    )
 
 
 def _has_comet(result: Result) -> bool:
@@ -223,8 +248,10 @@ def _has_comet(result: Result) -> bool:
 
 
 def _without_comet(result: Result) -> Result:
-    cells = {key: dataclasses.replace(cell, values={name: value for name, value in cell.values.items()
-                                                    if name != COMET}) for key, cell in result.cells.items()}
+    cells = {
+        key: dataclasses.replace(cell, values={name: value for name, value in cell.values.items() if name != COMET})
+        for key, cell in result.cells.items()
+    }
     return dataclasses.replace(result, cells=cells)
 
 
@@ -238,9 +265,13 @@ def _compare_two(
     keys = list(dict.fromkeys([*baseline.cells, *other.cells]))
     cells = [_compare_cell(key, baseline, other, sides, options) for key in keys]
     curves = [_compare_curves(policy, baseline, other, sides, options) for policy in _policies(baseline, other)]
-    return {"other": _shown_path(other.path), **({"left_out": unlike} if unlike else {}), "cells": cells,
-            "equal_latency": [entry | {"verdict": verdict(entry, cells)} for entry in curves],
-            **_compare_tuned(tunings, (baseline, other), sides)}
+    return {
+        "other": _shown_path(other.path),
+        **({"left_out": unlike} if unlike else {}),
+        "cells": cells,
+        "equal_latency": [entry | {"verdict": verdict(entry, cells)} for entry in curves],
+        **_compare_tuned(tunings, (baseline, other), sides),
+    }
 
 
 def _compare_tuned(
@@ -270,8 +301,10 @@ def _sample(baseline: Result, other: Result, options: CompareOptions) -> tuple[S
     """Both sides resampled together; empty where one has no log."""
     if not all(any(cell.log for cell in result.cells.values()) for result in (baseline, other)):
         return {}, {}
-    first, second = (resample_result(result, options.bootstrap, keep_end_marks=options.keep_end_marks)
-                     for result in (baseline, other))
+    first, second = (
+        resample_result(result, options.bootstrap, keep_end_marks=options.keep_end_marks)
+        for result in (baseline, other)
+    )
     check_same_references(first, second)
     return first, second
 
@@ -287,8 +320,12 @@ def _compare_cell(
     for name in names:
         first, second = values["baseline"].get(name), values["other"].get(name)
         difference = None if first is None or second is None else second - first
-        metrics[name] = {"baseline": first, "other": second, "difference": difference,
-                         "measured": {side: cell and _measured(cell, name) for side, cell in cells.items()}}
+        metrics[name] = {
+            "baseline": first,
+            "other": second,
+            "difference": difference,
+            "measured": {side: cell and _measured(cell, name) for side, cell in cells.items()},
+        }
         metrics[name] |= _uncertainty(name, difference, sides[0].get(key), sides[1].get(key), options.bootstrap)
     instances = {side: cell.instances if cell else None for side, cell in cells.items()}
     return key.as_json() | {"missing": missing, "instances": instances, "metrics": metrics}
@@ -315,27 +352,37 @@ def _uncertainty(
     different = differing(first.statistics, second.statistics, name)
     found |= {"interval": [bounds.low, bounds.high], "utterances": len(different), "differing": int(different.sum())}
     if name not in QUALITY:
-        return found | {"p_value": paired_p_value(difference, differences[~np.isnan(differences)])
-                        if different.any() else 1.0}
+        return found | {
+            "p_value": paired_p_value(difference, differences[~np.isnan(differences)]) if different.any() else 1.0
+        }
     (metric, one), (_, two) = (side.statistics.quality[name] for side in (first, second))
     test = randomisation_test(metric, one, two, bootstrap)
     # sacrebleu's bootstrap gives the smallest p there is to a system and itself
-    return found | {"p_value": sacrebleu_p_value(difference, differences) if test.differing else 1.0,
-                    "randomisation_p_value": test.p_value, "randomisation_exact": test.exact,
-                    "sacrebleu_randomisation_p_value": test.sacrebleu_p_value}
+    return found | {
+        "p_value": sacrebleu_p_value(difference, differences) if test.differing else 1.0,
+        "randomisation_p_value": test.p_value,
+        "randomisation_exact": test.exact,
+        "sacrebleu_randomisation_p_value": test.sacrebleu_p_value,
+    }
 
 
 def _differing_utterances(grids: Grids, sides: tuple[Side, Side], axes: Axes) -> int | None:
     """Utterances whose quality or latency differs in some cell of a comparison of curves; None without logs."""
     pairs = [tuple(side.get(key) for side in sides) for key in grids.compared[0]] if grids.paired else []
-    found = [differing(one.statistics, two.statistics, name) for one, two in pairs if one and two
-             for name in (axes.quality, axes.latency) if {name} <= set(one.values) & set(two.values)]
+    found = [
+        differing(one.statistics, two.statistics, name)
+        for one, two in pairs
+        if one and two
+        for name in (axes.quality, axes.latency)
+        if {name} <= set(one.values) & set(two.values)
+    ]
     return int(np.any(found, axis=0).sum()) if found else None
 
 
 def _policies(baseline: Result, other: Result) -> list[str | None]:
     """Policies whose curves are compared: those of both sides; None for all cells of each where policies differ."""
-    first, second = ({key.policy for key in result.cells if key.policy not in (OFFLINE, LOG_POLICY)}
-                     for result in (baseline, other))
+    first, second = (
+        {key.policy for key in result.cells if key.policy not in (OFFLINE, LOG_POLICY)} for result in (baseline, other)
+    )
     shared: list[str | None] = [*sorted(first & second)]
     return shared if first == second and len(first) < 2 else [*shared, None]

@@ -79,10 +79,14 @@ class Grids:
 
     def as_json(self) -> Json:
         """`grids` of an entry of `equal_latency`."""
-        return {"compared": "shared" if self.paired else "all", "comparable": self.comparable, "shared": self.shared,
-                "cells": {side: len(keys) for side, keys in zip(("baseline", "other"), self.compared, strict=True)},
-                "baseline_only": [key.as_json() for key in self.alone[0]],
-                "other_only": [key.as_json() for key in self.alone[1]]}
+        return {
+            "compared": "shared" if self.paired else "all",
+            "comparable": self.comparable,
+            "shared": self.shared,
+            "cells": {side: len(keys) for side, keys in zip(("baseline", "other"), self.compared, strict=True)},
+            "baseline_only": [key.as_json() for key in self.alone[0]],
+            "other_only": [key.as_json() for key in self.alone[1]],
+        }
 
 
 def choose_cells(policy: str | None, cells: tuple[Cells, Cells], axes: Axes) -> Grids:
@@ -112,18 +116,33 @@ def compare_curves(
     """
     grids = choose_cells(policy, cells, axes)
     curves = [_measured(side, chosen, axes) for side, chosen in zip(cells, grids.compared, strict=True)]
-    entry: Json = {"policy": policy, "quality": axes.quality, "latency": axes.latency, "latency_unit": "ms",
-                   "grids": grids.as_json(),
-                   "knots": {side: np.stack([curve.latencies, curve.qualities], axis=1).tolist()
-                             for side, curve in zip(("baseline", "other"), curves, strict=True)}}
+    entry: Json = {
+        "policy": policy,
+        "quality": axes.quality,
+        "latency": axes.latency,
+        "latency_unit": "ms",
+        "grids": grids.as_json(),
+        "knots": {
+            side: np.stack([curve.latencies, curve.qualities], axis=1).tolist()
+            for side, curve in zip(("baseline", "other"), curves, strict=True)
+        },
+    }
     shared = common_range(*curves)
     if shared is None:
-        return entry | {"range": None, "points": [], "area": None, "area_interval": None, "mean_difference": None,
-                        "interval": None, "sampling_interval": None}
+        return entry | {
+            "range": None,
+            "points": [],
+            "area": None,
+            "area_interval": None,
+            "mean_difference": None,
+            "interval": None,
+            "sampling_interval": None,
+        }
     drawn = _draw(sides, grids, axes, seed)  # on a resample a curve may be a single point, but the range stays
     area, width = area_between(curves[0], curves[1], *shared), shared[1] - shared[0]
-    held, sampled = (found(partial(_mean_difference, high=shared[1]))
-                     for found in (drawn.interval, drawn.sampling_interval))
+    held, sampled = (
+        found(partial(_mean_difference, high=shared[1])) for found in (drawn.interval, drawn.sampling_interval)
+    )
     latencies = axes.at or [shared[0] + share * width for share in SHARES_OF_RANGE]
     return entry | {
         "range": list(shared),
@@ -182,9 +201,14 @@ def _values(pairs: Sequence[Pair], value: Callable[[DrawnCurve, DrawnCurve], flo
 
 def _on_curve(cells: Cells, policy: str | None, axes: Axes) -> list[CellKey]:
     """Cells of a curve: streaming, of the policy, with both values."""
-    return [key for key, cell in cells.items()
-            if key.policy not in (OFFLINE, LOG_POLICY) and policy in (None, key.policy)
-            and cell.values.get(axes.quality) is not None and cell.values.get(axes.latency) is not None]
+    return [
+        key
+        for key, cell in cells.items()
+        if key.policy not in (OFFLINE, LOG_POLICY)
+        and policy in (None, key.policy)
+        and cell.values.get(axes.quality) is not None
+        and cell.values.get(axes.latency) is not None
+    ]
 
 
 def _measured(cells: Cells, keys: Iterable[CellKey], axes: Axes) -> Curve:
@@ -194,8 +218,11 @@ def _measured(cells: Cells, keys: Iterable[CellKey], axes: Axes) -> Curve:
 
 def _draw(sides: tuple[Side, Side], grids: Grids, axes: Axes, seed: int) -> Drawn:
     """Both curves of each resample; none where a cell has no log, or no such metric in it."""
-    there = all(key in side and {axes.quality, axes.latency} <= set(side[key].values)
-                for side, chosen in zip(sides, grids.compared, strict=True) for key in chosen)
+    there = all(
+        key in side and {axes.quality, axes.latency} <= set(side[key].values)
+        for side, chosen in zip(sides, grids.compared, strict=True)
+        for key in chosen
+    )
     if not there:
         return Drawn()
     points = [_drawn_points(side, chosen, axes) for side, chosen in zip(sides, grids.compared, strict=True)]
@@ -212,8 +239,9 @@ def _draw(sides: tuple[Side, Side], grids: Grids, axes: Axes, seed: int) -> Draw
 
 def _drawn_points(side: Side, keys: Sequence[CellKey], axes: Axes) -> Array:
     """Latency and quality of every cell on every resample, shape (resamples, cells, 2)."""
-    return np.stack([np.stack([side[key].values[axes.latency], side[key].values[axes.quality]]) for key in keys]
-                    ).transpose(2, 0, 1)
+    return np.stack(
+        [np.stack([side[key].values[axes.latency], side[key].values[axes.quality]]) for key in keys]
+    ).transpose(2, 0, 1)
 
 
 def random_halves(cells: int, resamples: int, generator: np.random.Generator) -> NDArray[np.bool_]:
@@ -233,8 +261,10 @@ def random_halves(cells: int, resamples: int, generator: np.random.Generator) ->
 
 def _halved(points: Array, kept: NDArray[np.bool_]) -> list[DrawnCurve]:
     """The curve of each resample through the cells that it keeps."""
-    return [DrawnCurve(_through(cells[chosen]), _end(cells[:, 0], chosen))
-            for cells, chosen in zip(points, kept, strict=True)]
+    return [
+        DrawnCurve(_through(cells[chosen]), _end(cells[:, 0], chosen))
+        for cells, chosen in zip(points, kept, strict=True)
+    ]
 
 
 def _end(latencies: Array, kept: NDArray[np.bool_]) -> float:
@@ -244,26 +274,37 @@ def _end(latencies: Array, kept: NDArray[np.bool_]) -> float:
 
 
 def _through(cells: Array) -> Curve:
-    return frontier([(float(latency), float(quality)) for latency, quality in cells
-                     if not np.isnan(latency) and not np.isnan(quality)])
+    return frontier(
+        [
+            (float(latency), float(quality))
+            for latency, quality in cells
+            if not np.isnan(latency) and not np.isnan(quality)
+        ]
+    )
 
 
-def _point(
-    latency: float, curves: Sequence[Curve], shared: tuple[float, float], drawn: Drawn, axes: Axes
-) -> Json:
+def _point(latency: float, curves: Sequence[Curve], shared: tuple[float, float], drawn: Drawn, axes: Axes) -> Json:
     """Both qualities at one latency; null where a curve does not reach it."""
     if not shared[0] <= latency <= shared[1]:
         return {axes.latency: latency, "baseline": None, "other": None, "difference": None, "interval": None}
     first, second = (float(curve.at(latency)) for curve in curves)
-    return {axes.latency: latency, "baseline": first, "other": second, "difference": second - first,
-            "interval": _as_json(drawn.interval(partial(_difference_at, latency=latency)))}
+    return {
+        axes.latency: latency,
+        "baseline": first,
+        "other": second,
+        "difference": second - first,
+        "interval": _as_json(drawn.interval(partial(_difference_at, latency=latency))),
+    }
 
 
 def _difference_at(baseline: DrawnCurve, other: DrawnCurve, latency: float) -> float:
     """Difference at a latency; NaN where a resampled curve does not reach it."""
     covered = _covered(baseline, other)
-    return float(other.curve.at(latency) - baseline.curve.at(latency)) \
-        if covered and covered[0] <= latency <= covered[1] else math.nan
+    return (
+        float(other.curve.at(latency) - baseline.curve.at(latency))
+        if covered and covered[0] <= latency <= covered[1]
+        else math.nan
+    )
 
 
 def _mean_difference(baseline: DrawnCurve, other: DrawnCurve, high: float) -> float:
@@ -276,8 +317,10 @@ def _covered(baseline: DrawnCurve, other: DrawnCurve, high: float = math.inf) ->
     """The latencies that both resampled curves speak of; None where one has no point."""
     if not len(baseline.curve.latencies) or not len(other.curve.latencies):
         return None
-    return (max(float(baseline.curve.latencies[0]), float(other.curve.latencies[0])),
-            min(high, baseline.end, other.end))
+    return (
+        max(float(baseline.curve.latencies[0]), float(other.curve.latencies[0])),
+        min(high, baseline.end, other.end),
+    )
 
 
 def _as_json(found: Interval | None, factor: float = 1.0) -> list[float] | None:

@@ -55,8 +55,9 @@ def sample_cells(
     Raises:
         LogError: a log cannot be read, its unit is another one, or it is not the log of its cell.
     """
-    return {key: _sample(cell, measure, tokenizer, read, bootstrap)
-            for key, cell in cells.items() if cell.log is not None}
+    return {
+        key: _sample(cell, measure, tokenizer, read, bootstrap) for key, cell in cells.items() if cell.log is not None
+    }
 
 
 def check_same_references(first: Side, second: Side) -> None:
@@ -69,13 +70,17 @@ def check_same_references(first: Side, second: Side) -> None:
     for other in everything[1:]:
         one, two = everything[0], other
         if len(one.references) != len(two.references):
-            raise LogError(f"{one.path} holds {len(one.references)} instances, {two.path} holds "
-                           f"{len(two.references)}; a comparison needs the same utterances. Run both on the same test "
-                           f"set.")
+            raise LogError(
+                f"{one.path} holds {len(one.references)} instances, {two.path} holds "
+                f"{len(two.references)}; a comparison needs the same utterances. Run both on the same test "
+                f"set."
+            )
         differing = np.flatnonzero(one.references != two.references)
         if len(differing):
-            raise LogError(f"{one.path} and {two.path}, line {differing[0] + 1}: the references differ; a comparison "
-                           f"needs the same utterances in the same order. Run both on the same test set.")
+            raise LogError(
+                f"{one.path} and {two.path}, line {differing[0] + 1}: the references differ; a comparison "
+                f"needs the same utterances in the same order. Run both on the same test set."
+            )
 
 
 def _sample(cell: Cell, measure: Measure, tokenizer: str, read: ReadOptions, bootstrap: Bootstrap) -> Sampled:
@@ -111,9 +116,11 @@ def _check_belongs(cell: Cell, path: Path, corpus: Mapping[str, float | None]) -
     for name in ("BLEU", "LAAL"):
         said, found = cell.values.get(name), corpus[name]
         if said is not None and (found is None or abs(said - found) > _ROUNDING * max(1.0, abs(said))):
-            raise LogError(f"{path} is not the log of {cell.key} in scores.json: its {name} is "
-                           f"{'none' if found is None else f'{found:.4f}'}, there it is {said:.4f}. "
-                           f"Run `simulsa-eval run` again.")
+            raise LogError(
+                f"{path} is not the log of {cell.key} in scores.json: its {name} is "
+                f"{'none' if found is None else f'{found:.4f}'}, there it is {said:.4f}. "
+                f"Run `simulsa-eval run` again."
+            )
 
 
 def _read_comet(cell: Cell, path: Path, count: int) -> Array | None:
@@ -126,7 +133,9 @@ def _read_comet(cell: Cell, path: Path, count: int) -> Array | None:
         raise LogError(f"{path} does not hold a score for each of {count} instances. Run `simulsa-eval comet` again.")
     found = np.array(scores, dtype=np.float64)
     if not abs(found.mean() - said) <= _ROUNDING * max(1.0, abs(said)):
-        raise LogError(f"{path} does not hold the scores of {cell.key} in scores.json: their mean is "
-                       f"{found.mean():.4f}, there it is {said:.4f}; `simulsa-eval comet` may have been stopped. "
-                       "Run it again.")
+        raise LogError(
+            f"{path} does not hold the scores of {cell.key} in scores.json: their mean is "
+            f"{found.mean():.4f}, there it is {said:.4f}; `simulsa-eval comet` may have been stopped. "
+            "Run it again."
+        )
     return found

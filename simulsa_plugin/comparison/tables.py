@@ -16,17 +16,24 @@ MAIN_METRICS = ("BLEU", "LAAL", "chrF")
 def comparison_tables(comparison: dict[str, Any]) -> list[str]:
     """The lines that `compare` prints."""
     scale, bootstrap = comparison["scale"], comparison["bootstrap"]
-    lines = [f"baseline: {comparison['baseline']}",
-             f"measured: unit {scale['unit']}, length of the {scale['length']}, BLEU tokenizer {scale['tokenizer']}",
-             f"[low, high]: 95 % of {bootstrap['samples']} paired resamples of the utterances, "
-             f"seed {bootstrap['seed']}; – where a value, a log or more than 10 % of the resamples are missing",
-             "at equal latency: and over random halves of the cells, which show what interpolation may be wrong by; "
-             "– near an end of the range, which too few of them reach",
-             f"p: paired randomisation (BLEU, chrF), exact where few utterances differ, else {bootstrap['trials']} "
-             "trials; then utterances that differ, of all; then p as sacrebleu computes it, too small where few differ"]
+    lines = [
+        f"baseline: {comparison['baseline']}",
+        f"measured: unit {scale['unit']}, length of the {scale['length']}, BLEU tokenizer {scale['tokenizer']}",
+        f"[low, high]: 95 % of {bootstrap['samples']} paired resamples of the utterances, "
+        f"seed {bootstrap['seed']}; – where a value, a log or more than 10 % of the resamples are missing",
+        "at equal latency: and over random halves of the cells, which show what interpolation may be wrong by; "
+        "– near an end of the range, which too few of them reach",
+        f"p: paired randomisation (BLEU, chrF), exact where few utterances differ, else {bootstrap['trials']} "
+        "trials; then utterances that differ, of all; then p as sacrebleu computes it, too small where few differ",
+    ]
     for pair in comparison["comparisons"]:
-        lines += ["", f"other: {pair['other']}", "", *_main_table(pair["cells"], scale["time"]),
-                  *_other_table(pair["cells"], scale["time"])]
+        lines += [
+            "",
+            f"other: {pair['other']}",
+            "",
+            *_main_table(pair["cells"], scale["time"]),
+            *_other_table(pair["cells"], scale["time"]),
+        ]
         lines += _remarks(pair["cells"])
         for curves in pair["equal_latency"]:
             lines += ["", *_curve_table(curves), "", curves["verdict"]]
@@ -53,12 +60,16 @@ def _main_table(cells: Iterable[dict[str, Any]], time: str) -> list[str]:
 
 def _other_table(cells: Sequence[dict[str, Any]], time: str) -> list[str]:
     """Differences of the metrics beside the main ones that some cell has on both sides."""
+
     def difference(cell: dict[str, Any], name: str) -> float | None:
         found: float | None = cell["metrics"].get(name, {}).get("difference")
         return found
 
-    names = [name for name in CELL_METRICS if name not in MAIN_METRICS
-             and any(difference(cell, name) is not None for cell in cells)]
+    names = [
+        name
+        for name in CELL_METRICS
+        if name not in MAIN_METRICS and any(difference(cell, name) is not None for cell in cells)
+    ]
     if not names:
         return []
     rows = [["difference", *(_with_unit(name, time) for name in names)]]
@@ -80,8 +91,9 @@ def _remarks_on(cell: dict[str, Any], side: str) -> Iterator[str]:
             counts[name] = count
     laal = counts.pop("LAAL", None)
     if laal is not None:
-        yield (f"{_cell_name(cell)}: LAAL of the {side} is that of {laal} of {total} instances; "
-               f"{total - laal} have none")
+        yield (
+            f"{_cell_name(cell)}: LAAL of the {side} is that of {laal} of {total} instances; {total - laal} have none"
+        )
     for count in sorted(set(counts.values())):
         names = ", ".join(name for name in counts if counts[name] == count)
         yield f"{_cell_name(cell)}: of the {side}'s {total} instances, {count} have a value of {names}"
@@ -89,25 +101,40 @@ def _remarks_on(cell: dict[str, Any], side: str) -> Iterator[str]:
 
 def _curve_table(curves: dict[str, Any]) -> list[str]:
     quality, latency = curves["quality"], curves["latency"]
-    title = f"{quality} at equal {latency}, " + \
-        (f"policy {curves['policy']}" if curves["policy"] else "all streaming cells")
+    title = f"{quality} at equal {latency}, " + (
+        f"policy {curves['policy']}" if curves["policy"] else "all streaming cells"
+    )
     if curves["range"] is None:
         return [f"{title}: the curves share no range of {latency}."]
     low, high = curves["range"]
     rows = [[f"{latency} ms", "baseline", "other", "diff", "[low, high]"]]
-    rows += [[f"{point[latency]:.0f}", shown(point["baseline"]), shown(point["other"]), _signed(point["difference"]),
-              _shown_interval(point["interval"])] for point in curves["points"]]
-    return [f"{title} (interpolated between the best of {_cells_compared(curves['grids'])}; "
-            f"common range {low:.0f}–{high:.0f} ms)", *align(rows),
-            f"mean difference {_signed(curves['mean_difference'])} {_shown_interval(curves['interval'])} "
-            f"(over utterances alone {_shown_interval(curves['sampling_interval'])}), "
-            f"area {curves['area']:+.1f} {quality}·ms {_shown_interval(curves['area_interval'])}"]
+    rows += [
+        [
+            f"{point[latency]:.0f}",
+            shown(point["baseline"]),
+            shown(point["other"]),
+            _signed(point["difference"]),
+            _shown_interval(point["interval"]),
+        ]
+        for point in curves["points"]
+    ]
+    return [
+        f"{title} (interpolated between the best of {_cells_compared(curves['grids'])}; "
+        f"common range {low:.0f}–{high:.0f} ms)",
+        *align(rows),
+        f"mean difference {_signed(curves['mean_difference'])} {_shown_interval(curves['interval'])} "
+        f"(over utterances alone {_shown_interval(curves['sampling_interval'])}), "
+        f"area {curves['area']:+.1f} {quality}·ms {_shown_interval(curves['area_interval'])}",
+    ]
 
 
 def _cells_compared(grids: dict[str, Any]) -> str:
     counts = grids["cells"]
-    return f"{counts['baseline']} cells of both sides" if grids["compared"] == "shared" else \
-        f"the baseline's {counts['baseline']} and the other's {counts['other']} cells"
+    return (
+        f"{counts['baseline']} cells of both sides"
+        if grids["compared"] == "shared"
+        else f"the baseline's {counts['baseline']} and the other's {counts['other']} cells"
+    )
 
 
 def _cell_name(cell: dict[str, Any]) -> str:
@@ -129,8 +156,10 @@ def _shown_test(value: dict[str, Any]) -> str:
     if value.get("randomisation_p_value") is None:
         return "–"
     theirs = value["sacrebleu_randomisation_p_value"]
-    return (f"{value['randomisation_p_value']:.4f} {value['differing']}/{value['utterances']} "
-            f"{'–' if theirs is None else f'{theirs:.4f}'}")
+    return (
+        f"{value['randomisation_p_value']:.4f} {value['differing']}/{value['utterances']} "
+        f"{'–' if theirs is None else f'{theirs:.4f}'}"
+    )
 
 
 def _shown_interval(bounds: Sequence[float] | None) -> str:

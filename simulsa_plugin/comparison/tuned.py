@@ -82,21 +82,31 @@ def load_tuning(path: Path, bootstrap: Bootstrap) -> Tuning:
         raise LogError(f"{path} holds no {FRONTIER} as it was written. Give a folder of `simulsa-eval tune`.")
     settings, goal = EvaluationSettings.from_keys(content["settings"]), content["goal"]
     rows = {row["cell"]: row for row in content["cells"]}
-    logs = {name: path / DEV_LOGS / name / LOG for name, row in rows.items()
-            if row["utterances"] == content["utterances"]}
+    logs = {
+        name: path / DEV_LOGS / name / LOG for name, row in rows.items() if row["utterances"] == content["utterances"]
+    }
     cells = {_key(rows[name]): Cell(_key(rows[name]), {}, None, log) for name, log in logs.items()}
     unit = settings.latency_unit
-    finalists = sample_cells(cells, Measure(unit), settings.bleu_tokenizer, ReadOptions(unit=unit),
-                             dataclasses.replace(bootstrap, seed=bootstrap.seed + 1))
+    finalists = sample_cells(
+        cells,
+        Measure(unit),
+        settings.bleu_tokenizer,
+        ReadOptions(unit=unit),
+        dataclasses.replace(bootstrap, seed=bootstrap.seed + 1),
+    )
     if not any(sampled.values for sampled in finalists.values()):
         raise LogError(f"{path} rests on fewer than two utterances: nothing can be resampled. Tune on a larger set.")
     tuned = {one["budget"]: None if one["cell"] is None else _key(rows[one["cell"]]) for one in content["budgets"]}
-    return Tuning(path, Goal(tuple(goal["budgets"]), goal["latency"], goal["quality"]), tuned, finalists,
-                  content["dataset"])
+    return Tuning(
+        path, Goal(tuple(goal["budgets"]), goal["latency"], goal["quality"]), tuned, finalists, content["dataset"]
+    )
 
 
-def compare_tuned(tunings: tuple[Tuning, Tuning], tests: tuple[Mapping[CellKey, Cell], Mapping[CellKey, Cell]],
-                  sides: tuple[Side, Side]) -> list[Json]:
+def compare_tuned(
+    tunings: tuple[Tuning, Tuning],
+    tests: tuple[Mapping[CellKey, Cell], Mapping[CellKey, Cell]],
+    sides: tuple[Side, Side],
+) -> list[Json]:
     """Compare two tuned systems at each budget of both.
 
     Args:
@@ -114,30 +124,49 @@ def compare_tuned(tunings: tuple[Tuning, Tuning], tests: tuple[Mapping[CellKey, 
     goals = [(one.goal.quality, one.goal.latency) for one in tunings]
     budgets = [budget for budget in first.tuned if budget in second.tuned]
     if goals[0] != goals[1] or not budgets:
-        raise UsageError(f"{first.path} and {second.path} were tuned for other goals ({_in_words(first.goal)}; "
-                         f"{_in_words(second.goal)}). Tune both for one --quality, --latency and --budget.")
+        raise UsageError(
+            f"{first.path} and {second.path} were tuned for other goals ({_in_words(first.goal)}; "
+            f"{_in_words(second.goal)}). Tune both for one --quality, --latency and --budget."
+        )
     return [_at_budget(budget, tunings, tests, sides) for budget in budgets]
 
 
-def _at_budget(budget: float, tunings: tuple[Tuning, Tuning],
-               tests: tuple[Mapping[CellKey, Cell], Mapping[CellKey, Cell]], sides: tuple[Side, Side]) -> Json:
+def _at_budget(
+    budget: float,
+    tunings: tuple[Tuning, Tuning],
+    tests: tuple[Mapping[CellKey, Cell], Mapping[CellKey, Cell]],
+    sides: tuple[Side, Side],
+) -> Json:
     goal, keys = tunings[0].goal, [tuning.tuned[budget] for tuning in tunings]
-    found: Json = {"budget": budget, "quality": goal.quality, "latency": goal.latency,
-                   "cells": {side: key and key.as_json() for side, key in zip(SIDES, keys, strict=True)}}
+    found: Json = {
+        "budget": budget,
+        "quality": goal.quality,
+        "latency": goal.latency,
+        "cells": {side: key and key.as_json() for side, key in zip(SIDES, keys, strict=True)},
+    }
     lacking = [side for side, key in zip(SIDES, keys, strict=True) if key is None]
     if lacking:
-        return found | {"sentence": f"At {budget:g} ms of {goal.latency} nothing is compared: on dev no cell of the "
-                                    f"{' and of the '.join(lacking)} is within it."}
-    tested = [score_at_budget(budget, tuning, cells, side)
-              for tuning, cells, side in zip(tunings, tests, sides, strict=True)]
+        return found | {
+            "sentence": f"At {budget:g} ms of {goal.latency} nothing is compared: on dev no cell of the "
+            f"{' and of the '.join(lacking)} is within it."
+        }
+    tested = [
+        score_at_budget(budget, tuning, cells, side) for tuning, cells, side in zip(tunings, tests, sides, strict=True)
+    ]
     baseline, other = (system for system in tested if system is not None)
     for name in (goal.quality, goal.latency):
         one, two = baseline.value[name], other.value[name]
         bounds = interval(other.samples[name] - baseline.samples[name])
-        found[name] = {"baseline": one, "other": two, "difference": two - one,
-                       "interval": bounds and [bounds.low, bounds.high]}
-    found |= {share: {side: getattr(system, share) for side, system in zip(SIDES, (baseline, other), strict=True)}
-              for share in ("otherwise", "missing")}
+        found[name] = {
+            "baseline": one,
+            "other": two,
+            "difference": two - one,
+            "interval": bounds and [bounds.low, bounds.high],
+        }
+    found |= {
+        share: {side: getattr(system, share) for side, system in zip(SIDES, (baseline, other), strict=True)}
+        for share in ("otherwise", "missing")
+    }
     return found | {"sentence": _sentence(found, [str(key) for key in keys])}
 
 
@@ -160,19 +189,29 @@ def score_at_budget(budget: float, tuning: Tuning, cells: Mapping[CellKey, Cell]
     if tuned is None:
         return None
     cell, needed = cells.get(tuned), (tuning.goal.quality, tuning.goal.latency)
-    if cell is None or tuned not in side or not side[tuned].values or \
-            any(cell.values.get(name) is None for name in needed):
-        raise UsageError(f"{tuned} was tuned at {budget:g} ms in {tuning.path}, and the result on the test set has no "
-                         f"{' and '.join(needed)} of it. Decode it with {tuning.path}/tuned.yaml.")
+    if (
+        cell is None
+        or tuned not in side
+        or not side[tuned].values
+        or any(cell.values.get(name) is None for name in needed)
+    ):
+        raise UsageError(
+            f"{tuned} was tuned at {budget:g} ms in {tuning.path}, and the result on the test set has no "
+            f"{' and '.join(needed)} of it. Decode it with {tuning.path}/tuned.yaml."
+        )
     chosen = [_as_tuned(key, tuned) for key in _choices(tuning, budget)]
     there = [key if key in side else tuned for key in chosen]
-    names = [name for name, value in cell.values.items()
-             if value is not None and all(name in side[key].values for key in set(there))]
-    return Tested({name: float(cell.values[name] or 0.0) for name in names},
-                  {name: np.array([side[key].values[name][number] for number, key in enumerate(there)])
-                   for name in names},
-                  sum(key != tuned for key in chosen) / len(chosen),
-                  sum(key not in side for key in chosen) / len(chosen))
+    names = [
+        name
+        for name, value in cell.values.items()
+        if value is not None and all(name in side[key].values for key in set(there))
+    ]
+    return Tested(
+        {name: float(cell.values[name] or 0.0) for name in names},
+        {name: np.array([side[key].values[name][number] for number, key in enumerate(there)]) for name in names},
+        sum(key != tuned for key in chosen) / len(chosen),
+        sum(key not in side for key in chosen) / len(chosen),
+    )
 
 
 def _as_tuned(key: CellKey | None, tuned: CellKey) -> CellKey:
@@ -183,10 +222,14 @@ def _as_tuned(key: CellKey | None, tuned: CellKey) -> CellKey:
 def _choices(tuning: Tuning, budget: float) -> list[CellKey | None]:
     """The cell that each resample of the dev set chooses."""
     keys = list(tuning.finalists)
-    qualities, latencies = (np.stack([tuning.finalists[key].values[name] for key in keys])
-                            for name in (tuning.goal.quality, tuning.goal.latency))
-    found = [best_within(_values(quality), _values(latency), budget)
-             for quality, latency in zip(qualities.T, latencies.T, strict=True)]
+    qualities, latencies = (
+        np.stack([tuning.finalists[key].values[name] for key in keys])
+        for name in (tuning.goal.quality, tuning.goal.latency)
+    )
+    found = [
+        best_within(_values(quality), _values(latency), budget)
+        for quality, latency in zip(qualities.T, latencies.T, strict=True)
+    ]
     return [None if position is None else keys[position] for position in found]
 
 
@@ -205,18 +248,31 @@ def _in_words(goal: Goal) -> str:
 def _sentence(found: Json, cells: Sequence[str]) -> str:
     quality, latency = found[found["quality"]], found[found["latency"]]
     bounds = quality["interval"]
-    verdict = ("no interval can be given" if bounds is None else
-               "the other is better" if bounds[0] > 0 else "the other is worse" if bounds[1] < 0 else
-               "no difference can be told")
+    verdict = (
+        "no interval can be given"
+        if bounds is None
+        else "the other is better"
+        if bounds[0] > 0
+        else "the other is worse"
+        if bounds[1] < 0
+        else "no difference can be told"
+    )
     missing = max(found["missing"].values())
-    choice = "the intervals include the choice of settings on dev" if not missing else (
-        f"the intervals do not include the whole choice: {missing:.0%} of the resamples of the dev set choose a cell "
-        "that the test result lacks; decode finalists.yaml")
-    return (f"Tuned at {found['budget']:g} ms of {found['latency']}: {verdict}, by "
-            f"{quality['difference']:+.2f} {found['quality']} {_shown(bounds, 2)} "
-            f"({quality['other']:.2f}, {cells[1]}; baseline {quality['baseline']:.2f}, {cells[0]}), at "
-            f"{latency['other']:.0f} ms on test against {latency['baseline']:.0f} "
-            f"({latency['difference']:+.0f} {_shown(latency['interval'], 0)}); {choice}.")
+    choice = (
+        "the intervals include the choice of settings on dev"
+        if not missing
+        else (
+            f"the intervals do not include the whole choice: {missing:.0%} of the resamples of the dev set choose a "
+            "cell that the test result lacks; decode finalists.yaml"
+        )
+    )
+    return (
+        f"Tuned at {found['budget']:g} ms of {found['latency']}: {verdict}, by "
+        f"{quality['difference']:+.2f} {found['quality']} {_shown(bounds, 2)} "
+        f"({quality['other']:.2f}, {cells[1]}; baseline {quality['baseline']:.2f}, {cells[0]}), at "
+        f"{latency['other']:.0f} ms on test against {latency['baseline']:.0f} "
+        f"({latency['difference']:+.0f} {_shown(latency['interval'], 0)}); {choice}."
+    )
 
 
 def _shown(bounds: Sequence[float] | None, digits: int) -> str:

@@ -44,11 +44,13 @@ def verdict(curves: Json, cells: Sequence[Json]) -> str:
     fixed = [cell for cell in of_policy if _is_shared(cell, quality, latency)]
     sentences = [_at_fixed_settings(fixed, quality, latency)] if fixed else []
     if not all(curves["knots"].values()):
-        return " ".join([*sentences, f"No curve can be drawn: a side has no streaming cell with {quality} and "
-                                     f"{latency}."])
+        return " ".join(
+            [*sentences, f"No curve can be drawn: a side has no streaming cell with {quality} and {latency}."]
+        )
     if curves["range"] is None:
-        return " ".join([*sentences, f"The curves share no range of {latency}: what is better at equal {latency} "
-                                     f"cannot be said."])
+        return " ".join(
+            [*sentences, f"The curves share no range of {latency}: what is better at equal {latency} cannot be said."]
+        )
     sentences += _on_grids(curves["grids"], latency)
     if not curves["grids"]["comparable"]:
         return " ".join(sentences)
@@ -60,15 +62,23 @@ def verdict(curves: Json, cells: Sequence[Json]) -> str:
 
 def _on_grids(grids: Json, latency: str) -> list[str]:
     """Which cells a comparison rests on, where it is not simply all."""
-    alone = [f"only the {side} has {_listed(grids[f'{side}_only'])}" for side in ("baseline", "other")
-             if grids[f"{side}_only"]]
+    alone = [
+        f"only the {side} has {_listed(grids[f'{side}_only'])}"
+        for side in ("baseline", "other")
+        if grids[f"{side}_only"]
+    ]
     if not grids["comparable"]:
-        return [f"The grids differ ({grids['shared']} shared; {'; '.join(alone)}): what is better at equal {latency} "
-                f"cannot be told from the choice of cells. Evaluate both in the same cells."]
+        return [
+            f"The grids differ ({grids['shared']} shared; {'; '.join(alone)}): what is better at equal {latency} "
+            f"cannot be told from the choice of cells. Evaluate both in the same cells."
+        ]
     if grids["compared"] == "all":
         return ["The policies differ, so each side is compared by the cells that it was given."]
-    said = [f"The grids differ, so only the {grids['shared']} shared cells are compared ({'; '.join(alone)})."] \
-        if alone else []
+    said = (
+        [f"The grids differ, so only the {grids['shared']} shared cells are compared ({'; '.join(alone)})."]
+        if alone
+        else []
+    )
     return said
 
 
@@ -79,12 +89,16 @@ def _listed(cells: Sequence[Json]) -> str:
 
 
 def _at_fixed_settings(cells: Sequence[Json], quality: str, latency: str) -> str:
-    gain, delay = (mean_of([cell["metrics"][name]["difference"] for cell in cells]) or 0.0
-                   for name in (quality, latency))
+    gain, delay = (
+        mean_of([cell["metrics"][name]["difference"] for cell in cells]) or 0.0 for name in (quality, latency)
+    )
     judged = [_judge_cell(cell, quality) for cell in cells]
     tested = len(cells) - judged.count(None)
-    counts = f"significantly better in {judged.count(UP)} of {tested} cells, worse in {judged.count(DOWN)}" if tested \
+    counts = (
+        f"significantly better in {judged.count(UP)} of {tested} cells, worse in {judged.count(DOWN)}"
+        if tested
         else "no interval, so nothing is claimed"
+    )
     later = f"{abs(delay):.0f} ms {'more' if delay > 0 else 'less'} {latency}" if round(delay) else f"as much {latency}"
     return f"At fixed (k, b) the other differs by {gain:+.2f} {quality} on average ({counts}), with {later}."
 
@@ -94,8 +108,12 @@ def _at_equal_latency(curves: Json, quality: str, latency: str) -> str:
     bounds = curves["interval"]
     interval = "" if bounds is None else f" [{bounds[0]:+.2f}, {bounds[1]:+.2f}]"
     size = f"{curves['mean_difference']:+.2f} {quality}{interval}"
-    said = {UP: "the other is better", DOWN: "the other is worse",
-            LEVEL: "no difference can be told", None: _unclaimed(curves)}
+    said = {
+        UP: "the other is better",
+        DOWN: "the other is worse",
+        LEVEL: "no difference can be told",
+        None: _unclaimed(curves),
+    }
     points = sorted(curves["points"], key=lambda point: point[latency])
     judged = _judge_curves(curves)
     word = {UP: "better", DOWN: "worse"}.get(judged or "")  # of several points one may differ by chance
@@ -162,5 +180,8 @@ def _differ_too_few(compared: Json) -> bool:
 
 def _is_shared(cell: Json, *names: str) -> bool:
     """Whether a streaming cell has all differences on both sides, so that averages are over the same cells."""
-    return cell["policy"] != OFFLINE and cell["chunk_ms"] is not None and \
-        all(cell["metrics"].get(name, {}).get("difference") is not None for name in names)
+    return (
+        cell["policy"] != OFFLINE
+        and cell["chunk_ms"] is not None
+        and all(cell["metrics"].get(name, {}).get("difference") is not None for name in names)
+    )

@@ -44,9 +44,7 @@ class Listing:
         return len(self.utterances) + len(self.dropped)
 
 
-def list_utterances(
-    rows: Iterator[Utterance | Dropped], layout: CorpusLayout, *, writes: bool = True
-) -> Listing:
+def list_utterances(rows: Iterator[Utterance | Dropped], layout: CorpusLayout, *, writes: bool = True) -> Listing:
     """Go through what a reader gives; audio that comes inside tables is written to files of its own.
 
     Args:

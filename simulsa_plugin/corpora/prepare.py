@@ -105,9 +105,7 @@ def splits_for(settings: CorpusSettings, *, evaluation: bool) -> tuple[str, ...]
     return named or ((usual,) if usual else ())
 
 
-def plan(
-    settings: CorpusSettings, splits: Sequence[str], prompt: TranslationPrompt, out: Path, name: str
-) -> list[str]:
+def plan(settings: CorpusSettings, splits: Sequence[str], prompt: TranslationPrompt, out: Path, name: str) -> list[str]:
     """What `prepare` would do, in words; nothing where all is there already. Nothing is written, no audio is opened.
 
     Raises:

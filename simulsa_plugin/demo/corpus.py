@@ -107,7 +107,10 @@ def write_demo_corpus(
     wanted = [
         (name, split, count)
         for name, split, count in (
-            (OFFLINE_NAME, "train", rows), (TEST_NAME, TEST_SPLIT, test_rows), (DEV_NAME, "heldout", dev_rows))
+            (OFFLINE_NAME, "train", rows),
+            (TEST_NAME, TEST_SPLIT, test_rows),
+            (DEV_NAME, "heldout", dev_rows),
+        )
         if count
     ]
     entries = {name: {"file_name": str(folder / f"{name}.jsonl"), **SHAREGPT_ENTRY} for name, _, _ in wanted}

@@ -61,8 +61,9 @@ def convert(source: Path, out: Path, options: ConvertOptions) -> int:
     """
     written = [out / name for name in simulstream.FILES] if options.form == SIMULSTREAM else [out]
     for path in written:
-        refuse_input_as_output(path, [_log_of(source), source / STEPS, options.sources, options.read.references,
-                                      options.read.segments])
+        refuse_input_as_output(
+            path, [_log_of(source), source / STEPS, options.sources, options.read.references, options.read.segments]
+        )
     if options.form == SIMULSTREAM:
         claim(make_folder(out), simulstream.FILES)
         return simulstream.write_log(out, _sessions(source, options), options.read.unit)
@@ -142,22 +143,29 @@ def record_events(record: EmissionRecord, unit: str) -> list[Event]:
         LogError: there is no delay for each unit, one is negative, the source is text, or the computation falls.
     """
     if record.text_source:
-        raise LogError(f"Instance {record.index} has a source of text, and delays in its tokens; simulstream has "
-                       f"seconds of audio.")
+        raise LogError(
+            f"Instance {record.index} has a source of text, and delays in its tokens; simulstream has seconds of audio."
+        )
     units = split_units(record.prediction, unit)
     if not fits_unit(record, unit) or len(units) != len(record.delays) or len(record.elapsed or units) != len(units):
-        raise LogError(f"Instance {record.index} has {len(record.delays)} delays for {len(units)} units; "
-                       f"simulstream has a time for each.")
+        raise LogError(
+            f"Instance {record.index} has {len(record.delays)} delays for {len(units)} units; "
+            f"simulstream has a time for each."
+        )
     if min(record.delays, default=0.0) < 0:
-        raise LogError(f"Instance {record.index} was begun {-min(record.delays):g} ms before its segment; simulstream "
-                       f"counts from the start of an audio. Give it the log of the whole recording.")
+        raise LogError(
+            f"Instance {record.index} was begun {-min(record.delays):g} ms before its segment; simulstream "
+            f"counts from the start of an audio. Give it the log of the whole recording."
+        )
     times = zip(units, record.delays, record.elapsed or record.delays, strict=True)
     events, computed = [], 0.0
     for (delay, elapsed), group in itertools.groupby(times, key=lambda one: one[1:]):
         spent = elapsed - delay - computed
         if spent < 0:
-            raise LogError(f"Instance {record.index}: its elapsed times say that computation was given back. "
-                           f"They are not on SimulEval's clock.")
+            raise LogError(
+                f"Instance {record.index}: its elapsed times say that computation was given back. "
+                f"They are not on SimulEval's clock."
+            )
         computed += spent
         events.append(Event(delay / 1000, spent / 1000, (), [word for word, _, _ in group]))
     if not events or record.delays[-1] < (record.source_length or 0.0):
@@ -199,8 +207,10 @@ def _sessions(source: Path, options: ConvertOptions) -> Iterator[tuple[EmissionR
 def _with_steps(source: Path, options: ConvertOptions) -> Iterator[tuple[EmissionRecord, list[ShownStep]]]:
     """Records of a cell with their steps."""
     if not (source / STEPS).is_file():
-        raise UsageError(f"--delays {options.delays} needs {STEPS}; give the folder of a cell of `simulsa-eval run`. "
-                         f"A log alone has {COMMITTED}.")
+        raise UsageError(
+            f"--delays {options.delays} needs {STEPS}; give the folder of a cell of `simulsa-eval run`. "
+            f"A log alone has {COMMITTED}."
+        )
     records, sessions = Log(_log_of(source), options.read).records(), read_sessions([source / STEPS])
     for record, session in itertools.zip_longest(records, sessions):
         if record is None or session is None:
@@ -208,8 +218,10 @@ def _with_steps(source: Path, options: ConvertOptions) -> Iterator[tuple[Emissio
         _, steps = session
         units = split_units(steps[-1].shown, options.read.unit)
         if len(units) != len(record.delays):
-            raise LogError(f"{source}: instance {record.index} has {len(record.delays)} delays for {len(units)} units. "
-                           f"Give the --unit that the cell was scored with.")
+            raise LogError(
+                f"{source}: instance {record.index} has {len(record.delays)} delays for {len(units)} units. "
+                f"Give the --unit that the cell was scored with."
+            )
         yield record, steps
 
 

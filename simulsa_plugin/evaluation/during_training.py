@@ -63,8 +63,10 @@ class Plan:
     def cost(self, seconds: float) -> str:
         """What an evaluation costs, in words; `seconds` of audio."""
         steps = sum(1000 * seconds / cell.chunk_ms if cell.chunk_ms else len(self.samples) for cell in self.cells)
-        return (f"every evaluation also decodes {len(self.samples)} utterances of {self.dataset} ({seconds:.0f} s of "
-                f"audio) in {len(self.cells)} cells, about {steps:.0f} steps; names of its metrics: {self.names[0]} …")
+        return (
+            f"every evaluation also decodes {len(self.samples)} utterances of {self.dataset} ({seconds:.0f} s of "
+            f"audio) in {len(self.cells)} cells, about {steps:.0f} steps; names of its metrics: {self.names[0]} …"
+        )
 
 
 def make_plan(
@@ -134,18 +136,29 @@ def score_cells(plan: Plan, sessions: Sessions) -> list[Row]:
             scorer.add(emission_record(steps, row, sample.reference, sample.audio, unit))
             truncated += sum(step.truncated for step in steps)
         scores = scorer.scores()
-        rows.append({
-            "policy": cell.policy.name, "chunk_ms": cell.chunk_ms, **cell.policy.cell(), **scores.corpus,
-            "instances": len(plan.samples), "empty": scores.counts["empty"], "skipped": sum(plan.skipped.values()),
-            "truncated_steps": truncated,
-        })
+        rows.append(
+            {
+                "policy": cell.policy.name,
+                "chunk_ms": cell.chunk_ms,
+                **cell.policy.cell(),
+                **scores.corpus,
+                "instances": len(plan.samples),
+                "empty": scores.counts["empty"],
+                "skipped": sum(plan.skipped.values()),
+                "truncated_steps": truncated,
+            }
+        )
     return rows
 
 
 def logged_metrics(plan: Plan, rows: Sequence[Row]) -> dict[str, float]:
     """Metric name → value, for the log; what has no value is left out."""
-    return {metric_name(cell, metric): row[metric] for cell, row in zip(plan.cells, rows, strict=True)
-            for metric in LOGGED if row[metric] is not None}
+    return {
+        metric_name(cell, metric): row[metric]
+        for cell, row in zip(plan.cells, rows, strict=True)
+        for metric in LOGGED
+        if row[metric] is not None
+    }
 
 
 def metric_name(cell: Cell, metric: str) -> str:
@@ -236,5 +249,3 @@ def _by_cell(rows: Sequence[Row]) -> Iterator[tuple[str, list[Row]]]:
     order = list(dict.fromkeys(map(name, rows)))
     for key, group in itertools.groupby(sorted(rows, key=lambda row: order.index(name(row))), key=name):
         yield key, sorted(group, key=lambda row: row["step"])
-
-

@@ -53,8 +53,10 @@ class Views:
         for name, columns in self._clocks.items():
             on_clock = with_elapsed(record, elapsed_times(steps, self._measure.unit, name))
             same = same_unit_latencies(on_clock, self._measure)
-            columns.append(computation_aware_latencies(on_clock, self._measure)
-                           | {metric + SAME_UNITS: value for metric, value in same.items()})
+            columns.append(
+                computation_aware_latencies(on_clock, self._measure)
+                | {metric + SAME_UNITS: value for metric, value in same.items()}
+            )
 
     def as_json(self) -> dict[str, Any]:
         """`delays` and, where computation was measured, `clocks` and `real_time_factor` of a cell; else null."""
@@ -68,4 +70,5 @@ class Views:
 def _means(columns: Columns) -> dict[str, Any]:
     """Means, and how many instances have none."""
     return {name: columns.mean(name) for name in columns.names} | {
-        "skipped": {name: columns.skipped(name) for name in columns.names}}
+        "skipped": {name: columns.skipped(name) for name in columns.names}
+    }

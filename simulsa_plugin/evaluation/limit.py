@@ -29,7 +29,10 @@ class Truth(Protocol):
 
 
 def limits(
-    records: Iterable[tuple[int, EmissionRecord]], truth: Truth, chunks: Sequence[float], measure: Measure,
+    records: Iterable[tuple[int, EmissionRecord]],
+    truth: Truth,
+    chunks: Sequence[float],
+    measure: Measure,
     tokenizer: str,
 ) -> list[dict[str, Any]]:
     """Score the limit for each chunk, and for a system that may write at any moment.
@@ -44,8 +47,11 @@ def limits(
     Returns:
         Rows as those of `cells` in scores.json; none where nothing is known of any utterance.
     """
-    known = [(record, said) for row, record in records
-             if record.reference and record.source_length and (said := truth.supported(row, record.reference))]
+    known = [
+        (record, said)
+        for row, record in records
+        if record.reference and record.source_length and (said := truth.supported(row, record.reference))
+    ]
     return [_row(known, chunk, measure, tokenizer) for chunk in (None, *sorted(chunks))] if known else []
 
 
@@ -62,8 +68,11 @@ def unit_delays(
     delays: list[float] = []
     for seconds, text in said:
         heard = seconds * 1000
-        step = heard if chunk_ms is None or math.isinf(heard) else \
-            max(1, math.ceil(heard / chunk_ms - _ROUNDING)) * chunk_ms
+        step = (
+            heard
+            if chunk_ms is None or math.isinf(heard)
+            else max(1, math.ceil(heard / chunk_ms - _ROUNDING)) * chunk_ms
+        )
         delays += [min(step, source_length)] * (count_units(text, unit) - len(delays))
     return tuple(delays)
 
@@ -79,15 +88,33 @@ def add_distances(cells: Iterable[dict[str, Any]], limit_rows: Iterable[Mapping[
 
 
 def _row(
-    known: Sequence[tuple[EmissionRecord, Sequence[tuple[float, str]]]], chunk: float | None, measure: Measure,
+    known: Sequence[tuple[EmissionRecord, Sequence[tuple[float, str]]]],
+    chunk: float | None,
+    measure: Measure,
     tokenizer: str,
 ) -> dict[str, Any]:
     scorer = CorpusScorer(measure, tokenizer, keep=False)
     for record, said in known:
         delays = unit_delays(said, measure.unit, chunk, record.source_length or 0.0)
-        scorer.add(EmissionRecord(record.index, record.reference or "", record.reference, delays,
-                                  source_length=record.source_length, erased=0))
+        scorer.add(
+            EmissionRecord(
+                record.index,
+                record.reference or "",
+                record.reference,
+                delays,
+                source_length=record.source_length,
+                erased=0,
+            )
+        )
     scores = scorer.scores().as_json()
     counts = scores["counts"]
-    return {"policy": LIMIT, "chunk_ms": chunk, "rollback": None, "parameters": {}, **scores["corpus"],
-            "instances": counts["instances"], "empty": counts["empty"], "counts": counts}
+    return {
+        "policy": LIMIT,
+        "chunk_ms": chunk,
+        "rollback": None,
+        "parameters": {},
+        **scores["corpus"],
+        "instances": counts["instances"],
+        "empty": counts["empty"],
+        "counts": counts,
+    }

@@ -53,10 +53,14 @@ def check_references(name: str, rows: Iterable[Sample | UnusableRow], settings: 
     if 2 * count > writings.total():
         _check_most(f"{count} of {writings.total()} references of {name}", most, settings)
     whole = sum(map(is_without_spaces, texts)) if settings.latency_unit == "word" else 0
-    return [
-        f"{whole} of {len(texts)} references of {name} are written without spaces, and each counts as a word or two: "
-        "latency in words says nothing of them. Set simulsa_target_language, or simulsa_unit=char."
-    ] if whole else []
+    return (
+        [
+            f"{whole} of {len(texts)} references of {name} are written without spaces, and each counts as a word or "
+            "two: latency in words says nothing of them. Set simulsa_target_language, or simulsa_unit=char."
+        ]
+        if whole
+        else []
+    )
 
 
 def _check_most(references: str, writing: str, settings: EvaluationSettings) -> None:

@@ -57,17 +57,25 @@ def _tsv(cells: Sequence[Cell]) -> Iterator[list[str]]:
     yield [*columns, PARAMETERS, *ODD_COUNTS, *(f"{name}_measured" for name in values)]
     for cell in cells:
         found = [cell.get(name) for name in columns]
-        found += [json.dumps(cell[PARAMETERS], sort_keys=True) if cell.get(PARAMETERS) else None,
-                  *(cell.get("counts", {}).get(name) for name in ODD_COUNTS),
-                  *(_measured(cell, name) for name in values)]
+        found += [
+            json.dumps(cell[PARAMETERS], sort_keys=True) if cell.get(PARAMETERS) else None,
+            *(cell.get("counts", {}).get(name) for name in ODD_COUNTS),
+            *(_measured(cell, name) for name in values),
+        ]
         yield ["" if value is None else str(value) for value in found]
 
 
 def _remarks(cells: Sequence[Cell]) -> list[str]:
-    remarks = [f"{key_of(cell)}: likely degenerate, SWF and EFSW differ by more than 20 points (OmniSTEval's test)"
-               for cell in cells if cell.get("degenerate")]
-    remarks += [f"{key_of(cell)}: {count} steps were cut off by the limit on new tokens"
-                for cell in cells if (count := cell.get("counts", {}).get("truncated_steps"))]
+    remarks = [
+        f"{key_of(cell)}: likely degenerate, SWF and EFSW differ by more than 20 points (OmniSTEval's test)"
+        for cell in cells
+        if cell.get("degenerate")
+    ]
+    remarks += [
+        f"{key_of(cell)}: {count} steps were cut off by the limit on new tokens"
+        for cell in cells
+        if (count := cell.get("counts", {}).get("truncated_steps"))
+    ]
     longer = max((cell.get("counts", {}).get("longer_than_window") or 0 for cell in cells), default=0)
     if longer:
         remarks.append(f"{longer} utterances are longer than the model's window: it does not hear what lies beyond")
@@ -85,8 +93,14 @@ def _keys(cells: Sequence[Cell]) -> list[str]:
 
 
 def _key(cell: Cell, keys: Sequence[str]) -> list[str]:
-    return [shown_parameters(cell.get(name) or {}) or "–" if name == PARAMETERS else
-            "–" if cell[name] is None else str(cell[name]) for name in keys]
+    return [
+        shown_parameters(cell.get(name) or {}) or "–"
+        if name == PARAMETERS
+        else "–"
+        if cell[name] is None
+        else str(cell[name])
+        for name in keys
+    ]
 
 
 def _counts(cell: Cell) -> list[str]:
@@ -125,11 +139,23 @@ def _draw(cells: Sequence[Cell], handle: Any) -> None:
             key = key_of(cell)
             lines.setdefault(str(CellKey(key.policy, None, key.rollback, key.parameters)), []).append(cell)
     for label, points in lines.items():
-        axes.errorbar([cell["LAAL"] for cell in points], [cell["BLEU"] for cell in points],
-                      yerr=_errors(points, "BLEU"), xerr=_errors(points, "LAAL"), marker="o", capsize=2, label=label)
+        axes.errorbar(
+            [cell["LAAL"] for cell in points],
+            [cell["BLEU"] for cell in points],
+            yerr=_errors(points, "BLEU"),
+            xerr=_errors(points, "LAAL"),
+            marker="o",
+            capsize=2,
+            label=label,
+        )
         for cell in points:
-            axes.annotate(f"{cell['chunk_ms']}", (cell["LAAL"], cell["BLEU"]), textcoords="offset points",
-                          xytext=(4, -10), fontsize=7)
+            axes.annotate(
+                f"{cell['chunk_ms']}",
+                (cell["LAAL"], cell["BLEU"]),
+                textcoords="offset points",
+                xytext=(4, -10),
+                fontsize=7,
+            )
     if limit:
         axes.plot([cell["LAAL"] for cell in limit], [cell["BLEU"] for cell in limit], "k*:", label="limit")
     axes.set_xlabel("LAAL (ms); numbers: chunk (ms); bars: 95 %")
@@ -142,8 +168,10 @@ def _draw(cells: Sequence[Cell], handle: Any) -> None:
 def _errors(cells: Sequence[Cell], name: str) -> list[list[float]]:
     """How far the intervals reach below and above the values; 0 where there is none."""
     found = [cell.get("intervals", {}).get(name) or [cell[name], cell[name]] for cell in cells]
-    return [[max(0.0, cell[name] - low) for cell, (low, _) in zip(cells, found, strict=True)],
-            [max(0.0, high - cell[name]) for cell, (_, high) in zip(cells, found, strict=True)]]
+    return [
+        [max(0.0, cell[name] - low) for cell, (low, _) in zip(cells, found, strict=True)],
+        [max(0.0, high - cell[name]) for cell, (_, high) in zip(cells, found, strict=True)],
+    ]
 
 
 def _page(scores: Mapping[str, Any]) -> str:
@@ -156,23 +184,34 @@ def _page(scores: Mapping[str, Any]) -> str:
         "td,th{padding:.2em .7em;text-align:right}"
         "tr:nth-child(even){background:#f4f4f4}</style></head><body>\n"
         f"<h1>{html_text(scores['dataset'])}</h1><p>{model}</p>\n"
-        + _html_table([*keys, *values, *COUNTS],
-                      ([*_key(cell, keys), *(_with_interval(cell, name) for name in values), *_counts(cell)]
-                       for cell in cells))
+        + _html_table(
+            [*keys, *values, *COUNTS],
+            ([*_key(cell, keys), *(_with_interval(cell, name) for name in values), *_counts(cell)] for cell in cells),
+        )
         + f"<p>Delays are of committed units, in ms of source heard; {_said_of_clocks(cells)} [low, high]: 95 % "
         f"bootstrap intervals. {len(scores['skipped'])} utterances skipped in every cell. A mean of latency leaves out "
         f"instances without output; scores.json counts them for every metric.</p>\n"
-        + "".join(f"<p>{html_text(remark)}</p>\n" for remark in _remarks(cells)) +
-        '<img src="curves.png" alt="BLEU over LAAL"><h2>LAAL by three delays, and on three clocks</h2>\n'
-        + _html_table([*keys, *DELAYS, *CLOCKS, "real_time_factor"],
-                      ([*_key(cell, keys), *_views(cell, "delays", DELAYS), *_views(cell, "clocks", CLOCKS),
-                        shown(cell.get("real_time_factor"))] for cell in cells))
+        + "".join(f"<p>{html_text(remark)}</p>\n" for remark in _remarks(cells))
+        + '<img src="curves.png" alt="BLEU over LAAL"><h2>LAAL by three delays, and on three clocks</h2>\n'
+        + _html_table(
+            [*keys, *DELAYS, *CLOCKS, "real_time_factor"],
+            (
+                [
+                    *_key(cell, keys),
+                    *_views(cell, "delays", DELAYS),
+                    *_views(cell, "clocks", CLOCKS),
+                    shown(cell.get("real_time_factor")),
+                ]
+                for cell in cells
+            ),
+        )
         + "<p>First stable: from then on the screen holds the unit. Last written: it was not written again. Committed: "
         "nothing can change it. Cumulative: all computation so far, as SimulEval counts; per step: that of the step, "
         "as simulstream counts; queue: a step starts when its audio is there and the step before it is done, which is "
         "what a user waits. Clocks have values where computation was measured.</p>\n<h2>Signatures</h2><ul>"
-        + "".join(f"<li><code>{html_text(name)}: {html_text(str(text))}</code></li>"
-                  for name, text in signatures.items())
+        + "".join(
+            f"<li><code>{html_text(name)}: {html_text(str(text))}</code></li>" for name, text in signatures.items()
+        )
         + "</ul></body></html>\n"
     )
 

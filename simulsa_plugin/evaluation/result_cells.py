@@ -78,8 +78,9 @@ def folder_name(
 def key_of(row: Mapping[str, Any]) -> CellKey:
     """The key of a row of `cells`."""
     parameters = row.get("parameters")
-    return CellKey(row["policy"], row["chunk_ms"], row["rollback"],
-                   json.dumps(parameters, sort_keys=True) if parameters else "")
+    return CellKey(
+        row["policy"], row["chunk_ms"], row["rollback"], json.dumps(parameters, sort_keys=True) if parameters else ""
+    )
 
 
 def read_scores(folder: Path) -> dict[str, Any]:
@@ -92,8 +93,10 @@ def read_scores(folder: Path) -> dict[str, Any]:
     try:
         scores = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
     except OSError as error:
-        raise LogError(f"{folder} holds no {SCORES} that can be read ({error.strerror}). "
-                       f"Give a folder of `simulsa-eval run`, or an {LOG}.") from error
+        raise LogError(
+            f"{folder} holds no {SCORES} that can be read ({error.strerror}). "
+            f"Give a folder of `simulsa-eval run`, or an {LOG}."
+        ) from error
     except (ValueError, RecursionError) as error:
         raise LogError(f"{path} is no JSON ({error}). Run `simulsa-eval run` again.") from error
     if not isinstance(scores, dict) or not isinstance(scores.get("cells"), list):
@@ -130,8 +133,13 @@ def _read_cell(folder: Path, row: object, where: str) -> Cell:
     instances = _number(row, "instances", where)
     counts = row.get("counts")
     skipped = counts.get("skipped") if isinstance(counts, dict) else None
-    return Cell(key, values, None if instances is None else int(instances), log if log.is_file() else None,
-                skipped if isinstance(skipped, dict) else {})
+    return Cell(
+        key,
+        values,
+        None if instances is None else int(instances),
+        log if log.is_file() else None,
+        skipped if isinstance(skipped, dict) else {},
+    )
 
 
 def _number(row: Mapping[str, Any], key: str, where: str) -> float | None:

@@ -52,8 +52,10 @@ def check_files(scores: Mapping[str, Any], out: Path) -> None:
 
 def decode_again(out: Path) -> str:
     """The next step for a result that is damaged."""
-    return (f"Remove {out / SCORES} and start `simulsa-eval run` again, which decodes everything again, or choose "
-            f"another --out.")
+    return (
+        f"Remove {out / SCORES} and start `simulsa-eval run` again, which decodes everything again, or choose "
+        f"another --out."
+    )
 
 
 def _cell_files(scores: Mapping[str, Any], out: Path) -> Iterator[str]:

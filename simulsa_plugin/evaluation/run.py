@@ -237,10 +237,7 @@ def refuse_other_work(out: Path, before: dict[str, Any], work: dict[str, Any], *
     """
     changed = changed_work(before, work, computes=decodes)
     if changed:
-        raise StorageError(
-            f"{out} holds an evaluation with {change_in_words(changed[0])}. "
-            "Choose another --out."
-        )
+        raise StorageError(f"{out} holds an evaluation with {change_in_words(changed[0])}. Choose another --out.")
     if before["model"].get("weights") != work["model"].get("weights"):
         print(f"warning: {out}: {unequal_weights(before, work)}", file=sys.stderr)
 
@@ -277,14 +274,14 @@ def _finish(
     return [*cells, *limit_rows]
 
 
-def _limits(
-    job: Job, samples: dict[str, Sample], settings: EvaluationSettings, truth: Truth
-) -> list[dict[str, Any]]:
+def _limits(job: Job, samples: dict[str, Sample], settings: EvaluationSettings, truth: Truth) -> list[dict[str, Any]]:
     """The limit of the utterances that were decoded; those without truth are counted as skipped."""
     unit = settings.latency_unit
     sessions = enumerate(read_steps(job, job.cells[0]))
-    records = ((samples[identifier].row, emission_record(steps, index, samples[identifier].reference, "", unit))
-               for index, (identifier, steps) in sessions)
+    records = (
+        (samples[identifier].row, emission_record(steps, index, samples[identifier].reference, "", unit))
+        for index, (identifier, steps) in sessions
+    )
     rows = limits(records, truth, settings.chunks, Measure(unit), settings.bleu_tokenizer)
     for row in rows:
         row["skipped"] = len(job.rows) - row["instances"]

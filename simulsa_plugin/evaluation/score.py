@@ -73,15 +73,22 @@ def score_log(path: Path, options: ScoreOptions, executor: Executor | None = Non
     """
     log = Log(path, options.read)
     odd = Oddities(log, options.unit, strict=options.strict)
-    scorer = CorpusScorer(Measure(options.unit, options.use_ref_len), options.tokenizer,
-                          keep=options.bootstrap is not None, sentences=options.sentences, executor=executor)
+    scorer = CorpusScorer(
+        Measure(options.unit, options.use_ref_len),
+        options.tokenizer,
+        keep=options.bootstrap is not None,
+        sentences=options.sentences,
+        executor=executor,
+    )
     for record in odd.watched():
         scorer.add(record)
     scores = scorer.scores(options.bootstrap)
-    counts = {"end_marks": log.end_marks, "missing_reference": log.missing_reference.count,
-              "repeated_index": log.repeated_index.count}
-    scores = dataclasses.replace(scores, counts=scores.counts | counts,
-                                 signatures=scores.signatures | log.signatures)
+    counts = {
+        "end_marks": log.end_marks,
+        "missing_reference": log.missing_reference.count,
+        "repeated_index": log.repeated_index.count,
+    }
+    scores = dataclasses.replace(scores, counts=scores.counts | counts, signatures=scores.signatures | log.signatures)
     return ScoredLog(log, scores, tuple(odd.warnings()))
 
 
@@ -122,10 +129,16 @@ def score_table(scored: ScoredLog) -> list[str]:
     rows = [["metric", "value", *(["[low, high]"] if intervals is not None else []), "p50", "p90", "unit", "measured"]]
     for name in METRICS:
         percentiles = scores.percentiles[name].values() if name in LATENCIES else (None, None)
-        rows.append([name, shown(scores.corpus[name]),
-                     *([] if intervals is None else [shown_interval(intervals.get(name))]),
-                     *(shown(value) if name in LATENCIES else "" for value in percentiles),
-                     unit_of(name, time), f"{instances - scores.counts['skipped'][name]}/{instances}"])
+        rows.append(
+            [
+                name,
+                shown(scores.corpus[name]),
+                *([] if intervals is None else [shown_interval(intervals.get(name))]),
+                *(shown(value) if name in LATENCIES else "" for value in percentiles),
+                unit_of(name, time),
+                f"{instances - scores.counts['skipped'][name]}/{instances}",
+            ]
+        )
     lines = [f"{scored.log.path}: {scored.log.form}, {instances} instances, {scores.counts['empty']} empty", ""]
     lines += [*align(rows), "", *_remarks(scores)]
     lines += [f"{name}: {signature}" for name, signature in scores.signatures.items()]
@@ -143,6 +156,8 @@ def _remarks(scores: CorpusScores) -> list[str]:
         lines.append("Likely a degenerate policy: SWF and EFSW differ by more than 20 points (OmniSTEval's test).")
     plain, aware = scores.corpus["LAAL"], scores.corpus["LAAL_CA"]
     if plain is not None and aware is not None and aware < plain:
-        lines.append("LAAL_CA lies below LAAL: by its own clock it stops at an earlier unit. LAAL_CA_CU has the same "
-                     "units as LAAL.")
+        lines.append(
+            "LAAL_CA lies below LAAL: by its own clock it stops at an earlier unit. LAAL_CA_CU has the same "
+            "units as LAAL."
+        )
     return [*lines, ""] if lines else []

@@ -84,5 +84,11 @@ def read_sessions(paths: Iterable[Path]) -> Iterator[tuple[str, list[ShownStep]]
 def _shown_step(row: Mapping[str, Any]) -> ShownStep:
     if not isinstance(row["text"], str) or not isinstance(row["committed"], str):
         raise LogError("A row of steps has no text. Run `simulsa-eval run` again.")
-    return ShownStep(row["audio_ms"], row["text"], row["committed"], row["finished"], row.get("compute_ms"),
-                     row.get("truncated", False))
+    return ShownStep(
+        row["audio_ms"],
+        row["text"],
+        row["committed"],
+        row["finished"],
+        row.get("compute_ms"),
+        row.get("truncated", False),
+    )

@@ -28,13 +28,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: Sequence[str] | None) -> int:
     parser = Parser(prog=f"python -m {PROG}", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("experiment", metavar="NAME",
-                        help="a file of recipes/experiments (shares, mixing …), or any YAML file")
+    parser.add_argument(
+        "experiment", metavar="NAME", help="a file of recipes/experiments (shares, mixing …), or any YAML file"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="runs, tables and pictures")
-    parser.add_argument("--data", type=Path, default=Path("data"), metavar="DIR",
-                        help="what `simulsa-augment --out data/` made (default: data)")
-    parser.add_argument("--seeds", type=_integers, default=(1, 2, 3), metavar="N,N…",
-                        help="seed and simulsa_seed together (default: 1,2,3)")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=Path("data"),
+        metavar="DIR",
+        help="what `simulsa-augment --out data/` made (default: data)",
+    )
+    parser.add_argument(
+        "--seeds",
+        type=_integers,
+        default=(1, 2, 3),
+        metavar="N,N…",
+        help="seed and simulsa_seed together (default: 1,2,3)",
+    )
     parser.add_argument("--train", nargs="*", default=[], metavar="key=value", help="overrides of every training")
     options = parser.parse_args(argv)
     from simulsa_plugin.experiments.description import read_experiment

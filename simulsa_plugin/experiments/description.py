@@ -18,8 +18,9 @@ TRAINED = "recipes/demo_simulsa.yaml"
 EVALUATED = {"simulsa_chunks": "500,1000", "simulsa_rollbacks": "0,3,5,8,12"}
 GOAL = ("budget", "latency", "quality")  # options of `simulsa-eval tune`, not keys
 _KEYS = frozenset({"title", "augment", "train", "evaluate", "tune", "test", "arms"})
-_ARM_KEYS = frozenset({"recipe", "augment", "scored_by", "starts_from", "variant", "train", "evaluate", "tune", "test",
-                       "policy"})
+_ARM_KEYS = frozenset(
+    {"recipe", "augment", "scored_by", "starts_from", "variant", "train", "evaluate", "tune", "test", "policy"}
+)
 
 Keys = Mapping[str, Any]
 
@@ -113,8 +114,10 @@ def read_experiment(name: str, seeds: Sequence[int], overrides: Keys) -> Experim
         raise UsageError(f"--seeds names a seed twice: {', '.join(map(str, seeds))}. Name each once.")
     path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
     if not path.is_file():
-        raise UsageError(f"There is no experiment {path}; allowed: {', '.join(names()) or 'a YAML file'}. "
-                         f"Start from the folder that holds recipes/.")
+        raise UsageError(
+            f"There is no experiment {path}; allowed: {', '.join(names()) or 'a YAML file'}. "
+            f"Start from the folder that holds recipes/."
+        )
     described = read_recipe(path)
     _check_keys(path, "", described, _KEYS)
     arms = described.get("arms")
@@ -123,11 +126,15 @@ def read_experiment(name: str, seeds: Sequence[int], overrides: Keys) -> Experim
     made: dict[str, Arm] = {}
     for name, settings in arms.items():
         made[str(name)] = _make_arm(path, str(name), settings or {}, described, made, seeds, overrides)
-    goals = {None if (tune := arm.runs[0].tune) is None else tuple(str(tune.get(key)) for key in GOAL)
-             for arm in made.values()}
+    goals = {
+        None if (tune := arm.runs[0].tune) is None else tuple(str(tune.get(key)) for key in GOAL)
+        for arm in made.values()
+    }
     if len(goals) > 1:
-        raise UsageError(f"{path}: its arms are tuned for other goals, or only some are. Give all of them one tune "
-                         f"with the same {', '.join(GOAL)}.")
+        raise UsageError(
+            f"{path}: its arms are tuned for other goals, or only some are. Give all of them one tune "
+            f"with the same {', '.join(GOAL)}."
+        )
     return Experiment(path.stem, str(described.get("title", path.stem)), tuple(made.values()))
 
 
@@ -140,8 +147,10 @@ def _make_arm(
         if arm.get(key) is None:
             return None
         if arm[key] not in before:
-            raise UsageError(f"{path}, arm {name}: {key} is {arm[key]!r}; allowed: an arm above it: "
-                             f"{', '.join(before) or 'there is none'}.")
+            raise UsageError(
+                f"{path}, arm {name}: {key} is {arm[key]!r}; allowed: an arm above it: "
+                f"{', '.join(before) or 'there is none'}."
+            )
         return before[arm[key]].runs[number]
 
     tuned = "tune" in common or "tune" in arm
@@ -156,9 +165,22 @@ def _make_arm(
     tune = merged("tune") if tuned else None
     if tune is not None and "budget" not in tune:
         raise UsageError(f"{path}, arm {name}: tune names no budget. Add budget: with milliseconds of mean latency.")
-    runs = tuple(Run(recipe, content, None if offline else merged("augment"), merged("train") | dict(overrides),
-                     evaluate, seed, tune, merged("test"), other("scored_by", number),
-                     other("starts_from", number), arm.get("variant")) for number, seed in enumerate(seeds))
+    runs = tuple(
+        Run(
+            recipe,
+            content,
+            None if offline else merged("augment"),
+            merged("train") | dict(overrides),
+            evaluate,
+            seed,
+            tune,
+            merged("test"),
+            other("scored_by", number),
+            other("starts_from", number),
+            arm.get("variant"),
+        )
+        for number, seed in enumerate(seeds)
+    )
     return Arm(name, runs, arm.get("policy", "rollback"))
 
 

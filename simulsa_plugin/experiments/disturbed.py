@@ -125,13 +125,27 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: Sequence[str] | None) -> int:
     listed = "\n".join(f"  {name:15} {condition.title}" for name, condition in CONDITIONS.items())
-    parser = Parser(prog=f"python -m {PROG}", description=__doc__, epilog=f"conditions:\n{listed}",
-                    formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("data"), metavar="DIR",
-                        help="what `simulsa-augment --out data/` made (default: data)")
+    parser = Parser(
+        prog=f"python -m {PROG}",
+        description=__doc__,
+        epilog=f"conditions:\n{listed}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=Path("data"),
+        metavar="DIR",
+        help="what `simulsa-augment --out data/` made (default: data)",
+    )
     parser.add_argument("--out", type=output_folder, required=True, metavar="DIR", help="folder of the test sets")
-    parser.add_argument("--conditions", type=_conditions, default=tuple(CONDITIONS), metavar="NAME,NAME…",
-                        help="write only these (default: all)")
+    parser.add_argument(
+        "--conditions",
+        type=_conditions,
+        default=tuple(CONDITIONS),
+        metavar="NAME,NAME…",
+        help="write only these (default: all)",
+    )
     options = parser.parse_args(argv)
     write_disturbed(options.data, options.out, options.conditions)
     print(f"Written to {options.out}: {', '.join(map(dataset_name, options.conditions))}")
@@ -185,10 +199,15 @@ def read_test_set(data: Path) -> list[Utterance]:
     entry = registered_datasets(data).get(TEST_NAME)
     truth = None if entry is None else find_truth(TEST_NAME, entry)
     if truth is None or not truth.rows:
-        raise UsageError(f"{data} holds no dataset {TEST_NAME} with its truth. "
-                         f"Make it: simulsa-augment --out {data}")
-    return [Utterance(Sentence(tuple(row["source"].split()), tuple(row["target"]), tuple(row["needs"])),
-                      read_mono(row["audio"]), tuple(row["word_ends"])) for row in truth.rows]
+        raise UsageError(f"{data} holds no dataset {TEST_NAME} with its truth. Make it: simulsa-augment --out {data}")
+    return [
+        Utterance(
+            Sentence(tuple(row["source"].split()), tuple(row["target"]), tuple(row["needs"])),
+            read_mono(row["audio"]),
+            tuple(row["word_ends"]),
+        )
+        for row in truth.rows
+    ]
 
 
 def disturbed(utterances: Sequence[Utterance], condition: str) -> Iterator[Utterance]:
@@ -203,8 +222,10 @@ def _spoken_again(utterances: Sequence[Utterance], change: VoiceChange) -> Itera
     again = iterate_utterances(TEST_SPLIT, len(utterances), change=change)
     for row, (before, now) in enumerate(zip(utterances, again, strict=True)):
         if before.sentence != now.sentence:
-            raise DatasetError(f"Row {row} of {TEST_NAME} is {before.sentence.source_text!r}; this version of the "
-                               f"plugin speaks {now.sentence.source_text!r}. Make the data again: simulsa-augment.")
+            raise DatasetError(
+                f"Row {row} of {TEST_NAME} is {before.sentence.source_text!r}; this version of the "
+                f"plugin speaks {now.sentence.source_text!r}. Make the data again: simulsa-augment."
+            )
         yield now
 
 

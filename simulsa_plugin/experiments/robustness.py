@@ -66,9 +66,13 @@ def _main(argv: Sequence[str] | None) -> int:
     options = parser.parse_args(argv)
     arms = {str(path): read_arm(path, Bootstrap()) for path in options.arms}
     refuse_input_as_output(options.json, (path / name / SCORES for path in options.arms for name in CONDITIONS))
-    summary = {"arms": {name: against_clean(arm) for name, arm in arms.items()}, "against": str(options.arms[0]),
-               "differences": {name: between(arms[str(options.arms[0])], arm) for name, arm in arms.items()
-                               if name != str(options.arms[0])}}
+    summary = {
+        "arms": {name: against_clean(arm) for name, arm in arms.items()},
+        "against": str(options.arms[0]),
+        "differences": {
+            name: between(arms[str(options.arms[0])], arm) for name, arm in arms.items() if name != str(options.arms[0])
+        },
+    }
     if options.json is not None:
         write_json(options.json, summary)
     print("\n".join(tables(summary)))
@@ -84,8 +88,10 @@ def read_arm(folder: Path, bootstrap: Bootstrap) -> Arm:
     """
     found = [name for name in CONDITIONS if (folder / name / SCORES).is_file()]
     if CLEAN not in found:
-        raise UsageError(f"{folder} holds no result {CLEAN}. Make it: "
-                         f"simulsa-eval RECIPE eval_dataset=demo_test_{CLEAN} --out {folder / CLEAN}")
+        raise UsageError(
+            f"{folder} holds no result {CLEAN}. Make it: "
+            f"simulsa-eval RECIPE eval_dataset=demo_test_{CLEAN} --out {folder / CLEAN}"
+        )
     arm = {name: read_outcomes(folder / name, CONDITIONS[name].lead_ms, bootstrap) for name in found}
     for outcomes in arm.values():
         _check_same_utterances(arm[CLEAN], outcomes)
@@ -97,8 +103,10 @@ def read_outcomes(folder: Path, lead_ms: float, bootstrap: Bootstrap) -> dict[st
     result = load_result(folder, CompareOptions())
     modes = {OFFLINE if key.policy == OFFLINE else STREAMING: key for key in result.cells}
     if len(result.cells) != len(MODES) or modes.keys() != {*MODES}:
-        raise UsageError(f"{folder} has the cells {', '.join(map(str, result.cells))}; expected offline and one more. "
-                         "Name one: simulsa_cells=FOLDER.")
+        raise UsageError(
+            f"{folder} has the cells {', '.join(map(str, result.cells))}; expected offline and one more. "
+            "Name one: simulsa_cells=FOLDER."
+        )
     above, sampled = _above_limit(folder), resample_result(result, bootstrap)
     outcomes = {}
     for mode, key in modes.items():
@@ -128,16 +136,30 @@ def count_early(sessions: Iterable[Sequence[ShownStep]], lead_ms: float) -> int:
 
 def against_clean(arm: Arm) -> list[Json]:
     """Every condition and mode of an arm: its values, and their differences from the clean test set."""
-    return [{"condition": name, "mode": mode, **outcome.values, "early": outcome.early, "instances": outcome.instances,
-             **_differences(arm[CLEAN][mode], outcome)}
-            for mode in MODES for name, outcomes in arm.items() for outcome in [outcomes[mode]]]
+    return [
+        {
+            "condition": name,
+            "mode": mode,
+            **outcome.values,
+            "early": outcome.early,
+            "instances": outcome.instances,
+            **_differences(arm[CLEAN][mode], outcome),
+        }
+        for mode in MODES
+        for name, outcomes in arm.items()
+        for outcome in [outcomes[mode]]
+    ]
 
 
 def between(baseline: Arm, arm: Arm) -> list[Json]:
     """Differences of an arm from another one, for every condition and mode of both. Raises LogError as `read_arm`."""
     _check_same_utterances(baseline[CLEAN], arm[CLEAN])
-    return [{"condition": name, "mode": mode, **_differences(baseline[name][mode], outcomes[mode])}
-            for mode in MODES for name, outcomes in arm.items() if name in baseline]
+    return [
+        {"condition": name, "mode": mode, **_differences(baseline[name][mode], outcomes[mode])}
+        for mode in MODES
+        for name, outcomes in arm.items()
+        if name in baseline
+    ]
 
 
 def _check_same_utterances(one: Mapping[str, Outcome], other: Mapping[str, Outcome]) -> None:
@@ -164,10 +186,23 @@ def tables(summary: Json) -> list[str]:
             lines += [f"{name}, {mode}", *align([_HEAD, *(_row(row) for row in rows if row["mode"] == mode)]), ""]
     for name, rows in summary["differences"].items():
         head = [f"{name} less {summary['against']}", "mode", "BLEU", "[low, high]", "LAAL ms", "[low, high]"]
-        lines += [*align([head, *([_title(row), row["mode"], *_difference(row, "BLEU", 1),
-                                   *_difference(row, "LAAL", 0)] for row in rows)]), ""]
-    return [*lines, "[low, high]: 95 % over utterances (paired bootstrap). early: utterances of which text was "
-                    "committed while only added silence had been heard."]
+        lines += [
+            *align(
+                [
+                    head,
+                    *(
+                        [_title(row), row["mode"], *_difference(row, "BLEU", 1), *_difference(row, "LAAL", 0)]
+                        for row in rows
+                    ),
+                ]
+            ),
+            "",
+        ]
+    return [
+        *lines,
+        "[low, high]: 95 % over utterances (paired bootstrap). early: utterances of which text was "
+        "committed while only added silence had been heard.",
+    ]
 
 
 _HEAD = ["condition", "BLEU", "less clean", "[low, high]", "LAAL ms", "less clean", "above limit", "early"]
@@ -175,8 +210,15 @@ _HEAD = ["condition", "BLEU", "less clean", "[low, high]", "LAAL ms", "less clea
 
 def _row(row: Json) -> list[str]:
     early = f"{row['early']}/{row['instances']}" if CONDITIONS[row["condition"]].lead_ms else "–"
-    return [_title(row), _number(row["BLEU"], 1), *_difference(row, "BLEU", 1), _number(row["LAAL"], 0),
-            _difference(row, "LAAL", 0)[0], _number(row[_ABOVE], 0), early]
+    return [
+        _title(row),
+        _number(row["BLEU"], 1),
+        *_difference(row, "BLEU", 1),
+        _number(row["LAAL"], 0),
+        _difference(row, "LAAL", 0)[0],
+        _number(row[_ABOVE], 0),
+        early,
+    ]
 
 
 def _title(row: Json) -> str:
@@ -185,8 +227,10 @@ def _title(row: Json) -> str:
 
 def _difference(row: Json, name: str, digits: int) -> list[str]:
     difference, bounds = row[f"{name}_difference"], row[f"{name}_interval"]
-    return ["–" if difference is None else f"{difference:+.{digits}f}",
-            "–" if bounds is None else f"[{bounds[0]:+.{digits}f}, {bounds[1]:+.{digits}f}]"]
+    return [
+        "–" if difference is None else f"{difference:+.{digits}f}",
+        "–" if bounds is None else f"[{bounds[0]:+.{digits}f}, {bounds[1]:+.{digits}f}]",
+    ]
 
 
 def _number(value: float | None, digits: int) -> str:

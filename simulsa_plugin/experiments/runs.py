@@ -75,11 +75,21 @@ def _do_training(run: Run, data: Path, out: Path) -> Path:
     claim(out, [name], recognised=(out / name / MADE_OF).is_file())
     folder = make_own_folder(out / name)
     if not (folder / TRAINED).exists():
-        scorer, start = (None if one is None else _do_training(one, data, out)
-                         for one in (run.scored_by, run.starts_from))
-        made_of = {"recipe": run.recipe, "content": run.content, "augment": run.augment, "train": run.train,
-                   "scored_by": scorer, "starts_from": start, "variant": run.variant, "seed": run.seed,
-                   "data": str(data), "data_signature": signature}
+        scorer, start = (
+            None if one is None else _do_training(one, data, out) for one in (run.scored_by, run.starts_from)
+        )
+        made_of = {
+            "recipe": run.recipe,
+            "content": run.content,
+            "augment": run.augment,
+            "train": run.train,
+            "scored_by": scorer,
+            "starts_from": start,
+            "variant": run.variant,
+            "seed": run.seed,
+            "data": str(data),
+            "data_signature": signature,
+        }
         write_json(folder / MADE_OF, json.loads(json.dumps(made_of, default=str)))  # YAML knows dates, JSON does not
         _train(run, data, folder, scorer, start)
         write_json(folder / TRAINED, {"model": MODEL})
@@ -136,8 +146,17 @@ def _train(run: Run, data: Path, folder: Path, scorer: Path | None, start: Path 
         _call(folder, "simulsa-augment", *_words(keys), "--out", str(dataset_dir))
     if run.variant is not None:
         augmented, dataset_dir = dataset_dir, folder / "variant"
-        _call(folder, "python", "-m", "simulsa_plugin.experiments.variants", *run.variant.split(),
-              "--data", str(augmented), "--out", str(dataset_dir))
+        _call(
+            folder,
+            "python",
+            "-m",
+            "simulsa_plugin.experiments.variants",
+            *run.variant.split(),
+            "--data",
+            str(augmented),
+            "--out",
+            str(dataset_dir),
+        )
     with writing_to(folder / MODEL), contextlib.suppress(FileNotFoundError):
         shutil.rmtree(folder / MODEL)  # of a training that was stopped: what it left may be half a file
     training: dict[str, Any] = {"model_name_or_path": start} if start else {}

@@ -51,13 +51,17 @@ def average(name: str, folders: Sequence[Path], policy: str, bootstrap: Bootstra
     """
     results = [load_result(folder, CompareOptions()) for folder in folders]
     keys = [key for key in results[0].cells if key.policy in (policy, OFFLINE.policy)]
-    sides = [resample_result(dataclasses.replace(result, cells={key: result.cells[key] for key in keys}), bootstrap)
-             for result in results]
+    sides = [
+        resample_result(dataclasses.replace(result, cells={key: result.cells[key] for key in keys}), bootstrap)
+        for result in results
+    ]
     for side in sides[1:]:
         check_same_references(sides[0], side)
     cells = {key: _average_cell([result.cells[key] for result in results]) for key in keys}
-    spread = {key: {value: _spread([result.cells[key].values.get(value) for result in results]) for value in VALUES}
-              for key in keys}
+    spread = {
+        key: {value: _spread([result.cells[key].values.get(value) for result in results]) for value in VALUES}
+        for key in keys
+    }
     return ArmResult(name, cells, {key: _average_sampled([side[key] for side in sides]) for key in keys}, spread)
 
 
@@ -75,22 +79,49 @@ def table(summary: Json, seeds: int) -> list[str]:
     """The summary as aligned lines."""
     rows = [["arm", "cell", "BLEU", "[low, high]", "± seeds", "LAAL ms", "± seeds", "NE"]]
     for row in summary["cells"]:
-        rows.append([row["arm"], row["cell"], _number(row["BLEU"], 1), _bounds(row["BLEU_interval"], 1),
-                     _number(row["BLEU_spread"], 1), _number(row["LAAL"], 0) + _shown_count(row),
-                     _number(row["LAAL_spread"], 0),
-                     _number(row["NE"], 2)])
-    compared = [[f"against {summary['against']}", "BLEU at equal LAAL, on average", "[low, high]",
-                 "and over cells", "cells", "over LAAL ms"]]
+        rows.append(
+            [
+                row["arm"],
+                row["cell"],
+                _number(row["BLEU"], 1),
+                _bounds(row["BLEU_interval"], 1),
+                _number(row["BLEU_spread"], 1),
+                _number(row["LAAL"], 0) + _shown_count(row),
+                _number(row["LAAL_spread"], 0),
+                _number(row["NE"], 2),
+            ]
+        )
+    compared = [
+        [
+            f"against {summary['against']}",
+            "BLEU at equal LAAL, on average",
+            "[low, high]",
+            "and over cells",
+            "cells",
+            "over LAAL ms",
+        ]
+    ]
     for entry in summary["equal_latency"]:
         shared = entry["range"]
-        compared.append([entry["arm"], "–" if shared is None else f"{entry['mean_difference']:+.2f}",
-                         _bounds(entry["sampling_interval"], 2), _bounds(entry["interval"], 2),
-                         _cells(entry["grids"]),
-                         "no common range" if shared is None else f"{shared[0]:.0f}–{shared[1]:.0f}"])
-    return [*align(rows), "", *align(compared), "",
-            f"Means over {seeds} seed{'s' if seeds > 1 else ''}; [low, high]: 95 % over utterances, and over halves of "
-            f"the cells, which show what interpolation may be wrong by; cells: those of both, where they share some; "
-            f"±: standard deviation over seeds."]
+        compared.append(
+            [
+                entry["arm"],
+                "–" if shared is None else f"{entry['mean_difference']:+.2f}",
+                _bounds(entry["sampling_interval"], 2),
+                _bounds(entry["interval"], 2),
+                _cells(entry["grids"]),
+                "no common range" if shared is None else f"{shared[0]:.0f}–{shared[1]:.0f}",
+            ]
+        )
+    return [
+        *align(rows),
+        "",
+        *align(compared),
+        "",
+        f"Means over {seeds} seed{'s' if seeds > 1 else ''}; [low, high]: 95 % over utterances, and over halves of "
+        f"the cells, which show what interpolation may be wrong by; cells: those of both, where they share some; "
+        f"±: standard deviation over seeds.",
+    ]
 
 
 def draw(title: str, arms: Sequence[ArmResult], path: Path) -> None:
@@ -102,16 +133,33 @@ def draw(title: str, arms: Sequence[ArmResult], path: Path) -> None:
     for number, arm in enumerate(arms):
         streaming = {key: cell for key, cell in arm.cells.items() if key != OFFLINE}
         for index, chunk in enumerate(dict.fromkeys(key.chunk_ms for key in streaming)):
-            points = sorted((cell.values["LAAL"] or 0.0, cell.values["BLEU"] or 0.0, key)
-                            for key, cell in streaming.items() if key.chunk_ms == chunk)
+            points = sorted(
+                (cell.values["LAAL"] or 0.0, cell.values["BLEU"] or 0.0, key)
+                for key, cell in streaming.items()
+                if key.chunk_ms == chunk
+            )
             bounds = [interval(arm.sampled[key].values["BLEU"]) for _, _, key in points]
-            errors = [[max(0.0, bleu - found.low) if found else 0.0 for (_, bleu, _), found
-                       in zip(points, bounds, strict=True)],
-                      [max(0.0, found.high - bleu) if found else 0.0 for (_, bleu, _), found
-                       in zip(points, bounds, strict=True)]]
-            axes.errorbar([point[0] for point in points], [point[1] for point in points], yerr=errors, capsize=2,
-                          color=f"C{number}", linestyle=("-", "--", ":", "-.")[index % 4], marker="o", markersize=3,
-                          label=f"{arm.name}, k = {chunk:g}")
+            errors = [
+                [
+                    max(0.0, bleu - found.low) if found else 0.0
+                    for (_, bleu, _), found in zip(points, bounds, strict=True)
+                ],
+                [
+                    max(0.0, found.high - bleu) if found else 0.0
+                    for (_, bleu, _), found in zip(points, bounds, strict=True)
+                ],
+            ]
+            axes.errorbar(
+                [point[0] for point in points],
+                [point[1] for point in points],
+                yerr=errors,
+                capsize=2,
+                color=f"C{number}",
+                linestyle=("-", "--", ":", "-.")[index % 4],
+                marker="o",
+                markersize=3,
+                label=f"{arm.name}, k = {chunk:g}",
+            )
     axes.set_title(title)
     axes.set_xlabel("LAAL (ms)")
     axes.set_ylabel("BLEU, 95 % over utterances")
@@ -124,10 +172,16 @@ def draw(title: str, arms: Sequence[ArmResult], path: Path) -> None:
 def _row(arm: ArmResult, key: CellKey) -> Json:
     values, spread = arm.cells[key].values, arm.spread[key]
     found = interval(arm.sampled[key].values["BLEU"])
-    return {"arm": arm.name, "cell": str(key), **key.as_json(), **{name: values.get(name) for name in VALUES},
-            **{f"{name}_spread": spread[name] for name in VALUES},
-            "instances": arm.cells[key].instances, "LAAL_skipped": arm.cells[key].skipped.get("LAAL"),
-            "BLEU_interval": None if found is None else [found.low, found.high]}
+    return {
+        "arm": arm.name,
+        "cell": str(key),
+        **key.as_json(),
+        **{name: values.get(name) for name in VALUES},
+        **{f"{name}_spread": spread[name] for name in VALUES},
+        "instances": arm.cells[key].instances,
+        "LAAL_skipped": arm.cells[key].skipped.get("LAAL"),
+        "BLEU_interval": None if found is None else [found.low, found.high],
+    }
 
 
 def _against(baseline: ArmResult, arm: ArmResult) -> Json:
@@ -139,8 +193,11 @@ def _average_cell(cells: Sequence[Cell]) -> Cell:
     names = [name for name in cells[0].values if all(name in cell.values for cell in cells)]
     values = {name: mean_of([cell.values[name] for cell in cells]) for name in names}
     totals = [cell.instances for cell in cells if cell.instances is not None]
-    skipped = {name: sum(cell.skipped[name] for cell in cells) for name in cells[0].skipped
-               if all(name in cell.skipped for cell in cells)}
+    skipped = {
+        name: sum(cell.skipped[name] for cell in cells)
+        for name in cells[0].skipped
+        if all(name in cell.skipped for cell in cells)
+    }
     return Cell(cells[0].key, values, sum(totals) if len(totals) == len(cells) else None, None, skipped)
 
 

@@ -88,13 +88,30 @@ def read_arm(name: str, runs: Sequence[tuple[Path, Path]], bootstrap: Bootstrap)
     loaded = [(result.cells, resample_result(result, bootstrap)) for result in results]
     for _, side in loaded[1:]:
         check_same_references(loaded[0][1], side)
-    budgets = {budget: _all([score_at_budget(budget, tuning, cells, side)
-                             for tuning, (cells, side) in zip(tunings, loaded, strict=True)])
-               for budget in tunings[0].tuned}
-    chosen = {budget: ["none" if (key := tuning.tuned[budget]) is None else cell_in_words(key.as_json())
-                       for tuning in tunings] for budget in budgets}
-    offline = [Tested({name: value for name, value in cells[OFFLINE].values.items() if value is not None},
-                      side[OFFLINE].values, 0.0, 0.0) for cells, side in loaded]
+    budgets = {
+        budget: _all(
+            [
+                score_at_budget(budget, tuning, cells, side)
+                for tuning, (cells, side) in zip(tunings, loaded, strict=True)
+            ]
+        )
+        for budget in tunings[0].tuned
+    }
+    chosen = {
+        budget: [
+            "none" if (key := tuning.tuned[budget]) is None else cell_in_words(key.as_json()) for tuning in tunings
+        ]
+        for budget in budgets
+    }
+    offline = [
+        Tested(
+            {name: value for name, value in cells[OFFLINE].values.items() if value is not None},
+            side[OFFLINE].values,
+            0.0,
+            0.0,
+        )
+        for cells, side in loaded
+    ]
     limits = read_scores(runs[0][1]).get(LIMITS) or []
     return TunedArm(name, tunings[0].goal.latency, budgets, chosen, offline, limits)
 
@@ -123,30 +140,56 @@ def summarise_tuned(arms: Sequence[TunedArm], bootstrap: Bootstrap) -> Json:
     """Every arm at every budget, its difference to the first arm, and the limit."""
     first = arms[0]
     rows = [_row(arm, first, budget, bootstrap) for arm in arms for budget in arm.budgets]
-    offline = [{"arm": arm.name, **{name: _estimate(arm.offline, name, bootstrap).as_json() for name in QUALITIES},
-                "difference": None if arm is first else _differences(first.offline, arm.offline, bootstrap)}
-               for arm in arms]
-    return {"against": first.name, "latency": first.latency, "tuned": rows, "offline": offline,
-            "limits": list(first.limits)}
+    offline = [
+        {
+            "arm": arm.name,
+            **{name: _estimate(arm.offline, name, bootstrap).as_json() for name in QUALITIES},
+            "difference": None if arm is first else _differences(first.offline, arm.offline, bootstrap),
+        }
+        for arm in arms
+    ]
+    return {
+        "against": first.name,
+        "latency": first.latency,
+        "tuned": rows,
+        "offline": offline,
+        "limits": list(first.limits),
+    }
 
 
 def tuned_table(summary: Json, seeds: int) -> list[str]:
     """The summary as aligned lines."""
     latency, against = summary["latency"], summary["against"]
-    head = ["budget ms", "arm", f"{latency} ms", "BLEU", "± seeds", "chrF", f"BLEU against {against}", "chrF",
-            "settings"]
+    head = [
+        "budget ms",
+        "arm",
+        f"{latency} ms",
+        "BLEU",
+        "± seeds",
+        "chrF",
+        f"BLEU against {against}",
+        "chrF",
+        "settings",
+    ]
     rows = [head]
     for row in sorted(summary["tuned"], key=lambda row: row["budget"]):
         rows.append([f"{row['budget']:g}", row["arm"], *_shown(row, latency), "; ".join(dict.fromkeys(row["cells"]))])
     for row in summary["offline"]:
         rows.append(["offline", row["arm"], *_shown(row, latency), ""])
     over = "utterances and seeds" if seeds > 1 else "utterances; one seed says nothing about the spread of trainings"
-    limit = [f"limit: every word when the truth allows it, nothing lost: {latency} {row[latency]:.0f} ms"
-             + ("" if row["chunk_ms"] is None else f" in chunks of {row['chunk_ms']:g} ms") for row in summary["limits"]
-             if row.get(latency) is not None]
-    return [*align(rows), "", *limit,
-            f"Settings are chosen on the dev set, values are from the test set; means over {seeds} "
-            f"seed{'s' if seeds > 1 else ''}; [low, high]: 95 % over {over}, the choice included."]
+    limit = [
+        f"limit: every word when the truth allows it, nothing lost: {latency} {row[latency]:.0f} ms"
+        + ("" if row["chunk_ms"] is None else f" in chunks of {row['chunk_ms']:g} ms")
+        for row in summary["limits"]
+        if row.get(latency) is not None
+    ]
+    return [
+        *align(rows),
+        "",
+        *limit,
+        f"Settings are chosen on the dev set, values are from the test set; means over {seeds} "
+        f"seed{'s' if seeds > 1 else ''}; [low, high]: 95 % over {over}, the choice included.",
+    ]
 
 
 def draw_tuned(title: str, summary: Json, path: Path) -> None:
@@ -160,15 +203,24 @@ def draw_tuned(title: str, summary: Json, path: Path) -> None:
         points = [row for row in summary["tuned"] if row["arm"] == offline["arm"] and row["BLEU"] is not None]
         x, y = ([row[name]["value"] for row in points] for name in (latency, "BLEU"))
         bounds = [row["BLEU"]["interval"] or (value, value) for row, value in zip(points, y, strict=True)]
-        errors = [[max(0.0, value - low) for value, (low, _) in zip(y, bounds, strict=True)],
-                  [max(0.0, high - value) for value, (_, high) in zip(y, bounds, strict=True)]]
+        errors = [
+            [max(0.0, value - low) for value, (low, _) in zip(y, bounds, strict=True)],
+            [max(0.0, high - value) for value, (_, high) in zip(y, bounds, strict=True)],
+        ]
         axes.errorbar(x, y, yerr=errors, capsize=3, marker="o", markersize=4, color=f"C{number}", label=offline["arm"])
         axes.axhline(offline["BLEU"]["value"], color=f"C{number}", linewidth=0.8, linestyle=":")
     known = [row for row in summary["limits"] if row.get(latency) is not None and row["BLEU"] is not None]
     if known:
         chunks = ", ".join(f"{row['chunk_ms'] or 0:g}" for row in known)
-        axes.plot([row[latency] for row in known], [row["BLEU"] for row in known], linestyle="none", marker="*",
-                  markersize=9, color="black", label=f"limit in chunks of {chunks} ms")
+        axes.plot(
+            [row[latency] for row in known],
+            [row["BLEU"] for row in known],
+            linestyle="none",
+            marker="*",
+            markersize=9,
+            color="black",
+            label=f"limit in chunks of {chunks} ms",
+        )
     axes.set_title(title)
     axes.set_xlabel(f"{latency} on the test set (ms)")
     axes.set_ylabel("BLEU, 95 %; dotted: offline")
@@ -199,16 +251,26 @@ def _estimate(tested: Sequence[Tested], name: str, bootstrap: Bootstrap) -> Esti
 def _differences(baseline: Sequence[Tested], other: Sequence[Tested], bootstrap: Bootstrap) -> Json:
     """The difference of each quality, seed by seed: a seed stands for the same order of the same data."""
     pairs = list(zip(baseline, other, strict=True))
-    return {name: over_seeds([two.value[name] - one.value[name] for one, two in pairs],
-                             [two.samples[name] - one.samples[name] for one, two in pairs], bootstrap.seed).as_json()
-            for name in QUALITIES}
+    return {
+        name: over_seeds(
+            [two.value[name] - one.value[name] for one, two in pairs],
+            [two.samples[name] - one.samples[name] for one, two in pairs],
+            bootstrap.seed,
+        ).as_json()
+        for name in QUALITIES
+    }
 
 
 def _shown(row: Json, latency: str) -> list[str]:
     """Latency, BLEU, its spread, chrF, and both differences, as the table shows them."""
     delay, bleu, chrf, difference = (row.get(name) for name in (latency, "BLEU", "chrF", "difference"))
-    return [_number(delay, 0), _number(bleu, 1), "–" if not bleu or bleu["spread"] is None else f"{bleu['spread']:.1f}",
-            _number(chrf, 1), *(_difference(difference and difference[name]) for name in QUALITIES)]
+    return [
+        _number(delay, 0),
+        _number(bleu, 1),
+        "–" if not bleu or bleu["spread"] is None else f"{bleu['spread']:.1f}",
+        _number(chrf, 1),
+        *(_difference(difference and difference[name]) for name in QUALITIES),
+    ]
 
 
 def _number(estimate: Json | None, digits: int) -> str:

@@ -53,8 +53,13 @@ def _add_turns(kinds: argparse._SubParsersAction[Parser]) -> None:
     from simulsa_plugin.experiments.variants_turns import FORMS
 
     kind = _add_kind(kinds, "turns", "several cuts of an utterance as one conversation of several turns", _turns)
-    kind.add_argument("--form", choices=FORMS, default=FORMS[0], help="what a turn hears: all audio so far (prefix) or "
-                      "what is new (delta); single: a row for each turn (default: prefix)")
+    kind.add_argument(
+        "--form",
+        choices=FORMS,
+        default=FORMS[0],
+        help="what a turn hears: all audio so far (prefix) or "
+        "what is new (delta); single: a row for each turn (default: prefix)",
+    )
 
 
 def _add_preferences(kinds: argparse._SubParsersAction[Parser]) -> None:

@@ -68,8 +68,10 @@ class Augmented:
         truth = find_truth(OFFLINE_NAME, scored.entry)
         width = scored.manifest.get("output_width")
         if truth is None or not isinstance(width, int):
-            raise DatasetError(f"{folder} is not the embedded corpus with its truth and a manifest. Make it: "
-                               f"simulsa-augment dataset={OFFLINE_NAME} dataset_dir=data --out {folder}")
+            raise DatasetError(
+                f"{folder} is not the embedded corpus with its truth and a manifest. Make it: "
+                f"simulsa-augment dataset={OFFLINE_NAME} dataset_dir=data --out {folder}"
+            )
         rows = scored.rows(Layout(folder.absolute(), OFFLINE_NAME), portable=False)
         return cls(scored.entry, list(rows), truth, width)
 
@@ -85,8 +87,10 @@ class Augmented:
         """
         partial = self.truth.true_partial(parse_sample_id(row["id"])[1], row["reference"], row["cut_seconds"])
         if partial is None:
-            raise DatasetError(f"The truth beside {self.entry['file_name']} is not about {row['id']}. Augment the "
-                               "corpus that lies there now.")
+            raise DatasetError(
+                f"The truth beside {self.entry['file_name']} is not about {row['id']}. Augment the "
+                "corpus that lies there now."
+            )
         return partial
 
 
@@ -108,8 +112,10 @@ def speak_evaluation_sets(folder: Path) -> dict[str, Dataset]:
         StorageError: the folder cannot be used.
     """
     corpus.write_demo_corpus(folder, rows=0, test_rows=corpus.TEST_ROWS, dev_rows=corpus.DEV_ROWS)
-    return {name: sharegpt(list(read_jsonl(folder / f"{name}.jsonl")), list(read_jsonl(folder / _truth_name(name))))
-            for name in (DEV_NAME, TEST_NAME)}
+    return {
+        name: sharegpt(list(read_jsonl(folder / f"{name}.jsonl")), list(read_jsonl(folder / _truth_name(name))))
+        for name in (DEV_NAME, TEST_NAME)
+    }
 
 
 def sharegpt(rows: Sequence[Row], truth: Sequence[Row] = ()) -> Dataset:

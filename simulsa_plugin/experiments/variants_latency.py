@@ -52,11 +52,17 @@ def latency_words(
         one_word: every cut has one word in turn, instead of all of them.
     """
     offline = [with_word(row, word) for row, word in zip(data.offline_rows(), _in_turn(), strict=False)]
-    asked = zip(data.scores, _in_turn(), strict=False) if one_word else (
-        (row, word) for row in data.scores for word in WORDS)
+    asked = (
+        zip(data.scores, _in_turn(), strict=False)
+        if one_word
+        else ((row, word) for row in data.scores for word in WORDS)
+    )
     cuts = [with_word(_decided(row, thresholds[word], data.output_width), word) for row, word in asked]
-    worded = {f"{name}_{word}": replace(one, rows=[with_word(row, word) for row in one.rows])
-              for name, one in evaluation_sets.items() for word in WORDS}
+    worded = {
+        f"{name}_{word}": replace(one, rows=[with_word(row, word) for row in one.rows])
+        for name, one in evaluation_sets.items()
+        for word in WORDS
+    }
     return {OFFLINE_NAME: sharegpt(offline, data.truth.rows), AUGMENTED_NAME: sharegpt(cuts), **worded}
 
 
@@ -67,8 +73,10 @@ def with_word(row: Row, word: str) -> dict[str, Any]:
     {'messages': [{'role': 'user', 'content': '<audio>Translate. Latency: low.'}], 'audios': ['a.wav']}
     """
     messages: Messages = row["messages"]
-    asked = [{**turn, "content": f"{turn['content']} Latency: {word}."} if turn["role"] == "user" else turn
-             for turn in messages]
+    asked = [
+        {**turn, "content": f"{turn['content']} Latency: {word}."} if turn["role"] == "user" else turn
+        for turn in messages
+    ]
     return {**row, "messages": asked}
 
 

@@ -51,12 +51,16 @@ def preferences(data: Augmented, model: AudioLanguageModel) -> dict[str, Dataset
 def _continued(model: AudioLanguageModel, rows: Sequence[Row]) -> list[str | None]:
     """Each partial and what the model goes on to say about its clip; None where it does not come to an end."""
     waveforms: list[Waveform] = [read_mono(row["clip"]) for row in rows]
-    prompts = [model.render_prompt(Prompt(tuple(row["messages"])), waveform)
-               for row, waveform in zip(rows, waveforms, strict=True)]
+    prompts = [
+        model.render_prompt(Prompt(tuple(row["messages"])), waveform)
+        for row, waveform in zip(rows, waveforms, strict=True)
+    ]
     requests = [Request(prefix=tuple(row["token_ids"][: row["accepted_tokens"]])) for row in rows]
     said = model.continue_(model.read(prompts, waveforms), requests)
-    return [None if one.truncated else model.decode((*request.prefix, *one.token_ids)).strip()
-            for request, one in zip(requests, said, strict=True)]
+    return [
+        None if one.truncated else model.decode((*request.prefix, *one.token_ids)).strip()
+        for request, one in zip(requests, said, strict=True)
+    ]
 
 
 def _pairs(row: Row, longer: str | None) -> Iterator[Row]:
@@ -67,6 +71,8 @@ def _pairs(row: Row, longer: str | None) -> Iterator[Row]:
 
 
 def _pair(row: Row, audio: str, chosen: str, rejected: str) -> Row:
-    answers = {"chosen": {"role": "assistant", "content": chosen},
-               "rejected": {"role": "assistant", "content": rejected}}
+    answers = {
+        "chosen": {"role": "assistant", "content": chosen},
+        "rejected": {"role": "assistant", "content": rejected},
+    }
     return {"messages": row["messages"], **answers, "audios": [audio]}

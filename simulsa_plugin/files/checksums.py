@@ -89,7 +89,8 @@ def refuse_damaged(folder: Path, expected: Mapping[str, str], way_out: str) -> N
     damaged = first_damaged(folder, expected)
     if damaged is not None:
         raise StorageError(
-            f"{folder / damaged} is missing or not as it was written: its checksum does not fit. {way_out}")
+            f"{folder / damaged} is missing or not as it was written: its checksum does not fit. {way_out}"
+        )
 
 
 def _read(path: Path) -> bytes | None:

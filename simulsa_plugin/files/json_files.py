@@ -138,6 +138,4 @@ def reading_from(path: Path) -> Iterator[None]:
     except FileNotFoundError as error:
         raise StorageError(f"{path} does not exist.") from error
     except OSError as error:
-        raise StorageError(
-            f"Cannot read {path}: {error.strerror or error}. Make it readable, or remove it."
-        ) from error
+        raise StorageError(f"Cannot read {path}: {error.strerror or error}. Make it readable, or remove it.") from error

@@ -11,7 +11,8 @@ _SUBWORD = re.compile(r"▁|(?<!\S)Ġ|@@(?!\S)|(?<!\S)##(?=\w)")
 # What tokenizers of today's language models write for tokens that are not text.
 _SPECIAL_TOKEN = re.compile(
     r"<\|[^|<>\s]{1,40}\|>|<(?:end|start)_of_turn>|<turn\|>|<\|turn>|<0x[0-9A-F]{2}>"
-    r"|(?i:</?s>|<(?:bos|eos|pad|unk|mask)>|\[(?:BOS|EOS|SEP|CLS|PAD|UNK|MASK|/?INST)\])")
+    r"|(?i:</?s>|<(?:bos|eos|pad|unk|mask)>|\[(?:BOS|EOS|SEP|CLS|PAD|UNK|MASK|/?INST)\])"
+)
 _SHORTEST_UNIT = 20.0  # milliseconds of audio for each word or character, on average; speech is slower
 _EARLIEST_LAST_WORD = 0.01  # of the audio; no policy has written all it ever writes by then
 
@@ -43,7 +44,8 @@ def has_early_elapsed(record: EmissionRecord) -> bool:
     True
     """
     return len(record.elapsed or ()) == len(record.delays) and any(
-        late < delay for late, delay in zip(record.elapsed or (), record.delays, strict=True))
+        late < delay for late, delay in zip(record.elapsed or (), record.delays, strict=True)
+    )
 
 
 class Seconds:
@@ -69,9 +71,13 @@ class Seconds:
     def reason(self) -> str | None:
         """Say what speaks for seconds; None where nothing does."""
         if 2 * self.short > self.told:
-            return (f"{self.short} of {self.told} lines have less than {_SHORTEST_UNIT:g} ms of source for each unit; "
-                    f"times in seconds must be multiplied by 1000")
+            return (
+                f"{self.short} of {self.told} lines have less than {_SHORTEST_UNIT:g} ms of source for each unit; "
+                f"times in seconds must be multiplied by 1000"
+            )
         if 2 * self.early > self.told:
-            return (f"{self.early} of {self.told} lines have all their delays in the first hundredth of the source; "
-                    f"delays in seconds must be multiplied by 1000")
+            return (
+                f"{self.early} of {self.told} lines have all their delays in the first hundredth of the source; "
+                f"delays in seconds must be multiplied by 1000"
+            )
         return None

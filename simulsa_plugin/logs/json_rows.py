@@ -32,8 +32,10 @@ def read_rows(path: Path, forms: str) -> Iterator[tuple[int, dict[str, Any]]]:
             continue
         if blank:
             raise LogError(f"{path}, line {blank}: a blank line; expected one JSON object per line.")
-        yield number, on_line(path, number, _parse_row, line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line,
-                              forms)
+        yield (
+            number,
+            on_line(path, number, _parse_row, line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line, forms),
+        )
 
 
 def read_lines(path: Path, what: str, forms: str) -> Iterator[bytes]:
@@ -96,7 +98,8 @@ def has_text_source(row: Mapping[str, Any]) -> bool:
         return False
     tokens = len(source.split())
     return length in (tokens, tokens + 1) and all(
-        isinstance(delay, (int, float)) and delay <= length and delay == int(delay) for delay in delays)
+        isinstance(delay, (int, float)) and delay <= length and delay == int(delay) for delay in delays
+    )
 
 
 def get_number(row: Mapping[str, Any], key: str, unit: str = "milliseconds") -> float | None:

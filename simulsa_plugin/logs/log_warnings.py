@@ -23,7 +23,7 @@ _KINDS = {
     "unit_mismatch": "the number of delays is not the number of units; scored by its delays, as SimulEval does",
     "unpaired_elapsed": "not one elapsed time per delay; _CA is scored by the times that are there",
     "early_elapsed": "elapsed lies before the delay, so that computation would take less than no time; elapsed is in "
-                     "milliseconds since the source began, computation included",
+    "milliseconds since the source began, computation included",
     "no_source_length": "no source_length; only ATD and StartOffset can be computed",
     "no_reference": "the reference is null; the length of the prediction is used, BLEU and chrF skip it",
     "missing_reference": "no reference; read as an empty text, as SimulEval does (--references FILE gives them)",
@@ -57,8 +57,10 @@ class Oddities:
             LogError: the log cannot be read; the unit does not fit most of it; with `strict`, a line is odd.
         """
         for number, record in enumerate(self._log.records(), 1):
-            self._lines |= {"missing_reference": self._log.missing_reference,
-                            "repeated_index": self._log.repeated_index}
+            self._lines |= {
+                "missing_reference": self._log.missing_reference,
+                "repeated_index": self._log.repeated_index,
+            }
             self._look(number, record)
             yield record
         self._fit.check()
@@ -77,8 +79,10 @@ class Oddities:
             yield f"{self._log.path}: {reason}"
         if self._log.end_marks:
             done = "kept as a word in" if self._log.keeps_end_marks else "left out of"
-            yield (f"{self._log.path}: the end mark </s> and its delay are {done} {self._log.end_marks} "
-                   f"predictions ({self._log.form})")
+            yield (
+                f"{self._log.path}: the end mark </s> and its delay are {done} {self._log.end_marks} "
+                f"predictions ({self._log.form})"
+            )
 
     def _look(self, number: int, record: EmissionRecord) -> None:
         self._fit.add(number, record)
@@ -132,13 +136,16 @@ class _UnitFit:
         if self._unfit is None or 2 * unfit <= self._telling or lone:
             return
         number, record = self._unfit
-        advice = f"Give --unit {better}, which fits {self._fitting[better]}." \
-            if self._fitting[better] > self._fitting[self._unit] else \
-            "Neither unit fits: check that there is one delay per word or per character."
+        advice = (
+            f"Give --unit {better}, which fits {self._fitting[better]}."
+            if self._fitting[better] > self._fitting[self._unit]
+            else "Neither unit fits: check that there is one delay per word or per character."
+        )
         raise LogError(
             f"{self._path}, line {number}: {len(record.delays)} delays for "
             f"{count_units(record.prediction, self._unit)} units; the unit {self._unit} does not fit {unfit} of "
-            f"{self._telling} lines. {advice}")
+            f"{self._telling} lines. {advice}"
+        )
 
 
 def _listed(lines: Lines) -> str:

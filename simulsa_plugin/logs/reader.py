@@ -154,13 +154,16 @@ class Log:
             raise self._other_count(lines + more, lines)
 
     def _other_count(self, references: int, lines: int) -> LogError:
-        return LogError(f"{self._options.references} holds {references} lines, {self.path} holds {lines}; "
-                        f"expected one reference per line of the log, in its order.")
+        return LogError(
+            f"{self._options.references} holds {references} lines, {self.path} holds {lines}; "
+            f"expected one reference per line of the log, in its order."
+        )
 
     def _simulstream(self) -> Iterator[EmissionRecord]:
         options = self._options
         screens = simulstream.read_screens(
-            self.path, options.unit, simulstream.make_detokenizer(options.detokenizer or options.unit))
+            self.path, options.unit, simulstream.make_detokenizer(options.detokenizer or options.unit)
+        )
         if options.detokenizer is None:
             simulstream.check_not_subwords(self.path, screens.values())
         segments = None if options.segments is None else simulstream.read_segments(options.segments)
@@ -182,8 +185,9 @@ def read_references(path: Path) -> Iterator[str]:
         try:
             text = line.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
-            raise LogError(f"Cannot read the references {path}, line {number}: {error}. Give a UTF-8 text file."
-                           ) from error
+            raise LogError(
+                f"Cannot read the references {path}, line {number}: {error}. Give a UTF-8 text file."
+            ) from error
         yield text.removesuffix("\n").removesuffix("\r")
 
 

@@ -74,9 +74,10 @@ class Screen:
             LogError: what it deletes does not stand at the end.
         """
         kept = len(self.tokens) - len(event.deleted)
-        if list(event.deleted) != self.tokens[max(0, kept):] or kept < 0:
-            raise LogError(f"deleted_tokens are {in_short(list(event.deleted))}, which is not how the tokens before "
-                           f"them end.")
+        if list(event.deleted) != self.tokens[max(0, kept) :] or kept < 0:
+            raise LogError(
+                f"deleted_tokens are {in_short(list(event.deleted))}, which is not how the tokens before them end."
+            )
         self.heard_ms = _milliseconds(event.audio_seconds)
         self.computed += abs(event.compute_seconds)
         before = self.units
@@ -126,8 +127,10 @@ def check_not_subwords(path: Path, screens: Collection[Screen]) -> None:
     """
     written = [screen.text for screen in screens if screen.text]
     if 2 * sum("▁" in text for text in written) > len(written):
-        raise LogError(f"{path} holds subwords (▁ in most of its texts), each of which would count as a word. "
-                       f"Give --detokenizer spm, or the folder of the model's tokenizer.")
+        raise LogError(
+            f"{path} holds subwords (▁ in most of its texts), each of which would count as a word. "
+            f"Give --detokenizer spm, or the folder of the model's tokenizer."
+        )
 
 
 def read_segments(path: Path) -> list[Segment]:
@@ -140,8 +143,9 @@ def read_segments(path: Path) -> list[Segment]:
         entries = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # a date that is none is a ValueError
         reason = in_short(" ".join(reason_of(error).split()))
-        raise LogError(f"Cannot read the segments {path}: {reason}. Give a YAML list of wav, offset and duration."
-                       ) from error
+        raise LogError(
+            f"Cannot read the segments {path}: {reason}. Give a YAML list of wav, offset and duration."
+        ) from error
     if not isinstance(entries, list) or not entries:
         raise LogError(f"{path} holds no list; expected one of wav, offset and duration, as simulstream reads it.")
     return [_on_entry(path, number, entry) for number, entry in enumerate(entries, 1)]
@@ -182,10 +186,17 @@ def to_records(
     for name, indexes in by_audio.items():
         indexes.sort(key=lambda index: segments[index].offset)  # the text is aligned in the order of time
         records = _records_of_audio(
-            name, screens[name], {index: segments[index] for index in indexes}, texts, unit, measured)
+            name, screens[name], {index: segments[index] for index in indexes}, texts, unit, measured
+        )
         end = max(segments[index].offset + segments[index].duration for index in indexes)
-        found |= {index: dataclasses.replace(record, recording_end=_milliseconds(end - segments[index].offset))
-                  for index, record in records.items()} if long_form else records
+        found |= (
+            {
+                index: dataclasses.replace(record, recording_end=_milliseconds(end - segments[index].offset))
+                for index, record in records.items()
+            }
+            if long_form
+            else records
+        )
     yield from (found[index] for index in range(len(segments)))
 
 
@@ -237,14 +248,18 @@ def write_log(folder: Path, sessions: Iterable[tuple[EmissionRecord, Sequence[Ev
     for name in (LOG, SEGMENTS, REFERENCES, CONFIG):
         remove_abandoned(folder / name)
     count = 0
-    with (replacing(folder / LOG, "w") as log, replacing(folder / SEGMENTS, "w") as segments,
-          replacing(folder / REFERENCES, "w") as references):
+    with (
+        replacing(folder / LOG, "w") as log,
+        replacing(folder / SEGMENTS, "w") as segments,
+        replacing(folder / REFERENCES, "w") as references,
+    ):
         for count, (record, events) in enumerate(sessions, 1):
             _check_writable(record, count)
             name = f"{count - 1:08d}.wav"  # names of audio may repeat, and simulstream tells them apart by it
             log.write(json.dumps({"id": count, "metadata": {"wav_name": name}}) + "\n")
-            log.writelines(json.dumps(_to_row(count, event), ensure_ascii=False, allow_nan=False) + "\n"
-                           for event in events)
+            log.writelines(
+                json.dumps(_to_row(count, event), ensure_ascii=False, allow_nan=False) + "\n" for event in events
+            )
             segment = {"wav": name, "offset": 0.0, "duration": (record.source_length or 0.0) / 1000}
             segments.write(f"- {json.dumps(segment)}\n")
             references.write(" ".join((record.reference or "").splitlines()).strip() + "\n")  # one line, as read back
@@ -264,8 +279,10 @@ def _audio_name(row: Mapping[str, Any], screens: Mapping[str, Screen]) -> str:
     if not isinstance(name, str):
         raise LogError(f"metadata is {in_short(told)}; expected an object with wav_name.")
     if name in screens and screens[name].heard_ms:
-        raise LogError(f"the audio {name} was there before: the log holds it twice, as after a second run that was "
-                       f"added to the file. Keep the lines of one run.")
+        raise LogError(
+            f"the audio {name} was there before: the log holds it twice, as after a second run that was "
+            f"added to the file. Keep the lines of one run."
+        )
     return name
 
 
@@ -285,8 +302,10 @@ def _find_audios(wanted: Sequence[str], names: Sequence[str]) -> dict[str, str]:
     for audio in wanted:
         found[audio] = name = audio if audio in exact else _most_alike(audio, alike[_bare(audio)])
         if taken.setdefault(name, audio) != audio:
-            raise LogError(f"The segments name {taken[name]} and {audio}; the log has only {name} for both. "
-                           f"Name them as the log does.")
+            raise LogError(
+                f"The segments name {taken[name]} and {audio}; the log has only {name} for both. "
+                f"Name them as the log does."
+            )
     return found
 
 
@@ -296,8 +315,9 @@ def _most_alike(audio: str, names: Sequence[str]) -> str:
     most = max(likeness)
     best = [name for name, one in zip(names, likeness, strict=True) if one == most]
     if len(best) > 1:
-        raise LogError(f"The segments name {audio}, which may be {best[0]} or {best[1]} of the log. "
-                       f"Name it there as the log does.")
+        raise LogError(
+            f"The segments name {audio}, which may be {best[0]} or {best[1]} of the log. Name it there as the log does."
+        )
     return best[0]
 
 
@@ -328,7 +348,9 @@ def _add_line(
     event = Event(
         _seconds("total_audio_processed", row),
         _seconds("computation_time", row),
-        get_texts(row, "deleted_tokens"), get_texts(row, "generated_tokens"))
+        get_texts(row, "deleted_tokens"),
+        get_texts(row, "generated_tokens"),
+    )
     screens[names[_identity(row)]].add(event, unit, detokenize)
 
 
@@ -366,8 +388,12 @@ def _units(text: str, unit: str) -> list[str]:
 
 
 def _records_of_audio(
-    name: str, screen: Screen, segments: Mapping[int, Segment], references: Sequence[str | None], unit: str,
-    measured: bool
+    name: str,
+    screen: Screen,
+    segments: Mapping[int, Segment],
+    references: Sequence[str | None],
+    unit: str,
+    measured: bool,
 ) -> dict[int, EmissionRecord]:
     """Records of one audio by the index of their segment; what was erased is counted on the first."""
     texts = _texts_of_segments(name, screen, [references[index] for index in segments], unit)
@@ -378,10 +404,15 @@ def _records_of_audio(
         bare = slice(start + blank, end - (len(text) - len(text.rstrip()) if unit == "char" and text.strip() else 0))
         shift = _milliseconds(segment.offset)
         records[index] = EmissionRecord(
-            index, text.strip(), references[index],
+            index,
+            text.strip(),
+            references[index],
             tuple(round(delay - shift, 6) for delay in screen.delays[bare]),
             tuple(round(time - shift, 6) for time in screen.elapsed[bare]) if measured else None,
-            _milliseconds(segment.duration), name, erased)
+            _milliseconds(segment.duration),
+            name,
+            erased,
+        )
         start, erased = end, 0
     return records
 
@@ -391,15 +422,19 @@ def _texts_of_segments(name: str, screen: Screen, references: Sequence[str | Non
     if len(references) == 1:
         return [screen.text]
     if None in references:
-        raise LogError(f"The audio {name} has {len(references)} segments and no references, which tell where each "
-                       f"begins in the text. Give --references FILE, one line per segment.")
+        raise LogError(
+            f"The audio {name} has {len(references)} segments and no references, which tell where each "
+            f"begins in the text. Give --references FILE, one line per segment."
+        )
     known = [reference or "" for reference in references]
     filled = max((number for number, reference in enumerate(known, 1) if reference.strip()), default=1)
     # the aligner has no line for an empty reference that ends its input: nothing was said there
     parts = _align(screen.text, known[:filled], unit) if filled > 1 else [screen.text]
     if len(parts) != filled or sum(len(_units(part, unit)) for part in parts) != len(screen.units):
-        raise LogError(f"The text of the audio {name} cannot be aligned with its {len(references)} references: "
-                       f"{len(parts)} parts, and not the same units. Line breaks in tokens or references do that.")
+        raise LogError(
+            f"The text of the audio {name} cannot be aligned with its {len(references)} references: "
+            f"{len(parts)} parts, and not the same units. Line breaks in tokens or references do that."
+        )
     return parts + [""] * (len(known) - filled)
 
 
@@ -409,8 +444,10 @@ def _align(text: str, references: Sequence[str], unit: str) -> list[str]:
         from mweralign import mweralign
         from mweralign.segmenter import CJSegmenter
     except ImportError as error:
-        raise MissingExtraError("An audio of several segments is aligned with its references by mweralign. "
-                                "Install it: pip install 'simulsa-plugin[longform]'.") from error
+        raise MissingExtraError(
+            "An audio of several segments is aligned with its references by mweralign. "
+            "Install it: pip install 'simulsa-plugin[longform]'."
+        ) from error
     if unit == "word":
         return list(mweralign.align_texts("\n".join(references), text).split("\n"))
     encode = CJSegmenter().encode
@@ -437,5 +474,10 @@ def _check_writable(record: EmissionRecord, number: int) -> None:
 
 
 def _to_row(identity: int, event: Event) -> dict[str, Any]:
-    return {"id": identity, "total_audio_processed": event.audio_seconds, "computation_time": event.compute_seconds,
-            "generated_tokens": list(event.generated), "deleted_tokens": list(event.deleted)}
+    return {
+        "id": identity,
+        "total_audio_processed": event.audio_seconds,
+        "computation_time": event.compute_seconds,
+        "generated_tokens": list(event.generated),
+        "deleted_tokens": list(event.deleted),
+    }

@@ -64,8 +64,13 @@ class CorpusScores:
 
     def as_json(self) -> dict[str, Any]:
         """The JSON object of `simulsa-eval score`."""
-        scores = {"corpus": self.corpus, "percentiles": self.percentiles, "degenerate": self.degenerate,
-                  "counts": self.counts, "signatures": self.signatures}
+        scores = {
+            "corpus": self.corpus,
+            "percentiles": self.percentiles,
+            "degenerate": self.degenerate,
+            "counts": self.counts,
+            "signatures": self.signatures,
+        }
         if self.intervals is not None:
             scores["intervals"] = {name: found and [found.low, found.high] for name, found in self.intervals.items()}
         return scores if self.sentences is None else scores | {"sentences": self.sentences}
@@ -98,8 +103,9 @@ class CorpusScorer:
         self.measure = measure
         self._latencies = Columns(LATENCIES)
         self._terms = Columns(f"{name} {term}" for name in RATIOS for term in _TERMS)
-        self._texts = Texts(tokenizer or default_tokenizer(measure.unit), keep=keep, sentences=sentences,
-                            executor=executor)
+        self._texts = Texts(
+            tokenizer or default_tokenizer(measure.unit), keep=keep, sentences=sentences, executor=executor
+        )
         self._sentences = sentences
         self._long_form = False
         self._counts = dict.fromkeys(_COUNTED, 0)
@@ -111,9 +117,13 @@ class CorpusScorer:
         aware = computation_aware_latencies(record, self.measure)
         same = same_unit_latencies(record, self.measure)
         self._latencies.append(plain | _suffixed(aware, COMPUTATION_AWARE) | _suffixed(same, SAME_UNITS))
-        self._terms.append({f"{name} {term}": terms and value
-                            for name, terms in ratio_terms(record, self.measure, plain["YAAL"]).items()
-                            for term, value in zip(_TERMS, terms or (None, None), strict=True)})
+        self._terms.append(
+            {
+                f"{name} {term}": terms and value
+                for name, terms in ratio_terms(record, self.measure, plain["YAAL"]).items()
+                for term, value in zip(_TERMS, terms or (None, None), strict=True)
+            }
+        )
         self._texts.add(record.prediction, record.reference)
         self._count(record)
         self._count_dropped(record, (plain["YAAL"], aware["YAAL"], same["YAAL"]))
@@ -131,16 +141,18 @@ class CorpusScorer:
             {name: self._latencies.percentiles(name) for name in LATENCIES},
             is_degenerate(corpus["SWF"], corpus["EFSW"]),
             self._all_counts(),
-            self._texts.signatures() | self.measure.signatures(long_form=self._long_form,
-                                                               text_source=self._has_text_sources()),
+            self._texts.signatures()
+            | self.measure.signatures(long_form=self._long_form, text_source=self._has_text_sources()),
             None if bootstrap is None else dict.fromkeys(METRICS) | intervals(self.statistics(), bootstrap),
             self._listed() if self._sentences else None,
         )
 
     def statistics(self) -> Statistics:
         """What can be resampled: all that the corpus scores are made of, per record."""
-        ratios = {name: (self._terms.values(f"{name} {_TERMS[0]}") * _scale(name),
-                         self._terms.values(f"{name} {_TERMS[1]}")) for name in RATIOS}
+        ratios = {
+            name: (self._terms.values(f"{name} {_TERMS[0]}") * _scale(name), self._terms.values(f"{name} {_TERMS[1]}"))
+            for name in RATIOS
+        }
         return Statistics(self._texts.kept(), {name: self._latencies.values(name) for name in LATENCIES}, ratios)
 
     def _ratios(self) -> dict[str, float | None]:

@@ -46,10 +46,13 @@ class Measure:
         form = "long" if long_form else "short"
         # SimulEval scores text so while it decodes; of a log it takes tokens for milliseconds, and its ATD says nothing
         text = {"ATD": f"{fields}|token:1|as:SimulEval-{_SIMULEVAL}-decoding"} if text_source else {}
-        return {"latency": f"{fields}|as:SimulEval-{_SIMULEVAL}", **text,
-                "YAAL": f"{fields}|form:{form}|as:OmniSTEval-{_OMNISTEVAL}",
-                "SWF": f"unit:{self.unit}|sum:units|as:OmniSTEval-{_OMNISTEVAL}",
-                "NE": f"unit:{self.unit}|sum:units|erased:after-common-prefix|grown:kept"}
+        return {
+            "latency": f"{fields}|as:SimulEval-{_SIMULEVAL}",
+            **text,
+            "YAAL": f"{fields}|form:{form}|as:OmniSTEval-{_OMNISTEVAL}",
+            "SWF": f"unit:{self.unit}|sum:units|as:OmniSTEval-{_OMNISTEVAL}",
+            "NE": f"unit:{self.unit}|sum:units|erased:after-common-prefix|grown:kept",
+        }
 
 
 def latencies(record: EmissionRecord, measure: Measure) -> Values:
@@ -81,8 +84,12 @@ def same_unit_latencies(record: EmissionRecord, measure: Measure) -> Values:
         "AL": latency.average_lagging(delays, source_length, length, elapsed),
         "LAAL": latency.length_adaptive_average_lagging(delays, source_length, length, elapsed),
         "YAAL": latency.yet_another_average_lagging(
-            delays, source_length, measure.target_length(record, delays, stripped=True), elapsed,
-            recording_end=record.recording_end),
+            delays,
+            source_length,
+            measure.target_length(record, delays, stripped=True),
+            elapsed,
+            recording_end=record.recording_end,
+        ),
     }
 
 
@@ -101,9 +108,11 @@ def ratio_terms(record: EmissionRecord, measure: Measure, yaal: float | None) ->
     known = source_length is not None and bool(record.delays)
     return {
         "SWF": (degeneracy.simultaneous_units(record.delays, source_length), len(record.delays))
-        if known and source_length is not None else None,
+        if known and source_length is not None
+        else None,
         "EFSW": (degeneracy.expected_milliseconds(yaal, source_length), source_length)
-        if yaal is not None and source_length is not None else None,
+        if yaal is not None and source_length is not None
+        else None,
         "NE": None if record.erased is None else (record.erased, count_units(record.prediction, measure.unit)),
     }
 
@@ -129,8 +138,11 @@ def _latencies(record: EmissionRecord, times: Sequence[float], measure: Measure)
         # ATD aligns by the delays in both cases; elapsed times only add the time of computation.
         "ATD": latency.average_token_delay(record.delays, None if times is record.delays else times, **tokens),
         "YAAL": latency.yet_another_average_lagging(
-            times, source_length, measure.target_length(record, times, stripped=True),
-            recording_end=record.recording_end),
+            times,
+            source_length,
+            measure.target_length(record, times, stripped=True),
+            recording_end=record.recording_end,
+        ),
         "StartOffset": latency.start_offset(times),
         "EndOffset": latency.end_offset(times, source_length),
     }

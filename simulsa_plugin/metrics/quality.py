@@ -105,8 +105,9 @@ def _make_bleu(tokenizer: str) -> tuple[BLEU, BLEU]:
     if tokenizer not in BLEU.TOKENIZERS:
         raise UsageError(f"The BLEU tokenizer is {tokenizer!r}; allowed: {', '.join(sorted(BLEU.TOKENIZERS))}.")
     try:
-        corpus, sentence = (BLEU(tokenize=tokenizer, effective_order=by_sentence, force=True)
-                            for by_sentence in (False, True))
+        corpus, sentence = (
+            BLEU(tokenize=tokenizer, effective_order=by_sentence, force=True) for by_sentence in (False, True)
+        )
         for bleu in (corpus, sentence):
             bleu.corpus_score(["a"], [["a"]])
     except (RuntimeError, ImportError, OSError, AssertionError, AttributeError, TypeError) as error:

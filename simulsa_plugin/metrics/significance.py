@@ -32,8 +32,11 @@ class Bootstrap:
     seed: int = 12345
 
     def __post_init__(self) -> None:
-        for name, value, least in (("--samples", self.samples, 1), ("--trials", self.trials, 1),
-                                   ("--seed", self.seed, 0)):
+        for name, value, least in (
+            ("--samples", self.samples, 1),
+            ("--trials", self.trials, 1),
+            ("--seed", self.seed, 0),
+        ):
             if value < least:
                 raise UsageError(f"{name} is {value}; allowed: {least} or more.")
 
@@ -72,8 +75,10 @@ class Statistics:
         """
         found = {name: metric.scores(weights @ counts) for name, (metric, counts) in self.quality.items()}
         found |= {name: weighted_mean(weights, values) for name, values in self.values.items()}
-        return found | {name: _divided(weights @ np.nan_to_num(numerator), weights @ np.nan_to_num(denominator))
-                        for name, (numerator, denominator) in self.ratios.items()}
+        return found | {
+            name: _divided(weights @ np.nan_to_num(numerator), weights @ np.nan_to_num(denominator))
+            for name, (numerator, denominator) in self.ratios.items()
+        }
 
 
 @dataclass(frozen=True)
@@ -101,8 +106,11 @@ def differing(first: Statistics, second: Statistics, name: str) -> NDArray[np.bo
     if name in first.quality:
         return np.asarray((first.quality[name][1] != second.quality[name][1]).any(axis=1))
     one, two = ((side.values[name],) if name in side.values else side.ratios[name] for side in (first, second))
-    return np.asarray(np.stack([~np.isclose(a, b, rtol=_TIE, atol=0.0, equal_nan=True)
-                                for a, b in zip(one, two, strict=True)]).any(axis=0))
+    return np.asarray(
+        np.stack([~np.isclose(a, b, rtol=_TIE, atol=0.0, equal_nan=True) for a, b in zip(one, two, strict=True)]).any(
+            axis=0
+        )
+    )
 
 
 def resample(count: int, samples: int, seed: int) -> Iterator[Array]:
@@ -222,8 +230,11 @@ def randomisation_test(
     observed = abs(metric.score(baseline.sum(axis=0, dtype=np.int64)) - metric.score(other.sum(axis=0, dtype=np.int64)))
     sizes = _drawn_sizes(metric, baseline, other, bootstrap)
     exact = 2 ** (len(rows) - 1) <= bootstrap.trials
-    p_value = _exact_p_value(_enumerated_sizes(metric, baseline, other, rows), observed) if exact \
+    p_value = (
+        _exact_p_value(_enumerated_sizes(metric, baseline, other, rows), observed)
+        if exact
         else _p_value(sizes, observed)
+    )
     return Randomisation(p_value, exact, _strict_p_value(sizes, observed), len(baseline), len(rows))
 
 
@@ -244,9 +255,12 @@ def _drawn_sizes(
 ) -> Array:
     """Sizes of the differences of random swaps, shape (trials,)."""
     generator = np.random.default_rng(bootstrap.seed)
-    return np.concatenate([_swapped_sizes(metric, baseline, other,
-                                          generator.integers(2, size=(size, len(baseline)), dtype=bool))
-                           for size in _blocks(bootstrap.trials, len(baseline))])
+    return np.concatenate(
+        [
+            _swapped_sizes(metric, baseline, other, generator.integers(2, size=(size, len(baseline)), dtype=bool))
+            for size in _blocks(bootstrap.trials, len(baseline))
+        ]
+    )
 
 
 def _enumerated_sizes(

@@ -59,8 +59,10 @@ class Texts:
     def scores(self) -> dict[str, float | None]:
         """BLEU and chrF of all sentences; None where nothing was measured."""
         self._finish()
-        return {name: metric.score(self._sums[name]) if self._has_reference else None
-                for name, metric in self._metrics.items()}
+        return {
+            name: metric.score(self._sums[name]) if self._has_reference else None
+            for name, metric in self._metrics.items()
+        }
 
     def signatures(self) -> dict[str, str]:
         """The signatures of sacrebleu, where something was measured."""
@@ -84,8 +86,11 @@ class Texts:
     def kept(self) -> dict[str, tuple[QualityMetric, NDArray[np.int32]]]:
         """The counts of every sentence, shape (sentences, counts)."""
         self._finish()
-        return {name: (metric, np.concatenate(self._kept[name]))
-                for name, metric in self._metrics.items()} if self._has_reference else {}
+        return (
+            {name: (metric, np.concatenate(self._kept[name])) for name, metric in self._metrics.items()}
+            if self._has_reference
+            else {}
+        )
 
     def _count(self) -> None:
         hypotheses = [hypothesis for hypothesis, _ in self._batch]

@@ -70,9 +70,7 @@ _MAKERS: dict[str, Callable[[PolicyOptions], list[Policy]]] = {
     "hold_n": lambda options: [HoldN(n) for n in options.hold_n],
     "local_agreement": lambda options: [LocalAgreement(n) for n in options.agreement_n],
     "agreement_or_confidence": lambda options: [
-        AgreementOrConfidence(n, threshold)
-        for n in options.agreement_n
-        for threshold in options.confidence_thresholds
+        AgreementOrConfidence(n, threshold) for n in options.agreement_n for threshold in options.confidence_thresholds
     ],
     "wait_k": lambda options: [WaitK(k, options.unit) for k in options.wait_k],
     "retranslation": lambda options: [Retranslation()],
@@ -142,7 +140,7 @@ def _made(name: str, maker: Callable[[], Any]) -> list[Policy]:
 def _check_identity(name: str, policy: Policy) -> None:
     """Whether a cell of this policy can be told from others, and written down."""
     if not isinstance(getattr(policy, "name", None), str) or not policy.name:
-        raise UsageError(f"simulsa_policies names {name}, whose policy has no name; set `name = \"…\"` in its class.")
+        raise UsageError(f'simulsa_policies names {name}, whose policy has no name; set `name = "…"` in its class.')
     try:
         cell = policy.cell()
         json.dumps(cell, allow_nan=False)

@@ -200,9 +200,7 @@ def _advance(
     if not decoded:
         return
     policies = [cells[session.cell].policy for session in decoded]
-    requests = [
-        _request(session, policy, model, limits) for session, policy in zip(decoded, policies, strict=True)
-    ]
+    requests = [_request(session, policy, model, limits) for session, policy in zip(decoded, policies, strict=True)]
     continuations = model.continue_(heard.by(decoded), requests)
     for step in zip(decoded, policies, requests, continuations, strict=True):
         session, policy, request, continuation = step

@@ -71,8 +71,14 @@ def neighbours(places: Sequence[tuple[str, int, int]]) -> list[list[int]]:
     [[1], [0, 2], [1], []]
     """
     at = {place: cell for cell, place in enumerate(places)}
-    return [sorted(at[beside] for step, way in ((1, 0), (-1, 0), (0, 1), (0, -1))
-                   if (beside := (policy, chunk + step, value + way)) in at) for policy, chunk, value in places]
+    return [
+        sorted(
+            at[beside]
+            for step, way in ((1, 0), (-1, 0), (0, 1), (0, -1))
+            if (beside := (policy, chunk + step, value + way)) in at
+        )
+        for policy, chunk, value in places
+    ]
 
 
 def with_trust(shares: Array, beside: Sequence[Sequence[int]], taken: Sequence[int]) -> Array:
@@ -88,8 +94,10 @@ def with_trust(shares: Array, beside: Sequence[Sequence[int]], taken: Sequence[i
     >>> with_trust(np.array([0.8, 0.0, 0.0]), [[1], [0, 2], [1]], [25, 6, 6])
     array([0.8, 0.2, 0. ])
     """
-    trust = [max((shares[one] for one in others), default=0.0) * NEIGHBOUR * min(1.0, FIRST_UTTERANCES / count)
-             for others, count in zip(beside, taken, strict=True)]
+    trust = [
+        max((shares[one] for one in others), default=0.0) * NEIGHBOUR * min(1.0, FIRST_UTTERANCES / count)
+        for others, count in zip(beside, taken, strict=True)
+    ]
     return np.maximum(shares, trust)
 
 
@@ -110,14 +118,17 @@ def best_within(qualities: Sequence[float | None], latencies: Sequence[float | N
     >>> best_within([50.0, 60.0, 60.0], [500.0, 900.0, 800.0], 1000.0), best_within([50.0], [500.0], 400.0)
     (2, None)
     """
-    ranked = [(-quality, latency, position)
-              for position, (quality, latency) in enumerate(zip(qualities, latencies, strict=True))
-              if quality is not None and latency is not None and latency <= budget]
+    ranked = [
+        (-quality, latency, position)
+        for position, (quality, latency) in enumerate(zip(qualities, latencies, strict=True))
+        if quality is not None and latency is not None and latency <= budget
+    ]
     return min(ranked)[2] if ranked else None
 
 
-def promising(shares: Sequence[Array], values: Sequence[tuple[float | None, float | None]], goal: Goal,
-              keep: int) -> list[int]:
+def promising(
+    shares: Sequence[Array], values: Sequence[tuple[float | None, float | None]], goal: Goal, keep: int
+) -> list[int]:
     """The cells that are worth more utterances: for each budget those of the largest share.
 
     Args:

@@ -187,8 +187,10 @@ def _is_known(out: Path) -> bool:
 
 def _decode_again(out: Path) -> str:
     """The next step for a finished search of which a log is damaged."""
-    return (f"Remove {out / FRONTIER} and start `simulsa-eval tune` again, which decodes everything again, or choose "
-            f"another --out.")
+    return (
+        f"Remove {out / FRONTIER} and start `simulsa-eval tune` again, which decodes everything again, or choose "
+        f"another --out."
+    )
 
 
 def _begin(job: Job, work: dict[str, Any], out: Path) -> dict[str, Any]:
@@ -205,8 +207,9 @@ def _begin(job: Job, work: dict[str, Any], out: Path) -> dict[str, Any]:
 def _search(job: Job, settings: EvaluationSettings, goal: Goal) -> Search:
     order = spread_order([len(row.reference) if isinstance(row, Sample) else 0 for row in job.rows])
     everything = list(range(len(job.cells)))
-    search = Search(job, goal, settings, order, neighbours(_places(job.cells)), [0] * len(everything),
-                    [{} for _ in everything])
+    search = Search(
+        job, goal, settings, order, neighbours(_places(job.cells)), [0] * len(everything), [{} for _ in everything]
+    )
     left, steps = everything, rungs(len(job.rows))
     for number, utterances in enumerate(steps, 1):
         print(f"{len(left)} of {len(everything)} cells on {utterances} of {len(job.rows)} utterances", flush=True)
@@ -219,12 +222,16 @@ def _search(job: Job, settings: EvaluationSettings, goal: Goal) -> Search:
         better = _perhaps_better(search)
         if not better:
             break
-        print(f"{len(better)} more cells on all utterances: by the utterances they have had they may be better",
-              flush=True)
+        print(
+            f"{len(better)} more cells on all utterances: by the utterances they have had they may be better",
+            flush=True,
+        )
         _decode(search, better, len(job.rows))
     if not any(search.records):
-        raise DatasetError(f"No utterance of {job.name} can be decoded; {len(search.skipped)} were skipped, "
-                           f"the first for {next(iter(search.skipped.values()))}.")
+        raise DatasetError(
+            f"No utterance of {job.name} can be decoded; {len(search.skipped)} were skipped, "
+            f"the first for {next(iter(search.skipped.values()))}."
+        )
     return search
 
 
@@ -235,8 +242,10 @@ def _places(cells: Sequence[Cell]) -> list[tuple[str, int, int]]:
     for cell in cells:
         seen = values[cell.policy.name]
         seen.setdefault(dump_line(cell.policy.cell()), len(seen))
-    return [(cell.policy.name, chunks.index(cell.chunk_ms or 0),
-             values[cell.policy.name][dump_line(cell.policy.cell())]) for cell in cells]
+    return [
+        (cell.policy.name, chunks.index(cell.chunk_ms or 0), values[cell.policy.name][dump_line(cell.policy.cell())])
+        for cell in cells
+    ]
 
 
 def _decode(search: Search, cells: Sequence[int], utterances: int) -> None:
@@ -246,8 +255,13 @@ def _decode(search: Search, cells: Sequence[int], utterances: int) -> None:
         groups[search.taken[cell]].append(cell)
     for taken, group in sorted(groups.items()):
         rows = [search.job.rows[position] for position in sorted(search.order[taken:utterances])]
-        part = dataclasses.replace(search.job, rows=rows, cells=[search.job.cells[cell] for cell in group],
-                                   folder=search.job.folder / f"{search.parts:03d}", whole=set())
+        part = dataclasses.replace(
+            search.job,
+            rows=rows,
+            cells=[search.job.cells[cell] for cell in group],
+            folder=search.job.folder / f"{search.parts:03d}",
+            whole=set(),
+        )
         search.parts += 1
         decode_blocks(part)
         _take(search, part, group)
@@ -266,7 +280,8 @@ def _take(search: Search, part: Job, cells: Sequence[int]) -> None:
         for identifier, steps in read_steps(part, search.job.cells[cell]):
             sample = samples[identifier]
             search.records[cell][sample.row] = emission_record(
-                steps, sample.row, sample.reference, sample.audio, search.settings.latency_unit)
+                steps, sample.row, sample.reference, sample.audio, search.settings.latency_unit
+            )
 
 
 def _score(search: Search, cell: int) -> Scored:
@@ -277,8 +292,9 @@ def _score(search: Search, cell: int) -> Scored:
     value = _value(goal, scores) if records else (None, None)
     if len(records) < LEAST_UTTERANCES:
         return Scored(len(records), measured, value, None)
-    needed = Statistics({goal.quality: statistics.quality[goal.quality]},
-                        {goal.latency: statistics.values[goal.latency]}, {})
+    needed = Statistics(
+        {goal.quality: statistics.quality[goal.quality]}, {goal.latency: statistics.values[goal.latency]}, {}
+    )
     found = resampled(needed, len(records), Bootstrap())
     return Scored(len(records), measured, value, np.stack([found[goal.quality], found[goal.latency]]))
 
@@ -315,8 +331,9 @@ def _promising(search: Search, cells: list[int], keep: int) -> list[int]:
 def _within_reach(search: Search) -> list[int]:
     """Cells that were given up, and may be within a budget that no cell decoded on all utterances is within."""
     everything = len(search.job.rows)
-    full, given_up = ([cell for cell, taken in enumerate(search.taken) if (taken == everything) == whole]
-                      for whole in (True, False))
+    full, given_up = (
+        [cell for cell, taken in enumerate(search.taken) if (taken == everything) == whole] for whole in (True, False)
+    )
     found: set[int] = set()
     for budget in search.goal.budgets:
         if _tuned(search, full, budget) is None:
@@ -335,9 +352,14 @@ def _perhaps_better(search: Search) -> list[int]:
     """
     full = [cell for cell, taken in enumerate(search.taken) if taken == len(search.job.rows)]
     shifts = {taken: _shift(search, full, taken) for taken in set(search.taken) - {len(search.job.rows)}}
-    predicted = {cell: tuple(None if value is None else value + shift for value, shift
-                             in zip(search.scored[cell].value, shifts[taken], strict=True))
-                 for cell, taken in enumerate(search.taken) if taken in shifts and cell in search.scored}
+    predicted = {
+        cell: tuple(
+            None if value is None else value + shift
+            for value, shift in zip(search.scored[cell].value, shifts[taken], strict=True)
+        )
+        for cell, taken in enumerate(search.taken)
+        if taken in shifts and cell in search.scored
+    }
     cells, found = list(predicted), set()
     for budget in search.goal.budgets:
         position = best_within([predicted[cell][0] for cell in cells], [predicted[cell][1] for cell in cells], budget)
@@ -379,11 +401,16 @@ def _finish(search: Search, work: dict[str, Any], out: Path) -> dict[str, Any]:
     job, goal = search.job, search.goal
     full = [cell for cell, taken in enumerate(search.taken) if taken == len(job.rows)]
     chosen = {budget: _tuned(search, full, budget) for budget in goal.budgets}
-    curve = frontier((latency, quality) for cell in full for quality, latency in [search.scored[cell].value]
-                     if quality is not None and latency is not None)
+    curve = frontier(
+        (latency, quality)
+        for cell in full
+        for quality, latency in [search.scored[cell].value]
+        if quality is not None and latency is not None
+    )
     knots = set(zip(curve.qualities.tolist(), curve.latencies.tolist(), strict=True))
-    rows = [_row(search, cell, [budget for budget, one in chosen.items() if one == cell])
-            for cell in range(len(job.cells))]
+    rows = [
+        _row(search, cell, [budget for budget, one in chosen.items() if one == cell]) for cell in range(len(job.cells))
+    ]
     points = [rows[cell] for cell in full if search.scored[cell].value in knots]
     make_own_folder(out / DEV_LOGS)
     for cell in full:
@@ -391,8 +418,9 @@ def _finish(search: Search, work: dict[str, Any], out: Path) -> dict[str, Any]:
     logs = [f"{DEV_LOGS}/{cell_folder(job.cells[cell])}/{LOG}" for cell in full]
     usable = len(job.rows) - len(search.skipped)
     content = {
-        "budgets": [{"budget": budget, "cell": None if cell is None else rows[cell]["cell"]}
-                    for budget, cell in chosen.items()],
+        "budgets": [
+            {"budget": budget, "cell": None if cell is None else rows[cell]["cell"]} for budget, cell in chosen.items()
+        ],
         "points": sorted(points, key=lambda row: (row[goal.latency], row["cell"])),
         "sessions": {"decoded": search.sessions, "grid": usable * len(job.cells)},
         "cells": rows,
@@ -420,10 +448,13 @@ def _row(search: Search, cell: int, budgets: Iterable[float]) -> dict[str, Any]:
         goal.quality: scored.value[0],
         goal.latency: scored.value[1],
         "measured": scored.measured,
-        "intervals": {name: found and [found.low, found.high]
-                      for name, found in zip((goal.quality, goal.latency), bounds, strict=True)},
-        "best_share": {f"{budget:g}": share
-                       for budget, share in zip(goal.budgets, search.shares.get(cell, ()), strict=False)},
+        "intervals": {
+            name: found and [found.low, found.high]
+            for name, found in zip((goal.quality, goal.latency), bounds, strict=True)
+        },
+        "best_share": {
+            f"{budget:g}": share for budget, share in zip(goal.budgets, search.shares.get(cell, ()), strict=False)
+        },
         "tuned_at": list(budgets),
     }
 
@@ -441,16 +472,33 @@ def frontier_table(result: Mapping[str, Any]) -> list[str]:
     for point in result["points"]:
         budgets = ",".join(f"{budget:g}" for budget in point["tuned_at"])
         parts = "" if point["measured"] == point["utterances"] else f" ({point['measured']}/{point['utterances']})"
-        rows.append([budgets or "–", f"{point[latency]:.0f}{parts}", _bounds(point["intervals"][latency], 0),
-                     f"{point[quality]:.2f}", _bounds(point["intervals"][quality], 2), cell_in_words(point)])
+        rows.append(
+            [
+                budgets or "–",
+                f"{point[latency]:.0f}{parts}",
+                _bounds(point["intervals"][latency], 0),
+                f"{point[quality]:.2f}",
+                _bounds(point["intervals"][quality], 2),
+                cell_in_words(point),
+            ]
+        )
     sessions = result["sessions"]
     times = sessions["grid"] / max(1, sessions["decoded"])
-    lines = [f"frontier on {result['dataset']}, of the cells decoded on all {result['utterances']} utterances "
-             "(95 % of resamples of the utterances):", *align(rows)]
-    lines += [f"{one['budget']:g} ms: no cell has so little {latency}; the least is {_least(result, latency)}"
-              for one in result["budgets"] if one["cell"] is None]
-    return [*lines, f"decoded {sessions['decoded']:,} sessions; the whole grid of {len(result['cells'])} cells has "
-                    f"{sessions['grid']:,} ({times:.1f} times as many)"]
+    lines = [
+        f"frontier on {result['dataset']}, of the cells decoded on all {result['utterances']} utterances "
+        "(95 % of resamples of the utterances):",
+        *align(rows),
+    ]
+    lines += [
+        f"{one['budget']:g} ms: no cell has so little {latency}; the least is {_least(result, latency)}"
+        for one in result["budgets"]
+        if one["cell"] is None
+    ]
+    return [
+        *lines,
+        f"decoded {sessions['decoded']:,} sessions; the whole grid of {len(result['cells'])} cells has "
+        f"{sessions['grid']:,} ({times:.1f} times as many)",
+    ]
 
 
 def cell_in_words(row: Mapping[str, Any]) -> str:

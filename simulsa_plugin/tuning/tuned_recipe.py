@@ -57,8 +57,10 @@ def write_tuned(recipe: Mapping[str, Any], settings: EvaluationSettings, result:
     """
     tuned = list(dict.fromkeys(one["cell"] for one in result["budgets"] if one["cell"] is not None))
     finalists = [row["cell"] for row in result["cells"] if row["utterances"] == result["utterances"]]
-    others = ("Here are all cells that were decoded on the whole dev set, so that the intervals of "
-              "`simulsa-eval compare --tuned` include the choice.")
+    others = (
+        "Here are all cells that were decoded on the whole dev set, so that the intervals of "
+        "`simulsa-eval compare --tuned` include the choice."
+    )
     recipe = {**recipe, **({HEADS: heads} if (heads := result.get("attention_heads")) else {})}
     _write(recipe, settings, finalists, [*_head(result), others], out / FINALISTS)
     _write(recipe, settings, tuned, [*_head(result), "Here are these cells alone."], out / TUNED)
@@ -101,11 +103,16 @@ def _makes(keys: Mapping[str, Any], names: Sequence[str]) -> bool:
 def _head(result: Mapping[str, Any]) -> list[str]:
     goal, by_name = result["goal"], {row["cell"]: row for row in result["cells"]}
     quality, latency = goal["quality"], goal["latency"]
-    lines = [f"Written by `simulsa-eval tune`: the best {quality} on the dev set {result['dataset']} within each "
-             f"budget of {latency}."]
+    lines = [
+        f"Written by `simulsa-eval tune`: the best {quality} on the dev set {result['dataset']} within each "
+        f"budget of {latency}."
+    ]
     for one in result["budgets"]:
         row = by_name.get(one["cell"])
-        said = "no cell is within it" if row is None else (
-            f"{cell_in_words(row)}, on dev {quality} {row[quality]:.2f} at {row[latency]:.0f} ms")
+        said = (
+            "no cell is within it"
+            if row is None
+            else (f"{cell_in_words(row)}, on dev {quality} {row[quality]:.2f} at {row[latency]:.0f} ms")
+        )
         lines.append(f"{one['budget']:g} ms: {said}")
     return lines

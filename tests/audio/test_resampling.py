@@ -58,6 +58,8 @@ def test_the_same_rate_gives_the_same_array():
 
 
 def test_torch_is_not_imported():
-    code = ("import sys, numpy; from simulsa_plugin.audio.resampling import resample;"
-            "resample(numpy.zeros(480, numpy.float32), 48_000, 16_000); assert 'torch' not in sys.modules")
+    code = (
+        "import sys, numpy; from simulsa_plugin.audio.resampling import resample;"
+        "resample(numpy.zeros(480, numpy.float32), 48_000, 16_000); assert 'torch' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -18,15 +18,24 @@ def finished(tmp_path_factory):
     return dataset, Layout((folder / "out").absolute(), "toy")
 
 
-@pytest.mark.parametrize(("cutoff_len", "longer"), [
-    (270, 1), (171, 1), (170, 2), (121, 2), (120, 3), (70, 4),
-])
+@pytest.mark.parametrize(
+    ("cutoff_len", "longer"),
+    [
+        (270, 1),
+        (171, 1),
+        (170, 2),
+        (121, 2),
+        (120, 3),
+        (70, 4),
+    ],
+)
 def test_utterances_longer_than_cutoff_len_are_counted(finished, cutoff_len, longer):
     # 10, 6, 4, 2 s are 250, 150, 100, 50 tokens; 20 of the answer, 1 of its end: 271, 171, 121, 71.
     dataset, layout = finished
     assert cutoff_line(dataset, ByteModel(), layout, cutoff_len).startswith(
         f"cutoff_len: {cutoff_len} is less than {longer} of the 4 utterances of toy that were cut need in training "
-        "(up to 271 tokens)")
+        "(up to 271 tokens)"
+    )
 
 
 def test_nothing_is_said_where_the_longest_fits(finished):
@@ -35,9 +44,11 @@ def test_nothing_is_said_where_the_longest_fits(finished):
 
 
 def test_a_shorter_audio_with_a_longer_answer_is_found(tmp_path):
-    rows = [("x" * 10, write_noise(tmp_path / "0.wav", 10.0, seed=0)),
-            ("x" * 300, write_noise(tmp_path / "1.wav", 6.0, seed=1)),
-            ("x" * 10, write_noise(tmp_path / "2.wav", 2.0, seed=2))]
+    rows = [
+        ("x" * 10, write_noise(tmp_path / "0.wav", 10.0, seed=0)),
+        ("x" * 300, write_noise(tmp_path / "1.wav", 6.0, seed=1)),
+        ("x" * 10, write_noise(tmp_path / "2.wav", 2.0, seed=2)),
+    ]
     dataset = ListDataset("toy", rows)
     augment(dataset, ByteModel(), AugmentSettings(ratio=2.0, cuts=2), tmp_path / "out")
     layout = Layout((tmp_path / "out").absolute(), "toy")

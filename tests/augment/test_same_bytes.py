@@ -140,9 +140,7 @@ def test_other_batches_give_the_same_ids_cuts_clips_and_decisions(toy, out, expe
     assert {key: value for key, value in tree(out).items() if key.startswith(name)} == {
         key: value for key, value in expected.items() if key.startswith(name)
     }
-    assert (out / "toy_simulsa.jsonl").read_bytes() == (
-        out.with_name("undisturbed") / "toy_simulsa.jsonl"
-    ).read_bytes()
+    assert (out / "toy_simulsa.jsonl").read_bytes() == (out.with_name("undisturbed") / "toy_simulsa.jsonl").read_bytes()
     apart = [
         {name: row[name] for name in row if name not in ("logprobs", "eos_logprob", "checksum")}
         for folder in (out, out.with_name("undisturbed"))
@@ -238,9 +236,7 @@ def test_one_thread_or_two(spoken, usual, again):
 
 
 def test_other_batches_and_eager_attention_agree_up_to_rounding(spoken, usual, tmp_path):
-    for number, keys in enumerate(
-        (["simulsa_batch_size=1"], ["simulsa_batch_size=24"], ["flash_attn=disabled"])
-    ):
+    for number, keys in enumerate((["simulsa_batch_size=1"], ["simulsa_batch_size=24"], ["flash_attn=disabled"])):
         out = tmp_path / str(number)
         assert command.main(words(spoken, out, *keys)) == 0
         same_up_to_rounding(out, usual[0], threshold(out))

@@ -133,9 +133,7 @@ def test_a_shard_waits_for_the_whole_folder_but_not_for_long(toy, out, monkeypat
         with pytest.raises(StorageError) as refused:
             shard(toy, out, "1/2", model)
         assert 0.4 < time.monotonic() - begun < 5
-    assert str(refused.value) == (
-        f"{folder} is in use by process {os.getpid()}. Wait for it, or choose another --out."
-    )
+    assert str(refused.value) == (f"{folder} is in use by process {os.getpid()}. Wait for it, or choose another --out.")
     assert model.batches == []
     assert not (folder / "shards").exists()
 
@@ -448,13 +446,22 @@ def test_a_rank_sees_its_own_device_and_nothing_of_torchrun(environment, visible
     assert not TORCHRUN.keys() & os.environ.keys()
 
 
-@pytest.mark.parametrize(("variables", "said"), [
-    ({"RANK": "0", "WORLD_SIZE": "4"}, "RANK=0 and WORLD_SIZE=4 are set, but not LOCAL_RANK: the cluster has set them"),
-    ({"RANK": "2", "WORLD_SIZE": "4", "MASTER_ADDR": "a", "MASTER_PORT": "1"}, "the other 3. Start with torchrun"),
-    ({"RANK": "4", "WORLD_SIZE": "4", "LOCAL_RANK": "0"}, "RANK is 4 and WORLD_SIZE is 4; ranks are counted from 0"),
-    ({"RANK": "x", "WORLD_SIZE": "4", "LOCAL_RANK": "0"}, "RANK is 'x'; torchrun sets a whole number"),
-    ({"RANK": "0", "WORLD_SIZE": "", "LOCAL_RANK": "0"}, "WORLD_SIZE is ''; torchrun sets a whole number"),
-])
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        (
+            {"RANK": "0", "WORLD_SIZE": "4"},
+            "RANK=0 and WORLD_SIZE=4 are set, but not LOCAL_RANK: the cluster has set them",
+        ),
+        ({"RANK": "2", "WORLD_SIZE": "4", "MASTER_ADDR": "a", "MASTER_PORT": "1"}, "the other 3. Start with torchrun"),
+        (
+            {"RANK": "4", "WORLD_SIZE": "4", "LOCAL_RANK": "0"},
+            "RANK is 4 and WORLD_SIZE is 4; ranks are counted from 0",
+        ),
+        ({"RANK": "x", "WORLD_SIZE": "4", "LOCAL_RANK": "0"}, "RANK is 'x'; torchrun sets a whole number"),
+        ({"RANK": "0", "WORLD_SIZE": "", "LOCAL_RANK": "0"}, "WORLD_SIZE is ''; torchrun sets a whole number"),
+    ],
+)
 @pytest.mark.parametrize("main", [command.main, evaluate.main], ids=["augment", "eval"])
 def test_variables_of_a_cluster_are_not_taken_for_torchruns(environment, capsys, tmp_path, main, variables, said):
     for name, value in variables.items():

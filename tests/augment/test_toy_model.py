@@ -182,9 +182,18 @@ def test_every_rule_on_paper(audio, tmp_path, rule, cut, token, word, boundary, 
         "audios": [str(tmp_path / "toy_simulsa" / "clips" / "toy-00000000-0.wav")],
     }
     assert lines(tmp_path / "toy_simulsa.jsonl") == [sample] * kept
-    skipped = [] if kept else [{
-        "id": "toy-00000000-0", "reason": "empty_partial", "audio": row["audio"],
-        "cause": "no token of the reference was accepted, and simulsa_keep_empty is false"}]
+    skipped = (
+        []
+        if kept
+        else [
+            {
+                "id": "toy-00000000-0",
+                "reason": "empty_partial",
+                "audio": row["audio"],
+                "cause": "no token of the reference was accepted, and simulsa_keep_empty is false",
+            }
+        ]
+    )
     assert lines(tmp_path / "toy_simulsa" / "skipped.jsonl") == skipped
     assert manifest["skipped"] == ({} if kept else {"empty_partial": 1})
     assert manifest["counts"] == {
@@ -305,9 +314,21 @@ def test_looking_back_never_leaves_less_than_200_ms(audio, tmp_path):
 # The same question to real tokenizers: does training see the tokens that were accepted?
 
 ODD_REFERENCES = [
-    "Straße   Häuser", "你好，世界", "12 345,67 €", "  Der Mann", "naïve café …", "don't, 's ist", "Der\n\nMann\n",
-    "a🙂b", "DonauDampfSchiff", "rot-blau/grün", "'retro 'll 're", "...'hallo!?", "e\u0301le\u0300ve",
-    "ABC  def \n ghi", "x\u00a0y",
+    "Straße   Häuser",
+    "你好，世界",
+    "12 345,67 €",
+    "  Der Mann",
+    "naïve café …",
+    "don't, 's ist",
+    "Der\n\nMann\n",
+    "a🙂b",
+    "DonauDampfSchiff",
+    "rot-blau/grün",
+    "'retro 'll 're",
+    "...'hallo!?",
+    "e\u0301le\u0300ve",
+    "ABC  def \n ghi",
+    "x\u00a0y",
 ]
 
 

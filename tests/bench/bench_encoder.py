@@ -53,8 +53,10 @@ def compare(encoder, seconds):
     long_seconds, expected = best(whole, encoder.device)
     short_seconds, (found,) = best(lambda: adapter.embed([waveform]), encoder.device)
     difference = float((found - expected[: len(found)]).abs().max() / expected[: len(found)].abs().max())
-    print(f"{seconds:>3} s of audio: {long_seconds:.3f} s whole, {short_seconds:.3f} s short with its features, "
-          f"{long_seconds / short_seconds:.1f} times; largest relative difference {difference:.1e}")
+    print(
+        f"{seconds:>3} s of audio: {long_seconds:.3f} s whole, {short_seconds:.3f} s short with its features, "
+        f"{long_seconds / short_seconds:.1f} times; largest relative difference {difference:.1e}"
+    )
 
 
 def best(function, device, times=3):

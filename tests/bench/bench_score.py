@@ -35,10 +35,21 @@ def write_log(path: Path, count: int) -> None:
             length = 350.0 * len(words)
             delays = [min(500.0 * (i // 2 + 1), length) for i in range(len(said))]
             elapsed = [delay + 40.0 * (i + 1) for i, delay in enumerate(delays)]
-            log.write(json.dumps({
-                "index": index, "prediction": " ".join(said), "delays": delays, "elapsed": elapsed,
-                "prediction_length": len(said), "reference": " ".join(words), "source": f"{index}.wav",
-                "source_length": length}) + "\n")
+            log.write(
+                json.dumps(
+                    {
+                        "index": index,
+                        "prediction": " ".join(said),
+                        "delays": delays,
+                        "elapsed": elapsed,
+                        "prediction_length": len(said),
+                        "reference": " ".join(words),
+                        "source": f"{index}.wav",
+                        "source_length": length,
+                    }
+                )
+                + "\n"
+            )
 
 
 def seconds(command: list[str], packages: Path | None = None) -> float:
@@ -59,13 +70,44 @@ def compare_tools(work: Path, count: int, times: int) -> None:
     commands = {
         "simulsa-eval": (ours, None),
         "simulsa-eval --intervals": ([*ours, "--intervals"], None),
-        "SimulEval 1.1.4": ([*python, "simuleval.cli", "--score-only", "--output", str(work), "--source-type", "speech",
-                             "--target-type", "text", "--quality-metrics", "BLEU", "--computation-aware",
-                             "--latency-metrics", "AL", "LAAL", "AP", "DAL", "ATD", "StartOffset", "EndOffset"],
-                            unpack("simuleval", work / "simuleval")),
-        "OmniSTEval 0.1.10": ([*python, "omnisteval.cli", "shortform", "--hypothesis_file", str(log),
-                               "--ref_sentences_file", str(references), "--word_level"],
-                              unpack("omnisteval", work / "omnisteval")),
+        "SimulEval 1.1.4": (
+            [
+                *python,
+                "simuleval.cli",
+                "--score-only",
+                "--output",
+                str(work),
+                "--source-type",
+                "speech",
+                "--target-type",
+                "text",
+                "--quality-metrics",
+                "BLEU",
+                "--computation-aware",
+                "--latency-metrics",
+                "AL",
+                "LAAL",
+                "AP",
+                "DAL",
+                "ATD",
+                "StartOffset",
+                "EndOffset",
+            ],
+            unpack("simuleval", work / "simuleval"),
+        ),
+        "OmniSTEval 0.1.10": (
+            [
+                *python,
+                "omnisteval.cli",
+                "shortform",
+                "--hypothesis_file",
+                str(log),
+                "--ref_sentences_file",
+                str(references),
+                "--word_level",
+            ],
+            unpack("omnisteval", work / "omnisteval"),
+        ),
     }
     best = dict.fromkeys(commands, float("inf"))
     for _ in range(times):
@@ -79,12 +121,16 @@ def measure_memory(work: Path, count: int) -> None:
     """Print the largest resident size of a scoring."""
     log = work / "long.log"
     write_log(log, count)
-    code = ("import resource, sys; from simulsa_plugin.commands.evaluate import main; main(sys.argv[1:]); "
-            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)")
+    code = (
+        "import resource, sys; from simulsa_plugin.commands.evaluate import main; main(sys.argv[1:]); "
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
     start = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", code, "score", str(log)], check=True, capture_output=True, text=True)
-    print(f"{count} instances, {log.stat().st_size / 1e6:.0f} MB: {time.perf_counter() - start:.0f} s, "
-          f"at most {int(done.stdout.split()[-1]) / 1024:.0f} MB of memory")
+    print(
+        f"{count} instances, {log.stat().st_size / 1e6:.0f} MB: {time.perf_counter() - start:.0f} s, "
+        f"at most {int(done.stdout.split()[-1]) / 1024:.0f} MB of memory"
+    )
 
 
 def main() -> None:

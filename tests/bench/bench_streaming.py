@@ -134,16 +134,21 @@ def run_engine(model, rows, sources, cells, options):
         sessions = decode(model, sources, cells, limits)
         seconds = time.perf_counter() - start
     flop_seconds, byte_seconds = bounds(model, work, options.device)
-    print(f"engine: {seconds:.2f} s; {work['passes']} passes of the language model over {work['tokens']} tokens, "
-          f"{work['frames']} frames encoded")
-    print(f"bound: {flop_seconds:.2f} s by FLOP, {byte_seconds:.2f} s by bytes of weights; "
-          f"the engine reaches {max(flop_seconds, byte_seconds) / seconds:.0%} of it")
+    print(
+        f"engine: {seconds:.2f} s; {work['passes']} passes of the language model over {work['tokens']} tokens, "
+        f"{work['frames']} frames encoded"
+    )
+    print(
+        f"bound: {flop_seconds:.2f} s by FLOP, {byte_seconds:.2f} s by bytes of weights; "
+        f"the engine reaches {max(flop_seconds, byte_seconds) / seconds:.0%} of it"
+    )
     if options.device == "cuda":
         print(f"memory: {torch.cuda.max_memory_allocated() / 1e9:.1f} GB at most")
     records = [
         [
-            emission_record(shown_steps(session.steps, model.decode), i, row["messages"][1]["content"],
-                            row["audios"][0], "word")
+            emission_record(
+                shown_steps(session.steps, model.decode), i, row["messages"][1]["content"], row["audios"][0], "word"
+            )
             for i, (session, row) in enumerate(zip(of_cell, rows, strict=True))
         ]
         for of_cell in sessions

@@ -27,24 +27,43 @@ GEMMA4_LAYERS = [*["sliding_attention"] * 5, "full_attention"] * 7
 # What LLaMA-Factory trains (of the Omni models their thinker), and where the released config.json differs in size from
 # transformers' defaults. Gemma 4's card gives 8 B with embeddings for what comes to 7.94 B here.
 RELEASED = {
-    "Qwen/Qwen2-Audio-7B": ("Qwen2Audio", {
-        "audio_config": {"model_type": "qwen2_audio_encoder"},
-        "text_config": {"model_type": "qwen2", "intermediate_size": 11008, "vocab_size": 156032},
-    }),
-    "Qwen/Qwen2.5-Omni-7B": ("Qwen2_5OmniThinker", {
-        "vision_config": {"hidden_size": 1280, "out_hidden_size": 3584},
-    }),
-    "Qwen/Qwen3-Omni-30B-A3B-Instruct": ("Qwen3OmniMoeThinker", {
-        "audio_config": {"output_dim": 2048},
-        "vision_config": {"out_hidden_size": 2048},
-        "text_config": {"num_hidden_layers": 48, "num_attention_heads": 32, "vocab_size": 152064, "head_dim": 128},
-    }),
+    "Qwen/Qwen2-Audio-7B": (
+        "Qwen2Audio",
+        {
+            "audio_config": {"model_type": "qwen2_audio_encoder"},
+            "text_config": {"model_type": "qwen2", "intermediate_size": 11008, "vocab_size": 156032},
+        },
+    ),
+    "Qwen/Qwen2.5-Omni-7B": (
+        "Qwen2_5OmniThinker",
+        {
+            "vision_config": {"hidden_size": 1280, "out_hidden_size": 3584},
+        },
+    ),
+    "Qwen/Qwen3-Omni-30B-A3B-Instruct": (
+        "Qwen3OmniMoeThinker",
+        {
+            "audio_config": {"output_dim": 2048},
+            "vision_config": {"out_hidden_size": 2048},
+            "text_config": {"num_hidden_layers": 48, "num_attention_heads": 32, "vocab_size": 152064, "head_dim": 128},
+        },
+    ),
     "google/gemma-3n-E4B-it": ("Gemma3n", {}),
-    "google/gemma-4-E4B-it": ("Gemma4", {
-        "audio_config": {}, "vision_config": {},
-        "text_config": {"hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 42,
-                        "num_key_value_heads": 2, "num_kv_shared_layers": 18, "layer_types": GEMMA4_LAYERS},
-    }),
+    "google/gemma-4-E4B-it": (
+        "Gemma4",
+        {
+            "audio_config": {},
+            "vision_config": {},
+            "text_config": {
+                "hidden_size": 2560,
+                "intermediate_size": 10240,
+                "num_hidden_layers": 42,
+                "num_key_value_heads": 2,
+                "num_kv_shared_layers": 18,
+                "layer_types": GEMMA4_LAYERS,
+            },
+        },
+    ),
 }
 
 
@@ -98,16 +117,20 @@ def describe(path, gpus):
     model = quietly(build, name)
     whole, largest, in_four_bits = sum(p.numel() for p in model.parameters()), largest_layer(model), linear(model)
     updated = quietly(trained, model, recipe)
-    print(f"\n=== {path.name}: {name}, {whole / 1e9:.2f} B parameters, "
-          f"largest layer {largest / 1e6:.0f} M, {updated / 1e6:.1f} M trained ({100 * updated / whole:.2f} %)")
+    print(
+        f"\n=== {path.name}: {name}, {whole / 1e9:.2f} B parameters, "
+        f"largest layer {largest / 1e6:.0f} M, {updated / 1e6:.1f} M trained ({100 * updated / whole:.2f} %)"
+    )
     if recipe["finetuning_type"] == "full":
         for estimate, arguments in ((zero2, (whole,)), (zero3, (whole, largest))):
             estimate(*arguments, num_gpus_per_node=gpus, num_nodes=1)
         return
     # DeepSpeed's estimators take every parameter to be trained. Here most are frozen: they have no gradient and no
     # optimizer state, and take 2 bytes on every GPU, or on all of them together under ZeRO-3.
-    print(f"frozen weights in bf16: {2 * whole / GB:.1f} GB on each GPU, {2 * whole / gpus / GB:.1f} GB under ZeRO-3 "
-          f"on {gpus} GPUs (and {4 * largest / GB:.1f} GB for the largest layer while it is gathered)")
+    print(
+        f"frozen weights in bf16: {2 * whole / GB:.1f} GB on each GPU, {2 * whole / gpus / GB:.1f} GB under ZeRO-3 "
+        f"on {gpus} GPUs (and {4 * largest / GB:.1f} GB for the largest layer while it is gathered)"
+    )
     if recipe.get("quantization_bit") == 4:
         four = in_four_bits / 2 + 2 * (whole - in_four_bits)
         print(f"frozen weights in 4 bits, embeddings and output layer in bf16: {four / GB:.1f} GB")

@@ -131,8 +131,12 @@ def test_the_users_own_folder_as_output_keeps_its_files_and_trains_both(spoken, 
     rows = [json.loads(line) for line in (spoken / "demo.jsonl").read_text(encoding="utf-8").splitlines()]
     mine = [{"talk": row["messages"], "sound": [f"wav/{Path(row['audios'][0]).name}"]} for row in rows]
     (data / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in mine), encoding="utf-8")
-    entry = {"file_name": "mine.jsonl", "formatting": "sharegpt", "columns": {"messages": "talk", "audios": "sound"},
-             "tags": {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}}
+    entry = {
+        "file_name": "mine.jsonl",
+        "formatting": "sharegpt",
+        "columns": {"messages": "talk", "audios": "sound"},
+        "tags": {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"},
+    }
     theirs = json.dumps({"mine": entry, "text": {"file_name": "text.json"}})
     (data / "dataset_info.json").write_text(theirs, encoding="utf-8")
     before = tree(data)

@@ -26,8 +26,16 @@ def run(words, **options):
 
 
 def log_of(path, source):
-    row = {"index": 0, "prediction": "a b", "delays": [500.0, 900.0], "elapsed": [600.0, 1000.0],
-           "prediction_length": 2, "reference": "a b", "source": [source], "source_length": 1000.0}
+    row = {
+        "index": 0,
+        "prediction": "a b",
+        "delays": [500.0, 900.0],
+        "elapsed": [600.0, 1000.0],
+        "prediction_length": 2,
+        "reference": "a b",
+        "source": [source],
+        "source_length": 1000.0,
+    }
     path.write_text(json.dumps(row) + "\n", encoding="utf-8")
     return str(path)
 
@@ -120,8 +128,14 @@ def test_a_short_run_without_a_terminal_says_nothing(capsys):
 def interrupted(code, words, when, tmp_path):
     """Start a command in a session of its own, press Ctrl-C when `when(process, stderr so far)` says so."""
     with open(tmp_path / "err", "wb") as err:
-        process = subprocess.Popen([sys.executable, "-c", code, *words], stdout=subprocess.PIPE, stderr=err,
-                                   start_new_session=True, cwd=tmp_path, text=True)
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, *words],
+            stdout=subprocess.PIPE,
+            stderr=err,
+            start_new_session=True,
+            cwd=tmp_path,
+            text=True,
+        )
     deadline = time.monotonic() + 120
     while not when() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -198,8 +212,10 @@ sys.exit(run_command("prog", work))"""
 
 
 def test_on_a_terminal_there_is_a_bar(tmp_path):
-    code = ("from simulsa_plugin.terminal import *\nwith standard_streams():\n"
-            "    list(tracked(range(3), 3, 'cut \\x1b[1m', 'clip'))")
+    code = (
+        "from simulsa_plugin.terminal import *\nwith standard_streams():\n"
+        "    list(tracked(range(3), 3, 'cut \\x1b[1m', 'clip'))"
+    )
     leader, follower = pty.openpty()
     termios.tcsetwinsize(follower, (24, 80))
     subprocess.run([sys.executable, "-c", code], stderr=follower, check=True)

@@ -107,8 +107,10 @@ def test_the_same_recipe_evaluates_on_the_test_split(corpus, tmp_path, in_reposi
 def test_evaluating_on_the_training_split_is_warned_of(corpus, tmp_path, in_repository, capsys):
     cells = ["simulsa_chunks=1000", "simulsa_rollbacks=3", "simulsa_max_new_tokens=5", "simulsa_eval_samples=1"]
     assert evaluate.main(typed(corpus, tmp_path, *cells, "simulsa_eval_split=train")) == 0
-    assert "simulsa-eval: WARNING: the test set covost2_en_zh-CN is the split train of the corpus, and so is what " \
+    assert (
+        "simulsa-eval: WARNING: the test set covost2_en_zh-CN is the split train of the corpus, and so is what "
         in capsys.readouterr().err
+    )
 
 
 def test_shards_of_a_corpus_end_with_the_same_bytes(corpus, tmp_path, in_repository, capsys):

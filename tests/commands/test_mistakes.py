@@ -128,8 +128,15 @@ OWN_MISTAKES = [
 def test_a_tokenizer_that_is_not_there_shows_before_a_corpus_is_read_or_a_model_loaded(place, capfd, monkeypatch):
     monkeypatch.setitem(sys.modules, "MeCab", None)  # as if it were not installed
     monkeypatch.delitem(sys.modules, "sacrebleu.tokenizers.tokenizer_ja_mecab", raising=False)
-    words = ["simulsa_corpus=table", "simulsa_corpus_dir=nowhere", "model_name_or_path=no/model/here",
-             "template=qwen2_audio", "simulsa_target_language=ja", "--out", "out"]
+    words = [
+        "simulsa_corpus=table",
+        "simulsa_corpus_dir=nowhere",
+        "model_name_or_path=no/model/here",
+        "template=qwen2_audio",
+        "simulsa_target_language=ja",
+        "--out",
+        "out",
+    ]
     assert evaluate.main(words) == 1
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith("simulsa-eval: error: The BLEU tokenizer ja-mecab cannot start: ")
@@ -155,15 +162,31 @@ def test_a_mistake_is_one_line(place, capfd, program, words, code, said):
 
 
 @pytest.mark.parametrize("program", ["augment", "evaluate"])
-@pytest.mark.parametrize("mistake", ["model_name_or_path=no/model/here", "model_name_or_path=owner/name",
-                                     "dataset=gone", "dataset=nosuch", "template=qwen2audio", "template=qwen3",
-                                     "adapter_name_or_path=nowhere/at/all"])
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        "model_name_or_path=no/model/here",
+        "model_name_or_path=owner/name",
+        "dataset=gone",
+        "dataset=nosuch",
+        "template=qwen2audio",
+        "template=qwen3",
+        "adapter_name_or_path=nowhere/at/all",
+    ],
+)
 def test_names_are_looked_up_before_anything_heavy_is_imported(place, program, mistake):
-    code = (f"import sys; from simulsa_plugin.commands.{program} import main; code = main(sys.argv[1:]); "
-            "sys.exit(99 if {'torch', 'transformers', 'llamafactory'} & sys.modules.keys() else code)")
+    code = (
+        f"import sys; from simulsa_plugin.commands.{program} import main; code = main(sys.argv[1:]); "
+        "sys.exit(99 if {'torch', 'transformers', 'llamafactory'} & sys.modules.keys() else code)"
+    )
     words = [*MODEL, "dataset=good", mistake, "--out", "out"]
-    result = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False,
-                            env=os.environ | {"HF_HUB_OFFLINE": "1"})
+    result = subprocess.run(
+        [sys.executable, "-c", code, *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+    )
     assert (result.returncode in (1, 2), result.stdout, result.stderr.count("\n")) == (True, "", 1), result.stderr
 
 
@@ -293,13 +316,16 @@ def test_what_augment_wrote_is_what_evaluation_and_training_read(place):
     assert Path(kept["audios"][0]).is_file()
 
 
-@pytest.mark.parametrize(("keys", "warning"), [
-    (("dataset=good",), "the recipe has no eval_dataset, and the test set good is the training dataset good:"),
-    (("dataset=mute,good", "eval_dataset=good"), "WARNING: the test set good is the training dataset good:"),
-    (("dataset=again", "eval_dataset=good"), "the test set good is the training dataset again, registered with"),
-    (("dataset=mute", "eval_dataset=good"), None),
-    (("eval_dataset=good",), None),
-])
+@pytest.mark.parametrize(
+    ("keys", "warning"),
+    [
+        (("dataset=good",), "the recipe has no eval_dataset, and the test set good is the training dataset good:"),
+        (("dataset=mute,good", "eval_dataset=good"), "WARNING: the test set good is the training dataset good:"),
+        (("dataset=again", "eval_dataset=good"), "the test set good is the training dataset again, registered with"),
+        (("dataset=mute", "eval_dataset=good"), None),
+        (("eval_dataset=good",), None),
+    ],
+)
 def test_what_is_tested_is_said_and_a_warning_where_it_is_trained_on(place, capfd, keys, warning):
     info = json.loads((place / "data" / "dataset_info.json").read_text(encoding="utf-8"))
     info["again"] = info["good"]

@@ -28,14 +28,22 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize(("words", "message"), [
-    (["eval_dataset=toy"], "and the recipe names none. Set simulsa_dev_dataset=NAME to a set in dataset_info.json"),
-    (["eval_dataset=toy", "simulsa_dev_dataset=tou"], "tou"),
-    (["eval_dataset=toy", "simulsa_dev_dataset=other", "simulsa_cells=rollback_k500_b33"],
-     "simulsa_cells names 'rollback_k500_b33', which is none of the 248 cells"),
-    (["simulsa_policies=[]", "simulsa_dev_dataset=other"], "There is no cell to choose from"),
-    (["simulsa_corpus=mustc", "simulsa_corpus_dir=data"], "Set simulsa_dev_split to one that is neither trained on"),
-])
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["eval_dataset=toy"], "and the recipe names none. Set simulsa_dev_dataset=NAME to a set in dataset_info.json"),
+        (["eval_dataset=toy", "simulsa_dev_dataset=tou"], "tou"),
+        (
+            ["eval_dataset=toy", "simulsa_dev_dataset=other", "simulsa_cells=rollback_k500_b33"],
+            "simulsa_cells names 'rollback_k500_b33', which is none of the 248 cells",
+        ),
+        (["simulsa_policies=[]", "simulsa_dev_dataset=other"], "There is no cell to choose from"),
+        (
+            ["simulsa_corpus=mustc", "simulsa_corpus_dir=data"],
+            "Set simulsa_dev_split to one that is neither trained on",
+        ),
+    ],
+)
 def test_mistakes_show_before_anything_is_loaded(place, monkeypatch, capsys, words, message):
     monkeypatch.setattr(tune, "load", lambda *_: pytest.fail("loaded"))
     assert evaluate.main(["tune", *MODEL, "dataset_dir=data", *words, "--budget", "1000"]) in (1, 2)
@@ -44,15 +52,17 @@ def test_mistakes_show_before_anything_is_loaded(place, monkeypatch, capsys, wor
     assert err.count("\n") == 1
 
 
-
-@pytest.mark.parametrize(("dev", "keys", "warned"), [
-    ("toy", {"eval_dataset": "toy"}, ["is the test set, too"]),
-    ("toy", {"eval_dataset": "test"}, ["is the test set, too"]),  # the same rows by another name
-    ("toy", {"dataset": "test"}, ["is the test set, too"]),  # without eval_dataset, run takes dataset
-    ("toy", {"eval_dataset": "other", "dataset": "test"}, ["the training dataset test, registered with the same"]),
-    ("toy", {"eval_dataset": "other"}, []),
-    ("toy", {}, []),
-])
+@pytest.mark.parametrize(
+    ("dev", "keys", "warned"),
+    [
+        ("toy", {"eval_dataset": "toy"}, ["is the test set, too"]),
+        ("toy", {"eval_dataset": "test"}, ["is the test set, too"]),  # the same rows by another name
+        ("toy", {"dataset": "test"}, ["is the test set, too"]),  # without eval_dataset, run takes dataset
+        ("toy", {"eval_dataset": "other", "dataset": "test"}, ["the training dataset test, registered with the same"]),
+        ("toy", {"eval_dataset": "other"}, []),
+        ("toy", {}, []),
+    ],
+)
 def test_a_dev_set_that_is_tested_or_trained_on_is_warned_of(place, dev, keys, warned):
     class Dataset:
         name, entry = dev, {"file_name": str(place / "data" / "offline.jsonl")}
@@ -64,8 +74,13 @@ def test_a_dev_set_that_is_tested_or_trained_on_is_warned_of(place, dev, keys, w
 
 def test_a_corpus_has_a_split_of_its_own_to_choose_on(place):
     (place / "data" / "train").mkdir()
-    simulsa = {"simulsa_corpus": "mustc", "simulsa_corpus_dir": "data", "simulsa_source_language": "en",
-               "simulsa_target_language": "de", "simulsa_dev_split": "dev"}
+    simulsa = {
+        "simulsa_corpus": "mustc",
+        "simulsa_corpus_dir": "data",
+        "simulsa_source_language": "en",
+        "simulsa_target_language": "de",
+        "simulsa_dev_split": "dev",
+    }
     toolkit = {"template": "qwen2_audio", "eval_dataset": "my_test"}
     dev = tune._dev_set(Recipe(simulsa, toolkit, embedded=False))
     assert (dev.name, dev.registered, dev.warnings) == ("mustc_en_de_dev", False, ())
@@ -77,8 +92,10 @@ def test_a_corpus_has_a_split_of_its_own_to_choose_on(place):
 def test_the_embedded_dev_set_shares_no_sentence_with_training_and_test(monkeypatch, tmp_path):
     written = []
     monkeypatch.setattr("simulsa_plugin.demo.corpus.iterate_utterances", lambda split, count, processes: split)
-    monkeypatch.setattr("simulsa_plugin.demo.corpus.write_utterances",
-                        lambda folder, name, split, count: written.append((name, split, count)))
+    monkeypatch.setattr(
+        "simulsa_plugin.demo.corpus.write_utterances",
+        lambda folder, name, split, count: written.append((name, split, count)),
+    )
     dev = tune._dev_set(Recipe({}, {}, embedded=True))
     keys = dev.make(tmp_path)
     assert dev.name == DEV_NAME
@@ -88,9 +105,19 @@ def test_the_embedded_dev_set_shares_no_sentence_with_training_and_test(monkeypa
 
 
 def test_what_it_writes_evaluates_the_test_set(place, capsys):
-    words = [*MODEL, "dataset_dir=data", "simulsa_dev_dataset=other", "eval_dataset=toy", "simulsa_policies=wait_k",
-             "simulsa_wait_k=1,2", "simulsa_chunks=1000,2000", "simulsa_max_new_tokens=8", "simulsa_unit=word",
-             "simulsa_tokenizer=13a", "simulsa_dev_samples=3"]
+    words = [
+        *MODEL,
+        "dataset_dir=data",
+        "simulsa_dev_dataset=other",
+        "eval_dataset=toy",
+        "simulsa_policies=wait_k",
+        "simulsa_wait_k=1,2",
+        "simulsa_chunks=1000,2000",
+        "simulsa_max_new_tokens=8",
+        "simulsa_unit=word",
+        "simulsa_tokenizer=13a",
+        "simulsa_dev_samples=3",
+    ]
     assert evaluate.main(["tune", *words, "--budget", "100000", "--out", "tuned"]) == 0
     out = capsys.readouterr().out
     assert out.startswith("dev set other: 3 rows, model simulsa-demo, latency unit word\n4 of 4 cells on 3 of 3 utt")

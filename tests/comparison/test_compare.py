@@ -62,12 +62,13 @@ def compare_paths(*paths: Path, axes=PLAIN, **drawn) -> dict:
 
 def between(one: list, two: list) -> list:
     """A third cell: half of one's utterances and half of another's."""
-    return [*one[: len(one) // 2], *two[len(one) // 2:]]
+    return [*one[: len(one) // 2], *two[len(one) // 2 :]]
 
 
 def shifted(records, milliseconds: float) -> list:
-    return [dataclasses.replace(record, delays=tuple(delay + milliseconds for delay in record.delays))
-            for record in records]
+    return [
+        dataclasses.replace(record, delays=tuple(delay + milliseconds for delay in record.delays)) for record in records
+    ]
 
 
 def test_differences_are_other_minus_baseline_and_missing_cells_stay(tmp_path):
@@ -77,26 +78,43 @@ def test_differences_are_other_minus_baseline_and_missing_cells_stay(tmp_path):
     common, only_first, only_second = pair["cells"]
     assert common["metrics"]["BLEU"]["difference"] == 2.5
     assert common["metrics"]["LAAL"]["difference"] == -100.0
-    assert common["metrics"]["NE"] == {"baseline": None, "other": 0.5, "difference": None, "interval": None,
-                                       "p_value": None, "measured": {"baseline": None, "other": None}}
+    assert common["metrics"]["NE"] == {
+        "baseline": None,
+        "other": 0.5,
+        "difference": None,
+        "interval": None,
+        "p_value": None,
+        "measured": {"baseline": None, "other": None},
+    }
     assert (common["missing"], only_first["missing"], only_second["missing"]) == (None, "other", "baseline")
     assert (only_second["policy"], only_second["chunk_ms"]) == ("offline", None)
     assert only_second["metrics"]["BLEU"]["other"] == 40.0
 
 
 def test_cells_of_other_parameters_are_other_cells(tmp_path):
-    one = make_result(tmp_path / "a", cell("confidence", BLEU=1.0, parameters={"threshold": 0.9}),
-                      cell("confidence", BLEU=2.0, parameters={"threshold": 0.5}))
+    one = make_result(
+        tmp_path / "a",
+        cell("confidence", BLEU=1.0, parameters={"threshold": 0.9}),
+        cell("confidence", BLEU=2.0, parameters={"threshold": 0.5}),
+    )
     two = make_result(tmp_path / "b", cell("confidence", BLEU=5.0, parameters={"threshold": 0.5}))
     first, second = compare_paths(one, two)["comparisons"][0]["cells"]
     assert (first["missing"], second["metrics"]["BLEU"]["difference"]) == ("other", 3.0)
 
 
 def test_quality_at_equal_latency_is_the_distance_of_the_lines(tmp_path):
-    one = make_result(tmp_path / "a", cell(BLEU=20.0, LAAL=1000.0), cell(chunk_ms=1000, BLEU=30.0, LAAL=2000.0),
-                      cell("offline", None, None, BLEU=90.0, LAAL=9000.0))
-    two = make_result(tmp_path / "b", cell(BLEU=22.0, LAAL=1000.0), cell(chunk_ms=1000, BLEU=34.0, LAAL=2000.0),
-                      cell(chunk_ms=1500, BLEU=10.0, LAAL=1500.0))  # off the curve: a faster cell is better
+    one = make_result(
+        tmp_path / "a",
+        cell(BLEU=20.0, LAAL=1000.0),
+        cell(chunk_ms=1000, BLEU=30.0, LAAL=2000.0),
+        cell("offline", None, None, BLEU=90.0, LAAL=9000.0),
+    )
+    two = make_result(
+        tmp_path / "b",
+        cell(BLEU=22.0, LAAL=1000.0),
+        cell(chunk_ms=1000, BLEU=34.0, LAAL=2000.0),
+        cell(chunk_ms=1500, BLEU=10.0, LAAL=1500.0),
+    )  # off the curve: a faster cell is better
     (curves,) = compare_paths(one, two)["comparisons"][0]["equal_latency"]
     assert curves["range"] == [1000.0, 2000.0]  # without the offline cell
     assert curves["points"][2] == {"LAAL": 1500.0, "baseline": 25.0, "other": 28.0, "difference": 3.0, "interval": None}
@@ -116,9 +134,12 @@ def test_curves_without_a_common_range_claim_nothing(tmp_path, capsys):
 
 def test_systems_of_other_policies_are_compared_by_all_their_cells(tmp_path):
     one = make_result(tmp_path / "a", cell(BLEU=20.0, LAAL=1000.0), cell(chunk_ms=1000, BLEU=30.0, LAAL=2000.0))
-    two = make_result(tmp_path / "b", cell("confidence", BLEU=21.0, LAAL=1000.0),
-                      cell("confidence", chunk_ms=1000, BLEU=31.0, LAAL=2000.0),
-                      cell("offline", None, None, BLEU=90.0, LAAL=1500.0))  # no streaming: not on the curve
+    two = make_result(
+        tmp_path / "b",
+        cell("confidence", BLEU=21.0, LAAL=1000.0),
+        cell("confidence", chunk_ms=1000, BLEU=31.0, LAAL=2000.0),
+        cell("offline", None, None, BLEU=90.0, LAAL=1500.0),
+    )  # no streaming: not on the curve
     (curves,) = compare_paths(one, two)["comparisons"][0]["equal_latency"]
     assert (curves["policy"], curves["mean_difference"]) == (None, pytest.approx(1.0))
 
@@ -166,11 +187,13 @@ def test_the_same_text_earlier_is_better_at_equal_latency_only(tmp_path):
 
 
 def test_an_utterance_with_a_null_reference_adds_nothing_to_bleu(tmp_path):
-    records = [dataclasses.replace(record, reference=None) if i == 5 else record
-               for i, record in enumerate(records_of(FAST))]
+    records = [
+        dataclasses.replace(record, reference=None) if i == 5 else record for i, record in enumerate(records_of(FAST))
+    ]
     write_log(tmp_path / "a.log", records)
-    records[5] = dataclasses.replace(records[5], prediction="an other text that is as long as it likes",
-                                     delays=(1.0,) * 9, elapsed=None)
+    records[5] = dataclasses.replace(
+        records[5], prediction="an other text that is as long as it likes", delays=(1.0,) * 9, elapsed=None
+    )
     write_log(tmp_path / "b.log", records)
     (pair,) = compare_paths(tmp_path / "a.log", tmp_path / "b.log", samples=50)["comparisons"]
     assert pair["cells"][0]["metrics"]["BLEU"]["interval"] == [0.0, 0.0]
@@ -189,6 +212,7 @@ def test_the_same_seed_gives_the_same_intervals_and_another_seed_others(tmp_path
     def interval(**options):
         (pair,) = compare_paths(STRONG, FAST, samples=50, **options)["comparisons"]
         return pair["cells"][0]["metrics"]["BLEU"]["interval"]
+
     assert interval(seed=1) == interval(seed=1) != interval(seed=2)
 
 
@@ -232,13 +256,18 @@ def test_a_log_is_not_compared_with_a_folder(tmp_path):
         compare_paths(make_result(tmp_path / "a", cell(BLEU=1.0)), FAST)
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("{", "is no JSON"), ("[]", "has no list `cells`"), ('{"cells": 1}', "has no list `cells`"),
-    ('{"cells": [1]}', "cell 1: expected an object with a policy"),
-    ('{"cells": [{"policy": "rollback", "BLEU": "x"}]}', "cell 1: BLEU is 'x'"),
-    ('{"cells": [{"policy": "rollback", "BLEU": NaN}]}', "is no JSON .*NaN"),
-    ('{"cells": [{"policy": "offline"}, {"policy": "offline"}]}', "cell 2: offline stands there twice"),
-])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is no JSON"),
+        ("[]", "has no list `cells`"),
+        ('{"cells": 1}', "has no list `cells`"),
+        ('{"cells": [1]}', "cell 1: expected an object with a policy"),
+        ('{"cells": [{"policy": "rollback", "BLEU": "x"}]}', "cell 1: BLEU is 'x'"),
+        ('{"cells": [{"policy": "rollback", "BLEU": NaN}]}', "is no JSON .*NaN"),
+        ('{"cells": [{"policy": "offline"}, {"policy": "offline"}]}', "cell 2: offline stands there twice"),
+    ],
+)
 def test_a_damaged_scores_json_is_one_clear_error(tmp_path, text, message):
     (tmp_path / "scores.json").write_text(text)
     with pytest.raises(LogError, match=message):
@@ -277,13 +306,16 @@ def test_curves_are_compared_at_the_latencies_that_are_named(tmp_path):
     ]
 
 
-@pytest.mark.parametrize(("words", "message"), [
-    (["--latency", "speed"], "--latency is 'speed'; allowed: AL, "),
-    (["--latency", "AP"], "--latency is 'AP'; allowed: AL, "),
-    (["--at", "nan"], "invalid"),
-    (["--at", "a"], "invalid"),
-    (["--trials", "0"], "--trials is 0"),
-])
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--latency", "speed"], "--latency is 'speed'; allowed: AL, "),
+        (["--latency", "AP"], "--latency is 'AP'; allowed: AL, "),
+        (["--at", "nan"], "invalid"),
+        (["--at", "a"], "invalid"),
+        (["--trials", "0"], "--trials is 0"),
+    ],
+)
 def test_axes_that_do_not_exist_are_one_line(words, message, capsys):
     assert main(["compare", str(STRONG), str(FAST), *words]) == 2
     assert message in capsys.readouterr().err
@@ -297,16 +329,26 @@ def verdict_of(tmp_path, one: dict, two: dict) -> str:
 
 def cut_short(records) -> list:
     """Every translation without its second half, as early as before."""
-    return [dataclasses.replace(record, prediction=" ".join(record.prediction.split()[:len(record.delays) // 2]),
-                                delays=record.delays[:len(record.delays) // 2], elapsed=None) for record in records]
+    return [
+        dataclasses.replace(
+            record,
+            prediction=" ".join(record.prediction.split()[: len(record.delays) // 2]),
+            delays=record.delays[: len(record.delays) // 2],
+            elapsed=None,
+        )
+        for record in records
+    ]
 
 
 def test_the_verdict_on_a_gain_that_only_costs_delay(tmp_path):
     # The same two systems lie on one curve, but the second runs every cell one place further up.
     fast, strong = records_of(FAST), records_of(STRONG)
     poor = cut_short(fast)
-    said = verdict_of(tmp_path, {(500, 0): poor, (1000, 0): fast, (1500, 0): strong},
-                      {(500, 0): fast, (1000, 0): strong, (1500, 0): strong})
+    said = verdict_of(
+        tmp_path,
+        {(500, 0): poor, (1000, 0): fast, (1500, 0): strong},
+        {(500, 0): fast, (1000, 0): strong, (1500, 0): strong},
+    )
     assert "is not shown to be more than a shift along the curve: it costs delay" in said
     assert re.search(r"At fixed \(k, b\) the other differs by \+\d.* more LAAL", said)
 
@@ -322,8 +364,10 @@ def test_the_verdict_on_the_same_text_sooner(tmp_path):
 def test_the_verdict_on_a_better_text_at_the_same_time(tmp_path):
     fast, strong = records_of(FAST), records_of(STRONG)
     logs = {(500, 0): fast, (1000, 0): strong, (1500, 0): between(fast, strong)}
-    worse = {key: [dataclasses.replace(record, prediction=" ".join(record.prediction.split()[::-1])) for record in log]
-             for key, log in logs.items()}
+    worse = {
+        key: [dataclasses.replace(record, prediction=" ".join(record.prediction.split()[::-1])) for record in log]
+        for key, log in logs.items()
+    }
     said = verdict_of(tmp_path, worse, logs)
     assert "more than a shift along the curve" in said
     assert "(significantly better in 3 of 3 cells, worse in 0)" in said
@@ -336,7 +380,8 @@ def test_the_verdict_without_logs_claims_nothing(tmp_path):
     assert curves["verdict"] == (
         "At fixed (k, b) the other differs by +3.00 BLEU on average (no interval, so nothing is claimed), "
         "with as much LAAL. "
-        "At equal LAAL (1000–2000 ms) the difference has no interval, so none is claimed: +3.00 BLEU on average.")
+        "At equal LAAL (1000–2000 ms) the difference has no interval, so none is claimed: +3.00 BLEU on average."
+    )
 
 
 def test_scores_of_comet_beside_a_log_are_compared_as_means(tmp_path):
@@ -345,7 +390,8 @@ def test_scores_of_comet_beside_a_log_are_compared_as_means(tmp_path):
         (folder / "rollback_k500_b0").mkdir()
         write_log(folder / "rollback_k500_b0" / "instances.log", records_of(FAST))
         (folder / "rollback_k500_b0" / "comet.jsonl").write_text(
-            "".join(json.dumps({"id": str(i), "score": score + (0.5 if i % 2 else -0.5)}) + "\n" for i in range(186)))
+            "".join(json.dumps({"id": str(i), "score": score + (0.5 if i % 2 else -0.5)}) + "\n" for i in range(186))
+        )
     (pair,) = compare_paths(tmp_path / "a", tmp_path / "b", samples=50)["comparisons"]
     assert pair["cells"][0]["metrics"]["COMET"]["interval"] == [pytest.approx(0.25), pytest.approx(0.25)]
     (tmp_path / "b" / "rollback_k500_b0" / "comet.jsonl").write_text('{"id": "0", "score": 0.5}\n')
@@ -354,6 +400,7 @@ def test_scores_of_comet_beside_a_log_are_compared_as_means(tmp_path):
 
 
 # What a comparison must not claim
+
 
 def test_a_result_with_more_cells_is_not_better_than_itself_with_fewer(tmp_path, capsys):
     slow, fast, strong = shifted(cut_short(records_of(FAST)), -300.0), records_of(FAST), records_of(STRONG)
@@ -377,16 +424,21 @@ def test_a_gain_without_more_delay_is_not_said_to_be_paid_for(tmp_path):
     strong = records_of(STRONG)
     fast = records_of(FAST)
     worse = [dataclasses.replace(record, prediction=" ".join(record.prediction.split()[::-1])) for record in strong]
-    said = verdict_of(tmp_path, {(500, 0): fast, (1000, 0): strong, (1500, 0): worse, (2000, 0): worse},
-                      {(500, 0): fast, (1000, 0): strong, (1500, 0): strong, (2000, 0): strong})
+    said = verdict_of(
+        tmp_path,
+        {(500, 0): fast, (1000, 0): strong, (1500, 0): worse, (2000, 0): worse},
+        {(500, 0): fast, (1000, 0): strong, (1500, 0): strong, (2000, 0): strong},
+    )
     assert "with as much LAAL" in said
     assert "delay" not in said
 
 
 def test_quality_that_is_lost_is_not_said_to_be_delay(tmp_path):
     fast, strong = records_of(FAST), records_of(STRONG)
-    half = [dataclasses.replace(record, prediction="x " * len(record.delays)) if i % 2 else record
-            for i, record in enumerate(strong)]
+    half = [
+        dataclasses.replace(record, prediction="x " * len(record.delays)) if i % 2 else record
+        for i, record in enumerate(strong)
+    ]
     said = verdict_of(tmp_path, {(500, 0): fast, (1000, 0): strong}, {(500, 0): fast, (1000, 0): half})
     assert "sooner" not in said
     assert "later" not in said
@@ -401,10 +453,15 @@ def test_a_system_and_itself_have_no_significant_difference():
 
 def with_better(records, count: int) -> list:
     """The first `count` translations that are not their reference become it, at the delays that they had."""
-    places = [i for i, record in enumerate(records) if record.prediction != record.reference
-              and len(record.reference.split()) == len(record.delays)][:count]
-    return [dataclasses.replace(record, prediction=record.reference) if i in places else record
-            for i, record in enumerate(records)]
+    places = [
+        i
+        for i, record in enumerate(records)
+        if record.prediction != record.reference and len(record.reference.split()) == len(record.delays)
+    ][:count]
+    return [
+        dataclasses.replace(record, prediction=record.reference) if i in places else record
+        for i, record in enumerate(records)
+    ]
 
 
 def test_p_of_few_differing_utterances_is_exact_and_says_how_many_they_are(tmp_path, capsys):
@@ -424,9 +481,13 @@ def test_p_of_few_differing_utterances_is_exact_and_says_how_many_they_are(tmp_p
 def test_few_differing_utterances_are_not_called_a_difference(tmp_path):
     # The bootstrap's interval of four that all gain lies above 0, as hardly any resample lacks all four.
     fast, strong = records_of(FAST), records_of(STRONG)
-    results = [make_result_with_logs(tmp_path / name, {(500, 0): with_better(fast, count), (1000, 0): strong,
-                                                       (1500, 0): with_better(shifted(fast, 50.0), count)})
-               for name, count in (("a", 0), ("b", 5))]
+    results = [
+        make_result_with_logs(
+            tmp_path / name,
+            {(500, 0): with_better(fast, count), (1000, 0): strong, (1500, 0): with_better(shifted(fast, 50.0), count)},
+        )
+        for name, count in (("a", 0), ("b", 5))
+    ]
     (pair,) = compare_paths(*results, samples=500)["comparisons"]
     assert pair["cells"][0]["metrics"]["BLEU"]["interval"][0] > 0
     (curves,) = pair["equal_latency"]
@@ -454,8 +515,10 @@ def test_values_say_how_many_instances_they_rest_on(tmp_path, capsys):
 
 def test_every_mean_says_how_many_instances_it_rests_on(tmp_path, capsys):
     # Who writes nothing before the end has no YAAL: all but the first.
-    late = [dataclasses.replace(record, delays=(record.source_length,) * len(record.delays), elapsed=None)
-            for record in records_of(FAST)[1:]]
+    late = [
+        dataclasses.replace(record, delays=(record.source_length,) * len(record.delays), elapsed=None)
+        for record in records_of(FAST)[1:]
+    ]
     write_log(tmp_path / "late.log", [records_of(FAST)[0], *late])
     assert main(["compare", str(FAST), str(tmp_path / "late.log"), "--trials", "10", "--samples", "10"]) == 0
     out = capsys.readouterr().out
@@ -463,8 +526,12 @@ def test_every_mean_says_how_many_instances_it_rests_on(tmp_path, capsys):
 
 
 def test_cells_that_differ_in_a_parameter_have_rows_of_different_names(tmp_path, capsys):
-    folders = [make_result(tmp_path / name, *(cell("wait_k", 500, None, BLEU=k, LAAL=k, parameters={"wait_k": k})
-                                              for k in (1, 2, 3))) for name in "ab"]
+    folders = [
+        make_result(
+            tmp_path / name, *(cell("wait_k", 500, None, BLEU=k, LAAL=k, parameters={"wait_k": k}) for k in (1, 2, 3))
+        )
+        for name in "ab"
+    ]
     assert main(["compare", *map(str, folders)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert sum(line.startswith("wait_k k=500 wait_k=2 ") for line in lines) == 1
@@ -491,8 +558,13 @@ def test_a_cell_does_not_leave_its_folder(tmp_path, folder):
         load_result(make_result(tmp_path / "a", cell(BLEU=1.0, folder=folder)), CompareOptions())
 
 
-@pytest.mark.parametrize("text", ['{"cells": [{"policy": "rollback", "rollback": 1e999}]}',
-                                  '{"cells": [{"policy": "rollback", "BLEU": 1%s}]}' % ("0" * 400)])
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"cells": [{"policy": "rollback", "rollback": 1e999}]}',
+        '{"cells": [{"policy": "rollback", "BLEU": 1%s}]}' % ("0" * 400),
+    ],
+)
 def test_numbers_that_are_none_are_one_clear_error(tmp_path, text):
     (tmp_path / "scores.json").write_text(text)
     with pytest.raises(LogError, match=r"expected a number or null|is no JSON"):
@@ -503,15 +575,19 @@ def test_a_metric_that_is_missing_is_said_to_be_missing(tmp_path):
     logs = {(500, 0): records_of(FAST), (1000, 0): records_of(STRONG)}
     results = [make_result_with_logs(tmp_path / name, logs) for name in "ab"]
     (pair,) = compare_paths(*results, axes=Axes(quality="COMET"), samples=20)["comparisons"]
-    assert pair["equal_latency"][0]["verdict"] == \
-        "No curve can be drawn: a side has no streaming cell with COMET and LAAL."
+    assert (
+        pair["equal_latency"][0]["verdict"]
+        == "No curve can be drawn: a side has no streaming cell with COMET and LAAL."
+    )
 
 
 def test_latencies_are_named_in_order(tmp_path):
     fast, strong = records_of(FAST), records_of(STRONG)
     sooner = {(500, 0): shifted(fast, -200.0), (1000, 0): shifted(strong, -200.0)}
-    results = [make_result_with_logs(tmp_path / "a", {(500, 0): fast, (1000, 0): strong}),
-               make_result_with_logs(tmp_path / "b", sooner)]
+    results = [
+        make_result_with_logs(tmp_path / "a", {(500, 0): fast, (1000, 0): strong}),
+        make_result_with_logs(tmp_path / "b", sooner),
+    ]
     assert main(["compare", *map(str, results), "--at", "2300,1800,2000", "--json", str(tmp_path / "c.json")]) == 0
     (curves,) = json.loads((tmp_path / "c.json").read_text())["comparisons"][0]["equal_latency"]
     assert [point["LAAL"] for point in curves["points"]] == [1800, 2000, 2300]
@@ -527,8 +603,10 @@ def test_erasure_of_cells_has_an_interval_from_their_steps(tmp_path):
         steps = []
         for i, record in enumerate(logs[500, 0]):
             shown = ["x", record.prediction] if (i % 2 or name == "b") else ["", record.prediction]
-            steps += [json.dumps({"id": str(i), "audio_ms": 1.0, "text": text, "committed": text, "finished": True})
-                      for text in shown]
+            steps += [
+                json.dumps({"id": str(i), "audio_ms": 1.0, "text": text, "committed": text, "finished": True})
+                for text in shown
+            ]
         (folder / "rollback_k500_b0" / "steps.jsonl").write_text("\n".join(steps) + "\n")
     (pair,) = compare_paths(tmp_path / "a", tmp_path / "b", samples=100)["comparisons"]
     low, high = pair["cells"][0]["metrics"]["NE"]["interval"]

@@ -22,8 +22,10 @@ KEYS = {"simulsa_policies": "rollback", "simulsa_chunks": "300", "simulsa_rollba
 def rows(folder, count, start):
     folder.mkdir()
     prompt = Prompt(({"role": "user", "content": "<audio>Translate."},))
-    return [Sample(row, prompt, TEXT, write_noise(folder / f"{row}.wav", 2.2 + 0.1 * (row % 5), seed=start + row))
-            for row in range(count)]
+    return [
+        Sample(row, prompt, TEXT, write_noise(folder / f"{row}.wav", 2.2 + 0.1 * (row % 5), seed=start + row))
+        for row in range(count)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +46,23 @@ def place(tmp_path_factory):
 def compare(place, kind, capsys, names=("hasty", "calm")):
     words = [str(place / f"{name}_{kind}_results") for name in names]
     tuned = [str(place / f"{name}_tuned") for name in names]
-    assert main(["compare", *words, "--tuned", *tuned, "--samples", "200", "--trials", "10",
-                 "--json", str(place / "c.json")]) == 0
+    assert (
+        main(
+            [
+                "compare",
+                *words,
+                "--tuned",
+                *tuned,
+                "--samples",
+                "200",
+                "--trials",
+                "10",
+                "--json",
+                str(place / "c.json"),
+            ]
+        )
+        == 0
+    )
     (pair,) = json.loads((place / "c.json").read_text(encoding="utf-8"))["comparisons"]
     return pair["tuned"], capsys.readouterr().out
 
@@ -88,10 +105,13 @@ def test_a_system_and_itself_do_not_differ(place, capsys):
         assert "no difference can be told, by +0.00 BLEU" in one["sentence"]
 
 
-@pytest.mark.parametrize(("tuned", "code", "message"), [
-    (["hasty_tuned"], 2, "--tuned names 1 folders, and there are 2 results"),
-    (["hasty_tuned", "test"], 1, "test holds no frontier.json as it was written"),
-])
+@pytest.mark.parametrize(
+    ("tuned", "code", "message"),
+    [
+        (["hasty_tuned"], 2, "--tuned names 1 folders, and there are 2 results"),
+        (["hasty_tuned", "test"], 1, "test holds no frontier.json as it was written"),
+    ],
+)
 def test_mistakes_are_one_line(place, capsys, tuned, code, message):
     results = [str(place / f"{name}_tuned_results") for name in ("hasty", "calm")]
     assert main(["compare", *results, "--tuned", *(str(place / one) for one in tuned), "--trials", "10"]) == code

@@ -28,8 +28,9 @@ def true_point(chunk: int, rollback: int) -> tuple[float, float]:
     return latency, 100 * (1 - np.exp(-(latency + 100) / 900)) - abs(chunk - 1500) / 400
 
 
-def make_side(points: dict[tuple[int, int], tuple[float, float]], noise: np.ndarray, policy: str = "rollback",
-              extra: float = 0.0) -> tuple[dict[CellKey, Cell], dict[CellKey, Sampled]]:
+def make_side(
+    points: dict[tuple[int, int], tuple[float, float]], noise: np.ndarray, policy: str = "rollback", extra: float = 0.0
+) -> tuple[dict[CellKey, Cell], dict[CellKey, Sampled]]:
     """A side whose resamples scatter as `noise` (shared by both sides: the utterances are the same) and by `extra`."""
     generator = np.random.default_rng(len(points))
     cells, sampled = {}, {}
@@ -38,8 +39,12 @@ def make_side(points: dict[tuple[int, int], tuple[float, float]], noise: np.ndar
         own = extra * generator.normal()
         drawn = noise + extra * generator.normal(size=RESAMPLES) + own
         cells[key] = Cell(key, {"LAAL": latency, "BLEU": quality + own}, 100, None)
-        sampled[key] = Sampled(Path(), Statistics({}, {}, {}), {"LAAL": latency + 3 * noise, "BLEU": quality + drawn},
-                               np.empty(0, dtype=np.int64))
+        sampled[key] = Sampled(
+            Path(),
+            Statistics({}, {}, {}),
+            {"LAAL": latency + 3 * noise, "BLEU": quality + drawn},
+            np.empty(0, dtype=np.int64),
+        )
     return cells, sampled
 
 
@@ -67,8 +72,14 @@ def random_grids(count: int) -> Iterable[tuple[list, list]]:
         if number % 2:
             yield drawn.sample(GRID, drawn.randint(1, 16)), drawn.sample(GRID, drawn.randint(1, 16))
         else:
-            yield tuple([(chunk, rollback) for chunk in drawn.sample(CHUNKS, drawn.randint(1, 4))
-                         for rollback in drawn.sample(ROLLBACKS, drawn.randint(1, 5))] for _ in range(2))
+            yield tuple(
+                [
+                    (chunk, rollback)
+                    for chunk in drawn.sample(CHUNKS, drawn.randint(1, 4))
+                    for rollback in drawn.sample(ROLLBACKS, drawn.randint(1, 5))
+                ]
+                for _ in range(2)
+            )
 
 
 def test_a_system_is_never_better_than_itself_whichever_cells_each_side_has():
@@ -78,9 +89,14 @@ def test_a_system_is_never_better_than_itself_whichever_cells_each_side_has():
 
 
 def test_differences_of_noise_alone_are_claimed_no_more_often_than_an_interval_of_95_percent_allows():
-    claimed = [claims(compare_sides(make_side(points_of(one), noise(number), extra=0.5),
-                                    make_side(points_of(two), noise(number), extra=0.7)))
-               for number, (one, two) in enumerate(random_grids(80))]
+    claimed = [
+        claims(
+            compare_sides(
+                make_side(points_of(one), noise(number), extra=0.5), make_side(points_of(two), noise(number), extra=0.7)
+            )
+        )
+        for number, (one, two) in enumerate(random_grids(80))
+    ]
     assert sum(map(bool, claimed)) <= 0.05 * len(claimed)
 
 
@@ -91,9 +107,17 @@ def shifted_along_the_curve(count: int) -> Iterable[dict]:
         chunks = sorted(drawn.sample(CHUNKS, drawn.choice([2, 3, 4])))
         size = drawn.choice([3, 4])
         names, first, second = (sorted(drawn.sample(ROLLBACKS, size)) for _ in range(3))
-        sides = [make_side({(chunk, name): true_point(chunk, rollback) for chunk in chunks
-                            for name, rollback in zip(names, rollbacks, strict=True)}, noise(number))
-                 for rollbacks in (first, second)]
+        sides = [
+            make_side(
+                {
+                    (chunk, name): true_point(chunk, rollback)
+                    for chunk in chunks
+                    for name, rollback in zip(names, rollbacks, strict=True)
+                },
+                noise(number),
+            )
+            for rollbacks in (first, second)
+        ]
         yield compare_sides(*sides)
 
 
@@ -111,32 +135,47 @@ def test_interpolation_is_not_credited_to_a_system():
 def improved(grid: Iterable[tuple[int, int]], by: float) -> dict[tuple[int, int], tuple[float, float]]:
     """Better in every cell, and a few milliseconds off, as another training of the same model is."""
     drawn = random.Random(3)
-    return {cell: (latency + drawn.uniform(-15, 15), quality + by)
-            for cell, (latency, quality) in points_of(grid).items()}
+    return {
+        cell: (latency + drawn.uniform(-15, 15), quality + by) for cell, (latency, quality) in points_of(grid).items()
+    }
 
 
 @pytest.mark.parametrize(("gain", "claim"), [(3.0, "the other is better"), (-3.0, "the other is worse")])
 def test_a_real_difference_in_the_same_cells_is_found(gain, claim):
-    entry = compare_sides(make_side(points_of(DEFAULT_GRID), noise(1), extra=0.2),
-                          make_side(improved(DEFAULT_GRID, gain), noise(1), extra=0.3))
+    entry = compare_sides(
+        make_side(points_of(DEFAULT_GRID), noise(1), extra=0.2),
+        make_side(improved(DEFAULT_GRID, gain), noise(1), extra=0.3),
+    )
     assert claim in entry["verdict"]
-    assert entry["grids"] == {"compared": "shared", "comparable": True, "shared": 12,
-                              "cells": {"baseline": 12, "other": 12}, "baseline_only": [], "other_only": []}
+    assert entry["grids"] == {
+        "compared": "shared",
+        "comparable": True,
+        "shared": 12,
+        "cells": {"baseline": 12, "other": 12},
+        "baseline_only": [],
+        "other_only": [],
+    }
 
 
 def test_a_real_difference_is_found_in_the_shared_cells_and_the_verdict_names_the_others():
-    entry = compare_sides(make_side(points_of(DEFAULT_GRID), noise(1)),
-                          make_side(improved([*DEFAULT_GRID, (500, 8), (2000, 8)], 3.0), noise(1)))
-    assert "only the 12 shared cells are compared (only the other has rollback k=500 b=8, rollback k=2000 b=8)" \
+    entry = compare_sides(
+        make_side(points_of(DEFAULT_GRID), noise(1)),
+        make_side(improved([*DEFAULT_GRID, (500, 8), (2000, 8)], 3.0), noise(1)),
+    )
+    assert (
+        "only the 12 shared cells are compared (only the other has rollback k=500 b=8, rollback k=2000 b=8)"
         in entry["verdict"]
+    )
     assert "the other is better" in entry["verdict"]
     assert entry["range"][1] <= true_point(2000, 5)[0] + 15  # and not as far as b=8 reaches
 
 
 def test_grids_of_one_policy_without_shared_cells_decide_nothing():
     # As good as it may look: the same weights could have been run in the other's cells.
-    entry = compare_sides(make_side(points_of((k, b) for k, b in GRID if b in (0, 3, 5)), noise(1)),
-                          make_side(improved([(k, b) for k, b in GRID if b in (1, 4, 8)], 20.0), noise(1)))
+    entry = compare_sides(
+        make_side(points_of((k, b) for k, b in GRID if b in (0, 3, 5)), noise(1)),
+        make_side(improved([(k, b) for k, b in GRID if b in (1, 4, 8)], 20.0), noise(1)),
+    )
     assert claims(entry) == []
     assert entry["verdict"].startswith("The grids differ (0 shared; only the baseline has rollback k=500 b=0, ")
     assert "Evaluate both in the same cells." in entry["verdict"]

@@ -30,6 +30,7 @@ def scorer(monkeypatch):
     def scores(triples, checkpoint, *, python, batch_size):
         calls.append((list(triples), str(checkpoint), python, batch_size))
         return CometScores(tuple(len(triple["mt"]) / 100 for triple in triples), "COMET|checkpoint:toy")
+
     monkeypatch.setattr(module, "comet_scores", scores)
     return calls
 
@@ -39,8 +40,15 @@ SETTINGS = EvaluationSettings(chunks=(500,), rollbacks=(0,))
 
 def result_rows(folder):
     """Three rows of which the second cannot be decoded."""
-    rows = [Sample(row, Prompt(({"role": "user", "content": "<audio>Translate."},)), "guten Tag",
-                   write_noise(folder / f"{row}.wav", seconds, seed=row)) for row, seconds in ((0, 1.0), (2, 0.5))]
+    rows = [
+        Sample(
+            row,
+            Prompt(({"role": "user", "content": "<audio>Translate."},)),
+            "guten Tag",
+            write_noise(folder / f"{row}.wav", seconds, seed=row),
+        )
+        for row, seconds in ((0, 1.0), (2, 0.5))
+    ]
     return [rows[0], UnusableRow(1, "no_audio"), rows[1]]
 
 
@@ -73,10 +81,13 @@ def test_every_cell_of_a_result_gets_a_mean_an_interval_and_the_signature(result
     assert call[0][0] == {"mt": "guten Tag", "ref": "guten Tag"}
 
 
-@pytest.mark.parametrize(("lines", "taken"), [
-    (["one", "three"], ["one", "three"]),
-    (["one", "two", "three"], ["one", "three"]),
-])
+@pytest.mark.parametrize(
+    ("lines", "taken"),
+    [
+        (["one", "three"], ["one", "three"]),
+        (["one", "two", "three"], ["one", "three"]),
+    ],
+)
 def test_sources_may_stand_for_instances_or_for_rows(result, scorer, tmp_path, lines, taken):
     (tmp_path / "src.txt").write_text("\n".join(lines) + "\n")
     assert main(["comet", str(result), "--checkpoint", "toy", "--sources", str(tmp_path / "src.txt")]) == 0
@@ -105,12 +116,14 @@ def test_a_recipe_without_a_checkpoint_asks_for_nothing(result, scorer):
 def test_what_goes_wrong_in_a_run_is_a_warning_and_costs_no_bleu(result, monkeypatch, capsys):
     def fail(*_, **__):
         raise MissingExtraError("There is no comet.")
+
     monkeypatch.setattr(module, "comet_scores", fail)
     before = read(result)
     module.add_comet_if_wanted(result, CometSettings(comet="toy"))
     assert capsys.readouterr().err == (
         "simulsa-eval: warning: COMET was not computed, all else was: There is no comet. "
-        f"Later: simulsa-eval comet {result} --checkpoint toy\n")
+        f"Later: simulsa-eval comet {result} --checkpoint toy\n"
+    )
     assert read(result) == before
 
 
@@ -132,15 +145,18 @@ def kill_at(monkeypatch, file):
         if path.name == file:
             raise Killed
         return real(path, *rest, **more)
+
     for place in (json_files, atomic, report):
         monkeypatch.setattr(place, "replacing", replacing)
 
 
 @pytest.mark.parametrize("file", ["comet.jsonl", "scores.tsv", "curves.png", "report.html", "scores.json"])
 def test_killed_between_its_files_the_next_run_completes_and_no_reader_takes_them_for_whole(
-        result, scorer, monkeypatch, tmp_path, file):
+    result, scorer, monkeypatch, tmp_path, file
+):
     def second(triples, checkpoint, *, python, batch_size):  # another checkpoint, whose scores are higher
         return CometScores(tuple(len(triple["mt"]) / 10 for triple in triples), "COMET|checkpoint:other")
+
     words = ["comet", str(result), "--checkpoint", "toy"]
     with monkeypatch.context() as patched:
         kill_at(patched, file)
@@ -158,8 +174,11 @@ def test_killed_between_its_files_the_next_run_completes_and_no_reader_takes_the
             main(words)
     if file != "comet.jsonl":  # scores.json has the means of the first checkpoint
         stopped = load_result(result, CompareOptions())
-        with pytest.raises(LogError, match=r"does not hold the scores of offline in scores.json: their mean is 0.7000, "
-                                           r"there it is 0.0700; `simulsa-eval comet` may have been stopped"):
+        with pytest.raises(
+            LogError,
+            match=r"does not hold the scores of offline in scores.json: their mean is 0.7000, "
+            r"there it is 0.0700; `simulsa-eval comet` may have been stopped",
+        ):
             compare([stopped, stopped], CompareOptions(bootstrap=Bootstrap(20, 20)))
     assert main(words) == 0
     assert tree(result) == whole
@@ -186,6 +205,7 @@ def test_scores_that_change_while_comet_is_computed_are_not_overwritten(result, 
         changed["cells"][0]["BLEU"] = 1.0
         (result / "scores.json").write_text(json.dumps(changed))
         return CometScores((0.5,) * len(triples), "COMET|checkpoint:toy")
+
     monkeypatch.setattr(module, "comet_scores", scores)
     assert main(["comet", str(result), "--checkpoint", "toy"]) == 1
     assert "has been changed while COMET was computed. Start again." in capsys.readouterr().err
@@ -196,8 +216,13 @@ def test_comet_of_different_checkpoints_is_refused_or_left_out(result, monkeypat
     other = tmp_path / "other"
     shutil.copytree(result, other)
     for folder, name in ((result, "one"), (other, "two")):
-        monkeypatch.setattr(module, "comet_scores", lambda triples, *_, name=name, **__: CometScores(
-            tuple(len(triple["mt"]) / 100 for triple in triples), f"COMET|checkpoint:{name}"))
+        monkeypatch.setattr(
+            module,
+            "comet_scores",
+            lambda triples, *_, name=name, **__: CometScores(
+                tuple(len(triple["mt"]) / 100 for triple in triples), f"COMET|checkpoint:{name}"
+            ),
+        )
         assert main(["comet", str(folder), "--checkpoint", name]) == 0
     capsys.readouterr()
     said = f"COMET of {result} and of {other} was computed differently (COMET|checkpoint:one; COMET|checkpoint:two)."

@@ -26,11 +26,16 @@ from simulsa_plugin.evaluation.comet.scoring import WORKER, comet_scores
 BUILDER = Path(__file__).parents[1] / "tiny_comet.py"
 COMET_PYTHON = os.environ.get("SIMULSA_COMET_PYTHON", "")
 needs_comet = pytest.mark.skipif(
-    not COMET_PYTHON, reason="no SIMULSA_COMET_PYTHON: python -m venv comet-env && comet-env/bin/pip install "
-    "unbabel-comet 'setuptools<82', then SIMULSA_COMET_PYTHON=comet-env/bin/python")
+    not COMET_PYTHON,
+    reason="no SIMULSA_COMET_PYTHON: python -m venv comet-env && comet-env/bin/pip install "
+    "unbabel-comet 'setuptools<82', then SIMULSA_COMET_PYTHON=comet-env/bin/python",
+)
 TRIPLES = [
-    {"src": "The woman is reading a book, and the child plays in the garden.", "mt": "Die Frau liest, und das Kind.",
-     "ref": "Die Frau liest ein Buch, und das Kind spielt im Garten."},
+    {
+        "src": "The woman is reading a book, and the child plays in the garden.",
+        "mt": "Die Frau liest, und das Kind.",
+        "ref": "Die Frau liest ein Buch, und das Kind spielt im Garten.",
+    },
     {"src": "The man.", "mt": "Der Mann hat das Auto gekauft.", "ref": "Der Mann."},
     {"src": "The child plays for the doctor.", "mt": "", "ref": "Das Kind spielt für die Ärztin."},
     {"src": "the car", "mt": "das Buch\nder Frau", "ref": ""},
@@ -113,7 +118,8 @@ def test_each_segment_gets_its_score_in_the_order_given_and_a_signature_says_of_
     parts = b"".join(b"weights"[7 * part // 64 :] for part in range(64))  # they overlap in so short a file
     assert result.signature == (
         f"COMET|checkpoint:wmt22-comet-da|content:{hashlib.sha256(b'7' + parts).hexdigest()[:12]}|segments:src+ref|"
-        "class:RegressionMetric|version:unbabel-comet-9.9")
+        "class:RegressionMetric|version:unbabel-comet-9.9"
+    )
     assert seen()["samples"] == TRIPLES
     assert seen()["batch_size"] == 3
     (checkpoint / "checkpoints" / "model.ckpt").write_bytes(b"Weights")  # another one of the same name
@@ -188,9 +194,14 @@ def test_a_comet_that_cannot_be_imported_says_what_it_lacks_and_how_to_make_one(
     assert "'setuptools<82'" in message
 
 
-@pytest.mark.parametrize("lost, named", [
-    (".", "does not exist"), ("hparams.yaml", "has no {0}/hparams.yaml"), ("checkpoints", "has no {0}/checkpoints/mod"),
-])
+@pytest.mark.parametrize(
+    "lost, named",
+    [
+        (".", "does not exist"),
+        ("hparams.yaml", "has no {0}/hparams.yaml"),
+        ("checkpoints", "has no {0}/checkpoints/mod"),
+    ],
+)
 def test_a_checkpoint_that_is_not_whole_says_what_is_missing(stub, checkpoint, lost, named):
     stub()
     path = checkpoint / lost
@@ -214,37 +225,49 @@ def test_a_program_that_is_no_python_is_found_out(checkpoint):
     assert "left no scores" in error_of(ModelError, TRIPLES, checkpoint, python=shutil.which("true"))
 
 
-@pytest.mark.parametrize("scores, told", [
-    ("1 / 0", "COMET failed: ZeroDivisionError: division by zero"),
-    ("json.loads('[\\n\\n')", "COMET failed: JSONDecodeError: Expecting value: line 3"),
-    ("sys.exit(7)", "status 7"),
-    ("os.kill(os.getpid(), signal.SIGKILL)", "signal 9"),
-    ("[0.5]", "1 scores for 5 segments"),
-    ("[0.5, 0.5, math.nan, 0.5, math.inf]", "2 of 5 segments a score that is no number, the first of them segment 3"),
-])
+@pytest.mark.parametrize(
+    "scores, told",
+    [
+        ("1 / 0", "COMET failed: ZeroDivisionError: division by zero"),
+        ("json.loads('[\\n\\n')", "COMET failed: JSONDecodeError: Expecting value: line 3"),
+        ("sys.exit(7)", "status 7"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", "signal 9"),
+        ("[0.5]", "1 scores for 5 segments"),
+        (
+            "[0.5, 0.5, math.nan, 0.5, math.inf]",
+            "2 of 5 segments a score that is no number, the first of them segment 3",
+        ),
+    ],
+)
 def test_a_scoring_that_goes_wrong_is_one_line(stub, checkpoint, scores, told):
     stub(scores)
     assert told in error_of(ModelError, TRIPLES, checkpoint)
 
 
-@pytest.mark.parametrize("name, given, needed", [
-    ("RegressionMetric", without("ref"), "needs src and ref with each translation; there is src."),
-    ("RegressionMetric", without("src"), "needs src and ref with each translation; there is ref."),
-    ("ReferencelessRegression", without("src"), "needs src with each translation; there is ref."),
-])
+@pytest.mark.parametrize(
+    "name, given, needed",
+    [
+        ("RegressionMetric", without("ref"), "needs src and ref with each translation; there is src."),
+        ("RegressionMetric", without("src"), "needs src and ref with each translation; there is ref."),
+        ("ReferencelessRegression", without("src"), "needs src with each translation; there is ref."),
+    ],
+)
 def test_a_model_that_needs_other_texts_says_which(stub, checkpoint, name, given, needed):
     stub(name=name)
     message = error_of(UsageError, given, checkpoint)
     assert f"{name}, which {needed}" in message
 
 
-@pytest.mark.parametrize("triples, told", [
-    ([], "no segments"),
-    (without("src", "ref"), "mt with src, ref or both"),
-    (without("mt"), "mt with src, ref or both"),
-    ([TRIPLES[0], *without("ref")[1:]], "Segment 2 for COMET has src, mt; the first has src, mt, ref"),
-    ([{**TRIPLES[0], "ref": None}], "Segment 1 for COMET has no text as ref, but None"),
-])
+@pytest.mark.parametrize(
+    "triples, told",
+    [
+        ([], "no segments"),
+        (without("src", "ref"), "mt with src, ref or both"),
+        (without("mt"), "mt with src, ref or both"),
+        ([TRIPLES[0], *without("ref")[1:]], "Segment 2 for COMET has src, mt; the first has src, mt, ref"),
+        ([{**TRIPLES[0], "ref": None}], "Segment 1 for COMET has no text as ref, but None"),
+    ],
+)
 def test_segments_that_cannot_be_scored_are_named(stub, checkpoint, triples, told):
     stub()
     assert told in error_of(UsageError, triples, checkpoint)
@@ -283,13 +306,16 @@ def scored(checkpoint, triples=TRIPLES, **options):
 
 @pytest.mark.comet
 @needs_comet
-@pytest.mark.parametrize("kind, triples, description", [
-    ("regression", TRIPLES, "segments:src+ref|class:RegressionMetric"),
-    ("referenceless", TRIPLES, "segments:src|class:ReferencelessRegression"),
-    ("xcomet", TRIPLES, "segments:src+ref|class:XCOMETMetric"),
-    ("xcomet", without("src"), "segments:ref|class:XCOMETMetric"),
-    ("xcomet", without("ref"), "segments:src|class:XCOMETMetric"),
-])
+@pytest.mark.parametrize(
+    "kind, triples, description",
+    [
+        ("regression", TRIPLES, "segments:src+ref|class:RegressionMetric"),
+        ("referenceless", TRIPLES, "segments:src|class:ReferencelessRegression"),
+        ("xcomet", TRIPLES, "segments:src+ref|class:XCOMETMetric"),
+        ("xcomet", without("src"), "segments:ref|class:XCOMETMetric"),
+        ("xcomet", without("ref"), "segments:src|class:XCOMETMetric"),
+    ],
+)
 def test_scores_are_comets_own_in_the_order_given(tiny, tmp_path, kind, triples, description):
     result = scored(tiny / kind, triples)
     assert result.scores == pytest.approx(comets_own(tiny / kind, triples, tmp_path), abs=1e-5)
@@ -338,7 +364,13 @@ def test_an_encoder_that_is_not_there_is_named_and_not_fetched(tiny, tmp_path):
 def test_a_checkpoint_that_lacks_weights_is_not_scored_with_random_ones(tiny, tmp_path):
     damaged = shutil.copytree(tiny / "regression", tmp_path / "damaged")
     file = damaged / "checkpoints" / "model.ckpt"
-    run_comet(["-c", "import sys, torch; file = sys.argv[1]; content = torch.load(file); "
-                     "del content['state_dict']['estimator.ff.0.weight']; torch.save(content, file)", str(file)])
+    run_comet(
+        [
+            "-c",
+            "import sys, torch; file = sys.argv[1]; content = torch.load(file); "
+            "del content['state_dict']['estimator.ff.0.weight']; torch.save(content, file)",
+            str(file),
+        ]
+    )
     message = error_of(ModelError, TRIPLES, damaged, python=COMET_PYTHON)
     assert "lacks 1 weights of a RegressionMetric, such as estimator.ff.0.weight" in message

@@ -25,37 +25,45 @@ def runs(monkeypatch) -> list:
     return calls
 
 
-@pytest.mark.parametrize(("words", "call"), [
-    ([], (None, [], Path("results"))),
-    (["run"], (None, [], Path("results"))),
-    (["r.yaml", "a=1", "--out", "o"], (Path("r.yaml"), ["a=1"], Path("o"))),
-    (["run", "r.yaml", "--out", "o", "a=1"], (Path("r.yaml"), ["a=1"], Path("o"))),
-    (["a=-1", "b=x y"], (None, ["a=-1", "b=x y"], Path("results"))),
-    (["--out=o"], (None, [], Path("o"))),
-])
+@pytest.mark.parametrize(
+    ("words", "call"),
+    [
+        ([], (None, [], Path("results"))),
+        (["run"], (None, [], Path("results"))),
+        (["r.yaml", "a=1", "--out", "o"], (Path("r.yaml"), ["a=1"], Path("o"))),
+        (["run", "r.yaml", "--out", "o", "a=1"], (Path("r.yaml"), ["a=1"], Path("o"))),
+        (["a=-1", "b=x y"], (None, ["a=-1", "b=x y"], Path("results"))),
+        (["--out=o"], (None, [], Path("o"))),
+    ],
+)
 def test_run_is_what_is_meant_without_a_command(runs, words, call):
     assert main(words) == 0
     assert runs == [call]
 
 
-@pytest.mark.parametrize(("words", "message"), [
-    (["scroe", "x.log"], "There is no command scroe. Did you mean score? "
-                         "Commands are run, tune, score, compare, convert, comet."),
-    (["scor"], "There is no command scor. Did you mean score?"),
-    (["plot"], "There is no command plot. Commands are run, tune, score, compare, convert, comet."),
-    (["a.yaml", "x.log"], "Unexpected argument 'x.log': one recipe and key=value are allowed. Commands are run, "),
-    (["score"], "the following arguments are required: LOG"),
-    (["score", "x", "--unit", "token"], "invalid choice: 'token'"),
-    (["score", "x", "--nope"], "unrecognized arguments: --nope"),
-    (["run", "--nope"], "unrecognized arguments: --nope"),
-    (["tune"], "the following arguments are required: --budget"),
-    (["tune", "--budget", "fast"], "'fast' is not milliseconds above 0 between commas, such as 1000,2000"),
-    (["tune", "--budget", "0"], "'0' is not milliseconds above 0"),
-    (["tune", "--budget", "1000", "--quality", "COMET"], "Tune for BLEU or chrF, and add COMET to the result"),
-    (["tune", "--budget", "1000", "--latency", "LAAL_CA"], "--latency is 'LAAL_CA'; allowed: LAAL, AL,"),
-    (["compare", "one"], "compare needs two results or more"),
-    (["compare", "a", "b", "--samples", "0"], "--samples is 0"),
-])
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["scroe", "x.log"],
+            "There is no command scroe. Did you mean score? Commands are run, tune, score, compare, convert, comet.",
+        ),
+        (["scor"], "There is no command scor. Did you mean score?"),
+        (["plot"], "There is no command plot. Commands are run, tune, score, compare, convert, comet."),
+        (["a.yaml", "x.log"], "Unexpected argument 'x.log': one recipe and key=value are allowed. Commands are run, "),
+        (["score"], "the following arguments are required: LOG"),
+        (["score", "x", "--unit", "token"], "invalid choice: 'token'"),
+        (["score", "x", "--nope"], "unrecognized arguments: --nope"),
+        (["run", "--nope"], "unrecognized arguments: --nope"),
+        (["tune"], "the following arguments are required: --budget"),
+        (["tune", "--budget", "fast"], "'fast' is not milliseconds above 0 between commas, such as 1000,2000"),
+        (["tune", "--budget", "0"], "'0' is not milliseconds above 0"),
+        (["tune", "--budget", "1000", "--quality", "COMET"], "Tune for BLEU or chrF, and add COMET to the result"),
+        (["tune", "--budget", "1000", "--latency", "LAAL_CA"], "--latency is 'LAAL_CA'; allowed: LAAL, AL,"),
+        (["compare", "one"], "compare needs two results or more"),
+        (["compare", "a", "b", "--samples", "0"], "--samples is 0"),
+    ],
+)
 def test_a_wrong_command_line_is_one_line_and_exit_code_2(runs, capsys, words, message):
     assert main(words) == 2
     captured = capsys.readouterr()
@@ -64,11 +72,24 @@ def test_a_wrong_command_line_is_one_line_and_exit_code_2(runs, capsys, words, m
     assert (captured.err.count("\n"), captured.out, runs) == (1, "", [])
 
 
-@pytest.mark.parametrize("words", [["-h"], ["run", "--help"], ["tune", "-h"], ["score", "--help"], ["compare", "-h"],
-                                   ["convert", "-h"], ["comet", "-h"], ["--version"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["-h"],
+        ["run", "--help"],
+        ["tune", "-h"],
+        ["score", "--help"],
+        ["compare", "-h"],
+        ["convert", "-h"],
+        ["comet", "-h"],
+        ["--version"],
+    ],
+)
 def test_help_is_printed_without_loading_what_work_needs(words):
-    code = START + "print(code, [m for m in ('torch', 'transformers', 'numpy', 'sacrebleu', 'matplotlib', 'yaml') " \
-                   "if m in sys.modules])"
+    code = (
+        START + "print(code, [m for m in ('torch', 'transformers', 'numpy', 'sacrebleu', 'matplotlib', 'yaml') "
+        "if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
     assert done.stdout.endswith("0 []\n")
     assert done.stdout.startswith(("usage: simulsa-eval", "simulsa-eval "))
@@ -90,18 +111,25 @@ def test_a_reader_that_leaves_early_gets_no_traceback():
     process.stderr.close()
 
 
-@pytest.mark.parametrize(("problem", "code", "line"), [
-    (LogError("two\n lines"), 1, "prog: error: two lines\n"),
-    (UsageError("wrong"), 2, "prog: error: wrong\n"),
-    (KeyboardInterrupt(), 130, "prog: interrupted. Start the same command again: it goes on where it stopped.\n"),
-    (SystemExit(0), 1, "prog: error: something called sys.exit(0) in the middle of the work; a custom policy, "
-                       "perhaps.\n"),
-    (UsageError("\x1b]0;title\x07 \x9b31m"), 2, "prog: error: \\x1b]0;title\\x07 \\x9b31m\n"),
-    (UsageError("long" * 1000), 2, f"prog: error: {'long' * 1000}"[:1999] + "…\n"),
-])
+@pytest.mark.parametrize(
+    ("problem", "code", "line"),
+    [
+        (LogError("two\n lines"), 1, "prog: error: two lines\n"),
+        (UsageError("wrong"), 2, "prog: error: wrong\n"),
+        (KeyboardInterrupt(), 130, "prog: interrupted. Start the same command again: it goes on where it stopped.\n"),
+        (
+            SystemExit(0),
+            1,
+            "prog: error: something called sys.exit(0) in the middle of the work; a custom policy, perhaps.\n",
+        ),
+        (UsageError("\x1b]0;title\x07 \x9b31m"), 2, "prog: error: \\x1b]0;title\\x07 \\x9b31m\n"),
+        (UsageError("long" * 1000), 2, f"prog: error: {'long' * 1000}"[:1999] + "…\n"),
+    ],
+)
 def test_what_the_user_can_act_on_ends_in_a_line_and_a_code(capsys, problem, code, line):
     def fail() -> int:
         raise problem
+
     assert run_command("prog", fail) == code
     assert capsys.readouterr().err == line
 

@@ -167,7 +167,8 @@ def test_a_block_is_on_the_disk_before_it_has_its_name_and_the_scores_before_the
     inside = [(what, path) for what, path in events[:named] if path.parent.parent.name == "decoding"]
     written = [path.name for what, path in inside if what == "replace"]
     assert sorted(written) == sorted(
-        ["block.json", "instances.jsonl", "offline.jsonl", "rollback_k500_b0.jsonl", "rollback_k500_b3.jsonl"])
+        ["block.json", "instances.jsonl", "offline.jsonl", "rollback_k500_b0.jsonl", "rollback_k500_b3.jsonl"]
+    )
     assert len([path for what, path in inside if what == "fsync"]) == len(written)
     assert ("fsync", out) in events[:named]  # the folder of the blocks is there
     assert events[named + 1] == ("fsync", out / "decoding")

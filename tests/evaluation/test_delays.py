@@ -170,8 +170,9 @@ def test_three_clocks_on_paper():
 @given(st.lists(st.integers(0, 900).map(float), min_size=1, max_size=8))
 def test_a_user_waits_no_longer_than_simuleval_says_and_no_less_than_simulstream(spent):
     made = [ShownStep(500.0 * i, "a " * i, "a " * i, i == len(spent), ms) for i, ms in enumerate(spent, 1)]
-    per_step, queue, cumulative = (module.elapsed_times(made, "word", clock)
-                                   for clock in ("per_step", "queue", "cumulative"))
+    per_step, queue, cumulative = (
+        module.elapsed_times(made, "word", clock) for clock in ("per_step", "queue", "cumulative")
+    )
     assert all(one <= two <= three for one, two, three in zip(per_step, queue, cumulative, strict=True))
 
 
@@ -186,8 +187,10 @@ def test_steps_read_the_same_from_their_file(tmp_path):
     write_jsonl(tmp_path / "steps.jsonl", step_rows("x-1", made, decode))
     ((identifier, steps),) = read_sessions([tmp_path / "steps.jsonl"])
     assert identifier == "x-1"
-    assert steps == [ShownStep(500.0, "ja do", "ja ", False, 12.5, True),
-                     ShownStep(900.0, "ja doch", "ja doch ", True, 3.0)]
+    assert steps == [
+        ShownStep(500.0, "ja do", "ja ", False, 12.5, True),
+        ShownStep(900.0, "ja doch", "ja doch ", True, 3.0),
+    ]
 
 
 def test_steps_of_an_older_version_are_refused(tmp_path):

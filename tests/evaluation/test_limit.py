@@ -31,21 +31,26 @@ def test_the_truth_file_says_what_each_word_heard_adds():
     assert truth.supported(1, TEXT) is None
 
 
-@pytest.mark.parametrize(("chunk", "delays"), [
-    (None, (400.0, 400.0, 1100.0, 2000.0)),
-    (400.0, (400.0, 400.0, 1200.0, 2000.0)),  # a word that ends with its chunk is heard in it
-    (500.0, (500.0, 500.0, 1500.0, 2000.0)),
-    (1500.0, (1500.0, 1500.0, 1500.0, 2000.0)),
-    (9000.0, (2000.0, 2000.0, 2000.0, 2000.0)),
-])
+@pytest.mark.parametrize(
+    ("chunk", "delays"),
+    [
+        (None, (400.0, 400.0, 1100.0, 2000.0)),
+        (400.0, (400.0, 400.0, 1200.0, 2000.0)),  # a word that ends with its chunk is heard in it
+        (500.0, (500.0, 500.0, 1500.0, 2000.0)),
+        (1500.0, (1500.0, 1500.0, 1500.0, 2000.0)),
+        (9000.0, (2000.0, 2000.0, 2000.0, 2000.0)),
+    ],
+)
 def test_units_come_with_the_first_step_that_supports_them(chunk, delays):
     assert unit_delays(TruthFile([ROW]).supported(0, TEXT), "word", chunk, 2000.0) == delays
 
 
 def test_characters_come_with_their_words():
     # "guten Tag" has 9 characters, "guten Tag liebe" 15, all of it 20
-    assert unit_delays(TruthFile([ROW]).supported(0, TEXT), "char", 500.0, 2000.0) == (500.0,) * 9 + (1500.0,) * 6 + (
-        2000.0,) * 5
+    assert (
+        unit_delays(TruthFile([ROW]).supported(0, TEXT), "char", 500.0, 2000.0)
+        == (500.0,) * 9 + (1500.0,) * 6 + (2000.0,) * 5
+    )
 
 
 def test_what_is_certain_before_any_word_comes_with_the_first_step():
@@ -66,8 +71,15 @@ def test_utterances_without_truth_have_no_limit():
 
 
 def test_a_result_says_how_far_its_cells_are_from_the_limit(tmp_path):
-    rows = [Sample(row, Prompt(({"role": "user", "content": "<audio>Translate."},)), TEXT,
-                   write_noise(tmp_path / f"{row}.wav", 2.0, seed=row)) for row in range(2)]
+    rows = [
+        Sample(
+            row,
+            Prompt(({"role": "user", "content": "<audio>Translate."},)),
+            TEXT,
+            write_noise(tmp_path / f"{row}.wav", 2.0, seed=row),
+        )
+        for row in range(2)
+    ]
     settings = EvaluationSettings(chunks=(500,), rollbacks=(3,))
     shown = evaluate(ClockModel(), "toy", rows, settings, tmp_path / "out", truth=TruthFile([ROW]))
     scores = json.loads((tmp_path / "out" / "scores.json").read_text(encoding="utf-8"))
@@ -82,4 +94,9 @@ def test_a_result_says_how_far_its_cells_are_from_the_limit(tmp_path):
     assert evaluate(ClockModel(), "toy", rows, settings, tmp_path / "out") == shown  # finished: only read
     assert "limit" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert [line.split("\t")[0] for line in (tmp_path / "out" / "scores.tsv").read_text().splitlines()] == [
-        "policy", "offline", "rollback", "limit", "limit"]
+        "policy",
+        "offline",
+        "rollback",
+        "limit",
+        "limit",
+    ]

@@ -24,8 +24,7 @@ from simulsa_plugin.evaluation.run import evaluate
 from simulsa_plugin.evaluation.score import ScoreOptions, score_log
 from simulsa_plugin.model.values import Prompt, Sample
 
-pytestmark = [pytest.mark.other_tools,
-              pytest.mark.filterwarnings("ignore")]  # the aligner's binding warns of its own
+pytestmark = [pytest.mark.other_tools, pytest.mark.filterwarnings("ignore")]  # the aligner's binding warns of its own
 REFERENCE = "guten Tag liebe Welt"
 
 
@@ -37,6 +36,7 @@ def tools(tmp_path_factory):
         if name not in unpacked:
             unpacked[name] = unpack(name, tmp_path_factory.mktemp(name))
         return unpacked[name]
+
     return tool
 
 
@@ -44,9 +44,15 @@ def tools(tmp_path_factory):
 def result(request, tmp_path_factory):
     """A measured result of a model that changes its mind, and the cell with most of it."""
     folder = tmp_path_factory.mktemp("result")
-    rows = [Sample(row, Prompt(({"role": "user", "content": "<audio>Translate."},)), REFERENCE[: 4 + 5 * row],
-                   write_noise(folder / f"{row}.wav", seconds, seed=row))
-            for row, seconds in enumerate([2.0, 1.7, 0.9, 1.2])]
+    rows = [
+        Sample(
+            row,
+            Prompt(({"role": "user", "content": "<audio>Translate."},)),
+            REFERENCE[: 4 + 5 * row],
+            write_noise(folder / f"{row}.wav", seconds, seed=row),
+        )
+        for row, seconds in enumerate([2.0, 1.7, 0.9, 1.2])
+    ]
     settings = EvaluationSettings(chunks=(300,), rollbacks=(3,), measure_time=True, unit=request.param)
     cells = evaluate(ClockModel(regret=True), "toy", rows, settings, folder / "out")
     return request.param, cells[1], folder / "out" / "rollback_k300_b3"
@@ -75,16 +81,42 @@ def test_a_text_log_of_simuleval_is_scored_in_tokens_and_without_computation(too
 
 
 def test_omnisteval_scores_a_log_of_1_0_to_our_numbers_with_its_end_marks(tools, tmp_path):
-    rows = [{"index": 0, "prediction": "a b c </s>", "delays": [500.0, 900.0, 1800.0, 2000.0], "source_length": 2000.0,
-             "elapsed": [600.0, 1000.0, 2000.0, 2300.0], "reference": "a b c d", "reference_length": 4, "metric": {}},
-            {"index": 1, "prediction": "e f g h i </s>", "delays": [500.0, 1000.0, 1500.0, 1500.0, 1500.0, 1500.0],
-             "elapsed": [510.0, 1020.0, 1600.0, 1600.0, 1600.0, 1601.0], "source_length": 1500.0,
-             "reference": "e f g h", "reference_length": 4, "metric": {}}]
+    rows = [
+        {
+            "index": 0,
+            "prediction": "a b c </s>",
+            "delays": [500.0, 900.0, 1800.0, 2000.0],
+            "source_length": 2000.0,
+            "elapsed": [600.0, 1000.0, 2000.0, 2300.0],
+            "reference": "a b c d",
+            "reference_length": 4,
+            "metric": {},
+        },
+        {
+            "index": 1,
+            "prediction": "e f g h i </s>",
+            "delays": [500.0, 1000.0, 1500.0, 1500.0, 1500.0, 1500.0],
+            "elapsed": [510.0, 1020.0, 1600.0, 1600.0, 1600.0, 1601.0],
+            "source_length": 1500.0,
+            "reference": "e f g h",
+            "reference_length": 4,
+            "metric": {},
+        },
+    ]
     (tmp_path / "old.log").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "refs.txt").write_text("".join(row["reference"] + "\n" for row in rows))
-    theirs = omnisteval_scores(tools("omnisteval"), tmp_path / "work", "shortform", "--ref_sentences_file",
-                               str(tmp_path / "refs.txt"), "--hypothesis_file", str(tmp_path / "old.log"),
-                               "--bleu_tokenizer", "13a", "--word_level")
+    theirs = omnisteval_scores(
+        tools("omnisteval"),
+        tmp_path / "work",
+        "shortform",
+        "--ref_sentences_file",
+        str(tmp_path / "refs.txt"),
+        "--hypothesis_file",
+        str(tmp_path / "old.log"),
+        "--bleu_tokenizer",
+        "13a",
+        "--word_level",
+    )
     ours = score_log(tmp_path / "old.log", ScoreOptions(keep_end_marks=True)).scores.corpus
     for name in ("BLEU", "chrF", "YAAL (CU)", "AL (CU)", "LAAL (CU)", "AP (CU)", "DAL (CU)", "LAAL (CA)"):
         mine = ours[name.replace(" (CU)", "").replace(" (CA)", "_CA")]
@@ -106,13 +138,28 @@ def test_omnisteval_scores_our_log_to_our_numbers(tools, result, tmp_path):
     references = "".join(json.loads(line)["reference"] + "\n" for line in log.read_text().splitlines())
     (tmp_path / "refs.txt").write_text(references, encoding="utf-8")
     level = ["--char_level", "--bleu_tokenizer", "zh"] if unit == "char" else ["--word_level"]
-    theirs = omnisteval_scores(tools("omnisteval"), tmp_path / "work", "shortform", "--hypothesis_file", str(log),
-                               "--ref_sentences_file", str(tmp_path / "refs.txt"), *level)
+    theirs = omnisteval_scores(
+        tools("omnisteval"),
+        tmp_path / "work",
+        "shortform",
+        "--hypothesis_file",
+        str(log),
+        "--ref_sentences_file",
+        str(tmp_path / "refs.txt"),
+        *level,
+    )
     assert theirs.pop("Likely Degenerate Simultaneous Policy") == ("YES" if cell["degenerate"] else "NO")
-    names = {"BLEU": "BLEU", "chrF": "chrF", "Simultaneous Words Fraction (%)": "SWF",
-             "Expected Simul. Words Fraction (%)": "EFSW"}
-    names |= {f"{name} ({clock})": name + suffix for name in ("YAAL", "AL", "LAAL", "AP", "DAL")
-              for clock, suffix in (("CU", ""), ("CA", "_CA"))}
+    names = {
+        "BLEU": "BLEU",
+        "chrF": "chrF",
+        "Simultaneous Words Fraction (%)": "SWF",
+        "Expected Simul. Words Fraction (%)": "EFSW",
+    }
+    names |= {
+        f"{name} ({clock})": name + suffix
+        for name in ("YAAL", "AL", "LAAL", "AP", "DAL")
+        for clock, suffix in (("CU", ""), ("CA", "_CA"))
+    }
     assert set(names) <= set(theirs)
     for name, ours in names.items():
         assert theirs[name] == pytest.approx(cell[ours], abs=6e-5), name
@@ -136,12 +183,21 @@ def test_simulstreams_alignment_of_a_long_recording_is_ours(tools, tmp_path):
     texts = ["good morning everyone", "today we begin early", "with a short story"]
     spoken = ["good", "morning all", "today we", "start early with", "a short", "story now"]
     rows = [{"id": 1, "metadata": {"wav_name": "talk.wav"}}]
-    rows += [{"id": 1, "total_audio_processed": 1.5 * (i + 1), "computation_time": 0.25, "deleted_tokens": [],
-              "generated_tokens": words.split()} for i, words in enumerate(spoken)]
+    rows += [
+        {
+            "id": 1,
+            "total_audio_processed": 1.5 * (i + 1),
+            "computation_time": 0.25,
+            "deleted_tokens": [],
+            "generated_tokens": words.split(),
+        }
+        for i, words in enumerate(spoken)
+    ]
     (tmp_path / "simulstream.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "references.txt").write_text("\n".join(texts) + "\n")
     (tmp_path / "segments.yaml").write_text(
-        "".join(f"- {{wav: talk.wav, offset: {3 * i}, duration: 2.5}}\n" for i in range(3)))
+        "".join(f"- {{wav: talk.wav, offset: {3 * i}, duration: 2.5}}\n" for i in range(3))
+    )
     (tmp_path / "simulstream.yaml").write_text("detokenizer_type: simuleval\nlatency_unit: word\n")
     theirs = simulstream_scores(tools("simulstream"), tmp_path)
     options = ScoreOptions(references=tmp_path / "references.txt", segments=tmp_path / "segments.yaml")
@@ -159,20 +215,46 @@ def test_omnisteval_scores_the_segments_of_a_simulstream_log_to_our_numbers(tool
     spoken = ["good", "morning all today", "we start early with", "a short", "story now"]
     heard = [2.1, 4.2, 6.3, 8.4, 10.5]
     rows = [{"model_loading_time": 5.9}, {"id": 7, "metadata": {"wav_name": "wav/talk.wav"}}]
-    rows += [{"id": 7, "total_audio_processed": end, "computation_time": 0.25, "deleted_tokens": [],
-              "generated_tokens": words.split()} for end, words in zip(heard, spoken, strict=True)]
+    rows += [
+        {
+            "id": 7,
+            "total_audio_processed": end,
+            "computation_time": 0.25,
+            "deleted_tokens": [],
+            "generated_tokens": words.split(),
+        }
+        for end, words in zip(heard, spoken, strict=True)
+    ]
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     ends = [round(1000 * end) for end, words in zip(heard, spoken, strict=True) for _ in words.split()]
-    (tmp_path / "hyp.jsonl").write_text(json.dumps({
-        "source": "talk.wav", "prediction": " ".join(spoken), "delays": ends, "elapsed": [end + 250 for end in ends],
-        "source_length": 10500.0}) + "\n")
+    (tmp_path / "hyp.jsonl").write_text(
+        json.dumps(
+            {
+                "source": "talk.wav",
+                "prediction": " ".join(spoken),
+                "delays": ends,
+                "elapsed": [end + 250 for end in ends],
+                "source_length": 10500.0,
+            }
+        )
+        + "\n"
+    )
     (tmp_path / "refs.txt").write_text("good morning all\ntoday we start early\nwith a short story now\n")
     (tmp_path / "segments.yaml").write_text(
-        "".join(f"- {{wav: talk.wav, offset: {3.1 * i}, duration: 2.7}}\n" for i in range(3)))
+        "".join(f"- {{wav: talk.wav, offset: {3.1 * i}, duration: 2.7}}\n" for i in range(3))
+    )
     theirs = omnisteval_scores(
-        tools("omnisteval"), tmp_path / "work", "longform", "--speech_segmentation", str(tmp_path / "segments.yaml"),
-        "--hypothesis_file", str(tmp_path / "hyp.jsonl"), "--ref_sentences_file", str(tmp_path / "refs.txt"),
-        "--word_level")
+        tools("omnisteval"),
+        tmp_path / "work",
+        "longform",
+        "--speech_segmentation",
+        str(tmp_path / "segments.yaml"),
+        "--hypothesis_file",
+        str(tmp_path / "hyp.jsonl"),
+        "--ref_sentences_file",
+        str(tmp_path / "refs.txt"),
+        "--word_level",
+    )
     options = ScoreOptions(references=tmp_path / "refs.txt", segments=tmp_path / "segments.yaml")
     ours = score_log(tmp_path / "log.jsonl", options).scores
     for clock, suffix in (("CU", ""), ("CA", "_CA")):
@@ -183,16 +265,34 @@ def test_omnisteval_scores_the_segments_of_a_simulstream_log_to_our_numbers(tool
 
 def test_what_omnisteval_resegments_is_read_to_its_numbers(tools, tmp_path):
     words = "good morning all today we start early with a short story now".split()
-    (tmp_path / "hyp.jsonl").write_text(json.dumps({
-        "source": "talk.wav", "prediction": " ".join(words), "delays": [800.0 * (i + 1) for i in range(len(words))],
-        "elapsed": [800.0 * (i + 1) + 100.0 * i for i in range(len(words))], "source_length": 9000.0}) + "\n")
+    (tmp_path / "hyp.jsonl").write_text(
+        json.dumps(
+            {
+                "source": "talk.wav",
+                "prediction": " ".join(words),
+                "delays": [800.0 * (i + 1) for i in range(len(words))],
+                "elapsed": [800.0 * (i + 1) + 100.0 * i for i in range(len(words))],
+                "source_length": 9000.0,
+            }
+        )
+        + "\n"
+    )
     (tmp_path / "refs.txt").write_text("good morning everyone\ntoday we begin early\nwith a short story\n")
     (tmp_path / "segments.yaml").write_text(
-        "".join(f"- {{wav: talk.wav, offset: {3.0 * i}, duration: 2.5}}\n" for i in range(3)))
+        "".join(f"- {{wav: talk.wav, offset: {3.0 * i}, duration: 2.5}}\n" for i in range(3))
+    )
     theirs = omnisteval_scores(
-        tools("omnisteval"), tmp_path / "work", "longform", "--speech_segmentation", str(tmp_path / "segments.yaml"),
-        "--hypothesis_file", str(tmp_path / "hyp.jsonl"), "--ref_sentences_file", str(tmp_path / "refs.txt"),
-        "--word_level")
+        tools("omnisteval"),
+        tmp_path / "work",
+        "longform",
+        "--speech_segmentation",
+        str(tmp_path / "segments.yaml"),
+        "--hypothesis_file",
+        str(tmp_path / "hyp.jsonl"),
+        "--ref_sentences_file",
+        str(tmp_path / "refs.txt"),
+        "--word_level",
+    )
     ours = score_log(tmp_path / "work" / "instances.resegmented.jsonl", ScoreOptions()).scores.corpus
     for name, metric in (("LongYAAL (CU)", "YAAL"), ("LongYAAL (CA)", "YAAL_CA"), ("BLEU", "BLEU"), ("chrF", "chrF")):
         assert ours[metric] == pytest.approx(theirs[name], abs=6e-5), name

@@ -80,8 +80,9 @@ def wait_until(condition):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_long_log_that_is_stopped_ends_at_once_and_leaves_no_process(long_log, number, pause):
     program = Path(sys.executable).parent / "simulsa-eval"
-    with subprocess.Popen([program, "score", long_log], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                          start_new_session=True) as process:
+    with subprocess.Popen(
+        [program, "score", long_log], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
         wait_until(lambda: len(session(process.pid)) > 1)
         time.sleep(pause)
         assert process.poll() is None  # it is still at work

@@ -22,8 +22,10 @@ def rows_of(*texts, audio=""):
     return [Sample(row, prompt, text, audio) for row, text in enumerate(texts)]
 
 
-@pytest.mark.parametrize(("text", "language"), [
-    (DE, None), (DE, "de"), (DE, "fr"), (ZH, "zh"), (ZH, "yue"), (ZH, "zh_TW"), (TH, "th"), (TH, "tha"), ("12", "zh")])
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [(DE, None), (DE, "de"), (DE, "fr"), (ZH, "zh"), (ZH, "yue"), (ZH, "zh_TW"), (TH, "th"), (TH, "tha"), ("12", "zh")],
+)
 def test_references_in_the_writing_of_the_language_pass(text, language):
     assert check_references("toy", rows_of(text, text), EvaluationSettings(target_language=language)) == []
 

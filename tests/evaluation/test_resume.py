@@ -86,8 +86,13 @@ def test_blocks_that_are_done_are_not_decoded_again(rows, tmp_path):
 
 def test_killed_while_it_writes_results_it_ends_with_the_same_bytes(rows, tmp_path, monkeypatch):
     run(rows, tmp_path / "whole")
-    for place, name in ((module, "write_log"), (results, "write_report"), (results, "write_json"),
-                        (module, "emission_record")):
+    for place, name in (
+        (module, "write_log"),
+        (results, "write_report"),
+        (results, "write_json"),
+        (module, "emission_record"),
+    ):
+
         def die(*_, **__):
             raise Killed
 

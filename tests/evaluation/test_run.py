@@ -273,8 +273,11 @@ def test_no_two_cells_have_the_same_label_in_any_table(rows, tmp_path):
     lines = [line.split() for line in table(cells)]
     assert lines[0][:4] == ["policy", "chunk_ms", "rollback", "parameters"]
     printed = [tuple(line[:4]) for line in lines[1 : len(cells) + 1]]
-    assert printed == [("offline", "–", "–", "–"), *(("wait_k", "500", "–", f"wait_k={k}") for k in (1, 2, 3)),
-                       ("rollback", "500", "0", "–")]
+    assert printed == [
+        ("offline", "–", "–", "–"),
+        *(("wait_k", "500", "–", f"wait_k={k}") for k in (1, 2, 3)),
+        ("rollback", "500", "0", "–"),
+    ]
     page = (out / "report.html").read_text(encoding="utf-8")
     assert page.count("<td>wait_k=2</td>") == 2  # values, and the three delays
     head, *written = [line.split("\t") for line in (out / "scores.tsv").read_text(encoding="utf-8").splitlines()]
@@ -299,21 +302,25 @@ def test_a_mean_over_fewer_than_all_instances_says_so_in_every_table(rows, tmp_p
     assert "(m/n): the value rests on m of n instances; the others have none" in lines
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert expected in page
-    head, _, row = [line.split("\t")
-                    for line in (tmp_path / "out" / "scores.tsv").read_text(encoding="utf-8").splitlines()]
+    head, _, row = [
+        line.split("\t") for line in (tmp_path / "out" / "scores.tsv").read_text(encoding="utf-8").splitlines()
+    ]
     found = dict(zip(head, row, strict=True))
     assert (found["YAAL_measured"], found["LAAL_measured"], found["instances"]) == ("2", "3", "3")
 
 
 def test_what_is_not_heard_or_cut_off_is_said_in_the_tables(rows, tmp_path):
-    cells = run(rows, tmp_path / "out", ClockModel(window_seconds=1.8), chunks=(1000,), rollbacks=(0,),
-                max_new_tokens=9)
+    cells = run(
+        rows, tmp_path / "out", ClockModel(window_seconds=1.8), chunks=(1000,), rollbacks=(0,), max_new_tokens=9
+    )
     assert {row["counts"]["longer_than_window"] for row in cells} == {1}
     steps = cell(cells, 1000, 0)["counts"]["truncated_steps"]
     assert steps > 0
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-    for said in ("1 utterances are longer than the model&#x27;s window",
-                 f"rollback k=1000 b=0: {steps} steps were cut off by the limit on new tokens"):
+    for said in (
+        "1 utterances are longer than the model&#x27;s window",
+        f"rollback k=1000 b=0: {steps} steps were cut off by the limit on new tokens",
+    ):
         assert said in page
         assert said.replace("&#x27;", "'") in "\n".join(table(cells))
     tsv = (tmp_path / "out" / "scores.tsv").read_text(encoding="utf-8").splitlines()
@@ -324,8 +331,17 @@ def test_what_is_not_heard_or_cut_off_is_said_in_the_tables(rows, tmp_path):
 def test_policies_that_only_append_erase_nothing(tmp_path, text, unit):
     # The model writes a byte for each 100 ms, so that steps end inside words and inside characters.
     rows = [sample(tmp_path, row, seconds, text) for row, seconds in enumerate([2.0, 1.75, 0.95])]
-    cells = run(rows, tmp_path / "out", ClockModel(text=text), policies=("rollback", "hold_n", "wait_k", "confidence"),
-                chunks=(300, 700), rollbacks=(0,), hold_n=(1,), wait_k=(2,), unit=unit,
-                tokenizer="char")
+    cells = run(
+        rows,
+        tmp_path / "out",
+        ClockModel(text=text),
+        policies=("rollback", "hold_n", "wait_k", "confidence"),
+        chunks=(300, 700),
+        rollbacks=(0,),
+        hold_n=(1,),
+        wait_k=(2,),
+        unit=unit,
+        tokenizer="char",
+    )
     assert {row["policy"] for row in cells} == {"offline", "rollback", "hold_n", "wait_k", "confidence"}
     assert {row["NE"] for row in cells} == {0.0}

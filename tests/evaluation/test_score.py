@@ -25,15 +25,21 @@ WORD = DATA / "word.instances.log"
 def test_the_json_has_simulevals_means_sacrebleus_scores_and_their_counts(tmp_path, capsys):
     assert main(["score", str(WORD), "--json", str(tmp_path / "s.json")]) == 0
     scores = json.loads((tmp_path / "s.json").read_text())
-    expected = {name: value for name, value in ORACLE[WORD.name]["simuleval"]["use_ref_len"]["corpus"].items()
-                if not name.startswith(("RTF", "NumChunks"))}
+    expected = {
+        name: value
+        for name, value in ORACLE[WORD.name]["simuleval"]["use_ref_len"]["corpus"].items()
+        if not name.startswith(("RTF", "NumChunks"))
+    }
     assert {name: scores["corpus"][name] for name in expected} == pytest.approx(expected, rel=1e-9)
     assert scores["corpus"]["YAAL"] == pytest.approx(ORACLE[WORD.name]["omnisteval_shortform"]["corpus"]["yaal"])
     assert scores["corpus"]["BLEU"] == pytest.approx(ORACLE[WORD.name]["sacrebleu"]["BLEU[13a]"]["score"])
     tags = ORACLE[WORD.name]["tags"]
     assert scores["counts"]["instances"] == len(tags)
-    for kind, tag in {"empty": "empty_hypothesis", "non_monotone": "non_monotone_delays",
-                      "unit_mismatch": "delays_longer_than_prediction"}.items():
+    for kind, tag in {
+        "empty": "empty_hypothesis",
+        "non_monotone": "non_monotone_delays",
+        "unit_mismatch": "delays_longer_than_prediction",
+    }.items():
         assert scores["counts"][kind] == tags.count(tag)
     assert "sentences" not in scores
     assert "2298.549" in capsys.readouterr().out  # AL, in the table
@@ -60,37 +66,48 @@ def test_odd_lines_are_warned_about_by_number(capsys):
     tags = ORACLE[WORD.name]["tags"]
     falling = [i for i, tag in enumerate(tags, 1) if tag == "non_monotone_delays"]
     assert f"{WORD}, lines {', '.join(map(str, falling))}: delays fall" in warnings[0]
-    marked = [i for i, line in enumerate(WORD.read_text(encoding="utf-8").splitlines(), 1)
-              if json.loads(line)["prediction"].endswith("</s>")]
+    marked = [
+        i
+        for i, line in enumerate(WORD.read_text(encoding="utf-8").splitlines(), 1)
+        if json.loads(line)["prediction"].endswith("</s>")
+    ]
     assert f"{WORD}, lines {', '.join(map(str, marked))}: a special token" in warnings[-1]
     assert len(warnings) == 4
     assert all(line.startswith("simulsa-eval: warning: ") for line in warnings)
 
 
-SPEECH = {"prediction": "guten Tag zusammen", "reference": "guten Tag zusammen", "delays": [900.0, 1800.0, 2700.0],
-          "source_length": 2700.0}
+SPEECH = {
+    "prediction": "guten Tag zusammen",
+    "reference": "guten Tag zusammen",
+    "delays": [900.0, 1800.0, 2700.0],
+    "source_length": 2700.0,
+}
 
 
 def warnings_of(tmp_path, *rows: dict) -> tuple[str, ...]:
-    (tmp_path / "x.log").write_text("".join(json.dumps(SPEECH | {"index": index} | row) + "\n"
-                                            for index, row in enumerate(rows)), encoding="utf-8")
+    (tmp_path / "x.log").write_text(
+        "".join(json.dumps(SPEECH | {"index": index} | row) + "\n" for index, row in enumerate(rows)), encoding="utf-8"
+    )
     return score_log(tmp_path / "x.log", ScoreOptions()).warnings
 
 
-@pytest.mark.parametrize(("row", "message"), [
-    ({"prediction": "▁Guten ▁Tag s"}, "subwords in the prediction"),
-    ({"prediction": "Gu@@ ten Tag"}, "subwords in the prediction"),
-    ({"prediction": "Gu ##ten Tag"}, "subwords in the prediction"),
-    ({"prediction": "Guten ĠTag Ġs"}, "subwords in the prediction"),
-    ({"prediction": "guten Tag [UNK]"}, "special token"),
-    ({"prediction": "guten Tag <turn|>"}, "special token"),
-    ({"elapsed": [0.9, 1.8, 2.7]}, "elapsed lies before the delay"),
-    ({"prediction": "guten Tag <end_of_turn>"}, "special token"),
-    ({"prediction": "guten Tag <|im_end|>"}, "special token"),
-    ({"prediction": "guten Tag </s>"}, "special token"),
-    ({"delays": [0.9, 1.8, 2.7]}, "delays in seconds must be multiplied by 1000"),
-    ({"delays": [0.9, 1.8, 2.7], "source_length": 2.7}, "times in seconds must be multiplied by 1000"),
-])
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"prediction": "▁Guten ▁Tag s"}, "subwords in the prediction"),
+        ({"prediction": "Gu@@ ten Tag"}, "subwords in the prediction"),
+        ({"prediction": "Gu ##ten Tag"}, "subwords in the prediction"),
+        ({"prediction": "Guten ĠTag Ġs"}, "subwords in the prediction"),
+        ({"prediction": "guten Tag [UNK]"}, "special token"),
+        ({"prediction": "guten Tag <turn|>"}, "special token"),
+        ({"elapsed": [0.9, 1.8, 2.7]}, "elapsed lies before the delay"),
+        ({"prediction": "guten Tag <end_of_turn>"}, "special token"),
+        ({"prediction": "guten Tag <|im_end|>"}, "special token"),
+        ({"prediction": "guten Tag </s>"}, "special token"),
+        ({"delays": [0.9, 1.8, 2.7]}, "delays in seconds must be multiplied by 1000"),
+        ({"delays": [0.9, 1.8, 2.7], "source_length": 2.7}, "times in seconds must be multiplied by 1000"),
+    ],
+)
 def test_what_is_not_text_or_milliseconds_is_warned_about_and_strict_refuses_it(tmp_path, row, message):
     (warning,) = warnings_of(tmp_path, row, row, {})
     assert message in warning
@@ -121,8 +138,16 @@ def test_strict_makes_the_first_odd_line_an_error(capsys):
 
 
 def test_a_log_of_text_is_scored_in_tokens_of_its_source_and_without_computation(tmp_path, capsys):
-    row = {"index": 0, "prediction": "a b c", "delays": [1, 2, 2], "elapsed": [0, 0, 0], "prediction_length": 3,
-           "reference": "a b c", "source": "x y", "source_length": 2}
+    row = {
+        "index": 0,
+        "prediction": "a b c",
+        "delays": [1, 2, 2],
+        "elapsed": [0, 0, 0],
+        "prediction_length": 3,
+        "reference": "a b c",
+        "source": "x y",
+        "source_length": 2,
+    }
     (tmp_path / "instances.log").write_text("".join(json.dumps(row | {"index": i}) + "\n" for i in range(2)))
     assert main(["score", str(tmp_path / "instances.log"), "--json", str(tmp_path / "s.json")]) == 0
     scores = json.loads((tmp_path / "s.json").read_text())
@@ -146,8 +171,11 @@ def test_an_edge_line_alone_gives_finite_numbers_counted_skips_or_one_clear_erro
     code = main(["score", str(tmp_path / "x.log"), "--json", str(tmp_path / "s.json")])
     captured = capsys.readouterr()
     if case["tag"] == "missing_delays_key":
-        assert (code, captured.err) == (1, f"simulsa-eval: error: {tmp_path / 'x.log'}, line 1: no delays; "
-                                           "expected a list of milliseconds, one per unit of the prediction.\n")
+        assert (code, captured.err) == (
+            1,
+            f"simulsa-eval: error: {tmp_path / 'x.log'}, line 1: no delays; "
+            "expected a list of milliseconds, one per unit of the prediction.\n",
+        )
         return
     scores = json.loads((tmp_path / "s.json").read_text())
     assert code == 0
@@ -156,11 +184,17 @@ def test_an_edge_line_alone_gives_finite_numbers_counted_skips_or_one_clear_erro
         assert value is None or math.isfinite(value)
 
 
-@pytest.mark.parametrize(("tag", "warned"), [
-    ("missing_source_length_key", "no source_length"), ("null_source_length", "no source_length"),
-    ("missing_reference_key", "no reference; read as an empty text"), ("null_reference", "the reference is null"),
-    ("prediction_only_spaces", "unit_mismatch"), ("elapsed_shorter_than_delays", "not one elapsed time per delay"),
-])
+@pytest.mark.parametrize(
+    ("tag", "warned"),
+    [
+        ("missing_source_length_key", "no source_length"),
+        ("null_source_length", "no source_length"),
+        ("missing_reference_key", "no reference; read as an empty text"),
+        ("null_reference", "the reference is null"),
+        ("prediction_only_spaces", "unit_mismatch"),
+        ("elapsed_shorter_than_delays", "not one elapsed time per delay"),
+    ],
+)
 def test_what_a_line_lacks_is_said(tag, warned, tmp_path):
     index = next(case["index"] for case in ORACLE["edge.instances.log"]["cases"] if case["tag"] == tag)
     line = (DATA / "edge.instances.log").read_text(encoding="utf-8").splitlines()[index]
@@ -182,9 +216,12 @@ def test_a_log_of_1_0_scores_as_the_log_of_1_1_of_the_same_run(tmp_path):
 def as_1_0(row):
     """A row as SimulEval 1.0 would have written it."""
     return row | {
-        "prediction": (row["prediction"] + " </s>").strip(), "delays": [*row["delays"], row["source_length"]],
-        "elapsed": [*row["elapsed"], 99999.0], "prediction_length": row["prediction_length"] + 1,
-        "reference_length": len(row["reference"].split(" ")), "metric": {"latency": {"AL": 0.0}},
+        "prediction": (row["prediction"] + " </s>").strip(),
+        "delays": [*row["delays"], row["source_length"]],
+        "elapsed": [*row["elapsed"], 99999.0],
+        "prediction_length": row["prediction_length"] + 1,
+        "reference_length": len(row["reference"].split(" ")),
+        "metric": {"latency": {"AL": 0.0}},
     }
 
 
@@ -197,8 +234,15 @@ def write_rows(path, rows):
 
 
 def test_end_marks_that_are_kept_are_words_as_published_numbers_have_them(tmp_path, capsys):
-    row = {"index": 0, "prediction": "a b", "delays": [1000.0, 2000.0], "elapsed": [1000.0, 2000.0],
-           "prediction_length": 2, "reference": "a b", "source_length": 2000.0}
+    row = {
+        "index": 0,
+        "prediction": "a b",
+        "delays": [1000.0, 2000.0],
+        "elapsed": [1000.0, 2000.0],
+        "prediction_length": 2,
+        "reference": "a b",
+        "source_length": 2000.0,
+    }
     write_rows(tmp_path / "new.log", [row])
     write_rows(tmp_path / "old.log", [as_1_0(row)])  # the mark comes at the end: delays 1000, 2000, 2000
     without, kept = (score_log(tmp_path / "old.log", ScoreOptions(keep_end_marks=keep)) for keep in (False, True))
@@ -208,8 +252,9 @@ def test_end_marks_that_are_kept_are_words_as_published_numbers_have_them(tmp_pa
     assert kept.scores.corpus["AP"] == 5000 / (2 * 2000)
     assert kept.scores.signatures["end_marks"] == "kept|as:SimulEval-1.0"
     assert "end_marks" not in without.scores.signatures
-    assert kept.warnings == (f"{tmp_path / 'old.log'}: the end mark </s> and its delay are kept as a word in 1 "
-                             "predictions (SimulEval 1.0)",)
+    assert kept.warnings == (
+        f"{tmp_path / 'old.log'}: the end mark </s> and its delay are kept as a word in 1 predictions (SimulEval 1.0)",
+    )
     new = score_log(tmp_path / "new.log", ScoreOptions(keep_end_marks=True))  # no other form has any
     assert new.scores.corpus == score_log(tmp_path / "new.log", ScoreOptions()).scores.corpus
     assert "end_marks" not in new.scores.signatures
@@ -217,8 +262,10 @@ def test_end_marks_that_are_kept_are_words_as_published_numbers_have_them(tmp_pa
     out = capsys.readouterr().out
     assert "1166.667" in out
     for words, length in (((), 2), (("--keep-end-marks",), 3)):
-        assert main(["convert", str(tmp_path / "old.log"), "--to", "simuleval", "--out", str(tmp_path / "x.log"),
-                     *words]) == 0
+        assert (
+            main(["convert", str(tmp_path / "old.log"), "--to", "simuleval", "--out", str(tmp_path / "x.log"), *words])
+            == 0
+        )
         assert len(read_rows(tmp_path / "x.log")[0]["delays"]) == length
 
 
@@ -227,8 +274,23 @@ def test_compare_keeps_end_marks_where_it_is_told_to(tmp_path):
     write_rows(tmp_path / "old.log", map(as_1_0, rows))
     found = {}
     for words in ((), ("--keep-end-marks",)):
-        assert main(["compare", str(tmp_path / "old.log"), str(tmp_path / "old.log"), "--samples", "100", "--trials",
-                     "10", "--json", str(tmp_path / "x.json"), *words]) == 0
+        assert (
+            main(
+                [
+                    "compare",
+                    str(tmp_path / "old.log"),
+                    str(tmp_path / "old.log"),
+                    "--samples",
+                    "100",
+                    "--trials",
+                    "10",
+                    "--json",
+                    str(tmp_path / "x.json"),
+                    *words,
+                ]
+            )
+            == 0
+        )
         (comparison,) = json.loads((tmp_path / "x.json").read_text())["comparisons"]
         found[words] = comparison["cells"][0]["metrics"]["BLEU"]["baseline"]
     kept = score_log(tmp_path / "old.log", ScoreOptions(keep_end_marks=True)).scores.corpus["BLEU"]
@@ -305,8 +367,14 @@ def test_intervals_are_given_on_demand(tmp_path, capsys):
 
 def test_an_average_that_computation_seems_to_lower_is_explained(tmp_path, capsys):
     # By its own clock LAAL_CA ends with the first unit; LAAL has two.
-    row = {"index": 0, "prediction": "a b", "reference": "a b", "delays": [900.0, 2000.0], "elapsed": [1001.0, 9000.0],
-           "source_length": 1000.0}
+    row = {
+        "index": 0,
+        "prediction": "a b",
+        "reference": "a b",
+        "delays": [900.0, 2000.0],
+        "elapsed": [1001.0, 9000.0],
+        "source_length": 1000.0,
+    }
     (tmp_path / "x.log").write_text(json.dumps(row) + "\n")
     assert main(["score", str(tmp_path / "x.log"), "--json", str(tmp_path / "s.json")]) == 0
     scores = json.loads((tmp_path / "s.json").read_text())["corpus"]

@@ -37,8 +37,9 @@ def test_clean_is_the_test_set_itself(data, tmp_path):
     for row in range(ROWS):
         one, other = data / f"demo_test/{row:05d}.wav", tmp_path / f"demo_test_clean/{row:05d}.wav"
         assert one.read_bytes() == other.read_bytes()
-    first, second = (list(read_jsonl(path)) for path in (data / "demo_test_truth.jsonl",
-                                                         tmp_path / "demo_test_clean_truth.jsonl"))
+    first, second = (
+        list(read_jsonl(path)) for path in (data / "demo_test_truth.jsonl", tmp_path / "demo_test_clean_truth.jsonl")
+    )
     assert [row | {"audio": ""} for row in first] == [row | {"audio": ""} for row in second]
 
 
@@ -60,16 +61,20 @@ def test_leading_silence_delays_every_word_and_trailing_silence_none(utterances)
         for before, now in zip(utterances, under(name, utterances), strict=True):
             assert len(now.waveform) == lead + len(before.waveform) + trail
             assert not now.waveform[:lead].any()
-            assert not now.waveform[lead + len(before.waveform):].any()
-            assert np.array_equal(now.waveform[lead:lead + len(before.waveform)], before.waveform)
+            assert not now.waveform[lead + len(before.waveform) :].any()
+            assert np.array_equal(now.waveform[lead : lead + len(before.waveform)], before.waveform)
             assert np.allclose(np.subtract(now.word_ends, before.word_ends), lead / 16000)
 
 
 def test_a_rooms_own_noise_is_as_loud_as_the_quietest_part_of_the_recording(utterances):
     for now in under("room_lead1000", utterances):
         level = np.sqrt(np.mean(now.waveform[:16000].astype(float) ** 2))
-        quietest = min(np.sqrt(np.mean(frame.astype(float) ** 2)) for frame in
-                       np.split(now.waveform[16000:len(now.waveform) // 320 * 320], (len(now.waveform) - 16000) // 320))
+        quietest = min(
+            np.sqrt(np.mean(frame.astype(float) ** 2))
+            for frame in np.split(
+                now.waveform[16000 : len(now.waveform) // 320 * 320], (len(now.waveform) - 16000) // 320
+            )
+        )
         assert level == pytest.approx(quietest, rel=0.05)
 
 
@@ -87,16 +92,21 @@ def test_8_khz_keeps_what_is_below_4_khz_and_nothing_above():
     low, high = (np.sin(2 * np.pi * hertz * times).astype(np.float32) / 2 for hertz in (1000, 6000))
     utterance = next(iterate_utterances("test", 1, 1))
     for tone, kept in ((low, 1.0), (high, 0.0)):
-        heard = CONDITIONS["8khz"].disturb(disturbed.dataclasses.replace(utterance, waveform=tone),
-                                           np.random.default_rng(0)).waveform
+        heard = (
+            CONDITIONS["8khz"]
+            .disturb(disturbed.dataclasses.replace(utterance, waveform=tone), np.random.default_rng(0))
+            .waveform
+        )
         inner = slice(1000, -1000)  # the filter rings at the ends
         assert np.std(heard[inner]) / np.std(tone[inner]) == pytest.approx(kept, abs=0.01)
 
 
 @pytest.mark.parametrize(("name", "factor"), [("slow", 1 / 0.85), ("fast", 1 / 1.15)])
 def test_another_speed_says_the_same_in_other_time(utterances, name, factor):
-    spoken = [(len(before.waveform), len(now.waveform), before.word_ends[-1], now.word_ends[-1])
-              for before, now in zip(utterances, under(name, utterances), strict=True)]
+    spoken = [
+        (len(before.waveform), len(now.waveform), before.word_ends[-1], now.word_ends[-1])
+        for before, now in zip(utterances, under(name, utterances), strict=True)
+    ]
     # the silence around the speech stays, so the whole changes by less than the speech
     long_before, long_now, ends_before, ends_now = map(sum, zip(*spoken, strict=True))
     assert (long_now - long_before) * (factor - 1) > 0

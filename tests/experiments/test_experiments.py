@@ -37,9 +37,15 @@ def commands(folder, monkeypatch):
     """What was typed; a trained model is a folder, an evaluation is that of a model of arithmetic."""
     signature.data_signature.cache_clear()
     typed: list[list[str]] = []
-    rows = [Sample(row, Prompt(({"role": "user", "content": "<audio>Translate."},)), "guten Tag liebe Welt",
-                   write_noise(folder / f"{row}.wav", seconds, seed=row))
-            for row, seconds in enumerate([2.0, 1.7, 0.9])]
+    rows = [
+        Sample(
+            row,
+            Prompt(({"role": "user", "content": "<audio>Translate."},)),
+            "guten Tag liebe Welt",
+            write_noise(folder / f"{row}.wav", seconds, seed=row),
+        )
+        for row, seconds in enumerate([2.0, 1.7, 0.9])
+    ]
 
     def call(_, command, *words):
         typed.append([command, *words])
@@ -50,6 +56,7 @@ def commands(folder, monkeypatch):
         if command == "simulsa-eval":
             settings = EvaluationSettings(chunks=(500, 1000), rollbacks=(0, 3))
             evaluate(ClockModel(regret=True), "toy", rows, settings, Path(words[-1]))
+
     monkeypatch.setattr(runs, "_call", call)
     return typed
 
@@ -86,7 +93,12 @@ def test_what_is_done_is_not_done_again_and_a_stop_goes_on(folder, commands, cap
     experiment = ["mixing", "--out", "results", "--seeds", "1", "--train", "max_steps=5"]
     assert main(experiment) == 0
     assert [words[0] for words in commands[:5]] == [
-        "llamafactory-cli", "simulsa-eval", "simulsa-augment", "llamafactory-cli", "simulsa-eval"]
+        "llamafactory-cli",
+        "simulsa-eval",
+        "simulsa-augment",
+        "llamafactory-cli",
+        "simulsa-eval",
+    ]
     assert commands[0][1:3] == ["train", "recipes/demo_offline.yaml"]
     assert "simulsa_ratio=0.001" in commands[2]
     assert {"seed=1", "max_steps=5"} <= set(commands[0])
@@ -198,10 +210,14 @@ def test_a_command_that_fails_is_named_with_its_log(folder, monkeypatch, tmp_pat
     assert (tmp_path / "false.log").read_text() == "no\n"
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("titel: x", "'titel' is unknown; allowed: arms, augment"), ("title: x", "has no arms"),
-    ("arms: {a: {ratio: 1}}", "arm a, 'ratio' is unknown; allowed: augment, evaluate, policy"),
-])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("titel: x", "'titel' is unknown; allowed: arms, augment"),
+        ("title: x", "has no arms"),
+        ("arms: {a: {ratio: 1}}", "arm a, 'ratio' is unknown; allowed: augment, evaluate, policy"),
+    ],
+)
 def test_a_mistake_in_an_experiment_is_one_line(folder, text, message):
     (folder / "mine.yaml").write_text(text)
     with pytest.raises(UsageError, match=message):
@@ -214,12 +230,15 @@ def test_an_experiment_of_ones_own_is_a_file(folder):
     assert (arm.name, arm.policy, arm.runs[0].augment, arm.runs[0].seed) == ("a", "wait_k", {"simulsa_ratio": 0.2}, 7)
 
 
-@pytest.mark.parametrize(("words", "message"), [
-    (["nothing", "--out", "x"], "There is no experiment recipes/experiments/nothing.yaml; allowed: acceptance"),
-    (["mixing", "--out", "x", "--data", "no"], "no holds no dataset_info.json. Make it: simulsa-augment --out no"),
-    (["mixing", "--out", "x", "--seeds", "a"], "invalid"),
-    (["gone.yaml", "--out", "x"], "gone-recipe.yaml"),
-])
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nothing", "--out", "x"], "There is no experiment recipes/experiments/nothing.yaml; allowed: acceptance"),
+        (["mixing", "--out", "x", "--data", "no"], "no holds no dataset_info.json. Make it: simulsa-augment --out no"),
+        (["mixing", "--out", "x", "--seeds", "a"], "invalid"),
+        (["gone.yaml", "--out", "x"], "gone-recipe.yaml"),
+    ],
+)
 def test_a_wrong_command_line_is_one_line(folder, words, message, capsys):
     (folder / "gone.yaml").write_text("arms: {a: {recipe: gone-recipe.yaml}}")
     assert main(words) == 2

@@ -66,8 +66,13 @@ def start(place):
 def begin(place, name="pids"):
     """A runner whose training runs, and the numbers of the training's processes."""
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    runner = subprocess.Popen([sys.executable, "-c", RUNNER, str(place), str(place / name)], env=environment,
-                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    runner = subprocess.Popen(
+        [sys.executable, "-c", RUNNER, str(place), str(place / name)],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
     assert within(60, (place / name).exists)
     return runner, [int(number) for number in (place / name).read_text().split()]
 
@@ -101,8 +106,10 @@ def test_a_training_ends_with_its_guard(start):
 
 def test_who_starts_again_waits_for_what_is_left(start, place):
     runner, processes = start()
-    (place / "next").write_text(f"#!/bin/sh\nfor pid in {' '.join(map(str, processes))}; do\n"
-                                "case $(cat /proc/$pid/stat 2>&1) in *') Z '*|*'No such'*) ;; *) exit 9;; esac; done\n")
+    (place / "next").write_text(
+        f"#!/bin/sh\nfor pid in {' '.join(map(str, processes))}; do\n"
+        "case $(cat /proc/$pid/stat 2>&1) in *') Z '*|*'No such'*) ;; *) exit 9;; esac; done\n"
+    )
     (place / "next").chmod(0o755)
     os.kill(runner.pid, signal.SIGKILL)
     with (place / "log").open("w") as log:

@@ -23,9 +23,15 @@ class Truth:
 
 
 def decode(folder, out, text=TEXT, lead=0.0, settings=SETTINGS):
-    rows = [Sample(row, Prompt(({"role": "user", "content": "<audio>Translate."},)), TEXT,
-                   write_noise(folder / f"{row}_{lead}.wav", seconds + lead, seed=row))
-            for row, seconds in enumerate([2.0, 2.2, 2.4])]
+    rows = [
+        Sample(
+            row,
+            Prompt(({"role": "user", "content": "<audio>Translate."},)),
+            TEXT,
+            write_noise(folder / f"{row}_{lead}.wav", seconds + lead, seed=row),
+        )
+        for row, seconds in enumerate([2.0, 2.2, 2.4])
+    ]
     evaluate(ClockModel(text), "toy", rows, settings, out, None, Truth())
 
 
@@ -78,8 +84,11 @@ def test_text_that_was_committed_in_silence_is_counted(arms, capsys):
 def test_latency_and_its_distance_from_the_limit_stand_beside(arms):
     rows = run(arms, "one")["arms"][str(arms / "one")]
     streaming = row(rows, "clean", "streaming")
-    cell = next(cell for cell in json.loads((arms / "one/clean/scores.json").read_text())["cells"]
-                if cell["policy"] == "rollback")
+    cell = next(
+        cell
+        for cell in json.loads((arms / "one/clean/scores.json").read_text())["cells"]
+        if cell["policy"] == "rollback"
+    )
     assert streaming["LAAL"] == cell["LAAL"]
     assert streaming["LAAL_above_limit"] == cell["LAAL_above_limit"] < 0
     assert row(rows, "clean", "offline")["LAAL_above_limit"] is None
@@ -96,8 +105,11 @@ def test_other_utterances_and_a_missing_clean_result_are_refused(arms, tmp_path,
     shutil.rmtree(tmp_path / "arm/clean")
     assert main([str(tmp_path / "arm")]) == 2
     assert "holds no result clean. Make it: simulsa-eval" in capsys.readouterr().err
-    rows = [Sample(0, Prompt(({"role": "user", "content": "<audio>Translate."},)), TEXT,
-                   write_noise(tmp_path / "a.wav", 1.0))]
+    rows = [
+        Sample(
+            0, Prompt(({"role": "user", "content": "<audio>Translate."},)), TEXT, write_noise(tmp_path / "a.wav", 1.0)
+        )
+    ]
     evaluate(ClockModel(TEXT), "toy", rows, SETTINGS, tmp_path / "arm/clean")
     assert main([str(tmp_path / "arm")]) == 1
     assert "a comparison needs the same utterances" in capsys.readouterr().err

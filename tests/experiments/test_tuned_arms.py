@@ -50,9 +50,15 @@ def folder(tmp_path, monkeypatch):
 
 def rows(folder, name, count, start):
     prompt = Prompt(({"role": "user", "content": "<audio>Translate."},))
-    return [Sample(row, prompt, "guten Tag liebe Welt",
-                   write_noise(folder / f"{name}{row}.wav", 2.2 + 0.1 * (row % 5), seed=start + row))
-            for row in range(count)]
+    return [
+        Sample(
+            row,
+            prompt,
+            "guten Tag liebe Welt",
+            write_noise(folder / f"{name}{row}.wav", 2.2 + 0.1 * (row % 5), seed=start + row),
+        )
+        for row in range(count)
+    ]
 
 
 @pytest.fixture
@@ -77,6 +83,7 @@ def commands(folder, monkeypatch):
             else:
                 settings = EvaluationSettings.from_keys(read_recipe(words[0]))
                 evaluate(model, "test", test, settings, Path(words[-1]))
+
     monkeypatch.setattr(runs, "_call", call)
     return typed
 
@@ -84,7 +91,14 @@ def commands(folder, monkeypatch):
 def test_every_arm_is_tuned_on_dev_and_tested_in_what_was_found(folder, commands):
     assert main(["mine.yaml", "--out", "results", "--seeds", "1,2"]) == 0
     assert [Path(words[1]).name for words in commands[:7]] == [
-        "train", "tune", "finalists.yaml", "simulsa_preset=paper", "train", "tune", "finalists.yaml"]
+        "train",
+        "tune",
+        "finalists.yaml",
+        "simulsa_preset=paper",
+        "train",
+        "tune",
+        "finalists.yaml",
+    ]
     assert [words[0] for words in commands[7:10]] == ["simulsa-augment", "python", "llamafactory-cli"]
     some = Path(commands[4][-1].removeprefix("output_dir="))
     assert commands[7][1] == f"model_name_or_path={some}"  # the second arm's model scores the third arm's cuts
@@ -93,8 +107,15 @@ def test_every_arm_is_tuned_on_dev_and_tested_in_what_was_found(folder, commands
     assert f"dataset_dir={variant}" in commands[9]
     assert "model_name_or_path=" + commands[0][-1].removeprefix("output_dir=") in commands[9]
     assert commands[11][2] == "simulsa_eval_samples=7"
-    assert commands[1][1:] == ["tune", f"model_name_or_path={commands[0][-1].removeprefix('output_dir=')}",
-                               "simulsa_policies=rollback", "--budget", "700,950", "--out", commands[1][-1]]
+    assert commands[1][1:] == [
+        "tune",
+        f"model_name_or_path={commands[0][-1].removeprefix('output_dir=')}",
+        "simulsa_policies=rollback",
+        "--budget",
+        "700,950",
+        "--out",
+        commands[1][-1],
+    ]
     done = len(commands)
     assert done == 2 * 12
     assert main(["mine.yaml", "--out", "results", "--seeds", "1,2"]) == 0
@@ -146,12 +167,15 @@ def test_the_shipped_experiment_tunes_every_arm_alike(folder):
     assert experiment.arms[0].name == "0 %"
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("tune: {}\narms: {a: {}}", "tune names no budget"),
-    ("arms: {a: {tune: {budget: 700}}, b: {}}", "only some are. Give all of them one tune with the same budget"),
-    ("tune: {budget: 700}\narms: {a: {}, b: {tune: {latency: AL}}}", "its arms are tuned for other goals"),
-    ("arms: {a: {scored_by: b}, b: {}}", "scored_by is 'b'; allowed: an arm above it: there is none"),
-])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("tune: {}\narms: {a: {}}", "tune names no budget"),
+        ("arms: {a: {tune: {budget: 700}}, b: {}}", "only some are. Give all of them one tune with the same budget"),
+        ("tune: {budget: 700}\narms: {a: {}, b: {tune: {latency: AL}}}", "its arms are tuned for other goals"),
+        ("arms: {a: {scored_by: b}, b: {}}", "scored_by is 'b'; allowed: an arm above it: there is none"),
+    ],
+)
 def test_mistakes_are_named(folder, text, message):
     (folder / "wrong.yaml").write_text(text)
     with pytest.raises(UsageError, match=message):

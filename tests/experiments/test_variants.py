@@ -79,9 +79,12 @@ def test_a_latency_word_says_how_the_label_was_decided(data, tmp_path, few_evalu
     asked = [(row["messages"][0]["content"].removeprefix(PROMPT), row["messages"][1]["content"]) for row in rows]
     # p is 1, 1, 1, .08, .002, .002 and 1, .82, .82, .002, 1, .002, .002, .002; 100 / V is .13
     assert asked == [
-        (" Latency: low.", UTTERANCES[0][1]), (" Latency: normal.", "Der Mann hat"),
+        (" Latency: low.", UTTERANCES[0][1]),
+        (" Latency: normal.", "Der Mann hat"),
         (" Latency: high.", "Der Mann hat"),
-        (" Latency: low.", UTTERANCES[1][1]), (" Latency: normal.", "Heute muss die"), (" Latency: high.", "Heute"),
+        (" Latency: low.", UTTERANCES[1][1]),
+        (" Latency: normal.", "Heute muss die"),
+        (" Latency: high.", "Heute"),
     ]
     offline = list(read_jsonl(Path(entries["demo"]["file_name"])))
     assert [row["messages"][0]["content"][-4:] for row in offline] == ["low.", "mal."]  # in turn: normal is the second
@@ -147,8 +150,11 @@ def test_where_the_model_stops_as_well_a_cut_gives_no_pair(data):
 @pytest.mark.slow
 def test_llamafactory_trains_on_the_pairs(data, tmp_path):
     """As the recipe does, but for two steps; the rewards show that there is a reference model."""
-    write_datasets(tmp_path / "out", Augmented.open(data).entry,
-                   preferences(Augmented.open(data), Talker("Der Mann hat das Haus gesehen.".split())))
+    write_datasets(
+        tmp_path / "out",
+        Augmented.open(data).entry,
+        preferences(Augmented.open(data), Talker("Der Mann hat das Haus gesehen.".split())),
+    )
     first, second, _ = train("experiments/training/demo_dpo.yaml", tmp_path / "out", tmp_path / "model")
     assert first["rewards/margins"] == 0.0  # the reference is the model itself
     assert second["rewards/margins"] != 0.0

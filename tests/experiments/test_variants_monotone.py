@@ -34,16 +34,23 @@ def test_every_sentence_keeps_its_words(pairs):
     assert sum(german.target != other.target for german, other in pairs) > 3900
 
 
-@pytest.mark.parametrize(("english", "german", "expected", "needs"), [
-    ("we know that a young king wants to hide the red lamp in the park today",
-     "Wir wissen, dass ein junger König die rote Lampe heute im Park verstecken will.",
-     "Wir wissen, dass ein junger König will verstecken die rote Lampe im Park heute.",
-     [1, 2, 3, 6, 6, 6, 8, 9, 12, 12, 13, 15, 16, 17]),
-    ("the aunt lost a map because the aunt must clean the map",
-     "Die Tante hat eine Landkarte verloren, weil die Tante die Landkarte putzen muss.",
-     "Die Tante hat verloren eine Landkarte, weil die Tante muss putzen die Landkarte.",
-     [2, 2, 3, 3, 5, 6, 6, 8, 8, 9, 10, 12, 13]),
-])
+@pytest.mark.parametrize(
+    ("english", "german", "expected", "needs"),
+    [
+        (
+            "we know that a young king wants to hide the red lamp in the park today",
+            "Wir wissen, dass ein junger König die rote Lampe heute im Park verstecken will.",
+            "Wir wissen, dass ein junger König will verstecken die rote Lampe im Park heute.",
+            [1, 2, 3, 6, 6, 6, 8, 9, 12, 12, 13, 15, 16, 17],
+        ),
+        (
+            "the aunt lost a map because the aunt must clean the map",
+            "Die Tante hat eine Landkarte verloren, weil die Tante die Landkarte putzen muss.",
+            "Die Tante hat verloren eine Landkarte, weil die Tante muss putzen die Landkarte.",
+            [2, 2, 3, 3, 5, 6, 6, 8, 8, 9, 10, 12, 13],
+        ),
+    ],
+)
 def test_order_and_needs_on_paper(english, german, expected, needs):
     words = german.split()
     found = in_english_order(Sentence(tuple(english.split()), tuple(words), (len(english.split()) + 1,) * len(words)))

@@ -17,6 +17,7 @@ GERMAN = [german for _, german, _, _ in UTTERANCES]
 
 def three_cuts(folder):
     """Of row 0, out of order; the second by time supports less than the first. Of row 1 two that lie 0.1 s apart."""
+
     def cut(row, number, seconds, accepted):
         return scored(folder, row, number, seconds, [UNSURE] * len(GERMAN[row].split()), accepted)
 
@@ -51,7 +52,11 @@ def test_the_prompt_stands_in_the_first_turn_and_audio_in_all(data, tmp_path):
     assert users == [PROMPT, "<audio>", "<audio>", "<audio>"]
     assert [turn["role"] for turn in first["messages"]] == ["user", "assistant"] * 4
     assert [Path(audio).name for audio in first["audios"]] == [
-        "demo-00000000-1.wav", "demo-00000000-2.wav", "demo-00000000-0.wav", "0.wav"]
+        "demo-00000000-1.wav",
+        "demo-00000000-2.wav",
+        "demo-00000000-0.wav",
+        "0.wav",
+    ]
 
 
 def test_clips_of_what_is_new_are_the_utterance_when_joined(data, tmp_path):
@@ -66,7 +71,11 @@ def test_single_turns_are_rows_of_monotone_partials(data, tmp_path):
     rows = make(data, tmp_path / "out", "single")
     assert [said(row) for row in rows] == [["Der Mann"], ["Der Mann"], ["Der Mann hat ein"], ["Heute"]]
     assert [Path(row["audios"][0]).name for row in rows] == [
-        "demo-00000000-1.wav", "demo-00000000-2.wav", "demo-00000000-0.wav", "demo-00000001-0.wav"]
+        "demo-00000000-1.wav",
+        "demo-00000000-2.wav",
+        "demo-00000000-0.wav",
+        "demo-00000001-0.wav",
+    ]
 
 
 def test_without_several_cuts_it_says_how_to_make_them(tmp_path, capsys):

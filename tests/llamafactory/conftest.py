@@ -16,8 +16,17 @@ from simulsa_plugin.files.json_files import write_json, write_jsonl
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 # What a launcher or an earlier run leaves behind would change what is tested.
-INHERITED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "FORCE_TORCHRUN", "NPROC_PER_NODE", "DS_ACCELERATOR",
-             "SIMULSA_PLUGIN", "SIMULSA_PLUGIN_ANNOUNCED", "LLAMAFACTORY_VERBOSITY")
+INHERITED = (
+    "RANK",
+    "LOCAL_RANK",
+    "WORLD_SIZE",
+    "FORCE_TORCHRUN",
+    "NPROC_PER_NODE",
+    "DS_ACCELERATOR",
+    "SIMULSA_PLUGIN",
+    "SIMULSA_PLUGIN_ANNOUNCED",
+    "LLAMAFACTORY_VERBOSITY",
+)
 
 
 @pytest.fixture(scope="session")
@@ -42,11 +51,15 @@ def project_folder(tmp_path, entry):
     rows = []
     for number in range(16):
         write_wav(clips / f"{number}.wav", noise.integers(-3000, 3000, 16_000).astype(np.int16))
-        rows.append({
-            "messages": [{"role": "user", "content": "<audio>Translate into German."},
-                         {"role": "assistant", "content": f"das haus {number}"}],
-            "audios": [str(clips / f"{number}.wav")],
-        })
+        rows.append(
+            {
+                "messages": [
+                    {"role": "user", "content": "<audio>Translate into German."},
+                    {"role": "assistant", "content": f"das haus {number}"},
+                ],
+                "audios": [str(clips / f"{number}.wav")],
+            }
+        )
     tables = {OFFLINE_NAME: rows, f"{OFFLINE_NAME}_simulsa": rows[:2]}
     for name, table in tables.items():
         write_jsonl(root / "data" / f"{name}.jsonl", table)
@@ -66,7 +79,14 @@ def llamafactory_cli(project_folder, clean_environment):
     program = Path(sys.executable).parent / "llamafactory-cli"
 
     def run(*arguments, **environment):
-        return subprocess.run([str(program), *arguments], cwd=project_folder, env=clean_environment | environment,
-                              capture_output=True, text=True, timeout=280, check=False)
+        return subprocess.run(
+            [str(program), *arguments],
+            cwd=project_folder,
+            env=clean_environment | environment,
+            capture_output=True,
+            text=True,
+            timeout=280,
+            check=False,
+        )
 
     return run

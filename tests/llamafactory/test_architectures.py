@@ -35,10 +35,22 @@ PROMPT = Prompt(({"role": "user", "content": ASK},))
 SECONDS = (1.0, 2.53, 1.7, 3.7)
 NEW_TOKENS = 12
 TRAINING = {
-    "stage": "sft", "do_train": True, "finetuning_type": "full", "freeze_vision_tower": False,
-    "freeze_multi_modal_projector": False, "dataset": "toy,toy_simulsa", "dataset_dir": "out", "cutoff_len": 1024,
-    "preprocessing_num_workers": 1, "max_steps": 2, "per_device_train_batch_size": 3, "learning_rate": 0.01,
-    "logging_steps": 1, "save_strategy": "no", "report_to": "none", "output_dir": "trained",
+    "stage": "sft",
+    "do_train": True,
+    "finetuning_type": "full",
+    "freeze_vision_tower": False,
+    "freeze_multi_modal_projector": False,
+    "dataset": "toy,toy_simulsa",
+    "dataset_dir": "out",
+    "cutoff_len": 1024,
+    "preprocessing_num_workers": 1,
+    "max_steps": 2,
+    "per_device_train_batch_size": 3,
+    "learning_rate": 0.01,
+    "logging_steps": 1,
+    "save_strategy": "no",
+    "report_to": "none",
+    "output_dir": "trained",
 }
 MEDIA = ("audio_token", "image_token", "video_token")
 
@@ -108,8 +120,15 @@ def llamafactory(tmp_path, clean_environment):
     program = Path(sys.executable).parent / "llamafactory-cli"
 
     def run(*words):
-        return subprocess.run([str(program), *words], cwd=tmp_path, env=clean_environment, capture_output=True,
-                              text=True, timeout=280, check=False)
+        return subprocess.run(
+            [str(program), *words],
+            cwd=tmp_path,
+            env=clean_environment,
+            capture_output=True,
+            text=True,
+            timeout=280,
+            check=False,
+        )
 
     return run
 
@@ -138,20 +157,24 @@ def test_prompt_content_and_end_are_what_training_labels(tiny, clips, rendered):
 
     backbone = tiny.backbone
     supervised = SupervisedDatasetProcessor(
-        template=backbone.template, tokenizer=backbone.tokenizer, processor=backbone.processor,
+        template=backbone.template,
+        tokenizer=backbone.tokenizer,
+        processor=backbone.processor,
         data_args=DataArguments(template=tiny.template, cutoff_len=2048),
     )
-    rows = supervised.preprocess_dataset({
-        "_prompt": [[{"role": "user", "content": ASK}]] * len(clips),
-        "_response": [[{"role": "assistant", "content": text}] for _, _, text in clips],
-        "_audios": [[path] for path, _, _ in clips],
-        **{name: [None] * len(clips) for name in ("_system", "_tools", "_images", "_videos")},
-    })
+    rows = supervised.preprocess_dataset(
+        {
+            "_prompt": [[{"role": "user", "content": ASK}]] * len(clips),
+            "_response": [[{"role": "assistant", "content": text}] for _, _, text in clips],
+            "_audios": [[path] for path, _, _ in clips],
+            **{name: [None] * len(clips) for name in ("_system", "_tools", "_images", "_videos")},
+        }
+    )
     for one, (_, _, text), input_ids, labels in zip(rendered, clips, rows["input_ids"], rows["labels"], strict=True):
         length = len(one.prompt_ids) + len(one.content_ids)
         assert [*one.prompt_ids, *one.content_ids] == input_ids[:length]
         assert input_ids[length] == backbone._eos_id()
-        assert [label for label in labels if label != -100][-len(input_ids[length:]):] == input_ids[length:]
+        assert [label for label in labels if label != -100][-len(input_ids[length:]) :] == input_ids[length:]
         assert backbone.decode(one.content_ids) == text
 
 
@@ -244,8 +267,11 @@ def unheard_by_transformers(tiny, ids, waveform, heads):
 def test_attention_is_that_of_transformers(eager, rendered, waveforms):
     backbone = eager.backbone
     heads = backbone._attention.all_heads()
-    of_layers = [layer for layer in range(eager.model.config.get_text_config().num_hidden_layers)
-                 if not eager.template.startswith("gemma") or layer % 2]  # their others have a window of 16
+    of_layers = [
+        layer
+        for layer in range(eager.model.config.get_text_config().num_hidden_layers)
+        if not eager.template.startswith("gemma") or layer % 2
+    ]  # their others have a window of 16
     assert heads == [(layer, head) for layer in of_layers for head in range(tiny_models.HEADS)]
     for one, waveform in zip(rendered, waveforms, strict=True):
         ids = [*one.prompt_ids, *one.content_ids]
@@ -307,9 +333,7 @@ def test_audio_beyond_the_window_is_not_heard(tiny):
 
 
 @pytest.mark.parametrize("tiny", ["qwen2_audio", "qwen2_omni", "qwen3_omni"], indirect=True)
-def test_features_are_as_long_as_the_longest_clip_and_score_as_the_whole_window(
-    tiny, rendered, waveforms, monkeypatch
-):
+def test_features_are_as_long_as_the_longest_clip_and_score_as_the_whole_window(tiny, rendered, waveforms, monkeypatch):
     # Scores from the processor's own full padding, through the same weights: only the features differ.
     backbone, window = tiny.backbone, round(tiny.backbone.window_seconds * 100)
     rows = [[*one.prompt_ids, *one.content_ids] for one in rendered]
@@ -317,8 +341,11 @@ def test_features_are_as_long_as_the_longest_clip_and_score_as_the_whole_window(
     found = backbone.score(rendered, waveforms)
     with monkeypatch.context() as patch:
         for name in ("window_of_batch", "shorten"):
-            patch.setattr(backbone._adapter, name, {"window_of_batch": lambda _: contextlib.nullcontext(),
-                                                    "shorten": lambda batch: batch}[name])
+            patch.setattr(
+                backbone._adapter,
+                name,
+                {"window_of_batch": lambda _: contextlib.nullcontext(), "shorten": lambda batch: batch}[name],
+            )
         whole = backbone._collate(rows, waveforms, padding_side="right")
         expected = backbone.score(rendered, waveforms)
     assert whole["input_features"].shape[-1] == window
@@ -428,8 +455,24 @@ def test_augment_train_and_evaluate(tiny, clips, llamafactory, tmp_path, monkeyp
 def two_are_cut(tiny):
     model = [f"{key}={value}" for key, value in tiny.recipe.items()]
     # The threshold lies among the probabilities that random weights give.
-    assert augment.main([*model, "dataset=toy", "dataset_dir=data", "simulsa_samples=2", "simulsa_min_seconds=1",
-                         "simulsa_max_seconds=3", "simulsa_threshold=0.0005", "--audit", "2", "--out", "out"]) == 0
+    assert (
+        augment.main(
+            [
+                *model,
+                "dataset=toy",
+                "dataset_dir=data",
+                "simulsa_samples=2",
+                "simulsa_min_seconds=1",
+                "simulsa_max_seconds=3",
+                "simulsa_threshold=0.0005",
+                "--audit",
+                "2",
+                "--out",
+                "out",
+            ]
+        )
+        == 0
+    )
     manifest, audit = read("out/toy_simulsa/manifest.json"), read("out/toy_simulsa/audit.json")
     assert (manifest["counts"]["samples"], manifest["skipped"]) == (2, {})
     assert audit["tokens"] == manifest["counts"]["tokens"] > 0
@@ -449,9 +492,23 @@ def two_steps_are_trained(tiny, llamafactory):
 
 
 def two_are_decoded(tiny):
-    assert evaluate.main([f"template={tiny.template}", "model_name_or_path=trained", "eval_dataset=toy",
-                          "dataset_dir=data", "simulsa_chunks=1000", "simulsa_rollbacks=0,3",
-                          "simulsa_max_new_tokens=8", "simulsa_eval_samples=2", "--out", "results"]) == 0
+    assert (
+        evaluate.main(
+            [
+                f"template={tiny.template}",
+                "model_name_or_path=trained",
+                "eval_dataset=toy",
+                "dataset_dir=data",
+                "simulsa_chunks=1000",
+                "simulsa_rollbacks=0,3",
+                "simulsa_max_new_tokens=8",
+                "simulsa_eval_samples=2",
+                "--out",
+                "results",
+            ]
+        )
+        == 0
+    )
     scores = read("results/scores.json")
     assert scores["model"]["weights"] != tiny.backbone.describe()["weights"]
     found = [(cell["policy"], cell["chunk_ms"], cell["rollback"], cell["instances"]) for cell in scores["cells"]]

@@ -14,8 +14,12 @@ def python(tmp_path, clean_environment):
     def run(code, **environment):
         result = subprocess.run(
             [sys.executable, "-c", textwrap.dedent(code)],
-            cwd=tmp_path, env=clean_environment | {"PYTHONPATH": str(tmp_path)} | environment,
-            capture_output=True, text=True, timeout=120, check=False,
+            cwd=tmp_path,
+            env=clean_environment | {"PYTHONPATH": str(tmp_path)} | environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
         )
         assert result.returncode == 0, result.stderr
         return result
@@ -58,23 +62,29 @@ def test_importing_torch_activates_it_and_says_nothing(python):
 
 
 def test_the_switch_turns_it_off(python):
-    result = python("""
+    result = python(
+        """
         from simulsa_plugin.llamafactory.plugin import autoload
         import sys
         autoload.activate()
         print([type(f).__name__ for f in sys.meta_path].count("ModuleWatcher"))
-    """, SIMULSA_PLUGIN="0")
+    """,
+        SIMULSA_PLUGIN="0",
+    )
     assert result.stdout.strip() == "0"
 
 
 def test_our_commands_have_it_where_torch_may_not_load_it_and_say_that_training_has_not(python):
-    result = python("""
+    result = python(
+        """
         import sys
         from simulsa_plugin.commands.wiring import _with_plugin
         _with_plugin()
         import torch
         print([type(f).__name__ for f in sys.meta_path].count("ModuleWatcher"))
-    """, TORCH_DEVICE_BACKEND_AUTOLOAD="0")
+    """,
+        TORCH_DEVICE_BACKEND_AUTOLOAD="0",
+    )
     assert result.stdout.strip() == "1"
     assert result.stderr.startswith("WARNING: TORCH_DEVICE_BACKEND_AUTOLOAD=0 keeps PyTorch from loading")
     assert result.stderr.count("\n") == 1
@@ -106,11 +116,14 @@ def test_without_llamafactory_an_import_of_it_fails_as_ever(python, tmp_path):
 
 
 def test_an_extended_module_keeps_its_loader_and_source(python, fake_toolkit):
-    fake_toolkit("launcher", """
+    fake_toolkit(
+        "launcher",
+        """
         import subprocess
         def launch():
             print("launched")
-    """)
+    """,
+    )
     result = python("""
         from simulsa_plugin.llamafactory.plugin import autoload
         autoload.activate()
@@ -134,12 +147,15 @@ def test_a_module_imported_before_torch_is_extended_too(python, fake_toolkit):
 
 
 def test_a_module_that_imports_torch_while_it_is_executed_is_left_alone(python, fake_toolkit):
-    fake_toolkit("launcher", """
+    fake_toolkit(
+        "launcher",
+        """
         from simulsa_plugin.llamafactory.plugin import autoload
         autoload.activate()  # as `import torch` does
         import subprocess
         def launch(): pass
-    """)
+    """,
+    )
     result = python("import llamafactory.launcher as launcher; print(hasattr(launcher.launch, '__wrapped__'))")
     assert result.stdout.strip() == "False"
     assert result.stderr == ""
@@ -170,9 +186,14 @@ def test_a_failing_extension_leaves_the_module_as_it_is(python, fake_toolkit):
     assert result.stderr.startswith("simulsa_plugin: cannot extend llamafactory.hparams.parser")
 
 
-@pytest.mark.parametrize(("module", "way"), [
-    ("v1.launcher", "USE_V1=1"), ("train.mca.workflow", "mca"), ("train.hyper_parallel.workflow", "hyper_parallel"),
-])
+@pytest.mark.parametrize(
+    ("module", "way"),
+    [
+        ("v1.launcher", "USE_V1=1"),
+        ("train.mca.workflow", "mca"),
+        ("train.hyper_parallel.workflow", "hyper_parallel"),
+    ],
+)
 def test_a_way_past_the_plugin_is_said(python, fake_toolkit, module, way):
     if "." in module.removeprefix("v1."):
         fake_toolkit("train.other", "")  # the packages above it

@@ -32,10 +32,15 @@ def processor_of(renderer, cutoff_len):
 
 def rows(answer="Der Hund schläft.", seconds=(1.0, 6.0)):
     audios = [[np.zeros(int(16_000 * one), np.float32)] for one in seconds]
-    return {"_prompt": [[{"role": "user", "content": "<audio>Translate."}]] * len(audios),
-            "_response": [[{"role": "assistant", "content": answer}]] * len(audios), "_audios": audios,
-            "_system": [""] * len(audios), "_tools": [""] * len(audios), "_images": [None] * len(audios),
-            "_videos": [None] * len(audios)}
+    return {
+        "_prompt": [[{"role": "user", "content": "<audio>Translate."}]] * len(audios),
+        "_response": [[{"role": "assistant", "content": answer}]] * len(audios),
+        "_audios": audios,
+        "_system": [""] * len(audios),
+        "_tools": [""] * len(audios),
+        "_images": [None] * len(audios),
+        "_videos": [None] * len(audios),
+    }
 
 
 def lengths(renderer):
@@ -73,11 +78,15 @@ def test_what_was_cut_before_changes_no_name_in_the_cache_of_datasets(renderer):
     cutoff._cut.clear()
 
 
-@pytest.mark.parametrize(("name", "text", "rows"), [
-    ("a.jsonl", '{"x": 1}\n\n{"x": 2}', 2), ("a.json", json.dumps([1, 2, 3]), 3),
-    ("a.json", '{"x": 1}\n{"x": 2}\n', None),
-    ("a.csv", "x\n1\n", None),
-])
+@pytest.mark.parametrize(
+    ("name", "text", "rows"),
+    [
+        ("a.jsonl", '{"x": 1}\n\n{"x": 2}', 2),
+        ("a.json", json.dumps([1, 2, 3]), 3),
+        ("a.json", '{"x": 1}\n{"x": 2}\n', None),
+        ("a.csv", "x\n1\n", None),
+    ],
+)
 def test_rows_of_a_file_are_counted_where_that_is_certain(tmp_path, name, text, rows):
     (tmp_path / name).write_text(text, encoding="utf-8")
     assert rows_in_file(str(tmp_path / name)) == rows

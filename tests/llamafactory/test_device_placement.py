@@ -169,9 +169,12 @@ class TestSize:
 
 def set_dtype(config_file, dtype):
     """Rewrite a checkpoint's config.json: transformers converts the weights to it while it loads them."""
+
     def changed(part):
-        return {key: changed(value) if isinstance(value, dict) else dtype if key == "dtype" else value
-                for key, value in part.items()}
+        return {
+            key: changed(value) if isinstance(value, dict) else dtype if key == "dtype" else value
+            for key, value in part.items()
+        }
 
     config = json.loads(config_file.read_text(encoding="utf-8"))
     config_file.write_text(json.dumps(changed(config) | {"dtype": dtype}), encoding="utf-8")
@@ -204,14 +207,22 @@ class TestSpread:
             model, decoder = spread_model(folder)
             assert {str(weight.device) for weight in decoder.parameters()} == {"cuda:0", "cuda:1"}
             assert str(execution_device(model.get_input_embeddings())) == "cuda:0"
-            shared = SharedPromptDecoder(model, _Adapter(decoder), SpecialTokens(frozenset({9}), (3,), 0),
-                                         AudioAttention(decoder))
+            shared = SharedPromptDecoder(
+                model, _Adapter(decoder), SpecialTokens(frozenset({9}), (3,), 0), AudioAttention(decoder)
+            )
             shared.choose = lambda hidden: ((5, 0.5) for _ in shared._head(hidden))  # fake logits have no largest
-            short, long = (ReadPrompt(torch.zeros(tokens, shared._embed.embedding_dim, device="cuda:0"),
-                                      torch.ones(tokens, dtype=torch.bool, device="cuda:0"))
-                           for tokens in (6, 9))
-            requests = [Request((1, 2), (5, 4), max_new_tokens=3), Request(max_new_tokens=8),
-                        Request((1,), max_new_tokens=40)]
+            short, long = (
+                ReadPrompt(
+                    torch.zeros(tokens, shared._embed.embedding_dim, device="cuda:0"),
+                    torch.ones(tokens, dtype=torch.bool, device="cuda:0"),
+                )
+                for tokens in (6, 9)
+            )
+            requests = [
+                Request((1, 2), (5, 4), max_new_tokens=3),
+                Request(max_new_tokens=8),
+                Request((1,), max_new_tokens=40),
+            ]
             with _SameDevice():
                 found = shared.continue_([short, long, long], requests)
         assert [one.token_ids for one in found] == [(5,) * 3, (5,) * 8, (5,) * 40]

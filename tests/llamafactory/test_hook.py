@@ -27,10 +27,24 @@ from simulsa_plugin.llamafactory.training.preserved_state import as_loud_as_befo
 from simulsa_plugin.model.values import Prompt, Sample, UnusableRow
 from simulsa_plugin.presets import PRESETS
 
-SMALL = ("max_steps=3", "per_device_train_batch_size=2", "dataloader_num_workers=0", "logging_steps=1", "val_size=4",
-         "per_device_eval_batch_size=4", "eval_strategy=steps", "eval_steps=1", "do_eval=true")
-HOOK = (f"simulsa_eval_dataset={OFFLINE_NAME}", "simulsa_eval_samples=5", "simulsa_eval_chunks=500",
-        "simulsa_eval_rollbacks=0,3", "simulsa_eval_policies=rollback,confidence")
+SMALL = (
+    "max_steps=3",
+    "per_device_train_batch_size=2",
+    "dataloader_num_workers=0",
+    "logging_steps=1",
+    "val_size=4",
+    "per_device_eval_batch_size=4",
+    "eval_strategy=steps",
+    "eval_steps=1",
+    "do_eval=true",
+)
+HOOK = (
+    f"simulsa_eval_dataset={OFFLINE_NAME}",
+    "simulsa_eval_samples=5",
+    "simulsa_eval_chunks=500",
+    "simulsa_eval_rollbacks=0,3",
+    "simulsa_eval_policies=rollback,confidence",
+)
 CELLS = ("offline", "k500_b0", "k500_b3", "confidence_k500_b0_confidence_threshold0.9")
 
 
@@ -53,14 +67,24 @@ def quiet_metrics():
 
 
 def test_a_training_logs_keeps_and_chooses_by_simultaneous_metrics_and_learns_the_same(
-        llamafactory_cli, project_folder, quiet_metrics):
+    llamafactory_cli, project_folder, quiet_metrics
+):
     recipe = ("train", "recipes/demo_simulsa.yaml", *SMALL)
     plain = llamafactory_cli(*recipe, "output_dir=saves/plain")
     assert plain.returncode == 0, plain.stderr[-4000:]
     hooked = llamafactory_cli(
-        *recipe, *HOOK, "output_dir=saves/hooked", "report_to=tensorboard", "logging_dir=runs", "save_strategy=steps",
-        "save_steps=1", "load_best_model_at_end=true", "metric_for_best_model=simul_k500_b3_bleu",
-        "greater_is_better=true", "early_stopping_steps=5")
+        *recipe,
+        *HOOK,
+        "output_dir=saves/hooked",
+        "report_to=tensorboard",
+        "logging_dir=runs",
+        "save_strategy=steps",
+        "save_steps=1",
+        "load_best_model_at_end=true",
+        "metric_for_best_model=simul_k500_b3_bleu",
+        "greater_is_better=true",
+        "early_stopping_steps=5",
+    )
     assert hooked.returncode == 0, hooked.stderr[-4000:]
     assert "every evaluation also decodes 5 utterances of demo (5 s of audio) in 4 cells" in hooked.stderr
     assert f"test set {OFFLINE_NAME}: 5 of 16 rows, latency unit word." in hooked.stderr
@@ -85,12 +109,23 @@ def test_a_training_logs_keeps_and_chooses_by_simultaneous_metrics_and_learns_th
 
 
 def test_ranks_share_the_work_under_zero_3_and_find_what_an_evaluation_of_its_own_finds(
-        llamafactory_cli, project_folder, clean_environment):
+    llamafactory_cli, project_folder, clean_environment
+):
     result = llamafactory_cli(
-        "train", "recipes/demo_simulsa.yaml", *SMALL, *HOOK, "max_steps=1", "eval_steps=1",
-        "deepspeed=recipes/deepspeed/z3.json", "output_dir=saves/ranks",
-        FORCE_TORCHRUN="1", NPROC_PER_NODE="2", DS_ACCELERATOR="cpu", CUDA_VISIBLE_DEVICES="",
-        CXX="no-compiler")  # or DeepSpeed compiles an exchange between the two, for minutes on a busy machine
+        "train",
+        "recipes/demo_simulsa.yaml",
+        *SMALL,
+        *HOOK,
+        "max_steps=1",
+        "eval_steps=1",
+        "deepspeed=recipes/deepspeed/z3.json",
+        "output_dir=saves/ranks",
+        FORCE_TORCHRUN="1",
+        NPROC_PER_NODE="2",
+        DS_ACCELERATOR="cpu",
+        CUDA_VISIBLE_DEVICES="",
+        CXX="no-compiler",
+    )  # or DeepSpeed compiles an exchange between the two, for minutes on a busy machine
     assert result.returncode == 0, result.stderr[-4000:]
     folder = project_folder / "saves" / "ranks"
     history = [json.loads(line) for line in (folder / "simulsa_eval.jsonl").read_text().splitlines()]
@@ -98,23 +133,48 @@ def test_ranks_share_the_work_under_zero_3_and_find_what_an_evaluation_of_its_ow
     assert len(losses(folder)) == 1
     from simulsa_plugin.commands.evaluate import main
 
-    assert main(["run", f"model_name_or_path={folder}", "template=qwen2_audio", f"eval_dataset={OFFLINE_NAME}",
-                 f"dataset_dir={project_folder / 'data'}", "simulsa_chunks=500", "simulsa_rollbacks=0,3",
-                 "simulsa_policies=rollback,confidence", "simulsa_eval_samples=5",
-                 "--out", str(project_folder / "alone")]) == 0
+    assert (
+        main(
+            [
+                "run",
+                f"model_name_or_path={folder}",
+                "template=qwen2_audio",
+                f"eval_dataset={OFFLINE_NAME}",
+                f"dataset_dir={project_folder / 'data'}",
+                "simulsa_chunks=500",
+                "simulsa_rollbacks=0,3",
+                "simulsa_policies=rollback,confidence",
+                "simulsa_eval_samples=5",
+                "--out",
+                str(project_folder / "alone"),
+            ]
+        )
+        == 0
+    )
     alone = json.loads((project_folder / "alone" / "scores.json").read_text(encoding="utf-8"))["cells"]
     for ours, theirs in zip(history, alone, strict=True):
         for name in ("policy", "chunk_ms", "rollback", "BLEU", "LAAL", "NE", "SWF", "empty"):
             assert ours[name] == pytest.approx(theirs[name]), (ours["policy"], name)
 
 
-@pytest.mark.parametrize(("words", "expected"), [
-    (("simulsa_eval_dataset=nothing",), "No dataset nothing in"),
-    (("simulsa_eval_policies=nothing",), "simulsa_eval_policies is 'nothing'"),
-    (("metric_for_best_model=simul_k7_b0_bleu", "load_best_model_at_end=true", "save_strategy=steps", "save_steps=1"),
-     "metric_for_best_model is eval_simul_k7_b0_bleu; simultaneous decoding has eval_simul_offline_bleu"),
-    (("eval_strategy='no'", "do_eval=false", "val_size=0"), "this one never does. Set eval_strategy: steps"),
-], ids=["dataset", "policy", "metric", "never"])
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("simulsa_eval_dataset=nothing",), "No dataset nothing in"),
+        (("simulsa_eval_policies=nothing",), "simulsa_eval_policies is 'nothing'"),
+        (
+            (
+                "metric_for_best_model=simul_k7_b0_bleu",
+                "load_best_model_at_end=true",
+                "save_strategy=steps",
+                "save_steps=1",
+            ),
+            "metric_for_best_model is eval_simul_k7_b0_bleu; simultaneous decoding has eval_simul_offline_bleu",
+        ),
+        (("eval_strategy='no'", "do_eval=false", "val_size=0"), "this one never does. Set eval_strategy: steps"),
+    ],
+    ids=["dataset", "policy", "metric", "never"],
+)
 def test_a_mistake_shows_before_anything_is_trained(llamafactory_cli, words, expected):
     result = llamafactory_cli("train", "recipes/demo_simulsa.yaml", *SMALL, *HOOK, *words)
     assert result.returncode == 1
@@ -124,11 +184,18 @@ def test_a_mistake_shows_before_anything_is_trained(llamafactory_cli, words, exp
 
 # A trainer of wood, and a model of arithmetic
 
+
 @pytest.fixture
 def samples(tmp_path):
-    return [Sample(row, Prompt(({"role": "user", "content": "<audio>Translate."},)), "guten Tag liebe Welt",
-                   write_noise(tmp_path / f"{row}.wav", seconds, seed=row))
-            for row, seconds in enumerate([2.0, 1.7, 0.9])]
+    return [
+        Sample(
+            row,
+            Prompt(({"role": "user", "content": "<audio>Translate."},)),
+            "guten Tag liebe Welt",
+            write_noise(tmp_path / f"{row}.wav", seconds, seed=row),
+        )
+        for row, seconds in enumerate([2.0, 1.7, 0.9])
+    ]
 
 
 @pytest.fixture
@@ -138,8 +205,12 @@ def settings():
 
 @pytest.fixture
 def plan(samples, settings, tmp_path):
-    rows = [*samples, UnusableRow(3, "multi_turn"), Sample(4, samples[0].prompt, "x", str(tmp_path / "gone.wav")),
-            Sample(5, samples[0].prompt, "x", write_noise(tmp_path / "short.wav", 0.1, seed=5))]
+    rows = [
+        *samples,
+        UnusableRow(3, "multi_turn"),
+        Sample(4, samples[0].prompt, "x", str(tmp_path / "gone.wav")),
+        Sample(5, samples[0].prompt, "x", write_noise(tmp_path / "short.wav", 0.1, seed=5)),
+    ]
     return make_plan("toy", rows, plan_cells(settings), settings)[0]
 
 
@@ -156,9 +227,12 @@ class Wood(torch.nn.Module):
 def make_trainer(step=1, **arguments):
     model = Wood()
     return types.SimpleNamespace(
-        state=types.SimpleNamespace(global_step=step, epoch=0.5), model=model, model_wrapped=model,
+        state=types.SimpleNamespace(global_step=step, epoch=0.5),
+        model=model,
+        model_wrapped=model,
         args=types.SimpleNamespace(**{"metric_for_best_model": None, **arguments}),
-        compute_loss_context_manager=torch.no_grad)
+        compute_loss_context_manager=torch.no_grad,
+    )
 
 
 @pytest.fixture
@@ -206,7 +280,8 @@ def test_the_metrics_are_those_of_an_evaluation_of_its_own(plan, samples, settin
     cells = evaluate(ClockModel(regret=True), "toy", samples, settings, tmp_path / "out")
     for ours, theirs in zip(rows, cells, strict=True):
         assert {name: ours[name] for name in ("BLEU", "chrF", "LAAL", "YAAL", "NE", "SWF")} == {
-            name: theirs[name] for name in ("BLEU", "chrF", "LAAL", "YAAL", "NE", "SWF")}
+            name: theirs[name] for name in ("BLEU", "chrF", "LAAL", "YAAL", "NE", "SWF")
+        }
     assert logged_metrics(plan, rows)["eval_simul_k500_b3_laal"] == cells[2]["LAAL"]
 
 
@@ -226,6 +301,7 @@ def test_several_sets_at_one_step_decode_once_and_the_best_model_again(evaluator
 def test_a_failure_is_loud_and_costs_no_training(evaluator, monkeypatch, capsys):
     def fail(*_):
         raise RuntimeError("out of\nluck")
+
     monkeypatch.setattr(hook, "decode_share", fail)
     trainer = make_trainer(metric_for_best_model="simul_k500_b3_bleu")
     metrics = evaluator.metrics(trainer)
@@ -236,9 +312,21 @@ def test_a_failure_is_loud_and_costs_no_training(evaluator, monkeypatch, capsys)
 
 
 # Every kind of exception that a library may raise, from a missing package to a bug
-EXCEPTIONS = [RuntimeError("no\nmecab"), ImportError("sentencepiece"), AssertionError(), MemoryError(), KeyError("x"),
-              OSError(5, "Input/output error"), UnicodeError("x"), ZeroDivisionError(), RecursionError(),
-              StopIteration(), StorageError("full"), MissingExtraError("no mecab"), UsageError("no")]
+EXCEPTIONS = [
+    RuntimeError("no\nmecab"),
+    ImportError("sentencepiece"),
+    AssertionError(),
+    MemoryError(),
+    KeyError("x"),
+    OSError(5, "Input/output error"),
+    UnicodeError("x"),
+    ZeroDivisionError(),
+    RecursionError(),
+    StopIteration(),
+    StorageError("full"),
+    MissingExtraError("no mecab"),
+    UsageError("no"),
+]
 
 
 @pytest.mark.parametrize("name", ["score_cells", "logged_metrics"])
@@ -246,6 +334,7 @@ EXCEPTIONS = [RuntimeError("no\nmecab"), ImportError("sentencepiece"), Assertion
 def test_scores_that_fail_are_one_line_and_cost_no_training(evaluator, monkeypatch, capsys, error, name):
     def fail(*_):
         raise error
+
     with monkeypatch.context() as patched:
         patched.setattr(hook, name, fail)
         assert evaluator.metrics(make_trainer()) == {}
@@ -262,6 +351,7 @@ def test_scores_that_fail_are_one_line_and_cost_no_training(evaluator, monkeypat
 def test_ctrl_c_still_stops_a_training(evaluator, monkeypatch, name):
     def interrupt(*_):
         raise KeyboardInterrupt
+
     monkeypatch.setattr(hook, name, interrupt)
     with pytest.raises(KeyboardInterrupt):
         evaluator.metrics(make_trainer())
@@ -287,6 +377,7 @@ class Ranks:
         def ask(rank):
             self.local.rank = rank
             return [evaluators[rank].metrics(make_trainer(step, **arguments)) for step in (1, 2)]
+
         with ThreadPoolExecutor(2) as executor:
             return list(executor.map(ask, range(2)))
 
@@ -342,6 +433,7 @@ def test_a_warning_that_nobody_can_read_costs_no_training(evaluator, monkeypatch
 
     def fail(*_):
         raise RuntimeError
+
     monkeypatch.setattr(hook, "score_cells", fail)
     monkeypatch.setattr(sys, "stderr", Gone())
     assert evaluator.metrics(make_trainer()) == {}
@@ -350,6 +442,7 @@ def test_a_warning_that_nobody_can_read_costs_no_training(evaluator, monkeypatch
 def test_a_tokenizer_that_is_not_there_shows_before_anything_is_loaded(monkeypatch):
     def fail(tokenizer):
         raise MissingExtraError(f"The BLEU tokenizer {tokenizer} cannot start")
+
     monkeypatch.setattr(hook, "make_metrics", fail)
     data = types.SimpleNamespace(simulsa_eval_dataset="x", simulsa_target_language="ja")
     training = types.SimpleNamespace(fsdp=[], eval_strategy="steps", do_eval=False)
@@ -357,12 +450,15 @@ def test_a_tokenizer_that_is_not_there_shows_before_anything_is_loaded(monkeypat
         hook._make_evaluator(InferenceArguments(None, data, None), training)
 
 
-@pytest.mark.parametrize(("keys", "policies", "chunks", "rollbacks"), [
-    ({}, ("rollback",), (500, 1000), (0, 3)),
-    ({"simulsa_preset": "paper"}, ("rollback",), (500, 1000), (0, 3)),
-    ({"simulsa_preset": "recommended"}, ("confidence",), (500,), (0, 3)),
-    ({"simulsa_preset": "recommended", "simulsa_eval_chunks": "250,750"}, ("confidence",), (250, 750), (0, 3)),
-])
+@pytest.mark.parametrize(
+    ("keys", "policies", "chunks", "rollbacks"),
+    [
+        ({}, ("rollback",), (500, 1000), (0, 3)),
+        ({"simulsa_preset": "paper"}, ("rollback",), (500, 1000), (0, 3)),
+        ({"simulsa_preset": "recommended"}, ("confidence",), (500,), (0, 3)),
+        ({"simulsa_preset": "recommended", "simulsa_eval_chunks": "250,750"}, ("confidence",), (250, 750), (0, 3)),
+    ],
+)
 def test_a_preset_stands_behind_the_keys_that_are_not_named(monkeypatch, keys, policies, chunks, rollbacks):
     planned = []
     monkeypatch.setattr(hook, "_refuse_what_cannot_be", lambda _, settings: planned.append(settings))
@@ -374,7 +470,8 @@ def test_a_preset_stands_behind_the_keys_that_are_not_named(monkeypatch, keys, p
     assert (settings.policies, settings.chunks, settings.rollbacks) == (policies, chunks, rollbacks)
     recommended = keys.get("simulsa_preset") == "recommended"
     assert settings.confidence_threshold == (
-        PRESETS["recommended"]["simulsa_confidence_threshold"] if recommended else (0.9,))
+        PRESETS["recommended"]["simulsa_confidence_threshold"] if recommended else (0.9,)
+    )
 
 
 def test_an_unknown_preset_stops_a_training_before_it_begins():
@@ -386,6 +483,7 @@ def test_an_unknown_preset_stops_a_training_before_it_begins():
 def test_a_history_that_cannot_be_written_is_loud_and_costs_no_metric(evaluator, monkeypatch, capsys):
     def fail(*_):
         raise OSError("no space left")
+
     monkeypatch.setattr(History, "add", fail)
     assert "eval_simul_k500_b0_bleu" in evaluator.metrics(make_trainer())
     assert "could not be written down: no space left" in capsys.readouterr().err
@@ -398,6 +496,7 @@ def test_modes_and_random_states_are_as_before_also_after_a_failure(evaluator, m
         assert not any(module.training for module in trainer.model.modules())
         random.random(), np.random.rand(), torch.rand(1)
         raise RuntimeError
+
     monkeypatch.setattr(hook, "decode_share", disturb)
     random.seed(1), np.random.seed(1), torch.manual_seed(1)
     expected = random.random(), np.random.rand(), torch.rand(1)
@@ -447,17 +546,30 @@ def test_a_training_that_goes_on_does_its_later_steps_again(tmp_path):
 
 
 def test_flags_are_read_as_a_recipes_values_are():
-    data = types.SimpleNamespace(simulsa_eval_chunks="500,1000", simulsa_eval_samples="5", simulsa_eval_dataset="x",
-                                 simulsa_eval_rollbacks=[0, 3], simulsa_measure_time=None, dataset="y")
-    assert hook._own_keys(data) == {"simulsa_eval_chunks": "500,1000", "simulsa_eval_samples": 5,
-                                    "simulsa_eval_dataset": "x", "simulsa_eval_rollbacks": [0, 3]}
+    data = types.SimpleNamespace(
+        simulsa_eval_chunks="500,1000",
+        simulsa_eval_samples="5",
+        simulsa_eval_dataset="x",
+        simulsa_eval_rollbacks=[0, 3],
+        simulsa_measure_time=None,
+        dataset="y",
+    )
+    assert hook._own_keys(data) == {
+        "simulsa_eval_chunks": "500,1000",
+        "simulsa_eval_samples": 5,
+        "simulsa_eval_dataset": "x",
+        "simulsa_eval_rollbacks": [0, 3],
+    }
 
 
-@pytest.mark.parametrize(("arguments", "settings", "message"), [
-    ({"fsdp": ["full_shard"]}, {}, "does not work under FSDP"),
-    ({}, {"measure_time": True}, "simulsa_measure_time is not for"),
-    ({"eval_strategy": "no"}, {}, "this one never does"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "settings", "message"),
+    [
+        ({"fsdp": ["full_shard"]}, {}, "does not work under FSDP"),
+        ({}, {"measure_time": True}, "simulsa_measure_time is not for"),
+        ({"eval_strategy": "no"}, {}, "this one never does"),
+    ],
+)
 def test_what_cannot_be_is_refused(arguments, settings, message):
     training = types.SimpleNamespace(**{"fsdp": [], "eval_strategy": "steps", "do_eval": False} | arguments)
     with pytest.raises(UsageError, match=message):
@@ -466,25 +578,35 @@ def test_what_cannot_be_is_refused(arguments, settings, message):
 
 # Other stages of LLaMA-Factory
 
+
 def preferences(folder, extra):
     """Turn the project's offline rows into a preference dataset: `extra` are the columns of its stage."""
     data = folder / "data"
     entries = json.loads((data / "dataset_info.json").read_text(encoding="utf-8"))
     rows = [json.loads(line) for line in (data / f"{OFFLINE_NAME}.jsonl").read_text(encoding="utf-8").splitlines()]
     turns = [{"role": "user", "content": rows[0]["messages"][0]["content"]}]
-    write_jsonl(data / "preferences.jsonl", [
-        {**row, **({"messages": turns} if "chosen" in extra(number) else {}), **extra(number)}
-        for number, row in enumerate(rows)])
+    write_jsonl(
+        data / "preferences.jsonl",
+        [
+            {**row, **({"messages": turns} if "chosen" in extra(number) else {}), **extra(number)}
+            for number, row in enumerate(rows)
+        ],
+    )
     columns = {"messages": "messages", "audios": "audios"}
     columns |= {name: name for name in extra(0)}
     entries["preferences"] = entries[OFFLINE_NAME] | {
-        "file_name": "preferences.jsonl", "columns": columns, "ranking": "chosen" in columns}
+        "file_name": "preferences.jsonl",
+        "columns": columns,
+        "ranking": "chosen" in columns,
+    }
     write_json(data / "dataset_info.json", entries)
 
 
 def ranked(number):
-    return {"chosen": {"role": "assistant", "content": f"das haus {number}"},
-            "rejected": {"role": "assistant", "content": "nein"}}
+    return {
+        "chosen": {"role": "assistant", "content": f"das haus {number}"},
+        "rejected": {"role": "assistant", "content": "nein"},
+    }
 
 
 def judged(number):
@@ -495,11 +617,19 @@ def judged(number):
 def test_stages_whose_model_translates_decode_at_every_evaluation(llamafactory_cli, project_folder, stage, extra):
     preferences(project_folder, extra)
     result = llamafactory_cli(
-        "train", "recipes/demo_simulsa.yaml", *SMALL, *HOOK, "max_steps=1", f"stage={stage}", "dataset=preferences",
-        "output_dir=saves/stage")
+        "train",
+        "recipes/demo_simulsa.yaml",
+        *SMALL,
+        *HOOK,
+        "max_steps=1",
+        f"stage={stage}",
+        "dataset=preferences",
+        "output_dir=saves/stage",
+    )
     assert result.returncode == 0, result.stderr[-4000:]
-    (evaluation, *_) = (row for row in state_of(project_folder / "saves" / "stage")["log_history"]
-                        if "eval_runtime" in row)
+    (evaluation, *_) = (
+        row for row in state_of(project_folder / "saves" / "stage")["log_history"] if "eval_runtime" in row
+    )
     assert names(("bleu", "ne")) <= set(evaluation)
 
 
@@ -514,8 +644,16 @@ def test_stages_whose_model_does_not_translate_refuse_the_key(stage):
 
 def test_the_refusal_reaches_the_user_before_a_model_is_loaded(llamafactory_cli, project_folder):
     preferences(project_folder, ranked)
-    result = llamafactory_cli("train", "recipes/demo_simulsa.yaml", *SMALL, *HOOK, "stage=rm", "dataset=preferences",
-                              "model_name_or_path=/no/such/model", "output_dir=saves/stage")
+    result = llamafactory_cli(
+        "train",
+        "recipes/demo_simulsa.yaml",
+        *SMALL,
+        *HOOK,
+        "stage=rm",
+        "dataset=preferences",
+        "model_name_or_path=/no/such/model",
+        "output_dir=saves/stage",
+    )
     assert result.returncode == 1
     assert "simulsa_eval_dataset does not work in stage: rm" in result.stderr
     assert "Traceback" not in result.stderr

@@ -74,9 +74,17 @@ def answers(load, tokenizer):
 
 def recipe(folder, name, cache, **keys):
     return {
-        "stage": "sft", "do_train": True, "model_name_or_path": "simulsa-demo", "template": "qwen2_audio",
-        "dataset": name, "dataset_dir": str(folder), "output_dir": os.devnull, "report_to": "none",
-        "cache_dir": str(cache), "use_cpu": True, **keys,
+        "stage": "sft",
+        "do_train": True,
+        "model_name_or_path": "simulsa-demo",
+        "template": "qwen2_audio",
+        "dataset": name,
+        "dataset_dir": str(folder),
+        "output_dir": os.devnull,
+        "report_to": "none",
+        "cache_dir": str(cache),
+        "use_cpu": True,
+        **keys,
     }
 
 
@@ -124,11 +132,15 @@ def label(folder, scores, **keys):
     return folder
 
 
-@pytest.mark.parametrize("settings", [
-    {},
-    {"acceptance": "greedy", "boundary": "word", "keep_empty": False},
-    {"threshold": 0.005, "portable": True},
-], ids=lambda settings: " ".join(settings) or "defaults")
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"acceptance": "greedy", "boundary": "word", "keep_empty": False},
+        {"threshold": 0.005, "portable": True},
+    ],
+    ids=lambda settings: " ".join(settings) or "defaults",
+)
 def test_an_entry_without_keys_gives_what_the_run_wrote(toy, load, tmp_path, settings):
     out = run(toy, tmp_path / "run", **settings)
     written = load(out, "toy_simulsa")
@@ -211,8 +223,10 @@ def test_beside_the_offline_rows_it_is_one_more_dataset(copy, toy, load, tmp_pat
 
 
 def test_a_new_threshold_gives_new_labels_from_a_warm_cache(scored, answers, tmp_path):
-    found = [answers(label(tmp_path / "data", scores_of(scored), simulsa_threshold=threshold), "labels")
-             for threshold in (0.5, 0.005, 0.5)]
+    found = [
+        answers(label(tmp_path / "data", scores_of(scored), simulsa_threshold=threshold), "labels")
+        for threshold in (0.5, 0.005, 0.5)
+    ]
     assert found[0] == found[2] != found[1]
 
 
@@ -261,20 +275,23 @@ def test_a_list_that_is_empty_for_ten_megabytes_may_hold_something_then(copy, an
     assert answers(label(tmp_path / "data", scores_of(copy)), "labels") == [row["partial"]] * 12
 
 
-@pytest.mark.parametrize(("keys", "expected"), [
-    ({"simulsa_treshold": 0.2}, "Unknown key simulsa_treshold: did you mean simulsa_threshold"),
-    ({"threshold": 0.2}, "Unknown key threshold: did you mean simulsa_threshold"),
-    ({"columns": {}}, "Unknown key columns: allowed: file_name, formatting, simulsa_acceptance"),
-    ({"simulsa_ratio": 0.01}, "simulsa_ratio was settled when the scores were made"),
-    ({"num_samples": 3}, "num_samples draws rows at random, also twice. Use simulsa_share"),
-    ({"simulsa_threshold": "high"}, "simulsa_threshold is 'high'; allowed: a number"),
-    ({"simulsa_threshold": 2}, "simulsa_threshold is 2.0; allowed: a number > 0 and ≤ 1"),
-    ({"simulsa_acceptance": "best"}, "simulsa_acceptance is 'best'; allowed: threshold, greedy, ratio, lookback"),
-    ({"simulsa_share": 0}, "simulsa_share is 0.0; allowed: a number > 0 and ≤ 1"),
-    ({"simulsa_keep_empty": None}, "simulsa_keep_empty is None; allowed: true or false"),
-    ({"file_name": None}, "file_name is None; allowed: the path of a scores.jsonl"),
-    ({"formatting": "sharegpt", "simulsa_share": 0.5}, "simulsa_share is for \"formatting\": \"simulsa\", but"),
-])
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ({"simulsa_treshold": 0.2}, "Unknown key simulsa_treshold: did you mean simulsa_threshold"),
+        ({"threshold": 0.2}, "Unknown key threshold: did you mean simulsa_threshold"),
+        ({"columns": {}}, "Unknown key columns: allowed: file_name, formatting, simulsa_acceptance"),
+        ({"simulsa_ratio": 0.01}, "simulsa_ratio was settled when the scores were made"),
+        ({"num_samples": 3}, "num_samples draws rows at random, also twice. Use simulsa_share"),
+        ({"simulsa_threshold": "high"}, "simulsa_threshold is 'high'; allowed: a number"),
+        ({"simulsa_threshold": 2}, "simulsa_threshold is 2.0; allowed: a number > 0 and ≤ 1"),
+        ({"simulsa_acceptance": "best"}, "simulsa_acceptance is 'best'; allowed: threshold, greedy, ratio, lookback"),
+        ({"simulsa_share": 0}, "simulsa_share is 0.0; allowed: a number > 0 and ≤ 1"),
+        ({"simulsa_keep_empty": None}, "simulsa_keep_empty is None; allowed: true or false"),
+        ({"file_name": None}, "file_name is None; allowed: the path of a scores.jsonl"),
+        ({"formatting": "sharegpt", "simulsa_share": 0.5}, 'simulsa_share is for "formatting": "simulsa", but'),
+    ],
+)
 def test_a_mistake_in_an_entry_names_the_dataset_and_what_is_allowed(scored, tmp_path, keys, expected):
     from llamafactory.data.parser import get_dataset_list
 
@@ -341,8 +358,14 @@ def test_no_sample_at_all_is_an_error(copy, load, tmp_path):
 def labelled_project(project_folder, clean_environment):
     """The project after `simulsa-augment` with the packaged model, and `labels` over its scores."""
     program = Path(sys.executable).parent / "simulsa-augment"
-    subprocess.run([str(program), "recipes/demo_offline.yaml", "simulsa_ratio=0.5", "--out", "made"],
-                   cwd=project_folder, env=clean_environment, check=True, capture_output=True, timeout=280)
+    subprocess.run(
+        [str(program), "recipes/demo_offline.yaml", "simulsa_ratio=0.5", "--out", "made"],
+        cwd=project_folder,
+        env=clean_environment,
+        check=True,
+        capture_output=True,
+        timeout=280,
+    )
     path = project_folder / "made" / "dataset_info.json"
     entries = json.loads(path.read_text())
     scores = {"file_name": f"{OFFLINE_NAME}_simulsa/scores.jsonl", "formatting": "simulsa"}
@@ -353,9 +376,17 @@ def labelled_project(project_folder, clean_environment):
 
 
 def train(llamafactory_cli, dataset):
-    return llamafactory_cli("train", "recipes/demo_simulsa.yaml", f"dataset={OFFLINE_NAME},{dataset}",
-                            "dataset_dir=made", "max_steps=2", "per_device_train_batch_size=2",
-                            "preprocessing_num_workers=2", "overwrite_cache=false", "dataloader_num_workers=0")
+    return llamafactory_cli(
+        "train",
+        "recipes/demo_simulsa.yaml",
+        f"dataset={OFFLINE_NAME},{dataset}",
+        "dataset_dir=made",
+        "max_steps=2",
+        "per_device_train_batch_size=2",
+        "preprocessing_num_workers=2",
+        "overwrite_cache=false",
+        "dataloader_num_workers=0",
+    )
 
 
 def test_llamafactory_trains_on_labels_that_it_decides_itself(llamafactory_cli, labelled_project):

@@ -15,17 +15,31 @@ DEEPSPEED = {"deepspeed": "recipes/deepspeed/z2.json"}
 ON_CPU = {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "1", "DS_ACCELERATOR": "cpu"}
 
 
-@pytest.mark.parametrize(("recipe", "environ", "devices", "expected"), [
-    (DEEPSPEED, {}, 0, ON_CPU),
-    (DEEPSPEED, {}, 1, {"FORCE_TORCHRUN": "1"}),
-    (DEEPSPEED, {}, 8, {"FORCE_TORCHRUN": "1"}),
-    (DEEPSPEED, {"NPROC_PER_NODE": "2"}, 0, {"FORCE_TORCHRUN": "1", "DS_ACCELERATOR": "cpu"}),
-    (DEEPSPEED, {"FORCE_TORCHRUN": "1"}, 1, {}),
-    (DEEPSPEED, {"RANK": "0", "LOCAL_RANK": "0"}, 1, {}),
-    (DEEPSPEED, {"USE_RAY": "1"}, 1, {}),
-    ({"deepspeed": None}, {}, 0, {}),
-    ({}, {}, 0, {}),
-], ids=["cpu", "one gpu", "eight gpus", "two cpu ranks", "asked for", "inside torchrun", "ray", "switched off", "none"])
+@pytest.mark.parametrize(
+    ("recipe", "environ", "devices", "expected"),
+    [
+        (DEEPSPEED, {}, 0, ON_CPU),
+        (DEEPSPEED, {}, 1, {"FORCE_TORCHRUN": "1"}),
+        (DEEPSPEED, {}, 8, {"FORCE_TORCHRUN": "1"}),
+        (DEEPSPEED, {"NPROC_PER_NODE": "2"}, 0, {"FORCE_TORCHRUN": "1", "DS_ACCELERATOR": "cpu"}),
+        (DEEPSPEED, {"FORCE_TORCHRUN": "1"}, 1, {}),
+        (DEEPSPEED, {"RANK": "0", "LOCAL_RANK": "0"}, 1, {}),
+        (DEEPSPEED, {"USE_RAY": "1"}, 1, {}),
+        ({"deepspeed": None}, {}, 0, {}),
+        ({}, {}, 0, {}),
+    ],
+    ids=[
+        "cpu",
+        "one gpu",
+        "eight gpus",
+        "two cpu ranks",
+        "asked for",
+        "inside torchrun",
+        "ray",
+        "switched off",
+        "none",
+    ],
+)
 def test_deepspeed_gets_torchrun(recipe, environ, devices, expected):
     assert launching.torchrun_environment(recipe, environ, devices) == expected
 
@@ -40,7 +54,16 @@ def test_paths_with_spaces_reach_torchrun_whole():
     script, arguments = "/a b/launcher.py", ["my recipes/x.yaml", "seed=1"]
     text = f"torchrun --nnodes 1 --master_port 7 {script} {' '.join(arguments)}"  # as the launcher builds it
     assert launching.torchrun_command(text.split(), [script, *arguments]) == [
-        sys.executable, "-m", "torch.distributed.run", "--nnodes", "1", "--master_port", "7", script, *arguments]
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nnodes",
+        "1",
+        "--master_port",
+        "7",
+        script,
+        *arguments,
+    ]
 
 
 def test_other_commands_are_run_as_they_are():
@@ -63,14 +86,17 @@ def test_a_recipe_that_is_none_is_one_line(tmp_path, text):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("recipe", "said"), [
-    ({"dataset": "demo,demo_simulsa"}, "The recipe has no dataset_dir, so LLaMA-Factory looks in `data`"),
-    ({"dataset": ["demo", "demo_simulsa"]}, "has no dataset demo. The recipe has no dataset_dir"),
-    ({"dataset": "demo", "simulsa_ratio": 0.01}, "Add dataset_dir=DIR, the --out folder of simulsa-augment"),
-    ({"dataset": "demo", "simulsa_ratio": 0.01, "dataset_dir": "data"}, "Set dataset_dir to the --out folder"),
-    ({"dataset": "text,demo_simulsa"}, "has no dataset demo_simulsa"),
-    ({"dataset": "broken,demo_simulsa", "dataset_dir": "list"}, "holds a list instead of an object"),
-])
+@pytest.mark.parametrize(
+    ("recipe", "said"),
+    [
+        ({"dataset": "demo,demo_simulsa"}, "The recipe has no dataset_dir, so LLaMA-Factory looks in `data`"),
+        ({"dataset": ["demo", "demo_simulsa"]}, "has no dataset demo. The recipe has no dataset_dir"),
+        ({"dataset": "demo", "simulsa_ratio": 0.01}, "Add dataset_dir=DIR, the --out folder of simulsa-augment"),
+        ({"dataset": "demo", "simulsa_ratio": 0.01, "dataset_dir": "data"}, "Set dataset_dir to the --out folder"),
+        ({"dataset": "text,demo_simulsa"}, "has no dataset demo_simulsa"),
+        ({"dataset": "broken,demo_simulsa", "dataset_dir": "list"}, "holds a list instead of an object"),
+    ],
+)
 def test_a_forgotten_folder_is_one_line_where_the_recipe_is_about_our_data(tmp_path, monkeypatch, recipe, said):
     monkeypatch.chdir(tmp_path)
     for folder, text in (("data", '{"text": {"hf_hub_url": "a/b"}}'), ("list", "[]")):
@@ -87,14 +113,21 @@ def test_complete_data_is_no_problem(project_folder):
     assert launching.missing_data(recipe) is None
 
 
-@pytest.mark.parametrize(("change", "expected"), [
-    (lambda data: shutil.rmtree(data), "dataset_info.json does not exist"),
-    (lambda data: (data / "dataset_info.json").write_text("{}"), f"has no dataset {OFFLINE_NAME}"),
-    (lambda data: (data / f"{OFFLINE_NAME}_simulsa.jsonl").unlink(), f"{OFFLINE_NAME}_simulsa.jsonl"),
-], ids=["no folder", "no entry", "no file"])
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda data: shutil.rmtree(data), "dataset_info.json does not exist"),
+        (lambda data: (data / "dataset_info.json").write_text("{}"), f"has no dataset {OFFLINE_NAME}"),
+        (lambda data: (data / f"{OFFLINE_NAME}_simulsa.jsonl").unlink(), f"{OFFLINE_NAME}_simulsa.jsonl"),
+    ],
+    ids=["no folder", "no entry", "no file"],
+)
 def test_missing_data_names_the_command_that_makes_it(project_folder, change, expected):
-    recipe = {"dataset_dir": str(project_folder / "data"), "dataset": f"{OFFLINE_NAME},{OFFLINE_NAME}_simulsa",
-              "simulsa_made_by": "simulsa-augment --out data/"}
+    recipe = {
+        "dataset_dir": str(project_folder / "data"),
+        "dataset": f"{OFFLINE_NAME},{OFFLINE_NAME}_simulsa",
+        "simulsa_made_by": "simulsa-augment --out data/",
+    }
     change(project_folder / "data")
     with pytest.raises(DatasetError, match=expected) as caught:
         launching.check_data(recipe)

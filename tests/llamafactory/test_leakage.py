@@ -21,21 +21,30 @@ def said(test, *training):
     return trained_on(test, ENTRIES[test], training, ENTRIES, "/data")
 
 
-@pytest.mark.parametrize(("test", "training", "expected"), [
-    ("train", ("test", "train"), "the training dataset train"),
-    ("train", ("train_simulsa",), "the dataset that the partial samples of train_simulsa, a training dataset"),
-    ("copy", ("train",), "the training dataset train, registered with the same source"),
-    ("part", ("parts",), "the training dataset parts, registered with the same source"),
-    ("hub_default", ("hub_train",), "the training dataset hub_train, registered with the same source"),
-])
+@pytest.mark.parametrize(
+    ("test", "training", "expected"),
+    [
+        ("train", ("test", "train"), "the training dataset train"),
+        ("train", ("train_simulsa",), "the dataset that the partial samples of train_simulsa, a training dataset"),
+        ("copy", ("train",), "the training dataset train, registered with the same source"),
+        ("part", ("parts",), "the training dataset parts, registered with the same source"),
+        ("hub_default", ("hub_train",), "the training dataset hub_train, registered with the same source"),
+    ],
+)
 def test_a_test_set_that_is_trained_on_is_found(test, training, expected):
     assert said(test, *training).startswith(expected)
 
 
-@pytest.mark.parametrize(("test", "training"), [
-    ("test", ("train", "train_simulsa", "copy")), ("hub_test", ("hub_train", "hub_default")),
-    ("hub_other", ("hub_train",)), ("test", ("somewhere_else",)), ("parts", ("train",)),
-])
+@pytest.mark.parametrize(
+    ("test", "training"),
+    [
+        ("test", ("train", "train_simulsa", "copy")),
+        ("hub_test", ("hub_train", "hub_default")),
+        ("hub_other", ("hub_train",)),
+        ("test", ("somewhere_else",)),
+        ("parts", ("train",)),
+    ],
+)
 def test_another_file_split_or_subset_is_another_set(test, training):
     assert said(test, *training) is None
 

@@ -138,15 +138,27 @@ def test_a_whole_omni_model_in_few_bits_keeps_its_width(whole_omni, bits):
 
 @quantizing
 @pytest.mark.usefixtures("plain_kernels")
-def test_thresholds_of_a_whole_omni_model_in_four_bits_are_percent_of_its_vocabulary(
-    whole_omni, tmp_path, monkeypatch
-):
+def test_thresholds_of_a_whole_omni_model_in_four_bits_are_percent_of_its_vocabulary(whole_omni, tmp_path, monkeypatch):
     template, folder = whole_omni
     data = make_folder(tmp_path, monkeypatch)
     write_rows(data / "toy.jsonl", [{"messages": turns(ASK, "das Haus"), "audios": ["wav/0.wav"]}] * 2)
     register(data, {"toy": SHAREGPT | {"file_name": "toy.jsonl"}})
-    assert augment.main([f"model_name_or_path={folder}", f"template={template}", "quantization_bit=4", "dataset=toy",
-                         f"dataset_dir={data}", "simulsa_samples=1", "simulsa_acceptance=ratio", "--out", "out"]) == 0
+    assert (
+        augment.main(
+            [
+                f"model_name_or_path={folder}",
+                f"template={template}",
+                "quantization_bit=4",
+                "dataset=toy",
+                f"dataset_dir={data}",
+                "simulsa_samples=1",
+                "simulsa_acceptance=ratio",
+                "--out",
+                "out",
+            ]
+        )
+        == 0
+    )
     manifest = json.loads(Path("out/toy_simulsa/manifest.json").read_text(encoding="utf-8"))
     assert manifest["output_width"] == len(load_tokenizer(folder))
 
@@ -193,8 +205,11 @@ def test_the_layer_is_as_it_was_after_an_error():
     assert "forward" not in vars(layer)
 
 
-@pytest.mark.parametrize("layer", [nn.Linear(HIDDEN, V), nn.Linear(HIDDEN, V, device="meta", dtype=torch.bfloat16),
-                                   _Packed()], ids=["fp32", "elsewhere", "quantized"])
+@pytest.mark.parametrize(
+    "layer",
+    [nn.Linear(HIDDEN, V), nn.Linear(HIDDEN, V, device="meta", dtype=torch.bfloat16), _Packed()],
+    ids=["fp32", "elsewhere", "quantized"],
+)
 def test_other_layers_keep_their_own_product(layer):
     with fp32_product(layer):
         assert "forward" not in vars(layer)

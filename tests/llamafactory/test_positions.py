@@ -51,8 +51,15 @@ def training_rows(backbone, waveform):
 
 def collator(kind, backbone, **options):
     """As the workflows of LLaMA-Factory make it."""
-    return kind(template=backbone.template, model=backbone.model, tokenizer=backbone.tokenizer,
-                processor=backbone.processor, label_pad_token_id=-100, pad_to_multiple_of=8, **options)
+    return kind(
+        template=backbone.template,
+        model=backbone.model,
+        tokenizer=backbone.tokenizer,
+        processor=backbone.processor,
+        label_pad_token_id=-100,
+        pad_to_multiple_of=8,
+        **options,
+    )
 
 
 def under_deepspeed(batch):

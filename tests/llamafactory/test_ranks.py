@@ -32,8 +32,15 @@ UNDER_TORCHRUN = "import llamafactory.hparams.parser"  # what a training imports
 @pytest.mark.parametrize("register", [REGISTERED, UNDER_TORCHRUN], ids=["itself", "by the plugin"])
 def test_a_finished_process_ends_with_0_while_gloo_still_holds_tensors(tmp_path, clean_environment, register):
     script = FINISHED_TRAINING.format(register=register)
-    ranks = [subprocess.Popen([sys.executable, "-c", script, str(rank), str(tmp_path / "meeting_point")],
-                              env=clean_environment, stderr=subprocess.PIPE, text=True) for rank in range(2)]
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, str(rank), str(tmp_path / "meeting_point")],
+            env=clean_environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
     errors = [process.communicate(timeout=240)[1] for process in ranks]
     assert [process.returncode for process in ranks] == [0, 0], errors  # -6 is SIGABRT
 

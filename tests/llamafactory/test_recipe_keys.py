@@ -25,8 +25,11 @@ def test_simulsa_demo_is_the_packaged_checkpoint_in_any_folder(tmp_path, monkeyp
 def test_model_names_in_a_recipe_are_resolved():
     recipe = {"model_name_or_path": "simulsa-demo", "ref_model": "simulsa-demo", "output_dir": "simulsa-demo"}
     adapted = recipe_keys.adapt_recipe(recipe)
-    assert adapted == {"model_name_or_path": str(checkpoint_path()), "ref_model": str(checkpoint_path()),
-                       "output_dir": "simulsa-demo"}
+    assert adapted == {
+        "model_name_or_path": str(checkpoint_path()),
+        "ref_model": str(checkpoint_path()),
+        "output_dir": "simulsa-demo",
+    }
     assert recipe["model_name_or_path"] == "simulsa-demo"  # the caller's dict is not changed
 
 
@@ -56,8 +59,12 @@ def test_bf16_stays_where_there_is_a_gpu_or_the_cpu_is_asked_for(monkeypatch):
 def test_llamafactory_takes_the_keys_of_every_command():
     from llamafactory.hparams.parser import _parse_infer_args
 
-    recipe = {"model_name_or_path": "simulsa-demo", "template": "qwen2_audio", "simulsa_ratio": 0.05,
-              "simulsa_made_by": "simulsa-augment --out data/"}
+    recipe = {
+        "model_name_or_path": "simulsa-demo",
+        "template": "qwen2_audio",
+        "simulsa_ratio": 0.05,
+        "simulsa_made_by": "simulsa-augment --out data/",
+    }
     model, data, _, _ = _parse_infer_args(recipe)
     assert model.model_name_or_path == str(checkpoint_path())
     assert (data.template, data.simulsa_ratio) == ("qwen2_audio", 0.05)

@@ -16,10 +16,16 @@ def own_lines(result):
 
 def test_the_papers_recipe_trains_two_steps_under_deepspeed(llamafactory_cli, project_folder):
     result = llamafactory_cli(
-        "train", "recipes/qwen2audio_simulsa.yaml", "model_name_or_path=simulsa-demo",
-        f"dataset={OFFLINE_NAME},{OFFLINE_NAME}_simulsa", "dataset_dir=data",
-        "max_steps=2", "per_device_train_batch_size=2", "gradient_accumulation_steps=1",
-        "preprocessing_num_workers=1", "dataloader_num_workers=0",
+        "train",
+        "recipes/qwen2audio_simulsa.yaml",
+        "model_name_or_path=simulsa-demo",
+        f"dataset={OFFLINE_NAME},{OFFLINE_NAME}_simulsa",
+        "dataset_dir=data",
+        "max_steps=2",
+        "per_device_train_batch_size=2",
+        "gradient_accumulation_steps=1",
+        "preprocessing_num_workers=1",
+        "dataloader_num_workers=0",
         CUDA_VISIBLE_DEVICES="",
     )
     assert result.returncode == 0, result.stderr[-4000:]
@@ -45,14 +51,22 @@ def test_the_demo_recipe_saves_a_whole_model(llamafactory_cli, project_folder):
     assert whole <= saved
 
 
-@pytest.mark.parametrize(("arguments", "expected"), [
-    (("recipes/demo_simulsa.yaml", "dataset_dir=elsewhere"),
-     "elsewhere/dataset_info.json does not exist. Make the data with: simulsa-augment --out data/"),
-    (("recipes/qwen2audio_simulsa.yaml",),
-     "data/covost2_en_zh_simulsa/dataset_info.json does not exist. Make the data with: simulsa-augment "
-     "recipes/augment_covost2_en_zh.yaml simulsa_corpus_dir=… --out data/covost2_en_zh_simulsa/"),
-    (("recipes/demo_simulsa.yaml", "simulsa_ratoi=0.05"), "Unknown key simulsa_ratoi: did you mean simulsa_ratio?"),
-], ids=["demo data", "paper's data", "unknown key"])
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (
+            ("recipes/demo_simulsa.yaml", "dataset_dir=elsewhere"),
+            "elsewhere/dataset_info.json does not exist. Make the data with: simulsa-augment --out data/",
+        ),
+        (
+            ("recipes/qwen2audio_simulsa.yaml",),
+            "data/covost2_en_zh_simulsa/dataset_info.json does not exist. Make the data with: simulsa-augment "
+            "recipes/augment_covost2_en_zh.yaml simulsa_corpus_dir=… --out data/covost2_en_zh_simulsa/",
+        ),
+        (("recipes/demo_simulsa.yaml", "simulsa_ratoi=0.05"), "Unknown key simulsa_ratoi: did you mean simulsa_ratio?"),
+    ],
+    ids=["demo data", "paper's data", "unknown key"],
+)
 def test_a_mistake_is_one_line_and_exit_code_1(llamafactory_cli, arguments, expected):
     result = llamafactory_cli("train", *arguments)
     assert result.returncode == 1
@@ -64,29 +78,49 @@ def test_the_web_uis_training_finds_the_plugin_as_well(llamafactory_cli, project
     # The web UI writes a recipe and starts `llamafactory-cli train` with this environment (webui/runner.py).
     log = project_folder / "saves" / "web"
     result = llamafactory_cli(
-        "train", "recipes/demo_simulsa.yaml", "max_steps=1", "per_device_train_batch_size=2", f"output_dir={log}",
-        "dataloader_num_workers=0", LLAMABOARD_ENABLED="1", LLAMABOARD_WORKDIR=str(log))
+        "train",
+        "recipes/demo_simulsa.yaml",
+        "max_steps=1",
+        "per_device_train_batch_size=2",
+        f"output_dir={log}",
+        "dataloader_num_workers=0",
+        LLAMABOARD_ENABLED="1",
+        LLAMABOARD_WORKDIR=str(log),
+    )
     assert result.returncode == 0, result.stderr[-4000:]
     assert "is active" in own_lines(result)[0]
     assert (log / "running_log.txt").is_file()  # what the web UI reads
 
 
 def test_what_max_samples_leaves_of_the_share_is_said_at_the_start(llamafactory_cli):
-    result = llamafactory_cli("train", "recipes/demo_simulsa.yaml", "max_steps=1", "per_device_train_batch_size=2",
-                              "max_samples=2", "preprocessing_num_workers=1")
+    result = llamafactory_cli(
+        "train",
+        "recipes/demo_simulsa.yaml",
+        "max_steps=1",
+        "per_device_train_batch_size=2",
+        "max_samples=2",
+        "preprocessing_num_workers=1",
+    )
     assert result.returncode == 0, result.stderr[-4000:]
     name = OFFLINE_NAME
     assert own_lines(result)[-2:] == [
         f"training data: 2 rows of {name} and 2 of {name}_simulsa (100 %).",
         f"WARNING: max_samples: 2: training gets 2 of 16 rows of {name} and 2 of 2 rows of {name}_simulsa: 100 % as "
         "many partial samples as offline rows, not 12.5 %. Leave max_samples out; to train on less, augment a smaller "
-        "dataset."]
+        "dataset.",
+    ]
 
 
 @pytest.mark.parametrize("packing", ["false", "true"])
 def test_a_cutoff_inside_the_audio_stops_before_the_training(llamafactory_cli, packing):
-    result = llamafactory_cli("train", "recipes/demo_simulsa.yaml", "max_steps=1", "cutoff_len=12",
-                              f"packing={packing}", "preprocessing_num_workers=1")
+    result = llamafactory_cli(
+        "train",
+        "recipes/demo_simulsa.yaml",
+        "max_steps=1",
+        "cutoff_len=12",
+        f"packing={packing}",
+        "preprocessing_num_workers=1",
+    )
     assert result.returncode == 1
     assert "cuts audio tokens off 18 of the 18 rows tokenized together" in result.stderr
     assert "set cutoff_len to that or more" in result.stderr

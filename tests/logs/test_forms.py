@@ -26,8 +26,17 @@ from simulsa_plugin.metrics.latency import average_token_delay
 from simulsa_plugin.metrics.records import EmissionRecord
 
 DATA = Path(__file__).parents[1] / "data" / "latency"
-SEGMENT = {"index": 0, "docid": 0, "segid": 0, "prediction": "a b", "reference": "a c", "source_length": 2000.0,
-           "emission_cu": [500.0, 2500.0], "emission_ca": [600.0, 2700.0], "time_to_recording_end": 9000.0}
+SEGMENT = {
+    "index": 0,
+    "docid": 0,
+    "segid": 0,
+    "prediction": "a b",
+    "reference": "a c",
+    "source_length": 2000.0,
+    "emission_cu": [500.0, 2500.0],
+    "emission_ca": [600.0, 2700.0],
+    "time_to_recording_end": 9000.0,
+}
 
 
 @pytest.fixture
@@ -36,15 +45,23 @@ def write(tmp_path):
         path = tmp_path / name
         path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows), "utf-8")
         return path
+
     return write
 
 
 def audio(identity, *steps, name="talk.wav"):
     """Lines of one audio: (seconds heard, seconds computed, deleted, generated)."""
     rows = [{"id": identity, "metadata": {"wav_name": name}}]
-    return rows + [{"id": identity, "total_audio_processed": heard, "computation_time": computed,
-                    "deleted_tokens": deleted.split(), "generated_tokens": generated.split()}
-                   for heard, computed, deleted, generated in steps]
+    return rows + [
+        {
+            "id": identity,
+            "total_audio_processed": heard,
+            "computation_time": computed,
+            "deleted_tokens": deleted.split(),
+            "generated_tokens": generated.split(),
+        }
+        for heard, computed, deleted, generated in steps
+    ]
 
 
 def records(path, **options):
@@ -56,7 +73,11 @@ def test_a_segment_of_omnisteval_becomes_a_record_of_a_recording(write):
     (record,) = log.records()
     assert log.form == "OmniSTEval"
     assert (record.prediction, record.reference, record.delays, record.elapsed) == (
-        "a b", "a c", (500.0, 2500.0), (600.0, 2700.0))
+        "a b",
+        "a c",
+        (500.0, 2500.0),
+        (600.0, 2700.0),
+    )
     assert (record.source_length, record.recording_end, record.source) == (2000.0, 9000.0, "0:0")
 
 
@@ -123,8 +144,9 @@ def test_the_clock_of_a_log_stands_in_the_signature(write):
 def test_references_and_segments_of_simulstream_come_from_files(write, tmp_path):
     path = write(*audio(1, (1.0, 0.0, "", "a b"), name="x/one.wav"), *audio(2, (2.0, 0.0, "", "c"), name="two.mp3"))
     (tmp_path / "refs.txt").write_text("C\nA B\n")
-    (tmp_path / "segments.yaml").write_text("- {wav: two.wav, offset: 0.5, duration: 1.5, speaker_id: x}\n"
-                                            "- {wav: one.wav, offset: 0.0, duration: 3}\n")
+    (tmp_path / "segments.yaml").write_text(
+        "- {wav: two.wav, offset: 0.5, duration: 1.5, speaker_id: x}\n- {wav: one.wav, offset: 0.0, duration: 3}\n"
+    )
     first, second = records(path, references=tmp_path / "refs.txt", segments=tmp_path / "segments.yaml")
     assert (first.prediction, first.reference, first.delays, first.source_length) == ("c", "C", (1500.0,), 1500.0)
     assert (second.prediction, second.reference, second.source_length) == ("a b", "A B", 3000.0)
@@ -147,8 +169,9 @@ def test_an_audio_of_several_segments_is_aligned_with_its_references(write, tmp_
     pytest.importorskip("mweralign")
     path = write(*audio(1, (1.0, 0.0, "", "good morning all"), (3.0, 0.5, "", "we begin now")))
     (tmp_path / "refs.txt").write_text("good morning everyone\nwe begin\n")
-    (tmp_path / "segments.yaml").write_text("- {wav: talk.wav, offset: 0, duration: 1.5}\n"
-                                            "- {wav: talk.wav, offset: 1.5, duration: 2}\n")
+    (tmp_path / "segments.yaml").write_text(
+        "- {wav: talk.wav, offset: 0, duration: 1.5}\n- {wav: talk.wav, offset: 1.5, duration: 2}\n"
+    )
     first, second = records(path, references=tmp_path / "refs.txt", segments=tmp_path / "segments.yaml")
     assert (first.prediction, second.prediction) == ("good morning all", "we begin now")
     assert (first.delays, second.delays) == ((1000.0,) * 3, (1500.0,) * 3)
@@ -170,13 +193,20 @@ LOADING = {"model_loading_time": 5.96}  # the first line that simulstream's infe
 @pytest.fixture
 def in_segments(write, tmp_path):
     """A log with its segments (audio, offset, duration; seconds) and references, as options of `records`."""
+
     def in_segments(rows, segments, *references):
         (tmp_path / "refs.txt").write_text("".join(reference + "\n" for reference in references))
-        (tmp_path / "segments.yaml").write_text("".join(
-            f"- {json.dumps({'wav': wav, 'offset': offset, 'duration': duration})}\n"
-            for wav, offset, duration in segments))
-        return write(*rows), {"references": tmp_path / "refs.txt" if references else None,
-                              "segments": tmp_path / "segments.yaml"}
+        (tmp_path / "segments.yaml").write_text(
+            "".join(
+                f"- {json.dumps({'wav': wav, 'offset': offset, 'duration': duration})}\n"
+                for wav, offset, duration in segments
+            )
+        )
+        return write(*rows), {
+            "references": tmp_path / "refs.txt" if references else None,
+            "segments": tmp_path / "segments.yaml",
+        }
+
     return in_segments
 
 
@@ -206,32 +236,46 @@ def test_delays_in_a_segment_are_whole_as_well(in_segments):
     assert (record.delays, record.elapsed, record.source_length) == ((15000.0,), (15500.0,), 15300.0)
 
 
-@pytest.mark.parametrize("names", [("a/1.wav", "b/1.wav"), ("talk.v1", "talk.v2"), ("x.1.wav", "x.2.wav"),
-                                   ("1.wav", "1.flac")])
+@pytest.mark.parametrize(
+    "names", [("a/1.wav", "b/1.wav"), ("talk.v1", "talk.v2"), ("x.1.wav", "x.2.wav"), ("1.wav", "1.flac")]
+)
 def test_audios_are_told_apart_by_their_whole_names(in_segments, names):
     rows = [*audio(1, (1.0, 0.0, "", "one"), name=names[0]), *audio(2, (2.0, 0.0, "", "two"), name=names[1])]
     path, options = in_segments(rows, [(names[1], 0.0, 2.0), (names[0], 0.0, 1.0)], "two", "one")
     assert [record.prediction for record in records(path)] == ["one", "two"]
     assert [(record.prediction, record.source) for record in records(path, **options)] == [
-        ("two", names[1]), ("one", names[0])]
+        ("two", names[1]),
+        ("one", names[0]),
+    ]
 
 
-@pytest.mark.parametrize(("logged", "named"), [
-    ("data/wav/ted_1.wav", "ted_1.wav"), ("wav/a/1.wav", "a/1.wav"),
-    ("ted_1.mp3", "ted_1.wav"), ("talk.v1", "wav/talk.v1.wav"),
-])
+@pytest.mark.parametrize(
+    ("logged", "named"),
+    [
+        ("data/wav/ted_1.wav", "ted_1.wav"),
+        ("wav/a/1.wav", "a/1.wav"),
+        ("ted_1.mp3", "ted_1.wav"),
+        ("talk.v1", "wav/talk.v1.wav"),
+    ],
+)
 def test_an_audio_is_found_where_folder_or_suffix_differ(in_segments, logged, named):
-    rows = [*audio(1, (1.0, 0.0, "", "one"), name=logged), *audio(2, (2.0, 0.0, "", "two"), name="talk.v2"),
-            *audio(3, (2.0, 0.0, "", "three"), name="wav/b/1.wav")]
+    rows = [
+        *audio(1, (1.0, 0.0, "", "one"), name=logged),
+        *audio(2, (2.0, 0.0, "", "two"), name="talk.v2"),
+        *audio(3, (2.0, 0.0, "", "three"), name="wav/b/1.wav"),
+    ]
     path, options = in_segments(rows, [(named, 0.0, 1.0)])
     assert [record.prediction for record in records(path, **options)] == ["one"]
 
 
-@pytest.mark.parametrize(("logged", "named", "message"), [
-    (["a/1.wav", "b/1.wav"], ["1.wav"], "The segments name 1.wav, which may be a/1.wav or b/1.wav of the log"),
-    (["1.wav"], ["a/1.wav", "b/1.wav"], "The segments name a/1.wav and b/1.wav; the log has only 1.wav for both"),
-    (["talk.v1"], ["talk.v2"], "The log has no audio named talk.v2"),
-])
+@pytest.mark.parametrize(
+    ("logged", "named", "message"),
+    [
+        (["a/1.wav", "b/1.wav"], ["1.wav"], "The segments name 1.wav, which may be a/1.wav or b/1.wav of the log"),
+        (["1.wav"], ["a/1.wav", "b/1.wav"], "The segments name a/1.wav and b/1.wav; the log has only 1.wav for both"),
+        (["talk.v1"], ["talk.v2"], "The log has no audio named talk.v2"),
+    ],
+)
 def test_an_audio_that_is_not_clear_is_refused(in_segments, logged, named, message):
     rows = [row for number, name in enumerate(logged) for row in audio(number, (1.0, 0.0, "", "a"), name=name)]
     path, options = in_segments(rows, [(name, 0.0, 1.0) for name in named])
@@ -268,7 +312,9 @@ def test_segments_that_are_listed_out_of_order_are_aligned_in_that_of_time(in_se
     rows = audio(1, (1.0, 0.0, "", "a"), (2.0, 0.0, "", "b"), (3.5, 0.0, "", "c"), (4.0, 0.0, "", "d"))
     path, options = in_segments(rows, [("talk.wav", 2.0, 2.0), ("talk.wav", 0.0, 2.0)], "c d", "a b")
     assert [(one.prediction, one.delays) for one in records(path, **options)] == [
-        ("c d", (1500.0, 2000.0)), ("a b", (1000.0, 2000.0))]
+        ("c d", (1500.0, 2000.0)),
+        ("a b", (1000.0, 2000.0)),
+    ]
 
 
 def test_what_is_said_of_whole_utterances_is_not_said_of_segments(in_segments):
@@ -293,10 +339,15 @@ def test_several_segments_without_references_are_one_clear_error(in_segments, ca
     assert "Traceback" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("references", "texts"), [
-    (("a b c d", ""), ["a b c d", ""]), (("", "a b c d"), ["", "a b c d"]), (("", ""), ["a b c d", ""]),
-    (("a b c d", " "), ["a b c d", ""]),
-])
+@pytest.mark.parametrize(
+    ("references", "texts"),
+    [
+        (("a b c d", ""), ["a b c d", ""]),
+        (("", "a b c d"), ["", "a b c d"]),
+        (("", ""), ["a b c d", ""]),
+        (("a b c d", " "), ["a b c d", ""]),
+    ],
+)
 @pytest.mark.parametrize("unit", ["word", "char"])
 def test_an_empty_reference_is_a_segment_in_which_nothing_is_said(in_segments, references, texts, unit):
     pytest.importorskip("mweralign")
@@ -323,30 +374,52 @@ def test_a_segment_that_does_not_say_when_its_recording_ends_has_no_end(write, m
     assert (scores.corpus["YAAL"], scores.corpus["SWF"]) == (1000.0, None)
 
 
-@pytest.mark.parametrize(("rows", "message"), [
-    ([*audio(1, (1.0, 0.0, "b", "a"))], r"line 2: deleted_tokens are \[\"b\"\], which is not how"),
-    ([*audio(1, (1.0, 0.0, "", "a"))[1:]], "line 1: id 1 has no metadata line"),
-    ([*audio(1)[:1], {"id": 1, "total_audio_processed": "x", "computation_time": 0}], "line 2: .*expected seconds"),
-    ([*audio(1)[:1], {"id": 1, "total_audio_processed": 1, "computation_time": 0, "generated_tokens": "a",
-                      "deleted_tokens": []}], "line 2: generated_tokens is \"a\"; expected a list of texts"),
-    ([{"id": 1, "metadata": "x"}], "line 1: metadata is \"x\""),
-    ([*audio(1)[:1], "{"], "line 2: no JSON"),
-])
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([*audio(1, (1.0, 0.0, "b", "a"))], r"line 2: deleted_tokens are \[\"b\"\], which is not how"),
+        ([*audio(1, (1.0, 0.0, "", "a"))[1:]], "line 1: id 1 has no metadata line"),
+        ([*audio(1)[:1], {"id": 1, "total_audio_processed": "x", "computation_time": 0}], "line 2: .*expected seconds"),
+        (
+            [
+                *audio(1)[:1],
+                {
+                    "id": 1,
+                    "total_audio_processed": 1,
+                    "computation_time": 0,
+                    "generated_tokens": "a",
+                    "deleted_tokens": [],
+                },
+            ],
+            'line 2: generated_tokens is "a"; expected a list of texts',
+        ),
+        ([{"id": 1, "metadata": "x"}], 'line 1: metadata is "x"'),
+        ([*audio(1)[:1], "{"], "line 2: no JSON"),
+    ],
+)
 def test_a_bad_line_of_simulstream_is_refused_with_its_number(write, rows, message):
     with pytest.raises(LogError, match=message):
         records(write(*rows))
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("a: 1", "holds no list"), ("- {wav: talk.wav, offset: 0}", "entry 1: duration holds null; expected seconds"),
-    ("- [1]", "entry 1: "), ("- {wav: none.wav, offset: 0, duration: 1}", "has no audio named none"),
-    ("- !!python/object/apply:os.system [true]", "Cannot read the segments"), ("- {", "Cannot read the segments"),
-    ("[]", "holds no list"), ("- {wav: 2020-01-01, offset: 0, duration: 1}", "entry 1: .*expected an object"),
-    ("- {wav: talk.wav, offset: 2020-13-45, duration: 1}", "Cannot read the segments"),
-    ("- &a {wav: *a}", "entry 1: "), ("- {wav: talk.wav, offset: -1, duration: 1}", "entry 1: offset is -1; allowed"),
-    ("- {wav: talk.wav, offset: .nan, duration: 1}", "entry 1: offset is nan; allowed"),
-    ("- {wav: [%s], offset: 0, duration: 1}" % ("&x [1, 1]," + "*x," * 1000), "entry 1: "),
-])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: 1", "holds no list"),
+        ("- {wav: talk.wav, offset: 0}", "entry 1: duration holds null; expected seconds"),
+        ("- [1]", "entry 1: "),
+        ("- {wav: none.wav, offset: 0, duration: 1}", "has no audio named none"),
+        ("- !!python/object/apply:os.system [true]", "Cannot read the segments"),
+        ("- {", "Cannot read the segments"),
+        ("[]", "holds no list"),
+        ("- {wav: 2020-01-01, offset: 0, duration: 1}", "entry 1: .*expected an object"),
+        ("- {wav: talk.wav, offset: 2020-13-45, duration: 1}", "Cannot read the segments"),
+        ("- &a {wav: *a}", "entry 1: "),
+        ("- {wav: talk.wav, offset: -1, duration: 1}", "entry 1: offset is -1; allowed"),
+        ("- {wav: talk.wav, offset: .nan, duration: 1}", "entry 1: offset is nan; allowed"),
+        ("- {wav: [%s], offset: 0, duration: 1}" % ("&x [1, 1]," + "*x," * 1000), "entry 1: "),
+    ],
+)
 def test_bad_segments_are_one_clear_error(write, tmp_path, text, message):
     (tmp_path / "s.yaml").write_text(text)
     with pytest.raises(LogError, match=message) as caught:
@@ -368,7 +441,7 @@ def make_steps(shown) -> list[ShownStep]:
     committed = ""
     for number, (text, more, spent) in enumerate(shown, 1):
         text = committed + text
-        committed = text if number == len(shown) else text[:max(len(committed), more)]
+        committed = text if number == len(shown) else text[: max(len(committed), more)]
         steps.append(ShownStep(500.0 * number, text.strip(), committed, number == len(shown), float(spent)))
     return steps
 
@@ -394,7 +467,8 @@ def test_elapsed_times_read_back_per_step(shown):
     spent = [late - now for late, now in zip(screen.elapsed, screen.delays, strict=True)]
     # What grew between one emission and the next is the computation of the steps between them.
     assert sum(dict(zip(screen.delays, spent, strict=True)).values()) == pytest.approx(
-        record.elapsed[-1] - record.delays[-1] if record.elapsed else 0.0)
+        record.elapsed[-1] - record.delays[-1] if record.elapsed else 0.0
+    )
 
 
 def test_a_log_goes_through_every_form_and_keeps_its_scores(tmp_path):
@@ -413,8 +487,15 @@ def test_a_log_goes_through_every_form_and_keeps_its_scores(tmp_path):
 
 
 def test_a_log_of_text_stays_one_in_every_form_that_has_no_seconds(write, tmp_path, capsys):
-    row = {"index": 0, "prediction": "a b", "reference": "a b", "source": "x y", "source_length": 2, "delays": [1, 2],
-           "elapsed": [0, 0]}
+    row = {
+        "index": 0,
+        "prediction": "a b",
+        "reference": "a b",
+        "source": "x y",
+        "source_length": 2,
+        "delays": [1, 2],
+        "elapsed": [0, 0],
+    }
     log = str(write(row))
     for form in ("simuleval", "omnisteval"):
         assert main(["convert", log, "--to", form, "--out", str(tmp_path / form)]) == 0
@@ -431,7 +512,9 @@ def test_texts_have_a_source_where_one_is_given(write, tmp_path, capsys):
     out = tmp_path / "t.jsonl"
     assert main(["convert", log, "--to", "texts", "--out", str(out), "--sources", str(tmp_path / "src.txt")]) == 0
     assert [json.loads(line) for line in out.read_text().splitlines()] == [
-        {"src": "x", "mt": "a", "ref": "b"}, {"src": "y", "mt": "", "ref": "b"}]
+        {"src": "x", "mt": "a", "ref": "b"},
+        {"src": "y", "mt": "", "ref": "b"},
+    ]
     assert main(["convert", log, "--to", "texts", "--out", str(out)]) == 0
     assert json.loads(out.read_text().splitlines()[0]) == {"mt": "a", "ref": "b"}
     (tmp_path / "src.txt").write_text("x\n")
@@ -439,11 +522,14 @@ def test_texts_have_a_source_where_one_is_given(write, tmp_path, capsys):
     assert "src.txt holds 1 lines for 2 instances" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("words", "code", "message"), [
-    (["--to", "simuleval", "--delays", "first_stable"], 2, "needs steps.jsonl; give the folder of a cell"),
-    (["--to", "simuleval", "--sources", "x"], 2, "--sources goes with --to texts"),
-    (["--to", "nothing"], 2, "invalid choice"),
-])
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["--to", "simuleval", "--delays", "first_stable"], 2, "needs steps.jsonl; give the folder of a cell"),
+        (["--to", "simuleval", "--sources", "x"], 2, "--sources goes with --to texts"),
+        (["--to", "nothing"], 2, "invalid choice"),
+    ],
+)
 def test_what_cannot_be_converted_is_one_line(words, code, message, tmp_path, capsys):
     assert main(["convert", str(DATA / "word.instances.log"), "--out", str(tmp_path / "x"), *words]) == code
     captured = capsys.readouterr()

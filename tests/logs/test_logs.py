@@ -20,11 +20,24 @@ from simulsa_plugin.logs.simuleval import write_log
 from simulsa_plugin.metrics.records import EmissionRecord
 
 DATA = Path(__file__).parents[1] / "data" / "latency"
-ROW = {"index": 0, "prediction": "a b", "delays": [500.0, 1000.0], "elapsed": [600.0, 1200.0], "prediction_length": 2,
-       "reference": "a c", "source": ["x.wav", "samplerate: 16000 Hz"], "source_length": 1000.0}
-ROW_1_0 = ROW | {"prediction": "a b </s>", "delays": [500.0, 1000.0, 1000.0], "elapsed": [600.0, 1200.0, 1201.0],
-                 "prediction_length": 3, "reference_length": 2,
-                 "metric": {"sentence_bleu": 10.0, "latency": {"AL": 1.0}, "latency_ca": {"AL": 2.0}}}
+ROW = {
+    "index": 0,
+    "prediction": "a b",
+    "delays": [500.0, 1000.0],
+    "elapsed": [600.0, 1200.0],
+    "prediction_length": 2,
+    "reference": "a c",
+    "source": ["x.wav", "samplerate: 16000 Hz"],
+    "source_length": 1000.0,
+}
+ROW_1_0 = ROW | {
+    "prediction": "a b </s>",
+    "delays": [500.0, 1000.0, 1000.0],
+    "elapsed": [600.0, 1200.0, 1201.0],
+    "prediction_length": 3,
+    "reference_length": 2,
+    "metric": {"sentence_bleu": 10.0, "latency": {"AL": 1.0}, "latency_ca": {"AL": 2.0}},
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,14 +72,16 @@ def write(tmp_path):
         path = tmp_path / name
         path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows), "utf-8")
         return path
+
     return write
 
 
 def test_a_line_of_1_1_becomes_a_record(write):
     log = read_log(write(ROW))
     assert log.form == "SimulEval 1.1"
-    assert log.records == (EmissionRecord(0, "a b", "a c", (500.0, 1000.0), (600.0, 1200.0), 1000.0,
-                                          ("x.wav", "samplerate: 16000 Hz")),)
+    assert log.records == (
+        EmissionRecord(0, "a b", "a c", (500.0, 1000.0), (600.0, 1200.0), 1000.0, ("x.wav", "samplerate: 16000 Hz")),
+    )
 
 
 def test_a_line_of_1_0_becomes_the_record_that_1_1_would_write(write):
@@ -103,17 +118,24 @@ def test_elapsed_times_of_zeros_alone_were_not_measured(write, key):
     assert [record.elapsed for record in read_log(write(row, row)).records] == [None, None]
     # of a log with some that were measured, SimulEval's means have the zeros as well
     assert [record.elapsed for record in read_log(write(row, row | {key: [600.0, 1200.0]})).records] == [
-        (0.0, 0.0), (600.0, 1200.0)]
+        (0.0, 0.0),
+        (600.0, 1200.0),
+    ]
 
 
-@pytest.mark.parametrize(("more", "is_text"), [
-    ({}, True),
-    ({"source_length": 5, "delays": [2, 5]}, True),  # an end mark was counted
-    ({"source": "", "source_length": 0, "delays": []}, True),
-    ({"source": "talk.wav", "source_length": 2000.0, "delays": [500.0, 1000.0]}, False),
-    ({"source": "my long talk.wav", "source_length": 3.0, "delays": [1.5, 2.5]}, False),  # 3 ms, no tokens
-    ({"source": ["we go home now"]}, False), ({"source": None}, False), ({"source_length": None}, False),
-])
+@pytest.mark.parametrize(
+    ("more", "is_text"),
+    [
+        ({}, True),
+        ({"source_length": 5, "delays": [2, 5]}, True),  # an end mark was counted
+        ({"source": "", "source_length": 0, "delays": []}, True),
+        ({"source": "talk.wav", "source_length": 2000.0, "delays": [500.0, 1000.0]}, False),
+        ({"source": "my long talk.wav", "source_length": 3.0, "delays": [1.5, 2.5]}, False),  # 3 ms, no tokens
+        ({"source": ["we go home now"]}, False),
+        ({"source": None}, False),
+        ({"source_length": None}, False),
+    ],
+)
 def test_a_source_of_text_is_as_long_as_its_tokens(write, more, is_text):
     (record,) = read_log(write(TEXT | more)).records
     assert record.text_source is is_text
@@ -124,29 +146,35 @@ def test_times_that_were_not_measured_are_not_written(tmp_path):
     assert "elapsed" not in json.loads((tmp_path / "x.log").read_text())
 
 
-@pytest.mark.parametrize(("line", "message"), [
-    ("{not json", "line 2: no JSON"),
-    ("[1, 2]", "line 2: a JSON list; expected an object"),
-    ('{"index": 1, "prediction": "a", "delays": [NaN]}', "line 2: holds NaN"),
-    ('{"index": 1, "prediction": "a", "delays": [Infinity]}', "line 2: holds Infinity"),
-    ('{"index": 1, "prediction": "a", "delays": [1e999]}', "line 2: delays holds inf"),
-    ('{"index": 1, "prediction": "a", "delays": [%s]}' % ("9" * 400), "line 2: delays holds a number of 400 digits"),
-    ('{"index": 1, "prediction": "a", "delays": [%s]}' % ("9" * 9000), "line 2: no JSON"),
-    ('{"index": 1, "prediction": "a", "delays": ["1"]}', 'line 2: delays holds "1"; expected milliseconds'),
-    ('{"index": 1, "prediction": "a", "delays": [true]}', "line 2: delays holds true"),
-    ('{"index": 1, "prediction": "a", "delays": 5}', "line 2: delays is 5; expected a list"),
-    ('{"index": 1, "prediction": "a", "delays": null}', "line 2: no delays"),
-    ('{"index": 1, "prediction": "a"}', "line 2: no delays"),
-    ('{"index": 1, "delays": [1]}', "line 2: prediction is null; expected a text"),
-    ('{"index": 1, "prediction": ["a"], "delays": [1]}', r'line 2: prediction is \["a"\]; expected a text'),
-    ('{"index": 1, "prediction": "a", "delays": [1], "reference": 3}', "line 2: reference is 3; expected a text"),
-    ('{"index": "1", "prediction": "a", "delays": [1]}', 'line 2: index is "1"; expected a whole number'),
-    ('{"index": 1, "prediction": "a", "delays": [1], "source_length": NaN}', "line 2: holds NaN"),
-    ('{"index": 1, "prediction": "a", "delays": [1], "source_length": "x"}', 'source_length holds "x"'),
-    ('{"index": 1, "prediction": "a", "delays": [1], "elapsed": [{}]}', "line 2: elapsed holds {}"),
-    ("[" * 100000, "line 2: no JSON"),
-    ('{"index": 1, "prediction": "\\ud800", "delays": [1]}', "line 2: prediction holds half a character"),
-])
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{not json", "line 2: no JSON"),
+        ("[1, 2]", "line 2: a JSON list; expected an object"),
+        ('{"index": 1, "prediction": "a", "delays": [NaN]}', "line 2: holds NaN"),
+        ('{"index": 1, "prediction": "a", "delays": [Infinity]}', "line 2: holds Infinity"),
+        ('{"index": 1, "prediction": "a", "delays": [1e999]}', "line 2: delays holds inf"),
+        (
+            '{"index": 1, "prediction": "a", "delays": [%s]}' % ("9" * 400),
+            "line 2: delays holds a number of 400 digits",
+        ),
+        ('{"index": 1, "prediction": "a", "delays": [%s]}' % ("9" * 9000), "line 2: no JSON"),
+        ('{"index": 1, "prediction": "a", "delays": ["1"]}', 'line 2: delays holds "1"; expected milliseconds'),
+        ('{"index": 1, "prediction": "a", "delays": [true]}', "line 2: delays holds true"),
+        ('{"index": 1, "prediction": "a", "delays": 5}', "line 2: delays is 5; expected a list"),
+        ('{"index": 1, "prediction": "a", "delays": null}', "line 2: no delays"),
+        ('{"index": 1, "prediction": "a"}', "line 2: no delays"),
+        ('{"index": 1, "delays": [1]}', "line 2: prediction is null; expected a text"),
+        ('{"index": 1, "prediction": ["a"], "delays": [1]}', r'line 2: prediction is \["a"\]; expected a text'),
+        ('{"index": 1, "prediction": "a", "delays": [1], "reference": 3}', "line 2: reference is 3; expected a text"),
+        ('{"index": "1", "prediction": "a", "delays": [1]}', 'line 2: index is "1"; expected a whole number'),
+        ('{"index": 1, "prediction": "a", "delays": [1], "source_length": NaN}', "line 2: holds NaN"),
+        ('{"index": 1, "prediction": "a", "delays": [1], "source_length": "x"}', 'source_length holds "x"'),
+        ('{"index": 1, "prediction": "a", "delays": [1], "elapsed": [{}]}', "line 2: elapsed holds {}"),
+        ("[" * 100000, "line 2: no JSON"),
+        ('{"index": 1, "prediction": "\\ud800", "delays": [1]}', "line 2: prediction holds half a character"),
+    ],
+)
 def test_a_bad_line_is_refused_with_its_number(write, line, message):
     path = write(ROW, line, ROW)
     with pytest.raises(LogError, match=message) as caught:
@@ -178,11 +206,14 @@ def test_a_device_that_never_ends_is_refused():
         read_log(Path("/dev/zero"))
 
 
-@pytest.mark.parametrize(("row", "message"), [
-    ({"text": "a"}, r'an unknown form \(its keys: \["text"\]\)\. .*SimulEval 1.0 and 1.1'),
-    ({}, "an unknown form .*SimulEval 1.0 and 1.1"),
-    (ROW | {"durations": [1.0], "prediction": "0_pred.wav"}, "a log of speech output"),
-])
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"text": "a"}, r'an unknown form \(its keys: \["text"\]\)\. .*SimulEval 1.0 and 1.1'),
+        ({}, "an unknown form .*SimulEval 1.0 and 1.1"),
+        (ROW | {"durations": [1.0], "prediction": "0_pred.wav"}, "a log of speech output"),
+    ],
+)
 def test_another_form_is_refused_with_those_that_are_read(write, row, message):
     with pytest.raises(LogError, match=f"line 1: {message}") as caught:
         read_log(write(row))

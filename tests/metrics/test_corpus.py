@@ -75,8 +75,10 @@ def test_a_segment_of_a_recording_counts_units_until_the_recording_ends():
 
 
 def test_intervals_hold_the_mean_and_are_missing_where_nothing_was_measured():
-    records = [EmissionRecord(i, "a b c d", "a b c d" if i % 2 else "a b c e", (100.0 * i,) * 4, None, 5000.0)
-               for i in range(1, 40)]
+    records = [
+        EmissionRecord(i, "a b c d", "a b c d" if i % 2 else "a b c e", (100.0 * i,) * 4, None, 5000.0)
+        for i in range(1, 40)
+    ]
     scores = score_records(records, bootstrap=Bootstrap(samples=200))
     for name in ("BLEU", "chrF", "AL", "StartOffset"):
         found = scores.intervals[name]
@@ -129,8 +131,10 @@ def test_a_wrong_tokenizer_is_an_error_even_where_nothing_is_measured():
 
 
 def test_metrics_import_neither_torch_nor_a_model():
-    code = "import sys, simulsa_plugin.metrics.corpus, simulsa_plugin.metrics.stability; " \
-           "print([m for m in ('torch', 'transformers', 'llamafactory', 'sacrebleu') if m in sys.modules])"
+    code = (
+        "import sys, simulsa_plugin.metrics.corpus, simulsa_plugin.metrics.stability; "
+        "print([m for m in ('torch', 'transformers', 'llamafactory', 'sacrebleu') if m in sys.modules])"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 

@@ -23,8 +23,9 @@ ORACLE = json.loads((DATA / "oracle.json").read_text(encoding="utf-8"))["files"]
 EDGE = "edge.instances.log"
 LOGS = [name for name in ORACLE if name != EDGE]
 MODES = {"use_ref_len": True, "no_use_ref_len": False}
-SIMULEVAL_METRICS = [name + clock for clock in ("", "_CA")
-                     for name in ("AL", "LAAL", "AP", "DAL", "ATD", "StartOffset", "EndOffset")]
+SIMULEVAL_METRICS = [
+    name + clock for clock in ("", "_CA") for name in ("AL", "LAAL", "AP", "DAL", "ATD", "StartOffset", "EndOffset")
+]
 YAAL = {"YAAL": "yaal", "YAAL_CA": "ca_yaal"}
 
 
@@ -34,8 +35,14 @@ def read_rows(name: str) -> list[dict]:
 
 def to_record(row: dict) -> EmissionRecord:
     elapsed = row.get("elapsed")
-    return EmissionRecord(row["index"], row["prediction"], row.get("reference", ""), tuple(row["delays"]),
-                          None if elapsed is None else tuple(elapsed), row.get("source_length"))
+    return EmissionRecord(
+        row["index"],
+        row["prediction"],
+        row.get("reference", ""),
+        tuple(row["delays"]),
+        None if elapsed is None else tuple(elapsed),
+        row.get("source_length"),
+    )
 
 
 def score(name: str, mode: str):
@@ -91,8 +98,9 @@ def test_an_edge_case_has_simulevals_value_or_is_a_counted_skip(case, mode):
 
 
 # OmniSTEval raises on a null reference; like SimulEval we count the prediction's length then.
-@pytest.mark.parametrize("case", [case for case in EDGE_CASES if case["tag"] != "null_reference"],
-                         ids=lambda case: case["tag"])
+@pytest.mark.parametrize(
+    "case", [case for case in EDGE_CASES if case["tag"] != "null_reference"], ids=lambda case: case["tag"]
+)
 def test_an_edge_case_has_omnistevals_yaal_or_is_a_counted_skip(case):
     scores = score_records([to_record(read_rows(EDGE)[case["index"]])])
     for ours, theirs in YAAL.items():
@@ -113,9 +121,12 @@ def test_waiting_for_all_of_the_source_lags_by_its_length():
 
 def test_a_translation_at_the_pace_of_speech_lags_by_one_unit():
     delays = [500.0, 1000.0, 1500.0, 2000.0]  # one unit per 500 ms of 2000 ms: each is 500 ms behind the ideal
-    for value in (latency.average_lagging(delays, 2000.0, 4), latency.differentiable_average_lagging(delays, 2000.0),
-                  latency.length_adaptive_average_lagging(delays, 2000.0, 4),
-                  latency.yet_another_average_lagging(delays, 2000.0, 4)):
+    for value in (
+        latency.average_lagging(delays, 2000.0, 4),
+        latency.differentiable_average_lagging(delays, 2000.0),
+        latency.length_adaptive_average_lagging(delays, 2000.0, 4),
+        latency.yet_another_average_lagging(delays, 2000.0, 4),
+    ):
         assert value == pytest.approx(500.0)
 
 
@@ -144,8 +155,11 @@ times = st.lists(st.integers(0, 8000).map(float), min_size=1, max_size=12).map(s
 @given(times, st.integers(1, 20), st.integers(1, 500).map(float))
 def test_a_later_emission_lags_by_as_much_more(delays, target_length, later):
     source_length = 10000.0  # beyond every delay, before and after the shift
-    for metric in (latency.average_lagging, latency.length_adaptive_average_lagging,
-                   latency.yet_another_average_lagging):
+    for metric in (
+        latency.average_lagging,
+        latency.length_adaptive_average_lagging,
+        latency.yet_another_average_lagging,
+    ):
         shifted = metric([delay + later for delay in delays], source_length, target_length)
         assert shifted == pytest.approx(metric(delays, source_length, target_length) + later, abs=1e-6)
 
@@ -160,9 +174,11 @@ def test_laal_never_falls_below_al(delays, target_length, source_length):
 def test_slower_clocks_scale_every_lag_and_no_proportion(delays, target_length, source_length, factor):
     slowed = [delay * factor for delay in delays]
     assert latency.average_lagging(slowed, source_length * factor, target_length) == pytest.approx(
-        factor * latency.average_lagging(delays, source_length, target_length), abs=1e-6)
+        factor * latency.average_lagging(delays, source_length, target_length), abs=1e-6
+    )
     assert latency.average_proportion(slowed, source_length * factor, target_length) == pytest.approx(
-        latency.average_proportion(delays, source_length, target_length))
+        latency.average_proportion(delays, source_length, target_length)
+    )
 
 
 @given(times, st.integers(0, 11), st.integers(1, 20), st.integers(1, 500).map(float))
@@ -170,7 +186,7 @@ def test_writing_a_unit_later_never_lowers_a_latency_without_cut_off(delays, whi
     # AL, LAAL and YAAL stop at the end of the source: beyond it a later unit may count less. The others are monotone.
     source_length = 10000.0
     slower = list(delays)
-    slower[which % len(delays):] = [delay + later for delay in slower[which % len(delays):]]
+    slower[which % len(delays) :] = [delay + later for delay in slower[which % len(delays) :]]
     for metric in (
         lambda d: latency.average_proportion(d, source_length, target_length),
         lambda d: latency.differentiable_average_lagging(d, source_length),
@@ -183,12 +199,19 @@ def test_writing_a_unit_later_never_lowers_a_latency_without_cut_off(delays, whi
         assert metric(slower) >= metric(delays) - 1e-6
 
 
-@given(times, st.lists(st.integers(0, 900).map(float), min_size=12, max_size=12), st.integers(1, 20),
-       st.integers(1, 9000).map(float))
+@given(
+    times,
+    st.lists(st.integers(0, 900).map(float), min_size=12, max_size=12),
+    st.integers(1, 20),
+    st.integers(1, 9000).map(float),
+)
 def test_computation_over_the_same_units_never_lowers_a_latency(delays, computing, target_length, source_length):
     elapsed = [delay + spent for delay, spent in zip(delays, itertools.accumulate(computing), strict=False)]
-    for metric in (latency.average_lagging, latency.length_adaptive_average_lagging,
-                   latency.yet_another_average_lagging):
+    for metric in (
+        latency.average_lagging,
+        latency.length_adaptive_average_lagging,
+        latency.yet_another_average_lagging,
+    ):
         plain = metric(delays, source_length, target_length)
         aware = metric(delays, source_length, target_length, elapsed)
         assert (plain is None and aware is None) or aware >= plain - 1e-6
@@ -206,8 +229,7 @@ def test_offsets_shift_with_the_delays(delays, later):
 def test_slower_clocks_scale_dal_and_offsets(delays, source_length, factor):
     slowed = [delay * factor for delay in delays]
     for metric in (latency.differentiable_average_lagging, latency.end_offset):
-        assert metric(slowed, source_length * factor) == pytest.approx(
-            factor * metric(delays, source_length), abs=1e-6)
+        assert metric(slowed, source_length * factor) == pytest.approx(factor * metric(delays, source_length), abs=1e-6)
 
 
 @pytest.mark.parametrize("name", LOGS)

@@ -14,8 +14,12 @@ from simulsa_plugin.metrics import quality
 
 DATA = Path(__file__).parents[1] / "data" / "latency"
 ORACLE = json.loads((DATA / "oracle.json").read_text(encoding="utf-8"))["files"]
-BLEUS = [(name, key[5:-1]) for name in ORACLE for key in ORACLE[name].get("sacrebleu", {}) if key.startswith("BLEU[")
-         and "mecab" not in key]  # an extra of sacrebleu
+BLEUS = [
+    (name, key[5:-1])
+    for name in ORACLE
+    for key in ORACLE[name].get("sacrebleu", {})
+    if key.startswith("BLEU[") and "mecab" not in key
+]  # an extra of sacrebleu
 CHRFS = [name for name in ORACLE if "sacrebleu" in ORACLE[name]]
 
 
@@ -67,12 +71,15 @@ def test_a_tokenizer_whose_package_is_missing_names_the_extra(monkeypatch):
         quality.make_metrics("ja-mecab")
 
 
-@pytest.mark.parametrize("error", [RuntimeError("nothing"), ImportError("nothing"), OSError("nothing"),
-                                   AssertionError("nothing"), AssertionError()])
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("nothing"), ImportError("nothing"), OSError("nothing"), AssertionError("nothing"), AssertionError()],
+)
 @pytest.mark.parametrize("when", ["__init__", "__call__"])
 def test_a_tokenizer_that_fails_when_it_starts_or_when_it_is_first_used_shows_at_once(monkeypatch, error, when):
     def fail(*_):
         raise error
+
     monkeypatch.setattr(tokenizer_intl.TokenizerV14International, when, fail)
     with pytest.raises(MissingExtraError, match=r"tokenizer intl cannot start: (nothing|AssertionError)$"):
         quality.make_metrics("intl")

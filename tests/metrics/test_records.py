@@ -24,15 +24,18 @@ def test_a_word_unit_ends_at_any_white_space_and_a_no_break_space_is_one():
     assert records.count_units("a\u00a0b\tc\n", "word") == 3
 
 
-@pytest.mark.parametrize(("text", "unit", "delays", "fits"), [
-    ("我们 走", "char", 4, True),  # a space in our own text is a character
-    ("我们 走", "char", 3, True),  # SimulEval counts none
-    ("我们 走", "char", 2, False),
-    ("我们</s>", "char", 3, True),  # the end mark is one unit
-    ("we go </s>", "word", 3, True),
-    ("we go", "word", 3, False),
-    ("", "word", 0, True),
-])
+@pytest.mark.parametrize(
+    ("text", "unit", "delays", "fits"),
+    [
+        ("我们 走", "char", 4, True),  # a space in our own text is a character
+        ("我们 走", "char", 3, True),  # SimulEval counts none
+        ("我们 走", "char", 2, False),
+        ("我们</s>", "char", 3, True),  # the end mark is one unit
+        ("we go </s>", "word", 3, True),
+        ("we go", "word", 3, False),
+        ("", "word", 0, True),
+    ],
+)
 def test_a_unit_fits_where_each_has_a_delay(text, unit, delays, fits):
     assert records.fits_unit(EmissionRecord(0, text, "", (1.0,) * delays), unit) is fits
 

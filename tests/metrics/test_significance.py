@@ -30,8 +30,10 @@ def read_texts(name: str) -> tuple[list[str], list[str]]:
 @pytest.fixture(scope="module")
 def statistics() -> list[significance.Statistics]:
     metrics = make_metrics("13a")
-    return [significance.Statistics({m.name: (m, m.statistics(*read_texts(name))) for m in metrics}, {}, {})
-            for name in SYSTEMS]
+    return [
+        significance.Statistics({m.name: (m, m.statistics(*read_texts(name))) for m in metrics}, {}, {})
+        for name in SYSTEMS
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +80,10 @@ def test_both_p_values_are_sacrebleus_also_between_systems_that_hardly_differ(st
         if test_type == "ar":
             ours = significance.randomisation_p_value(metric, first, second, chosen)
         else:
-            one, two = (significance.resampled(significance.Statistics({"x": (metric, counts)}, {}, {}), 186, chosen)
-                        for counts in (first, second))
+            one, two = (
+                significance.resampled(significance.Statistics({"x": (metric, counts)}, {}, {}), 186, chosen)
+                for counts in (first, second)
+            )
             observed = metric.score(second.sum(axis=0)) - metric.score(first.sum(axis=0))
             ours = significance.sacrebleu_p_value(observed, two["x"] - one["x"])
         theirs = expected[NAMES[metric.name]][1].p_value
@@ -135,8 +139,10 @@ def with_differing(statistics, count: int, better: int):
     references = [text for text in references if len(text.split()) > 8][:20]
     shortened = [" ".join(text.split()[:-2]) for text in references]
     one = metric.statistics(shortened, references)
-    changed = [" ".join(text.split()[:-1]) if i < better else " ".join(text.split()[:-3]) if i < count else shortened[i]
-               for i, text in enumerate(references)]
+    changed = [
+        " ".join(text.split()[:-1]) if i < better else " ".join(text.split()[:-3]) if i < count else shortened[i]
+        for i, text in enumerate(references)
+    ]
     return metric, one.astype(np.int32), metric.statistics(changed, references).astype(np.int32)
 
 
@@ -158,7 +164,7 @@ def test_exact_p_counts_the_ways_that_are_as_large_as_observed(statistics):
     metric, one, two = with_differing(statistics, 4, better=3)
     observed = abs(metric.score(two.sum(axis=0)) - metric.score(one.sum(axis=0)))
     sizes = []
-    for mask in range(2 ** 4):  # every way to swap the four, one by one
+    for mask in range(2**4):  # every way to swap the four, one by one
         swapped = np.array([bool(mask >> i & 1) if i < 4 else False for i in range(20)])[:, None]
         first, second = np.where(swapped, two, one), np.where(swapped, one, two)
         sizes.append(abs(metric.score(first.sum(axis=0)) - metric.score(second.sum(axis=0))))
@@ -185,10 +191,16 @@ def test_draws_as_large_as_observed_count_half():
 
 def test_utterances_differ_in_what_a_metric_sees(statistics):
     metric, one, two = with_differing(statistics, 3, better=2)
-    first = significance.Statistics({"BLEU": (metric, one)}, {"LAAL": np.array([1.0, np.nan, 3.0])},
-                                    {"NE": (np.array([1.0, 2.0]), np.array([4.0, 4.0]))})
-    second = significance.Statistics({"BLEU": (metric, two)}, {"LAAL": np.array([1.0, np.nan, 4.0])},
-                                     {"NE": (np.array([1.0, 2.0]), np.array([4.0, 5.0]))})
+    first = significance.Statistics(
+        {"BLEU": (metric, one)},
+        {"LAAL": np.array([1.0, np.nan, 3.0])},
+        {"NE": (np.array([1.0, 2.0]), np.array([4.0, 4.0]))},
+    )
+    second = significance.Statistics(
+        {"BLEU": (metric, two)},
+        {"LAAL": np.array([1.0, np.nan, 4.0])},
+        {"NE": (np.array([1.0, 2.0]), np.array([4.0, 5.0]))},
+    )
     assert np.flatnonzero(significance.differing(first, second, "BLEU")).tolist() == [0, 1, 2]
     assert significance.differing(first, second, "LAAL").tolist() == [False, False, True]
     assert significance.differing(first, second, "NE").tolist() == [False, True]

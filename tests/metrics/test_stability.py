@@ -19,9 +19,12 @@ def test_a_changed_word_takes_back_all_that_followed_it():
 
 def normalized_erasure(*sessions):
     """NE of a corpus whose utterances showed these words, step by step."""
-    return score_records([
-        EmissionRecord(i, " ".join(steps[-1]), "", tuple(1.0 for _ in steps[-1]), erased=erased_units(steps))
-        for i, steps in enumerate(sessions)]).corpus["NE"]
+    return score_records(
+        [
+            EmissionRecord(i, " ".join(steps[-1]), "", tuple(1.0 for _ in steps[-1]), erased=erased_units(steps))
+            for i, steps in enumerate(sessions)
+        ]
+    ).corpus["NE"]
 
 
 def test_text_that_only_grows_is_never_erased():
@@ -43,17 +46,20 @@ def test_a_corpus_that_ends_empty_has_no_value():
     assert normalized_erasure([["a"], []], [[]]) is None
 
 
-@pytest.mark.parametrize(("earlier", "later", "expected"), [
-    (["guten", "Ta"], ["guten", "Tag"], 0),  # a word grows
-    (["guten", "Ta"], ["guten", "Tagen", "liebe", "Welt"], 0),
-    (["guten", "Tag"], ["guten", "Ta"], 1),  # it shrinks: letters go from the screen
-    (["guten", "Ta", "li"], ["guten", "Tag", "li"], 2),  # what followed it had to go
-    (["guten", "Tag"], ["guten", "Abend"], 1),
-    (["guten", "Stra\ufffd"], ["guten", "Straße"], 0),  # half a character is completed
-    (["你", "\ufffd"], ["你", "好"], 0),
-    (["你", "\ufffd", "\ufffd"], ["你"], 0),  # it never was a character
-    (["你", "好"], ["你", "们"], 1),
-])
+@pytest.mark.parametrize(
+    ("earlier", "later", "expected"),
+    [
+        (["guten", "Ta"], ["guten", "Tag"], 0),  # a word grows
+        (["guten", "Ta"], ["guten", "Tagen", "liebe", "Welt"], 0),
+        (["guten", "Tag"], ["guten", "Ta"], 1),  # it shrinks: letters go from the screen
+        (["guten", "Ta", "li"], ["guten", "Tag", "li"], 2),  # what followed it had to go
+        (["guten", "Tag"], ["guten", "Abend"], 1),
+        (["guten", "Stra\ufffd"], ["guten", "Straße"], 0),  # half a character is completed
+        (["你", "\ufffd"], ["你", "好"], 0),
+        (["你", "\ufffd", "\ufffd"], ["你"], 0),  # it never was a character
+        (["你", "好"], ["你", "们"], 1),
+    ],
+)
 def test_what_only_grows_on_the_screen_is_not_erased(earlier, later, expected):
     assert erasure(earlier, later) == expected
 
@@ -70,4 +76,4 @@ def test_text_that_is_only_appended_to_is_never_erased_whatever_its_tokens(text,
 def test_what_is_left_after_erasing_starts_the_later_text(earlier, later):
     kept = len(earlier) - erasure(earlier, later)
     assert earlier[:kept] == later[:kept]
-    assert earlier[kept:kept + 1] != later[kept:kept + 1] or kept == len(earlier)
+    assert earlier[kept : kept + 1] != later[kept : kept + 1] or kept == len(earlier)

@@ -16,9 +16,7 @@ def source(milliseconds):
 
 
 def run(milliseconds, cell, model=None, max_new_tokens=256):
-    ((session,),) = decode(
-        model or ClockModel(), [source(milliseconds)], [cell], Limits(max_new_tokens, batch_size=4)
-    )
+    ((session,),) = decode(model or ClockModel(), [source(milliseconds)], [cell], Limits(max_new_tokens, batch_size=4))
     return session
 
 

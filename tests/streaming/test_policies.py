@@ -185,8 +185,15 @@ def test_the_budget_bounds_the_audio_that_is_read_at_once():
 
 
 def test_a_policy_of_ones_own_comes_by_its_dotted_name(tmp_path, monkeypatch):
-    lines = ["from simulsa_plugin.streaming.policies import Policy", "", "class Half(Policy):", "    name = 'half'", "",
-             "    def committed(self, session, output):", "        return max(session.committed, len(output) // 2)"]
+    lines = [
+        "from simulsa_plugin.streaming.policies import Policy",
+        "",
+        "class Half(Policy):",
+        "    name = 'half'",
+        "",
+        "    def committed(self, session, output):",
+        "        return max(session.committed, len(output) // 2)",
+    ]
     (tmp_path / "own_policy.py").write_text("\n".join(lines) + "\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
@@ -208,17 +215,20 @@ def test_a_policy_that_commits_what_is_not_a_number_of_tokens_is_one_line(count)
         run(Odd(0))
 
 
-@pytest.mark.parametrize(("name", "said"), [
-    ("sys.exit", "sys.exit, a builtin_function_or_method; expected a subclass of"),
-    ("os.abort", "os.abort, a builtin_function_or_method; expected a subclass of"),
-    ("builtins.list", "builtins.list, the class list; expected a subclass of"),
-    ("threading.Thread", "the class Thread; expected a subclass of simulsa_plugin.streaming.policies.Policy"),
-    ("sys.path", "sys.path, a list; expected a subclass of"),
-    ("random.random", "random.random, a builtin_function_or_method; expected a subclass of"),
-    ("gc.callbacks", "gc.callbacks, a list; expected a subclass of"),
-    ("exiting.policy", r"exiting.policy, which fails when it is called without arguments \(SystemExit: 0\)"),
-    ("exits.policy", r"exits.policy, which cannot be imported \(SystemExit: 0\). Fix that module"),
-])
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("sys.exit", "sys.exit, a builtin_function_or_method; expected a subclass of"),
+        ("os.abort", "os.abort, a builtin_function_or_method; expected a subclass of"),
+        ("builtins.list", "builtins.list, the class list; expected a subclass of"),
+        ("threading.Thread", "the class Thread; expected a subclass of simulsa_plugin.streaming.policies.Policy"),
+        ("sys.path", "sys.path, a list; expected a subclass of"),
+        ("random.random", "random.random, a builtin_function_or_method; expected a subclass of"),
+        ("gc.callbacks", "gc.callbacks, a list; expected a subclass of"),
+        ("exiting.policy", r"exiting.policy, which fails when it is called without arguments \(SystemExit: 0\)"),
+        ("exits.policy", r"exits.policy, which cannot be imported \(SystemExit: 0\). Fix that module"),
+    ],
+)
 def test_what_is_not_there_to_make_policies_is_refused_and_not_called_where_it_can_be_known(
     tmp_path, monkeypatch, name, said
 ):

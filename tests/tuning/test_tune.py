@@ -31,13 +31,16 @@ class MortalModel(Mortal, HastyModel):
 
 def make_rows(folder, count, seconds=2.2, start=0):
     prompt = Prompt(({"role": "user", "content": "<audio>Translate."},))
-    return [Sample(row, prompt, TEXT, write_noise(folder / f"{row}.wav", seconds + 0.1 * (row % 5), seed=start + row))
-            for row in range(count)]
+    return [
+        Sample(row, prompt, TEXT, write_noise(folder / f"{row}.wav", seconds + 0.1 * (row % 5), seed=start + row))
+        for row in range(count)
+    ]
 
 
 def settings(**keys):
-    return searched_settings({"simulsa_policies": "rollback", "simulsa_chunks": "300,700",
-                              "simulsa_rollbacks": "0,1,2,3,4,5,6,7,8,9"} | keys)
+    return searched_settings(
+        {"simulsa_policies": "rollback", "simulsa_chunks": "300,700", "simulsa_rollbacks": "0,1,2,3,4,5,6,7,8,9"} | keys
+    )
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +75,9 @@ def test_it_finds_what_the_whole_grid_finds_with_a_part_of_its_sessions(rows, fo
 def test_the_files_say_what_was_found(found):
     result, out = found
     assert sorted(path.name for path in out.iterdir()) == [".simulsa.json", "dev", "frontier.json"]
-    assert {key: value for key, value in json.loads((out / "frontier.json").read_text()).items()
-            if key != "checksum"} == result
+    assert {
+        key: value for key, value in json.loads((out / "frontier.json").read_text()).items() if key != "checksum"
+    } == result
     whole = {row["cell"] for row in result["cells"] if row["utterances"] == 32}
     assert {path.parent.name for path in out.glob("dev/*/instances.log")} == whole
     latencies = [point["LAAL"] for point in result["points"]]
@@ -95,7 +99,8 @@ def small(tmp_path, monkeypatch):
     monkeypatch.setattr(decoding, "BLOCK", 4)
     rows = [*make_rows(tmp_path, 14), UnusableRow(14, "no_audio")]
     return lambda out, model=None, goal=Goal((950.0,)), rows=rows: tune(  # noqa: B008
-        model or HastyModel(), "dev", rows, settings(simulsa_chunks="300"), goal, out)
+        model or HastyModel(), "dev", rows, settings(simulsa_chunks="300"), goal, out
+    )
 
 
 def test_a_search_that_dies_again_and_again_ends_with_the_same_bytes(small, tmp_path):
@@ -161,8 +166,9 @@ def test_a_finished_search_is_only_read_and_another_one_refused(small, tmp_path)
 def test_a_budget_that_nothing_is_within_is_said(small, tmp_path):
     result = small(tmp_path / "out", goal=Goal((0.001, 950.0)))
     assert [one["cell"] is None for one in result["budgets"]] == [True, False]
-    assert any(line.startswith("0.001 ms: no cell has so little LAAL; the least is ")
-               for line in frontier_table(result))
+    assert any(
+        line.startswith("0.001 ms: no cell has so little LAAL; the least is ") for line in frontier_table(result)
+    )
 
 
 def test_a_dev_set_that_cannot_be_decoded_is_an_error(small, tmp_path):
@@ -174,8 +180,13 @@ def test_a_dev_set_that_cannot_be_decoded_is_an_error(small, tmp_path):
 
 def test_cells_that_were_given_up_are_taken_back_where_all_others_turn_out_too_slow(small, tmp_path, monkeypatch):
     # The search is led astray: on the first utterances only the slowest cells seem worth more.
-    monkeypatch.setattr(module, "promising", lambda shares, values, goal, keep: (
-        promising(shares, values, goal, keep) if keep == 0 else list(range(len(values)))[-3:]))
+    monkeypatch.setattr(
+        module,
+        "promising",
+        lambda shares, values, goal, keep: (
+            promising(shares, values, goal, keep) if keep == 0 else list(range(len(values)))[-3:]
+        ),
+    )
     result = small(tmp_path / "out", goal=Goal((700.0,)))
     (one,) = result["budgets"]
     (row,) = [row for row in result["cells"] if row["cell"] == one["cell"]]
@@ -200,8 +211,12 @@ def chosen_quality(result):
 
 def test_what_is_predicted_allows_for_first_utterances_that_were_fast_and_easy(monkeypatch):
     values = [(60.0, 680.0), (85.0, 650.0), (90.0, 590.0), (75.0, 500.0)]  # the first on all utterances
-    search = SimpleNamespace(taken=[200, 6, 6, 6], job=SimpleNamespace(rows=range(200)), goal=Goal((700.0,)),
-                             scored={cell: SimpleNamespace(value=value) for cell, value in enumerate(values)})
+    search = SimpleNamespace(
+        taken=[200, 6, 6, 6],
+        job=SimpleNamespace(rows=range(200)),
+        goal=Goal((700.0,)),
+        scored={cell: SimpleNamespace(value=value) for cell, value in enumerate(values)},
+    )
     monkeypatch.setattr(module, "_shift", lambda search, full, taken: (-20.0, 100.0))
     assert module._perhaps_better(search) == [2]  # 70 at 690 ms; the second cell will be too slow, the last not better
     monkeypatch.setattr(module, "_shift", lambda search, full, taken: (-40.0, 100.0))
@@ -224,7 +239,10 @@ def test_tuned_yaml_decodes_the_chosen_cells_and_no_others(found, tmp_path):
     assert len(chosen) == 2
     assert written["simulsa_cells"] == chosen
     assert {key: written[key] for key in ("model_name_or_path", "eval_dataset", "simulsa_unit")} == {
-        "model_name_or_path": "m", "eval_dataset": "test", "simulsa_unit": "word"}
+        "model_name_or_path": "m",
+        "eval_dataset": "test",
+        "simulsa_unit": "word",
+    }
     assert not {"simulsa_wait_k", "simulsa_confidence_threshold", "simulsa_hold_n"} & set(written)
     assert "\n# 700 ms: rollback k=" in (tmp_path / "tuned.yaml").read_text()
     test = make_rows(tmp_path, 5, start=100)
@@ -235,13 +253,25 @@ def test_tuned_yaml_decodes_the_chosen_cells_and_no_others(found, tmp_path):
 
 def test_a_recipe_of_several_policies_holds_no_more_than_its_cells_need(tmp_path):
     names = ["confidence_k320_b0_confidence_threshold0.97", "wait_k_k500_wait_k4"]
-    result = {"goal": {"quality": "BLEU", "latency": "LAAL"}, "dataset": "dev", "cells": [],
-              "budgets": [{"budget": 900.0, "cell": names[0]}, {"budget": 1000.0, "cell": names[1]},
-                          {"budget": 1.0, "cell": None}]}
+    result = {
+        "goal": {"quality": "BLEU", "latency": "LAAL"},
+        "dataset": "dev",
+        "cells": [],
+        "budgets": [
+            {"budget": 900.0, "cell": names[0]},
+            {"budget": 1000.0, "cell": names[1]},
+            {"budget": 1.0, "cell": None},
+        ],
+    }
     write_tuned({"simulsa_dev_dataset": "dev"}, searched_settings({}), result, tmp_path)
     assert read_recipe(tmp_path / "tuned.yaml") == {
-        "simulsa_dev_dataset": "dev", "simulsa_policies": ["confidence", "wait_k"], "simulsa_chunks": [320, 500],
-        "simulsa_confidence_threshold": [0.97], "simulsa_wait_k": [4], "simulsa_cells": names}
+        "simulsa_dev_dataset": "dev",
+        "simulsa_policies": ["confidence", "wait_k"],
+        "simulsa_chunks": [320, 500],
+        "simulsa_confidence_threshold": [0.97],
+        "simulsa_wait_k": [4],
+        "simulsa_cells": names,
+    }
 
 
 def test_a_recipes_own_keys_say_what_is_searched():
@@ -252,9 +282,15 @@ def test_a_recipes_own_keys_say_what_is_searched():
 
 
 def test_hold_n_emits_what_rollback_does_so_that_one_of_them_is_searched(rows, tmp_path):
-    cells = evaluate(HastyModel(), "dev", rows[:6], settings(
-        simulsa_policies="rollback,hold_n", simulsa_chunks="400", simulsa_rollbacks="1,4", simulsa_hold_n="1,4"),
-        tmp_path / "out")
+    cells = evaluate(
+        HastyModel(),
+        "dev",
+        rows[:6],
+        settings(
+            simulsa_policies="rollback,hold_n", simulsa_chunks="400", simulsa_rollbacks="1,4", simulsa_hold_n="1,4"
+        ),
+        tmp_path / "out",
+    )
     logs = {row["folder"]: (tmp_path / "out" / row["folder"] / "instances.log").read_bytes() for row in cells}
     for number in (1, 4):
         assert logs[f"rollback_k400_b{number}"] == logs[f"hold_n_k400_hold_n{number}"]
@@ -305,11 +341,14 @@ def test_a_note_of_what_was_begun_that_a_crash_has_damaged_is_written_again(rows
 
 
 def test_cells_lie_beside_those_of_the_next_chunk_and_the_next_value():
-    cells = plan_cells(EvaluationSettings(policies=("rollback", "wait_k"), chunks=(500, 1000), rollbacks=(0, 3, 5),
-                                          wait_k=(1, 2)))[1:]
+    cells = plan_cells(
+        EvaluationSettings(policies=("rollback", "wait_k"), chunks=(500, 1000), rollbacks=(0, 3, 5), wait_k=(1, 2))
+    )[1:]
     names = [decoding.cell_folder(cell) for cell in cells]
-    beside = {name: [names[one] for one in others]
-              for name, others in zip(names, neighbours(module._places(cells)), strict=True)}
+    beside = {
+        name: [names[one] for one in others]
+        for name, others in zip(names, neighbours(module._places(cells)), strict=True)
+    }
     assert beside["rollback_k500_b3"] == ["rollback_k500_b0", "rollback_k500_b5", "rollback_k1000_b3"]
     assert beside["wait_k_k1000_wait_k1"] == ["wait_k_k500_wait_k1", "wait_k_k1000_wait_k2"]
 

@@ -91,9 +91,7 @@ def _recordings(folder: Path, request: Request) -> dict[str, Path | RowError]:
 
 def _recording(rest: str, place: str, folder: Path, request: Request) -> Path | RowError:
     if _ARCHIVE.search(rest):
-        return RowError(
-            "in_archive", f"{place}: {rest[:80]!r} lies in a Kaldi archive. Write the recordings to files."
-        )
+        return RowError("in_archive", f"{place}: {rest[:80]!r} lies in a Kaldi archive. Write the recordings to files.")
     try:
         return request.find(rest, place, request.folder, folder)
     except RowError as error:

@@ -43,8 +43,12 @@ def add_comet_if_wanted(folder: Path, settings: CometSettings) -> None:
     try:
         add_comet(folder, options)
     except SimulsaError as error:
-        print_warnings([f"{COMET} was not computed, all else was: {error} Later: simulsa-eval comet {folder} "
-                        f"--checkpoint {settings.comet}"])
+        print_warnings(
+            [
+                f"{COMET} was not computed, all else was: {error} Later: simulsa-eval comet {folder} "
+                f"--checkpoint {settings.comet}"
+            ]
+        )
 
 
 def add_comet(path: Path, options: CometOptions) -> dict[str, float]:
@@ -97,18 +101,25 @@ def _triples(cell: Cell, scores: Mapping[str, Any], options: CometOptions) -> li
     sources = list(read_references(options.sources))
     if len(sources) != len(rows) and len(sources) == scores.get("rows"):
         # An id ends with the number of its row in the test set.
-        sources = [sources[int(identifier.rpartition("-")[2])]
-                   for identifier, _ in read_sessions([log.with_name(STEPS)])]
+        sources = [
+            sources[int(identifier.rpartition("-")[2])] for identifier, _ in read_sessions([log.with_name(STEPS)])
+        ]
     if len(sources) != len(rows):
-        raise LogError(f"{options.sources} holds {len(sources)} lines for {len(rows)} instances of "
-                       f"{scores.get('rows')} rows; expected one source for each instance, or for each row.")
+        raise LogError(
+            f"{options.sources} holds {len(sources)} lines for {len(rows)} instances of "
+            f"{scores.get('rows')} rows; expected one source for each instance, or for each row."
+        )
     return [{"src": source} | row for source, row in zip(sources, rows, strict=True)]
 
 
 def _score(cells: Sequence[Sequence[Mapping[str, str]]], options: CometOptions) -> list[CometScores]:
     """Scores of several cells by one start of the model, which may take minutes."""
-    everything = comet_scores([triple for cell in cells for triple in cell], options.checkpoint,
-                              python=options.python, batch_size=options.batch_size)
+    everything = comet_scores(
+        [triple for cell in cells for triple in cell],
+        options.checkpoint,
+        python=options.python,
+        batch_size=options.batch_size,
+    )
     found, start = [], 0
     for cell in cells:
         found.append(CometScores(everything.scores[start : start + len(cell)], everything.signature))

@@ -25,8 +25,10 @@ WORKER = Path(comet_worker.__file__)
 _PARTS, _PART_BYTES = 64, 2**18
 SEGMENTS = ("src", "mt", "ref")
 # torchmetrics 0.10, which unbabel-comet 2.2 asks for, imports pkg_resources; setuptools 82 has dropped it.
-INSTALLING = ("COMET needs an environment of its own: `python -m venv comet-env && comet-env/bin/pip install "
-              "unbabel-comet 'setuptools<82'`; then give comet-env/bin/python.")
+INSTALLING = (
+    "COMET needs an environment of its own: `python -m venv comet-env && comet-env/bin/pip install "
+    "unbabel-comet 'setuptools<82'`; then give comet-env/bin/python."
+)
 
 
 @dataclass(frozen=True)
@@ -97,8 +99,10 @@ def _run(command: list[str]) -> None:
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=terminal, stderr=subprocess.PIPE, check=False)
     except OSError as error:
-        raise UsageError(f"The interpreter for COMET, {command[0]}, cannot be started: {error.strerror}. "
-                         "Give the path of a Python that has unbabel-comet.") from error
+        raise UsageError(
+            f"The interpreter for COMET, {command[0]}, cannot be started: {error.strerror}. "
+            "Give the path of a Python that has unbabel-comet."
+        ) from error
     if done.returncode == 0:
         return
     reason = _last_line(done.stderr)
@@ -133,15 +137,24 @@ def _checked(scores: Sequence[float], expected: int) -> tuple[float, ...]:
         raise ModelError(f"COMET gave {len(scores)} scores for {expected} segments.")
     odd = [number for number, score in enumerate(scores, 1) if not math.isfinite(score)]
     if odd:
-        raise ModelError(f"COMET gave {len(odd)} of {expected} segments a score that is no number, the first of them "
-                         f"segment {odd[0]}; the checkpoint may be damaged.")
+        raise ModelError(
+            f"COMET gave {len(odd)} of {expected} segments a score that is no number, the first of them "
+            f"segment {odd[0]}; the checkpoint may be damaged."
+        )
     return tuple(scores)
 
 
 def _signature(file: Path, result: Mapping[str, Any]) -> str:
-    return "|".join(["COMET", f"checkpoint:{file.parents[1].name}", f"content:{_fingerprint(file)}",
-                     f"segments:{'+'.join(result['segments'])}",
-                     f"class:{result['class']}", f"version:{result['version'].replace(' ', '-')}"])
+    return "|".join(
+        [
+            "COMET",
+            f"checkpoint:{file.parents[1].name}",
+            f"content:{_fingerprint(file)}",
+            f"segments:{'+'.join(result['segments'])}",
+            f"class:{result['class']}",
+            f"version:{result['version'].replace(' ', '-')}",
+        ]
+    )
 
 
 def _fingerprint(file: Path) -> str:

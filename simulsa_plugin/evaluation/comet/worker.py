@@ -59,11 +59,16 @@ def find_checkpoint(path: Path) -> Path:
     checkpoint = path / "checkpoints" / "model.ckpt" if path.is_dir() else path
     folder = checkpoint.parents[1]
     if not (folder / "hparams.yaml").is_file():
-        raise WorkerError(f"The COMET checkpoint {path} has no {folder / 'hparams.yaml'}; a checkpoint is a folder "
-                          "with hparams.yaml and checkpoints/model.ckpt, or such a .ckpt file.", EXIT_INPUT)
+        raise WorkerError(
+            f"The COMET checkpoint {path} has no {folder / 'hparams.yaml'}; a checkpoint is a folder "
+            "with hparams.yaml and checkpoints/model.ckpt, or such a .ckpt file.",
+            EXIT_INPUT,
+        )
     if not checkpoint.is_file():
-        raise WorkerError(f"The COMET checkpoint {path} has no {checkpoint}; if its .ckpt file has another name, "
-                          "give that file.", EXIT_INPUT)
+        raise WorkerError(
+            f"The COMET checkpoint {path} has no {checkpoint}; if its .ckpt file has another name, give that file.",
+            EXIT_INPUT,
+        )
     return checkpoint
 
 
@@ -85,10 +90,15 @@ def score_lines(checkpoint: Path, lines: Sequence[dict[str, str]], *, batch_size
     # comet draws its bar on stderr, where others' warnings would tear it.
     with contextlib.redirect_stderr(sys.stdout), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        prediction = model.predict(list(lines), batch_size=batch_size, gpus=gpus, num_workers=0,
-                                   progress_bar=sys.stdout.isatty())
-    return {"scores": [float(score) for score in prediction["scores"]], "segments": segments,
-            "class": type(model).__name__, "version": f"unbabel-comet {_version()}"}
+        prediction = model.predict(
+            list(lines), batch_size=batch_size, gpus=gpus, num_workers=0, progress_bar=sys.stdout.isatty()
+        )
+    return {
+        "scores": [float(score) for score in prediction["scores"]],
+        "segments": segments,
+        "class": type(model).__name__,
+        "version": f"unbabel-comet {_version()}",
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -98,8 +108,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         text = options.input.read_text(encoding="utf-8")
         lines = [json.loads(line) for line in text.split("\n") if line]
         output = Path(os.path.abspath(options.output))  # the working folder will be another
-        result = score_lines(find_checkpoint(options.checkpoint), lines,
-                             batch_size=options.batch_size, gpus=options.gpus)
+        result = score_lines(
+            find_checkpoint(options.checkpoint), lines, batch_size=options.batch_size, gpus=options.gpus
+        )
         output.write_text(json.dumps(result), encoding="utf-8")
     except WorkerError as error:
         print(_one_line(str(error)), file=sys.stderr)
@@ -138,15 +149,23 @@ def _load(checkpoint: Path) -> Any:
             model = load_from_checkpoint(str(checkpoint), reload_hparams=os.path.isdir(encoder), local_files_only=True)
         except Exception as error:
             # What transformers raises for an encoder that is not there differs between its versions.
-            hint = "" if os.path.isdir(encoder) else (f" There is no folder {folder / encoder}, so the Hugging Face "
-                                                      f"cache must have configuration and tokenizer of {encoder}.")
+            hint = (
+                ""
+                if os.path.isdir(encoder)
+                else (
+                    f" There is no folder {folder / encoder}, so the Hugging Face "
+                    f"cache must have configuration and tokenizer of {encoder}."
+                )
+            )
             cause = f"{type(error).__name__}: {error}"
             raise WorkerError(f"{checkpoint} cannot be loaded.{hint} The cause: {cause}") from error
     # comet loads a checkpoint that lacks weights with a mere warning; the scores would be random numbers.
     lacking = [name for name, _ in model.named_parameters() if any(repr(name) in str(w.message) for w in caught)]
     if lacking:
-        raise WorkerError(f"{checkpoint} lacks {len(lacking)} weights of a {type(model).__name__}, such as "
-                          f"{lacking[0]}; does hparams.yaml belong to it?")
+        raise WorkerError(
+            f"{checkpoint} lacks {len(lacking)} weights of a {type(model).__name__}, such as "
+            f"{lacking[0]}; does hparams.yaml belong to it?"
+        )
     return model
 
 
@@ -179,8 +198,11 @@ def _segments_used(model: Any, line: dict[str, str]) -> list[str]:
         used = [segment for segment in given if segment in accepted]
         enough, wanted = bool(used), " or ".join(accepted)
     if not enough:
-        raise WorkerError(f"The COMET model is a {name}, which needs {wanted} with each translation; "
-                          f"there is {' and '.join(given) or 'neither'}.", EXIT_INPUT)
+        raise WorkerError(
+            f"The COMET model is a {name}, which needs {wanted} with each translation; "
+            f"there is {' and '.join(given) or 'neither'}.",
+            EXIT_INPUT,
+        )
     return used
 
 

@@ -19,8 +19,17 @@ _LAUNCH_KEYS = {"use_ray", "use_v1_kernels"}
 # About training alone, though inference shares their groups. LLaMA-Factory would check them here too: for packages that
 # only the training machine needs, or against keys that are not the training's (`val_size` beside an evaluation set).
 _TRAINING_DATA_KEYS = {
-    "val_size", "streaming", "max_samples", "mix_strategy", "interleave_probs", "packing", "neat_packing",
-    "mask_history", "train_on_prompt", "tokenized_path", "eval_on_each_dataset",
+    "val_size",
+    "streaming",
+    "max_samples",
+    "mix_strategy",
+    "interleave_probs",
+    "packing",
+    "neat_packing",
+    "mask_history",
+    "train_on_prompt",
+    "tokenized_path",
+    "eval_on_each_dataset",
 }
 _TRAINING_MODEL_KEYS = {"enable_liger_kernel", "use_unsloth", "use_unsloth_gc", "infer_backend"}
 _INFERENCE_FINETUNING_KEYS = {"finetuning_type"}

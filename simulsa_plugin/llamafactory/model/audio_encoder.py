@@ -95,9 +95,7 @@ class Qwen2AudioAdapter:
         with self.short_window({"input_features": inputs}):
             hidden = self._encoder(inputs, attention_mask=mask)
         embedded = self._projector(hidden.last_hidden_state)
-        return [
-            row[: self.num_tokens(len(waveform))] for row, waveform in zip(embedded, waveforms, strict=True)
-        ]
+        return [row[: self.num_tokens(len(waveform))] for row, waveform in zip(embedded, waveforms, strict=True)]
 
 
 class QwenOmniAdapter:

@@ -54,9 +54,7 @@ class SharedPromptDecoder:
         attention: of `adapter.decoder`.
     """
 
-    def __init__(
-        self, model: Any, adapter: AudioAdapter, special: SpecialTokens, attention: AudioAttention
-    ) -> None:
+    def __init__(self, model: Any, adapter: AudioAdapter, special: SpecialTokens, attention: AudioAttention) -> None:
         self._adapter, self.special, self.attention = adapter, special, attention
         self._decoder, self._head = adapter.decoder, model.get_output_embeddings()
         self._embed = model.get_input_embeddings()
@@ -71,8 +69,7 @@ class SharedPromptDecoder:
             ModelError: a prompt has another number of audio tokens than the audio.
         """
         return [
-            self._merge(prompt, audio)
-            for prompt, audio in zip(prompts, self._adapter.embed(waveforms), strict=True)
+            self._merge(prompt, audio) for prompt, audio in zip(prompts, self._adapter.embed(waveforms), strict=True)
         ]
 
     def bytes_to_read(self, num_samples: Sequence[int]) -> int:
@@ -123,6 +120,7 @@ class SharedPromptDecoder:
         """Embeddings of text tokens."""
         embeddings: torch.Tensor = self._embed(token_ids)
         return embeddings
+
 
 @dataclass
 class _Answer:

@@ -55,9 +55,7 @@ class PlainDecoder:
 
     def read(self, prompts: Sequence[Sequence[int]], waveforms: Sequence[Waveform]) -> list[PlainPrompt]:
         """Keep both until they are needed."""
-        return [
-            PlainPrompt(tuple(prompt), waveform) for prompt, waveform in zip(prompts, waveforms, strict=True)
-        ]
+        return [PlainPrompt(tuple(prompt), waveform) for prompt, waveform in zip(prompts, waveforms, strict=True)]
 
     def bytes_to_read(self, num_samples: Sequence[int]) -> int:
         """Nothing is computed."""

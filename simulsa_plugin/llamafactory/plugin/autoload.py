@@ -18,30 +18,32 @@ if TYPE_CHECKING:
 SWITCH = "SIMULSA_PLUGIN"
 OFF = frozenset({"0", "false", "no", "off"})
 # `llamafactory.train.tuner` is left out on purpose: torchrun's children import torch from inside a half-executed tuner.
-EXTENDED_MODULES = frozenset({
-    "llamafactory.launcher",
-    "llamafactory.hparams.parser",
-    "llamafactory.data.collator",
-    "llamafactory.data.converter",
-    "llamafactory.data.loader",
-    "llamafactory.data.mm_plugin",
-    "llamafactory.data.parser",
-    "llamafactory.data.processor.supervised",
-    "llamafactory.model.loader",
-    "llamafactory.train.sft.workflow",
-    "llamafactory.train.dpo.workflow",
-    "llamafactory.train.dpo.trainer",
-    "llamafactory.train.kto.workflow",
-    "llamafactory.train.kto.trainer",
-    "llamafactory.train.pt.workflow",
-    "llamafactory.train.rm.workflow",
-    "llamafactory.train.ppo.workflow",
-    # Only to say that these ways go past the plugin.
-    "llamafactory.v1.launcher",
-    "llamafactory.train.mca.workflow",
-    "llamafactory.train.hyper_parallel.workflow",
-    "deepspeed.comm.torch",
-})
+EXTENDED_MODULES = frozenset(
+    {
+        "llamafactory.launcher",
+        "llamafactory.hparams.parser",
+        "llamafactory.data.collator",
+        "llamafactory.data.converter",
+        "llamafactory.data.loader",
+        "llamafactory.data.mm_plugin",
+        "llamafactory.data.parser",
+        "llamafactory.data.processor.supervised",
+        "llamafactory.model.loader",
+        "llamafactory.train.sft.workflow",
+        "llamafactory.train.dpo.workflow",
+        "llamafactory.train.dpo.trainer",
+        "llamafactory.train.kto.workflow",
+        "llamafactory.train.kto.trainer",
+        "llamafactory.train.pt.workflow",
+        "llamafactory.train.rm.workflow",
+        "llamafactory.train.ppo.workflow",
+        # Only to say that these ways go past the plugin.
+        "llamafactory.v1.launcher",
+        "llamafactory.train.mca.workflow",
+        "llamafactory.train.hyper_parallel.workflow",
+        "deepspeed.comm.torch",
+    }
+)
 
 
 def activate() -> None:

@@ -129,8 +129,10 @@ def _extend_kto_trainer(module: ModuleType) -> None:
 
 def _say_bypassed(module: ModuleType) -> None:
     way = "USE_V1=1" if ".v1." in module.__name__ else module.__name__.split(".")[-2]
-    notify(f"{way} takes a way of LLaMA-Factory past this plugin: its keys, its reading of audio, formatting: simulsa "
-           "and simulsa_eval_dataset are off there.")
+    notify(
+        f"{way} takes a way of LLaMA-Factory past this plugin: its keys, its reading of audio, formatting: simulsa "
+        "and simulsa_eval_dataset are off there."
+    )
 
 
 def _wrap(module: ModuleType | type, name: str, wrap: Callable[[Any], Any]) -> None:

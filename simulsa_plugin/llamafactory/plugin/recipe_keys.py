@@ -36,8 +36,15 @@ class TrainingSettings(Settings):
 
 # One recipe serves augmentation, training and evaluation, so every command knows the keys of all of them.
 GROUPS: tuple[type[Settings], ...] = (
-    PresetSettings, CorpusSettings, AugmentSettings, EvaluationSettings, TuneSettings, CometSettings, HookSettings,
-    TrainingSettings)
+    PresetSettings,
+    CorpusSettings,
+    AugmentSettings,
+    EvaluationSettings,
+    TuneSettings,
+    CometSettings,
+    HookSettings,
+    TrainingSettings,
+)
 
 
 def known_keys() -> list[str]:

@@ -90,8 +90,10 @@ class Evaluator:
         self._count += 1
         if isinstance(scored, str):
             self._failed += 1
-            notify(f"simultaneous decoding at step {step} FAILED, the training goes on without it: {scored} "
-                   f"({self._failed} of {self._count} evaluations so far failed)")
+            notify(
+                f"simultaneous decoding at step {step} FAILED, the training goes on without it: {scored} "
+                f"({self._failed} of {self._count} evaluations so far failed)"
+            )
             return _none_for_best(self.plan, trainer.args)
         rows, metrics = scored
         if rank_and_count()[0] == 0:
@@ -120,10 +122,14 @@ class Evaluator:
         number, count = rank_and_count()
         total = len(range(number, len(self.plan.samples), count)) * len(self.plan.cells)
         try:
-            with whole_weights(trainer.model_wrapped), undisturbed(trainer.model), \
-                    trainer.compute_loss_context_manager(), \
-                    tqdm(total=total, desc="simultaneous", unit="session", disable=None if number == 0 else True,
-                         leave=False) as progress:
+            with (
+                whole_weights(trainer.model_wrapped),
+                undisturbed(trainer.model),
+                trainer.compute_loss_context_manager(),
+                tqdm(
+                    total=total, desc="simultaneous", unit="session", disable=None if number == 0 else True, leave=False
+                ) as progress,
+            ):
                 model = Backbone(trainer.model, self._renderer)
                 return decode_share(model, self.plan, number, count, progress)
         except Exception as error:  # whatever it is, hours of training are worth more
@@ -168,8 +174,10 @@ def refusing_evaluation(run_stage: Callable[..., Any]) -> Callable[..., Any]:
         model_args: Any, data_args: Any, training_args: Any, finetuning_args: Any, *rest: Any, **more: Any
     ) -> Any:
         if HookSettings.from_keys(_own_keys(data_args)).eval_dataset is not None:
-            raise UsageError(f"simulsa_eval_dataset does not work in stage: {finetuning_args.stage}; allowed: "
-                             f"{', '.join(DECODED_STAGES)}. Remove the key, and evaluate with simulsa-eval.")
+            raise UsageError(
+                f"simulsa_eval_dataset does not work in stage: {finetuning_args.stage}; allowed: "
+                f"{', '.join(DECODED_STAGES)}. Remove the key, and evaluate with simulsa-eval."
+            )
         return run_stage(model_args, data_args, training_args, finetuning_args, *rest, **more)
 
     return wrapped
@@ -242,9 +250,15 @@ def _make_evaluator(arguments: InferenceArguments, training_args: Any) -> Evalua
     hook = HookSettings.from_keys(named)
     if hook.eval_dataset is None:
         return None
-    settings = EvaluationSettings.from_keys(named | {
-        "simulsa_chunks": hook.eval_chunks, "simulsa_rollbacks": hook.eval_rollbacks,
-        "simulsa_policies": hook.eval_policies, "simulsa_eval_samples": hook.eval_samples})
+    settings = EvaluationSettings.from_keys(
+        named
+        | {
+            "simulsa_chunks": hook.eval_chunks,
+            "simulsa_rollbacks": hook.eval_rollbacks,
+            "simulsa_policies": hook.eval_policies,
+            "simulsa_eval_samples": hook.eval_samples,
+        }
+    )
     _refuse_what_cannot_be(training_args, settings)
     make_metrics(settings.bleu_tokenizer)  # a package that is missing shows before the long part
     with as_loud_as_before():
@@ -254,7 +268,8 @@ def _make_evaluator(arguments: InferenceArguments, training_args: Any) -> Evalua
         (dataset,) = load_datasets(arguments, [hook.eval_dataset])
         renderer = load_renderer(arguments)
     rows: list[Sample | UnusableRow] = [
-        dataset.sample(row) for row in range(min(len(dataset), hook.eval_samples or len(dataset)))]
+        dataset.sample(row) for row in range(min(len(dataset), hook.eval_samples or len(dataset)))
+    ]
     plan, seconds = make_plan(dataset.name, rows, plan_cells(settings), settings)
     chosen = _best_metric(training_args)
     if chosen is not None and chosen.startswith(PREFIX) and chosen not in plan.names:
@@ -281,8 +296,10 @@ def _about_test_set(dataset: OfflineDataset, data_arguments: Any, plan: Plan) ->
     where = folder if isinstance(folder, str) else os.curdir
     shared = trained_on(dataset.name, dataset.entry, data_arguments.dataset or [], entries, where)
     if shared:
-        yield (f"WARNING: the test set {dataset.name} is {shared}: its scores say how well the model remembers, not "
-               "how well it translates. Set simulsa_eval_dataset to a test set that is not trained on.")
+        yield (
+            f"WARNING: the test set {dataset.name} is {shared}: its scores say how well the model remembers, not "
+            "how well it translates. Set simulsa_eval_dataset to a test set that is not trained on."
+        )
 
 
 def _own_keys(data_arguments: Any) -> dict[str, Any]:
@@ -296,9 +313,15 @@ def _refuse_what_cannot_be(training_args: Any, settings: EvaluationSettings) -> 
     if settings.measure_time:
         raise UsageError("simulsa_measure_time is not for an evaluation during training. Use simulsa-eval.")
     if getattr(training_args, "fsdp", None):
-        raise UsageError("simulsa_eval_dataset does not work under FSDP, whose weights it cannot gather. Leave it out, "
-                         "or use DeepSpeed.")
-    if str(getattr(training_args.eval_strategy, "value", training_args.eval_strategy)) == "no" and \
-            not training_args.do_eval:
-        raise UsageError("simulsa_eval_dataset decodes whenever the training evaluates, and this one never does. Set "
-                         "eval_strategy: steps, eval_steps, and val_size or eval_dataset.")
+        raise UsageError(
+            "simulsa_eval_dataset does not work under FSDP, whose weights it cannot gather. Leave it out, "
+            "or use DeepSpeed."
+        )
+    if (
+        str(getattr(training_args.eval_strategy, "value", training_args.eval_strategy)) == "no"
+        and not training_args.do_eval
+    ):
+        raise UsageError(
+            "simulsa_eval_dataset decodes whenever the training evaluates, and this one never does. Set "
+            "eval_strategy: steps, eval_steps, and val_size or eval_dataset."
+        )
