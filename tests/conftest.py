@@ -1,4 +1,4 @@
-"""What all tests share; `fakes` is importable because this file stands beside it."""
+"""What all tests share; `helpers` is importable because this file stands beside it."""
 
 import os
 

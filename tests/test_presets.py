@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from fakes import write_offline
+from helpers.fakes import write_offline
 
 from simulsa_plugin.augment.augment_settings import AugmentSettings
 from simulsa_plugin.commands import augment, evaluate, tune, wiring

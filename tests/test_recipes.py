@@ -17,8 +17,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import tiny_models
 import yaml
+from helpers import tiny_models
 from make_covost2 import write_covost2
 
 from simulsa_plugin.commands import augment, evaluate

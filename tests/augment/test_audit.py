@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import ClassVar
 
 import pytest
-from fakes import ByteModel, ListDataset, make_dataset, tree, write_noise
+from helpers.fakes import ByteModel, ListDataset, make_dataset, tree, write_noise
 
 from simulsa_plugin.augment.audit import audit, audit_line
 from simulsa_plugin.augment.augment_settings import AugmentSettings

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from fakes import ByteModel, ListDataset, make_dataset, tree
+from helpers.fakes import ByteModel, ListDataset, make_dataset, tree
 
 from simulsa_plugin.augment.augment_settings import AugmentSettings
 from simulsa_plugin.augment.clean import clean_lines

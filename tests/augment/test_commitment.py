@@ -4,7 +4,7 @@ import itertools
 import json
 
 import pytest
-from fakes import ListDataset, write_noise
+from helpers.fakes import ListDataset, write_noise
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -1,6 +1,6 @@
 """Runs that are really killed (SIGKILL), at any moment: they go on, and end with the same bytes.
 
-Run as a program, this file is the server of `killing`.
+Run as a program, this file is the server of `helpers.killing`.
 """
 
 import contextlib
@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from fakes import ByteModel, make_dataset, tree, write_offline
-from killing import MOST_RUNS, Server, serve
+from helpers.fakes import ByteModel, make_dataset, tree, write_offline
+from helpers.killing import MOST_RUNS, Server, serve
 
 from simulsa_plugin.files.atomic import UNFINISHED
 

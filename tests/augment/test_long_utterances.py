@@ -1,7 +1,7 @@
 """Utterances that a training's cutoff_len would cut: bytes and 40 ms of audio are tokens, so lengths are on paper."""
 
 import pytest
-from fakes import ByteModel, ListDataset, write_noise
+from helpers.fakes import ByteModel, ListDataset, write_noise
 
 from simulsa_plugin.augment.augment_settings import AugmentSettings
 from simulsa_plugin.augment.cutoff import cutoff_line

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import soundfile
-from fakes import ByteModel, ListDataset, make_dataset, tree, write_noise
+from helpers.fakes import ByteModel, ListDataset, make_dataset, tree, write_noise
 
 from simulsa_plugin.audio.decoding import read_mono
 from simulsa_plugin.augment.augment_settings import AugmentSettings
@@ -395,7 +395,7 @@ CHILD = """
 import sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
-from fakes import ByteModel, make_dataset
+from helpers.fakes import ByteModel, make_dataset
 from simulsa_plugin.augment.pipeline import augment
 from simulsa_plugin.augment.augment_settings import AugmentSettings
 from simulsa_plugin.errors import SimulsaError

@@ -7,7 +7,7 @@ import shutil
 import pytest
 import soundfile
 import torch
-from fakes import ByteModel, ListDataset, make_dataset, tree, write_noise
+from helpers.fakes import ByteModel, ListDataset, make_dataset, tree, write_noise
 
 from simulsa_plugin.augment.augment_settings import AugmentSettings
 from simulsa_plugin.augment.dry_run import ModelSize, plan

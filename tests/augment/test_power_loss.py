@@ -3,7 +3,7 @@
 import shutil
 
 import pytest
-from fakes import ByteModel, damaged_files, make_dataset, recorded_disk, tree
+from helpers.fakes import ByteModel, damaged_files, make_dataset, recorded_disk, tree
 
 from simulsa_plugin.augment.augment_settings import AugmentSettings
 from simulsa_plugin.augment.pipeline import augment, augment_shard

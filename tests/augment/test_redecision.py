@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from fakes import ByteModel, make_dataset, tree, write_noise
+from helpers.fakes import ByteModel, make_dataset, tree, write_noise
 
 from simulsa_plugin.augment.augment_settings import AugmentSettings
 from simulsa_plugin.augment.method.selection import walk

@@ -6,7 +6,7 @@ from html import unescape
 from html.parser import HTMLParser
 
 import pytest
-from fakes import ByteModel, ListDataset, make_dataset, write_noise
+from helpers.fakes import ByteModel, ListDataset, make_dataset, write_noise
 
 from simulsa_plugin.augment.augment_report import summary_lines, write_report
 from simulsa_plugin.augment.augment_settings import AugmentSettings

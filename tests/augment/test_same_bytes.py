@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from fakes import ByteModel, make_dataset, tree
+from helpers.fakes import ByteModel, make_dataset, tree
 
 from simulsa_plugin.augment.augment_settings import AugmentSettings
 from simulsa_plugin.augment.pipeline import augment, augment_shard

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from fakes import ByteModel, make_dataset, tree
+from helpers.fakes import ByteModel, make_dataset, tree
 
 from simulsa_plugin import sharding
 from simulsa_plugin.augment import shards

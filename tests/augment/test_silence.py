@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from fakes import ByteModel, ListDataset, make_dataset, write_noise
+from helpers.fakes import ByteModel, ListDataset, make_dataset, write_noise
 from scipy import stats
 
 from simulsa_plugin.audio.decoding import read_mono

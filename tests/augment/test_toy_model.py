@@ -10,7 +10,7 @@ import shutil
 
 import numpy as np
 import pytest
-from fakes import ListDataset, write_noise
+from helpers.fakes import ListDataset, write_noise
 
 from simulsa_plugin.audio.samples import SAMPLE_RATE
 from simulsa_plugin.augment.augment_settings import AugmentSettings

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from fakes import ByteModel, ListDataset, make_dataset, tree
+from helpers.fakes import ByteModel, ListDataset, make_dataset, tree
 
 from simulsa_plugin.augment import pipeline
 from simulsa_plugin.augment.augment_report import summary_lines

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from fakes import tree
+from helpers.fakes import tree
 
 from simulsa_plugin.commands import augment as command
 from simulsa_plugin.commands.wiring import EMBEDDED_MODEL

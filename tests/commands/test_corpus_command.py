@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from fakes import tree, write_noise
+from helpers.fakes import tree, write_noise
 from make_covost2 import write_covost2
 
 from simulsa_plugin.commands import augment, evaluate

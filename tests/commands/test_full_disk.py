@@ -14,7 +14,7 @@ import traceback
 from pathlib import Path
 
 import pytest
-from fakes import ByteModel, make_dataset, no_file_beyond, tree, write_offline
+from helpers.fakes import ByteModel, make_dataset, no_file_beyond, tree, write_offline
 
 from simulsa_plugin.commands import augment
 from simulsa_plugin.commands.console import run_command

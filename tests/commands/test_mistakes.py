@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from fakes import write_noise
+from helpers.fakes import write_noise
 
 from simulsa_plugin.commands import augment, evaluate
 

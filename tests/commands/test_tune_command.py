@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from fakes import write_offline
+from helpers.fakes import write_offline
 
 from simulsa_plugin.commands import evaluate, tune
 from simulsa_plugin.commands.wiring import Recipe

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from fakes import HastyModel, write_noise
+from helpers.fakes import HastyModel, write_noise
 
 from simulsa_plugin.commands.evaluate import main
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings

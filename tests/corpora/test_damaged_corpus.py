@@ -3,7 +3,7 @@
 import shutil
 
 import pytest
-from fakes import damaged_files, tree, write_noise
+from helpers.fakes import damaged_files, tree, write_noise
 
 from simulsa_plugin.corpora import prepare as module
 from simulsa_plugin.corpora.corpus_settings import CorpusSettings

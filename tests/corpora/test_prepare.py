@@ -1,6 +1,6 @@
 """A raw corpus becomes a dataset: nothing lost, nothing mixed, the same bytes after any stop.
 
-Run as a program, this file is the server of `killing`.
+Run as a program, this file is the server of `helpers.killing`.
 """
 
 import contextlib
@@ -20,8 +20,8 @@ import numpy as np
 import pytest
 import soundfile
 from corpora_files import write_audio, write_text
-from fakes import no_file_beyond, tree
-from killing import MOST_RUNS, Server, serve
+from helpers.fakes import no_file_beyond, tree
+from helpers.killing import MOST_RUNS, Server, serve
 
 from simulsa_plugin.audio.decoding import read_mono
 from simulsa_plugin.corpora import placement

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from fakes import tree
+from helpers.fakes import tree
 
 from simulsa_plugin.audio.decoding import read_mono
 from simulsa_plugin.demo import corpus

@@ -6,7 +6,7 @@ import json
 import shutil
 
 import pytest
-from fakes import ClockModel, tree, write_noise
+from helpers.fakes import ClockModel, tree, write_noise
 
 from simulsa_plugin.commands.evaluate import main
 from simulsa_plugin.comparison.compare import CompareOptions, compare, load_result

@@ -23,7 +23,7 @@ import pytest
 from simulsa_plugin.errors import MissingExtraError, ModelError, UsageError
 from simulsa_plugin.evaluation.comet.scoring import WORKER, comet_scores
 
-BUILDER = Path(__file__).parents[1] / "tiny_comet.py"
+BUILDER = Path(__file__).parents[1] / "helpers" / "tiny_comet.py"
 COMET_PYTHON = os.environ.get("SIMULSA_COMET_PYTHON", "")
 needs_comet = pytest.mark.skipif(
     not COMET_PYTHON,

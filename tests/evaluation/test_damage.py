@@ -5,7 +5,7 @@ import re
 import shutil
 
 import pytest
-from fakes import ClockModel, growing_samples, recorded_disk, tree
+from helpers.fakes import ClockModel, growing_samples, recorded_disk, tree
 
 from simulsa_plugin.errors import StorageError
 from simulsa_plugin.evaluation import decoding

@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from fakes import ClockModel, tree, write_noise
+from helpers.fakes import ClockModel, tree, write_noise
 
 from simulsa_plugin.commands.evaluate import main
 from simulsa_plugin.errors import LogError, StorageError

@@ -4,7 +4,7 @@ import json
 import math
 
 import pytest
-from fakes import ClockModel, write_noise
+from helpers.fakes import ClockModel, write_noise
 
 from simulsa_plugin.demo.truth import TruthFile
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings

@@ -1,6 +1,6 @@
 """The tools themselves score what we write to our numbers, and what they write is read to theirs.
 
-Each is fetched with pip (`pytest -m 'not other_tools'` leaves these tests out), see tests/other_tools.py.
+Each is fetched with pip (`pytest -m 'not other_tools'` leaves these tests out), see helpers/other_tools.py.
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from fakes import ClockModel, write_noise
-from other_tools import (
+from helpers.fakes import ClockModel, write_noise
+from helpers.other_tools import (
     omnisteval_scores,
     run_tool,
     simuleval_scores,

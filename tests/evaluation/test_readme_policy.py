@@ -4,7 +4,7 @@ import json
 import re
 from pathlib import Path
 
-from fakes import ClockModel, write_noise
+from helpers.fakes import ClockModel, write_noise
 
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
 from simulsa_plugin.evaluation.run import evaluate

@@ -1,7 +1,7 @@
 """Whether references fit the unit and tokenizer that the target language chooses, before anything is decoded."""
 
 import pytest
-from fakes import ClockModel, write_noise
+from helpers.fakes import ClockModel, write_noise
 
 from simulsa_plugin.errors import UsageError
 from simulsa_plugin.evaluation.during_training import make_plan

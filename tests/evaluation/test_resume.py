@@ -5,7 +5,7 @@ import itertools
 import json
 
 import pytest
-from fakes import ClockModel, Killed, Mortal, growing_samples, tree
+from helpers.fakes import ClockModel, Killed, Mortal, growing_samples, tree
 
 from simulsa_plugin.errors import StorageError
 from simulsa_plugin.evaluation import decoding

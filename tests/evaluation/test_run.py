@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from fakes import ClockModel, write_noise
+from helpers.fakes import ClockModel, write_noise
 
 from simulsa_plugin.errors import DatasetError, StorageError
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from fakes import write_noise
+from helpers.fakes import write_noise
 
 from simulsa_plugin.demo.corpus import OFFLINE_NAME
 from simulsa_plugin.demo.grammar import PROMPT

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from fakes import ClockModel, write_noise
+from helpers.fakes import ClockModel, write_noise
 
 from simulsa_plugin.errors import SimulsaError, UsageError
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings

@@ -2,7 +2,7 @@
 
 import json
 
-from fakes import write_noise
+from helpers.fakes import write_noise
 
 from simulsa_plugin.llamafactory.data.dataset import load_datasets
 from simulsa_plugin.llamafactory.model.arguments import inference_arguments

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny_models
 import torch
 import transformers
-from fakes import continue_all
+from helpers import tiny_models
+from helpers.fakes import continue_all
 from offline_data import SHAREGPT, make_folder, register, turns, write_rows
 
 from simulsa_plugin.audio.decoding import read_mono

@@ -6,7 +6,7 @@ import unicodedata
 import numpy as np
 import pytest
 import torch
-from fakes import continue_all, write_noise
+from helpers.fakes import continue_all, write_noise
 from tokenizers import normalizers
 
 from simulsa_plugin.audio.decoding import read_mono

@@ -6,7 +6,7 @@ import os
 import pyarrow
 import pyarrow.parquet
 import pytest
-from fakes import write_noise
+from helpers.fakes import write_noise
 from offline_data import ASK, load, make_folder, register, write_rows
 
 from simulsa_plugin.errors import DatasetError

@@ -4,7 +4,7 @@ import json
 import os
 
 import pytest
-from fakes import ByteModel
+from helpers.fakes import ByteModel
 from offline_data import ASK, SHAREGPT, load, make_folder, register, turns, write_rows
 
 from simulsa_plugin.augment.augment_settings import AugmentSettings

@@ -10,11 +10,11 @@ import warnings
 
 import numpy as np
 import pytest
-import tiny_models
 import torch
 import transformers
 from accelerate import dispatch_model, infer_auto_device_map
-from fakes import continue_all
+from helpers import tiny_models
+from helpers.fakes import continue_all
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.integrations.accelerate import get_balanced_memory

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from fakes import ClockModel, write_noise
+from helpers.fakes import ClockModel, write_noise
 
 from simulsa_plugin.demo.corpus import OFFLINE_NAME
 from simulsa_plugin.errors import DatasetError, MissingExtraError, StorageError, UsageError

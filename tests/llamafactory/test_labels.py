@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from fakes import ByteModel, ListDataset, make_dataset, write_noise
+from helpers.fakes import ByteModel, ListDataset, make_dataset, write_noise
 from offline_data import register
 
 from simulsa_plugin.augment.augment_settings import AugmentSettings

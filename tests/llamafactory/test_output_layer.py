@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import peft
 import pytest
-import tiny_models
 import torch
+from helpers import tiny_models
 from offline_data import SHAREGPT, make_folder, register, turns, write_rows
 from torch import nn
 

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import tiny_models
 import torch
 import transformers
+from helpers import tiny_models
 from llamafactory.data.collator import PairwiseDataCollatorWithPadding, SFTDataCollatorWith4DAttentionMask
 
 from simulsa_plugin.llamafactory.model.arguments import inference_arguments

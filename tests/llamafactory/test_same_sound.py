@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import soundfile
-from fakes import ByteModel, ListDataset
+from helpers.fakes import ByteModel, ListDataset
 from llamafactory.data.mm_plugin import get_mm_plugin
 from scipy.stats import mannwhitneyu
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from fakes import ClockModel
+from helpers.fakes import ClockModel
 
 from simulsa_plugin.errors import UsageError
 from simulsa_plugin.model.values import Continuation, Prompt

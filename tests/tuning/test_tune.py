@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from fakes import ClockModel, HastyModel, Killed, Mortal, tree, write_noise
+from helpers.fakes import ClockModel, HastyModel, Killed, Mortal, tree, write_noise
 
 from simulsa_plugin.errors import DatasetError, StorageError
 from simulsa_plugin.evaluation import decoding, run

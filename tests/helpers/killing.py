@@ -14,9 +14,9 @@ import time
 import traceback
 from pathlib import Path
 
-from fakes import tree
+from helpers.fakes import tree
 
-TESTS = Path(__file__).resolve().parent
+TESTS = Path(__file__).resolve().parents[1]
 MOST_RUNS = 400  # far more than are ever needed: a broken run must not go on for ever
 # Events of the interpreter that come before something changes on the disk.
 CHANGES = {"open", "os.mkdir", "os.remove", "os.rename", "os.truncate", "os.chmod", "fcntl.flock"}
