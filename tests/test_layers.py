@@ -41,7 +41,7 @@ ALLOWED = {
     "demo": {"errors", "audio", "files", "terminal"},
     "corpora": FOUNDATION,
     "augment": FOUNDATION,
-    "streaming": FOUNDATION,
+    "streaming": FOUNDATION | {"metrics"},
     "logs": {"errors", "files", "metrics"},
     "evaluation": FOUNDATION | {"streaming", "metrics", "logs", "worker_processes"},
     "tuning": FOUNDATION | {"streaming", "metrics", "logs", "evaluation"},

@@ -179,7 +179,7 @@ def _decode_and_score(path: Path | None, overrides: list[str], out: Path) -> int
 
     model, (dataset,) = load(toolkit, names, settings.eval_memory_gb * 1e9, read_rows)
     from simulsa_plugin.evaluation.comet.command import add_comet_if_wanted
-    from simulsa_plugin.evaluation.report import table
+    from simulsa_plugin.evaluation.report import cells_table
     from simulsa_plugin.evaluation.run import evaluate
 
     if share is None or share.number == 1:
@@ -194,7 +194,7 @@ def _decode_and_score(path: Path | None, overrides: list[str], out: Path) -> int
     cells = evaluate(model, dataset.name, rows, settings, out, share, find_truth(dataset.name, dataset.entry))
     if cells:
         add_comet_if_wanted(out, comet)
-        print("\n".join(table(cells)))
+        print("\n".join(cells_table(cells)))
         print(f"Written to {out}: scores.json, scores.tsv, curves.png, report.html")
     return 0
 
@@ -309,7 +309,7 @@ def _convert(words: list[str]) -> int:
     _add_reading(parser)
     _add_end_marks(parser)
     options = parser.parse_args(words)
-    from simulsa_plugin.evaluation.convert import ConvertOptions, convert
+    from simulsa_plugin.logs.convert import ConvertOptions, convert
     from simulsa_plugin.logs.reader import ReadOptions
 
     read = ReadOptions(options.references, options.segments, options.detokenizer, options.unit, options.keep_end_marks)

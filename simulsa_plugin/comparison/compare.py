@@ -11,14 +11,19 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from simulsa_plugin.comparison.equal_latency import LOG_POLICY, Axes, Grids, choose_cells, compare_curves
-from simulsa_plugin.comparison.resampled_cells import Sampled, Side, check_same_references, sample_cells
-from simulsa_plugin.comparison.tables import comparison_tables
-from simulsa_plugin.comparison.tuned import Tuning, compare_tuned, load_tuning, tuned_files
+from simulsa_plugin.comparison.comparison_tables import comparison_tables
+from simulsa_plugin.comparison.equal_latency import LOG_POLICY, Axes, CurveCells, choose_cells, compare_curves
+from simulsa_plugin.comparison.resampled_cells import (
+    ResampledCells,
+    ResampledLog,
+    check_same_references,
+    resample_cells,
+)
+from simulsa_plugin.comparison.tuned_systems import TuningResult, compare_tuned, load_tuning, tuned_files
 from simulsa_plugin.comparison.verdict import verdict
 from simulsa_plugin.errors import UsageError
 from simulsa_plugin.evaluation.formatting import MILLISECONDS, SOURCE_TOKENS
-from simulsa_plugin.evaluation.report import REPORT
+from simulsa_plugin.evaluation.report import REPORT_FILES
 from simulsa_plugin.evaluation.result_cells import (
     CELL_METRICS,
     COMET,
@@ -31,17 +36,17 @@ from simulsa_plugin.evaluation.result_cells import (
     read_scores,
 )
 from simulsa_plugin.evaluation.score import ScoreOptions, print_warnings, score_log
-from simulsa_plugin.evaluation.steps import STEPS
 from simulsa_plugin.files.atomic import remove_abandoned
 from simulsa_plugin.files.json_files import write_json
 from simulsa_plugin.files.ownership import refuse_input_as_output
 from simulsa_plugin.logs.reader import ReadOptions
+from simulsa_plugin.logs.steps import STEPS
 from simulsa_plugin.metrics.instance import Measure
-from simulsa_plugin.metrics.quality import QUALITY, default_tokenizer
-from simulsa_plugin.metrics.records import UNITS
+from simulsa_plugin.metrics.quality import QUALITY_METRICS, default_tokenizer
+from simulsa_plugin.metrics.records import LATENCY_UNITS
 from simulsa_plugin.metrics.significance import (
     Bootstrap,
-    differing,
+    differing_utterances,
     interval,
     paired_p_value,
     randomisation_test,
@@ -77,7 +82,7 @@ class CompareOptions:
 
 
 @dataclass(frozen=True)
-class Scale:
+class ScoringConventions:
     """How a result was measured: what must agree before two results can be compared."""
 
     unit: str
@@ -90,12 +95,12 @@ class Scale:
 
 
 @dataclass(frozen=True)
-class Result:
+class ComparedResult:
     """One side of a comparison."""
 
     path: Path
     cells: Mapping[CellKey, Cell]
-    scale: Scale
+    scale: ScoringConventions
     warnings: tuple[str, ...] = ()
     comet: str | None = None  # signature of its COMET
 
@@ -119,18 +124,20 @@ def run_compare(paths: Sequence[Path], options: CompareOptions, json_path: Path 
     return 0
 
 
-def _read_files(result: Result) -> Iterator[Path]:
+def _read_files(result: ComparedResult) -> Iterator[Path]:
     """The files of a result, which no output may replace."""
-    yield from (result.path, *(result.path / name for name in (SCORES, *REPORT)))
+    yield from (result.path, *(result.path / name for name in (SCORES, *REPORT_FILES)))
     for cell in result.cells.values():
         if cell.log is not None:
             yield from (cell.log, *(cell.log.with_name(name) for name in (STEPS, COMET_SCORES)))
 
 
-def resample_result(result: Result, bootstrap: Bootstrap, *, keep_end_marks: bool = False) -> dict[CellKey, Sampled]:
-    """Resample the cells of a result that have a log, on the result's own scale. Raises as `sample_cells`."""
+def resample_result(
+    result: ComparedResult, bootstrap: Bootstrap, *, keep_end_marks: bool = False
+) -> dict[CellKey, ResampledLog]:
+    """Resample the cells of a result that have a log, on the result's own scale. Raises as `resample_cells`."""
     scale = result.scale
-    return sample_cells(
+    return resample_cells(
         result.cells,
         Measure(scale.unit, scale.length == "reference"),
         scale.tokenizer,
@@ -139,7 +146,7 @@ def resample_result(result: Result, bootstrap: Bootstrap, *, keep_end_marks: boo
     )
 
 
-def compare(results: Sequence[Result], options: CompareOptions) -> Json:
+def compare(results: Sequence[ComparedResult], options: CompareOptions) -> Json:
     """Compare each result with the first.
 
     Args:
@@ -161,7 +168,7 @@ def compare(results: Sequence[Result], options: CompareOptions) -> Json:
             f"--tuned names {len(options.tuned)} folders, and there are {len(results)} results. Give one "
             "for each, in the same order."
         )
-    tunings: list[Tuning | None] = [load_tuning(path, options.bootstrap) for path in options.tuned]
+    tunings: list[TuningResult | None] = [load_tuning(path, options.bootstrap) for path in options.tuned]
     tunings = tunings or [None] * len(results)
     return {
         "baseline": _shown_path(baseline.path),
@@ -180,7 +187,7 @@ def compare(results: Sequence[Result], options: CompareOptions) -> Json:
     }
 
 
-def load_result(path: Path, options: CompareOptions) -> Result:
+def load_result(path: Path, options: CompareOptions) -> ComparedResult:
     """A result folder, or a single log as a result of one cell.
 
     Raises:
@@ -191,17 +198,19 @@ def load_result(path: Path, options: CompareOptions) -> Result:
         scores = read_scores(path)
         signatures = scores.get("signatures")
         comet = signatures.get(COMET) if isinstance(signatures, dict) else None
-        return Result(path, read_cells(path, scores), _scale_of(signatures, options), comet=comet and str(comet))
+        return ComparedResult(
+            path, read_cells(path, scores), _scale_of(signatures, options), comet=comet and str(comet)
+        )
     scored = score_log(
         path, ScoreOptions(unit=options.unit, tokenizer=options.tokenizer, keep_end_marks=options.keep_end_marks)
     )
     key = CellKey(LOG_POLICY)
     counts = scored.scores.counts
     cell = Cell(key, scored.scores.corpus, counts["instances"], path, counts["skipped"])
-    return Result(path, {key: cell}, _scale_of(scored.scores.signatures, options), scored.warnings)
+    return ComparedResult(path, {key: cell}, _scale_of(scored.scores.signatures, options), scored.warnings)
 
 
-def _scale_of(signatures: object, options: CompareOptions) -> Scale:
+def _scale_of(signatures: object, options: CompareOptions) -> ScoringConventions:
     """Unit, length and tokenizer as the signatures say; the options where they do not."""
     said: dict[str, str] = {}
     for name in ("BLEU", "latency"):
@@ -209,8 +218,8 @@ def _scale_of(signatures: object, options: CompareOptions) -> Scale:
         parts = (part.partition(":") for part in str(signature or "").split("|"))
         said |= {key: value for key, _, value in parts}
     unit = said.get("unit", options.unit)
-    tokenizer = said.get("tok") or options.tokenizer or default_tokenizer(unit if unit in UNITS else "word")
-    return Scale(
+    tokenizer = said.get("tok") or options.tokenizer or default_tokenizer(unit if unit in LATENCY_UNITS else "word")
+    return ScoringConventions(
         unit,
         {"ref": "reference", "hyp": "prediction"}.get(said.get("len", "ref"), "reference"),
         tokenizer,
@@ -218,7 +227,7 @@ def _scale_of(signatures: object, options: CompareOptions) -> Scale:
     )
 
 
-def _check_comparable(baseline: Result, other: Result, axes: Axes) -> None:
+def _check_comparable(baseline: ComparedResult, other: ComparedResult, axes: Axes) -> None:
     if baseline.scale != other.scale:
         raise UsageError(
             f"{baseline.path} and {other.path} were measured differently ({baseline.scale}; "
@@ -233,7 +242,7 @@ def _check_comparable(baseline: Result, other: Result, axes: Axes) -> None:
         raise UsageError(f"{reason} Run `simulsa-eval comet` on both with the same checkpoint and the same texts.")
 
 
-def _unlike_comet(baseline: Result, other: Result) -> str | None:
+def _unlike_comet(baseline: ComparedResult, other: ComparedResult) -> str | None:
     """Why COMET of two results cannot be compared; None where it can, or one has none."""
     if baseline.comet == other.comet or not (_has_comet(baseline) and _has_comet(other)):
         return None
@@ -243,11 +252,11 @@ def _unlike_comet(baseline: Result, other: Result) -> str | None:
     )
 
 
-def _has_comet(result: Result) -> bool:
+def _has_comet(result: ComparedResult) -> bool:
     return any(cell.values.get(COMET) is not None for cell in result.cells.values())
 
 
-def _without_comet(result: Result) -> Result:
+def _without_comet(result: ComparedResult) -> ComparedResult:
     cells = {
         key: dataclasses.replace(cell, values={name: value for name, value in cell.values.items() if name != COMET})
         for key, cell in result.cells.items()
@@ -256,7 +265,10 @@ def _without_comet(result: Result) -> Result:
 
 
 def _compare_two(
-    baseline: Result, other: Result, options: CompareOptions, tunings: tuple[Tuning | None, Tuning | None]
+    baseline: ComparedResult,
+    other: ComparedResult,
+    options: CompareOptions,
+    tunings: tuple[TuningResult | None, TuningResult | None],
 ) -> Json:
     unlike = _unlike_comet(baseline, other)
     if unlike is not None:
@@ -275,7 +287,9 @@ def _compare_two(
 
 
 def _compare_tuned(
-    tunings: tuple[Tuning | None, Tuning | None], results: tuple[Result, Result], sides: tuple[Side, Side]
+    tunings: tuple[TuningResult | None, TuningResult | None],
+    results: tuple[ComparedResult, ComparedResult],
+    sides: tuple[ResampledCells, ResampledCells],
 ) -> Json:
     """What is said of budgets, where the results were tuned."""
     first, second = tunings
@@ -285,7 +299,11 @@ def _compare_tuned(
 
 
 def _compare_curves(
-    policy: str | None, baseline: Result, other: Result, sides: tuple[Side, Side], options: CompareOptions
+    policy: str | None,
+    baseline: ComparedResult,
+    other: ComparedResult,
+    sides: tuple[ResampledCells, ResampledCells],
+    options: CompareOptions,
 ) -> Json:
     cells = baseline.cells, other.cells
     count = _differing_utterances(choose_cells(policy, cells, options.axes), sides, options.axes)
@@ -297,7 +315,9 @@ def _shown_path(path: Path) -> str:
     return os.fsencode(path).decode("utf-8", "replace")
 
 
-def _sample(baseline: Result, other: Result, options: CompareOptions) -> tuple[Side, Side]:
+def _sample(
+    baseline: ComparedResult, other: ComparedResult, options: CompareOptions
+) -> tuple[ResampledCells, ResampledCells]:
     """Both sides resampled together; empty where one has no log."""
     if not all(any(cell.log for cell in result.cells.values()) for result in (baseline, other)):
         return {}, {}
@@ -310,7 +330,11 @@ def _sample(baseline: Result, other: Result, options: CompareOptions) -> tuple[S
 
 
 def _compare_cell(
-    key: CellKey, baseline: Result, other: Result, sides: tuple[Side, Side], options: CompareOptions
+    key: CellKey,
+    baseline: ComparedResult,
+    other: ComparedResult,
+    sides: tuple[ResampledCells, ResampledCells],
+    options: CompareOptions,
 ) -> Json:
     cells = {"baseline": baseline.cells.get(key), "other": other.cells.get(key)}
     missing = next((side for side, cell in cells.items() if cell is None), None)
@@ -337,11 +361,11 @@ def _measured(cell: Cell, name: str) -> int | None:
 
 
 def _uncertainty(
-    name: str, difference: float | None, first: Sampled | None, second: Sampled | None, bootstrap: Bootstrap
+    name: str, difference: float | None, first: ResampledLog | None, second: ResampledLog | None, bootstrap: Bootstrap
 ) -> Json:
     """Interval and p-values of a difference; null where a log, or the metric in it, is missing."""
     found: Json = {"interval": None, "p_value": None}
-    if name in QUALITY:
+    if name in QUALITY_METRICS:
         found["randomisation_p_value"] = None
     if difference is None or first is None or second is None or name not in first.values or name not in second.values:
         return found
@@ -349,9 +373,9 @@ def _uncertainty(
     bounds = interval(differences)
     if bounds is None:
         return found
-    different = differing(first.statistics, second.statistics, name)
+    different = differing_utterances(first.statistics, second.statistics, name)
     found |= {"interval": [bounds.low, bounds.high], "utterances": len(different), "differing": int(different.sum())}
-    if name not in QUALITY:
+    if name not in QUALITY_METRICS:
         return found | {
             "p_value": paired_p_value(difference, differences[~np.isnan(differences)]) if different.any() else 1.0
         }
@@ -366,11 +390,11 @@ def _uncertainty(
     }
 
 
-def _differing_utterances(grids: Grids, sides: tuple[Side, Side], axes: Axes) -> int | None:
+def _differing_utterances(grids: CurveCells, sides: tuple[ResampledCells, ResampledCells], axes: Axes) -> int | None:
     """Utterances whose quality or latency differs in some cell of a comparison of curves; None without logs."""
     pairs = [tuple(side.get(key) for side in sides) for key in grids.compared[0]] if grids.paired else []
     found = [
-        differing(one.statistics, two.statistics, name)
+        differing_utterances(one.statistics, two.statistics, name)
         for one, two in pairs
         if one and two
         for name in (axes.quality, axes.latency)
@@ -379,7 +403,7 @@ def _differing_utterances(grids: Grids, sides: tuple[Side, Side], axes: Axes) ->
     return int(np.any(found, axis=0).sum()) if found else None
 
 
-def _policies(baseline: Result, other: Result) -> list[str | None]:
+def _policies(baseline: ComparedResult, other: ComparedResult) -> list[str | None]:
     """Policies whose curves are compared: those of both sides; None for all cells of each where policies differ."""
     first, second = (
         {key.policy for key in result.cells if key.policy not in (OFFLINE, LOG_POLICY)} for result in (baseline, other)

@@ -18,12 +18,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from simulsa_plugin.comparison.resampled_cells import Side
+from simulsa_plugin.comparison.resampled_cells import ResampledCells
 from simulsa_plugin.errors import UsageError
 from simulsa_plugin.evaluation.result_cells import OFFLINE, Cell, CellKey
-from simulsa_plugin.metrics.corpus import LATENCIES
+from simulsa_plugin.metrics.arrays import FloatArray
+from simulsa_plugin.metrics.corpus_scores import LATENCY_METRICS
 from simulsa_plugin.metrics.curves import Curve, area_between, common_range, frontier
-from simulsa_plugin.metrics.significance import Array, Bootstrap, Interval, interval
+from simulsa_plugin.metrics.significance import Bootstrap, Interval, interval
 
 SHARES_OF_RANGE = (0.1, 0.3, 0.5, 0.7, 0.9)  # where on the common range differences are given, unless told
 LOG_POLICY = "log"  # stands for the only cell of a single log
@@ -44,13 +45,13 @@ class Axes:
     at: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        allowed = [name for name in LATENCIES if not name.startswith("AP")]  # a ratio: it has no milliseconds
+        allowed = [name for name in LATENCY_METRICS if not name.startswith("AP")]  # a ratio: it has no milliseconds
         if self.latency not in allowed:
             raise UsageError(f"--latency is {self.latency!r}; allowed: {', '.join(allowed)}.")
 
 
 @dataclass(frozen=True)
-class Grids:
+class CurveCells:
     """The cells of two curves.
 
     Attributes:
@@ -89,17 +90,21 @@ class Grids:
         }
 
 
-def choose_cells(policy: str | None, cells: tuple[Cells, Cells], axes: Axes) -> Grids:
+def choose_cells(policy: str | None, cells: tuple[Cells, Cells], axes: Axes) -> CurveCells:
     """The cells to compare: those of both sides, or all where they share fewer than two."""
     first, second = (_on_curve(side, policy, axes) for side in cells)
     shared = [key for key in first if key in set(second)]
     alone = ([key for key in first if key not in shared], [key for key in second if key not in shared])
     enough = len(shared) >= LEAST_SHARED
-    return Grids((shared, shared) if enough else (first, second), len(shared), alone)
+    return CurveCells((shared, shared) if enough else (first, second), len(shared), alone)
 
 
 def compare_curves(
-    policy: str | None, cells: tuple[Cells, Cells], sides: tuple[Side, Side], axes: Axes, seed: int = Bootstrap.seed
+    policy: str | None,
+    cells: tuple[Cells, Cells],
+    sides: tuple[ResampledCells, ResampledCells],
+    axes: Axes,
+    seed: int = Bootstrap.seed,
 ) -> Json:
     """Compare the curves of the streaming cells of one policy, or of all (None), of a baseline and another system.
 
@@ -156,7 +161,7 @@ def compare_curves(
 
 
 @dataclass(frozen=True)
-class DrawnCurve:
+class ResampledCurve:
     """A curve on a resample.
 
     Attributes:
@@ -169,21 +174,21 @@ class DrawnCurve:
     end: float = math.inf
 
 
-Pair = tuple[DrawnCurve, DrawnCurve]
+Pair = tuple[ResampledCurve, ResampledCurve]
 
 
 @dataclass(frozen=True)
-class Drawn:
+class ResampledCurves:
     """Both curves on each resample of the utterances: of all cells, and of a random half of them."""
 
     whole: Sequence[Pair] = ()
     halves: Sequence[Pair] = ()
 
-    def sampling_interval(self, value: Callable[[DrawnCurve, DrawnCurve], float]) -> Interval | None:
+    def sampling_interval(self, value: Callable[[ResampledCurve, ResampledCurve], float]) -> Interval | None:
         """The 95 % interval of a value of two curves, over the utterances."""
         return interval(_values(self.whole, value))
 
-    def interval(self, value: Callable[[DrawnCurve, DrawnCurve], float]) -> Interval | None:
+    def interval(self, value: Callable[[ResampledCurve, ResampledCurve], float]) -> Interval | None:
         """The 95 % interval of a value of two curves, over utterances and cells; it holds that over utterances.
 
         None where a curve has too few cells to leave one out: what it is worth between them cannot be told.
@@ -195,7 +200,7 @@ class Drawn:
         return Interval(min(sampled.low, thinned.low), max(sampled.high, thinned.high), sampled.resamples)
 
 
-def _values(pairs: Sequence[Pair], value: Callable[[DrawnCurve, DrawnCurve], float]) -> Array:
+def _values(pairs: Sequence[Pair], value: Callable[[ResampledCurve, ResampledCurve], float]) -> FloatArray:
     return np.array([value(*pair) for pair in pairs], dtype=np.float64)
 
 
@@ -216,7 +221,7 @@ def _measured(cells: Cells, keys: Iterable[CellKey], axes: Axes) -> Curve:
     return frontier([(cell[axes.latency] or 0.0, cell[axes.quality] or 0.0) for cell in values])
 
 
-def _draw(sides: tuple[Side, Side], grids: Grids, axes: Axes, seed: int) -> Drawn:
+def _draw(sides: tuple[ResampledCells, ResampledCells], grids: CurveCells, axes: Axes, seed: int) -> ResampledCurves:
     """Both curves of each resample; none where a cell has no log, or no such metric in it."""
     there = all(
         key in side and {axes.quality, axes.latency} <= set(side[key].values)
@@ -224,20 +229,20 @@ def _draw(sides: tuple[Side, Side], grids: Grids, axes: Axes, seed: int) -> Draw
         for key in chosen
     )
     if not there:
-        return Drawn()
+        return ResampledCurves()
     points = [_drawn_points(side, chosen, axes) for side, chosen in zip(sides, grids.compared, strict=True)]
     generator = np.random.default_rng(seed)
     kept = [random_halves(len(chosen), len(points[0]), generator) for chosen in grids.compared]
     if grids.paired:
         kept[1] = kept[0]
-    whole = [[DrawnCurve(_through(cells)) for cells in side] for side in points]
+    whole = [[ResampledCurve(_through(cells)) for cells in side] for side in points]
     if min(map(len, grids.compared)) < LEAST_THINNED:
-        return Drawn(list(zip(*whole, strict=True)))
+        return ResampledCurves(list(zip(*whole, strict=True)))
     halves = [_halved(side, chosen) for side, chosen in zip(points, kept, strict=True)]
-    return Drawn(*(list(zip(first, second, strict=True)) for first, second in (whole, halves)))
+    return ResampledCurves(*(list(zip(first, second, strict=True)) for first, second in (whole, halves)))
 
 
-def _drawn_points(side: Side, keys: Sequence[CellKey], axes: Axes) -> Array:
+def _drawn_points(side: ResampledCells, keys: Sequence[CellKey], axes: Axes) -> FloatArray:
     """Latency and quality of every cell on every resample, shape (resamples, cells, 2)."""
     return np.stack(
         [np.stack([side[key].values[axes.latency], side[key].values[axes.quality]]) for key in keys]
@@ -259,21 +264,21 @@ def random_halves(cells: int, resamples: int, generator: np.random.Generator) ->
     return kept
 
 
-def _halved(points: Array, kept: NDArray[np.bool_]) -> list[DrawnCurve]:
+def _halved(points: FloatArray, kept: NDArray[np.bool_]) -> list[ResampledCurve]:
     """The curve of each resample through the cells that it keeps."""
     return [
-        DrawnCurve(_through(cells[chosen]), _end(cells[:, 0], chosen))
+        ResampledCurve(_through(cells[chosen]), _end(cells[:, 0], chosen))
         for cells, chosen in zip(points, kept, strict=True)
     ]
 
 
-def _end(latencies: Array, kept: NDArray[np.bool_]) -> float:
+def _end(latencies: FloatArray, kept: NDArray[np.bool_]) -> float:
     """Where a curve ends that lacks the slowest cell."""
     measured = np.nan_to_num(latencies, nan=-math.inf)
     return math.inf if kept[measured.argmax()] else float(measured[kept].max())
 
 
-def _through(cells: Array) -> Curve:
+def _through(cells: FloatArray) -> Curve:
     return frontier(
         [
             (float(latency), float(quality))
@@ -283,7 +288,9 @@ def _through(cells: Array) -> Curve:
     )
 
 
-def _point(latency: float, curves: Sequence[Curve], shared: tuple[float, float], drawn: Drawn, axes: Axes) -> Json:
+def _point(
+    latency: float, curves: Sequence[Curve], shared: tuple[float, float], drawn: ResampledCurves, axes: Axes
+) -> Json:
     """Both qualities at one latency; null where a curve does not reach it."""
     if not shared[0] <= latency <= shared[1]:
         return {axes.latency: latency, "baseline": None, "other": None, "difference": None, "interval": None}
@@ -297,7 +304,7 @@ def _point(latency: float, curves: Sequence[Curve], shared: tuple[float, float],
     }
 
 
-def _difference_at(baseline: DrawnCurve, other: DrawnCurve, latency: float) -> float:
+def _difference_at(baseline: ResampledCurve, other: ResampledCurve, latency: float) -> float:
     """Difference at a latency; NaN where a resampled curve does not reach it."""
     covered = _covered(baseline, other)
     return (
@@ -307,13 +314,13 @@ def _difference_at(baseline: DrawnCurve, other: DrawnCurve, latency: float) -> f
     )
 
 
-def _mean_difference(baseline: DrawnCurve, other: DrawnCurve, high: float) -> float:
+def _mean_difference(baseline: ResampledCurve, other: ResampledCurve, high: float) -> float:
     """Mean difference over the latencies, up to `high`, that both resampled curves reach; NaN where there is none."""
     low, high = _covered(baseline, other, high) or (math.inf, high)
     return area_between(baseline.curve, other.curve, low, high) / (high - low) if low < high else math.nan
 
 
-def _covered(baseline: DrawnCurve, other: DrawnCurve, high: float = math.inf) -> tuple[float, float] | None:
+def _covered(baseline: ResampledCurve, other: ResampledCurve, high: float = math.inf) -> tuple[float, float] | None:
     """The latencies that both resampled curves speak of; None where one has no point."""
     if not len(baseline.curve.latencies) or not len(other.curve.latencies):
         return None

@@ -12,23 +12,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulsa_plugin.errors import LogError
-from simulsa_plugin.evaluation.delays import split_units
-from simulsa_plugin.evaluation.result_cells import COMET, COMET_SCORES, LOG, Cell, CellKey
-from simulsa_plugin.evaluation.steps import STEPS, read_sessions
+from simulsa_plugin.evaluation.result_cells import COMET, COMET_SCORES, Cell, CellKey
 from simulsa_plugin.files.json_files import read_jsonl
-from simulsa_plugin.logs.log_warnings import Oddities
+from simulsa_plugin.logs.log_checker import LogChecker
 from simulsa_plugin.logs.reader import Log, ReadOptions
-from simulsa_plugin.metrics.corpus import CorpusScorer
+from simulsa_plugin.logs.simuleval import INSTANCES_LOG
+from simulsa_plugin.logs.steps import STEPS, read_sessions
+from simulsa_plugin.metrics.arrays import FloatArray
+from simulsa_plugin.metrics.corpus_scores import CorpusScorer
+from simulsa_plugin.metrics.delays import split_units
 from simulsa_plugin.metrics.instance import Measure
 from simulsa_plugin.metrics.records import EmissionRecord
-from simulsa_plugin.metrics.significance import LEAST_UTTERANCES, Array, Bootstrap, Statistics, resampled
+from simulsa_plugin.metrics.significance import LEAST_UTTERANCES, Bootstrap, Statistics, bootstrap_metrics
 from simulsa_plugin.metrics.stability import erased_units
 
 _ROUNDING = 1e-6  # of values that were written down and are computed again
 
 
 @dataclass(frozen=True)
-class Sampled:
+class ResampledLog:
     """A cell's log.
 
     Attributes:
@@ -40,16 +42,16 @@ class Sampled:
 
     path: Path
     statistics: Statistics
-    values: Mapping[str, Array]
+    values: Mapping[str, FloatArray]
     references: NDArray[np.int64]
 
 
-Side = Mapping[CellKey, Sampled]
+ResampledCells = Mapping[CellKey, ResampledLog]
 
 
-def sample_cells(
+def resample_cells(
     cells: Mapping[CellKey, Cell], measure: Measure, tokenizer: str, read: ReadOptions, bootstrap: Bootstrap
-) -> dict[CellKey, Sampled]:
+) -> dict[CellKey, ResampledLog]:
     """The cells that have a log, read and resampled.
 
     Raises:
@@ -60,7 +62,7 @@ def sample_cells(
     }
 
 
-def check_same_references(first: Side, second: Side) -> None:
+def check_same_references(first: ResampledCells, second: ResampledCells) -> None:
     """Refuse to compare cells of other utterances.
 
     Raises:
@@ -83,11 +85,11 @@ def check_same_references(first: Side, second: Side) -> None:
             )
 
 
-def _sample(cell: Cell, measure: Measure, tokenizer: str, read: ReadOptions, bootstrap: Bootstrap) -> Sampled:
+def _sample(cell: Cell, measure: Measure, tokenizer: str, read: ReadOptions, bootstrap: Bootstrap) -> ResampledLog:
     path = cell.log or Path()
     scorer = CorpusScorer(measure, tokenizer, keep=True)
     references = array("q")
-    for record in _with_erasure(path, Oddities(Log(path, read), measure.unit).watched(), measure.unit):
+    for record in _with_erasure(path, LogChecker(Log(path, read), measure.unit).checked_records(), measure.unit):
         scorer.add(record)
         references.append(hash(record.reference))
     _check_belongs(cell, path, scorer.scores().corpus)
@@ -95,14 +97,14 @@ def _sample(cell: Cell, measure: Measure, tokenizer: str, read: ReadOptions, boo
     comet = _read_comet(cell, path.with_name(COMET_SCORES), len(references))
     if comet is not None:
         statistics = Statistics(statistics.quality, {**statistics.values, COMET: comet}, statistics.ratios)
-    values = resampled(statistics, len(references), bootstrap) if len(references) >= LEAST_UTTERANCES else {}
-    return Sampled(path, statistics, values, np.frombuffer(references, dtype=np.int64))
+    values = bootstrap_metrics(statistics, len(references), bootstrap) if len(references) >= LEAST_UTTERANCES else {}
+    return ResampledLog(path, statistics, values, np.frombuffer(references, dtype=np.int64))
 
 
 def _with_erasure(path: Path, records: Iterator[EmissionRecord], unit: str) -> Iterator[EmissionRecord]:
     """The records with what the steps beside their log say was taken back; as they are where there are none."""
     steps = path.with_name(STEPS)
-    if path.name != LOG or not steps.is_file():
+    if path.name != INSTANCES_LOG or not steps.is_file():
         yield from records
         return
     sessions = read_sessions([steps])
@@ -123,7 +125,7 @@ def _check_belongs(cell: Cell, path: Path, corpus: Mapping[str, float | None]) -
             )
 
 
-def _read_comet(cell: Cell, path: Path, count: int) -> Array | None:
+def _read_comet(cell: Cell, path: Path, count: int) -> FloatArray | None:
     """The COMET scores of a cell; None where there are none, or scores.json does not know of them."""
     said = cell.values.get(COMET)
     if said is None or not path.is_file():

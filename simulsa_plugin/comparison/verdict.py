@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from simulsa_plugin.comparison.equal_latency import LEAST_THINNED
-from simulsa_plugin.evaluation.result_cells import OFFLINE, key_of
+from simulsa_plugin.evaluation.result_cells import OFFLINE, cell_key
 from simulsa_plugin.metrics.columns import mean_of
 from simulsa_plugin.metrics.significance import LEAST_DIFFERING
 
@@ -83,7 +83,7 @@ def _on_grids(grids: Json, latency: str) -> list[str]:
 
 
 def _listed(cells: Sequence[Json]) -> str:
-    names = [str(key_of(cell)) for cell in cells]
+    names = [str(cell_key(cell)) for cell in cells]
     rest = len(names) - _NAMED
     return ", ".join(names[:_NAMED]) + (f" and {rest} more" if rest > 0 else "")
 

@@ -11,15 +11,15 @@ from typing import Any
 
 from simulsa_plugin.audio.decoding import read_mono
 from simulsa_plugin.errors import AudioError, DatasetError
-from simulsa_plugin.evaluation.decoding import LISTENING_ROWS, cell_folder
-from simulsa_plugin.evaluation.delays import emission_record
+from simulsa_plugin.evaluation.block_decoding import HEAD_SEARCH_ROWS, cell_folder
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
 from simulsa_plugin.evaluation.reference_checks import check_references
 from simulsa_plugin.evaluation.result_cells import folder_name
-from simulsa_plugin.evaluation.steps import ShownStep, shown_steps
+from simulsa_plugin.evaluation.session_rows import shown_steps
 from simulsa_plugin.files.atomic import replacing
 from simulsa_plugin.files.json_files import write_jsonl
-from simulsa_plugin.metrics.corpus import CorpusScorer
+from simulsa_plugin.metrics.corpus_scores import CorpusScorer
+from simulsa_plugin.metrics.delays import ShownStep, emission_record
 from simulsa_plugin.metrics.instance import Measure
 from simulsa_plugin.model.protocol import AudioLanguageModel
 from simulsa_plugin.model.values import Sample, UnusableRow
@@ -27,16 +27,16 @@ from simulsa_plugin.streaming.engine import Cell, Limits, Source, decode, watch_
 from simulsa_plugin.streaming.session import SAMPLES_PER_MS, SHORTEST_MS
 
 HISTORY, PICTURE = "simulsa_eval.jsonl", "simulsa_eval.png"
-PREFIX = "eval_simul_"
-LOGGED = ("BLEU", "LAAL", "NE")  # reach the log of a training; the history has all
-BLOCK = 64  # utterances whose audio is in memory at once
+METRIC_PREFIX = "eval_simul_"
+LOGGED_METRICS = ("BLEU", "LAAL", "NE")  # reach the log of a training; the history has all
+UTTERANCES_PER_BATCH = 64  # utterances whose audio is in memory at once
 
 Sessions = dict[int, list[list[ShownStep]]]  # row → the steps of every cell
-Row = dict[str, Any]
+HistoryRow = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingEvaluation:
     """What is decoded at every evaluation.
 
     Attributes:
@@ -58,7 +58,7 @@ class Plan:
     @property
     def names(self) -> list[str]:
         """Names of all metrics that reach the log."""
-        return [metric_name(cell, metric) for cell in self.cells for metric in LOGGED]
+        return [metric_name(cell, metric) for cell in self.cells for metric in LOGGED_METRICS]
 
     def cost(self, seconds: float) -> str:
         """What an evaluation costs, in words; `seconds` of audio."""
@@ -69,9 +69,9 @@ class Plan:
         )
 
 
-def make_plan(
+def plan_training_evaluation(
     dataset: str, rows: Iterable[Sample | UnusableRow], cells: Sequence[Cell], settings: EvaluationSettings
-) -> tuple[Plan, float]:
+) -> tuple[TrainingEvaluation, float]:
     """The plan, and the seconds of audio that it takes.
 
     Raises:
@@ -91,10 +91,12 @@ def make_plan(
     if not samples:
         raise DatasetError(f"No utterance of simulsa_eval_dataset {dataset} can be decoded; reasons: {skipped}.")
     warnings = tuple(check_references(dataset, samples, settings))
-    return Plan(dataset, tuple(samples), skipped, tuple(cells), settings, warnings), seconds
+    return TrainingEvaluation(dataset, tuple(samples), skipped, tuple(cells), settings, warnings), seconds
 
 
-def decode_share(model: AudioLanguageModel, plan: Plan, number: int, count: int, progress: Any) -> Sessions:
+def decode_share(
+    model: AudioLanguageModel, plan: TrainingEvaluation, number: int, count: int, progress: Any
+) -> Sessions:
     """Decode every `count`-th utterance, from the `number`-th on (counted from 0).
 
     Args:
@@ -111,20 +113,20 @@ def decode_share(model: AudioLanguageModel, plan: Plan, number: int, count: int,
     mine = list(range(number, len(plan.samples), count))
     limits = Limits(plan.settings.max_new_tokens, plan.settings.eval_batch_size, plan.settings.eval_memory_gb * 1e9)
     found: Sessions = {}
-    watch_heads(model, plan.cells, lambda: _sources(plan, range(min(LISTENING_ROWS, len(plan.samples)))))
-    for start in range(0, len(mine), BLOCK):
-        rows = mine[start : start + BLOCK]
+    watch_heads(model, plan.cells, lambda: _sources(plan, range(min(HEAD_SEARCH_ROWS, len(plan.samples)))))
+    for start in range(0, len(mine), UTTERANCES_PER_BATCH):
+        rows = mine[start : start + UTTERANCES_PER_BATCH]
         decoded = decode(model, _sources(plan, rows), plan.cells, limits, on_finished=lambda _: progress.update())
         for index, row in enumerate(rows):
             found[row] = [shown_steps(of_cell[index].steps, model.decode) for of_cell in decoded]
     return found
 
 
-def _sources(plan: Plan, rows: Iterable[int]) -> list[Source]:
+def _sources(plan: TrainingEvaluation, rows: Iterable[int]) -> list[Source]:
     return [Source(plan.samples[row].prompt, read_mono(plan.samples[row].audio)) for row in rows]
 
 
-def score_cells(plan: Plan, sessions: Sessions) -> list[Row]:
+def score_cells(plan: TrainingEvaluation, sessions: Sessions) -> list[HistoryRow]:
     """A row for every cell: its keys, all corpus scores, and counts; `sessions` are those of all utterances."""
     unit = plan.settings.latency_unit
     rows = []
@@ -151,12 +153,12 @@ def score_cells(plan: Plan, sessions: Sessions) -> list[Row]:
     return rows
 
 
-def logged_metrics(plan: Plan, rows: Sequence[Row]) -> dict[str, float]:
+def logged_metrics(plan: TrainingEvaluation, rows: Sequence[HistoryRow]) -> dict[str, float]:
     """Metric name → value, for the log; what has no value is left out."""
     return {
         metric_name(cell, metric): row[metric]
         for cell, row in zip(plan.cells, rows, strict=True)
-        for metric in LOGGED
+        for metric in LOGGED_METRICS
         if row[metric] is not None
     }
 
@@ -168,7 +170,7 @@ def metric_name(cell: Cell, metric: str) -> str:
     >>> metric_name(Cell(Offline(), None), "BLEU")
     'eval_simul_offline_bleu'
     """
-    return f"{PREFIX}{cell_folder(cell).removeprefix('rollback_')}_{metric.lower()}"
+    return f"{METRIC_PREFIX}{cell_folder(cell).removeprefix('rollback_')}_{metric.lower()}"
 
 
 class History:
@@ -188,7 +190,7 @@ class History:
         if len(kept) < len(rows):
             write_jsonl(self._path, kept)
 
-    def add(self, step: int, epoch: float | None, seconds: float, rows: Iterable[Row]) -> None:
+    def add(self, step: int, epoch: float | None, seconds: float, rows: Iterable[HistoryRow]) -> None:
         """Add an evaluation, in the place of one at the same step, and draw the picture anew."""
         where = {"step": step, "epoch": epoch, "seconds": seconds}
         kept = [row for row in self._rows() if row["step"] != step]
@@ -197,7 +199,7 @@ class History:
         with replacing(self._picture) as handle:
             _draw(written, handle)
 
-    def _rows(self) -> list[Row]:
+    def _rows(self) -> list[HistoryRow]:
         """The rows that can be read: what a crash made of the others must not stop those that come."""
         if not self._path.exists():
             return []
@@ -223,7 +225,7 @@ def _samples_of(row: Sample | UnusableRow) -> int | str:
     return length if length >= SHORTEST_MS * SAMPLES_PER_MS else "too_short"
 
 
-def _draw(rows: Sequence[Row], handle: Any) -> None:
+def _draw(rows: Sequence[HistoryRow], handle: Any) -> None:
     """BLEU and LAAL over training steps, a line for every cell."""
     from matplotlib.figure import Figure
 
@@ -242,8 +244,8 @@ def _draw(rows: Sequence[Row], handle: Any) -> None:
     figure.savefig(handle, format="png", dpi=100)
 
 
-def _by_cell(rows: Sequence[Row]) -> Iterator[tuple[str, list[Row]]]:
-    def name(row: Row) -> str:
+def _by_cell(rows: Sequence[HistoryRow]) -> Iterator[tuple[str, list[HistoryRow]]]:
+    def name(row: HistoryRow) -> str:
         return folder_name(row["policy"], row["chunk_ms"], row["rollback"], row["parameters"])
 
     order = list(dict.fromkeys(map(name, rows)))

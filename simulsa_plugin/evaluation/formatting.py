@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from simulsa_plugin.metrics.instance import PERCENT
+from simulsa_plugin.metrics.instance import PERCENT_METRICS
 from simulsa_plugin.metrics.significance import Interval
 
 MILLISECONDS, SOURCE_TOKENS = "ms", "tokens"  # of source heard, or of source read
@@ -19,29 +19,29 @@ def time_unit(signatures: Mapping[str, str]) -> str:
     return SOURCE_TOKENS if "time:source-tokens" in signatures.get("latency", "").split("|") else MILLISECONDS
 
 
-def unit_of(metric: str, time: str = MILLISECONDS) -> str:
+def metric_unit(metric: str, time: str = MILLISECONDS) -> str:
     """Unit of a metric: that of time for latencies, % for shares, nothing for ratios and for 0…100.
 
-    >>> unit_of("LAAL_CA"), unit_of("AP"), unit_of("BLEU"), unit_of("SWF")
+    >>> metric_unit("LAAL_CA"), metric_unit("AP"), metric_unit("BLEU"), metric_unit("SWF")
     ('ms', '', '', '%')
     """
     name = metric.removesuffix("_CU").removesuffix("_CA")
-    return "%" if name in PERCENT else "" if name in ("BLEU", "chrF", "COMET", "AP", "NE") else time
+    return "%" if name in PERCENT_METRICS else "" if name in ("BLEU", "chrF", "COMET", "AP", "NE") else time
 
 
-def shown(value: float | None) -> str:
+def format_value(value: float | None) -> str:
     """A value as tables show it; a dash where nothing was measured.
 
-    >>> shown(12.3456), shown(None)
+    >>> format_value(12.3456), format_value(None)
     ('12.346', '–')
     """
     return "–" if value is None else f"{value:.3f}"
 
 
-def shown_parameters(parameters: object) -> str:
+def format_parameters(parameters: object) -> str:
     """A policy's parameters.
 
-    >>> shown_parameters({"wait_k": 3}), shown_parameters({})
+    >>> format_parameters({"wait_k": 3}), format_parameters({})
     ('wait_k=3', '')
     """
     if not isinstance(parameters, Mapping):
@@ -49,10 +49,10 @@ def shown_parameters(parameters: object) -> str:
     return " ".join(f"{key}={value}" for key, value in parameters.items())
 
 
-def shown_interval(found: Interval | None) -> str:
+def format_interval(found: Interval | None) -> str:
     """An interval of a value.
 
-    >>> shown_interval(Interval(1.0, 2.5, 1000)), shown_interval(None)
+    >>> format_interval(Interval(1.0, 2.5, 1000)), format_interval(None)
     ('[1.000, 2.500]', '–')
     """
-    return "–" if found is None else f"[{shown(found.low)}, {shown(found.high)}]"
+    return "–" if found is None else f"[{format_value(found.low)}, {format_value(found.high)}]"

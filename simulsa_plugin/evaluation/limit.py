@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-from simulsa_plugin.metrics.corpus import CorpusScorer
+from simulsa_plugin.metrics.corpus_scores import CorpusScorer
 from simulsa_plugin.metrics.instance import Measure
 from simulsa_plugin.metrics.records import EmissionRecord, count_units
 
@@ -20,7 +20,7 @@ ABOVE = {name: f"{name}_above_limit" for name in ("LAAL", "YAAL")}  # of a cell:
 _ROUNDING = 1e-9  # of seconds that were multiplied
 
 
-class Truth(Protocol):
+class SupportedPrefixes(Protocol):
     """What can be said of each row of a test set, whatever may follow."""
 
     def supported(self, row: int, reference: str) -> Sequence[tuple[float, str]] | None:
@@ -30,7 +30,7 @@ class Truth(Protocol):
 
 def limits(
     records: Iterable[tuple[int, EmissionRecord]],
-    truth: Truth,
+    truth: SupportedPrefixes,
     chunks: Sequence[float],
     measure: Measure,
     tokenizer: str,
@@ -55,14 +55,14 @@ def limits(
     return [_row(known, chunk, measure, tokenizer) for chunk in (None, *sorted(chunks))] if known else []
 
 
-def unit_delays(
+def earliest_delays(
     said: Sequence[tuple[float, str]], unit: str, chunk_ms: float | None, source_length: float
 ) -> tuple[float, ...]:
     """Milliseconds heard when each unit can be written first, in steps of a chunk or at once (None).
 
     The last step hears what is left, as in decoding.
 
-    >>> unit_delays([(0.4, ""), (0.9, "das Haus"), (math.inf, "das Haus ist alt")], "word", 500.0, 1400.0)
+    >>> earliest_delays([(0.4, ""), (0.9, "das Haus"), (math.inf, "das Haus ist alt")], "word", 500.0, 1400.0)
     (1000.0, 1000.0, 1400.0, 1400.0)
     """
     delays: list[float] = []
@@ -95,7 +95,7 @@ def _row(
 ) -> dict[str, Any]:
     scorer = CorpusScorer(measure, tokenizer, keep=False)
     for record, said in known:
-        delays = unit_delays(said, measure.unit, chunk, record.source_length or 0.0)
+        delays = earliest_delays(said, measure.unit, chunk, record.source_length or 0.0)
         scorer.add(
             EmissionRecord(
                 record.index,

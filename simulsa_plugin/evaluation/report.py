@@ -7,27 +7,27 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from simulsa_plugin.evaluation.delays import CLOCKS, DELAYS
-from simulsa_plugin.evaluation.formatting import shown, shown_parameters
+from simulsa_plugin.evaluation.formatting import format_parameters, format_value
 from simulsa_plugin.evaluation.limit import ABOVE, LIMIT, LIMITS
-from simulsa_plugin.evaluation.result_cells import COMET, CellKey, key_of
+from simulsa_plugin.evaluation.result_cells import COMET, CellKey, cell_key
 from simulsa_plugin.files.atomic import replacing
+from simulsa_plugin.metrics.delays import CLOCKS, DELAY_KINDS
 from simulsa_plugin.tables import align
 from simulsa_plugin.terminal import html_text
 
-TSV, CURVES, PAGE = REPORT = ("scores.tsv", "curves.png", "report.html")
-KEYS = ("policy", "chunk_ms", "rollback")
+TSV, CURVES, PAGE = REPORT_FILES = ("scores.tsv", "curves.png", "report.html")
+KEY_COLUMNS = ("policy", "chunk_ms", "rollback")
 PARAMETERS = "parameters"  # a column of the tables where some cell has any
-VALUES = ("BLEU", "chrF", "AL", "LAAL", "AP", "DAL", "ATD", "YAAL", "StartOffset", "EndOffset", "SWF", "NE")
-OPTIONAL = (COMET, "LAAL_CA", "LAAL_CA_CU", *ABOVE.values())  # a column where some cell has a value
-COUNTS = ("instances", "empty", "skipped")
+VALUE_COLUMNS = ("BLEU", "chrF", "AL", "LAAL", "AP", "DAL", "ATD", "YAAL", "StartOffset", "EndOffset", "SWF", "NE")
+OPTIONAL_COLUMNS = (COMET, "LAAL_CA", "LAAL_CA_CU", *ABOVE.values())  # a column where some cell has a value
+COUNT_COLUMNS = ("instances", "empty", "skipped")
 ODD_COUNTS = ("longer_than_window", "truncated_steps")  # of `counts`
 WITH_INTERVAL = ("BLEU", "chrF", COMET, "LAAL", "YAAL", "NE")
 
-Cell = Mapping[str, Any]
+ScoresRow = Mapping[str, Any]
 
 
-def write_report(scores: Mapping[str, Any], out: Path) -> None:
+def write_result_report(scores: Mapping[str, Any], out: Path) -> None:
     """Write `scores.tsv`, `curves.png` and `report.html` beside scores.json."""
     cells = _rows(scores)
     with replacing(out / TSV, "w") as handle:
@@ -38,22 +38,22 @@ def write_report(scores: Mapping[str, Any], out: Path) -> None:
         handle.write(_page(scores))
 
 
-def _rows(scores: Mapping[str, Any]) -> list[Cell]:
+def _rows(scores: Mapping[str, Any]) -> list[ScoresRow]:
     """What stands in the tables: the cells, then the limits where they are known."""
     return [*scores["cells"], *scores.get(LIMITS, [])]
 
 
-def table(cells: Sequence[Cell]) -> list[str]:
+def cells_table(cells: Sequence[ScoresRow]) -> list[str]:
     """The cells, and limits, as aligned lines, and remarks on what a reader must not miss."""
     values, keys = _values(cells), _keys(cells)
     rows = [[*_key(cell, keys), *(_shown(cell, name) for name in values), *_counts(cell)] for cell in cells]
-    return [*align([[*keys, *values, *COUNTS], *rows]), *_remarks(cells)]
+    return [*align([[*keys, *values, *COUNT_COLUMNS], *rows]), *_remarks(cells)]
 
 
-def _tsv(cells: Sequence[Cell]) -> Iterator[list[str]]:
+def _tsv(cells: Sequence[ScoresRow]) -> Iterator[list[str]]:
     """The rows of scores.tsv; after the counts come parameters as JSON, and how many instances each value rests on."""
     values = _values(cells)
-    columns = [*KEYS, *values, *COUNTS]
+    columns = [*KEY_COLUMNS, *values, *COUNT_COLUMNS]
     yield [*columns, PARAMETERS, *ODD_COUNTS, *(f"{name}_measured" for name in values)]
     for cell in cells:
         found = [cell.get(name) for name in columns]
@@ -65,14 +65,14 @@ def _tsv(cells: Sequence[Cell]) -> Iterator[list[str]]:
         yield ["" if value is None else str(value) for value in found]
 
 
-def _remarks(cells: Sequence[Cell]) -> list[str]:
+def _remarks(cells: Sequence[ScoresRow]) -> list[str]:
     remarks = [
-        f"{key_of(cell)}: likely degenerate, SWF and EFSW differ by more than 20 points (OmniSTEval's test)"
+        f"{cell_key(cell)}: likely degenerate, SWF and EFSW differ by more than 20 points (OmniSTEval's test)"
         for cell in cells
         if cell.get("degenerate")
     ]
     remarks += [
-        f"{key_of(cell)}: {count} steps were cut off by the limit on new tokens"
+        f"{cell_key(cell)}: {count} steps were cut off by the limit on new tokens"
         for cell in cells
         if (count := cell.get("counts", {}).get("truncated_steps"))
     ]
@@ -84,17 +84,17 @@ def _remarks(cells: Sequence[Cell]) -> list[str]:
     return remarks
 
 
-def _values(cells: Sequence[Cell]) -> list[str]:
-    return [*VALUES, *(name for name in OPTIONAL if any(cell.get(name) is not None for cell in cells))]
+def _values(cells: Sequence[ScoresRow]) -> list[str]:
+    return [*VALUE_COLUMNS, *(name for name in OPTIONAL_COLUMNS if any(cell.get(name) is not None for cell in cells))]
 
 
-def _keys(cells: Sequence[Cell]) -> list[str]:
-    return [*KEYS, *([PARAMETERS] if any(cell.get(PARAMETERS) for cell in cells) else [])]
+def _keys(cells: Sequence[ScoresRow]) -> list[str]:
+    return [*KEY_COLUMNS, *([PARAMETERS] if any(cell.get(PARAMETERS) for cell in cells) else [])]
 
 
-def _key(cell: Cell, keys: Sequence[str]) -> list[str]:
+def _key(cell: ScoresRow, keys: Sequence[str]) -> list[str]:
     return [
-        shown_parameters(cell.get(name) or {}) or "–"
+        format_parameters(cell.get(name) or {}) or "–"
         if name == PARAMETERS
         else "–"
         if cell[name] is None
@@ -103,40 +103,40 @@ def _key(cell: Cell, keys: Sequence[str]) -> list[str]:
     ]
 
 
-def _counts(cell: Cell) -> list[str]:
-    return [str(cell[name]) for name in COUNTS]
+def _counts(cell: ScoresRow) -> list[str]:
+    return [str(cell[name]) for name in COUNT_COLUMNS]
 
 
-def _measured(cell: Cell, name: str) -> int | None:
+def _measured(cell: ScoresRow, name: str) -> int | None:
     """Instances that a value rests on; None where the scores do not say."""
     skipped = cell.get("counts", {}).get("skipped", {}).get(name)
     return None if skipped is None else cell["instances"] - skipped
 
 
-def _shown(cell: Cell, name: str) -> str:
+def _shown(cell: ScoresRow, name: str) -> str:
     """A value, and how many instances it rests on where these are not all; limits have no COMET."""
-    return shown(cell.get(name)) + _shown_count(_measured(cell, name), cell, cell.get(name))
+    return format_value(cell.get(name)) + _shown_count(_measured(cell, name), cell, cell.get(name))
 
 
-def _shown_count(measured: int | None, cell: Cell, value: float | None) -> str:
+def _shown_count(measured: int | None, cell: ScoresRow, value: float | None) -> str:
     return "" if value is None or measured in (None, cell["instances"]) else f" ({measured}/{cell['instances']})"
 
 
-def _draw(cells: Sequence[Cell], handle: Any) -> None:
+def _draw(cells: Sequence[ScoresRow], handle: Any) -> None:
     """BLEU over LAAL with 95 % intervals, one line per policy, rollback and parameters; offline as a level."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 4.4), layout="constrained")
     axes = figure.subplots()
-    lines: dict[str, list[Cell]] = {}
-    limit: list[Cell] = []
+    lines: dict[str, list[ScoresRow]] = {}
+    limit: list[ScoresRow] = []
     for cell in cells:
         if cell["policy"] == LIMIT:
             limit += [cell]
         elif cell["chunk_ms"] is None:
             axes.axhline(cell["BLEU"] or 0.0, linestyle="--", color="grey", label="offline")
         elif cell["LAAL"] is not None and cell["BLEU"] is not None:
-            key = key_of(cell)
+            key = cell_key(cell)
             lines.setdefault(str(CellKey(key.policy, None, key.rollback, key.parameters)), []).append(cell)
     for label, points in lines.items():
         axes.errorbar(
@@ -165,7 +165,7 @@ def _draw(cells: Sequence[Cell], handle: Any) -> None:
     figure.savefig(handle, format="png", dpi=120)
 
 
-def _errors(cells: Sequence[Cell], name: str) -> list[list[float]]:
+def _errors(cells: Sequence[ScoresRow], name: str) -> list[list[float]]:
     """How far the intervals reach below and above the values; 0 where there is none."""
     found = [cell.get("intervals", {}).get(name) or [cell[name], cell[name]] for cell in cells]
     return [
@@ -185,7 +185,7 @@ def _page(scores: Mapping[str, Any]) -> str:
         "tr:nth-child(even){background:#f4f4f4}</style></head><body>\n"
         f"<h1>{html_text(scores['dataset'])}</h1><p>{model}</p>\n"
         + _html_table(
-            [*keys, *values, *COUNTS],
+            [*keys, *values, *COUNT_COLUMNS],
             ([*_key(cell, keys), *(_with_interval(cell, name) for name in values), *_counts(cell)] for cell in cells),
         )
         + f"<p>Delays are of committed units, in ms of source heard; {_said_of_clocks(cells)} [low, high]: 95 % "
@@ -194,13 +194,13 @@ def _page(scores: Mapping[str, Any]) -> str:
         + "".join(f"<p>{html_text(remark)}</p>\n" for remark in _remarks(cells))
         + '<img src="curves.png" alt="BLEU over LAAL"><h2>LAAL by three delays, and on three clocks</h2>\n'
         + _html_table(
-            [*keys, *DELAYS, *CLOCKS, "real_time_factor"],
+            [*keys, *DELAY_KINDS, *CLOCKS, "real_time_factor"],
             (
                 [
                     *_key(cell, keys),
-                    *_views(cell, "delays", DELAYS),
+                    *_views(cell, "delays", DELAY_KINDS),
                     *_views(cell, "clocks", CLOCKS),
-                    shown(cell.get("real_time_factor")),
+                    format_value(cell.get("real_time_factor")),
                 ]
                 for cell in cells
             ),
@@ -216,25 +216,25 @@ def _page(scores: Mapping[str, Any]) -> str:
     )
 
 
-def _said_of_clocks(cells: Sequence[Cell]) -> str:
+def _said_of_clocks(cells: Sequence[ScoresRow]) -> str:
     if all(cell.get("LAAL_CA") is None for cell in cells):
         return "computation was not measured."
     return "_CA with the computation measured, _CA_CU over the units that the unaware value averages."
 
 
-def _with_interval(cell: Cell, name: str) -> str:
+def _with_interval(cell: ScoresRow, name: str) -> str:
     found = cell.get("intervals", {}).get(name) if name in WITH_INTERVAL else None
-    return _shown(cell, name) + ("" if found is None else f" [{shown(found[0])}, {shown(found[1])}]")
+    return _shown(cell, name) + ("" if found is None else f" [{format_value(found[0])}, {format_value(found[1])}]")
 
 
-def _views(cell: Cell, group: str, names: Iterable[str]) -> list[str]:
+def _views(cell: ScoresRow, group: str, names: Iterable[str]) -> list[str]:
     views = cell.get(group) or {}
-    return [_shown_view(cell, views[name]) if name in views else shown(None) for name in names]
+    return [_shown_view(cell, views[name]) if name in views else format_value(None) for name in names]
 
 
-def _shown_view(cell: Cell, view: Mapping[str, Any]) -> str:
+def _shown_view(cell: ScoresRow, view: Mapping[str, Any]) -> str:
     measured = cell["instances"] - view["skipped"]["LAAL"]
-    return shown(view["LAAL"]) + _shown_count(measured, cell, view["LAAL"])
+    return format_value(view["LAAL"]) + _shown_count(measured, cell, view["LAAL"])
 
 
 def _html_table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from simulsa_plugin.errors import LogError
-from simulsa_plugin.metrics.corpus import METRICS
+from simulsa_plugin.logs.simuleval import INSTANCES_LOG
+from simulsa_plugin.metrics.corpus_scores import METRICS
 
 SCORES = "scores.json"
-LOG = "instances.log"
 OFFLINE = "offline"
 COMET = "COMET"
 COMET_SCORES = "comet.jsonl"  # of a cell: id, and the score of the instance
@@ -75,7 +75,7 @@ def folder_name(
     return re.sub(r"[^\w.+-]", "", f"{policy}{chunk}{'' if rollback is None else f'_b{rollback}'}{rest}")
 
 
-def key_of(row: Mapping[str, Any]) -> CellKey:
+def cell_key(row: Mapping[str, Any]) -> CellKey:
     """The key of a row of `cells`."""
     parameters = row.get("parameters")
     return CellKey(
@@ -95,7 +95,7 @@ def read_scores(folder: Path) -> dict[str, Any]:
     except OSError as error:
         raise LogError(
             f"{folder} holds no {SCORES} that can be read ({error.strerror}). "
-            f"Give a folder of `simulsa-eval run`, or an {LOG}."
+            f"Give a folder of `simulsa-eval run`, or an {INSTANCES_LOG}."
         ) from error
     except (ValueError, RecursionError) as error:
         raise LogError(f"{path} is no JSON ({error}). Run `simulsa-eval run` again.") from error
@@ -125,11 +125,11 @@ def _read_cell(folder: Path, row: object, where: str) -> Cell:
         raise LogError(f"{where}: expected an object with a policy.")
     values = {name: _number(row, name, where) for name in CELL_METRICS if name in row}
     chunk_ms, rollback = _number(row, "chunk_ms", where), _number(row, "rollback", where)
-    key = key_of(row | {"chunk_ms": chunk_ms, "rollback": None if rollback is None else int(rollback)})
+    key = cell_key(row | {"chunk_ms": chunk_ms, "rollback": None if rollback is None else int(rollback)})
     name = str(row.get("folder") or folder_name(key.policy, key.chunk_ms, key.rollback, key.as_json()["parameters"]))
     if name != Path(name).name or name == ".." or "\0" in name or len(name) > 255:
         raise LogError(f"{where}: folder is {name[:60]!r}; expected the name of a folder in {folder}.")
-    log = folder / name / LOG
+    log = folder / name / INSTANCES_LOG
     instances = _number(row, "instances", where)
     counts = row.get("counts")
     skipped = counts.get("skipped") if isinstance(counts, dict) else None

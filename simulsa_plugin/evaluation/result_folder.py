@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from simulsa_plugin.errors import StorageError
-from simulsa_plugin.evaluation.report import REPORT, write_report
+from simulsa_plugin.evaluation.report import REPORT_FILES, write_result_report
 from simulsa_plugin.evaluation.result_cells import SCORES, read_cells
-from simulsa_plugin.evaluation.steps import STEPS
 from simulsa_plugin.files.checksums import CHECKSUM, checksums, first_damaged, is_sealed, refuse_damaged, sealed
 from simulsa_plugin.files.json_files import write_json
+from simulsa_plugin.logs.steps import STEPS
 
-CHECKSUMS = "checksums"  # of scores.json and frontier.json: file → checksum
+FILE_CHECKSUMS = "checksums"  # of scores.json and frontier.json: file → checksum
 
 
 def write_scores(scores: Mapping[str, Any], out: Path) -> None:
@@ -23,9 +23,11 @@ def write_scores(scores: Mapping[str, Any], out: Path) -> None:
         scores: scores.json; the logs of its cells are written.
         out: the result folder.
     """
-    write_report(scores, out)
-    content = {key: value for key, value in scores.items() if key not in (CHECKSUM, CHECKSUMS)}
-    write_json(out / SCORES, sealed(content | {CHECKSUMS: checksums(out, [*_cell_files(scores, out), *REPORT])}))
+    write_result_report(scores, out)
+    content = {key: value for key, value in scores.items() if key not in (CHECKSUM, FILE_CHECKSUMS)}
+    write_json(
+        out / SCORES, sealed(content | {FILE_CHECKSUMS: checksums(out, [*_cell_files(scores, out), *REPORT_FILES])})
+    )
 
 
 def check_sealed(scores: Mapping[str, Any], out: Path) -> None:
@@ -44,9 +46,11 @@ def check_files(scores: Mapping[str, Any], out: Path) -> None:
     Raises:
         StorageError: the log or the steps of a cell do not fit.
     """
-    noted = scores.get(CHECKSUMS) or {}
-    refuse_damaged(out, {name: checksum for name, checksum in noted.items() if name not in REPORT}, decode_again(out))
-    if first_damaged(out, {name: noted[name] for name in REPORT if name in noted}) is not None:
+    noted = scores.get(FILE_CHECKSUMS) or {}
+    refuse_damaged(
+        out, {name: checksum for name, checksum in noted.items() if name not in REPORT_FILES}, decode_again(out)
+    )
+    if first_damaged(out, {name: noted[name] for name in REPORT_FILES if name in noted}) is not None:
         write_scores(scores, out)
 
 

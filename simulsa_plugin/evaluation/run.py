@@ -11,29 +11,27 @@ from pathlib import Path
 from typing import Any
 
 from simulsa_plugin.errors import DatasetError, StorageError, UsageError
-from simulsa_plugin.evaluation.decoding import (
+from simulsa_plugin.evaluation.block_decoding import (
     BLOCK_NOTE,
     STARTED,
-    Job,
+    DecodingJob,
     cell_folder,
     decode_blocks,
-    is_whole,
-    noted_work,
+    is_complete,
     read_instances,
     read_steps,
+    recorded_work,
     remove_blocks,
     steps_file,
     wait_for_blocks,
 )
-from simulsa_plugin.evaluation.delays import emission_record
+from simulsa_plugin.evaluation.delays_and_clocks import DelayClockMeans
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
-from simulsa_plugin.evaluation.latency_views import Views
-from simulsa_plugin.evaluation.limit import LIMITS, Truth, add_distances, limits
+from simulsa_plugin.evaluation.limit import LIMITS, SupportedPrefixes, add_distances, limits
 from simulsa_plugin.evaluation.reference_checks import check_references
-from simulsa_plugin.evaluation.report import REPORT
-from simulsa_plugin.evaluation.result_cells import COMET_SCORES, LOG, SCORES
+from simulsa_plugin.evaluation.report import REPORT_FILES
+from simulsa_plugin.evaluation.result_cells import COMET_SCORES, SCORES
 from simulsa_plugin.evaluation.result_folder import check_files, check_sealed, write_scores
-from simulsa_plugin.evaluation.steps import STEPS, ShownStep
 from simulsa_plugin.files.atomic import (
     make_folder,
     make_own_folder,
@@ -47,8 +45,10 @@ from simulsa_plugin.files.checksums import read_sealed, sealed
 from simulsa_plugin.files.json_files import dump_line, write_json
 from simulsa_plugin.files.locks import locked
 from simulsa_plugin.files.ownership import OWNED, claim, refuse_foreign
-from simulsa_plugin.logs.simuleval import write_log
-from simulsa_plugin.metrics.corpus import CorpusScorer
+from simulsa_plugin.logs.simuleval import INSTANCES_LOG, write_simuleval_log
+from simulsa_plugin.logs.steps import STEPS
+from simulsa_plugin.metrics.corpus_scores import CorpusScorer
+from simulsa_plugin.metrics.delays import ShownStep, emission_record
 from simulsa_plugin.metrics.instance import Measure
 from simulsa_plugin.metrics.records import EmissionRecord
 from simulsa_plugin.metrics.significance import Bootstrap
@@ -71,7 +71,7 @@ def evaluate(
     settings: EvaluationSettings,
     out: Path,
     share: Shard | None = None,
-    truth: Truth | None = None,
+    truth: SupportedPrefixes | None = None,
 ) -> list[dict[str, Any]]:
     """Decode and score a test set; write scores.json, scores.tsv, curves.png, report.html and a folder per cell.
 
@@ -103,8 +103,8 @@ def evaluate(
     refuse_foreign_results(out, settings)
     if (out / OWNED).exists():  # it may be damaged
         claim(out, _names(cells), recognised=_is_known(out))
-    job = Job(model, name, rows, cells, limits, settings.measure_time, make_folder(out) / DECODING)
-    work = describe_work(job, settings)
+    job = DecodingJob(model, name, rows, cells, limits, settings.measure_time, make_folder(out) / DECODING)
+    work = describe_evaluation(job, settings)
     if share and share.number > 1:
         _decode_share(job, work, share, out)
         return []
@@ -113,7 +113,7 @@ def evaluate(
     with locked(out):
         if (out / SCORES).exists():  # by who held the folder a moment ago
             return _read_finished(job, work, out)
-        for path in (SCORES, *REPORT):
+        for path in (SCORES, *REPORT_FILES):
             remove_leftovers(out, path)
         job = _begin(job, work, out)
         decode_blocks(job, share)
@@ -128,7 +128,7 @@ def refuse_foreign_results(out: Path, settings: EvaluationSettings) -> None:
 
 def _names(cells: Sequence[Cell]) -> list[str]:
     """What an evaluation writes into its folder."""
-    return [DECODING, SCORES, *REPORT, *map(cell_folder, cells)]
+    return [DECODING, SCORES, *REPORT_FILES, *map(cell_folder, cells)]
 
 
 def _is_known(out: Path) -> bool:
@@ -171,7 +171,7 @@ def _chosen(cells: Sequence[Cell], names: Sequence[str] | None) -> list[Cell]:
     return [cell for cell, folder in zip(cells, folders, strict=True) if folder in names]
 
 
-def _decode_share(job: Job, work: dict[str, Any], share: Shard, out: Path) -> None:
+def _decode_share(job: DecodingJob, work: dict[str, Any], share: Shard, out: Path) -> None:
     """Decode a share beside whoever finishes; one that comes after the end leaves nothing behind."""
     try:
         if not (out / SCORES).exists():
@@ -183,34 +183,34 @@ def _decode_share(job: Job, work: dict[str, Any], share: Shard, out: Path) -> No
         _read_finished(job, work, out)
 
 
-def _begin(job: Job, work: dict[str, Any], out: Path) -> Job:
+def _begin(job: DecodingJob, work: dict[str, Any], out: Path) -> DecodingJob:
     """Write down what is decoded, or see that it is what others have begun; the job with the work as it was begun."""
     claim(out, _names(job.cells), recognised=_is_known(out))
     with locked(make_own_folder(job.folder), wait=True):
         noted = read_sealed(job.folder / STARTED)
-        begun = noted or noted_work(job)  # a crash may have left no more than the blocks
+        begun = noted or recorded_work(job)  # a crash may have left no more than the blocks
         if noted is None:
             write_json(job.folder / STARTED, sealed(begun or work))
             sync_folder(out)
         job = dataclasses.replace(job, work=read_sealed(job.folder / STARTED) or {})
         if begun is not None:
-            decodes = not all(is_whole(job, block) for block in range(job.num_blocks))
-            refuse_other_work(out, begun, work, decodes=decodes)
+            decodes = not all(is_complete(job, block) for block in range(job.num_blocks))
+            refuse_other_evaluation(out, begun, work, decodes=decodes)
         return job
 
 
-def _read_finished(job: Job, work: dict[str, Any], out: Path) -> list[dict[str, Any]]:
+def _read_finished(job: DecodingJob, work: dict[str, Any], out: Path) -> list[dict[str, Any]]:
     """The cells of a finished folder, whose files are checked; what a kill left of the blocks goes."""
     scores = read_work(out / SCORES)
     check_sealed(scores, out)
-    refuse_other_work(out, scores, work, decodes=False)
+    refuse_other_evaluation(out, scores, work, decodes=False)
     check_files(scores, out)
     remove_blocks(job)
     cells: list[dict[str, Any]] = [*scores["cells"], *scores.get(LIMITS, [])]
     return cells
 
 
-def describe_work(job: Job, settings: EvaluationSettings) -> dict[str, Any]:
+def describe_evaluation(job: DecodingJob, settings: EvaluationSettings) -> dict[str, Any]:
     """What decides the bytes of the result."""
     digest = hashlib.sha256()
     for row in job.rows:
@@ -229,7 +229,7 @@ def describe_work(job: Job, settings: EvaluationSettings) -> dict[str, Any]:
     }
 
 
-def refuse_other_work(out: Path, before: dict[str, Any], work: dict[str, Any], *, decodes: bool) -> None:
+def refuse_other_evaluation(out: Path, before: dict[str, Any], work: dict[str, Any], *, decodes: bool) -> None:
     """Refuse to go on in a folder that holds other work; `decodes`: whether forward passes are left.
 
     Raises:
@@ -243,7 +243,7 @@ def refuse_other_work(out: Path, before: dict[str, Any], work: dict[str, Any], *
 
 
 def _finish(
-    job: Job, work: dict[str, Any], settings: EvaluationSettings, out: Path, truth: Truth | None
+    job: DecodingJob, work: dict[str, Any], settings: EvaluationSettings, out: Path, truth: SupportedPrefixes | None
 ) -> list[dict[str, Any]]:
     instances = list(read_instances(job))
     skipped = [{"id": one["id"], "reason": one["skipped"]} for one in instances if "skipped" in one]
@@ -274,7 +274,9 @@ def _finish(
     return [*cells, *limit_rows]
 
 
-def _limits(job: Job, samples: dict[str, Sample], settings: EvaluationSettings, truth: Truth) -> list[dict[str, Any]]:
+def _limits(
+    job: DecodingJob, samples: dict[str, Sample], settings: EvaluationSettings, truth: SupportedPrefixes
+) -> list[dict[str, Any]]:
     """The limit of the utterances that were decoded; those without truth are counted as skipped."""
     unit = settings.latency_unit
     sessions = enumerate(read_steps(job, job.cells[0]))
@@ -289,15 +291,15 @@ def _limits(job: Job, samples: dict[str, Sample], settings: EvaluationSettings, 
 
 
 def _write_cell(
-    job: Job, cell: Cell, samples: dict[str, Sample], settings: EvaluationSettings, out: Path
+    job: DecodingJob, cell: Cell, samples: dict[str, Sample], settings: EvaluationSettings, out: Path
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Write a cell's `instances.log` and `steps.jsonl`; return its row of scores.json and its signatures."""
     folder, measure = make_own_folder(out / cell_folder(cell)), Measure(settings.latency_unit)
     remove_leftovers(folder)
     with writing_to(folder):
         (folder / COMET_SCORES).unlink(missing_ok=True)  # of an earlier result
-    scorer, views = CorpusScorer(measure, settings.bleu_tokenizer, keep=True), Views(measure)
-    write_log(folder / LOG, _watched(read_steps(job, cell), samples, scorer, views))
+    scorer, views = CorpusScorer(measure, settings.bleu_tokenizer, keep=True), DelayClockMeans(measure)
+    write_simuleval_log(folder / INSTANCES_LOG, _watched(read_steps(job, cell), samples, scorer, views))
     with replacing(folder / STEPS) as handle:
         for part in _parts(job, cell):
             handle.write(part)
@@ -319,7 +321,10 @@ def _write_cell(
 
 
 def _watched(
-    sessions: Iterator[tuple[str, list[ShownStep]]], samples: dict[str, Sample], scorer: CorpusScorer, views: Views
+    sessions: Iterator[tuple[str, list[ShownStep]]],
+    samples: dict[str, Sample],
+    scorer: CorpusScorer,
+    views: DelayClockMeans,
 ) -> Iterator[EmissionRecord]:
     """The record of every session, scored as it passes on to the log."""
     for index, (identifier, steps) in enumerate(sessions):
@@ -330,5 +335,5 @@ def _watched(
         yield record
 
 
-def _parts(job: Job, cell: Cell) -> Iterator[bytes]:
+def _parts(job: DecodingJob, cell: Cell) -> Iterator[bytes]:
     return (steps_file(job, block, cell).read_bytes() for block in range(job.num_blocks))

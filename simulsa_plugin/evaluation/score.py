@@ -11,13 +11,13 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 
-from simulsa_plugin.evaluation.formatting import shown, shown_interval, time_unit, unit_of
+from simulsa_plugin.evaluation.formatting import format_interval, format_value, metric_unit, time_unit
 from simulsa_plugin.files.atomic import remove_abandoned
 from simulsa_plugin.files.json_files import write_json
 from simulsa_plugin.files.ownership import refuse_input_as_output
-from simulsa_plugin.logs.log_warnings import Oddities
+from simulsa_plugin.logs.log_checker import LogChecker
 from simulsa_plugin.logs.reader import Log, ReadOptions
-from simulsa_plugin.metrics.corpus import LATENCIES, METRICS, SENTENCE_METRICS, CorpusScorer, CorpusScores
+from simulsa_plugin.metrics.corpus_scores import LATENCY_METRICS, METRICS, SENTENCE_METRICS, CorpusScorer, CorpusScores
 from simulsa_plugin.metrics.instance import Measure
 from simulsa_plugin.metrics.significance import Bootstrap
 from simulsa_plugin.tables import align
@@ -72,7 +72,7 @@ def score_log(path: Path, options: ScoreOptions, executor: Executor | None = Non
         UsageError, MissingExtraError: as `CorpusScorer`.
     """
     log = Log(path, options.read)
-    odd = Oddities(log, options.unit, strict=options.strict)
+    odd = LogChecker(log, options.unit, strict=options.strict)
     scorer = CorpusScorer(
         Measure(options.unit, options.use_ref_len),
         options.tokenizer,
@@ -80,7 +80,7 @@ def score_log(path: Path, options: ScoreOptions, executor: Executor | None = Non
         sentences=options.sentences,
         executor=executor,
     )
-    for record in odd.watched():
+    for record in odd.checked_records():
         scorer.add(record)
     scores = scorer.scores(options.bootstrap)
     counts = {
@@ -128,14 +128,14 @@ def score_table(scored: ScoredLog) -> list[str]:
     intervals, time = scores.intervals, time_unit(scores.signatures)
     rows = [["metric", "value", *(["[low, high]"] if intervals is not None else []), "p50", "p90", "unit", "measured"]]
     for name in METRICS:
-        percentiles = scores.percentiles[name].values() if name in LATENCIES else (None, None)
+        percentiles = scores.percentiles[name].values() if name in LATENCY_METRICS else (None, None)
         rows.append(
             [
                 name,
-                shown(scores.corpus[name]),
-                *([] if intervals is None else [shown_interval(intervals.get(name))]),
-                *(shown(value) if name in LATENCIES else "" for value in percentiles),
-                unit_of(name, time),
+                format_value(scores.corpus[name]),
+                *([] if intervals is None else [format_interval(intervals.get(name))]),
+                *(format_value(value) if name in LATENCY_METRICS else "" for value in percentiles),
+                metric_unit(name, time),
                 f"{instances - scores.counts['skipped'][name]}/{instances}",
             ]
         )
@@ -143,7 +143,7 @@ def score_table(scored: ScoredLog) -> list[str]:
     lines += [*align(rows), "", *_remarks(scores)]
     lines += [f"{name}: {signature}" for name, signature in scores.signatures.items()]
     if scores.sentences is not None:
-        columns = [[name, *map(shown, scores.sentences[name])] for name in SENTENCE_METRICS]
+        columns = [[name, *map(format_value, scores.sentences[name])] for name in SENTENCE_METRICS]
         numbers = ["line", *map(str, range(1, instances + 1))]
         lines += ["", *align([list(row) for row in zip(numbers, *columns, strict=True)])]
     return lines

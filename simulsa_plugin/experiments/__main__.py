@@ -18,16 +18,18 @@ if TYPE_CHECKING:
     from simulsa_plugin.experiments.description import Arm, Experiment
     from simulsa_plugin.experiments.runs import Done
 
-PROG = "simulsa_plugin.experiments"
+_PROG = "simulsa_plugin.experiments"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run an experiment, or go on with it."""
-    return run_command(PROG, lambda: _main(argv))
+    return run_command(_PROG, lambda: _main(argv))
 
 
 def _main(argv: Sequence[str] | None) -> int:
-    parser = Parser(prog=f"python -m {PROG}", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(
+        prog=f"python -m {_PROG}", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
         "experiment", metavar="NAME", help="a file of recipes/experiments (shares, mixing …), or any YAML file"
     )
@@ -86,21 +88,23 @@ def _summarise(
     title: str, done: Sequence[tuple[Arm, Sequence[Done]]], seeds: int, picture: Path
 ) -> tuple[dict[str, Any], list[str]]:
     """Summarise fixed settings, tuned ones or both, as far as all arms have them, and draw the tuned ones rather."""
-    from simulsa_plugin.experiments.summary import average, draw, summarise, table
-    from simulsa_plugin.experiments.tuned import draw_tuned, read_arm, summarise_tuned, tuned_table
+    from simulsa_plugin.experiments.summary import average_arm, draw_curves, summarise, summary_table
+    from simulsa_plugin.experiments.tuned_arms import draw_tuned, read_tuned_arm, summarise_tuned, tuned_table
     from simulsa_plugin.metrics.significance import Bootstrap
 
     summary: dict[str, Any] = {}
     lines: list[str] = []
     fixed = [(arm, [run.result for run in runs if run.result]) for arm, runs in done]
     if all(folders for _, folders in fixed):
-        arms = [average(arm.name, folders, arm.policy, Bootstrap()) for arm, folders in fixed]
+        arms = [average_arm(arm.name, folders, arm.policy, Bootstrap()) for arm, folders in fixed]
         summary |= summarise(arms)
-        lines += table(summary, seeds)
-        draw(title, arms, picture)
+        lines += summary_table(summary, seeds)
+        draw_curves(title, arms, picture)
     searched = [(arm, [(run.tuning, run.tested) for run in runs if run.tuning and run.tested]) for arm, runs in done]
     if all(folders for _, folders in searched):
-        tuned = summarise_tuned([read_arm(arm.name, folders, Bootstrap()) for arm, folders in searched], Bootstrap())
+        tuned = summarise_tuned(
+            [read_tuned_arm(arm.name, folders, Bootstrap()) for arm, folders in searched], Bootstrap()
+        )
         summary |= {"tuned": tuned}
         lines += [*([""] if lines else []), *tuned_table(tuned, seeds)]
         draw_tuned(title, tuned, picture)

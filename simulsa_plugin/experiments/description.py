@@ -13,9 +13,9 @@ from simulsa_plugin.settings import read_recipe
 from simulsa_plugin.tuning.tuned_recipe import GRID
 
 FOLDER = Path("recipes/experiments")
-TRAINED = "recipes/demo_simulsa.yaml"
+DEFAULT_RECIPE = "recipes/demo_simulsa.yaml"
 # Beyond the paper's 5: an offline model with a larger rollback is the honest baseline.
-EVALUATED = {"simulsa_chunks": "500,1000", "simulsa_rollbacks": "0,3,5,8,12"}
+DEFAULT_EVALUATION = {"simulsa_chunks": "500,1000", "simulsa_rollbacks": "0,3,5,8,12"}
 GOAL = ("budget", "latency", "quality")  # options of `simulsa-eval tune`, not keys
 _KEYS = frozenset({"title", "augment", "train", "evaluate", "tune", "test", "arms"})
 _ARM_KEYS = frozenset(
@@ -93,7 +93,7 @@ class Experiment:
     arms: tuple[Arm, ...]
 
 
-def names() -> list[str]:
+def experiment_names() -> list[str]:
     """Experiments in `recipes/experiments`."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
@@ -115,7 +115,7 @@ def read_experiment(name: str, seeds: Sequence[int], overrides: Keys) -> Experim
     path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
     if not path.is_file():
         raise UsageError(
-            f"There is no experiment {path}; allowed: {', '.join(names()) or 'a YAML file'}. "
+            f"There is no experiment {path}; allowed: {', '.join(experiment_names()) or 'a YAML file'}. "
             f"Start from the folder that holds recipes/."
         )
     described = read_recipe(path)
@@ -159,9 +159,9 @@ def _make_arm(
         return {**(common.get(key) or {}), **(arm.get(key) or {})}
 
     offline = "recipe" in arm and "augment" not in arm
-    recipe = str(arm.get("recipe", TRAINED))
+    recipe = str(arm.get("recipe", DEFAULT_RECIPE))
     content = read_recipe(recipe)
-    evaluate = EVALUATED | merged("evaluate") if not tuned or merged("evaluate") else None
+    evaluate = DEFAULT_EVALUATION | merged("evaluate") if not tuned or merged("evaluate") else None
     tune = merged("tune") if tuned else None
     if tune is not None and "budget" not in tune:
         raise UsageError(f"{path}, arm {name}: tune names no budget. Add budget: with milliseconds of mean latency.")

@@ -37,7 +37,7 @@ from simulsa_plugin.files.dataset_info import SHAREGPT_ENTRY, registered_dataset
 from simulsa_plugin.files.locks import locked
 from simulsa_plugin.files.ownership import add_datasets, claim, refuse_other_datasets
 
-PROG = "simulsa_plugin.experiments.disturbed"
+_PROG = "simulsa_plugin.experiments.disturbed"
 CLEAN = "clean"
 UNSEEN_VOICES = ("en-us-nyc", "en-gb-x-gbclan", "en-gb-x-gbcwmd")  # none of the corpus's
 UNSEEN_VARIANTS = ("m2", "m4", "m5", "m8", "f5", "Annie")
@@ -120,13 +120,13 @@ CONDITIONS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the disturbed test sets, or those that are named."""
-    return run_command(PROG, lambda: _main(argv))
+    return run_command(_PROG, lambda: _main(argv))
 
 
 def _main(argv: Sequence[str] | None) -> int:
     listed = "\n".join(f"  {name:15} {condition.title}" for name, condition in CONDITIONS.items())
     parser = Parser(
-        prog=f"python -m {PROG}",
+        prog=f"python -m {_PROG}",
         description=__doc__,
         epilog=f"conditions:\n{listed}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -190,7 +190,7 @@ def write_disturbed(data: Path, folder: Path, conditions: Sequence[str]) -> None
         refuse_other_datasets(folder, entries)
         claim(folder, [file for name in names.values() for file in written_names(name)])
         for condition, name in names.items():
-            write_utterances(folder, name, disturbed(utterances, condition), len(utterances))
+            write_utterances(folder, name, disturb_test_set(utterances, condition), len(utterances))
     add_datasets(folder, entries)
 
 
@@ -210,7 +210,7 @@ def read_test_set(data: Path) -> list[Utterance]:
     ]
 
 
-def disturbed(utterances: Sequence[Utterance], condition: str) -> Iterator[Utterance]:
+def disturb_test_set(utterances: Sequence[Utterance], condition: str) -> Iterator[Utterance]:
     """The test set under a condition. Raises DatasetError as `write_disturbed`."""
     doing = CONDITIONS[condition]
     spoken = utterances if doing.voice is None else _spoken_again(utterances, doing.voice)

@@ -14,28 +14,29 @@ from typing import Any
 
 from simulsa_plugin.commands.console import Parser, run_command
 from simulsa_plugin.comparison.compare import CompareOptions, load_result, resample_result
-from simulsa_plugin.comparison.resampled_cells import Sampled, check_same_references
+from simulsa_plugin.comparison.resampled_cells import ResampledLog, check_same_references
 from simulsa_plugin.errors import LogError, UsageError
 from simulsa_plugin.evaluation.limit import ABOVE
 from simulsa_plugin.evaluation.result_cells import OFFLINE, SCORES, CellKey, read_scores
-from simulsa_plugin.evaluation.steps import STEPS, ShownStep, read_sessions
 from simulsa_plugin.experiments.disturbed import CLEAN, CONDITIONS
 from simulsa_plugin.files.json_files import write_json
 from simulsa_plugin.files.ownership import refuse_input_as_output
+from simulsa_plugin.logs.steps import STEPS, read_sessions
+from simulsa_plugin.metrics.delays import ShownStep
 from simulsa_plugin.metrics.significance import Bootstrap, interval
 from simulsa_plugin.tables import align
 
-PROG = "simulsa_plugin.experiments.robustness"
+_PROG = "simulsa_plugin.experiments.robustness"
 STREAMING = "streaming"  # the cell of a result that is not offline
 MODES = (OFFLINE, STREAMING)
-VALUES = ("BLEU", "LAAL")
+COMPARED_METRICS = ("BLEU", "LAAL")
 _ABOVE = ABOVE["LAAL"]
 
 Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ModeResult:
     """One cell of one result.
 
     Attributes:
@@ -46,40 +47,44 @@ class Outcome:
     """
 
     values: Mapping[str, float | None]
-    sampled: Sampled
+    sampled: ResampledLog
     early: int
     instances: int
 
 
-Arm = Mapping[str, Mapping[str, Outcome]]  # condition → mode → outcome
+ConditionResults = Mapping[str, Mapping[str, ModeResult]]  # condition → mode → outcome
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the tables."""
-    return run_command(PROG, lambda: _main(argv), goes_on=False)
+    return run_command(_PROG, lambda: _main(argv), goes_on=False)
 
 
 def _main(argv: Sequence[str] | None) -> int:
-    parser = Parser(prog=f"python -m {PROG}", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(
+        prog=f"python -m {_PROG}", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("arms", type=Path, nargs="+", metavar="ARM", help="folder of results, named by condition")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the tables as JSON")
     options = parser.parse_args(argv)
-    arms = {str(path): read_arm(path, Bootstrap()) for path in options.arms}
+    arms = {str(path): read_conditions(path, Bootstrap()) for path in options.arms}
     refuse_input_as_output(options.json, (path / name / SCORES for path in options.arms for name in CONDITIONS))
     summary = {
-        "arms": {name: against_clean(arm) for name, arm in arms.items()},
+        "arms": {name: differences_from_clean(arm) for name, arm in arms.items()},
         "against": str(options.arms[0]),
         "differences": {
-            name: between(arms[str(options.arms[0])], arm) for name, arm in arms.items() if name != str(options.arms[0])
+            name: differences_between(arms[str(options.arms[0])], arm)
+            for name, arm in arms.items()
+            if name != str(options.arms[0])
         },
     }
     if options.json is not None:
         write_json(options.json, summary)
-    print("\n".join(tables(summary)))
+    print("\n".join(robustness_tables(summary)))
     return 0
 
 
-def read_arm(folder: Path, bootstrap: Bootstrap) -> Arm:
+def read_conditions(folder: Path, bootstrap: Bootstrap) -> ConditionResults:
     """The results of an arm, in the order of `CONDITIONS`.
 
     Raises:
@@ -98,8 +103,8 @@ def read_arm(folder: Path, bootstrap: Bootstrap) -> Arm:
     return arm
 
 
-def read_outcomes(folder: Path, lead_ms: float, bootstrap: Bootstrap) -> dict[str, Outcome]:
-    """Mode → outcome of a result folder; `lead_ms`: of silence that was added. Raises as `read_arm`."""
+def read_outcomes(folder: Path, lead_ms: float, bootstrap: Bootstrap) -> dict[str, ModeResult]:
+    """Mode → outcome of a result folder; `lead_ms`: of silence that was added. Raises as `read_conditions`."""
     result = load_result(folder, CompareOptions())
     modes = {OFFLINE if key.policy == OFFLINE else STREAMING: key for key in result.cells}
     if len(result.cells) != len(MODES) or modes.keys() != {*MODES}:
@@ -113,9 +118,9 @@ def read_outcomes(folder: Path, lead_ms: float, bootstrap: Bootstrap) -> dict[st
         cell = result.cells[key]
         if cell.log is None or key not in sampled:
             raise LogError(f"{folder} has no log of {key}. Run `simulsa-eval run` again.")
-        values = {name: cell.values.get(name) for name in VALUES} | {_ABOVE: above.get(key.policy)}
+        values = {name: cell.values.get(name) for name in COMPARED_METRICS} | {_ABOVE: above.get(key.policy)}
         early = count_early((steps for _, steps in read_sessions([cell.log.with_name(STEPS)])), lead_ms)
-        outcomes[mode] = Outcome(values, sampled[key], early, len(sampled[key].references))
+        outcomes[mode] = ModeResult(values, sampled[key], early, len(sampled[key].references))
     return outcomes
 
 
@@ -134,7 +139,7 @@ def count_early(sessions: Iterable[Sequence[ShownStep]], lead_ms: float) -> int:
     return sum(any(step.committed.strip() for step in steps if step.audio_ms <= lead_ms) for steps in sessions)
 
 
-def against_clean(arm: Arm) -> list[Json]:
+def differences_from_clean(arm: ConditionResults) -> list[Json]:
     """Every condition and mode of an arm: its values, and their differences from the clean test set."""
     return [
         {
@@ -151,8 +156,8 @@ def against_clean(arm: Arm) -> list[Json]:
     ]
 
 
-def between(baseline: Arm, arm: Arm) -> list[Json]:
-    """Differences of an arm from another one, for every condition and mode of both. Raises LogError as `read_arm`."""
+def differences_between(baseline: ConditionResults, arm: ConditionResults) -> list[Json]:
+    """Differences of an arm from another one, for every condition and mode of both; errors as `read_conditions`."""
     _check_same_utterances(baseline[CLEAN], arm[CLEAN])
     return [
         {"condition": name, "mode": mode, **_differences(baseline[name][mode], outcomes[mode])}
@@ -162,15 +167,15 @@ def between(baseline: Arm, arm: Arm) -> list[Json]:
     ]
 
 
-def _check_same_utterances(one: Mapping[str, Outcome], other: Mapping[str, Outcome]) -> None:
+def _check_same_utterances(one: Mapping[str, ModeResult], other: Mapping[str, ModeResult]) -> None:
     first, second = ({CellKey(OFFLINE): outcomes[OFFLINE].sampled} for outcomes in (one, other))
     check_same_references(first, second)
 
 
-def _differences(baseline: Outcome, other: Outcome) -> Json:
+def _differences(baseline: ModeResult, other: ModeResult) -> Json:
     """Value → difference and its interval, by paired bootstrap."""
     found: Json = {}
-    for name in VALUES:
+    for name in COMPARED_METRICS:
         first, second = baseline.values[name], other.values[name]
         bounds = interval(other.sampled.values[name] - baseline.sampled.values[name])
         found[f"{name}_difference"] = None if first is None or second is None else second - first
@@ -178,7 +183,7 @@ def _differences(baseline: Outcome, other: Outcome) -> Json:
     return found
 
 
-def tables(summary: Json) -> list[str]:
+def robustness_tables(summary: Json) -> list[str]:
     """The summary as aligned lines."""
     lines: list[str] = []
     for name, rows in summary["arms"].items():

@@ -15,17 +15,17 @@ from simulsa_plugin.errors import SimulsaError
 from simulsa_plugin.evaluation.result_cells import SCORES
 from simulsa_plugin.experiments.description import GOAL, Keys, Run
 from simulsa_plugin.experiments.guard import run_guarded
-from simulsa_plugin.experiments.signature import data_signature, dataset_names, short_hash
+from simulsa_plugin.experiments.signature import data_signature, named_datasets, short_hash
 from simulsa_plugin.files.atomic import make_own_folder, refuse_link, writing_to
 from simulsa_plugin.files.json_files import write_json
 from simulsa_plugin.files.ownership import claim
 from simulsa_plugin.tuning.search import FINALISTS
 
-MADE_OF = "run.json"
+RUN_NOTE = "run.json"
 BIN = Path(sys.executable).parent
 _PAPER = {"simulsa_preset": "paper"}  # what an arm does not say is as in the paper
 _AUGMENTED = {"dataset": "demo"}  # unless an arm says otherwise
-TRAINED = "trained.json"  # written when the training has ended well
+TRAINED_NOTE = "trained.json"  # written when the training has ended well
 MODEL = "model"
 
 
@@ -72,9 +72,9 @@ def _do_training(run: Run, data: Path, out: Path) -> Path:
     """Train where it is not done; the model's folder."""
     signature = _signature(run, data)
     name = f"{run.model_name}_{signature}"
-    claim(out, [name], recognised=(out / name / MADE_OF).is_file())
+    claim(out, [name], recognised=(out / name / RUN_NOTE).is_file())
     folder = make_own_folder(out / name)
-    if not (folder / TRAINED).exists():
+    if not (folder / TRAINED_NOTE).exists():
         scorer, start = (
             None if one is None else _do_training(one, data, out) for one in (run.scored_by, run.starts_from)
         )
@@ -90,9 +90,9 @@ def _do_training(run: Run, data: Path, out: Path) -> Path:
             "data": str(data),
             "data_signature": signature,
         }
-        write_json(folder / MADE_OF, json.loads(json.dumps(made_of, default=str)))  # YAML knows dates, JSON does not
+        write_json(folder / RUN_NOTE, json.loads(json.dumps(made_of, default=str)))  # YAML knows dates, JSON does not
         _train(run, data, folder, scorer, start)
-        write_json(folder / TRAINED, {"model": MODEL})
+        write_json(folder / TRAINED_NOTE, {"model": MODEL})
     return folder / MODEL
 
 
@@ -126,7 +126,7 @@ def _signature(run: Run, data: Path) -> str:
         keys = _AUGMENTED | dict(run.augment)
     else:
         keys = dict(run.content) | {"dataset_dir": data} | dict(run.train)
-    return data_signature(Path(keys.get("dataset_dir", data)), dataset_names(keys))
+    return data_signature(Path(keys.get("dataset_dir", data)), named_datasets(keys))
 
 
 def _content_of_datasets(keys: Keys) -> str:
@@ -134,7 +134,7 @@ def _content_of_datasets(keys: Keys) -> str:
     place = keys.get("dataset_dir")
     if not isinstance(place, str):
         return ""
-    return f"_{data_signature(Path(place), dataset_names(keys, {'dataset': keys.get('simulsa_dev_dataset')}))}"
+    return f"_{data_signature(Path(place), named_datasets(keys, {'dataset': keys.get('simulsa_dev_dataset')}))}"
 
 
 def _train(run: Run, data: Path, folder: Path, scorer: Path | None, start: Path | None) -> None:

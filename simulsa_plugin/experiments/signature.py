@@ -19,10 +19,10 @@ def short_hash(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:10]
 
 
-def dataset_names(*recipes: Mapping[str, Any]) -> tuple[str, ...]:
+def named_datasets(*recipes: Mapping[str, Any]) -> tuple[str, ...]:
     """The datasets that recipes name, as they stand in `dataset` and `eval_dataset`.
 
-    >>> dataset_names({"dataset": "demo, demo_simulsa"}, {"eval_dataset": ["test"]})
+    >>> named_datasets({"dataset": "demo, demo_simulsa"}, {"eval_dataset": ["test"]})
     ('demo', 'demo_simulsa', 'test')
     """
     named: list[str] = []

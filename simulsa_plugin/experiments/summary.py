@@ -13,15 +13,15 @@ import numpy as np
 
 from simulsa_plugin.comparison.compare import CompareOptions, load_result, resample_result
 from simulsa_plugin.comparison.equal_latency import Axes, compare_curves
-from simulsa_plugin.comparison.resampled_cells import Sampled, Side, check_same_references
+from simulsa_plugin.comparison.resampled_cells import ResampledCells, ResampledLog, check_same_references
 from simulsa_plugin.evaluation.result_cells import Cell, CellKey
 from simulsa_plugin.files.atomic import replacing
 from simulsa_plugin.metrics.columns import mean_of
 from simulsa_plugin.metrics.significance import Bootstrap, interval
 from simulsa_plugin.tables import align
 
-VALUES = ("BLEU", "LAAL", "NE")
-OFFLINE = CellKey("offline")
+SUMMARY_METRICS = ("BLEU", "LAAL", "NE")
+OFFLINE_CELL = CellKey("offline")
 
 Json = dict[str, Any]
 
@@ -39,18 +39,18 @@ class ArmResult:
 
     name: str
     cells: Mapping[CellKey, Cell]
-    sampled: Side
+    sampled: ResampledCells
     spread: Mapping[CellKey, Mapping[str, float | None]]
 
 
-def average(name: str, folders: Sequence[Path], policy: str, bootstrap: Bootstrap) -> ArmResult:
+def average_arm(name: str, folders: Sequence[Path], policy: str, bootstrap: Bootstrap) -> ArmResult:
     """Average result folders of several seeds.
 
     Raises:
         LogError: a folder is no result, or the folders' utterances differ.
     """
     results = [load_result(folder, CompareOptions()) for folder in folders]
-    keys = [key for key in results[0].cells if key.policy in (policy, OFFLINE.policy)]
+    keys = [key for key in results[0].cells if key.policy in (policy, OFFLINE_CELL.policy)]
     sides = [
         resample_result(dataclasses.replace(result, cells={key: result.cells[key] for key in keys}), bootstrap)
         for result in results
@@ -59,7 +59,7 @@ def average(name: str, folders: Sequence[Path], policy: str, bootstrap: Bootstra
         check_same_references(sides[0], side)
     cells = {key: _average_cell([result.cells[key] for result in results]) for key in keys}
     spread = {
-        key: {value: _spread([result.cells[key].values.get(value) for result in results]) for value in VALUES}
+        key: {value: _spread([result.cells[key].values.get(value) for result in results]) for value in SUMMARY_METRICS}
         for key in keys
     }
     return ArmResult(name, cells, {key: _average_sampled([side[key] for side in sides]) for key in keys}, spread)
@@ -75,7 +75,7 @@ def summarise(arms: Sequence[ArmResult]) -> Json:
     }
 
 
-def table(summary: Json, seeds: int) -> list[str]:
+def summary_table(summary: Json, seeds: int) -> list[str]:
     """The summary as aligned lines."""
     rows = [["arm", "cell", "BLEU", "[low, high]", "± seeds", "LAAL ms", "± seeds", "NE"]]
     for row in summary["cells"]:
@@ -124,14 +124,14 @@ def table(summary: Json, seeds: int) -> list[str]:
     ]
 
 
-def draw(title: str, arms: Sequence[ArmResult], path: Path) -> None:
+def draw_curves(title: str, arms: Sequence[ArmResult], path: Path) -> None:
     """BLEU over LAAL with 95 % intervals, a line for every arm and chunk."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.2, 4.8), layout="constrained")
     axes = figure.subplots()
     for number, arm in enumerate(arms):
-        streaming = {key: cell for key, cell in arm.cells.items() if key != OFFLINE}
+        streaming = {key: cell for key, cell in arm.cells.items() if key != OFFLINE_CELL}
         for index, chunk in enumerate(dict.fromkeys(key.chunk_ms for key in streaming)):
             points = sorted(
                 (cell.values["LAAL"] or 0.0, cell.values["BLEU"] or 0.0, key)
@@ -176,8 +176,8 @@ def _row(arm: ArmResult, key: CellKey) -> Json:
         "arm": arm.name,
         "cell": str(key),
         **key.as_json(),
-        **{name: values.get(name) for name in VALUES},
-        **{f"{name}_spread": spread[name] for name in VALUES},
+        **{name: values.get(name) for name in SUMMARY_METRICS},
+        **{f"{name}_spread": spread[name] for name in SUMMARY_METRICS},
         "instances": arm.cells[key].instances,
         "LAAL_skipped": arm.cells[key].skipped.get("LAAL"),
         "BLEU_interval": None if found is None else [found.low, found.high],
@@ -207,9 +207,9 @@ def _shown_count(row: Json) -> str:
     return f" ({total - skipped}/{total})" if total and skipped and row["LAAL"] is not None else ""
 
 
-def _average_sampled(several: Sequence[Sampled]) -> Sampled:
+def _average_sampled(several: Sequence[ResampledLog]) -> ResampledLog:
     values = {name: np.mean([one.values[name] for one in several], axis=0) for name in several[0].values}
-    return Sampled(several[0].path, several[0].statistics, values, several[0].references)
+    return ResampledLog(several[0].path, several[0].statistics, values, several[0].references)
 
 
 def _spread(values: Sequence[float | None]) -> float | None:

@@ -19,12 +19,12 @@ from simulsa_plugin.commands.console import Parser, output_folder, run_command
 if TYPE_CHECKING:
     from simulsa_plugin.experiments.variants_data import Augmented, Dataset
 
-PROG = "simulsa_plugin.experiments.variants"
+_PROG = "simulsa_plugin.experiments.variants"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the datasets of a variant."""
-    return run_command(PROG, lambda: _main(argv))
+    return run_command(_PROG, lambda: _main(argv))
 
 
 def _main(argv: Sequence[str] | None) -> int:
@@ -39,7 +39,9 @@ def _main(argv: Sequence[str] | None) -> int:
 
 
 def _parser() -> Parser:
-    parser = Parser(prog=f"python -m {PROG}", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(
+        prog=f"python -m {_PROG}", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     kinds = parser.add_subparsers(metavar="KIND", required=True)
     _add_kind(kinds, "truth", "the true partial translations as labels", _truth)
     _add_latency_words(kinds)
@@ -50,13 +52,13 @@ def _parser() -> Parser:
 
 
 def _add_turns(kinds: argparse._SubParsersAction[Parser]) -> None:
-    from simulsa_plugin.experiments.variants_turns import FORMS
+    from simulsa_plugin.experiments.variants_turns import TURN_FORMS
 
     kind = _add_kind(kinds, "turns", "several cuts of an utterance as one conversation of several turns", _turns)
     kind.add_argument(
         "--form",
-        choices=FORMS,
-        default=FORMS[0],
+        choices=TURN_FORMS,
+        default=TURN_FORMS[0],
         help="what a turn hears: all audio so far (prefix) or "
         "what is new (delta); single: a row for each turn (default: prefix)",
     )

@@ -22,7 +22,7 @@ from simulsa_plugin.files.ownership import add_datasets, claim, refuse_other_dat
 
 AUGMENTED_NAME = f"{OFFLINE_NAME}{SUFFIX}"
 
-Row = Mapping[str, Any]
+DataRow = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Dataset:
         truth: rows of a `NAME_truth.jsonl` beside it.
     """
 
-    rows: Sequence[Row]
+    rows: Sequence[DataRow]
     entry: Mapping[str, Any]
-    truth: Sequence[Row] = ()
+    truth: Sequence[DataRow] = ()
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Augmented:
     """
 
     entry: Mapping[str, Any]
-    scores: Sequence[Row]
+    scores: Sequence[DataRow]
     truth: TruthFile
     output_width: int
 
@@ -79,7 +79,7 @@ class Augmented:
         """The rows of the offline dataset."""
         return list(read_jsonl(Path(self.entry["file_name"])))
 
-    def true_partial(self, row: Row) -> str:
+    def true_partial(self, row: DataRow) -> str:
         """The part of a scored row's reference that is certain from its clip, whatever may follow.
 
         Raises:
@@ -118,7 +118,7 @@ def speak_evaluation_sets(folder: Path) -> dict[str, Dataset]:
     }
 
 
-def sharegpt(rows: Sequence[Row], truth: Sequence[Row] = ()) -> Dataset:
+def sharegpt(rows: Sequence[DataRow], truth: Sequence[DataRow] = ()) -> Dataset:
     """Rows of `messages` and `audios`."""
     return Dataset(rows, SHAREGPT_ENTRY, truth)
 

@@ -20,7 +20,7 @@ from simulsa_plugin.augment.augment_settings import AugmentSettings
 from simulsa_plugin.augment.labeling import training_row
 from simulsa_plugin.augment.method.acceptance import decide
 from simulsa_plugin.demo.corpus import OFFLINE_NAME
-from simulsa_plugin.experiments.variants_data import AUGMENTED_NAME, Augmented, Dataset, Row, sharegpt
+from simulsa_plugin.experiments.variants_data import AUGMENTED_NAME, Augmented, DataRow, Dataset, sharegpt
 from simulsa_plugin.settings import check_range
 
 LOW, NORMAL, HIGH = "low", "normal", "high"
@@ -66,7 +66,7 @@ def latency_words(
     return {OFFLINE_NAME: sharegpt(offline, data.truth.rows), AUGMENTED_NAME: sharegpt(cuts), **worded}
 
 
-def with_word(row: Row, word: str) -> dict[str, Any]:
+def with_word(row: DataRow, word: str) -> dict[str, Any]:
     """A row whose user asks for a latency.
 
     >>> with_word({"messages": [{"role": "user", "content": "<audio>Translate."}], "audios": ["a.wav"]}, "low")
@@ -80,7 +80,7 @@ def with_word(row: Row, word: str) -> dict[str, Any]:
     return {**row, "messages": asked}
 
 
-def _decided(row: Row, threshold: float | None, output_width: int) -> dict[str, Any]:
+def _decided(row: DataRow, threshold: float | None, output_width: int) -> dict[str, Any]:
     decision = decide(row, AugmentSettings(threshold=threshold), output_width)
     return training_row({**row, "partial": decision.partial})
 

@@ -22,7 +22,7 @@ import numpy as np
 from simulsa_plugin.demo.corpus import OFFLINE_NAME, messages
 from simulsa_plugin.demo.grammar import MATRICES, MODALS, PEOPLE, PLACES, THINGS, TIMES, VERBS, Sentence
 from simulsa_plugin.errors import DatasetError
-from simulsa_plugin.experiments.variants_data import Augmented, Dataset, Row, sharegpt
+from simulsa_plugin.experiments.variants_data import Augmented, DataRow, Dataset, sharegpt
 
 _MATRICES, _MODALS = dict(MATRICES), dict(MODALS)
 _PARTICIPLES = {past: participle for past, _, participle, _ in VERBS}
@@ -145,7 +145,7 @@ def _ending(words: Sequence[str], need: int) -> Iterator[Word]:
     yield words[-1], need + 1
 
 
-def _reordered(rows: Sequence[Row], truth: Sequence[Row]) -> Dataset:
+def _reordered(rows: Sequence[DataRow], truth: Sequence[DataRow]) -> Dataset:
     other_rows: list[dict[str, Any]] = []
     other_truth: list[dict[str, Any]] = []
     for row, known in zip(rows, truth, strict=True):

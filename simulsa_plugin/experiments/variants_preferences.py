@@ -17,13 +17,13 @@ from typing import Any
 
 from simulsa_plugin.audio.decoding import read_mono
 from simulsa_plugin.audio.samples import Waveform
-from simulsa_plugin.experiments.variants_data import Augmented, Dataset, Row
+from simulsa_plugin.experiments.variants_data import Augmented, DataRow, Dataset
 from simulsa_plugin.files.dataset_info import SHAREGPT_ENTRY
 from simulsa_plugin.model.protocol import AudioLanguageModel
 from simulsa_plugin.model.values import Prompt, Request
 
 PREFERENCES = "demo_preferences"
-BATCH = 32  # clips that are decoded at once
+CLIPS_PER_BATCH = 32  # clips that are decoded at once
 ENTRY: dict[str, Any] = SHAREGPT_ENTRY | {
     "ranking": True,
     "columns": {"messages": "messages", "audios": "audios", "chosen": "chosen", "rejected": "rejected"},
@@ -40,15 +40,15 @@ def preferences(data: Augmented, model: AudioLanguageModel) -> dict[str, Dataset
     Raises:
         AudioError: a clip is missing or broken.
     """
-    rows: list[Row] = []
-    for start in range(0, len(data.scores), BATCH):
-        part = data.scores[start : start + BATCH]
+    rows: list[DataRow] = []
+    for start in range(0, len(data.scores), CLIPS_PER_BATCH):
+        part = data.scores[start : start + CLIPS_PER_BATCH]
         for row, longer in zip(part, _continued(model, part), strict=True):
             rows += _pairs(row, longer)
     return {PREFERENCES: Dataset(rows, ENTRY)}
 
 
-def _continued(model: AudioLanguageModel, rows: Sequence[Row]) -> list[str | None]:
+def _continued(model: AudioLanguageModel, rows: Sequence[DataRow]) -> list[str | None]:
     """Each partial and what the model goes on to say about its clip; None where it does not come to an end."""
     waveforms: list[Waveform] = [read_mono(row["clip"]) for row in rows]
     prompts = [
@@ -63,14 +63,14 @@ def _continued(model: AudioLanguageModel, rows: Sequence[Row]) -> list[str | Non
     ]
 
 
-def _pairs(row: Row, longer: str | None) -> Iterator[Row]:
+def _pairs(row: DataRow, longer: str | None) -> Iterator[DataRow]:
     if longer is not None and longer != row["partial"]:
         yield _pair(row, row["clip"], row["partial"], longer)
     if row["partial"] != row["reference"]:
         yield _pair(row, row["audio"], row["reference"], row["partial"])
 
 
-def _pair(row: Row, audio: str, chosen: str, rejected: str) -> Row:
+def _pair(row: DataRow, audio: str, chosen: str, rejected: str) -> DataRow:
     answers = {
         "chosen": {"role": "assistant", "content": chosen},
         "rejected": {"role": "assistant", "content": rejected},

@@ -24,12 +24,12 @@ from simulsa_plugin.audio.samples import seconds_to_samples, to_pcm16, write_wav
 from simulsa_plugin.augment.labeling import training_row
 from simulsa_plugin.augment.method.selection import parse_sample_id
 from simulsa_plugin.errors import DatasetError
-from simulsa_plugin.experiments.variants_data import AUGMENTED_NAME, Augmented, Dataset, Row, sharegpt
+from simulsa_plugin.experiments.variants_data import AUGMENTED_NAME, Augmented, DataRow, Dataset, sharegpt
 from simulsa_plugin.files.atomic import replacing
 
-FORMS = ("prefix", "delta", "single")
-SHORTEST_SECONDS = 0.2  # of new audio in a turn: encoders make no token of much less
-AUDIO = "<audio>"
+TURN_FORMS = ("prefix", "delta", "single")
+SHORTEST_TURN_SECONDS = 0.2  # of new audio in a turn: encoders make no token of much less
+AUDIO_PLACEHOLDER = "<audio>"
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def conversations(data: Augmented, form: str, clips: Path) -> dict[str, Dataset]
 
     Args:
         data: scored cuts, several of each utterance (`simulsa_cuts`).
-        form: one of `FORMS`.
+        form: one of `TURN_FORMS`.
         clips: folder for the audio between cuts (`delta`); it exists.
 
     Raises:
@@ -64,7 +64,7 @@ def conversations(data: Augmented, form: str, clips: Path) -> dict[str, Dataset]
     by_utterance = [list(group) for _, group in groupby(data.scores, lambda row: parse_sample_id(row["id"])[1])]
     if max(map(len, by_utterance)) < 2:
         raise DatasetError("Every utterance has a single cut. Augment with simulsa_cuts=3 simulsa_ratio=0.3.")
-    rows: list[Row] = []
+    rows: list[DataRow] = []
     for cuts in by_utterance:
         turns = list(turns_of(cuts))
         if form == "single":
@@ -75,14 +75,14 @@ def conversations(data: Augmented, form: str, clips: Path) -> dict[str, Dataset]
     return {AUGMENTED_NAME: sharegpt(rows)}
 
 
-def turns_of(cuts: Sequence[Row]) -> Iterator[Turn]:
+def turns_of(cuts: Sequence[DataRow]) -> Iterator[Turn]:
     """The turns of one utterance: its cuts by time, as far as they bring enough new audio, and its end."""
     said, start = "", 0.0
     duration = cuts[0]["duration_seconds"]
     for row in sorted(cuts, key=lambda row: float(row["cut_seconds"])):
         said = max(said, row["partial"], key=len)  # both are beginnings of one reference
         end = row["cut_seconds"]
-        if min(end - start, duration - end) >= SHORTEST_SECONDS:
+        if min(end - start, duration - end) >= SHORTEST_TURN_SECONDS:
             yield Turn(row["clip"], start, end, said)
             start = end
     yield Turn(cuts[0]["audio"], start, duration, cuts[0]["reference"])
@@ -96,12 +96,12 @@ def _messages(prompt: Sequence[Mapping[str, str]], turns: Sequence[Turn]) -> lis
     messages: list[dict[str, str]] = []
     answers = ["", *(turn.said for turn in turns)]
     for number, (before, now) in enumerate(pairwise(answers)):
-        messages += [{"role": "user", "content": AUDIO}] if number else map(dict, prompt)
+        messages += [{"role": "user", "content": AUDIO_PLACEHOLDER}] if number else map(dict, prompt)
         messages.append({"role": "assistant", "content": now[len(before) :]})
     return messages
 
 
-def _between(row: Row, turns: Sequence[Turn], folder: Path) -> list[str]:
+def _between(row: DataRow, turns: Sequence[Turn], folder: Path) -> list[str]:
     """Clips of the audio between the ends of turns."""
     waveform = read_mono(row["audio"])
     paths = []

@@ -1,1 +1,1 @@
-"""Logs of SimulEval, OmniSTEval and simulstream: readers, writers, checks."""
+"""Logs of SimulEval, OmniSTEval and simulstream: readers, writers, conversion, checks."""

@@ -12,7 +12,7 @@ import orjson
 
 from simulsa_plugin.errors import LogError
 
-LONGEST_LINE = 32 * 2**20  # bytes; a ten-hour talk in characters stays below
+LONGEST_LOG_LINE = 32 * 2**20  # bytes; a ten-hour talk in characters stays below
 
 
 def read_rows(path: Path, forms: str) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -26,7 +26,7 @@ def read_rows(path: Path, forms: str) -> Iterator[tuple[int, dict[str, Any]]]:
         LogError: the file cannot be read, or a line is no JSON object, holds NaN or infinity, or is too long.
     """
     blank = 0
-    for number, line in enumerate(read_lines(path, "log", forms), 1):
+    for number, line in enumerate(read_log_lines(path, "log", forms), 1):
         if not line.strip():
             blank = blank or number
             continue
@@ -38,7 +38,7 @@ def read_rows(path: Path, forms: str) -> Iterator[tuple[int, dict[str, Any]]]:
         )
 
 
-def read_lines(path: Path, what: str, forms: str) -> Iterator[bytes]:
+def read_log_lines(path: Path, what: str, forms: str) -> Iterator[bytes]:
     r"""Lines of a file, ended by \n.
 
     Args:
@@ -52,10 +52,10 @@ def read_lines(path: Path, what: str, forms: str) -> Iterator[bytes]:
     number = 0
     try:
         with path.open("rb") as handle:
-            while line := handle.readline(LONGEST_LINE + 1):
+            while line := handle.readline(LONGEST_LOG_LINE + 1):
                 number += 1
-                if len(line) > LONGEST_LINE:
-                    raise LogError(f"{path}, line {number}: longer than {LONGEST_LINE} bytes. {forms}")
+                if len(line) > LONGEST_LOG_LINE:
+                    raise LogError(f"{path}, line {number}: longer than {LONGEST_LOG_LINE} bytes. {forms}")
                 yield line
     except OSError as error:
         raise LogError(f"Cannot read the {what} {path}: {reason_of(error)}. {forms}") from error
@@ -75,7 +75,7 @@ def get_times(row: Mapping[str, Any], key: str) -> tuple[float, ...] | None:
     if times is None:
         return None
     if not isinstance(times, list):
-        raise LogError(f"{key} is {in_short(times)}; expected a list of milliseconds.")
+        raise LogError(f"{key} is {abbreviated(times)}; expected a list of milliseconds.")
     if set(map(type, times)) <= {int, float}:
         with contextlib.suppress(OverflowError):  # told below, with its key
             return tuple(map(float, times))
@@ -111,7 +111,7 @@ def get_number(row: Mapping[str, Any], key: str, unit: str = "milliseconds") -> 
 def to_number(key: str, value: object, unit: str = "milliseconds") -> float:
     """A JSON number as a float."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise LogError(f"{key} holds {in_short(value)}; expected {unit}.")
+        raise LogError(f"{key} holds {abbreviated(value)}; expected {unit}.")
     try:
         return float(value)
     except OverflowError as error:
@@ -122,7 +122,7 @@ def get_text(row: Mapping[str, Any], key: str, default: object = None) -> str:
     """A text under a key."""
     text = row.get(key, default)
     if not isinstance(text, str):
-        raise LogError(f"{key} is {in_short(text)}; expected a text.")
+        raise LogError(f"{key} is {abbreviated(text)}; expected a text.")
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -134,7 +134,7 @@ def get_texts(row: Mapping[str, Any], key: str) -> list[str]:
     """A list of texts under a key."""
     texts = row.get(key)
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise LogError(f"{key} is {in_short(texts)}; expected a list of texts.")
+        raise LogError(f"{key} is {abbreviated(texts)}; expected a list of texts.")
     return texts
 
 
@@ -142,11 +142,11 @@ def get_index(row: Mapping[str, Any], position: int) -> int:
     """The index of an instance; its position where the row has none."""
     index = row.get("index", position)
     if isinstance(index, bool) or not isinstance(index, int):
-        raise LogError(f"index is {in_short(index)}; expected a whole number.")
+        raise LogError(f"index is {abbreviated(index)}; expected a whole number.")
     return index
 
 
-def in_short(value: object) -> str:
+def abbreviated(value: object) -> str:
     """A value as an error shows it, however long it is."""
     shown = json.dumps(_pruned(value), ensure_ascii=False)
     return shown if len(shown) <= 60 else shown[:57] + "…"

@@ -15,10 +15,10 @@ from simulsa_plugin.files.atomic import replacing
 from simulsa_plugin.logs.json_rows import get_index, get_number, get_text, get_times, has_text_source
 from simulsa_plugin.metrics.records import LONGEST_MS, EmissionRecord
 
-KEYS = ("emission_cu", "emission_ca", "time_to_recording_end")
+KEYS_OF_OMNISTEVAL = ("emission_cu", "emission_ca", "time_to_recording_end")
 
 
-def parse_record(row: Mapping[str, Any], position: int) -> EmissionRecord:
+def parse_omnisteval_row(row: Mapping[str, Any], position: int) -> EmissionRecord:
     """The record of a row; a segment without words has no times, and none are asked for.
 
     Args:
@@ -56,7 +56,7 @@ def _recording_end(row: Mapping[str, Any]) -> float | None:
     return LONGEST_MS if end is None and is_segment else end
 
 
-def write_log(path: Path, records: Iterable[EmissionRecord]) -> None:
+def write_omnisteval_log(path: Path, records: Iterable[EmissionRecord]) -> None:
     """Write a log that OmniSTEval reads, as its own (`longform --resegmented_hypothesis`) or as SimulEval's.
 
     The second needs no options of it, and one reference per line in a file of its own. OmniSTEval 0.1.10 writes

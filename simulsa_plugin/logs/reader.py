@@ -10,7 +10,7 @@ from typing import Any
 
 from simulsa_plugin.errors import LogError
 from simulsa_plugin.logs import omnisteval, simuleval, simulstream
-from simulsa_plugin.logs.json_rows import in_short, on_line, read_lines, read_rows
+from simulsa_plugin.logs.json_rows import abbreviated, on_line, read_log_lines, read_rows
 from simulsa_plugin.metrics.records import EmissionRecord
 
 SIMULEVAL_1_0 = "SimulEval 1.0"
@@ -20,9 +20,9 @@ SIMULSTREAM = "simulstream"
 READ_FORMS = f"The forms read are instances.log of {SIMULEVAL_1_0} and 1.1, JSONL of {OMNISTEVAL} and of {SIMULSTREAM}."
 
 _PARSERS: dict[str, Callable[[Mapping[str, Any], int], EmissionRecord]] = {
-    SIMULEVAL_1_0: simuleval.parse_record,
-    SIMULEVAL_1_1: simuleval.parse_record,
-    OMNISTEVAL: omnisteval.parse_record,
+    SIMULEVAL_1_0: simuleval.parse_simuleval_row,
+    SIMULEVAL_1_1: simuleval.parse_simuleval_row,
+    OMNISTEVAL: omnisteval.parse_omnisteval_row,
 }
 
 
@@ -47,7 +47,7 @@ class ReadOptions:
 
 
 @dataclass
-class Lines:
+class LineNumbers:
     """Numbers of lines: how many there are, and the first dozen."""
 
     count: int = 0
@@ -113,7 +113,7 @@ class Log:
 
     def _forget(self) -> None:
         self.end_marks = 0
-        self.missing_reference, self.repeated_index = Lines(), Lines()
+        self.missing_reference, self.repeated_index = LineNumbers(), LineNumbers()
         self._seen: set[int] = set()
 
     def _lines(self) -> Iterator[EmissionRecord]:
@@ -181,7 +181,7 @@ def read_references(path: Path) -> Iterator[str]:
     Raises:
         LogError: the file cannot be read or is no UTF-8.
     """
-    for number, line in enumerate(read_lines(path, "references", "Give a UTF-8 text file."), 1):
+    for number, line in enumerate(read_log_lines(path, "references", "Give a UTF-8 text file."), 1):
         try:
             text = line.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
@@ -203,12 +203,12 @@ def _recognise(row: Mapping[str, Any]) -> str:
     for key in simuleval.KEYS_OF_SPEECH:
         if key in row:
             raise LogError(f"a log of speech output (it has the key {key}); only text output is scored.")
-    if any(key in row for key in simulstream.KEYS):
+    if any(key in row for key in simulstream.KEYS_OF_SIMULSTREAM):
         return SIMULSTREAM
-    if any(key in row for key in omnisteval.KEYS):
+    if any(key in row for key in omnisteval.KEYS_OF_OMNISTEVAL):
         return OMNISTEVAL  # also where SimulEval's names stand beside them
     if "prediction" not in row and "delays" not in row:
-        raise LogError(f"an unknown form (its keys: {in_short(list(row)[:8])}). {READ_FORMS}")
+        raise LogError(f"an unknown form (its keys: {abbreviated(list(row)[:8])}). {READ_FORMS}")
     if "delays" not in row and "docid" in row and "segid" in row:
         return OMNISTEVAL  # its first segment is empty and so has no times
     return SIMULEVAL_1_0 if any(key in row for key in simuleval.KEYS_OF_1_0) else SIMULEVAL_1_1

@@ -13,11 +13,12 @@ from simulsa_plugin.files.atomic import replacing
 from simulsa_plugin.logs.json_rows import get_index, get_number, get_text, get_times, has_text_source
 from simulsa_plugin.metrics.records import END_MARK, EmissionRecord
 
+INSTANCES_LOG = "instances.log"  # the name that SimulEval gives it
 KEYS_OF_1_0 = ("metric", "reference_length")
 KEYS_OF_SPEECH = ("durations", "intervals", "generated_wav")
 
 
-def parse_record(row: Mapping[str, Any], position: int) -> EmissionRecord:
+def parse_simuleval_row(row: Mapping[str, Any], position: int) -> EmissionRecord:
     """The record of a row.
 
     Args:
@@ -59,7 +60,7 @@ def without_end_mark(record: EmissionRecord) -> EmissionRecord:
     )
 
 
-def write_log(path: Path, records: Iterable[EmissionRecord]) -> None:
+def write_simuleval_log(path: Path, records: Iterable[EmissionRecord]) -> None:
     """Write a log as SimulEval 1.1 writes it; without measured times the key `elapsed` is absent."""
     with replacing(path, "w") as handle:
         handle.writelines(json.dumps(_to_row(record), allow_nan=False) + "\n" for record in records)

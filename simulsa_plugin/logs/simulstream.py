@@ -22,12 +22,14 @@ import yaml
 
 from simulsa_plugin.errors import LogError, MissingExtraError, UsageError
 from simulsa_plugin.files.atomic import make_folder, remove_abandoned, replacing
-from simulsa_plugin.logs.json_rows import get_texts, in_short, on_line, read_rows, reason_of, to_number
+from simulsa_plugin.logs.json_rows import abbreviated, get_texts, on_line, read_rows, reason_of, to_number
 from simulsa_plugin.metrics.records import LONGEST_MS, EmissionRecord
 from simulsa_plugin.metrics.stability import common_prefix, erasure
 
-KEYS = ("generated_tokens", "deleted_tokens", "metadata", "model_loading_time")
-FORMS = "A simulstream log has a metadata line for every audio, and lines of generated_tokens and deleted_tokens."
+KEYS_OF_SIMULSTREAM = ("generated_tokens", "deleted_tokens", "metadata", "model_loading_time")
+EXPECTED_LINES = (
+    "A simulstream log has a metadata line for every audio, and lines of generated_tokens and deleted_tokens."
+)
 DETOKENIZERS = ("word", "char", "spm")
 AUDIO_SUFFIXES = frozenset(".aac .aif .aiff .flac .m4a .mkv .mp3 .mp4 .oga .ogg .opus .sph .wav .webm .wma".split())
 LOG, SEGMENTS, REFERENCES, CONFIG = FILES = "simulstream.jsonl", "segments.yaml", "references.txt", "simulstream.yaml"
@@ -76,7 +78,7 @@ class Screen:
         kept = len(self.tokens) - len(event.deleted)
         if list(event.deleted) != self.tokens[max(0, kept) :] or kept < 0:
             raise LogError(
-                f"deleted_tokens are {in_short(list(event.deleted))}, which is not how the tokens before them end."
+                f"deleted_tokens are {abbreviated(list(event.deleted))}, which is not how the tokens before them end."
             )
         self.heard_ms = _milliseconds(event.audio_seconds)
         self.computed += abs(event.compute_seconds)
@@ -108,14 +110,14 @@ def read_screens(path: Path, unit: str, detokenize: Detokenize) -> dict[str, Scr
     """
     names: dict[Any, str] = {}
     screens: dict[str, Screen] = {}
-    for number, row in read_rows(path, FORMS):
+    for number, row in read_rows(path, EXPECTED_LINES):
         if "metadata" in row:
             names[_identity(row)] = name = on_line(path, number, _audio_name, row, screens)
             screens.setdefault(name, Screen())  # one that is never heard of again was silent, not absent
         else:
             on_line(path, number, _add_line, row, names, screens, unit, detokenize)
     if not screens:
-        raise LogError(f"{path} holds no audio. {FORMS}")
+        raise LogError(f"{path} holds no audio. {EXPECTED_LINES}")
     return screens
 
 
@@ -142,7 +144,7 @@ def read_segments(path: Path) -> list[Segment]:
     try:
         entries = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # a date that is none is a ValueError
-        reason = in_short(" ".join(reason_of(error).split()))
+        reason = abbreviated(" ".join(reason_of(error).split()))
         raise LogError(
             f"Cannot read the segments {path}: {reason}. Give a YAML list of wav, offset and duration."
         ) from error
@@ -230,7 +232,7 @@ def make_detokenizer(name: str) -> Detokenize:
     return _load_tokenizer(Path(name))
 
 
-def write_log(folder: Path, sessions: Iterable[tuple[EmissionRecord, Sequence[Event]]], unit: str) -> int:
+def write_simulstream_log(folder: Path, sessions: Iterable[tuple[EmissionRecord, Sequence[Event]]], unit: str) -> int:
     """Write all that simulstream needs to score: the log, its segments, references, and the configuration.
 
     Args:
@@ -270,14 +272,14 @@ def write_log(folder: Path, sessions: Iterable[tuple[EmissionRecord, Sequence[Ev
 
 def _identity(row: Mapping[str, Any]) -> Any:
     identity = row.get("id")
-    return identity if isinstance(identity, (int, str)) else in_short(identity)
+    return identity if isinstance(identity, (int, str)) else abbreviated(identity)
 
 
 def _audio_name(row: Mapping[str, Any], screens: Mapping[str, Screen]) -> str:
     told = row["metadata"]
     name = told.get("wav_name") if isinstance(told, dict) else None
     if not isinstance(name, str):
-        raise LogError(f"metadata is {in_short(told)}; expected an object with wav_name.")
+        raise LogError(f"metadata is {abbreviated(told)}; expected an object with wav_name.")
     if name in screens and screens[name].heard_ms:
         raise LogError(
             f"the audio {name} was there before: the log holds it twice, as after a second run that was "
@@ -344,7 +346,7 @@ def _add_line(
     if "id" not in row:
         return  # simulstream reads such lines over, too
     if _identity(row) not in names:
-        raise LogError(f"id {in_short(row['id'])} has no metadata line before it.")
+        raise LogError(f"id {abbreviated(row['id'])} has no metadata line before it.")
     event = Event(
         _seconds("total_audio_processed", row),
         _seconds("computation_time", row),
@@ -357,7 +359,7 @@ def _add_line(
 def _on_entry(path: Path, number: int, entry: object) -> Segment:
     try:
         if not isinstance(entry, dict) or not isinstance(entry.get("wav"), str):
-            raise LogError(f"{in_short(entry)}; expected an object with wav, offset and duration.")
+            raise LogError(f"{abbreviated(entry)}; expected an object with wav, offset and duration.")
         return Segment(entry["wav"], _seconds("offset", entry), _seconds("duration", entry))
     except LogError as error:
         raise LogError(f"{path}, entry {number}: {error}") from error

@@ -7,13 +7,13 @@ from array import array
 from collections.abc import Iterable, Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from simulsa_plugin.metrics.arrays import FloatArray
+
 PERCENTILES = (50, 90)
 
 
-class Columns:
+class MetricColumns:
     """Metric → one value per instance, NaN where an instance has none."""
 
     def __init__(self, names: Iterable[str]) -> None:
@@ -30,11 +30,11 @@ class Columns:
             value = values[name]
             column.append(math.nan if value is None else value)
 
-    def values(self, name: str) -> Array:
+    def values(self, name: str) -> FloatArray:
         """Shape (instances,)."""
         return np.frombuffer(self._columns[name], dtype=np.float64) if self._columns[name] else np.empty(0)
 
-    def present(self, name: str) -> Array:
+    def present(self, name: str) -> FloatArray:
         """The values that are there, shape (instances that have one,)."""
         values = self.values(name)
         return values[~np.isnan(values)]
@@ -46,7 +46,7 @@ class Columns:
     def mean(self, name: str) -> float | None:
         """Mean over the values that are there, rounded once; None where none is.
 
-        >>> columns = Columns(["AL"])
+        >>> columns = MetricColumns(["AL"])
         >>> for value in (1.0, None, 3.0):
         ...     columns.append({"AL": value})
         >>> columns.mean("AL"), columns.skipped("AL"), columns.listed("AL")

@@ -6,9 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from simulsa_plugin.metrics.arrays import FloatArray
 
 
 @dataclass(frozen=True)
@@ -20,10 +19,10 @@ class Curve:
         qualities: BLEU at them, rising strictly, shape (points,).
     """
 
-    latencies: Array
-    qualities: Array
+    latencies: FloatArray
+    qualities: FloatArray
 
-    def at(self, latencies: Array | float) -> Array:
+    def at(self, latencies: FloatArray | float) -> FloatArray:
         """Interpolated quality; only meaningful within the curve's range."""
         return np.asarray(np.interp(latencies, self.latencies, self.qualities))
 

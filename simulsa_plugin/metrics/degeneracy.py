@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-TOLERANCE = 20.0  # percentage points between SWF and EFSW above which OmniSTEval calls a policy degenerate
+DEGENERACY_POINTS = 20.0  # percentage points between SWF and EFSW above which OmniSTEval calls a policy degenerate
 
 
 def simultaneous_units(delays: Sequence[float], source_length: float) -> int:
@@ -36,4 +36,4 @@ def is_degenerate(simultaneous: float | None, expected: float | None) -> bool | 
     >>> is_degenerate(50.0, 75.0), is_degenerate(70.0, 75.0), is_degenerate(None, 75.0)
     (True, False, None)
     """
-    return None if simultaneous is None or expected is None else abs(expected - simultaneous) > TOLERANCE
+    return None if simultaneous is None or expected is None else abs(expected - simultaneous) > DEGENERACY_POINTS

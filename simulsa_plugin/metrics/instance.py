@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from simulsa_plugin.metrics import degeneracy, latency
 from simulsa_plugin.metrics.records import EmissionRecord, check_unit, count_units, simuleval_reference_length
 
-LATENCY = ("AL", "LAAL", "AP", "DAL", "ATD", "YAAL", "StartOffset", "EndOffset")
-COMPUTATION_AWARE = "_CA"
-SAME_UNITS = "_CA_CU"  # computation-aware, over the units that the unaware value averages
-CUT_OFF = ("AL", "LAAL", "YAAL")  # stop at the end of the source: which units they average depends on the clock
-RATIOS = ("SWF", "EFSW", "NE")  # of sums over the corpus
-PERCENT = ("SWF", "EFSW")
+BASE_LATENCIES = ("AL", "LAAL", "AP", "DAL", "ATD", "YAAL", "StartOffset", "EndOffset")
+CA_SUFFIX = "_CA"
+CA_CU_SUFFIX = "_CA_CU"  # computation-aware, over the units that the unaware value averages
+SOURCE_BOUNDED = ("AL", "LAAL", "YAAL")  # stop at the end of the source: which units they average depends on the clock
+RATIO_METRICS = ("SWF", "EFSW", "NE")  # of sums over the corpus
+PERCENT_METRICS = ("SWF", "EFSW")
 
 _SIMULEVAL = "1.1.4"
 _OMNISTEVAL = "0.1.10"
 
-Values = dict[str, float | None]
+MetricValues = dict[str, float | None]
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ class Measure:
         }
 
 
-def latencies(record: EmissionRecord, measure: Measure) -> Values:
-    """LATENCY of a record, by its delays; None where a metric has no value.
+def latencies(record: EmissionRecord, measure: Measure) -> MetricValues:
+    """BASE_LATENCIES of a record, by its delays; None where a metric has no value.
 
     >>> latencies(EmissionRecord(0, "a b", "a b", (1000.0, 2000.0), source_length=2000.0), Measure())["LAAL"]
     1000.0
@@ -64,13 +64,13 @@ def latencies(record: EmissionRecord, measure: Measure) -> Values:
     return _latencies(record, record.delays, measure)
 
 
-def computation_aware_latencies(record: EmissionRecord, measure: Measure) -> Values:
-    """LATENCY of a record by its elapsed times; all None where they were not measured."""
+def computation_aware_latencies(record: EmissionRecord, measure: Measure) -> MetricValues:
+    """BASE_LATENCIES of a record by its elapsed times; all None where they were not measured."""
     return _latencies(record, record.elapsed or (), measure)
 
 
-def same_unit_latencies(record: EmissionRecord, measure: Measure) -> Values:
-    """CUT_OFF by the elapsed times, over the units that the delays select: never below the value by delays.
+def same_unit_latencies(record: EmissionRecord, measure: Measure) -> MetricValues:
+    """SOURCE_BOUNDED by the elapsed times, over the units that the delays select: never below the value by delays.
 
     >>> record = EmissionRecord(0, "a b", "a b", (500.0, 900.0), (600.0, 1300.0), source_length=1000.0)
     >>> latencies(record, Measure())["YAAL"], computation_aware_latencies(record, Measure())["YAAL"]
@@ -94,7 +94,7 @@ def same_unit_latencies(record: EmissionRecord, measure: Measure) -> Values:
 
 
 def ratio_terms(record: EmissionRecord, measure: Measure, yaal: float | None) -> dict[str, tuple[float, float] | None]:
-    """What a record adds to the numerator and the denominator of RATIOS; None where it says nothing about one.
+    """What a record adds to the numerator and the denominator of RATIO_METRICS; None where it says nothing about one.
 
     Args:
         record: the record.
@@ -127,7 +127,7 @@ def with_elapsed(record: EmissionRecord, elapsed: Sequence[float]) -> EmissionRe
     return dataclasses.replace(record, elapsed=tuple(elapsed))
 
 
-def _latencies(record: EmissionRecord, times: Sequence[float], measure: Measure) -> Values:
+def _latencies(record: EmissionRecord, times: Sequence[float], measure: Measure) -> MetricValues:
     source_length, length = record.source_length, measure.target_length(record, times)
     tokens = {"source_token": latency.TEXT_TOKEN, "target_token": latency.TEXT_TOKEN} if record.text_source else {}
     return {

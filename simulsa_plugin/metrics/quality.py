@@ -9,15 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulsa_plugin.errors import MissingExtraError, UsageError
+from simulsa_plugin.metrics.arrays import FloatArray
 from simulsa_plugin.metrics.records import check_unit
 
 if TYPE_CHECKING:
     from sacrebleu.metrics.base import Metric
     from sacrebleu.metrics.bleu import BLEU
 
-Array = NDArray[np.float64]
 Counts = NDArray[np.int64]
-QUALITY = ("BLEU", "chrF")
+QUALITY_METRICS = ("BLEU", "chrF")
 
 
 class QualityMetric:
@@ -52,7 +52,7 @@ class QualityMetric:
         """
         return float(self._corpus._compute_score_from_stats(counts.tolist()).score)
 
-    def scores(self, counts: Counts | Array) -> Array:
+    def scores(self, counts: Counts | FloatArray) -> FloatArray:
         """Score of each row of summed counts, shape (n, counts) to (n,); the counts are whole, whatever their type."""
         rows = np.rint(counts).astype(np.int64).tolist()
         return np.array([self._corpus._compute_score_from_stats(row).score for row in rows], dtype=np.float64)

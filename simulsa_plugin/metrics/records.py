@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from simulsa_plugin.errors import LogError, UsageError
 
-UNITS = ("word", "char")
+LATENCY_UNITS = ("word", "char")
 END_MARK = "</s>"  # what SimulEval 1.0 writes at the end of a prediction, with a delay of its own
 LONGEST_MS = 1e13  # about 300 years: what is longer is no time, and sums of it overflow
 
@@ -79,9 +79,9 @@ def simuleval_reference_length(text: str, unit: str) -> int:
 
 
 def check_unit(unit: str) -> None:
-    """Raise UsageError unless the latency unit is one of UNITS."""
-    if unit not in UNITS:
-        raise UsageError(f"The latency unit is {unit!r}; allowed: {', '.join(UNITS)}.")
+    """Raise UsageError unless the latency unit is one of LATENCY_UNITS."""
+    if unit not in LATENCY_UNITS:
+        raise UsageError(f"The latency unit is {unit!r}; allowed: {', '.join(LATENCY_UNITS)}.")
 
 
 def is_empty(record: EmissionRecord) -> bool:

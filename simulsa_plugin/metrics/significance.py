@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulsa_plugin.errors import UsageError
+from simulsa_plugin.metrics.arrays import FloatArray
 from simulsa_plugin.metrics.quality import QualityMetric
 
-Array = NDArray[np.float64]
 LEAST_UTTERANCES = 2  # a single one is drawn again and again: it says nothing about chance
 _DRAWN_BITS = 32  # at once: blocks of as many trials draw the same random bits as one whole draw
 _LARGEST_BLOCK = 2**21  # draws held at once, as far as 32 resamples of a long log allow
@@ -61,10 +61,10 @@ class Statistics:
     """
 
     quality: Mapping[str, tuple[QualityMetric, NDArray[np.int32]]]
-    values: Mapping[str, Array]
-    ratios: Mapping[str, tuple[Array, Array]]
+    values: Mapping[str, FloatArray]
+    ratios: Mapping[str, tuple[FloatArray, FloatArray]]
 
-    def resampled(self, weights: Array) -> dict[str, Array]:
+    def resampled(self, weights: FloatArray) -> dict[str, FloatArray]:
         """Every metric on every resample.
 
         Args:
@@ -101,7 +101,7 @@ class Randomisation:
     differing: int
 
 
-def differing(first: Statistics, second: Statistics, name: str) -> NDArray[np.bool_]:
+def differing_utterances(first: Statistics, second: Statistics, name: str) -> NDArray[np.bool_]:
     """The utterances on which two systems differ in a metric that both have, shape (n,)."""
     if name in first.quality:
         return np.asarray((first.quality[name][1] != second.quality[name][1]).any(axis=1))
@@ -113,7 +113,7 @@ def differing(first: Statistics, second: Statistics, name: str) -> NDArray[np.bo
     )
 
 
-def resample(count: int, samples: int, seed: int) -> Iterator[Array]:
+def bootstrap_weights(count: int, samples: int, seed: int) -> Iterator[FloatArray]:
     """How often each utterance is drawn, in blocks of resamples.
 
     Args:
@@ -124,7 +124,7 @@ def resample(count: int, samples: int, seed: int) -> Iterator[Array]:
     Yields:
         Weights, shape (block, count); each row sums to count.
 
-    >>> [block.sum(axis=1).tolist() for block in resample(3, 2, seed=1)]
+    >>> [block.sum(axis=1).tolist() for block in bootstrap_weights(3, 2, seed=1)]
     [[3.0, 3.0]]
     """
     generator = np.random.default_rng(seed)
@@ -133,9 +133,9 @@ def resample(count: int, samples: int, seed: int) -> Iterator[Array]:
         yield np.stack([np.bincount(row, minlength=count) for row in drawn]).astype(np.float64)
 
 
-def resampled(statistics: Statistics, count: int, bootstrap: Bootstrap) -> dict[str, Array]:
+def bootstrap_metrics(statistics: Statistics, count: int, bootstrap: Bootstrap) -> dict[str, FloatArray]:
     """Every metric on every resample of a corpus of `count` utterances: metric → shape (samples,)."""
-    blocks = [statistics.resampled(weights) for weights in resample(count, bootstrap.samples, bootstrap.seed)]
+    blocks = [statistics.resampled(weights) for weights in bootstrap_weights(count, bootstrap.samples, bootstrap.seed)]
     return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
 
@@ -144,10 +144,10 @@ def intervals(statistics: Statistics, bootstrap: Bootstrap) -> dict[str, Interva
     count = next((len(values) for values in statistics.values.values()), 0)
     if count < LEAST_UTTERANCES:
         return {}
-    return {name: interval(values) for name, values in resampled(statistics, count, bootstrap).items()}
+    return {name: interval(values) for name, values in bootstrap_metrics(statistics, count, bootstrap).items()}
 
 
-def weighted_mean(weights: Array, values: Array) -> Array:
+def weighted_mean(weights: FloatArray, values: FloatArray) -> FloatArray:
     """Mean of the values that are there (not NaN), per resample.
 
     Args:
@@ -164,7 +164,7 @@ def weighted_mean(weights: Array, values: Array) -> Array:
     return _divided(weights @ np.where(there, values, 0.0), weights @ there)
 
 
-def interval(values: Array, least_share: float = _LEAST_SHARE) -> Interval | None:
+def interval(values: FloatArray, least_share: float = _LEAST_SHARE) -> Interval | None:
     """The 2.5th and 97.5th percentile of bootstrap values; None where fewer than 90 % of the resamples have one.
 
     Args:
@@ -181,7 +181,7 @@ def interval(values: Array, least_share: float = _LEAST_SHARE) -> Interval | Non
     return Interval(float(low), float(high), len(there))
 
 
-def paired_p_value(observed_difference: float, differences: Array) -> float:
+def paired_p_value(observed_difference: float, differences: FloatArray) -> float:
     """Share of resamples whose difference, centred, is further from 0 than the observed one, ties half; both plus one.
 
     Source: Riezler and Maxwell 2005, two-sided.
@@ -196,7 +196,7 @@ def paired_p_value(observed_difference: float, differences: Array) -> float:
     return _p_value(np.abs(differences - differences.mean()), abs(observed_difference))
 
 
-def sacrebleu_p_value(observed_difference: float, differences: Array) -> float:
+def sacrebleu_p_value(observed_difference: float, differences: FloatArray) -> float:
     """The p-value of sacrebleu's paired bootstrap: as `paired_p_value`, but *sizes* of differences are centred.
 
     Where two systems hardly differ it claims more than the two-sided share does; it is given because others give it.
@@ -252,7 +252,7 @@ def randomisation_p_value(
 
 def _drawn_sizes(
     metric: QualityMetric, baseline: NDArray[np.int32], other: NDArray[np.int32], bootstrap: Bootstrap
-) -> Array:
+) -> FloatArray:
     """Sizes of the differences of random swaps, shape (trials,)."""
     generator = np.random.default_rng(bootstrap.seed)
     return np.concatenate(
@@ -265,7 +265,7 @@ def _drawn_sizes(
 
 def _enumerated_sizes(
     metric: QualityMetric, baseline: NDArray[np.int32], other: NDArray[np.int32], rows: NDArray[np.intp]
-) -> Array:
+) -> FloatArray:
     """Sizes of the differences of all swaps of some rows; the first stays, as swapping all changes no size."""
     same = np.delete(baseline, rows, axis=0).sum(axis=0, keepdims=True)  # sentences in which the systems are equal
     swaps = np.zeros((2 ** (len(rows) - 1), len(rows) + 1), dtype=bool)
@@ -275,12 +275,12 @@ def _enumerated_sizes(
 
 def _swapped_sizes(
     metric: QualityMetric, baseline: NDArray[np.int32], other: NDArray[np.int32], swaps: NDArray[np.bool_]
-) -> Array:
+) -> FloatArray:
     """Sizes of the differences once sentences are swapped; `swaps` and result of shape (ways, n) and (ways,)."""
     first, second = baseline.astype(np.float64), other.astype(np.float64)
     total = first.sum(axis=0) + second.sum(axis=0)
     one = second.sum(axis=0) + swaps.astype(np.float64) @ (first - second)
-    sizes: Array = np.abs(metric.scores(one) - metric.scores(total - one))
+    sizes: FloatArray = np.abs(metric.scores(one) - metric.scores(total - one))
     return sizes
 
 
@@ -290,20 +290,22 @@ def _blocks(total: int, count: int) -> Iterator[int]:
     return (min(block, total - start) for start in range(0, total, block))
 
 
-def _divided(numerators: Array, denominators: Array) -> Array:
-    quotients: Array = np.divide(numerators, denominators, out=np.full(len(numerators), np.nan), where=denominators > 0)
+def _divided(numerators: FloatArray, denominators: FloatArray) -> FloatArray:
+    quotients: FloatArray = np.divide(
+        numerators, denominators, out=np.full(len(numerators), np.nan), where=denominators > 0
+    )
     return quotients
 
 
-def _exact_p_value(sizes: Array, observed: float) -> float:
+def _exact_p_value(sizes: FloatArray, observed: float) -> float:
     return float(np.mean(sizes >= observed * (1 - _TIE)))
 
 
-def _p_value(sizes: Array, observed: float) -> float:
+def _p_value(sizes: FloatArray, observed: float) -> float:
     """Share of draws larger than observed, ties half; both plus one, for the observed itself."""
     tied = np.isclose(sizes, observed, rtol=_TIE, atol=0.0)
     return float((np.sum((sizes > observed) & ~tied) + 0.5 * np.sum(tied) + 1) / (len(sizes) + 1))
 
 
-def _strict_p_value(sizes: Array, observed: float) -> float:
+def _strict_p_value(sizes: FloatArray, observed: float) -> float:
     return float((np.sum(sizes > observed) + 1) / (len(sizes) + 1))

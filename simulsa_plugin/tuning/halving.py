@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from simulsa_plugin.metrics.arrays import FloatArray
+
 FIRST_UTTERANCES = 6  # fewer say nothing
 SHARES = (1 / 32, 1 / 8, 1 / 2, 1.0)  # of the dev set, decoded one after the other
 KEPT = 1 / 4  # of the cells, from one share to the next
@@ -45,7 +45,7 @@ def rungs(utterances: int) -> list[int]:
     return sorted({min(utterances, max(FIRST_UTTERANCES, int(utterances * share))) for share in SHARES})
 
 
-def best_shares(qualities: Array, latencies: Array, budget: float) -> Array:
+def best_shares(qualities: FloatArray, latencies: FloatArray, budget: float) -> FloatArray:
     """The share of the resamples in which each cell is the best within a budget, shape (cells,); ties are divided.
 
     Where no cell of a resample is within the budget, the fastest stands for it.
@@ -57,7 +57,7 @@ def best_shares(qualities: Array, latencies: Array, budget: float) -> Array:
     within = np.where(slow <= budget, np.nan_to_num(qualities), -np.inf)
     worth = np.where(np.isinf(within).all(axis=0), -slow, within)
     best = (worth >= worth.max(axis=0) - _TIE) & ~np.isinf(worth)
-    shares: Array = (best / np.maximum(best.sum(axis=0), 1)).mean(axis=1)
+    shares: FloatArray = (best / np.maximum(best.sum(axis=0), 1)).mean(axis=1)
     return shares
 
 
@@ -81,7 +81,7 @@ def neighbours(places: Sequence[tuple[str, int, int]]) -> list[list[int]]:
     ]
 
 
-def with_trust(shares: Array, beside: Sequence[Sequence[int]], taken: Sequence[int]) -> Array:
+def with_trust(shares: FloatArray, beside: Sequence[Sequence[int]], taken: Sequence[int]) -> FloatArray:
     """The shares of cells, or more where a cell beside one is often the best: values change little from step to step.
 
     The fewer utterances a cell was decoded on, the more its neighbours count.
@@ -127,7 +127,7 @@ def best_within(qualities: Sequence[float | None], latencies: Sequence[float | N
 
 
 def promising(
-    shares: Sequence[Array], values: Sequence[tuple[float | None, float | None]], goal: Goal, keep: int
+    shares: Sequence[FloatArray], values: Sequence[tuple[float | None, float | None]], goal: Goal, keep: int
 ) -> list[int]:
     """The cells that are worth more utterances: for each budget those of the largest share.
 

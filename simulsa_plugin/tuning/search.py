@@ -18,38 +18,38 @@ from typing import Any
 import numpy as np
 
 from simulsa_plugin.errors import DatasetError
-from simulsa_plugin.evaluation.decoding import (
+from simulsa_plugin.evaluation.block_decoding import (
     STARTED,
-    Job,
+    DecodingJob,
     cell_folder,
     decode_blocks,
     find_attention_heads,
     read_instances,
     read_steps,
 )
-from simulsa_plugin.evaluation.delays import emission_record
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
-from simulsa_plugin.evaluation.formatting import shown_parameters
+from simulsa_plugin.evaluation.formatting import format_parameters
 from simulsa_plugin.evaluation.reference_checks import check_references
-from simulsa_plugin.evaluation.result_cells import LOG
-from simulsa_plugin.evaluation.result_folder import CHECKSUMS
-from simulsa_plugin.evaluation.run import describe_work, plan_cells, refuse_other_work
+from simulsa_plugin.evaluation.result_folder import FILE_CHECKSUMS
+from simulsa_plugin.evaluation.run import describe_evaluation, plan_cells, refuse_other_evaluation
 from simulsa_plugin.files.atomic import make_folder, make_own_folder, refuse_link, remove_leftovers, sync_folder
 from simulsa_plugin.files.checksums import checksums, read_sealed, refuse_damaged, sealed
 from simulsa_plugin.files.json_files import dump_line, write_json
 from simulsa_plugin.files.locks import locked
 from simulsa_plugin.files.ownership import claim, refuse_foreign
-from simulsa_plugin.logs.simuleval import write_log
-from simulsa_plugin.metrics.corpus import CorpusScorer, CorpusScores
+from simulsa_plugin.logs.simuleval import INSTANCES_LOG, write_simuleval_log
+from simulsa_plugin.metrics.arrays import FloatArray
+from simulsa_plugin.metrics.corpus_scores import CorpusScorer, CorpusScores
 from simulsa_plugin.metrics.curves import frontier
+from simulsa_plugin.metrics.delays import emission_record
 from simulsa_plugin.metrics.instance import Measure
 from simulsa_plugin.metrics.records import EmissionRecord
 from simulsa_plugin.metrics.significance import (
     LEAST_UTTERANCES,
     Bootstrap,
     Statistics,
+    bootstrap_metrics,
     interval,
-    resampled,
 )
 from simulsa_plugin.model.protocol import AudioLanguageModel
 from simulsa_plugin.model.values import Sample, UnusableRow
@@ -57,7 +57,6 @@ from simulsa_plugin.streaming.engine import Cell, Limits
 from simulsa_plugin.tables import align
 from simulsa_plugin.tuning.halving import (
     KEPT,
-    Array,
     Goal,
     best_shares,
     best_within,
@@ -89,7 +88,7 @@ class Scored:
     utterances: int
     measured: int
     value: tuple[float | None, float | None]
-    samples: Array | None
+    samples: FloatArray | None
 
 
 @dataclass
@@ -110,7 +109,7 @@ class Search:
         parts: decoded.
     """
 
-    job: Job
+    job: DecodingJob
     goal: Goal
     settings: EvaluationSettings
     order: Sequence[int]
@@ -157,13 +156,13 @@ def tune(
     check_references(name, rows, settings)
     limits = Limits(settings.max_new_tokens, settings.eval_batch_size, settings.eval_memory_gb * 1e9)
     claim(make_folder(out), NAMES, recognised=_is_known(out))
-    job = Job(model, name, rows, plan_cells(settings)[1:], limits, False, make_own_folder(out / SEARCH))
-    work = describe_work(job, settings) | {"goal": dataclasses.asdict(goal) | {"budgets": list(goal.budgets)}}
+    job = DecodingJob(model, name, rows, plan_cells(settings)[1:], limits, False, make_own_folder(out / SEARCH))
+    work = describe_evaluation(job, settings) | {"goal": dataclasses.asdict(goal) | {"budgets": list(goal.budgets)}}
     with locked(out):
         finished = read_sealed(out / FRONTIER)
         if finished is not None:
-            refuse_other_work(out, finished, work, decodes=False)
-            refuse_damaged(out, finished.get(CHECKSUMS) or {}, _decode_again(out))
+            refuse_other_evaluation(out, finished, work, decodes=False)
+            refuse_damaged(out, finished.get(FILE_CHECKSUMS) or {}, _decode_again(out))
             shutil.rmtree(job.folder, ignore_errors=True)  # of a run that was killed at its very end
             return finished
         for path in (FRONTIER, TUNED, FINALISTS):
@@ -193,18 +192,18 @@ def _decode_again(out: Path) -> str:
     )
 
 
-def _begin(job: Job, work: dict[str, Any], out: Path) -> dict[str, Any]:
+def _begin(job: DecodingJob, work: dict[str, Any], out: Path) -> dict[str, Any]:
     """Write down what is searched, or see that it is what was begun; the work as it was begun."""
     noted = read_sealed(job.folder / STARTED)
     if noted is not None:
-        refuse_other_work(out, noted, work, decodes=True)
+        refuse_other_evaluation(out, noted, work, decodes=True)
         return noted
     write_json(job.folder / STARTED, sealed(work))
     sync_folder(out)
     return read_sealed(job.folder / STARTED) or work
 
 
-def _search(job: Job, settings: EvaluationSettings, goal: Goal) -> Search:
+def _search(job: DecodingJob, settings: EvaluationSettings, goal: Goal) -> Search:
     order = spread_order([len(row.reference) if isinstance(row, Sample) else 0 for row in job.rows])
     everything = list(range(len(job.cells)))
     search = Search(
@@ -270,7 +269,7 @@ def _decode(search: Search, cells: Sequence[int], utterances: int) -> None:
     search.scored |= {cell: _score(search, cell) for cell in cells}
 
 
-def _take(search: Search, part: Job, cells: Sequence[int]) -> None:
+def _take(search: Search, part: DecodingJob, cells: Sequence[int]) -> None:
     """The records of what was decoded."""
     instances = list(read_instances(part))
     search.skipped |= {one["id"]: one["skipped"] for one in instances if "skipped" in one}
@@ -295,7 +294,7 @@ def _score(search: Search, cell: int) -> Scored:
     needed = Statistics(
         {goal.quality: statistics.quality[goal.quality]}, {goal.latency: statistics.values[goal.latency]}, {}
     )
-    found = resampled(needed, len(records), Bootstrap())
+    found = bootstrap_metrics(needed, len(records), Bootstrap())
     return Scored(len(records), measured, value, np.stack([found[goal.quality], found[goal.latency]]))
 
 
@@ -415,7 +414,7 @@ def _finish(search: Search, work: dict[str, Any], out: Path) -> dict[str, Any]:
     make_own_folder(out / DEV_LOGS)
     for cell in full:
         _write_log(search.records[cell], out / DEV_LOGS / cell_folder(job.cells[cell]))
-    logs = [f"{DEV_LOGS}/{cell_folder(job.cells[cell])}/{LOG}" for cell in full]
+    logs = [f"{DEV_LOGS}/{cell_folder(job.cells[cell])}/{INSTANCES_LOG}" for cell in full]
     usable = len(job.rows) - len(search.skipped)
     content = {
         "budgets": [
@@ -429,7 +428,7 @@ def _finish(search: Search, work: dict[str, Any], out: Path) -> dict[str, Any]:
         "attention_heads": find_attention_heads(job),
         **work,
         "model": job.work["model"],
-        CHECKSUMS: checksums(out, logs),
+        FILE_CHECKSUMS: checksums(out, logs),
     }
     write_json(out / FRONTIER, sealed(content))  # last: its presence says that everything else is there
     shutil.rmtree(job.folder, ignore_errors=True)
@@ -460,9 +459,9 @@ def _row(search: Search, cell: int, budgets: Iterable[float]) -> dict[str, Any]:
 
 
 def _write_log(records: Mapping[int, EmissionRecord], folder: Path) -> None:
-    remove_leftovers(make_own_folder(folder), LOG)
+    remove_leftovers(make_own_folder(folder), INSTANCES_LOG)
     ordered = (dataclasses.replace(records[row], index=index) for index, row in enumerate(sorted(records)))
-    write_log(folder / LOG, ordered)
+    write_simuleval_log(folder / INSTANCES_LOG, ordered)
 
 
 def frontier_table(result: Mapping[str, Any]) -> list[str]:
@@ -508,7 +507,7 @@ def cell_in_words(row: Mapping[str, Any]) -> str:
     'wait_k k=500 wait_k=3'
     """
     rollback = "" if row["rollback"] is None or row["parameters"] else f" b={row['rollback']}"
-    return f"{row['policy']} k={row['chunk_ms']:g}{rollback} {shown_parameters(row['parameters'])}".rstrip()
+    return f"{row['policy']} k={row['chunk_ms']:g}{rollback} {format_parameters(row['parameters'])}".rstrip()
 
 
 def _bounds(bounds: Sequence[float] | None, digits: int) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from simulsa_plugin.evaluation.decoding import cell_folder
+from simulsa_plugin.evaluation.block_decoding import cell_folder
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
 from simulsa_plugin.evaluation.result_cells import OFFLINE
 from simulsa_plugin.evaluation.run import plan_cells

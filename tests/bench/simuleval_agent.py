@@ -4,7 +4,7 @@ import numpy as np
 from simuleval.agents import SpeechToTextAgent
 from simuleval.agents.actions import ReadAction, WriteAction
 
-from simulsa_plugin.evaluation.delays import complete_units
+from simulsa_plugin.metrics.delays import complete_units
 from simulsa_plugin.model.values import Request
 from simulsa_plugin.streaming.session import SAMPLES_PER_MS, SHORTEST_MS
 

@@ -17,8 +17,8 @@ from simulsa_plugin.comparison.compare import CompareOptions, compare, load_resu
 from simulsa_plugin.comparison.equal_latency import Axes
 from simulsa_plugin.errors import LogError, UsageError
 from simulsa_plugin.logs.reader import Log
-from simulsa_plugin.logs.simuleval import write_log
-from simulsa_plugin.metrics.corpus import score_records
+from simulsa_plugin.logs.simuleval import write_simuleval_log
+from simulsa_plugin.metrics.corpus_scores import score_records
 from simulsa_plugin.metrics.significance import Bootstrap
 
 DATA = Path(__file__).parents[1] / "data" / "latency"
@@ -47,7 +47,7 @@ def make_result_with_logs(folder: Path, logs: dict[tuple[int, int], list]) -> Pa
     make_result(folder, *cells, signatures=scores.signatures)
     for (chunk_ms, rollback), records in logs.items():
         (folder / f"rollback_k{chunk_ms}_b{rollback}").mkdir()
-        write_log(folder / f"rollback_k{chunk_ms}_b{rollback}" / "instances.log", records)
+        write_simuleval_log(folder / f"rollback_k{chunk_ms}_b{rollback}" / "instances.log", records)
     return folder
 
 
@@ -190,11 +190,11 @@ def test_an_utterance_with_a_null_reference_adds_nothing_to_bleu(tmp_path):
     records = [
         dataclasses.replace(record, reference=None) if i == 5 else record for i, record in enumerate(records_of(FAST))
     ]
-    write_log(tmp_path / "a.log", records)
+    write_simuleval_log(tmp_path / "a.log", records)
     records[5] = dataclasses.replace(
         records[5], prediction="an other text that is as long as it likes", delays=(1.0,) * 9, elapsed=None
     )
-    write_log(tmp_path / "b.log", records)
+    write_simuleval_log(tmp_path / "b.log", records)
     (pair,) = compare_paths(tmp_path / "a.log", tmp_path / "b.log", samples=50)["comparisons"]
     assert pair["cells"][0]["metrics"]["BLEU"]["interval"] == [0.0, 0.0]
 
@@ -203,7 +203,7 @@ def test_a_cells_log_is_found_in_the_folder_that_the_cell_names(tmp_path):
     for name in "ab":
         folder = make_result(tmp_path / name, cell(folder="elsewhere", **score_records(records_of(FAST)).corpus))
         (folder / "elsewhere").mkdir()
-        write_log(folder / "elsewhere" / "instances.log", records_of(FAST))
+        write_simuleval_log(folder / "elsewhere" / "instances.log", records_of(FAST))
     (pair,) = compare_paths(tmp_path / "a", tmp_path / "b", samples=50)["comparisons"]
     assert pair["cells"][0]["metrics"]["BLEU"]["interval"] == [0.0, 0.0]
 
@@ -219,10 +219,10 @@ def test_the_same_seed_gives_the_same_intervals_and_another_seed_others(tmp_path
 def test_other_references_are_an_error_that_names_the_line(tmp_path):
     records = records_of(FAST)
     records[6] = dataclasses.replace(records[6], reference="something else")
-    write_log(tmp_path / "x.log", records)
+    write_simuleval_log(tmp_path / "x.log", records)
     with pytest.raises(LogError, match="line 7: the references differ"):
         compare_paths(FAST, tmp_path / "x.log")
-    write_log(tmp_path / "x.log", records[:6])
+    write_simuleval_log(tmp_path / "x.log", records[:6])
     with pytest.raises(LogError, match=r"holds 186 instances, .* holds 6"):
         compare_paths(FAST, tmp_path / "x.log")
 
@@ -388,7 +388,7 @@ def test_scores_of_comet_beside_a_log_are_compared_as_means(tmp_path):
     for name, score in (("a", 0.5), ("b", 0.75)):
         folder = make_result(tmp_path / name, cell(COMET=score, **score_records(records_of(FAST)).corpus))
         (folder / "rollback_k500_b0").mkdir()
-        write_log(folder / "rollback_k500_b0" / "instances.log", records_of(FAST))
+        write_simuleval_log(folder / "rollback_k500_b0" / "instances.log", records_of(FAST))
         (folder / "rollback_k500_b0" / "comet.jsonl").write_text(
             "".join(json.dumps({"id": str(i), "score": score + (0.5 if i % 2 else -0.5)}) + "\n" for i in range(186))
         )
@@ -466,7 +466,7 @@ def with_better(records, count: int) -> list:
 
 def test_p_of_few_differing_utterances_is_exact_and_says_how_many_they_are(tmp_path, capsys):
     for name, count in (("a", 0), ("b", 1), ("c", 4)):
-        write_log(tmp_path / f"{name}.log", with_better(records_of(FAST), count))
+        write_simuleval_log(tmp_path / f"{name}.log", with_better(records_of(FAST), count))
     logs = [str(tmp_path / f"{name}.log") for name in "abc"]
     assert main(["compare", *logs, "--json", str(tmp_path / "j.json")]) == 0
     written = json.loads((tmp_path / "j.json").read_text())
@@ -499,7 +499,7 @@ def test_few_differing_utterances_are_not_called_a_difference(tmp_path):
 
 def test_a_single_utterance_says_nothing_about_chance(tmp_path):
     for name, source in (("a", STRONG), ("b", FAST)):
-        write_log(tmp_path / f"{name}.log", records_of(source)[:1])
+        write_simuleval_log(tmp_path / f"{name}.log", records_of(source)[:1])
     metrics = compare_paths(tmp_path / "a.log", tmp_path / "b.log")["comparisons"][0]["cells"][0]["metrics"]
     assert metrics["BLEU"]["difference"] != 0
     assert {metrics[name][key] for name in ("BLEU", "LAAL") for key in ("interval", "p_value")} == {None}
@@ -507,7 +507,7 @@ def test_a_single_utterance_says_nothing_about_chance(tmp_path):
 
 def test_values_say_how_many_instances_they_rest_on(tmp_path, capsys):
     silent = [dataclasses.replace(record, prediction="", delays=(), elapsed=None) for record in records_of(FAST)[1:]]
-    write_log(tmp_path / "silent.log", [records_of(FAST)[0], *silent])
+    write_simuleval_log(tmp_path / "silent.log", [records_of(FAST)[0], *silent])
     assert main(["compare", str(FAST), str(tmp_path / "silent.log"), "--trials", "10"]) == 0
     out = capsys.readouterr().out
     assert "log: LAAL of the other is that of 1 of 186 instances; 185 have none" in out
@@ -519,7 +519,7 @@ def test_every_mean_says_how_many_instances_it_rests_on(tmp_path, capsys):
         dataclasses.replace(record, delays=(record.source_length,) * len(record.delays), elapsed=None)
         for record in records_of(FAST)[1:]
     ]
-    write_log(tmp_path / "late.log", [records_of(FAST)[0], *late])
+    write_simuleval_log(tmp_path / "late.log", [records_of(FAST)[0], *late])
     assert main(["compare", str(FAST), str(tmp_path / "late.log"), "--trials", "10", "--samples", "10"]) == 0
     out = capsys.readouterr().out
     assert "log: of the other's 186 instances, 1 have a value of YAAL" in out
@@ -540,7 +540,7 @@ def test_cells_that_differ_in_a_parameter_have_rows_of_different_names(tmp_path,
 def test_a_log_that_is_not_its_cells_is_refused(tmp_path):
     one = make_result_with_logs(tmp_path / "a", {(500, 0): records_of(FAST)})
     two = make_result_with_logs(tmp_path / "b", {(500, 0): records_of(FAST)})
-    write_log(two / "rollback_k500_b0" / "instances.log", records_of(STRONG))
+    write_simuleval_log(two / "rollback_k500_b0" / "instances.log", records_of(STRONG))
     with pytest.raises(LogError, match=r"is not the log of rollback k=500 b=0 in scores.json: its BLEU is 58.7582"):
         compare_paths(one, two)
 

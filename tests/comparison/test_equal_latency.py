@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from simulsa_plugin.comparison.equal_latency import Axes, compare_curves
-from simulsa_plugin.comparison.resampled_cells import Sampled
+from simulsa_plugin.comparison.resampled_cells import ResampledLog
 from simulsa_plugin.comparison.verdict import verdict
 from simulsa_plugin.evaluation.result_cells import Cell, CellKey
 from simulsa_plugin.metrics.significance import Statistics
@@ -30,7 +30,7 @@ def true_point(chunk: int, rollback: int) -> tuple[float, float]:
 
 def make_side(
     points: dict[tuple[int, int], tuple[float, float]], noise: np.ndarray, policy: str = "rollback", extra: float = 0.0
-) -> tuple[dict[CellKey, Cell], dict[CellKey, Sampled]]:
+) -> tuple[dict[CellKey, Cell], dict[CellKey, ResampledLog]]:
     """A side whose resamples scatter as `noise` (shared by both sides: the utterances are the same) and by `extra`."""
     generator = np.random.default_rng(len(points))
     cells, sampled = {}, {}
@@ -39,7 +39,7 @@ def make_side(
         own = extra * generator.normal()
         drawn = noise + extra * generator.normal(size=RESAMPLES) + own
         cells[key] = Cell(key, {"LAAL": latency, "BLEU": quality + own}, 100, None)
-        sampled[key] = Sampled(
+        sampled[key] = ResampledLog(
             Path(),
             Statistics({}, {}, {}),
             {"LAAL": latency + 3 * noise, "BLEU": quality + drawn},

@@ -8,9 +8,9 @@ import pytest
 from helpers.fakes import tree
 
 from simulsa_plugin.comparison.compare import CompareOptions, run_compare
-from simulsa_plugin.evaluation.convert import FORMS, ConvertOptions, convert
 from simulsa_plugin.evaluation.score import ScoreOptions, run_score
 from simulsa_plugin.files.atomic import UNFINISHED
+from simulsa_plugin.logs.convert import OUTPUT_FORMS, ConvertOptions, convert
 
 ROW = {
     "index": 0,
@@ -32,7 +32,9 @@ def log(tmp_path):
 
 
 WORKS = {
-    **{form: lambda log, out, form=form: convert(log, out / "converted", ConvertOptions(form)) for form in FORMS},
+    **{
+        form: lambda log, out, form=form: convert(log, out / "converted", ConvertOptions(form)) for form in OUTPUT_FORMS
+    },
     "score": lambda log, out: run_score(log, ScoreOptions(), out / "score.json"),
     "compare": lambda log, out: run_compare([log, log], CompareOptions(), out / "compare.json"),
 }

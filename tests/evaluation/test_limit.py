@@ -8,8 +8,8 @@ from helpers.fakes import ClockModel, write_noise
 
 from simulsa_plugin.demo.truth import TruthFile
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
-from simulsa_plugin.evaluation.limit import limits, unit_delays
-from simulsa_plugin.evaluation.report import table
+from simulsa_plugin.evaluation.limit import earliest_delays, limits
+from simulsa_plugin.evaluation.report import cells_table
 from simulsa_plugin.evaluation.run import evaluate
 from simulsa_plugin.metrics.instance import Measure
 from simulsa_plugin.metrics.records import EmissionRecord
@@ -42,19 +42,19 @@ def test_the_truth_file_says_what_each_word_heard_adds():
     ],
 )
 def test_units_come_with_the_first_step_that_supports_them(chunk, delays):
-    assert unit_delays(TruthFile([ROW]).supported(0, TEXT), "word", chunk, 2000.0) == delays
+    assert earliest_delays(TruthFile([ROW]).supported(0, TEXT), "word", chunk, 2000.0) == delays
 
 
 def test_characters_come_with_their_words():
     # "guten Tag" has 9 characters, "guten Tag liebe" 15, all of it 20
     assert (
-        unit_delays(TruthFile([ROW]).supported(0, TEXT), "char", 500.0, 2000.0)
+        earliest_delays(TruthFile([ROW]).supported(0, TEXT), "char", 500.0, 2000.0)
         == (500.0,) * 9 + (1500.0,) * 6 + (2000.0,) * 5
     )
 
 
 def test_what_is_certain_before_any_word_comes_with_the_first_step():
-    assert unit_delays([(0.0, "a"), (math.inf, "a b")], "word", 500.0, 700.0) == (500.0, 700.0)
+    assert earliest_delays([(0.0, "a"), (math.inf, "a b")], "word", 500.0, 700.0) == (500.0, 700.0)
 
 
 def test_the_limit_is_scored_as_a_cell_would_be():
@@ -89,7 +89,7 @@ def test_a_result_says_how_far_its_cells_are_from_the_limit(tmp_path):
     assert (limit["instances"], limit["skipped"]) == (1, 1)  # the second row has no truth
     assert cell["LAAL_above_limit"] == cell["LAAL"] - limit["LAAL"]
     assert "LAAL_above_limit" not in offline
-    lines = table(shown)
+    lines = cells_table(shown)
     assert "LAAL_above_limit" in lines[0] and lines[4].startswith("limit")
     assert evaluate(ClockModel(), "toy", rows, settings, tmp_path / "out") == shown  # finished: only read
     assert "limit" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")

@@ -4,7 +4,7 @@ import pytest
 from helpers.fakes import ClockModel, write_noise
 
 from simulsa_plugin.errors import UsageError
-from simulsa_plugin.evaluation.during_training import make_plan
+from simulsa_plugin.evaluation.during_training import plan_training_evaluation
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
 from simulsa_plugin.evaluation.reference_checks import check_references
 from simulsa_plugin.evaluation.run import evaluate, plan_cells
@@ -85,9 +85,9 @@ def test_a_training_that_decodes_is_refused_likewise(tmp_path):
     rows = rows_of(ZH, audio=write_noise(tmp_path / "a.wav", 1.0))
     settings = EvaluationSettings()
     with pytest.raises(UsageError, match="1 of 1 references of toy are written in Chinese"):
-        make_plan("toy", rows, plan_cells(settings), settings)
+        plan_training_evaluation("toy", rows, plan_cells(settings), settings)
     settings = EvaluationSettings(unit="word", tokenizer="zh")
-    plan, _ = make_plan("toy", rows, plan_cells(settings), settings)
+    plan, _ = plan_training_evaluation("toy", rows, plan_cells(settings), settings)
     assert plan.warnings[0].startswith("1 of 1 references of toy are written without spaces")
 
 

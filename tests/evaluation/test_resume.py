@@ -8,7 +8,7 @@ import pytest
 from helpers.fakes import ClockModel, Killed, Mortal, growing_samples, tree
 
 from simulsa_plugin.errors import StorageError
-from simulsa_plugin.evaluation import decoding
+from simulsa_plugin.evaluation import block_decoding as decoding
 from simulsa_plugin.evaluation import result_folder as results
 from simulsa_plugin.evaluation import run as module
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
@@ -19,7 +19,7 @@ from simulsa_plugin.sharding import Shard
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(decoding, "BLOCK", 2)
+    monkeypatch.setattr(decoding, "UTTERANCES_PER_BLOCK", 2)
 
 
 @pytest.fixture

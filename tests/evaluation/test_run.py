@@ -7,7 +7,7 @@ from helpers.fakes import ClockModel, write_noise
 
 from simulsa_plugin.errors import DatasetError, StorageError
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
-from simulsa_plugin.evaluation.report import table
+from simulsa_plugin.evaluation.report import cells_table
 from simulsa_plugin.evaluation.run import evaluate
 from simulsa_plugin.model.values import Prompt, Sample, UnusableRow
 
@@ -176,10 +176,10 @@ def test_batch_size_and_the_other_cells_change_no_result(rows, tmp_path):
 
 
 def test_blocks_of_audio_change_no_result(rows, tmp_path, monkeypatch):
-    from simulsa_plugin.evaluation import decoding as module
+    from simulsa_plugin.evaluation import block_decoding as module
 
     run(rows, tmp_path / "whole")
-    monkeypatch.setattr(module, "BLOCK", 2)
+    monkeypatch.setattr(module, "UTTERANCES_PER_BLOCK", 2)
     run(rows, tmp_path / "blocks")
     assert logs(tmp_path / "whole") == logs(tmp_path / "blocks")
 
@@ -270,7 +270,7 @@ def test_measured_time_is_told_on_three_clocks(rows, tmp_path):
 def test_no_two_cells_have_the_same_label_in_any_table(rows, tmp_path):
     out = tmp_path / "out"
     cells = run(rows, out, policies=("wait_k", "rollback"), wait_k=(1, 2, 3), chunks=(500,), rollbacks=(0,))
-    lines = [line.split() for line in table(cells)]
+    lines = [line.split() for line in cells_table(cells)]
     assert lines[0][:4] == ["policy", "chunk_ms", "rollback", "parameters"]
     printed = [tuple(line[:4]) for line in lines[1 : len(cells) + 1]]
     assert printed == [
@@ -287,7 +287,7 @@ def test_no_two_cells_have_the_same_label_in_any_table(rows, tmp_path):
 
 
 def test_no_column_of_parameters_where_no_cell_has_any(rows, tmp_path):
-    assert "parameters" not in table(run(rows, tmp_path / "out"))[0]
+    assert "parameters" not in cells_table(run(rows, tmp_path / "out"))[0]
 
 
 def test_a_mean_over_fewer_than_all_instances_says_so_in_every_table(rows, tmp_path):
@@ -296,7 +296,7 @@ def test_a_mean_over_fewer_than_all_instances_says_so_in_every_table(rows, tmp_p
     streaming = cell(cells, 1000, 0)
     assert streaming["counts"]["skipped"]["YAAL"] == 1
     expected = f"{streaming['YAAL']:.3f} (2/3)"
-    lines = table(cells)
+    lines = cells_table(cells)
     assert expected in lines[2]
     assert "(2/3)" not in lines[1]  # the offline cell has no YAAL, and LAAL of all
     assert "(m/n): the value rests on m of n instances; the others have none" in lines
@@ -322,7 +322,7 @@ def test_what_is_not_heard_or_cut_off_is_said_in_the_tables(rows, tmp_path):
         f"rollback k=1000 b=0: {steps} steps were cut off by the limit on new tokens",
     ):
         assert said in page
-        assert said.replace("&#x27;", "'") in "\n".join(table(cells))
+        assert said.replace("&#x27;", "'") in "\n".join(cells_table(cells))
     tsv = (tmp_path / "out" / "scores.tsv").read_text(encoding="utf-8").splitlines()
     assert dict(zip(tsv[0].split("\t"), tsv[2].split("\t"), strict=True))["longer_than_window"] == "1"
 

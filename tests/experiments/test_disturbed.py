@@ -29,7 +29,7 @@ def utterances(data):
 
 
 def under(condition, utterances):
-    return list(disturbed.disturbed(utterances, condition))
+    return list(disturbed.disturb_test_set(utterances, condition))
 
 
 def test_clean_is_the_test_set_itself(data, tmp_path):

@@ -71,7 +71,7 @@ def test_every_experiment_names_known_keys_and_recipes_that_exist(folder, name):
         assert {*(run.augment or {}), *(run.evaluate or {})} <= known
         for group in GROUPS:
             group.from_keys({**(run.augment or {}), **(run.evaluate or {})})  # their values are allowed
-    assert plan.names() == ["acceptance", "ideas", "latency", "mixing", "shares", "truncation"]
+    assert plan.experiment_names() == ["acceptance", "ideas", "latency", "mixing", "shares", "truncation"]
 
 
 def test_arms_that_need_the_same_share_a_run(folder):

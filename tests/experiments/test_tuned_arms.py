@@ -15,7 +15,7 @@ from simulsa_plugin.evaluation.run import evaluate
 from simulsa_plugin.experiments import description as plan
 from simulsa_plugin.experiments import runs, signature
 from simulsa_plugin.experiments.__main__ import main
-from simulsa_plugin.experiments.tuned import over_seeds
+from simulsa_plugin.experiments.tuned_arms import over_seeds
 from simulsa_plugin.model.values import Prompt, Sample
 from simulsa_plugin.settings import read_recipe
 from simulsa_plugin.tuning.halving import Goal

@@ -17,7 +17,13 @@ from helpers.fakes import ClockModel, write_noise
 
 from simulsa_plugin.demo.corpus import OFFLINE_NAME
 from simulsa_plugin.errors import DatasetError, MissingExtraError, StorageError, UsageError
-from simulsa_plugin.evaluation.during_training import History, decode_share, logged_metrics, make_plan, score_cells
+from simulsa_plugin.evaluation.during_training import (
+    History,
+    decode_share,
+    logged_metrics,
+    plan_training_evaluation,
+    score_cells,
+)
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
 from simulsa_plugin.evaluation.run import evaluate, plan_cells
 from simulsa_plugin.files.json_files import read_jsonl, write_json, write_jsonl
@@ -211,7 +217,7 @@ def plan(samples, settings, tmp_path):
         Sample(4, samples[0].prompt, "x", str(tmp_path / "gone.wav")),
         Sample(5, samples[0].prompt, "x", write_noise(tmp_path / "short.wav", 0.1, seed=5)),
     ]
-    return make_plan("toy", rows, plan_cells(settings), settings)[0]
+    return plan_training_evaluation("toy", rows, plan_cells(settings), settings)[0]
 
 
 class Wood(torch.nn.Module):
@@ -255,7 +261,7 @@ def test_what_cannot_be_decoded_is_counted_by_reason(plan):
 
 def test_nothing_to_decode_is_an_error_at_the_start(settings):
     with pytest.raises(DatasetError, match=r"simulsa_eval_dataset toy .*\{'no_audio': 1\}"):
-        make_plan("toy", [UnusableRow(0, "no_audio")], plan_cells(settings), settings)
+        plan_training_evaluation("toy", [UnusableRow(0, "no_audio")], plan_cells(settings), settings)
 
 
 def test_shares_together_are_what_one_process_finds(plan):
@@ -268,7 +274,7 @@ def test_shares_together_are_what_one_process_finds(plan):
 
 def test_ranks_find_the_same_attention_heads(samples):
     settings = EvaluationSettings(chunks=(500,), policies=("attention",))
-    plan = make_plan("toy", samples, plan_cells(settings), settings)[0]
+    plan = plan_training_evaluation("toy", samples, plan_cells(settings), settings)[0]
     ranks = [ClockModel() for _ in range(2)]
     for number, model in enumerate(ranks):
         decode_share(model, plan, number, 2, Bar())

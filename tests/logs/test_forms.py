@@ -15,13 +15,12 @@ from hypothesis import strategies as st
 import simulsa_plugin
 from simulsa_plugin.commands.evaluate import main
 from simulsa_plugin.errors import LogError, MissingExtraError
-from simulsa_plugin.evaluation.convert import record_events, shown_events
-from simulsa_plugin.evaluation.delays import DELAYS, delays, emission_record, split_units
 from simulsa_plugin.evaluation.score import ScoreOptions, score_log, score_table
-from simulsa_plugin.evaluation.steps import ShownStep
 from simulsa_plugin.logs import simulstream
+from simulsa_plugin.logs.convert import record_events, shown_events
 from simulsa_plugin.logs.reader import Log, ReadOptions
 from simulsa_plugin.logs.simulstream import Event, Screen, make_detokenizer
+from simulsa_plugin.metrics.delays import DELAY_KINDS, ShownStep, emission_record, split_units, unit_delays
 from simulsa_plugin.metrics.latency import average_token_delay
 from simulsa_plugin.metrics.records import EmissionRecord
 
@@ -446,13 +445,13 @@ def make_steps(shown) -> list[ShownStep]:
     return steps
 
 
-@given(shown, st.sampled_from(["word", "char"]), st.sampled_from(DELAYS))
+@given(shown, st.sampled_from(["word", "char"]), st.sampled_from(DELAY_KINDS))
 @settings(max_examples=300)
 def test_every_delay_reads_back_from_what_is_written_for_simulstream(shown, unit, name):
     steps, screen = make_steps(shown), Screen()
     for event in shown_events(steps, unit, name):
         screen.add(event, unit, make_detokenizer(unit))
-    assert screen.delays == delays(steps, unit, name)
+    assert screen.delays == unit_delays(steps, unit, name)
     if name == "first_stable":  # the screen as it was
         assert screen.erased == emission_record(steps, 0, "", "", unit).erased
 

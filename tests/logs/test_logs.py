@@ -14,9 +14,9 @@ import pytest
 from simulsa_plugin.errors import LogError
 from simulsa_plugin.logs import json_rows as rows
 from simulsa_plugin.logs import reader as reading
-from simulsa_plugin.logs.log_warnings import Oddities
+from simulsa_plugin.logs.log_checker import LogChecker
 from simulsa_plugin.logs.reader import Log, ReadOptions
-from simulsa_plugin.logs.simuleval import write_log
+from simulsa_plugin.logs.simuleval import write_simuleval_log
 from simulsa_plugin.metrics.records import EmissionRecord
 
 DATA = Path(__file__).parents[1] / "data" / "latency"
@@ -62,7 +62,7 @@ def read_references(path: Path) -> list[str]:
 
 
 def check_unit_fits(path: Path, unit: str) -> None:
-    for _ in Oddities(Log(path), unit).watched():
+    for _ in LogChecker(Log(path), unit).checked_records():
         pass
 
 
@@ -98,7 +98,7 @@ def test_an_end_mark_in_a_log_of_1_1_is_a_word_like_any_other(write):
 @pytest.mark.parametrize("name", ["word.instances.log", "char.instances.log"])
 def test_what_is_written_reads_the_same_and_is_what_simuleval_wrote(name, tmp_path):
     records = read_log(DATA / name).records
-    write_log(tmp_path / "copy.log", records)
+    write_simuleval_log(tmp_path / "copy.log", records)
     assert read_log(tmp_path / "copy.log").records == records
     written = [json.loads(line) for line in (tmp_path / "copy.log").read_text().splitlines()]
     original = [json.loads(line) for line in (DATA / name).read_text().splitlines()]
@@ -142,7 +142,7 @@ def test_a_source_of_text_is_as_long_as_its_tokens(write, more, is_text):
 
 
 def test_times_that_were_not_measured_are_not_written(tmp_path):
-    write_log(tmp_path / "x.log", [EmissionRecord(0, "a", "a", (1.0,), None, 2.0, "x.wav")])
+    write_simuleval_log(tmp_path / "x.log", [EmissionRecord(0, "a", "a", (1.0,), None, 2.0, "x.wav")])
     assert "elapsed" not in json.loads((tmp_path / "x.log").read_text())
 
 
@@ -196,7 +196,7 @@ def test_blank_lines_are_passed_over_at_the_end_only(write):
 
 
 def test_a_line_without_end_is_not_read_to_its_end(write, monkeypatch):
-    monkeypatch.setattr(rows, "LONGEST_LINE", 1000)
+    monkeypatch.setattr(rows, "LONGEST_LOG_LINE", 1000)
     with pytest.raises(LogError, match="line 2: longer than 1000 bytes"):
         read_log(write(ROW, ROW | {"prediction": "a" * 1000}))
 

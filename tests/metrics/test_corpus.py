@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from simulsa_plugin.errors import UsageError
-from simulsa_plugin.metrics.corpus import METRICS, score_records
+from simulsa_plugin.metrics.corpus_scores import METRICS, score_records
 from simulsa_plugin.metrics.records import EmissionRecord
 from simulsa_plugin.metrics.significance import Bootstrap
 
@@ -132,7 +132,7 @@ def test_a_wrong_tokenizer_is_an_error_even_where_nothing_is_measured():
 
 def test_metrics_import_neither_torch_nor_a_model():
     code = (
-        "import sys, simulsa_plugin.metrics.corpus, simulsa_plugin.metrics.stability; "
+        "import sys, simulsa_plugin.metrics.corpus_scores, simulsa_plugin.metrics.stability; "
         "print([m for m in ('torch', 'transformers', 'llamafactory', 'sacrebleu') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

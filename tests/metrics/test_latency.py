@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simulsa_plugin.metrics import latency
-from simulsa_plugin.metrics.corpus import score_records
+from simulsa_plugin.metrics.corpus_scores import score_records
 from simulsa_plugin.metrics.records import EmissionRecord
 
 DATA = Path(__file__).parents[1] / "data" / "latency"

@@ -38,7 +38,7 @@ def statistics() -> list[significance.Statistics]:
 
 @pytest.fixture(scope="module")
 def resampled(statistics) -> list[dict[str, np.ndarray]]:
-    return [significance.resampled(one, 186, BOTH) for one in statistics]
+    return [significance.bootstrap_metrics(one, 186, BOTH) for one in statistics]
 
 
 def bootstrap_of(name: str) -> list[dict]:
@@ -81,7 +81,7 @@ def test_both_p_values_are_sacrebleus_also_between_systems_that_hardly_differ(st
             ours = significance.randomisation_p_value(metric, first, second, chosen)
         else:
             one, two = (
-                significance.resampled(significance.Statistics({"x": (metric, counts)}, {}, {}), 186, chosen)
+                significance.bootstrap_metrics(significance.Statistics({"x": (metric, counts)}, {}, {}), 186, chosen)
                 for counts in (first, second)
             )
             observed = metric.score(second.sum(axis=0)) - metric.score(first.sum(axis=0))
@@ -95,9 +95,12 @@ def test_blocks_of_draws_draw_what_one_whole_draw_does(statistics, monkeypatch):
     metric, first = statistics[0].quality["BLEU"]
     _, second = statistics[1].quality["BLEU"]
     close = np.concatenate([second[:30], first[30:]])
-    whole = [significance.randomisation_p_value(metric, first, close, BOTH), *significance.resample(186, 70, 3)]
+    whole = [
+        significance.randomisation_p_value(metric, first, close, BOTH),
+        *significance.bootstrap_weights(186, 70, 3),
+    ]
     monkeypatch.setattr(significance, "_LARGEST_BLOCK", 1)
-    blocks = list(significance.resample(186, 70, 3))
+    blocks = list(significance.bootstrap_weights(186, 70, 3))
     assert [len(block) for block in blocks] == [32, 32, 6]
     assert np.array_equal(np.concatenate(blocks), whole[1])
     assert significance.randomisation_p_value(metric, first, close, BOTH) == whole[0]
@@ -201,6 +204,6 @@ def test_utterances_differ_in_what_a_metric_sees(statistics):
         {"LAAL": np.array([1.0, np.nan, 4.0])},
         {"NE": (np.array([1.0, 2.0]), np.array([4.0, 5.0]))},
     )
-    assert np.flatnonzero(significance.differing(first, second, "BLEU")).tolist() == [0, 1, 2]
-    assert significance.differing(first, second, "LAAL").tolist() == [False, False, True]
-    assert significance.differing(first, second, "NE").tolist() == [False, True]
+    assert np.flatnonzero(significance.differing_utterances(first, second, "BLEU")).tolist() == [0, 1, 2]
+    assert significance.differing_utterances(first, second, "LAAL").tolist() == [False, False, True]
+    assert significance.differing_utterances(first, second, "NE").tolist() == [False, True]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulsa_plugin.metrics.corpus import score_records
+from simulsa_plugin.metrics.corpus_scores import score_records
 from simulsa_plugin.metrics.records import EmissionRecord
 from simulsa_plugin.metrics.stability import erased_units, erasure
 

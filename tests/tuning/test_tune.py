@@ -9,7 +9,8 @@ import pytest
 from helpers.fakes import ClockModel, HastyModel, Killed, Mortal, tree, write_noise
 
 from simulsa_plugin.errors import DatasetError, StorageError
-from simulsa_plugin.evaluation import decoding, run
+from simulsa_plugin.evaluation import block_decoding as decoding
+from simulsa_plugin.evaluation import run
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
 from simulsa_plugin.evaluation.run import evaluate, plan_cells
 from simulsa_plugin.files.atomic import make_folder
@@ -96,7 +97,7 @@ def test_the_default_grid_takes_a_tenth_of_its_sessions(tmp_path):
 
 @pytest.fixture
 def small(tmp_path, monkeypatch):
-    monkeypatch.setattr(decoding, "BLOCK", 4)
+    monkeypatch.setattr(decoding, "UTTERANCES_PER_BLOCK", 4)
     rows = [*make_rows(tmp_path, 14), UnusableRow(14, "no_audio")]
     return lambda out, model=None, goal=Goal((950.0,)), rows=rows: tune(  # noqa: B008
         model or HastyModel(), "dev", rows, settings(simulsa_chunks="300"), goal, out

@@ -9,16 +9,17 @@ from typing import Any
 
 from simulsa_plugin.errors import LogError, SimulsaError
 from simulsa_plugin.evaluation.comet.scoring import CometScores, comet_scores
-from simulsa_plugin.evaluation.convert import texts
 from simulsa_plugin.evaluation.evaluation_settings import CometSettings
-from simulsa_plugin.evaluation.result_cells import COMET, COMET_SCORES, LOG, SCORES, Cell, read_cells, read_scores
+from simulsa_plugin.evaluation.result_cells import COMET, COMET_SCORES, SCORES, Cell, read_cells, read_scores
 from simulsa_plugin.evaluation.result_folder import check_files, check_sealed, write_scores
 from simulsa_plugin.evaluation.score import print_warnings
-from simulsa_plugin.evaluation.steps import STEPS, read_sessions
 from simulsa_plugin.files.atomic import refuse_link, remove_leftovers
 from simulsa_plugin.files.json_files import write_jsonl
 from simulsa_plugin.files.locks import locked
+from simulsa_plugin.logs.convert import text_rows
 from simulsa_plugin.logs.reader import Log, ReadOptions, read_references
+from simulsa_plugin.logs.simuleval import INSTANCES_LOG
+from simulsa_plugin.logs.steps import STEPS, read_sessions
 from simulsa_plugin.metrics.columns import mean_of
 from simulsa_plugin.metrics.significance import Bootstrap, Statistics, intervals
 
@@ -70,14 +71,14 @@ def add_comet(path: Path, options: CometOptions) -> dict[str, float]:
         UsageError, MissingExtraError, ModelError: as `comet_scores`.
     """
     if not path.is_dir():
-        scored = _score([list(texts(Log(path, options.read).records(), options.sources))], options)
+        scored = _score([list(text_rows(Log(path, options.read).records(), options.sources))], options)
         return {str(path): _mean(scored[0].scores)}
     scores = read_scores(path)
     check_sealed(scores, path)
     check_files(scores, path)
     cells = [cell for cell in read_cells(path, scores).values() if cell.log is not None]
     if not cells:
-        raise LogError(f"{path} has no {LOG} in any cell. Give a folder of `simulsa-eval run`.")
+        raise LogError(f"{path} has no {INSTANCES_LOG} in any cell. Give a folder of `simulsa-eval run`.")
     for cell in cells:
         refuse_link((cell.log or Path()).parent)
     triples = [_triples(cell, scores, options) for cell in cells]
@@ -95,7 +96,7 @@ def add_comet(path: Path, options: CometOptions) -> dict[str, float]:
 def _triples(cell: Cell, scores: Mapping[str, Any], options: CometOptions) -> list[dict[str, str]]:
     """The texts of a cell."""
     log = cell.log or Path()
-    rows = list(texts(Log(log, options.read).records(), None))
+    rows = list(text_rows(Log(log, options.read).records(), None))
     if options.sources is None:
         return rows
     sources = list(read_references(options.sources))

@@ -33,7 +33,11 @@ EXIT_FAILED = 1
 EXIT_NO_COMET = 3  # 2 is argparse's
 EXIT_INPUT = 4
 # Class → the segments it cannot do without; the others take what is there of their hparams' input_segments.
-NEEDED = {"RegressionMetric": ("src", "ref"), "RankingMetric": ("src", "ref"), "ReferencelessRegression": ("src",)}
+REQUIRED_SEGMENTS = {
+    "RegressionMetric": ("src", "ref"),
+    "RankingMetric": ("src", "ref"),
+    "ReferencelessRegression": ("src",),
+}
 LONGEST_MESSAGE = 600  # characters
 
 
@@ -190,8 +194,8 @@ def _named_encoder(hparams: Path) -> str:
 
 def _segments_used(model: Any, line: dict[str, str]) -> list[str]:
     name, given = type(model).__name__, [segment for segment in ("src", "ref") if segment in line]
-    if name in NEEDED:
-        used, enough = [*NEEDED[name]], set(NEEDED[name]) <= set(given)
+    if name in REQUIRED_SEGMENTS:
+        used, enough = [*REQUIRED_SEGMENTS[name]], set(REQUIRED_SEGMENTS[name]) <= set(given)
         wanted = " and ".join(used)
     else:
         accepted = [segment for segment in model.hparams.input_segments if segment != "mt"]

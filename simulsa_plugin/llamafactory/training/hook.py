@@ -20,12 +20,12 @@ from tqdm import tqdm
 from simulsa_plugin.errors import UsageError
 from simulsa_plugin.evaluation.during_training import (
     HISTORY,
-    PREFIX,
+    METRIC_PREFIX,
     History,
-    Plan,
+    TrainingEvaluation,
     decode_share,
     logged_metrics,
-    make_plan,
+    plan_training_evaluation,
     score_cells,
 )
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings, HookSettings
@@ -58,7 +58,7 @@ class Evaluator:
         history: where all of it is written.
     """
 
-    def __init__(self, plan: Plan, renderer: Any, history: History) -> None:
+    def __init__(self, plan: TrainingEvaluation, renderer: Any, history: History) -> None:
         self.plan, self._renderer, self._history = plan, renderer, history
         self._done: dict[int, dict[str, float]] = {}
         self._count = self._failed = 0  # evaluations
@@ -227,7 +227,7 @@ def _is_evaluation(logs: Mapping[str, float]) -> bool:
     return any(key.startswith("eval_") and key.endswith(_RUNTIME) for key in logs)
 
 
-def _none_for_best(plan: Plan, training_args: Any) -> dict[str, float]:
+def _none_for_best(plan: TrainingEvaluation, training_args: Any) -> dict[str, float]:
     """NaN, which is never the best, for the metric that chooses the best model: without a value the trainer stops."""
     name = _best_metric(training_args)
     return {name: float("nan")} if name in plan.names else {}
@@ -270,9 +270,9 @@ def _make_evaluator(arguments: InferenceArguments, training_args: Any) -> Evalua
     rows: list[Sample | UnusableRow] = [
         dataset.sample(row) for row in range(min(len(dataset), hook.eval_samples or len(dataset)))
     ]
-    plan, seconds = make_plan(dataset.name, rows, plan_cells(settings), settings)
+    plan, seconds = plan_training_evaluation(dataset.name, rows, plan_cells(settings), settings)
     chosen = _best_metric(training_args)
-    if chosen is not None and chosen.startswith(PREFIX) and chosen not in plan.names:
+    if chosen is not None and chosen.startswith(METRIC_PREFIX) and chosen not in plan.names:
         raise UsageError(f"metric_for_best_model is {chosen}; simultaneous decoding has {', '.join(plan.names)}.")
     if rank_and_count()[0] == 0:
         if preset:
@@ -283,7 +283,7 @@ def _make_evaluator(arguments: InferenceArguments, training_args: Any) -> Evalua
     return Evaluator(plan, renderer, History(Path(training_args.output_dir)))
 
 
-def _about_test_set(dataset: OfflineDataset, data_arguments: Any, plan: Plan) -> Iterator[str]:
+def _about_test_set(dataset: OfflineDataset, data_arguments: Any, plan: TrainingEvaluation) -> Iterator[str]:
     """The test set, its rows and unit; then a warning, where it is a training set as well."""
     from simulsa_plugin.llamafactory.data.dataset import read_dataset_info
     from simulsa_plugin.llamafactory.data.leakage import trained_on

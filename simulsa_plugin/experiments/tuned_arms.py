@@ -16,16 +16,16 @@ import numpy as np
 
 from simulsa_plugin.comparison.compare import CompareOptions, load_result, resample_result
 from simulsa_plugin.comparison.resampled_cells import check_same_references
-from simulsa_plugin.comparison.tuned import Tested, load_tuning, score_at_budget
+from simulsa_plugin.comparison.tuned_systems import TestedSystem, load_tuning, score_at_budget
 from simulsa_plugin.evaluation.limit import LIMITS
 from simulsa_plugin.evaluation.result_cells import read_scores
-from simulsa_plugin.experiments.summary import OFFLINE
+from simulsa_plugin.experiments.summary import OFFLINE_CELL
 from simulsa_plugin.files.atomic import replacing
-from simulsa_plugin.metrics.significance import Array, Bootstrap, interval
+from simulsa_plugin.metrics.arrays import FloatArray
+from simulsa_plugin.metrics.quality import QUALITY_METRICS
+from simulsa_plugin.metrics.significance import Bootstrap, interval
 from simulsa_plugin.tables import align
 from simulsa_plugin.tuning.search import cell_in_words
-
-QUALITIES = ("BLEU", "chrF")
 
 Json = dict[str, Any]
 
@@ -46,9 +46,9 @@ class TunedArm:
 
     name: str
     latency: str
-    budgets: Mapping[float, Sequence[Tested] | None]
+    budgets: Mapping[float, Sequence[TestedSystem] | None]
     cells: Mapping[float, Sequence[str]]
-    offline: Sequence[Tested]
+    offline: Sequence[TestedSystem]
     limits: Sequence[Json]
 
 
@@ -71,7 +71,7 @@ class Estimate:
         return {"value": self.value, "spread": self.spread, "interval": self.bounds and list(self.bounds)}
 
 
-def read_arm(name: str, runs: Sequence[tuple[Path, Path]], bootstrap: Bootstrap) -> TunedArm:
+def read_tuned_arm(name: str, runs: Sequence[tuple[Path, Path]], bootstrap: Bootstrap) -> TunedArm:
     """Read the searches and test results of an arm.
 
     Args:
@@ -104,9 +104,9 @@ def read_arm(name: str, runs: Sequence[tuple[Path, Path]], bootstrap: Bootstrap)
         for budget in budgets
     }
     offline = [
-        Tested(
-            {name: value for name, value in cells[OFFLINE].values.items() if value is not None},
-            side[OFFLINE].values,
+        TestedSystem(
+            {name: value for name, value in cells[OFFLINE_CELL].values.items() if value is not None},
+            side[OFFLINE_CELL].values,
             0.0,
             0.0,
         )
@@ -116,7 +116,7 @@ def read_arm(name: str, runs: Sequence[tuple[Path, Path]], bootstrap: Bootstrap)
     return TunedArm(name, tunings[0].goal.latency, budgets, chosen, offline, limits)
 
 
-def over_seeds(values: Sequence[float], samples: Sequence[Array], seed: int) -> Estimate:
+def over_seeds(values: Sequence[float], samples: Sequence[FloatArray], seed: int) -> Estimate:
     """Average over seeds, with an interval over utterances and seeds.
 
     Args:
@@ -143,7 +143,7 @@ def summarise_tuned(arms: Sequence[TunedArm], bootstrap: Bootstrap) -> Json:
     offline = [
         {
             "arm": arm.name,
-            **{name: _estimate(arm.offline, name, bootstrap).as_json() for name in QUALITIES},
+            **{name: _estimate(arm.offline, name, bootstrap).as_json() for name in QUALITY_METRICS},
             "difference": None if arm is first else _differences(first.offline, arm.offline, bootstrap),
         }
         for arm in arms
@@ -230,7 +230,7 @@ def draw_tuned(title: str, summary: Json, path: Path) -> None:
         figure.savefig(handle, format="png", dpi=110)
 
 
-def _all(tested: Sequence[Tested | None]) -> Sequence[Tested] | None:
+def _all(tested: Sequence[TestedSystem | None]) -> Sequence[TestedSystem] | None:
     there = [one for one in tested if one is not None]
     return there if len(there) == len(tested) else None
 
@@ -238,17 +238,17 @@ def _all(tested: Sequence[Tested | None]) -> Sequence[Tested] | None:
 def _row(arm: TunedArm, first: TunedArm, budget: float, bootstrap: Bootstrap) -> Json:
     found, baseline = arm.budgets[budget], first.budgets.get(budget)
     row: Json = {"budget": budget, "arm": arm.name, "cells": arm.cells[budget]}
-    for name in (*QUALITIES, arm.latency):
+    for name in (*QUALITY_METRICS, arm.latency):
         row[name] = None if found is None else _estimate(found, name, bootstrap).as_json()
     compared = found is not None and baseline is not None and arm is not first
     return row | {"difference": _differences(baseline or (), found or (), bootstrap) if compared else None}
 
 
-def _estimate(tested: Sequence[Tested], name: str, bootstrap: Bootstrap) -> Estimate:
+def _estimate(tested: Sequence[TestedSystem], name: str, bootstrap: Bootstrap) -> Estimate:
     return over_seeds([one.value[name] for one in tested], [one.samples[name] for one in tested], bootstrap.seed)
 
 
-def _differences(baseline: Sequence[Tested], other: Sequence[Tested], bootstrap: Bootstrap) -> Json:
+def _differences(baseline: Sequence[TestedSystem], other: Sequence[TestedSystem], bootstrap: Bootstrap) -> Json:
     """The difference of each quality, seed by seed: a seed stands for the same order of the same data."""
     pairs = list(zip(baseline, other, strict=True))
     return {
@@ -257,7 +257,7 @@ def _differences(baseline: Sequence[Tested], other: Sequence[Tested], bootstrap:
             [two.samples[name] - one.samples[name] for one, two in pairs],
             bootstrap.seed,
         ).as_json()
-        for name in QUALITIES
+        for name in QUALITY_METRICS
     }
 
 
@@ -269,7 +269,7 @@ def _shown(row: Json, latency: str) -> list[str]:
         _number(bleu, 1),
         "–" if not bleu or bleu["spread"] is None else f"{bleu['spread']:.1f}",
         _number(chrf, 1),
-        *(_difference(difference and difference[name]) for name in QUALITIES),
+        *(_difference(difference and difference[name]) for name in QUALITY_METRICS),
     ]
 
 

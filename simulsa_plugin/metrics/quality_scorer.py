@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from simulsa_plugin.metrics.quality import QUALITY, Counts, QualityMetric, make_metrics
+from simulsa_plugin.metrics.quality import QUALITY_METRICS, Counts, QualityMetric, make_metrics
 
-BATCH = 512  # sentences counted at a time
-WAITING = 16  # batches that other processes may be behind
+SENTENCES_PER_BATCH = 512  # sentences counted at a time
+PENDING_BATCHES = 16  # batches that other processes may be behind
 
 
-class Texts:
+class QualityScorer:
     """Adds up the counts of sentences.
 
     A sentence whose reference is null is skipped. Where no sentence has a word of reference nothing is measured: a
@@ -41,9 +41,9 @@ class Texts:
         self._executor = executor
         self._batch: list[tuple[str, str | None]] = []
         self._counting: deque[tuple[Future[list[Counts]], NDArray[np.bool_]]] = deque()
-        self._sums: dict[str, Any] = dict.fromkeys(QUALITY, 0)
-        self._kept: dict[str, list[NDArray[np.int32]]] = {name: [] for name in QUALITY}
-        self._sentences: dict[str, list[float | None]] = {name: [] for name in QUALITY}
+        self._sums: dict[str, Any] = dict.fromkeys(QUALITY_METRICS, 0)
+        self._kept: dict[str, list[NDArray[np.int32]]] = {name: [] for name in QUALITY_METRICS}
+        self._sentences: dict[str, list[float | None]] = {name: [] for name in QUALITY_METRICS}
         self._total = self._measured = 0
         self._has_reference = False
 
@@ -53,7 +53,7 @@ class Texts:
         self._total += 1
         self._measured += reference is not None
         self._has_reference = self._has_reference or bool(reference and reference.strip())
-        if len(self._batch) >= BATCH:
+        if len(self._batch) >= SENTENCES_PER_BATCH:
             self._count()
 
     def scores(self) -> dict[str, float | None]:
@@ -76,12 +76,12 @@ class Texts:
 
     def skipped(self) -> dict[str, int]:
         """Sentences without a score."""
-        return dict.fromkeys(QUALITY, self._total - self._measured if self._has_reference else self._total)
+        return dict.fromkeys(QUALITY_METRICS, self._total - self._measured if self._has_reference else self._total)
 
     def listed(self) -> dict[str, list[float | None]]:
         """The score of every sentence, or None."""
         self._finish()
-        return self._sentences if self._has_reference else {name: [None] * self._total for name in QUALITY}
+        return self._sentences if self._has_reference else {name: [None] * self._total for name in QUALITY_METRICS}
 
     def kept(self) -> dict[str, tuple[QualityMetric, NDArray[np.int32]]]:
         """The counts of every sentence, shape (sentences, counts)."""
@@ -102,7 +102,7 @@ class Texts:
             return
         counting = self._executor.submit(count_ngrams, self._tokenizer, hypotheses, references)
         self._counting.append((counting, measured))
-        if len(self._counting) > WAITING:
+        if len(self._counting) > PENDING_BATCHES:
             self._collect()
 
     def _finish(self) -> None:

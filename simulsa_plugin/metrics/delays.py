@@ -13,14 +13,34 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
-from simulsa_plugin.evaluation.steps import ShownStep
 from simulsa_plugin.metrics.records import EmissionRecord
-from simulsa_plugin.metrics.stability import common_prefix, erased_units
-from simulsa_plugin.streaming.session import REPLACEMENT
+from simulsa_plugin.metrics.stability import REPLACEMENT, common_prefix, erased_units
 
-COMMITTED, FIRST_STABLE, LAST_WRITTEN = DELAYS = ("committed", "first_stable", "last_written")
+COMMITTED, FIRST_STABLE, LAST_WRITTEN = DELAY_KINDS = ("committed", "first_stable", "last_written")
 CUMULATIVE, PER_STEP, QUEUE = CLOCKS = ("cumulative", "per_step", "queue")
+
+
+@dataclass(frozen=True)
+class ShownStep:
+    """One step of a session in text.
+
+    Attributes:
+        audio_ms: milliseconds of source heard.
+        shown: the text on the screen.
+        committed: the part of it that will not change, white space at its end included.
+        finished: the whole utterance has been heard.
+        compute_ms: milliseconds that the step took; None where it was not measured, or the step only read.
+        truncated: the limit on new tokens came before the end of turn.
+    """
+
+    audio_ms: float
+    shown: str
+    committed: str
+    finished: bool
+    compute_ms: float | None = None
+    truncated: bool = False
 
 
 def emission_record(
@@ -40,7 +60,7 @@ def emission_record(
         index,
         " ".join(final) if unit == "word" else "".join(final),
         reference,
-        tuple(delays(steps, unit, COMMITTED)),
+        tuple(unit_delays(steps, unit, COMMITTED)),
         elapsed_times(steps, unit, CUMULATIVE) if is_measured(steps) else None,
         steps[-1].audio_ms,
         source,
@@ -48,8 +68,8 @@ def emission_record(
     )
 
 
-def delays(steps: Sequence[ShownStep], unit: str, name: str) -> list[float]:
-    """One of DELAYS, milliseconds of source heard for each unit of the final text."""
+def unit_delays(steps: Sequence[ShownStep], unit: str, name: str) -> list[float]:
+    """One of DELAY_KINDS, milliseconds of source heard for each unit of the final text."""
     return [steps[index].audio_ms for index in unit_steps(steps, unit, name)]
 
 
@@ -71,7 +91,7 @@ def is_measured(steps: Sequence[ShownStep]) -> bool:
 
 
 def unit_steps(steps: Sequence[ShownStep], unit: str, name: str) -> list[int]:
-    """The step that one of DELAYS names for each unit of the final text.
+    """The step that one of DELAY_KINDS names for each unit of the final text.
 
     >>> steps = [ShownStep(500, "we", "", False), ShownStep(1000, "we go", "we", False),
     ...          ShownStep(1500, "we went", "we went", True)]

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from simulsa_plugin.errors import LogError
 from simulsa_plugin.logs.content_checks import Seconds, has_early_elapsed, has_special_token, has_subwords
-from simulsa_plugin.logs.reader import Lines, Log
+from simulsa_plugin.logs.reader import LineNumbers, Log
 from simulsa_plugin.logs.simuleval import without_end_mark
 from simulsa_plugin.metrics.records import (
-    UNITS,
+    LATENCY_UNITS,
     EmissionRecord,
     count_units,
     fits_unit,
@@ -34,7 +34,7 @@ _KINDS = {
 _WITHOUT_STRICT = "Fix the log, or score it without --strict."
 
 
-class Oddities:
+class LogChecker:
     """Watches the records of a log as they pass.
 
     Args:
@@ -45,12 +45,12 @@ class Oddities:
 
     def __init__(self, log: Log, unit: str, *, strict: bool = False) -> None:
         self._log, self._unit, self._strict = log, unit, strict
-        self._lines = {kind: Lines() for kind in _KINDS}
+        self._lines = {kind: LineNumbers() for kind in _KINDS}
         self._lines |= {"missing_reference": log.missing_reference, "repeated_index": log.repeated_index}
         self._fit = _UnitFit(log.path, unit)
         self._seconds = Seconds()
 
-    def watched(self) -> Iterator[EmissionRecord]:
+    def checked_records(self) -> Iterator[EmissionRecord]:
         """The records of the log, each looked at before it is passed on.
 
         Raises:
@@ -67,7 +67,7 @@ class Oddities:
         if self._strict and (reason := self._seconds.reason()):
             raise LogError(f"{self._log.path}: {reason}. {_WITHOUT_STRICT}")
 
-    def found(self) -> Mapping[str, Lines]:
+    def found(self) -> Mapping[str, LineNumbers]:
         """Kind → the lines; kinds without a line are absent."""
         return {kind: lines for kind, lines in self._lines.items() if lines.count}
 
@@ -113,14 +113,14 @@ class _UnitFit:
     def __init__(self, path: Path, unit: str) -> None:
         self._path, self._unit = path, unit
         self._telling = 0
-        self._fitting = dict.fromkeys(UNITS, 0)
+        self._fitting = dict.fromkeys(LATENCY_UNITS, 0)
         self._unfit: tuple[int, EmissionRecord] | None = None
 
     def add(self, number: int, record: EmissionRecord) -> None:
         if not record.delays or not record.prediction.strip():
             return
         self._telling += 1
-        for unit in UNITS:
+        for unit in LATENCY_UNITS:
             self._fitting[unit] += fits_unit(record, unit)
         if self._unfit is None and not fits_unit(record, self._unit):
             self._unfit = number, record
@@ -131,7 +131,7 @@ class _UnitFit:
         A lone line that fits no unit is let through: it proves nothing about the unit, only about itself.
         """
         unfit = self._telling - self._fitting[self._unit]
-        better = max(UNITS, key=self._fitting.__getitem__)
+        better = max(LATENCY_UNITS, key=self._fitting.__getitem__)
         lone = self._telling == 1 and not self._fitting[better]
         if self._unfit is None or 2 * unfit <= self._telling or lone:
             return
@@ -148,7 +148,7 @@ class _UnitFit:
         )
 
 
-def _listed(lines: Lines) -> str:
+def _listed(lines: LineNumbers) -> str:
     """Line numbers, the first dozen of them."""
     more = f" and {lines.count - len(lines.first)} more" if lines.count > len(lines.first) else ""
     return f"line{'s' if lines.count > 1 else ''} {', '.join(map(str, lines.first))}{more}"

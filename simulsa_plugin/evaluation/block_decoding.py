@@ -26,11 +26,13 @@ from simulsa_plugin.audio.decoding import read_mono
 from simulsa_plugin.audio.samples import samples_to_seconds
 from simulsa_plugin.errors import AudioError, ModelError
 from simulsa_plugin.evaluation.result_cells import folder_name
-from simulsa_plugin.evaluation.steps import ShownStep, read_sessions, step_rows
+from simulsa_plugin.evaluation.session_rows import step_rows
 from simulsa_plugin.files.atomic import UNFINISHED, make_own_folder, sync_folder, writing_to
 from simulsa_plugin.files.checksums import checksums, first_damaged, read_sealed, sealed
 from simulsa_plugin.files.json_files import read_jsonl, write_json, write_jsonl
 from simulsa_plugin.files.locks import LOCK
+from simulsa_plugin.logs.steps import read_sessions
+from simulsa_plugin.metrics.delays import ShownStep
 from simulsa_plugin.model.protocol import AudioLanguageModel
 from simulsa_plugin.model.values import Head, Sample, UnusableRow
 from simulsa_plugin.sharding import Shard, wait_until
@@ -38,8 +40,8 @@ from simulsa_plugin.streaming.engine import Cell, Limits, Source, decode, decode
 from simulsa_plugin.streaming.session import SAMPLES_PER_MS, SHORTEST_MS, Session
 from simulsa_plugin.terminal import progress
 
-BLOCK = 128  # utterances whose audio is in memory at once
-LISTENING_ROWS = 8  # utterances about which attention heads are found
+UTTERANCES_PER_BLOCK = 128  # utterances whose audio is in memory at once
+HEAD_SEARCH_ROWS = 8  # utterances about which attention heads are found
 POLL_SECONDS = 0.2
 STARTED = "started.json"  # the work that has begun
 _INSTANCES = "instances.jsonl"
@@ -47,7 +49,7 @@ BLOCK_NOTE = "block.json"
 
 
 @dataclass(frozen=True)
-class Job:
+class DecodingJob:
     """What is decoded, and how.
 
     Attributes:
@@ -79,12 +81,12 @@ class Job:
 
     def __post_init__(self) -> None:
         if not self.listening:
-            object.__setattr__(self, "listening", self.rows[:LISTENING_ROWS])
+            object.__setattr__(self, "listening", self.rows[:HEAD_SEARCH_ROWS])
 
     @property
     def num_blocks(self) -> int:
         """Blocks of the test set."""
-        return -(-len(self.rows) // BLOCK)
+        return -(-len(self.rows) // UTTERANCES_PER_BLOCK)
 
     def block_folder(self, block: int) -> Path:
         """Where a block is written."""
@@ -96,10 +98,10 @@ class Job:
 
     def block_rows(self, block: int) -> Sequence[Sample | UnusableRow]:
         """Rows of a block."""
-        return self.rows[block * BLOCK : (block + 1) * BLOCK]
+        return self.rows[block * UTTERANCES_PER_BLOCK : (block + 1) * UTTERANCES_PER_BLOCK]
 
 
-def decode_blocks(job: Job, share: Shard | None = None) -> None:
+def decode_blocks(job: DecodingJob, share: Shard | None = None) -> None:
     """Decode the blocks that are not there yet, or are damaged: all of them, or every `share.count`-th.
 
     Raises:
@@ -107,7 +109,7 @@ def decode_blocks(job: Job, share: Shard | None = None) -> None:
         StorageError: a block cannot be written.
     """
     first, step = (share.number - 1, share.count) if share else (0, 1)
-    missing = [block for block in range(first, job.num_blocks, step) if not is_whole(job, block)]
+    missing = [block for block in range(first, job.num_blocks, step) if not is_complete(job, block)]
     make_own_folder(job.folder)
     _remove_unfinished(job.folder)
     if missing:
@@ -115,7 +117,7 @@ def decode_blocks(job: Job, share: Shard | None = None) -> None:
     total = sum(len(job.block_rows(block)) for block in missing) * len(job.cells)
     with progress(total, f"decode {job.name}", "session") as counting:
         for block in missing:
-            if is_whole(job, block):  # by another process meanwhile
+            if is_complete(job, block):  # by another process meanwhile
                 counting.update(len(job.block_rows(block)) * len(job.cells))
                 continue
             damage = _damage(job, block)
@@ -124,7 +126,7 @@ def decode_blocks(job: Job, share: Shard | None = None) -> None:
             _write_block(job, block, counting)
 
 
-def find_attention_heads(job: Job) -> list[str]:
+def find_attention_heads(job: DecodingJob) -> list[str]:
     """Find the attention heads that policies need, without references, and say which they are.
 
     Returns:
@@ -143,14 +145,14 @@ def _loaded(model: AudioLanguageModel, rows: Sequence[Sample | UnusableRow]) -> 
     return [loaded for row in rows if isinstance(loaded := _load(model, row), Source)]
 
 
-def is_whole(job: Job, block: int) -> bool:
+def is_complete(job: DecodingJob, block: int) -> bool:
     """Whether a block is there, and holds what it should."""
     if block not in job.whole and job.block_folder(block).exists() and _damage(job, block) is None:
         job.whole.add(block)
     return block in job.whole
 
 
-def noted_work(job: Job) -> dict[str, Any] | None:
+def recorded_work(job: DecodingJob) -> dict[str, Any] | None:
     """The work that is written down in a block whose files are whole; None where there is none."""
     for block in range(job.num_blocks):
         noted = read_sealed(job.block_folder(block) / BLOCK_NOTE)
@@ -160,21 +162,21 @@ def noted_work(job: Job) -> dict[str, Any] | None:
     return None
 
 
-def wait_for_blocks(job: Job) -> None:
+def wait_for_blocks(job: DecodingJob) -> None:
     """Wait until every block is there, whoever decodes it.
 
     Raises:
         StorageError: no block has come for long.
     """
     for block in range(job.num_blocks):
-        wait_until(partial(is_whole, job, block), partial(_blocks_there, job), "the other processes")
+        wait_until(partial(is_complete, job, block), partial(_blocks_there, job), "the other processes")
 
 
-def _blocks_there(job: Job) -> int:
+def _blocks_there(job: DecodingJob) -> int:
     return sum(job.block_folder(block).exists() for block in range(job.num_blocks))
 
 
-def remove_blocks(job: Job) -> None:
+def remove_blocks(job: DecodingJob) -> None:
     """Remove the blocks and their folder; what is not ours in it stays."""
     for path in list(job.folder.glob("*")):
         if path.name in (STARTED, LOCK) or path.name.endswith(UNFINISHED) or re.fullmatch(r"\d{5,}", path.name):
@@ -184,18 +186,18 @@ def remove_blocks(job: Job) -> None:
         job.folder.rmdir()
 
 
-def read_instances(job: Job) -> Iterator[dict[str, Any]]:
+def read_instances(job: DecodingJob) -> Iterator[dict[str, Any]]:
     """One row per utterance: id, row, and why it was left out, or what decoded it and if it exceeds the window."""
     for block in range(job.num_blocks):
         yield from read_jsonl(job.block_folder(block) / _INSTANCES)
 
 
-def read_steps(job: Job, cell: Cell) -> Iterator[tuple[str, list[ShownStep]]]:
+def read_steps(job: DecodingJob, cell: Cell) -> Iterator[tuple[str, list[ShownStep]]]:
     """(id, steps) of every utterance decoded in a cell."""
     return read_sessions(steps_file(job, block, cell) for block in range(job.num_blocks))
 
 
-def steps_file(job: Job, block: int, cell: Cell) -> Path:
+def steps_file(job: DecodingJob, block: int, cell: Cell) -> Path:
     """The steps of a block in a cell."""
     return job.block_folder(block) / f"{cell_folder(cell)}.jsonl"
 
@@ -206,7 +208,7 @@ def cell_folder(cell: Cell) -> str:
     return folder_name(cell.policy.name, cell.chunk_ms, policy["rollback"], policy["parameters"])
 
 
-def _write_block(job: Job, block: int, counting: Any) -> None:
+def _write_block(job: DecodingJob, block: int, counting: Any) -> None:
     instances: list[dict[str, Any]] = []
     sources: list[Source] = []
     device = job.model.hardware()["device"]
@@ -234,7 +236,7 @@ def _write_block(job: Job, block: int, counting: Any) -> None:
         shutil.rmtree(temporary, ignore_errors=True)  # it is gone where it has become the block
 
 
-def _put_in_place(job: Job, temporary: Path, block: int) -> None:
+def _put_in_place(job: DecodingJob, temporary: Path, block: int) -> None:
     folder = job.block_folder(block)
     with writing_to(folder):
         if _damage(job, block) is not None:
@@ -255,7 +257,7 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _damage(job: Job, block: int) -> str | None:
+def _damage(job: DecodingJob, block: int) -> str | None:
     """Why a block that is there cannot be used; None where it can, or is not there."""
     folder = job.block_folder(block)
     if not folder.exists():
@@ -272,12 +274,12 @@ def _damage(job: Job, block: int) -> str | None:
     return None if ids == [job.identifier(row) for row in job.block_rows(block)] else "it holds other utterances."
 
 
-def _file_names(job: Job) -> list[str]:
+def _file_names(job: DecodingJob) -> list[str]:
     """The files of a block that hold something."""
     return [*(f"{cell_folder(cell)}.jsonl" for cell in job.cells), _INSTANCES]
 
 
-def _decode(job: Job, sources: Sequence[Source], counting: Any) -> list[list[Session]]:
+def _decode(job: DecodingJob, sources: Sequence[Source], counting: Any) -> list[list[Session]]:
     if not job.measures_time:
         return decode(job.model, sources, job.cells, job.limits, on_finished=lambda _: counting.update())
     for cell in job.cells if sources else ():

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from simulsa_plugin.evaluation.delays import CLOCKS, DELAYS, delays, elapsed_times, is_measured
-from simulsa_plugin.evaluation.steps import ShownStep
-from simulsa_plugin.metrics.columns import Columns
+from simulsa_plugin.metrics.columns import MetricColumns
+from simulsa_plugin.metrics.delays import CLOCKS, DELAY_KINDS, ShownStep, elapsed_times, is_measured, unit_delays
 from simulsa_plugin.metrics.instance import (
-    CUT_OFF,
-    LATENCY,
-    SAME_UNITS,
+    BASE_LATENCIES,
+    CA_CU_SUFFIX,
+    SOURCE_BOUNDED,
     Measure,
     computation_aware_latencies,
     latencies,
@@ -22,7 +21,7 @@ from simulsa_plugin.metrics.instance import (
 from simulsa_plugin.metrics.records import EmissionRecord
 
 
-class Views:
+class DelayClockMeans:
     """Means over the sessions of a cell as they come.
 
     Args:
@@ -34,8 +33,11 @@ class Views:
 
     def __init__(self, measure: Measure) -> None:
         self._measure = measure
-        self._delays = {name: Columns(LATENCY) for name in DELAYS}
-        self._clocks = {name: Columns((*LATENCY, *(metric + SAME_UNITS for metric in CUT_OFF))) for name in CLOCKS}
+        self._delays = {name: MetricColumns(BASE_LATENCIES) for name in DELAY_KINDS}
+        self._clocks = {
+            name: MetricColumns((*BASE_LATENCIES, *(metric + CA_CU_SUFFIX for metric in SOURCE_BOUNDED)))
+            for name in CLOCKS
+        }
         self._computed_ms = self._heard_ms = 0.0
         self._measured = False
         self.truncated_steps = 0
@@ -43,7 +45,7 @@ class Views:
     def add(self, record: EmissionRecord, steps: Sequence[ShownStep]) -> None:
         """Add a session and its record."""
         for name, columns in self._delays.items():
-            columns.append(latencies(with_delays(record, delays(steps, self._measure.unit, name)), self._measure))
+            columns.append(latencies(with_delays(record, unit_delays(steps, self._measure.unit, name)), self._measure))
         self.truncated_steps += sum(step.truncated for step in steps)
         if not is_measured(steps):
             return
@@ -55,7 +57,7 @@ class Views:
             same = same_unit_latencies(on_clock, self._measure)
             columns.append(
                 computation_aware_latencies(on_clock, self._measure)
-                | {metric + SAME_UNITS: value for metric, value in same.items()}
+                | {metric + CA_CU_SUFFIX: value for metric, value in same.items()}
             )
 
     def as_json(self) -> dict[str, Any]:
@@ -67,7 +69,7 @@ class Views:
         }
 
 
-def _means(columns: Columns) -> dict[str, Any]:
+def _means(columns: MetricColumns) -> dict[str, Any]:
     """Means, and how many instances have none."""
     return {name: columns.mean(name) for name in columns.names} | {
         "skipped": {name: columns.skipped(name) for name in columns.names}

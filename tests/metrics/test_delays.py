@@ -5,10 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simulsa_plugin.errors import LogError
-from simulsa_plugin.evaluation import delays as module
-from simulsa_plugin.evaluation.delays import emission_record
-from simulsa_plugin.evaluation.steps import ShownStep, read_sessions, step_rows
+from simulsa_plugin.evaluation.session_rows import step_rows
 from simulsa_plugin.files.json_files import write_jsonl
+from simulsa_plugin.logs.steps import read_sessions
+from simulsa_plugin.metrics import delays as module
+from simulsa_plugin.metrics.delays import ShownStep, emission_record
 from simulsa_plugin.streaming.session import Step
 
 
@@ -111,7 +112,7 @@ def test_a_word_that_grows_is_first_stable_when_it_is_whole():
 
 
 def named(made, unit="word"):
-    return {name: module.delays(made, unit, name) for name in module.DELAYS}
+    return {name: module.unit_delays(made, unit, name) for name in module.DELAY_KINDS}
 
 
 def test_three_delays_on_paper():

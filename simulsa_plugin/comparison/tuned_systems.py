@@ -15,14 +15,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from simulsa_plugin.comparison.resampled_cells import Side, sample_cells
+from simulsa_plugin.comparison.resampled_cells import ResampledCells, resample_cells
 from simulsa_plugin.errors import LogError, UsageError
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
-from simulsa_plugin.evaluation.result_cells import LOG, Cell, CellKey, key_of
+from simulsa_plugin.evaluation.result_cells import Cell, CellKey, cell_key
 from simulsa_plugin.files.checksums import read_sealed
 from simulsa_plugin.logs.reader import ReadOptions
+from simulsa_plugin.logs.simuleval import INSTANCES_LOG
+from simulsa_plugin.metrics.arrays import FloatArray
 from simulsa_plugin.metrics.instance import Measure
-from simulsa_plugin.metrics.significance import Array, Bootstrap, interval
+from simulsa_plugin.metrics.significance import Bootstrap, interval
 from simulsa_plugin.tuning.halving import Goal, best_within
 from simulsa_plugin.tuning.search import DEV_LOGS, FINALISTS, FRONTIER, TUNED
 
@@ -31,7 +33,7 @@ SIDES = ("baseline", "other")
 
 
 @dataclass(frozen=True)
-class Tuning:
+class TuningResult:
     """A folder of `simulsa-eval tune`.
 
     Attributes:
@@ -45,12 +47,12 @@ class Tuning:
     path: Path
     goal: Goal
     tuned: Mapping[float, CellKey | None]
-    finalists: Side
+    finalists: ResampledCells
     dataset: str
 
 
 @dataclass(frozen=True)
-class Tested:
+class TestedSystem:
     """A system on the test set, its settings chosen anew on every resample of the dev set.
 
     Attributes:
@@ -61,17 +63,17 @@ class Tested:
     """
 
     value: Mapping[str, float]
-    samples: Mapping[str, Array]
+    samples: Mapping[str, FloatArray]
     otherwise: float
     missing: float
 
 
 def tuned_files(folder: Path) -> list[Path]:
     """The files of a search, which no output may replace."""
-    return [*(folder / name for name in (FRONTIER, TUNED, FINALISTS)), *folder.glob(f"{DEV_LOGS}/*/{LOG}")]
+    return [*(folder / name for name in (FRONTIER, TUNED, FINALISTS)), *folder.glob(f"{DEV_LOGS}/*/{INSTANCES_LOG}")]
 
 
-def load_tuning(path: Path, bootstrap: Bootstrap) -> Tuning:
+def load_tuning(path: Path, bootstrap: Bootstrap) -> TuningResult:
     """A folder of `simulsa-eval tune`, its dev logs resampled otherwise than a test set of equal size is.
 
     Raises:
@@ -83,11 +85,13 @@ def load_tuning(path: Path, bootstrap: Bootstrap) -> Tuning:
     settings, goal = EvaluationSettings.from_keys(content["settings"]), content["goal"]
     rows = {row["cell"]: row for row in content["cells"]}
     logs = {
-        name: path / DEV_LOGS / name / LOG for name, row in rows.items() if row["utterances"] == content["utterances"]
+        name: path / DEV_LOGS / name / INSTANCES_LOG
+        for name, row in rows.items()
+        if row["utterances"] == content["utterances"]
     }
     cells = {_key(rows[name]): Cell(_key(rows[name]), {}, None, log) for name, log in logs.items()}
     unit = settings.latency_unit
-    finalists = sample_cells(
+    finalists = resample_cells(
         cells,
         Measure(unit),
         settings.bleu_tokenizer,
@@ -97,15 +101,15 @@ def load_tuning(path: Path, bootstrap: Bootstrap) -> Tuning:
     if not any(sampled.values for sampled in finalists.values()):
         raise LogError(f"{path} rests on fewer than two utterances: nothing can be resampled. Tune on a larger set.")
     tuned = {one["budget"]: None if one["cell"] is None else _key(rows[one["cell"]]) for one in content["budgets"]}
-    return Tuning(
+    return TuningResult(
         path, Goal(tuple(goal["budgets"]), goal["latency"], goal["quality"]), tuned, finalists, content["dataset"]
     )
 
 
 def compare_tuned(
-    tunings: tuple[Tuning, Tuning],
+    tunings: tuple[TuningResult, TuningResult],
     tests: tuple[Mapping[CellKey, Cell], Mapping[CellKey, Cell]],
-    sides: tuple[Side, Side],
+    sides: tuple[ResampledCells, ResampledCells],
 ) -> list[Json]:
     """Compare two tuned systems at each budget of both.
 
@@ -133,9 +137,9 @@ def compare_tuned(
 
 def _at_budget(
     budget: float,
-    tunings: tuple[Tuning, Tuning],
+    tunings: tuple[TuningResult, TuningResult],
     tests: tuple[Mapping[CellKey, Cell], Mapping[CellKey, Cell]],
-    sides: tuple[Side, Side],
+    sides: tuple[ResampledCells, ResampledCells],
 ) -> Json:
     goal, keys = tunings[0].goal, [tuning.tuned[budget] for tuning in tunings]
     found: Json = {
@@ -170,7 +174,9 @@ def _at_budget(
     return found | {"sentence": _sentence(found, [str(key) for key in keys])}
 
 
-def score_at_budget(budget: float, tuning: Tuning, cells: Mapping[CellKey, Cell], side: Side) -> Tested | None:
+def score_at_budget(
+    budget: float, tuning: TuningResult, cells: Mapping[CellKey, Cell], side: ResampledCells
+) -> TestedSystem | None:
     """Score a tuned system on the test set at a budget, its settings chosen anew on every resample of the dev set.
 
     Args:
@@ -206,7 +212,7 @@ def score_at_budget(budget: float, tuning: Tuning, cells: Mapping[CellKey, Cell]
         for name, value in cell.values.items()
         if value is not None and all(name in side[key].values for key in set(there))
     ]
-    return Tested(
+    return TestedSystem(
         {name: float(cell.values[name] or 0.0) for name in names},
         {name: np.array([side[key].values[name][number] for number, key in enumerate(there)]) for name in names},
         sum(key != tuned for key in chosen) / len(chosen),
@@ -219,7 +225,7 @@ def _as_tuned(key: CellKey | None, tuned: CellKey) -> CellKey:
     return tuned if key is None else key
 
 
-def _choices(tuning: Tuning, budget: float) -> list[CellKey | None]:
+def _choices(tuning: TuningResult, budget: float) -> list[CellKey | None]:
     """The cell that each resample of the dev set chooses."""
     keys = list(tuning.finalists)
     qualities, latencies = (
@@ -238,7 +244,7 @@ def _values(values: NDArray[np.float64]) -> Sequence[float | None]:
 
 
 def _key(row: Mapping[str, Any]) -> CellKey:
-    return key_of({**row, "chunk_ms": float(row["chunk_ms"])})
+    return cell_key({**row, "chunk_ms": float(row["chunk_ms"])})
 
 
 def _in_words(goal: Goal) -> str:

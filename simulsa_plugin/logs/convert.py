@@ -9,24 +9,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from simulsa_plugin.errors import LogError, UsageError
-from simulsa_plugin.evaluation.delays import (
-    COMMITTED,
-    FIRST_STABLE,
-    delays,
-    split_units,
-)
-from simulsa_plugin.evaluation.result_cells import LOG
-from simulsa_plugin.evaluation.steps import STEPS, ShownStep, read_sessions
 from simulsa_plugin.files.atomic import make_folder, remove_abandoned
 from simulsa_plugin.files.json_files import write_jsonl
 from simulsa_plugin.files.ownership import claim, refuse_input_as_output
 from simulsa_plugin.logs import omnisteval, simuleval, simulstream
 from simulsa_plugin.logs.reader import Log, ReadOptions, read_references
+from simulsa_plugin.logs.simuleval import INSTANCES_LOG
 from simulsa_plugin.logs.simulstream import Event
+from simulsa_plugin.logs.steps import STEPS, read_sessions
+from simulsa_plugin.metrics.delays import COMMITTED, FIRST_STABLE, ShownStep, split_units, unit_delays
 from simulsa_plugin.metrics.records import EmissionRecord, fits_unit
 from simulsa_plugin.metrics.stability import common_prefix, erasure, without_growing
 
-SIMULEVAL, OMNISTEVAL, SIMULSTREAM, TEXTS = FORMS = ("simuleval", "omnisteval", "simulstream", "texts")
+SIMULEVAL, OMNISTEVAL, SIMULSTREAM, TEXTS = OUTPUT_FORMS = ("simuleval", "omnisteval", "simulstream", "texts")
 
 
 @dataclass(frozen=True)
@@ -66,18 +61,18 @@ def convert(source: Path, out: Path, options: ConvertOptions) -> int:
         )
     if options.form == SIMULSTREAM:
         claim(make_folder(out), simulstream.FILES)
-        return simulstream.write_log(out, _sessions(source, options), options.read.unit)
+        return simulstream.write_simulstream_log(out, _sessions(source, options), options.read.unit)
     counted = _Counted(_records(source, options))
     remove_abandoned(out)
     if options.form == TEXTS:
-        write_jsonl(out, texts(counted, options.sources))
+        write_jsonl(out, text_rows(counted, options.sources))
     else:
-        write = {SIMULEVAL: simuleval.write_log, OMNISTEVAL: omnisteval.write_log}[options.form]
+        write = {SIMULEVAL: simuleval.write_simuleval_log, OMNISTEVAL: omnisteval.write_omnisteval_log}[options.form]
         write(out, counted)
     return counted.count
 
 
-def texts(records: Iterator[EmissionRecord] | _Counted, sources: Path | None) -> Iterator[dict[str, str]]:
+def text_rows(records: Iterator[EmissionRecord] | _Counted, sources: Path | None) -> Iterator[dict[str, str]]:
     """Rows of mt and ref, and src where there are source texts: what COMET and its relatives read.
 
     Raises:
@@ -192,7 +187,9 @@ def _records(source: Path, options: ConvertOptions) -> Iterator[EmissionRecord]:
         yield from Log(_log_of(source), options.read).records()
         return
     for record, steps in _with_steps(source, options):
-        yield dataclasses.replace(record, delays=tuple(delays(steps, options.read.unit, options.delays)), elapsed=None)
+        yield dataclasses.replace(
+            record, delays=tuple(unit_delays(steps, options.read.unit, options.delays)), elapsed=None
+        )
 
 
 def _sessions(source: Path, options: ConvertOptions) -> Iterator[tuple[EmissionRecord, list[Event]]]:
@@ -214,7 +211,9 @@ def _with_steps(source: Path, options: ConvertOptions) -> Iterator[tuple[Emissio
     records, sessions = Log(_log_of(source), options.read).records(), read_sessions([source / STEPS])
     for record, session in itertools.zip_longest(records, sessions):
         if record is None or session is None:
-            raise LogError(f"{source}: {LOG} and {STEPS} disagree about the instances. Run `simulsa-eval run` again.")
+            raise LogError(
+                f"{source}: {INSTANCES_LOG} and {STEPS} disagree about the instances. Run `simulsa-eval run` again."
+            )
         _, steps = session
         units = split_units(steps[-1].shown, options.read.unit)
         if len(units) != len(record.delays):
@@ -227,9 +226,9 @@ def _with_steps(source: Path, options: ConvertOptions) -> Iterator[tuple[Emissio
 
 def _written_units(steps: Sequence[ShownStep], unit: str) -> list[int]:
     """How many units are committed after each step."""
-    times = delays(steps, unit, COMMITTED)
+    times = unit_delays(steps, unit, COMMITTED)
     return [sum(time <= step.audio_ms for time in times) for step in steps]
 
 
 def _log_of(source: Path) -> Path:
-    return source / LOG if source.is_dir() else source
+    return source / INSTANCES_LOG if source.is_dir() else source

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from simulsa_plugin.evaluation.formatting import shown, shown_parameters, unit_of
+from simulsa_plugin.evaluation.formatting import format_parameters, format_value, metric_unit
 from simulsa_plugin.evaluation.result_cells import CELL_METRICS, CellKey
-from simulsa_plugin.metrics.quality import QUALITY
+from simulsa_plugin.metrics.quality import QUALITY_METRICS
 from simulsa_plugin.tables import align
 
 MAIN_METRICS = ("BLEU", "LAAL", "chrF")
@@ -45,15 +45,19 @@ def _main_table(cells: Iterable[dict[str, Any]], time: str) -> list[str]:
     header = ["cell"]
     for name in MAIN_METRICS:
         header += [_with_unit(name, time), "other", "diff"]
-        header += ["[low, high]"] + (["p, differ, sacrebleu's p"] if name in QUALITY else [])
+        header += ["[low, high]"] + (["p, differ, sacrebleu's p"] if name in QUALITY_METRICS else [])
     rows = [header]
     for cell in cells:
         row = [_cell_name(cell)]
         for name in MAIN_METRICS:
             value = cell["metrics"].get(name, {})
-            row += [shown(value.get("baseline")), shown(value.get("other")), _signed(value.get("difference"))]
+            row += [
+                format_value(value.get("baseline")),
+                format_value(value.get("other")),
+                _signed(value.get("difference")),
+            ]
             row += [_shown_interval(value.get("interval"))]
-            row += [_shown_test(value)] if name in QUALITY else []
+            row += [_shown_test(value)] if name in QUALITY_METRICS else []
         rows.append(row)
     return align(rows)
 
@@ -111,8 +115,8 @@ def _curve_table(curves: dict[str, Any]) -> list[str]:
     rows += [
         [
             f"{point[latency]:.0f}",
-            shown(point["baseline"]),
-            shown(point["other"]),
+            format_value(point["baseline"]),
+            format_value(point["other"]),
             _signed(point["difference"]),
             _shown_interval(point["interval"]),
         ]
@@ -138,13 +142,13 @@ def _cells_compared(grids: dict[str, Any]) -> str:
 
 
 def _cell_name(cell: dict[str, Any]) -> str:
-    parameters = shown_parameters(cell["parameters"])
+    parameters = format_parameters(cell["parameters"])
     name = str(CellKey(cell["policy"], cell["chunk_ms"], cell["rollback"])) + (f" {parameters}" if parameters else "")
     return f"{name} (not in the {cell['missing']})" if cell["missing"] else name
 
 
 def _with_unit(name: str, time: str) -> str:
-    return f"{name} {unit_of(name, time)}".rstrip()
+    return f"{name} {metric_unit(name, time)}".rstrip()
 
 
 def _signed(value: float | None) -> str:

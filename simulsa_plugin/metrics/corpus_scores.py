@@ -10,30 +10,34 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Any
 
-from simulsa_plugin.metrics.columns import Columns
+from simulsa_plugin.metrics.columns import MetricColumns
 from simulsa_plugin.metrics.degeneracy import is_degenerate
 from simulsa_plugin.metrics.instance import (
-    COMPUTATION_AWARE,
-    CUT_OFF,
-    LATENCY,
-    PERCENT,
-    RATIOS,
-    SAME_UNITS,
+    BASE_LATENCIES,
+    CA_CU_SUFFIX,
+    CA_SUFFIX,
+    PERCENT_METRICS,
+    RATIO_METRICS,
+    SOURCE_BOUNDED,
     Measure,
-    Values,
+    MetricValues,
     computation_aware_latencies,
     latencies,
     ratio_terms,
     same_unit_latencies,
 )
-from simulsa_plugin.metrics.quality import QUALITY, default_tokenizer
+from simulsa_plugin.metrics.quality import QUALITY_METRICS, default_tokenizer
+from simulsa_plugin.metrics.quality_scorer import QualityScorer
 from simulsa_plugin.metrics.records import EmissionRecord, fits_unit, has_unpaired_elapsed, is_empty, is_non_monotone
 from simulsa_plugin.metrics.significance import Bootstrap, Interval, Statistics, intervals
-from simulsa_plugin.metrics.texts import Texts
 
-LATENCIES = (*LATENCY, *(name + COMPUTATION_AWARE for name in LATENCY), *(name + SAME_UNITS for name in CUT_OFF))
-SENTENCE_METRICS = (*QUALITY, *LATENCIES)  # an instance has a value
-METRICS = (*SENTENCE_METRICS, *RATIOS)
+LATENCY_METRICS = (
+    *BASE_LATENCIES,
+    *(name + CA_SUFFIX for name in BASE_LATENCIES),
+    *(name + CA_CU_SUFFIX for name in SOURCE_BOUNDED),
+)
+SENTENCE_METRICS = (*QUALITY_METRICS, *LATENCY_METRICS)  # an instance has a value
+METRICS = (*SENTENCE_METRICS, *RATIO_METRICS)
 
 
 @dataclass(frozen=True)
@@ -101,9 +105,9 @@ class CorpusScorer:
         executor: Executor | None = None,
     ) -> None:
         self.measure = measure
-        self._latencies = Columns(LATENCIES)
-        self._terms = Columns(f"{name} {term}" for name in RATIOS for term in _TERMS)
-        self._texts = Texts(
+        self._latencies = MetricColumns(LATENCY_METRICS)
+        self._terms = MetricColumns(f"{name} {term}" for name in RATIO_METRICS for term in _TERMS)
+        self._texts = QualityScorer(
             tokenizer or default_tokenizer(measure.unit), keep=keep, sentences=sentences, executor=executor
         )
         self._sentences = sentences
@@ -116,7 +120,7 @@ class CorpusScorer:
         plain = latencies(record, self.measure)
         aware = computation_aware_latencies(record, self.measure)
         same = same_unit_latencies(record, self.measure)
-        self._latencies.append(plain | _suffixed(aware, COMPUTATION_AWARE) | _suffixed(same, SAME_UNITS))
+        self._latencies.append(plain | _suffixed(aware, CA_SUFFIX) | _suffixed(same, CA_CU_SUFFIX))
         self._terms.append(
             {
                 f"{name} {term}": terms and value
@@ -135,10 +139,10 @@ class CorpusScorer:
             bootstrap: how to resample for intervals; only with `keep`.
         """
         quality = self._texts.scores()
-        corpus = quality | {name: self._latencies.mean(name) for name in LATENCIES} | self._ratios()
+        corpus = quality | {name: self._latencies.mean(name) for name in LATENCY_METRICS} | self._ratios()
         return CorpusScores(
             {name: corpus[name] for name in METRICS},
-            {name: self._latencies.percentiles(name) for name in LATENCIES},
+            {name: self._latencies.percentiles(name) for name in LATENCY_METRICS},
             is_degenerate(corpus["SWF"], corpus["EFSW"]),
             self._all_counts(),
             self._texts.signatures()
@@ -151,13 +155,13 @@ class CorpusScorer:
         """What can be resampled: all that the corpus scores are made of, per record."""
         ratios = {
             name: (self._terms.values(f"{name} {_TERMS[0]}") * _scale(name), self._terms.values(f"{name} {_TERMS[1]}"))
-            for name in RATIOS
+            for name in RATIO_METRICS
         }
-        return Statistics(self._texts.kept(), {name: self._latencies.values(name) for name in LATENCIES}, ratios)
+        return Statistics(self._texts.kept(), {name: self._latencies.values(name) for name in LATENCY_METRICS}, ratios)
 
     def _ratios(self) -> dict[str, float | None]:
         found: dict[str, float | None] = {}
-        for name in RATIOS:
+        for name in RATIO_METRICS:
             numerator, denominator = (float(self._terms.present(f"{name} {term}").sum()) for term in _TERMS)
             found[name] = _scale(name) * numerator / denominator if denominator > 0 else None
         return found
@@ -185,12 +189,12 @@ class CorpusScorer:
             self._dropped[name] += bool(times) and value is None
 
     def _all_counts(self) -> dict[str, Any]:
-        skipped = self._texts.skipped() | {name: self._latencies.skipped(name) for name in LATENCIES}
-        skipped |= {name: self._terms.skipped(f"{name} {_TERMS[0]}") for name in RATIOS}
+        skipped = self._texts.skipped() | {name: self._latencies.skipped(name) for name in LATENCY_METRICS}
+        skipped |= {name: self._terms.skipped(f"{name} {_TERMS[0]}") for name in RATIO_METRICS}
         return self._counts | {"skipped": {name: skipped[name] for name in METRICS}, "dropped": dict(self._dropped)}
 
     def _listed(self) -> dict[str, list[float | None]]:
-        return self._texts.listed() | {name: self._latencies.listed(name) for name in LATENCIES}
+        return self._texts.listed() | {name: self._latencies.listed(name) for name in LATENCY_METRICS}
 
 
 def score_records(
@@ -232,12 +236,12 @@ def score_records(
 
 _TERMS = ("numerator", "denominator")
 _COUNTED = ("instances", "empty", "non_monotone", "unit_mismatch", "unpaired_elapsed", "no_reference", "text_source")
-_DROPPING = ("YAAL", "YAAL" + COMPUTATION_AWARE, "YAAL" + SAME_UNITS)
+_DROPPING = ("YAAL", "YAAL" + CA_SUFFIX, "YAAL" + CA_CU_SUFFIX)
 
 
-def _suffixed(values: Values, suffix: str) -> Values:
+def _suffixed(values: MetricValues, suffix: str) -> MetricValues:
     return {name + suffix: value for name, value in values.items()}
 
 
 def _scale(name: str) -> float:
-    return 100.0 if name in PERCENT else 1.0
+    return 100.0 if name in PERCENT_METRICS else 1.0

@@ -1,0 +1,40 @@
+"""Sessions as rows of `steps.jsonl`, and as the steps that are read from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from simulsa_plugin.logs.steps import parse_step
+from simulsa_plugin.metrics.delays import ShownStep
+from simulsa_plugin.streaming.session import Step
+
+
+def step_rows(
+    identifier: str, steps: Sequence[Step], decode: Callable[[Sequence[int]], str]
+) -> Iterator[dict[str, Any]]:
+    """The rows of a session.
+
+    Args:
+        identifier: of the utterance.
+        steps: of the session.
+        decode: token ids to text, special tokens left out.
+    """
+    for number, step in enumerate(steps, 1):
+        row = {
+            "id": identifier,
+            "step": number,
+            "audio_ms": step.audio_ms,
+            "token_ids": list(step.token_ids),
+            "text": decode(step.token_ids).strip(),
+            "committed_tokens": step.committed_tokens,
+            "committed": decode(step.token_ids[: step.committed_tokens]),
+            "finished": step.finished,
+        }
+        row |= {"truncated": True} if step.truncated else {}
+        yield row | ({} if step.compute_ms is None else {"compute_ms": step.compute_ms})
+
+
+def shown_steps(steps: Sequence[Step], decode: Callable[[Sequence[int]], str]) -> list[ShownStep]:
+    """The steps of a session in text; `decode` as for `step_rows`."""
+    return [parse_step(row) for row in step_rows("", steps, decode)]
