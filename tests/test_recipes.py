@@ -6,7 +6,6 @@ Only paths and sizes are changed. What takes more than the default suite should 
 import contextlib
 import functools
 import importlib.util
-import json
 import math
 import os
 import re
@@ -19,6 +18,7 @@ from pathlib import Path
 import pytest
 import yaml
 from helpers import tiny_models
+from helpers.files import read_json
 from make_covost2 import write_covost2
 
 from simulsa_plugin.commands import augment, evaluate
@@ -65,10 +65,6 @@ ADAPTER = ("adapter_model.safetensors", "adapter_config.json")
 
 def read_recipe(name):
     return yaml.safe_load((REPOSITORY / "recipes" / f"{name}.yaml").read_text(encoding="utf-8"))
-
-
-def read(path):
-    return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
 def trains_a_released_model(path):
@@ -176,7 +172,7 @@ def test_every_file_that_is_named_is_there(path):
 def test_deepspeed_takes_the_file(path):
     from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 
-    config = read(path)
+    config = read_json(path)
     chosen = {key: value for key, value in config["zero_optimization"].items() if value != "auto"}
     zero = DeepSpeedZeroConfig(**chosen)  # refuses keys that it does not know
     assert zero.stage == int(path.stem[1])
@@ -228,7 +224,7 @@ def test_the_memory_that_recipes_name_is_counted():
 def check_two_steps(out, done, files):
     assert done.returncode == 0, done.stderr[-4000:]
     assert "simulsa_plugin: version" in done.stderr
-    state = read(out / "trainer_state.json")
+    state = read_json(out / "trainer_state.json")
     losses = [step["loss"] for step in state["log_history"] if "loss" in step]
     assert (state["global_step"], len(losses)) == (2, 2)
     assert all(math.isfinite(loss) and loss > 0 for loss in losses)
@@ -251,7 +247,7 @@ def check_two_steps(out, done, files):
 def test_a_recipe_trains_an_adapter(workshop, name):
     out, done = workshop.trained(name)
     check_two_steps(out, done, ADAPTER)
-    adapter = read(out / "adapter_config.json")
+    adapter = read_json(out / "adapter_config.json")
     assert (adapter["r"], adapter["lora_alpha"]) == (8, 32)
 
 
@@ -304,7 +300,7 @@ def test_the_recommended_recipe_takes_its_preset_from_augmentation_to_evaluation
     out, _ = workshop.trained("qwen2audio_recommended")
     recipe = read_recipe("qwen2audio_recommended")
     preset = PRESETS[recipe["simulsa_preset"]]
-    manifest = read(workshop.root / recipe["dataset_dir"] / "covost2_en_zh_simulsa" / "manifest.json")
+    manifest = read_json(workshop.root / recipe["dataset_dir"] / "covost2_en_zh_simulsa" / "manifest.json")
     assert manifest["settings"]["simulsa_ratio"] == preset["simulsa_ratio"] == 0.1
     scores = evaluated(workshop, "qwen2audio_recommended", [f"adapter_name_or_path={out}", "simulsa_chunks=2000"])
     thresholds = [
@@ -351,7 +347,7 @@ def evaluated(workshop, name, keys=()):
             )
             == 0
         )
-    return read(out / "scores.json")
+    return read_json(out / "scores.json")
 
 
 def test_the_baselines_that_the_evaluation_names_run(workshop):
@@ -390,6 +386,6 @@ def test_the_quickstart_runs_from_the_corpus_to_the_comparison(tmp_path):
         done = user.run(["bash", "-c", f"{command} {added}"], {"COVOST2": str(user.corpus)})
         assert done.returncode == 0, f"{command}\n{done.stderr[-3000:]}"
     for system in ("base", "offline", "simulsa"):
-        assert len(read(user.root / "results" / system / "scores.json")["cells"]) == 13
-    assert read(user.root / "results" / "offline_simulsa.json")
-    assert read(user.root / "results" / "recommended.json")
+        assert len(read_json(user.root / "results" / system / "scores.json")["cells"]) == 13
+    assert read_json(user.root / "results" / "offline_simulsa.json")
+    assert read_json(user.root / "results" / "recommended.json")

@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import ClassVar
 
 import pytest
-from helpers.fakes import ByteModel, ListDataset, make_dataset, tree, write_noise
+from helpers.fakes import ByteModel, ListDataset, make_dataset, write_noise
+from helpers.files import tree
 
 from simulsa_plugin.augment.audit import audit, audit_line
 from simulsa_plugin.augment.augment_settings import AugmentSettings

@@ -3,17 +3,14 @@
 import json
 
 import pytest
-from helpers.fakes import ByteModel, ListDataset, make_dataset, tree
+from helpers.fakes import ByteModel, ListDataset, make_dataset
+from helpers.files import read_json_lines, tree
 
 from simulsa_plugin.augment.augment_settings import AugmentSettings
 from simulsa_plugin.augment.clean import clean_lines
 from simulsa_plugin.augment.pipeline import augment
 from simulsa_plugin.augment.relabeling import decide_again
 from simulsa_plugin.commands.augment import _print
-
-
-def lines(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 @pytest.fixture
@@ -31,7 +28,7 @@ def test_all_broken_rows_are_listed_and_left_out_of_a_dataset_that_the_advice_na
     offline = tree(tmp_path / "offline")
     outcome = augment(dataset, ByteModel(), AugmentSettings(samples=5), out)
     assert outcome.manifest["counts"]["samples"] == 5  # so the walk has not seen every row
-    broken = lines(outcome.folder / "broken.jsonl")
+    broken = read_json_lines(outcome.folder / "broken.jsonl")
     assert [row["row"] for row in broken] == list(range(0, 30, 3))
     assert all(row["cause"] for row in broken)
     assert outcome.manifest["clean"] == {
@@ -39,7 +36,7 @@ def test_all_broken_rows_are_listed_and_left_out_of_a_dataset_that_the_advice_na
     }  # fmt: skip
     info = json.loads((out / "dataset_info.json").read_text())
     assert set(info) == {"toy", "toy_clean", "toy_simulsa"}
-    clean = lines(out / info["toy_clean"]["file_name"])
+    clean = read_json_lines(out / info["toy_clean"]["file_name"])
     assert [row["audios"][0] for row in clean] == [row[1] for number, row in enumerate(dataset.rows) if number % 3]
     _print(outcome)
     said = capsys.readouterr().out

@@ -5,6 +5,7 @@ import json
 
 import pytest
 from helpers.fakes import ListDataset, write_noise
+from helpers.files import read_json_lines
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -164,10 +165,6 @@ def write_truth(folder, rows):
     (folder / "toy_truth.jsonl").write_text(text, encoding="utf-8")
 
 
-def lines(path):
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
 @pytest.fixture
 def corpus(tmp_path):
     """The offline file, its audio, its truth."""
@@ -190,7 +187,7 @@ def run(corpus, out, sure, **settings):
 def test_a_run_against_the_truth_on_paper(corpus, tmp_path):
     # At 0.75 s «Der Mann hat», «Ja, er kann.» (its last word has been heard) and «Nein.» are certain.
     outcome = run(corpus, tmp_path / "out", sure=[5, 1, 1])
-    found = {row["id"]: row for row in lines(tmp_path / "out" / "toy_simulsa" / "commitment.jsonl")}
+    found = {row["id"]: row for row in read_json_lines(tmp_path / "out" / "toy_simulsa" / "commitment.jsonl")}
     assert found == {
         "toy-00000000-0": {
             "id": "toy-00000000-0",
@@ -243,7 +240,7 @@ def test_rows_about_another_reference_or_beyond_the_truth_are_unknown(corpus, tm
     outcome = run(corpus, tmp_path / "out", sure=[3, 3, 1])
     summary = outcome.manifest["commitment"]
     assert (summary["known"], summary["unknown"], summary["exact"]) == (1, 2, 1)
-    assert len(lines(tmp_path / "out" / "toy_simulsa" / "commitment.jsonl")) == 1
+    assert len(read_json_lines(tmp_path / "out" / "toy_simulsa" / "commitment.jsonl")) == 1
     assert summary_lines(outcome.manifest)[-2].endswith("; 2 without a true partial")
 
 

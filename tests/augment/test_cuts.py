@@ -1,22 +1,18 @@
 """Several cuts of an utterance: exact numbers, ids, nested shares, and cut times from (seed, NAME, row, cut) alone."""
 
 import hashlib
-import json
 import math
 
 import numpy as np
 import pytest
 from helpers.fakes import ByteModel, ListDataset, make_dataset, write_noise
+from helpers.files import read_json_lines
 from scipy import stats
 
 from simulsa_plugin.augment.augment_settings import AugmentSettings
 from simulsa_plugin.augment.method.selection import walk
 from simulsa_plugin.augment.pipeline import augment
 from simulsa_plugin.errors import UsageError
-
-
-def lines(path):
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -29,11 +25,11 @@ def run(dataset, out, model=None, **settings):
 
 
 def scored(out):
-    return lines(out / "toy_simulsa" / "scores.jsonl")
+    return read_json_lines(out / "toy_simulsa" / "scores.jsonl")
 
 
 def skipped(out):
-    return [(row["id"], row["reason"]) for row in lines(out / "toy_simulsa" / "skipped.jsonl")]
+    return [(row["id"], row["reason"]) for row in read_json_lines(out / "toy_simulsa" / "skipped.jsonl")]
 
 
 @pytest.mark.parametrize("wanted", [1, 2, 3, 7, 120])

@@ -5,7 +5,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from helpers.fakes import ByteModel, ListDataset, make_dataset, tree
+from helpers.fakes import ByteModel, ListDataset, make_dataset
+from helpers.files import tree
 
 from simulsa_plugin.augment.augment_settings import AugmentSettings
 from simulsa_plugin.augment.pipeline import augment

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from helpers.fakes import ByteModel, make_dataset, tree, write_offline
+from helpers.fakes import ByteModel, make_dataset, write_offline
+from helpers.files import tree
 from helpers.killing import MOST_RUNS, Server, serve
 
 from simulsa_plugin.files.atomic import UNFINISHED

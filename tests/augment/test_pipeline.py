@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 import soundfile
-from helpers.fakes import ByteModel, ListDataset, make_dataset, tree, write_noise
+from helpers.fakes import ByteModel, Killed, ListDataset, make_dataset, write_noise
+from helpers.files import read_json_lines, tree
 
 from simulsa_plugin.audio.decoding import read_mono
 from simulsa_plugin.augment.augment_settings import AugmentSettings
@@ -22,10 +23,6 @@ from simulsa_plugin.files.atomic import UNFINISHED
 from simulsa_plugin.files.journal import Journal
 
 TESTS = Path(__file__).resolve().parents[1]
-
-
-def lines(path):
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +53,7 @@ def test_all_files_of_the_contract(toy, tmp_path):
             *(f"toy_simulsa/clips/{clip}" for clip in clips),
         ]
     )
-    scores, rows = lines(folder / "scores.jsonl"), lines(tmp_path / "toy_simulsa.jsonl")
+    scores, rows = read_json_lines(folder / "scores.jsonl"), read_json_lines(tmp_path / "toy_simulsa.jsonl")
     assert len(scores) == len(rows) == len(clips) == 12
     assert [row["id"] for row in scores] == [f"toy-{row:08d}-0" for row in list(walk("toy", 40, 42))[:12]]
     assert set(scores[0]) == {
@@ -95,7 +92,7 @@ def test_all_files_of_the_contract(toy, tmp_path):
 def test_a_row_on_paper(toy, tmp_path):
     # ByteModel is sure of 10 bytes of the reference per second: what it accepts follows from the cut alone.
     run(toy, tmp_path)
-    for row in lines(tmp_path / "toy_simulsa" / "scores.jsonl"):
+    for row in read_json_lines(tmp_path / "toy_simulsa" / "scores.jsonl"):
         number = int(row["id"].split("-")[1])
         reference, audio = toy.rows[number]
         assert (row["reference"], row["audio"]) == (reference, audio)
@@ -118,7 +115,7 @@ def test_the_clip_is_the_beginning_of_the_audio_as_it_was_scored(toy, tmp_path):
             return super().score(rendered, waveforms)
 
     run(toy, tmp_path, Listening(), samples=3)
-    for row in lines(tmp_path / "toy_simulsa" / "scores.jsonl"):
+    for row in read_json_lines(tmp_path / "toy_simulsa" / "scores.jsonl"):
         clip, source = read_mono(row["clip"]), read_mono(row["audio"])
         info = soundfile.info(row["clip"])
         assert (info.samplerate, info.channels, info.subtype) == (16_000, 1, "PCM_16")
@@ -130,7 +127,7 @@ def test_the_clip_is_the_beginning_of_the_audio_as_it_was_scored(toy, tmp_path):
 def test_the_manifest_counts_and_quotes(toy, tmp_path):
     outcome = run(toy, tmp_path, samples=12)
     manifest = json.loads((tmp_path / "toy_simulsa" / "manifest.json").read_text(encoding="utf-8"))
-    scores = lines(tmp_path / "toy_simulsa" / "scores.jsonl")
+    scores = read_json_lines(tmp_path / "toy_simulsa" / "scores.jsonl")
     assert (
         manifest["counts"]
         == outcome.manifest["counts"]
@@ -172,7 +169,7 @@ def test_relative_audio_gets_a_rewritten_offline_file(toy, tmp_path):
     assert info["toy"]["file_name"] == str(tmp_path / "toy.jsonl")
     assert info["toy"]["formatting"] == "sharegpt"
     assert info["toy"]["num_samples"] == 5
-    rewritten = lines(tmp_path / "toy.jsonl")
+    rewritten = read_json_lines(tmp_path / "toy.jsonl")
     assert len(rewritten) == 40
     assert rewritten[3]["audios"] == [toy.rows[3][1]]
     assert rewritten[3]["messages"][-1] == {"role": "assistant", "content": toy.rows[3][0]}
@@ -188,7 +185,7 @@ def test_a_relative_offline_file_that_would_be_overwritten_is_refused_before_the
 
 def test_portable_paths_are_relative_to_the_folder(toy, tmp_path):
     run(toy, tmp_path, portable=True)
-    for row in lines(tmp_path / "toy_simulsa.jsonl"):
+    for row in read_json_lines(tmp_path / "toy_simulsa.jsonl"):
         (audio,) = row["audios"]
         assert audio.startswith("toy_simulsa/clips/toy-")
         assert (tmp_path / audio).is_file()
@@ -196,7 +193,7 @@ def test_portable_paths_are_relative_to_the_folder(toy, tmp_path):
 
 def test_the_system_prompt_goes_with_the_sample(toy, tmp_path):
     run(ListDataset("toy", toy.rows, toy.entry, system="Be brief."), tmp_path, samples=1)
-    (row,) = lines(tmp_path / "toy_simulsa.jsonl")
+    (row,) = read_json_lines(tmp_path / "toy_simulsa.jsonl")
     assert row["messages"][0] == {"role": "system", "content": "Be brief."}
 
 
@@ -221,7 +218,7 @@ def test_what_cannot_be_cut_is_listed_with_its_reason_and_the_next_row_is_tried(
     reasons = broken_rows(tmp_path)
     names = list(reasons)
     outcome = run(ListDataset("toy", list(reasons.values())), tmp_path / "out", samples=9)
-    skipped = lines(tmp_path / "out" / "toy_simulsa" / "skipped.jsonl")
+    skipped = read_json_lines(tmp_path / "out" / "toy_simulsa" / "skipped.jsonl")
     assert {row["id"]: row["reason"] for row in skipped} == {
         f"toy-{number:08d}-0": name for number, name in enumerate(names) if name != "good"
     }
@@ -239,14 +236,14 @@ def test_d_equal_to_l_is_too_short_and_a_sample_more_is_not(tmp_path):
 def test_no_row_at_all_is_one_line_and_the_reasons_are_on_disk(tmp_path):
     with pytest.raises(DatasetError, match=r"No row of toy can be cut; reasons: \{'multi_turn': 2\}"):
         run(ListDataset("toy", ["multi_turn"] * 2), tmp_path)
-    assert [row["reason"] for row in lines(tmp_path / "toy_simulsa" / "skipped.jsonl")] == ["multi_turn"] * 2
+    assert [row["reason"] for row in read_json_lines(tmp_path / "toy_simulsa" / "skipped.jsonl")] == ["multi_turn"] * 2
 
 
 def test_audio_longer_than_the_window_is_fine_where_the_cut_fits(tmp_path):
     rows = [("a b c", write_noise(tmp_path / f"{i}.wav", 9.0, seed=i)) for i in range(12)]
     dataset, model = ListDataset("toy", rows), ByteModel(window_seconds=2.0)
     outcome = run(dataset, tmp_path / "out", model)
-    cuts = [row["cut_seconds"] for row in lines(tmp_path / "out" / "toy_simulsa" / "scores.jsonl")]
+    cuts = [row["cut_seconds"] for row in read_json_lines(tmp_path / "out" / "toy_simulsa" / "scores.jsonl")]
     # P(0.5 + 4.5 r > 2) for r ~ Beta(1, 3) is (1 − 1/3)³ = 0.30: of twelve, some fit and some do not.
     assert 0 < len(cuts) < 12
     assert max(cuts) <= 2.0
@@ -257,7 +254,7 @@ def test_the_ratio_rule_needs_the_whole_audio_in_the_window(tmp_path):
     rows = [("a b c", write_noise(tmp_path / "long.wav", 9.0)), ("a b c", write_noise(tmp_path / "short.wav", 1.5))]
     outcome = run(ListDataset("toy", rows), tmp_path / "out", ByteModel(window_seconds=6.0), acceptance="ratio")
     assert outcome.manifest["skipped"] == {"audio_exceeds_window": 1}
-    (row,) = lines(tmp_path / "out" / "toy_simulsa" / "scores.jsonl")
+    (row,) = read_json_lines(tmp_path / "out" / "toy_simulsa" / "scores.jsonl")
     assert row["duration_seconds"] == 1.5
     assert len(row["logprobs_full"]) == len(row["logprobs"])
 
@@ -265,7 +262,7 @@ def test_the_ratio_rule_needs_the_whole_audio_in_the_window(tmp_path):
 def test_lookback_scores_the_audio_before_the_cut(tmp_path):
     rows = [("abcdefghijklmnopqrstuvwxyz", write_noise(tmp_path / "a.wav", 2.0))]
     run(ListDataset("toy", rows), tmp_path / "out", acceptance="lookback", lookback_ms=200.0, samples=1)
-    (row,) = lines(tmp_path / "out" / "toy_simulsa" / "scores.jsonl")
+    (row,) = read_json_lines(tmp_path / "out" / "toy_simulsa" / "scores.jsonl")
     assert row["accepted_tokens"] == int(10 * (round(row["cut_seconds"] * 16_000) - 3200) / 16_000)
 
 
@@ -285,23 +282,26 @@ def test_empty_partials_are_successes_and_kept(toy, tmp_path):
     outcome = run(toy, tmp_path, ByteModel(sure_per_second=0.0))
     counts = outcome.manifest["counts"]
     assert (counts["samples"], counts["empty"], outcome.manifest["skipped"]) == (12, 12, {})
-    assert {row["messages"][-1]["content"] for row in lines(tmp_path / "toy_simulsa.jsonl")} == {""}
+    assert {row["messages"][-1]["content"] for row in read_json_lines(tmp_path / "toy_simulsa.jsonl")} == {""}
 
 
 def test_empty_partials_can_be_left_out(toy, tmp_path):
     kept = run(toy, tmp_path / "kept")
     outcome = run(toy, tmp_path / "out", ByteModel(sure_per_second=1.5), keep_empty=False)
-    scores = lines(tmp_path / "out" / "toy_simulsa" / "scores.jsonl")
+    scores = read_json_lines(tmp_path / "out" / "toy_simulsa" / "scores.jsonl")
     empty = [row["id"] for row in scores if not row["partial"]]
     assert len(scores) == kept.manifest["counts"]["samples"] == 12
     assert 0 < len(empty) < 12
     assert outcome.manifest["skipped"] == {"empty_partial": len(empty)}
-    assert [row["id"] for row in lines(tmp_path / "out" / "toy_simulsa" / "skipped.jsonl")] == empty
-    assert len(lines(tmp_path / "out" / "toy_simulsa.jsonl")) == 12 - len(empty)
+    assert [row["id"] for row in read_json_lines(tmp_path / "out" / "toy_simulsa" / "skipped.jsonl")] == empty
+    assert len(read_json_lines(tmp_path / "out" / "toy_simulsa.jsonl")) == 12 - len(empty)
 
 
 def decisions(folder):
-    return [(row["id"], row["cut_seconds"], row["partial"]) for row in lines(folder / "toy_simulsa" / "scores.jsonl")]
+    return [
+        (row["id"], row["cut_seconds"], row["partial"])
+        for row in read_json_lines(folder / "toy_simulsa" / "scores.jsonl")
+    ]
 
 
 def test_a_smaller_share_is_contained_in_a_larger_one(toy, tmp_path):
@@ -448,9 +448,6 @@ def test_killed_right_after_a_file_it_ends_with_the_same_bytes(toy, tmp_path, mo
     expected = tree(tmp_path / "out")
     (tmp_path / "out").rename(tmp_path / "undisturbed")
 
-    class Killed(BaseException):
-        pass
-
     def replace_then_stop(source, target):
         replace(source, target)
         if Path(target).name == moment:
@@ -487,9 +484,6 @@ def test_stopped_inside_a_batch_the_batch_is_scored_whole_again(toy, tmp_path, m
     run(toy, tmp_path / "out")
     expected = tree(tmp_path / "out")
     (tmp_path / "out").rename(tmp_path / "undisturbed")
-
-    class Killed(BaseException):
-        pass
 
     def append_then_stop(journal, row):
         append(journal, row)

@@ -7,7 +7,8 @@ import shutil
 import pytest
 import soundfile
 import torch
-from helpers.fakes import ByteModel, ListDataset, make_dataset, tree, write_noise
+from helpers.fakes import ByteModel, ListDataset, make_dataset, write_noise
+from helpers.files import tree
 
 from simulsa_plugin.augment.augment_settings import AugmentSettings
 from simulsa_plugin.augment.dry_run import ModelSize, plan

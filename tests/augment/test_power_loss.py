@@ -3,7 +3,8 @@
 import shutil
 
 import pytest
-from helpers.fakes import ByteModel, damaged_files, make_dataset, recorded_disk, tree
+from helpers.fakes import ByteModel, Killed, make_dataset
+from helpers.files import damaged_files, recorded_disk, tree
 
 from simulsa_plugin.augment.augment_settings import AugmentSettings
 from simulsa_plugin.augment.pipeline import augment, augment_shard
@@ -15,16 +16,12 @@ from simulsa_plugin.sharding import Shard
 SETTINGS = AugmentSettings(samples=5, batch_size=2, max_seconds=0.6)
 
 
-class Stopped(BaseException):
-    pass
-
-
 class StoppingModel(ByteModel):
     """Scores two batches, and no more."""
 
     def score(self, rendered, waveforms):
         if len(self.batches) == 2:
-            raise Stopped
+            raise Killed
         return super().score(rendered, waveforms)
 
 
@@ -38,7 +35,7 @@ def whole(toy, out):
 
 
 def stopped(toy, out):
-    with pytest.raises(Stopped):
+    with pytest.raises(Killed):
         augment(toy, StoppingModel(), SETTINGS, out)
 
 

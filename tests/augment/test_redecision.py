@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers.fakes import ByteModel, make_dataset, tree, write_noise
+from helpers.fakes import ByteModel, Killed, make_dataset, write_noise
+from helpers.files import read_json_lines, tree
 
 from simulsa_plugin.augment.augment_settings import AugmentSettings
 from simulsa_plugin.augment.method.selection import walk
@@ -29,10 +30,6 @@ RULES = [
     {"acceptance": "lookback", "threshold": 0.3},
 ]
 BOUNDARIES = ["token", "word"]
-
-
-def lines(path):
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def write_lines(path, rows):
@@ -115,14 +112,15 @@ def test_by_the_command_into_another_folder_what_is_decided_is_a_direct_runs(
     assert type_it("--from-scores", scores_of(scored), *words) == 0
     fields = ("id", "cut_seconds", "accepted_tokens", "partial")
     direct, decided = (
-        [[row[key] for key in fields] for row in lines(scores_of(tmp_path / name))] for name in ("direct", "again")
+        [[row[key] for key in fields] for row in read_json_lines(scores_of(tmp_path / name))]
+        for name in ("direct", "again")
     )
     assert decided == direct
     samples = [
         {**row, "audios": [row["audios"][0].replace(str(tmp_path / "direct"), str(scored))]}
-        for row in lines(tmp_path / "direct" / "toy_simulsa.jsonl")
+        for row in read_json_lines(tmp_path / "direct" / "toy_simulsa.jsonl")
     ]
-    assert lines(tmp_path / "again" / "toy_simulsa.jsonl") == samples
+    assert read_json_lines(tmp_path / "again" / "toy_simulsa.jsonl") == samples
     for name in ("skipped.jsonl", "retokenized.jsonl"):
         assert (tmp_path / "again" / "toy_simulsa" / name).read_bytes() == (
             tmp_path / "direct" / "toy_simulsa" / name
@@ -152,7 +150,7 @@ def test_a_rule_without_its_scores_names_the_option_and_changes_nothing(toy, tmp
     assert tree(tmp_path) == before
     assert type_it(*words, tmp_path / "other") == 2
     run(toy, tmp_path / "other")  # the mistake took no possession of the folder
-    assert len(lines(scores_of(tmp_path / "other"))) == 12
+    assert len(read_json_lines(scores_of(tmp_path / "other"))) == 12
 
 
 @pytest.mark.parametrize(
@@ -185,12 +183,12 @@ def test_fewer_samples_are_a_direct_runs_skips_included(toy, tmp_path, samples, 
     run(toy, tmp_path / "all", **cutting)
     run(toy, tmp_path / "direct", samples=samples, **cutting)
     outcome = again(tmp_path / "all", {"samples": samples}, tmp_path / "few")
-    assert [row["id"] for row in lines(scores_of(tmp_path / "few"))] == [
-        row["id"] for row in lines(scores_of(tmp_path / "direct"))
+    assert [row["id"] for row in read_json_lines(scores_of(tmp_path / "few"))] == [
+        row["id"] for row in read_json_lines(scores_of(tmp_path / "direct"))
     ]
     skipped = (tmp_path / "few" / "toy_simulsa" / "skipped.jsonl").read_bytes()
     assert skipped == (tmp_path / "direct" / "toy_simulsa" / "skipped.jsonl").read_bytes()
-    reasons = {row["reason"] for row in lines(tmp_path / "all" / "toy_simulsa" / "skipped.jsonl")}
+    reasons = {row["reason"] for row in read_json_lines(tmp_path / "all" / "toy_simulsa" / "skipped.jsonl")}
     assert reasons == ({"multi_turn"} if cuts == 1 else {"multi_turn", "same_cut"})
     direct = read_sealed_work(tmp_path / "direct" / "toy_simulsa" / "manifest.json")
     assert {key: outcome.manifest[key] for key in direct} == direct
@@ -200,7 +198,7 @@ def test_a_share_of_the_offline_rows_is_a_direct_runs(toy, scored, tmp_path):
     run(toy, tmp_path / "direct", samples=None, ratio=0.1)
     outcome = again(scored, {"ratio": 0.1, "samples": None}, tmp_path / "few")
     assert (outcome.manifest["counts"]["wanted"], outcome.manifest["counts"]["scored"]) == (4, 4)  # 0.1 · 40
-    assert lines(tmp_path / "few" / "toy_simulsa" / "skipped.jsonl") == lines(
+    assert read_json_lines(tmp_path / "few" / "toy_simulsa" / "skipped.jsonl") == read_json_lines(
         tmp_path / "direct" / "toy_simulsa" / "skipped.jsonl"
     )
 
@@ -208,11 +206,11 @@ def test_a_share_of_the_offline_rows_is_a_direct_runs(toy, scored, tmp_path):
 @pytest.mark.parametrize("keys", [{}, {"samples": 50}])
 def test_where_the_rows_ran_out_the_skips_after_the_last_sample_stay(toy, tmp_path, capsys, keys):
     run(toy, tmp_path / "out", samples=50)
-    before = lines(tmp_path / "out" / "toy_simulsa" / "skipped.jsonl")
+    before = read_json_lines(tmp_path / "out" / "toy_simulsa" / "skipped.jsonl")
     assert len(before) == 15  # rows 0, 3 … 39, and the last of the walk
     assert before[-1]["id"] == f"toy-{list(walk('toy', 40, 42))[-1]:08d}-0"
     outcome = again(tmp_path / "out", keys, tmp_path / "other")
-    assert lines(tmp_path / "other" / "toy_simulsa" / "skipped.jsonl") == before
+    assert read_json_lines(tmp_path / "other" / "toy_simulsa" / "skipped.jsonl") == before
     assert (outcome.manifest["counts"]["wanted"], outcome.manifest["counts"]["scored"]) == (50, 25)
 
 
@@ -289,7 +287,7 @@ def test_decisions_over_decisions_keep_saying_where_the_clips_are(toy, scored, t
     again(scored, {"acceptance": "lookback"}, tmp_path / "first")
     third = again(tmp_path / "first", {"samples": 4}, tmp_path / "second")
     assert third.manifest["scores_from"] == str(scores_of(tmp_path / "first"))
-    clips = [Path(row["audios"][0]) for row in lines(tmp_path / "second" / "toy_simulsa.jsonl")]
+    clips = [Path(row["audios"][0]) for row in read_json_lines(tmp_path / "second" / "toy_simulsa.jsonl")]
     assert {clip.parents[2] for clip in clips} == {scored}
     with pytest.raises(StorageError, match=r"holds decisions over .*, with clips elsewhere\. Choose another --out"):
         run(toy, tmp_path / "first")
@@ -300,9 +298,6 @@ def test_killed_at_a_file_the_same_command_goes_on(scored, tmp_path, monkeypatch
     again(scored, {"acceptance": "greedy"}, tmp_path / "out")
     expected = tree(tmp_path / "out")
     shutil.rmtree(tmp_path / "out")
-
-    class Killed(BaseException):
-        pass
 
     def replace_then_stop(source, target):
         replace(source, target)
@@ -333,7 +328,7 @@ def test_a_portable_run_decided_in_place_stays_portable_where_it_is_moved(tmp_pa
     assert tree(tmp_path / "out") == expected
     (tmp_path / "out").rename(tmp_path / "moved")
     again(tmp_path / "moved", {"acceptance": "greedy"})
-    for row in lines(tmp_path / "moved" / "toy_simulsa.jsonl"):
+    for row in read_json_lines(tmp_path / "moved" / "toy_simulsa.jsonl"):
         assert (tmp_path / "moved" / row["audios"][0]).is_file()
 
 
@@ -341,7 +336,7 @@ def test_paths_become_absolute_and_portable_again(toy, tmp_path):
     run(toy, tmp_path / "out")
     absolute = tree(tmp_path / "out")
     again(tmp_path / "out", {"portable": True})
-    assert lines(scores_of(tmp_path / "out"))[0]["clip"].startswith("toy_simulsa/clips/")
+    assert read_json_lines(scores_of(tmp_path / "out"))[0]["clip"].startswith("toy_simulsa/clips/")
     again(tmp_path / "out", {"portable": False})
     assert tree(tmp_path / "out") == absolute
 
@@ -357,7 +352,7 @@ def test_the_folder_may_be_reached_by_a_link(copy, tmp_path):
     run(dataset, tmp_path / "real", samples=2)
     (tmp_path / "link").symlink_to(tmp_path / "real")
     again(tmp_path / "real", {"portable": True}, tmp_path / "link")
-    assert all(not Path(row["clip"]).is_absolute() for row in lines(scores_of(tmp_path / "real")))
+    assert all(not Path(row["clip"]).is_absolute() for row in read_json_lines(scores_of(tmp_path / "real")))
 
 
 # Files made by hand: the contract's fields, no manifest, no dataset_info.json
@@ -390,7 +385,7 @@ def test_the_contracts_fields_are_enough(tmp_path, capsys):
     assert "own: 2 partial samples from an unknown number of rows (0 empty, 0 whole, 50% of the reference tokens" in out
     assert "2 clips are missing or damaged, the first is " in err
     assert "the offline dataset own is not registered beside" in err
-    (row, _) = lines(tmp_path / "out" / "own_simulsa.jsonl")
+    (row, _) = read_json_lines(tmp_path / "out" / "own_simulsa.jsonl")
     assert row == {
         "messages": [{"role": "user", "content": "<audio>Translate."}, {"role": "assistant", "content": "Der"}],
         "audios": [str(tmp_path / "hand" / "clips" / "a.wav")],

@@ -1,12 +1,12 @@
 """The table and report.html: their numbers are those of scores.jsonl, and nothing in a corpus can break the page."""
 
-import json
 import re
 from html import unescape
 from html.parser import HTMLParser
 
 import pytest
 from helpers.fakes import ByteModel, ListDataset, make_dataset, write_noise
+from helpers.files import read_json_lines
 
 from simulsa_plugin.augment.augment_report import summary_lines, write_report
 from simulsa_plugin.augment.augment_settings import AugmentSettings
@@ -69,7 +69,7 @@ def toy(tmp_path_factory):
 def finished(toy, tmp_path_factory):
     out = tmp_path_factory.mktemp("out")
     outcome = augment(toy, ByteModel(sure_per_second=9.0), AugmentSettings(samples=45), out)
-    rows = [json.loads(line) for line in (outcome.folder / "scores.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = read_json_lines(outcome.folder / "scores.jsonl")
     return outcome, rows
 
 

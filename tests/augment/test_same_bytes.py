@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.fakes import ByteModel, make_dataset, tree
+from helpers.fakes import ByteModel, Killed, make_dataset
+from helpers.files import read_json_lines, tree
 
 from simulsa_plugin.augment.augment_settings import AugmentSettings
 from simulsa_plugin.augment.pipeline import augment, augment_shard
@@ -23,10 +24,6 @@ from simulsa_plugin.sharding import Shard
 TOLERANCE = 1e-4  # METHOD: log-probabilities across batch settings and devices, fp32
 ROWS = 24
 BIN = Path(sys.executable).parent
-
-
-def lines(path):
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 # ---------------------------------------------------------------- on paper: the scores of ByteModel depend on the batch
@@ -114,9 +111,6 @@ def test_shards_of_several_divisions_may_be_mixed(toy, out, expected):
 
 @pytest.mark.parametrize("places", list(itertools.permutations(["plain", "shard"])))
 def test_stopped_plain_runs_and_stopped_shards_may_be_mixed(toy, out, expected, places):
-    class Killed(BaseException):
-        pass
-
     class Dying(ByteModel):
         def score(self, rendered, waveforms):
             if len(self.batches) == 2:
@@ -144,7 +138,7 @@ def test_other_batches_give_the_same_ids_cuts_clips_and_decisions(toy, out, expe
     apart = [
         {name: row[name] for name in row if name not in ("logprobs", "eos_logprob", "checksum")}
         for folder in (out, out.with_name("undisturbed"))
-        for row in lines(folder / "toy_simulsa" / "scores.jsonl")
+        for row in read_json_lines(folder / "toy_simulsa" / "scores.jsonl")
     ]
     assert apart[:30] == apart[30:]
 
@@ -165,7 +159,7 @@ def words(spoken, out, *more):
 
 
 def rows_of(out):
-    return lines(out / "demo_simulsa" / "scores.jsonl")
+    return read_json_lines(out / "demo_simulsa" / "scores.jsonl")
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from helpers.fakes import ByteModel, make_dataset, tree
+from helpers.fakes import ByteModel, Killed, make_dataset
+from helpers.files import read_json_lines, tree
 
 from simulsa_plugin import sharding
 from simulsa_plugin.augment import shards
@@ -339,9 +340,6 @@ def test_a_merged_adapter_may_differ_in_its_last_bit_where_nothing_is_left_to_sc
 
 
 def test_a_run_killed_before_its_first_row_leaves_no_device_behind(toy, out):
-    class Killed(Exception):
-        pass
-
     class Dying(ByteModel):
         def score(self, rendered, waveforms):
             raise Killed
@@ -371,7 +369,7 @@ def test_the_first_rank_waits_until_all_are_done_and_gone(toy, out):
 def test_a_shard_whose_journal_is_about_other_data_is_refused(toy, out):
     shard(toy, out, "1/2")
     journal = out / "toy_simulsa" / "shards" / "1-of-2" / "scores.partial.jsonl"
-    rows = [json.loads(line) for line in journal.read_text(encoding="utf-8").splitlines()]
+    rows = read_json_lines(journal)
     rows[3]["reference"] += "!"
     journal.write_text("".join(dump_sealed(row) + "\n" for row in rows), encoding="utf-8")
     with pytest.raises(StorageError, match=rf"other data under the same name \({rows[3]['id']} differs\)"):

@@ -11,6 +11,7 @@ import shutil
 import numpy as np
 import pytest
 from helpers.fakes import ListDataset, write_noise
+from helpers.files import read_json_lines
 
 from simulsa_plugin.audio.samples import SAMPLE_RATE
 from simulsa_plugin.augment.augment_settings import AugmentSettings
@@ -97,12 +98,8 @@ def run(audio, out, *, cut=0.8, model=None, **settings):
     """One sample, cut exactly there: l = m makes every distribution a point."""
     settings = AugmentSettings(**{"samples": 1, "min_seconds": cut, "max_seconds": cut} | settings)
     outcome = augment(ListDataset("toy", [(REFERENCE, audio)]), model or ToyModel(), settings, out)
-    (row,) = lines(out / "toy_simulsa" / "scores.jsonl")
+    (row,) = read_json_lines(out / "toy_simulsa" / "scores.jsonl")
     return row, outcome.manifest
-
-
-def lines(path):
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def logs(*probabilities):
@@ -181,7 +178,7 @@ def test_every_rule_on_paper(audio, tmp_path, rule, cut, token, word, boundary, 
         ],
         "audios": [str(tmp_path / "toy_simulsa" / "clips" / "toy-00000000-0.wav")],
     }
-    assert lines(tmp_path / "toy_simulsa.jsonl") == [sample] * kept
+    assert read_json_lines(tmp_path / "toy_simulsa.jsonl") == [sample] * kept
     skipped = (
         []
         if kept
@@ -194,7 +191,7 @@ def test_every_rule_on_paper(audio, tmp_path, rule, cut, token, word, boundary, 
             }
         ]
     )
-    assert lines(tmp_path / "toy_simulsa" / "skipped.jsonl") == skipped
+    assert read_json_lines(tmp_path / "toy_simulsa" / "skipped.jsonl") == skipped
     assert manifest["skipped"] == ({} if kept else {"empty_partial": 1})
     assert manifest["counts"] == {
         "wanted": 1,
@@ -282,7 +279,7 @@ def test_text_that_training_tokenizes_otherwise_is_counted_and_listed(audio, tmp
     # «Der M» would be one piece of a fuller vocabulary; «Der», the whole and nothing at all are what they were.
     _, manifest = run(audio, tmp_path, model=ToyModel(unstable=(2,)), threshold=threshold)
     expected = {"id": "toy-00000000-0", "partial": "Der M", "accepted_token_ids": [0, 1]}
-    assert lines(tmp_path / "toy_simulsa" / "retokenized.jsonl") == [expected] * listed
+    assert read_json_lines(tmp_path / "toy_simulsa" / "retokenized.jsonl") == [expected] * listed
     assert manifest["counts"]["retokenized"] == int(listed)
 
 

@@ -1,9 +1,8 @@
 """A run that scored nothing leaves nothing that refuses another, and says why it could not."""
 
-import json
-
 import pytest
-from helpers.fakes import ByteModel, ListDataset, make_dataset, tree
+from helpers.fakes import ByteModel, ListDataset, make_dataset
+from helpers.files import read_json_lines, tree
 
 from simulsa_plugin.augment import pipeline
 from simulsa_plugin.augment.augment_report import summary_lines
@@ -20,10 +19,6 @@ RIGHT = ByteModel(description={"model": "bytes", "template": "qwen2_audio"})
 
 def refuse(prompt, waveform):
     raise ModelError("the template refuses the prompt: no <|AUDIO|>")
-
-
-def lines(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 @pytest.fixture
@@ -48,7 +43,7 @@ def test_after_a_wrong_template_the_right_one_takes_the_folder(dataset, expected
             augment_shard(dataset, WRONG, SETTINGS, tmp_path / "out", part) if part else augment(
                 dataset, WRONG, SETTINGS, tmp_path / "out"
             )
-    (skipped, *_) = lines(tmp_path / "out" / "toy_simulsa" / "skipped.jsonl")
+    (skipped, *_) = read_json_lines(tmp_path / "out" / "toy_simulsa" / "skipped.jsonl")
     assert skipped["cause"] == "the template refuses the prompt: no <|AUDIO|>"
     for part in parts:
         augment_shard(dataset, RIGHT, SETTINGS, tmp_path / "out", part)
@@ -98,7 +93,7 @@ def test_a_summary_names_the_first_cause_of_each_reason(dataset, tmp_path):
     rows = [*dataset.rows, ("x", missing), "multi_turn"]
     outcome = augment(ListDataset("toy", rows), ByteModel(), AugmentSettings(samples=22), tmp_path / "out")
     said = "\n".join(summary_lines(outcome.manifest))
-    skipped = {row["reason"]: row.get("cause") for row in lines(outcome.folder / "skipped.jsonl")}
+    skipped = {row["reason"]: row.get("cause") for row in read_json_lines(outcome.folder / "skipped.jsonl")}
     assert missing in skipped["audio_missing"] and f"first audio_missing: {skipped['audio_missing']}" in said
     assert skipped["multi_turn"] and "first multi_turn" not in said  # it says no more than the reason
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from helpers.fakes import tree
+from helpers.files import read_json_lines, tree
 
 from simulsa_plugin.commands import augment as command
 from simulsa_plugin.commands.wiring import EMBEDDED_MODEL
@@ -128,7 +128,7 @@ def test_the_users_own_folder_as_output_keeps_its_files_and_trains_both(spoken, 
     monkeypatch.chdir(tmp_path)
     data = tmp_path / "data"
     shutil.copytree(spoken / "demo", data / "wav")
-    rows = [json.loads(line) for line in (spoken / "demo.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = read_json_lines(spoken / "demo.jsonl")
     mine = [{"talk": row["messages"], "sound": [f"wav/{Path(row['audios'][0]).name}"]} for row in rows]
     (data / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in mine), encoding="utf-8")
     entry = {

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers.fakes import tree, write_noise
+from helpers.fakes import write_noise
+from helpers.files import read_json_lines, tree
 from make_covost2 import write_covost2
 
 from simulsa_plugin.commands import augment, evaluate
@@ -36,10 +37,6 @@ def typed(corpus, out, *more):
     return [RECIPE, *keys, *more, "--out", str(out)]
 
 
-def read_rows(path):
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
 def test_the_recipe_of_the_paper_runs_as_typed(corpus, tmp_path, in_repository, capsys):
     before = tree(corpus)
     assert augment.main(typed(corpus, tmp_path / "out")) == 0
@@ -50,12 +47,12 @@ def test_the_recipe_of_the_paper_runs_as_typed(corpus, tmp_path, in_repository, 
     assert lines[0].endswith(" min, from covost2 (train); 8 rows read")
     assert lines[1].startswith("covost2_en_zh: 4 partial samples from 8 rows")
     assert tree(corpus) == before
-    rows = read_rows(tmp_path / "out" / "covost2_en_zh.jsonl")
+    rows = read_json_lines(tmp_path / "out" / "covost2_en_zh.jsonl")
     table = (corpus / "covost_v2.en_zh-CN.tsv").read_text(encoding="utf-8").splitlines()[1:9]
     assert [row["messages"][1]["content"] for row in rows] == [line.split("\t")[1] for line in table]
     assert [row["audios"] for row in rows] == [[str(corpus / "clips" / line.split("\t")[0])] for line in table]
     prompt = "<audio>Detect the language and translate the speech into Mandarin: <|en|>"
-    partial = read_rows(tmp_path / "out" / "covost2_en_zh_simulsa.jsonl")
+    partial = read_json_lines(tmp_path / "out" / "covost2_en_zh_simulsa.jsonl")
     assert {row["messages"][0]["content"] for row in [*rows, *partial]} == {prompt}
     info = json.loads((tmp_path / "out" / "dataset_info.json").read_text(encoding="utf-8"))
     assert set(info) == {"covost2_en_zh", "covost2_en_zh_simulsa"}
@@ -99,7 +96,7 @@ def test_the_same_recipe_evaluates_on_the_test_split(corpus, tmp_path, in_reposi
     assert scores["dataset"] == "covost2_en_zh-CN_test"
     assert [cell["instances"] for cell in scores["cells"]] == [3, 3]
     assert "tok:zh" in scores["signatures"]["BLEU"]  # from the target language of the corpus
-    log = read_rows(tmp_path / "offline" / "instances.log")
+    log = read_json_lines(tmp_path / "offline" / "instances.log")
     table = (corpus / "covost_v2.en_zh-CN.tsv").read_text(encoding="utf-8").splitlines()[9:]
     assert [row["reference"] for row in log] == [line.split("\t")[1] for line in table]
 
@@ -146,7 +143,7 @@ def test_without_a_recipe_a_corpus_meets_the_packaged_model(tmp_path, in_reposit
     prompt = "simulsa_prompt=Translate the English speech into German."
     assert augment.main([*keys, columns, prompt, "--out", str(tmp_path / "out")]) == 0
     assert "table: 1 partial samples from 1 rows" in capsys.readouterr().out
-    (row,) = read_rows(tmp_path / "out" / "table.jsonl")
+    (row,) = read_json_lines(tmp_path / "out" / "table.jsonl")
     assert row["messages"][0]["content"] == "<audio>Translate the English speech into German."
     assert row["audios"] == [str(tmp_path / "a.wav")]
 

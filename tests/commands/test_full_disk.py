@@ -14,7 +14,8 @@ import traceback
 from pathlib import Path
 
 import pytest
-from helpers.fakes import ByteModel, make_dataset, no_file_beyond, tree, write_offline
+from helpers.fakes import ByteModel, make_dataset, write_offline
+from helpers.files import no_file_beyond, tree
 
 from simulsa_plugin.commands import augment
 from simulsa_plugin.commands.console import run_command

@@ -3,16 +3,13 @@
 import shutil
 
 import pytest
-from helpers.fakes import damaged_files, tree, write_noise
+from helpers.fakes import Killed, write_noise
+from helpers.files import damaged_files, tree
 
 from simulsa_plugin.corpora import prepare as module
 from simulsa_plugin.corpora.corpus_settings import CorpusSettings
 from simulsa_plugin.corpora.prepare import prepare
 from simulsa_plugin.corpora.prompts import translation_prompt
-
-
-class Stopped(BaseException):
-    pass
 
 
 @pytest.fixture
@@ -41,11 +38,11 @@ def stop(settings, out, monkeypatch):
     """Stop when all parts are cut."""
 
     def stopping(*_):
-        raise Stopped
+        raise Killed
 
     with monkeypatch.context() as patch:
         patch.setattr(module, "write_jsonl", stopping)
-        with pytest.raises(Stopped):
+        with pytest.raises(Killed):
             make(settings, out)
 
 

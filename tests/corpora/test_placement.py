@@ -10,7 +10,7 @@ import soundfile
 import torch
 import torchaudio
 from corpora_files import noise, write_audio
-from helpers.fakes import DAMAGES, no_file_beyond, recorded_disk, tree
+from helpers.files import DAMAGES, no_file_beyond, recorded_disk, tree
 
 from simulsa_plugin.audio.decoding import read_mono
 from simulsa_plugin.audio.recordings import Span

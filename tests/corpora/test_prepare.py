@@ -20,7 +20,8 @@ import numpy as np
 import pytest
 import soundfile
 from corpora_files import write_audio, write_text
-from helpers.fakes import no_file_beyond, tree
+from helpers.fakes import Killed
+from helpers.files import no_file_beyond, read_json_lines, tree
 from helpers.killing import MOST_RUNS, Server, serve
 
 from simulsa_plugin.audio.decoding import read_mono
@@ -121,12 +122,8 @@ def planned(settings, out, name="toy", prompt=PROMPT, splits=None):
     return plan(settings, splits, prompt, out, name)
 
 
-def lines(path):
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
 def texts(out, name="toy"):
-    return [row["messages"][-1]["content"] for row in lines(out / f"{name}.jsonl")]
+    return [row["messages"][-1]["content"] for row in read_json_lines(out / f"{name}.jsonl")]
 
 
 def refusal(error, action):
@@ -153,7 +150,7 @@ def folders(folder):
 def test_common_voice_with_all_that_is_wrong_with_it(covost2, out):
     prepared = make(covost2, out)
     clips = Path(covost2.corpus_dir) / "clips"
-    assert lines(out / "toy.jsonl") == [
+    assert read_json_lines(out / "toy.jsonl") == [
         {
             "id": f"cv_{number}",
             "messages": [
@@ -165,7 +162,7 @@ def test_common_voice_with_all_that_is_wrong_with_it(covost2, out):
         }
         for number, text in ((0, "Guten Tag."), (1, 'Er sagte: "Nein.'), (3, "Ein sehr langer Satz."), (4, "NA"))
     ]
-    assert lines(out / "toy_corpus" / "dropped.jsonl") == [
+    assert read_json_lines(out / "toy_corpus" / "dropped.jsonl") == [
         {"id": "cv_7", "reason": "empty_translation"},
         {"id": "cv_2", "reason": "empty", "audio": str(clips / "cv_2.mp3")},
         {"id": "cv_5", "reason": "missing", "audio": str(clips / "cv_5.mp3")},
@@ -186,7 +183,9 @@ def test_utterances_that_are_too_long_can_be_left_out(covost2, out):
     assert texts(out) == ["Guten Tag.", 'Er sagte: "Nein.', "NA"]
     assert prepared.manifest["counts"]["over_30_seconds"] == 0
     assert prepared.manifest["dropped"]["over_max_seconds"] == 1
-    (row,) = [row for row in lines(out / "toy_corpus" / "dropped.jsonl") if row["reason"] == "over_max_seconds"]
+    (row,) = [
+        row for row in read_json_lines(out / "toy_corpus" / "dropped.jsonl") if row["reason"] == "over_max_seconds"
+    ]
     assert row["id"] == "cv_3"
 
 
@@ -220,13 +219,13 @@ def test_segments_of_talks_are_cut_out_in_the_order_of_the_corpus(mustc, out):
         ("Satz 7.", audio / "00000007.wav", stored[1][163_200:180_800]),
         ("Satz 9.", audio / "00000009.wav", stored[1][17_975:28_444]),  # 17975.296 to 28444.432
     ]
-    rows = lines(out / "toy.jsonl")
+    rows = read_json_lines(out / "toy.jsonl")
     assert [(row["messages"][-1]["content"], row["audios"]) for row in rows] == [
         (text, [str(path)]) for text, path, _ in expected
     ]
     for _, path, samples in expected:
         np.testing.assert_array_equal(read_mono(path), samples)
-    assert [(row["id"], row["reason"]) for row in lines(out / "toy_corpus" / "dropped.jsonl")] == [
+    assert [(row["id"], row["reason"]) for row in read_json_lines(out / "toy_corpus" / "dropped.jsonl")] == [
         ("ted_3_0", "missing"),
         ("ted_2_3", "beyond_end"),
     ]
@@ -235,9 +234,9 @@ def test_segments_of_talks_are_cut_out_in_the_order_of_the_corpus(mustc, out):
 def test_no_row_of_the_corpus_is_lost_without_a_word(covost2, mustc, out):
     for number, settings in enumerate((covost2, mustc)):
         prepared = make(settings, out, f"toy{number}")
-        dropped = lines(prepared.folder / "dropped.jsonl")
+        dropped = read_json_lines(prepared.folder / "dropped.jsonl")
         assert prepared.manifest["dropped"] == Counter(row["reason"] for row in dropped)
-        kept = [row["id"] for row in lines(out / f"toy{number}.jsonl")]
+        kept = [row["id"] for row in read_json_lines(out / f"toy{number}.jsonl")]
         assert prepared.manifest["rows"] == len(kept) + len(dropped)
         assert len({*kept, *(row["id"] for row in dropped)}) == prepared.manifest["rows"]
 
@@ -251,7 +250,7 @@ def test_llamafactory_loads_what_was_written(covost2, mustc, out):
     recipe = {"model_name_or_path": "simulsa-demo", "template": "qwen2_audio", "dataset_dir": str(out)}
     clips, talks = load_datasets(inference_arguments(recipe), ["clips", "talks"])
     for dataset, ask, system in ((clips, PROMPT.text, PROMPT.system), (talks, "<audio>Translate.", "")):
-        rows = lines(out / f"{dataset.name}.jsonl")
+        rows = read_json_lines(out / f"{dataset.name}.jsonl")
         samples = [dataset.sample(number) for number in range(len(dataset))]
         assert [(one.reference, [one.audio]) for one in samples] == [
             (row["messages"][-1]["content"], row["audios"]) for row in rows
@@ -275,7 +274,7 @@ def test_relative_folders_give_absolute_paths(covost2, mustc, out, tmp_path, mon
     for number, settings in enumerate((covost2, mustc)):
         relative = replace(settings, corpus_dir=os.path.relpath(settings.corpus_dir))
         make(relative, Path("out"), f"toy{number}")
-        for row in lines(out / f"toy{number}.jsonl"):
+        for row in read_json_lines(out / f"toy{number}.jsonl"):
             assert os.path.isabs(row["audios"][0])
             assert Path(row["audios"][0]).exists()
         before = snapshot(out)
@@ -298,7 +297,7 @@ def test_the_same_audio_folder_by_another_way_is_the_same_work(mustc, out, tmp_p
 def test_audio_inside_a_table_is_written_to_files_of_its_own(tmp_path, out):
     settings = write_parquet(tmp_path / "table")
     prepared = make(settings, out)
-    rows = lines(out / "toy.jsonl")
+    rows = read_json_lines(out / "toy.jsonl")
     audio = out / "toy_corpus" / "audio" / "00000"
     names = ["00000000.wav", "00000001.wav", "00000002.mp3", "00000003.wav"]
     assert [row["audios"] for row in rows] == [[str(audio / name)] for name in names]
@@ -370,7 +369,7 @@ OTHERS = {
 def test_other_settings_over_the_same_folder_are_refused_by_their_key(mustc, out, monkeypatch, key, stopped):
     if stopped:
         stop_at(monkeypatch, placement, "_write", 4)
-        with pytest.raises(Stopped):
+        with pytest.raises(Killed):
             make(mustc, out)
         monkeypatch.undo()
     else:
@@ -393,7 +392,7 @@ def test_another_prompt_writes_rows_anew_where_nothing_was_made_of_them(mustc, o
     make(mustc, out, prompt=wrong)
     if stopped:  # on the way from one to the other
         stop_at(monkeypatch, module, "write_jsonl", 2)
-        with pytest.raises(Stopped):
+        with pytest.raises(Killed):
             make(mustc, out, new_prompt=True)
         monkeypatch.undo()
     make(mustc, out, new_prompt=True)
@@ -543,10 +542,12 @@ def test_a_plan_writes_nothing_opens_no_audio_and_agrees_with_the_run(form, out,
     monkeypatch.undo()
     prepared = make(settings, out)
     manifest = prepared.manifest
-    audio = [row for row in lines(prepared.folder / "dropped.jsonl") if "audio" in row]
+    audio = [row for row in read_json_lines(prepared.folder / "dropped.jsonl") if "audio" in row]
     listed = manifest["counts"]["utterances"] + len(audio)
     assert f"would first read {settings.corpus}, {manifest['rows']} rows, into {out}: {listed} utterances" in first
-    told = ", ".join(f"{row['reason']} 1" for row in lines(prepared.folder / "dropped.jsonl") if "audio" not in row)
+    told = ", ".join(
+        f"{row['reason']} 1" for row in read_json_lines(prepared.folder / "dropped.jsonl") if "audio" not in row
+    )
     assert first.endswith(f"; dropped: {told or 'none'}")
     before = snapshot(out)
     places = folders(out)
@@ -563,7 +564,7 @@ def test_a_plan_of_a_table_with_audio_inside_it_writes_nothing(tmp_path, out):
 
 def test_what_is_not_registered_yet_is_not_finished(mustc, out, monkeypatch):
     stop_at(monkeypatch, module, "add_datasets", 1)
-    with pytest.raises(Stopped):
+    with pytest.raises(Killed):
         make(mustc, out)
     monkeypatch.undo()
     assert planned(mustc, out)
@@ -574,10 +575,6 @@ def test_what_is_not_registered_yet_is_not_finished(mustc, out, monkeypatch):
 # -------------------------------------------------------------------------------------------------- stopped from within
 
 
-class Stopped(BaseException):
-    """As Ctrl-C: nothing catches it."""
-
-
 def stop_at(monkeypatch, place, name, call):
     """Stop before the `call`-th call of `place.name`."""
     calls, function = [], getattr(place, name)
@@ -585,7 +582,7 @@ def stop_at(monkeypatch, place, name, call):
     def stopping(*arguments, **named):
         calls.append(name)
         if len(calls) == call:
-            raise Stopped
+            raise Killed
         return function(*arguments, **named)
 
     monkeypatch.setattr(place, name, stopping)
@@ -605,7 +602,7 @@ def test_stopped_anywhere_it_goes_on_and_ends_with_the_same_bytes(mustc, out, mo
     shutil.rmtree(out)
     for call in range(1, MOST_RUNS):
         calls = stop_at(monkeypatch, place, name, call)
-        with contextlib.suppress(Stopped):
+        with contextlib.suppress(Killed):
             make(settings, out)
         monkeypatch.undo()
         monkeypatch.setenv("HF_DATASETS_CACHE", str(out.parent / "cache"))
@@ -620,7 +617,7 @@ def test_stopped_anywhere_it_goes_on_and_ends_with_the_same_bytes(mustc, out, mo
 
 def test_gone_on_with_parts_are_not_cut_again(mustc, out, monkeypatch):
     stop_at(monkeypatch, placement, "_write", 5)
-    with pytest.raises(Stopped):
+    with pytest.raises(Killed):
         make(mustc, out)
     monkeypatch.undo()
     done = {name: one for name, one in snapshot(out).items() if name.endswith(".wav")}

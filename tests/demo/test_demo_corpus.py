@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from helpers.fakes import tree
+from helpers.files import read_json_lines, tree
 
 from simulsa_plugin.audio.decoding import read_mono
 from simulsa_plugin.demo import corpus
@@ -138,7 +138,7 @@ def test_the_corpus_is_two_registered_datasets_with_their_truth(written):
     assert list(info) == ["demo", "demo_test"]
     for name, rows in (("demo", 6), ("demo_test", 3)):
         assert info[name]["file_name"] == str(written / f"{name}.jsonl")
-        lines = [json.loads(line) for line in (written / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
+        lines = read_json_lines(written / f"{name}.jsonl")
         truths = [
             json.loads(line) for line in (written / f"{name}_truth.jsonl").read_text(encoding="utf-8").splitlines()
         ]

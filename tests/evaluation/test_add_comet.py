@@ -6,7 +6,8 @@ import json
 import shutil
 
 import pytest
-from helpers.fakes import ClockModel, tree, write_noise
+from helpers.fakes import ClockModel, Killed, write_noise
+from helpers.files import tree
 
 from simulsa_plugin.commands.evaluate import main
 from simulsa_plugin.comparison.compare import CompareOptions, compare, load_result
@@ -131,10 +132,6 @@ def test_a_recipe_with_a_checkpoint_is_scored_as_it_says(result, scorer):
     module.add_comet_if_wanted(result, CometSettings(comet="toy", comet_python="py", comet_batch_size=2))
     assert scorer[0][1:] == ("toy", "py", 2)
     assert read(result)["cells"][0]["COMET"] == pytest.approx(0.07)
-
-
-class Killed(BaseException):
-    pass
 
 
 def kill_at(monkeypatch, file):

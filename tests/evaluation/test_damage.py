@@ -5,7 +5,8 @@ import re
 import shutil
 
 import pytest
-from helpers.fakes import ClockModel, growing_samples, recorded_disk, tree
+from helpers.fakes import ClockModel, growing_samples
+from helpers.files import recorded_disk, tree
 
 from simulsa_plugin.errors import StorageError
 from simulsa_plugin.evaluation import block_decoding as decoding

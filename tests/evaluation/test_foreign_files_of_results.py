@@ -4,7 +4,8 @@ import json
 import shutil
 
 import pytest
-from helpers.fakes import ClockModel, tree, write_noise
+from helpers.fakes import ClockModel, write_noise
+from helpers.files import tree
 
 from simulsa_plugin.commands.evaluate import main
 from simulsa_plugin.errors import LogError, StorageError

@@ -5,7 +5,7 @@ import os
 import signal
 
 import pytest
-from helpers.fakes import tree
+from helpers.files import tree
 
 from simulsa_plugin.comparison.compare import CompareOptions, run_compare
 from simulsa_plugin.evaluation.score import ScoreOptions, run_score

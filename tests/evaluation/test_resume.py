@@ -5,7 +5,8 @@ import itertools
 import json
 
 import pytest
-from helpers.fakes import ClockModel, Killed, Mortal, growing_samples, tree
+from helpers.fakes import ClockModel, Killed, Mortal, growing_samples
+from helpers.files import read_json_lines, tree
 
 from simulsa_plugin.errors import StorageError
 from simulsa_plugin.evaluation import block_decoding as decoding
@@ -205,9 +206,9 @@ def test_measured_steps_have_times_on_simulevals_clock(rows, tmp_path, monkeypat
     cells = run(rows[:2], tmp_path / "timed", rollbacks=(3,), measure_time=True)
     plain = run(rows[:2], tmp_path / "plain", rollbacks=(3,))
     folder = tmp_path / "timed" / "rollback_k500_b3"
-    steps = [json.loads(line) for line in (folder / "steps.jsonl").read_text(encoding="utf-8").splitlines()]
+    steps = read_json_lines(folder / "steps.jsonl")
     assert [step["compute_ms"] for step in steps] == pytest.approx([100.0] * len(steps))
-    (first, _) = [json.loads(line) for line in (folder / "instances.log").read_text(encoding="utf-8").splitlines()]
+    (first, _) = read_json_lines(folder / "instances.log")
     # 0.9 s: steps at 500 and 900 ms; both words come with the second, after 200 ms of computation.
     assert first["delays"] == [900, 900]
     assert first["elapsed"] == pytest.approx([1100, 1100])

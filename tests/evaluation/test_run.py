@@ -4,6 +4,7 @@ import json
 
 import pytest
 from helpers.fakes import ClockModel, write_noise
+from helpers.files import read_json_lines
 
 from simulsa_plugin.errors import DatasetError, StorageError
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
@@ -27,10 +28,6 @@ def rows(tmp_path):
 def run(rows, out, model=None, **settings):
     settings = {"chunks": (500, 1000), "rollbacks": (0, 3)} | settings
     return evaluate(model or ClockModel(), "toy", rows, EvaluationSettings(**settings), out)
-
-
-def read(path):
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def cell(cells, chunk, rollback):
@@ -72,7 +69,7 @@ def test_the_result_folder_is_the_contracts(rows, tmp_path):
 
 def test_a_log_on_paper(rows, tmp_path):
     run(rows, tmp_path / "out")
-    first = read(tmp_path / "out" / "rollback_k500_b3" / "instances.log")[0]
+    first = read_json_lines(tmp_path / "out" / "rollback_k500_b3" / "instances.log")[0]
     # 2.0 s at one byte per 100 ms; committed after 500, 1000, 1500, 2000 ms: 2, 7, 12 and all 20 bytes of
     # «guten Tag liebe Welt»: «guten » is closed at 1000, «Tag » (bytes 7–10) at 1500, the rest at the end.
     assert first["prediction"] == "guten Tag liebe Welt"
@@ -80,14 +77,18 @@ def test_a_log_on_paper(rows, tmp_path):
     assert first["source_length"] == 2000
     assert first["index"] == 0
     assert "elapsed" not in first
-    offline = read(tmp_path / "out" / "offline" / "instances.log")
+    offline = read_json_lines(tmp_path / "out" / "offline" / "instances.log")
     assert [row["delays"] for row in offline] == [[2000] * 4, [1700] * 4, [900] * 2]
     assert [row["prediction"] for row in offline] == ["guten Tag liebe Welt", "guten Tag liebe W", "guten Tag"]
 
 
 def test_steps_on_paper(rows, tmp_path):
     run(rows, tmp_path / "out")
-    steps = [row for row in read(tmp_path / "out" / "rollback_k1000_b3" / "steps.jsonl") if row["id"] == "toy-00000001"]
+    steps = [
+        row
+        for row in read_json_lines(tmp_path / "out" / "rollback_k1000_b3" / "steps.jsonl")
+        if row["id"] == "toy-00000001"
+    ]
     assert steps == [
         {
             "id": "toy-00000001",
@@ -152,7 +153,7 @@ def test_unusable_utterances_are_skipped_in_every_cell_alike(rows, tmp_path):
         {"id": "toy-00000007", "reason": "not_renderable"},
     ]
     for row in cells:
-        ids = {step["id"] for step in read(tmp_path / "out" / row["folder"] / "steps.jsonl")}
+        ids = {step["id"] for step in read_json_lines(tmp_path / "out" / row["folder"] / "steps.jsonl")}
         assert ids == {"toy-00000000", "toy-00000001", "toy-00000002", "toy-00000008"}
 
 
@@ -200,7 +201,7 @@ def test_chinese_is_counted_in_characters(tmp_path):
     model = ClockModel(text="你好吗啊")
     cells = run(rows, tmp_path / "out", model, target_language="zh-CN", chunks=(500,), rollbacks=(0,))
     # 5 bytes after 500 ms, 10 after 1000, 12 at the end: 1, 3 and 4 whole characters.
-    (row,) = read(tmp_path / "out" / "rollback_k500_b0" / "instances.log")
+    (row,) = read_json_lines(tmp_path / "out" / "rollback_k500_b0" / "instances.log")
     assert row["delays"] == [500, 1000, 1000, 1200]
     assert row["prediction"] == "你好吗啊"
     signatures = json.loads((tmp_path / "out" / "scores.json").read_text(encoding="utf-8"))["signatures"]

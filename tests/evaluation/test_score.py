@@ -9,6 +9,7 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
+from helpers.files import read_json_lines
 
 from simulsa_plugin.commands.evaluate import main
 from simulsa_plugin.errors import LogError
@@ -205,7 +206,7 @@ def test_what_a_line_lacks_is_said(tag, warned, tmp_path):
 
 
 def test_a_log_of_1_0_scores_as_the_log_of_1_1_of_the_same_run(tmp_path):
-    rows = read_rows(DATA / "word_system2.instances.log")
+    rows = read_json_lines(DATA / "word_system2.instances.log")
     write_rows(tmp_path / "old.log", map(as_1_0, rows))
     old = score_log(tmp_path / "old.log", ScoreOptions())
     assert old.scores.corpus == score_log(DATA / "word_system2.instances.log", ScoreOptions()).scores.corpus
@@ -223,10 +224,6 @@ def as_1_0(row):
         "reference_length": len(row["reference"].split(" ")),
         "metric": {"latency": {"AL": 0.0}},
     }
-
-
-def read_rows(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def write_rows(path, rows):
@@ -266,11 +263,11 @@ def test_end_marks_that_are_kept_are_words_as_published_numbers_have_them(tmp_pa
             main(["convert", str(tmp_path / "old.log"), "--to", "simuleval", "--out", str(tmp_path / "x.log"), *words])
             == 0
         )
-        assert len(read_rows(tmp_path / "x.log")[0]["delays"]) == length
+        assert len(read_json_lines(tmp_path / "x.log")[0]["delays"]) == length
 
 
 def test_compare_keeps_end_marks_where_it_is_told_to(tmp_path):
-    rows = read_rows(DATA / "word_system2.instances.log")
+    rows = read_json_lines(DATA / "word_system2.instances.log")
     write_rows(tmp_path / "old.log", map(as_1_0, rows))
     found = {}
     for words in ((), ("--keep-end-marks",)):

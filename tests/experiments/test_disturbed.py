@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from helpers.fakes import tree
+from helpers.files import tree
 
 from simulsa_plugin.demo.corpus import iterate_utterances, write_demo_corpus
 from simulsa_plugin.demo.speech import VARIANTS, VOICES, Synthesizer, Voice

@@ -1,7 +1,7 @@
 """An experiment writes over nothing that somebody else has put into its output folder."""
 
 import pytest
-from helpers.fakes import tree
+from helpers.files import tree
 
 from simulsa_plugin.errors import StorageError
 from simulsa_plugin.experiments import __main__ as program

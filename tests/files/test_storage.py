@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.fakes import no_file_beyond, recorded_disk
+from helpers.files import no_file_beyond, recorded_disk
 
 from simulsa_plugin.audio.samples import write_wav
 from simulsa_plugin.errors import StorageError

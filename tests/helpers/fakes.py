@@ -1,11 +1,6 @@
 """A model and a dataset made of arithmetic, for tests in which no real model is the point."""
 
-import contextlib
-import hashlib
 import math
-import os
-import resource
-import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,62 +23,6 @@ from simulsa_plugin.model.values import (
 )
 
 AUDIO_TOKEN = 1000
-
-
-def recorded_disk(monkeypatch):
-    """A list that grows by (what, path) at every fsync, rename and removal; the path of a rename is the new one."""
-    events = []
-    fsync, replace, rename, unlink = os.fsync, os.replace, os.rename, os.unlink
-
-    def record_fsync(descriptor):
-        fsync(descriptor)
-        events.append(("fsync", Path(os.readlink(f"/proc/self/fd/{descriptor}"))))
-
-    def recorded(name, call):
-        def record(*arguments, **options):
-            folder = os.readlink(f"/proc/self/fd/{options['dir_fd']}") if options.get("dir_fd") else ""
-            call(*arguments, **options)
-            events.append((name, Path(folder, arguments[-1])))
-
-        return record
-
-    monkeypatch.setattr(os, "fsync", record_fsync)
-    for name, call in (("replace", replace), ("rename", rename), ("unlink", unlink)):
-        monkeypatch.setattr(os, name, recorded(name, call))
-    return events
-
-
-def damaged_files(state, out):
-    """Yield (name, damage) with a copy of the folder `state` at `out` in which that file is damaged so."""
-    for path in sorted(path for path in state.rglob("*") if path.is_file()):
-        data = path.read_bytes()
-        for damage, made in DAMAGES.items():
-            if made(data) != data:
-                shutil.copytree(state, out)
-                (out / path.relative_to(state)).write_bytes(made(data))
-                yield str(path.relative_to(state)), damage
-
-
-def _without_last_line(data):
-    return data[: data.rstrip(b"\n").rfind(b"\n") + 1]
-
-
-def _changed_digit(data):
-    digits = [place for place, byte in enumerate(data) if byte in b"0123456789"]
-    if not digits:
-        return data
-    place = digits[len(digits) // 2]
-    return data[:place] + (b"1" if data[place : place + 1] == b"9" else b"9") + data[place + 1 :]
-
-
-DAMAGES = {
-    "zero length": lambda data: b"",
-    "half": lambda data: data[: len(data) // 2],
-    "zeros at the end": lambda data: data[: len(data) // 2] + bytes(len(data) - len(data) // 2),
-    "last line dropped": _without_last_line,
-    "changed digit": _changed_digit,
-    "twice": lambda data: data + data,
-}
 
 
 @dataclass
@@ -307,8 +246,8 @@ class ClockModel:
         return bytes(token_ids).decode(errors="replace")
 
 
-class Killed(Exception):
-    """Stands for the end of a process."""
+class Killed(BaseException):
+    """Stands for the end of a process: no code under test catches it."""
 
 
 class Mortal:
@@ -351,31 +290,11 @@ def continue_all(model, prompts, waveforms, prefixes, limit):
     return model.continue_(model.read(prompts, waveforms), requests)
 
 
-def tree(folder):
-    """Every file below a folder: relative name → digest."""
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(Path(folder).rglob("*"))
-        if path.is_file()
-    }
-
-
 def write_offline(folder, count):
     """`make_dataset` as LLaMA-Factory finds it: offline.jsonl, and its entry as `toy` in dataset_info.json."""
     dataset = make_dataset(folder, count=count)
     write_jsonl(Path(folder) / "offline.jsonl", dataset.sharegpt_rows())
     write_json(Path(folder) / "dataset_info.json", {"toy": {"file_name": "offline.jsonl", **SHAREGPT_ENTRY}})
-
-
-@contextlib.contextmanager
-def no_file_beyond(num_bytes):
-    """The kernel refuses every byte after `num_bytes` of any file (EFBIG), as a quota or a full disk does."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def growing_samples(folder, count):

@@ -14,7 +14,7 @@ import time
 import traceback
 from pathlib import Path
 
-from helpers.fakes import tree
+from helpers.files import tree
 
 TESTS = Path(__file__).resolve().parents[1]
 MOST_RUNS = 400  # far more than are ever needed: a broken run must not go on for ever

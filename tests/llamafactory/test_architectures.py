@@ -6,7 +6,6 @@ What is right is said by transformers alone: a second copy of the model, and inp
 import contextlib
 import copy
 import importlib
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 import transformers
 from helpers import tiny_models
 from helpers.fakes import continue_all
+from helpers.files import read_json
 from offline_data import SHAREGPT, make_folder, register, turns, write_rows
 
 from simulsa_plugin.audio.decoding import read_mono
@@ -473,18 +473,18 @@ def two_are_cut(tiny):
         )
         == 0
     )
-    manifest, audit = read("out/toy_simulsa/manifest.json"), read("out/toy_simulsa/audit.json")
+    manifest, audit = read_json("out/toy_simulsa/manifest.json"), read_json("out/toy_simulsa/audit.json")
     assert (manifest["counts"]["samples"], manifest["skipped"]) == (2, {})
     assert audit["tokens"] == manifest["counts"]["tokens"] > 0
     assert audit["largest_difference"] <= audit["tolerance"]
-    assert set(read("out/dataset_info.json")) == {"toy", "toy_simulsa"}
+    assert set(read_json("out/dataset_info.json")) == {"toy", "toy_simulsa"}
 
 
 def two_steps_are_trained(tiny, llamafactory):
     write_json(Path("train.yaml"), tiny.recipe | TRAINING)
     done = llamafactory("train", "train.yaml")
     assert done.returncode == 0, done.stderr[-4000:]
-    state = read("trained/trainer_state.json")
+    state = read_json("trained/trainer_state.json")
     losses = [step["loss"] for step in state["log_history"] if "loss" in step]
     assert (state["global_step"], len(losses)) == (2, 2)
     assert np.isfinite(losses).all()
@@ -509,11 +509,7 @@ def two_are_decoded(tiny):
         )
         == 0
     )
-    scores = read("results/scores.json")
+    scores = read_json("results/scores.json")
     assert scores["model"]["weights"] != tiny.backbone.describe()["weights"]
     found = [(cell["policy"], cell["chunk_ms"], cell["rollback"], cell["instances"]) for cell in scores["cells"]]
     assert found == [("offline", None, None, 2), ("rollback", 1000, 0, 2), ("rollback", 1000, 3, 2)]
-
-
-def read(path):
-    return json.loads(Path(path).read_text(encoding="utf-8"))

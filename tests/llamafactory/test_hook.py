@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.fakes import ClockModel, write_noise
+from helpers.files import read_json_lines
 
 from simulsa_plugin.demo.corpus import OFFLINE_NAME
 from simulsa_plugin.errors import DatasetError, MissingExtraError, StorageError, UsageError
@@ -108,7 +109,7 @@ def test_a_training_logs_keeps_and_chooses_by_simultaneous_metrics_and_learns_th
     assert {name: results[name] for name in quiet_metrics} == {name: best[name] for name in quiet_metrics}
     events = b"".join(path.read_bytes() for path in project_folder.rglob("events.out.tfevents*"))
     assert b"eval/simul_k500_b0_bleu" in events
-    history = [json.loads(line) for line in (folder / "simulsa_eval.jsonl").read_text().splitlines()]
+    history = read_json_lines(folder / "simulsa_eval.jsonl")
     assert [row["step"] for row in history] == [step for step in (1, 2, 3) for _ in CELLS]
     assert {"BLEU", "LAAL", "NE", "SWF", "instances", "empty", "skipped", "seconds", "epoch"} <= set(history[0])
     assert (folder / "simulsa_eval.png").read_bytes().startswith(b"\x89PNG")
@@ -134,7 +135,7 @@ def test_ranks_share_the_work_under_zero_3_and_find_what_an_evaluation_of_its_ow
     )  # or DeepSpeed compiles an exchange between the two, for minutes on a busy machine
     assert result.returncode == 0, result.stderr[-4000:]
     folder = project_folder / "saves" / "ranks"
-    history = [json.loads(line) for line in (folder / "simulsa_eval.jsonl").read_text().splitlines()]
+    history = read_json_lines(folder / "simulsa_eval.jsonl")
     assert [row["step"] for row in history] == [1] * len(CELLS)
     assert len(losses(folder)) == 1
     from simulsa_plugin.commands.evaluate import main
@@ -589,7 +590,7 @@ def preferences(folder, extra):
     """Turn the project's offline rows into a preference dataset: `extra` are the columns of its stage."""
     data = folder / "data"
     entries = json.loads((data / "dataset_info.json").read_text(encoding="utf-8"))
-    rows = [json.loads(line) for line in (data / f"{OFFLINE_NAME}.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = read_json_lines(data / f"{OFFLINE_NAME}.jsonl")
     turns = [{"role": "user", "content": rows[0]["messages"][0]["content"]}]
     write_jsonl(
         data / "preferences.jsonl",

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from helpers.fakes import ByteModel, ListDataset, make_dataset, write_noise
+from helpers.files import read_json_lines
 from offline_data import register
 
 from simulsa_plugin.augment.augment_settings import AugmentSettings
@@ -117,7 +118,7 @@ def scores_of(out):
 
 def rows_of(path):
     """The rows, which tests may change: without the checksum that would show it."""
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = read_json_lines(path)
     return [{key: value for key, value in row.items() if key != "checksum"} for row in rows]
 
 

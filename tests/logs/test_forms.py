@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 import pytest
+from helpers.files import read_json_lines
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -510,7 +511,7 @@ def test_texts_have_a_source_where_one_is_given(write, tmp_path, capsys):
     log = str(write(row, row | {"prediction": ""}))
     out = tmp_path / "t.jsonl"
     assert main(["convert", log, "--to", "texts", "--out", str(out), "--sources", str(tmp_path / "src.txt")]) == 0
-    assert [json.loads(line) for line in out.read_text().splitlines()] == [
+    assert read_json_lines(out) == [
         {"src": "x", "mt": "a", "ref": "b"},
         {"src": "y", "mt": "", "ref": "b"},
     ]

@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 
 import pytest
+from helpers.files import read_json_lines
 
 from simulsa_plugin.errors import LogError
 from simulsa_plugin.logs import json_rows as rows
@@ -100,8 +101,8 @@ def test_what_is_written_reads_the_same_and_is_what_simuleval_wrote(name, tmp_pa
     records = read_log(DATA / name).records
     write_simuleval_log(tmp_path / "copy.log", records)
     assert read_log(tmp_path / "copy.log").records == records
-    written = [json.loads(line) for line in (tmp_path / "copy.log").read_text().splitlines()]
-    original = [json.loads(line) for line in (DATA / name).read_text().splitlines()]
+    written = read_json_lines(tmp_path / "copy.log")
+    original = read_json_lines(DATA / name)
     for ours, theirs in zip(written, original, strict=True):
         assert list(ours) == list(theirs)
         # Some lines carry more delays than words: SimulEval counted the words, we count the delays.

@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 
 import pytest
+from helpers.files import read_json_lines
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -30,7 +31,7 @@ YAAL = {"YAAL": "yaal", "YAAL_CA": "ca_yaal"}
 
 
 def read_rows(name: str) -> list[dict]:
-    return [json.loads(line) for line in (DATA / name).read_text(encoding="utf-8").splitlines()]
+    return read_json_lines(DATA / name)
 
 
 def to_record(row: dict) -> EmissionRecord:

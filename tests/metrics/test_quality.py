@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers.files import read_texts
 from sacrebleu.tokenizers import tokenizer_intl
 
 from simulsa_plugin.errors import MissingExtraError, UsageError
@@ -23,11 +24,6 @@ BLEUS = [
 CHRFS = [name for name in ORACLE if "sacrebleu" in ORACLE[name]]
 
 
-def read_texts(name: str) -> tuple[list[str], list[str]]:
-    rows = [json.loads(line) for line in (DATA / name).read_text(encoding="utf-8").splitlines()]
-    return [row["prediction"] for row in rows], [row["reference"] for row in rows]
-
-
 def without_version(signature: str) -> str:
     return signature.rpartition("|version:")[0]
 
@@ -36,7 +32,7 @@ def without_version(signature: str) -> str:
 def test_bleu_and_its_signature_are_sacrebleus(name, tokenizer):
     expected = ORACLE[name]["sacrebleu"]
     bleu, _ = quality.make_metrics(tokenizer)
-    counts = bleu.statistics(*read_texts(name))
+    counts = bleu.statistics(*read_texts(DATA / name))
     assert bleu.score(counts.sum(axis=0)) == pytest.approx(expected[f"BLEU[{tokenizer}]"]["score"], rel=1e-9)
     assert without_version(bleu.signature) == without_version(expected[f"BLEU[{tokenizer}]"]["signature"])
     assert bleu.sentence_scores(counts) == pytest.approx(expected[f"sentence_BLEU[{tokenizer}]"], rel=1e-9, abs=1e-9)
@@ -46,7 +42,7 @@ def test_bleu_and_its_signature_are_sacrebleus(name, tokenizer):
 def test_chrf_and_its_signature_are_sacrebleus(name):
     expected = ORACLE[name]["sacrebleu"]
     _, chrf = quality.make_metrics("13a")
-    counts = chrf.statistics(*read_texts(name))
+    counts = chrf.statistics(*read_texts(DATA / name))
     assert chrf.score(counts.sum(axis=0)) == pytest.approx(expected["chrF"]["score"], rel=1e-9)
     assert without_version(chrf.signature) == without_version(expected["chrF"]["signature"])
     assert chrf.sentence_scores(counts) == pytest.approx(expected["sentence_chrF"], rel=1e-9, abs=1e-9)
@@ -54,7 +50,7 @@ def test_chrf_and_its_signature_are_sacrebleus(name):
 
 def test_scores_of_rows_are_the_scores_of_each():
     for metric in quality.make_metrics("13a"):
-        counts = metric.statistics(*read_texts("word.instances.log"))
+        counts = metric.statistics(*read_texts(DATA / "word.instances.log"))
         sums = [counts[:50].sum(axis=0), counts[50:].sum(axis=0)]
         assert metric.scores(sums).tolist() == [metric.score(row) for row in sums]
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.files import read_texts
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 from sacrebleu.significance import PairedTest
@@ -22,16 +23,11 @@ BOTH = Bootstrap(samples=1000, trials=1000, seed=12345)
 NAMES = {"BLEU": "BLEU", "chrF": "chrF2"}
 
 
-def read_texts(name: str) -> tuple[list[str], list[str]]:
-    rows = [json.loads(line) for line in (DATA / name).read_text(encoding="utf-8").splitlines()]
-    return [row["prediction"] for row in rows], [row["reference"] for row in rows]
-
-
 @pytest.fixture(scope="module")
 def statistics() -> list[significance.Statistics]:
     metrics = make_metrics("13a")
     return [
-        significance.Statistics({m.name: (m, m.statistics(*read_texts(name))) for m in metrics}, {}, {})
+        significance.Statistics({m.name: (m, m.statistics(*read_texts(DATA / name))) for m in metrics}, {}, {})
         for name in SYSTEMS
     ]
 
@@ -68,8 +64,8 @@ def test_the_p_value_of_the_randomisation_is_sacrebleus(statistics, name):
 
 @pytest.mark.parametrize("test_type", ["bs", "ar"])
 def test_both_p_values_are_sacrebleus_also_between_systems_that_hardly_differ(statistics, test_type, monkeypatch):
-    hypotheses, references = read_texts(SYSTEMS[0])
-    other = [text if i % 3 else read_texts(SYSTEMS[1])[0][i] for i, text in enumerate(hypotheses)]
+    hypotheses, references = read_texts(DATA / SYSTEMS[0])
+    other = [text if i % 3 else read_texts(DATA / SYSTEMS[1])[0][i] for i, text in enumerate(hypotheses)]
     other[7::12] = references[7::12]  # better in some, worse in others
     monkeypatch.setenv("SACREBLEU_SEED", "7")
     metrics = {"BLEU": BLEU(), "chrF": CHRF()}
@@ -138,7 +134,7 @@ def test_a_resample_that_drew_no_value_has_no_mean():
 def with_differing(statistics, count: int, better: int):
     """BLEU counts of twenty sentences, and the same where `better` gain a word and the rest of `count` lose one."""
     metric, _ = statistics[0].quality["BLEU"]
-    _, references = read_texts(SYSTEMS[0])
+    _, references = read_texts(DATA / SYSTEMS[0])
     references = [text for text in references if len(text.split()) > 8][:20]
     shortened = [" ".join(text.split()[:-2]) for text in references]
     one = metric.statistics(shortened, references)

@@ -19,6 +19,7 @@ import pytest
 import soundfile
 import torch
 import torchaudio
+from helpers.files import read_json_lines
 from make_dataset import NAME, REASONS, UNPAIRED
 from scipy.signal import resample_poly
 
@@ -31,10 +32,6 @@ THRESHOLD = 1e-7  # far below the default: so that a model that guesses accepts 
 EVALUATED = 16
 CHUNK_MS = 1000
 CELLS = ("offline", "rollback_k1000_b0", "rollback_k1000_b3")
-
-
-def rows_of(path):
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def samples_of(path):
@@ -85,7 +82,7 @@ def speech(typed, project_folder):
 
 @pytest.fixture(scope="module")
 def prompts(speech):
-    return rows_of(speech / f"{NAME}.jsonl")
+    return read_json_lines(speech / f"{NAME}.jsonl")
 
 
 @pytest.fixture(scope="module")
@@ -109,13 +106,13 @@ def augmented(typed, recipe, speech, project_folder):
 
 @pytest.fixture(scope="module")
 def scores(augmented):
-    return rows_of(augmented / f"{NAME}_simulsa" / "scores.jsonl")
+    return read_json_lines(augmented / f"{NAME}_simulsa" / "scores.jsonl")
 
 
 @pytest.fixture(scope="module")
 def test_set(augmented):
     """The longest and the shortest prompt, and others as they come; one more than is evaluated."""
-    rows = rows_of(augmented / f"{NAME}.jsonl")
+    rows = read_json_lines(augmented / f"{NAME}.jsonl")
     order = sorted(rows, key=lambda row: soundfile.info(row["audios"][0]).frames)
     chosen = [order[-1], order[0], *rows[: EVALUATED - 1]]
     (augmented / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in chosen), encoding="utf-8")
@@ -143,7 +140,7 @@ def evaluated(typed, recipe, test_set, project_folder):
 
 
 def test_every_prompt_is_in_the_dataset_or_listed_with_a_reason(speech, prompts):
-    unpaired = rows_of(speech / UNPAIRED)
+    unpaired = read_json_lines(speech / UNPAIRED)
     names = Counter(row["name"] for row in [*prompts, *unpaired])
     assert set(names.values()) == {1}
     assert {row["reason"] for row in unpaired} == set(REASONS)
@@ -161,7 +158,7 @@ def test_recordings_stay_as_they_were_fetched(speech, prompts):
 
 
 def test_every_row_is_augmented_or_skipped_for_its_length(augmented, scores, speech, prompts):
-    skipped = rows_of(augmented / f"{NAME}_simulsa" / "skipped.jsonl")
+    skipped = read_json_lines(augmented / f"{NAME}_simulsa" / "skipped.jsonl")
     every_id = [f"{NAME}-{row:08d}-0" for row in range(len(prompts))]
     assert sorted(row["id"] for row in [*scores, *skipped]) == every_id
     seconds = [soundfile.info(speech / row["audios"][0]).frames / 8000 for row in prompts]
@@ -212,8 +209,8 @@ def test_a_partial_is_what_the_threshold_leaves_of_the_reference(scores, prompts
 def test_both_sets_are_registered_for_training(augmented, scores, prompts):
     info = json.loads((augmented / "dataset_info.json").read_text(encoding="utf-8"))
     assert Path(info[NAME]["file_name"]).is_absolute()
-    offline = rows_of(augmented / info[NAME]["file_name"])
-    partial = rows_of(augmented / info[f"{NAME}_simulsa"]["file_name"])
+    offline = read_json_lines(augmented / info[NAME]["file_name"])
+    partial = read_json_lines(augmented / info[f"{NAME}_simulsa"]["file_name"])
     assert [row["messages"] for row in offline] == [row["messages"] for row in prompts]
     assert [row["audios"] for row in partial] == [[row["clip"]] for row in scores]
     answers = [row["messages"].pop() for row in partial]
@@ -259,7 +256,7 @@ def test_the_scores_count_every_utterance_in_every_cell(evaluated, test_set):
     assert scores["skipped"] == []
     assert {cell["folder"] for cell in scores["cells"]} == set(CELLS)
     for cell in scores["cells"]:
-        records = rows_of(evaluated / cell["folder"] / "instances.log")
+        records = read_json_lines(evaluated / cell["folder"] / "instances.log")
         assert (cell["instances"], cell["skipped"]) == (len(test_set), 0)
         assert cell["empty"] == sum(record["prediction_length"] == 0 for record in records)
         assert cell["counts"]["non_monotone"] == cell["counts"]["unit_mismatch"] == 0
@@ -270,7 +267,7 @@ def test_the_scores_count_every_utterance_in_every_cell(evaluated, test_set):
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_a_log_has_one_delay_per_word_at_the_steps_audio_times(evaluated, test_set, cell):
-    records = rows_of(evaluated / cell / "instances.log")
+    records = read_json_lines(evaluated / cell / "instances.log")
     assert [record["source"] for record in records] == [row["audios"][0] for row in test_set]
     assert [record["reference"] for record in records] == [row["messages"][1]["content"] for row in test_set]
     for record in records:
@@ -284,8 +281,8 @@ def test_a_log_has_one_delay_per_word_at_the_steps_audio_times(evaluated, test_s
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_the_last_step_of_an_utterance_commits_everything(evaluated, test_set, cell):
-    records = rows_of(evaluated / cell / "instances.log")
-    steps = rows_of(evaluated / cell / "steps.jsonl")
+    records = read_json_lines(evaluated / cell / "instances.log")
+    steps = read_json_lines(evaluated / cell / "steps.jsonl")
     for index, record in enumerate(records):
         own = [step for step in steps if step["id"] == f"test-{index:08d}"]
         source = record["source_length"]

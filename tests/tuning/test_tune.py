@@ -6,7 +6,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from helpers.fakes import ClockModel, HastyModel, Killed, Mortal, tree, write_noise
+from helpers.fakes import ClockModel, HastyModel, Killed, Mortal, write_noise
+from helpers.files import tree
 
 from simulsa_plugin.errors import DatasetError, StorageError
 from simulsa_plugin.evaluation import block_decoding as decoding
