@@ -40,17 +40,17 @@ ALLOWED = {
     "metrics": {"errors"},
     "demo": {"errors", "audio", "files", "terminal"},
     "corpora": FOUNDATION,
-    "augment": FOUNDATION,
+    "augmentation": FOUNDATION,
     "streaming": FOUNDATION | {"metrics"},
     "logs": {"errors", "files", "metrics"},
     "evaluation": FOUNDATION | {"streaming", "metrics", "logs", "worker_processes"},
     "tuning": FOUNDATION | {"streaming", "metrics", "logs", "evaluation"},
     "comparison": FOUNDATION | {"metrics", "logs", "evaluation", "tuning"},
-    "llamafactory": FOUNDATION | {"demo", "corpora", "augment", "streaming", "metrics", "evaluation"},
+    "llamafactory": FOUNDATION | {"demo", "corpora", "augmentation", "streaming", "metrics", "evaluation"},
     "commands": FOUNDATION
-    | {"demo", "corpora", "augment", "metrics", "logs", "evaluation", "tuning", "comparison", "llamafactory"},
+    | {"demo", "corpora", "augmentation", "metrics", "logs", "evaluation", "tuning", "comparison", "llamafactory"},
     "experiments": FOUNDATION
-    | {"demo", "augment", "metrics", "logs", "evaluation", "tuning", "comparison", "commands"},
+    | {"demo", "augmentation", "metrics", "logs", "evaluation", "tuning", "comparison", "commands"},
 }
 TORCH = {"torch", "torchaudio", "transformers", "peft", "accelerate", "deepspeed", "datasets", "llamafactory"}
 SLOW_TO_IMPORT = TORCH | {"matplotlib", "sacrebleu", "scipy", "pandas", "numpy"}
@@ -112,8 +112,8 @@ def test_imports_point_downwards(part):
 
 
 def test_augmentation_and_evaluation_never_meet():
-    assert "evaluation" not in ALLOWED["augment"] | ALLOWED["streaming"]
-    assert "augment" not in ALLOWED["evaluation"] | ALLOWED["streaming"]
+    assert "evaluation" not in ALLOWED["augmentation"] | ALLOWED["streaming"]
+    assert "augmentation" not in ALLOWED["evaluation"] | ALLOWED["streaming"]
 
 
 def test_only_one_part_imports_llamafactory():

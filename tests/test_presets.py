@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from helpers.fakes import write_offline
 
-from simulsa_plugin.augment.augment_settings import AugmentSettings
+from simulsa_plugin.augmentation.augment_settings import AugmentSettings
 from simulsa_plugin.commands import augment, evaluate, tune, wiring
 from simulsa_plugin.errors import UsageError
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings, HookSettings

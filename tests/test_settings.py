@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from simulsa_plugin.augment.augment_settings import AugmentSettings
+from simulsa_plugin.augmentation.augment_settings import AugmentSettings
 from simulsa_plugin.errors import UsageError
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
 from simulsa_plugin.llamafactory.plugin.recipe_keys import GROUPS, known_keys

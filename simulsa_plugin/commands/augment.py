@@ -14,9 +14,9 @@ from simulsa_plugin.commands.console import Parser, output_folder, recipe_and_ov
 from simulsa_plugin.errors import UsageError
 
 if TYPE_CHECKING:
-    from simulsa_plugin.augment.augment_settings import AugmentSettings
-    from simulsa_plugin.augment.outcome import Outcome
-    from simulsa_plugin.augment.training_share import Mixing, Part
+    from simulsa_plugin.augmentation.augment_settings import AugmentSettings
+    from simulsa_plugin.augmentation.outcome import Outcome
+    from simulsa_plugin.augmentation.training_share import Mixing, Part
     from simulsa_plugin.commands.wiring import Recipe
     from simulsa_plugin.llamafactory.data.dataset import OfflineDataset
     from simulsa_plugin.llamafactory.model.backbone import Backbone
@@ -112,8 +112,8 @@ def _refuse_together(options: argparse.Namespace) -> None:
 
 def _decide_again(path: Path | None, overrides: list[str], scores: Path, out: Path) -> Outcome:
     """No torch, no LLaMA-Factory."""
-    from simulsa_plugin.augment.augment_settings import AugmentSettings
-    from simulsa_plugin.augment.relabeling import decide_again
+    from simulsa_plugin.augmentation.augment_settings import AugmentSettings
+    from simulsa_plugin.augmentation.relabeling import decide_again
     from simulsa_plugin.commands.wiring import open_recipe
     from simulsa_plugin.demo.truth import find_truth
 
@@ -124,7 +124,7 @@ def _decide_again(path: Path | None, overrides: list[str], scores: Path, out: Pa
 
 
 def _augment_all(path: Path | None, overrides: list[str], options: argparse.Namespace) -> None:
-    from simulsa_plugin.augment.augment_settings import AugmentSettings
+    from simulsa_plugin.augmentation.augment_settings import AugmentSettings
     from simulsa_plugin.commands.torchrun import take_rank
     from simulsa_plugin.commands.wiring import check_early, open_recipe
     from simulsa_plugin.presets import RECOMMENDED
@@ -149,8 +149,8 @@ def _augment_all(path: Path | None, overrides: list[str], options: argparse.Name
 
 def _with_corpus(recipe: Recipe, out: Path, part: Shard | None) -> dict[str, Any]:
     """LLaMA-Factory's keys; a raw corpus is read, the embedded default is spoken where nothing was named."""
-    from simulsa_plugin.augment.manifest import has_scores
-    from simulsa_plugin.augment.output_layout import Layout
+    from simulsa_plugin.augmentation.manifest import has_scores
+    from simulsa_plugin.augmentation.output_layout import Layout
     from simulsa_plugin.commands.raw_corpus import wanted_corpus
     from simulsa_plugin.corpora.corpus_layout import CorpusLayout
     from simulsa_plugin.files.atomic import make_folder
@@ -190,9 +190,9 @@ class _Run:
         names = own_dataset_names(self.toolkit.get("dataset"))
         model, loaded = load(self.toolkit, names, check=self._refuse_foreign)
         datasets = _to_cut(loaded)
-        from simulsa_plugin.augment.pipeline import augment_shard
-        from simulsa_plugin.augment.registration import register_beside
-        from simulsa_plugin.augment.shards import wait_for_all
+        from simulsa_plugin.augmentation.pipeline import augment_shard
+        from simulsa_plugin.augmentation.registration import register_beside
+        from simulsa_plugin.augmentation.shards import wait_for_all
 
         if part:
             for dataset in datasets:
@@ -215,8 +215,8 @@ class _Run:
 
     def _refuse_foreign(self, datasets: Sequence[OfflineDataset]) -> None:
         """Say before the model is loaded that the output folder has something in the way."""
-        from simulsa_plugin.augment.output_layout import Layout
-        from simulsa_plugin.augment.registration import offline_entry, refuse_foreign
+        from simulsa_plugin.augmentation.output_layout import Layout
+        from simulsa_plugin.augmentation.registration import offline_entry, refuse_foreign
 
         for dataset in datasets:
             layout = Layout(self.out.absolute(), dataset.name)
@@ -226,10 +226,10 @@ class _Run:
 
     def _finish(self, dataset: OfflineDataset, model: Backbone) -> int:
         """Make a dataset's partial samples; return how many there are."""
-        from simulsa_plugin.augment.audit import audit, audit_line
-        from simulsa_plugin.augment.cutoff import cutoff_line
-        from simulsa_plugin.augment.output_layout import Layout
-        from simulsa_plugin.augment.pipeline import augment
+        from simulsa_plugin.augmentation.audit import audit, audit_line
+        from simulsa_plugin.augmentation.cutoff import cutoff_line
+        from simulsa_plugin.augmentation.output_layout import Layout
+        from simulsa_plugin.augmentation.pipeline import augment
         from simulsa_plugin.demo.truth import find_truth
 
         truth = find_truth(dataset.name, dataset.entry)
@@ -262,9 +262,9 @@ def _plan_all(recipe: Recipe, settings: AugmentSettings, out: Path) -> None:
             )
             return
         toolkit = toolkit | {"dataset": OFFLINE_NAME, "dataset_dir": str(out)}
-    from simulsa_plugin.augment.dry_run import plan
-    from simulsa_plugin.augment.manifest import describe_work
-    from simulsa_plugin.augment.method.selection import wanted_samples
+    from simulsa_plugin.augmentation.dry_run import plan
+    from simulsa_plugin.augmentation.manifest import describe_work
+    from simulsa_plugin.augmentation.method.selection import wanted_samples
     from simulsa_plugin.commands.wiring import load_without_weights, own_dataset_names
 
     renderer, loaded, size = load_without_weights(toolkit, own_dataset_names(toolkit.get("dataset")))
@@ -295,7 +295,7 @@ def _warn_of_training(toolkit: dict[str, Any], found: Sequence[tuple[OfflineData
 
     `found`: datasets, and how many partial samples; None where a dataset is not cut.
     """
-    from simulsa_plugin.augment.training_share import share_lines, tokenized_line
+    from simulsa_plugin.augmentation.training_share import share_lines, tokenized_line
 
     mixing = _mixing(toolkit)
     tokenized = tokenized_line(toolkit.get("tokenized_path"))
@@ -304,7 +304,7 @@ def _warn_of_training(toolkit: dict[str, Any], found: Sequence[tuple[OfflineData
 
 
 def _mixing(toolkit: dict[str, Any]) -> Mixing:
-    from simulsa_plugin.augment.training_share import Mixing
+    from simulsa_plugin.augmentation.training_share import Mixing
 
     try:
         return Mixing.from_keys(toolkit)
@@ -313,7 +313,7 @@ def _mixing(toolkit: dict[str, Any]) -> Mixing:
 
 
 def _cutoff_len(toolkit: dict[str, Any]) -> int:
-    from simulsa_plugin.augment.cutoff import DEFAULT_CUTOFF_LEN
+    from simulsa_plugin.augmentation.cutoff import DEFAULT_CUTOFF_LEN
 
     given = toolkit.get("cutoff_len", DEFAULT_CUTOFF_LEN)
     if not str(given).isdecimal():
@@ -324,8 +324,8 @@ def _cutoff_len(toolkit: dict[str, Any]) -> int:
 
 def _training_parts(named: object, found: Sequence[tuple[OfflineDataset, int | None]]) -> list[Part]:
     """The training's datasets in the recipe's order; partial samples it does not name follow their offline rows."""
-    from simulsa_plugin.augment.output_layout import SUFFIX
-    from simulsa_plugin.augment.training_share import Part
+    from simulsa_plugin.augmentation.output_layout import SUFFIX
+    from simulsa_plugin.augmentation.training_share import Part
     from simulsa_plugin.commands.wiring import dataset_names
 
     parts: list[Part] = []
@@ -341,8 +341,8 @@ def _training_parts(named: object, found: Sequence[tuple[OfflineDataset, int | N
 
 
 def _print(outcome: Outcome) -> None:
-    from simulsa_plugin.augment.augment_report import summary_lines
-    from simulsa_plugin.augment.clean import clean_lines
+    from simulsa_plugin.augmentation.augment_report import summary_lines
+    from simulsa_plugin.augmentation.clean import clean_lines
 
     name = outcome.manifest["dataset"]
     print("\n".join(summary_lines(outcome.manifest)))

@@ -13,7 +13,7 @@ from simulsa_plugin.presets import Preset, apply_preset
 from simulsa_plugin.settings import Settings, read_recipe, split_recipe
 
 if TYPE_CHECKING:
-    from simulsa_plugin.augment.dry_run import ModelSize
+    from simulsa_plugin.augmentation.dry_run import ModelSize
     from simulsa_plugin.commands.raw_corpus import WantedCorpus
     from simulsa_plugin.llamafactory.data.dataset import OfflineDataset
     from simulsa_plugin.llamafactory.data.rendering import TemplateRenderer
@@ -169,7 +169,7 @@ def own_dataset_names(value: object) -> list[str]:
     >>> own_dataset_names("a,a_simulsa,b_simulsa")
     ['a', 'b_simulsa']
     """
-    from simulsa_plugin.augment.output_layout import SUFFIX
+    from simulsa_plugin.augmentation.output_layout import SUFFIX
 
     names = dataset_names(value)
     return [name for name in dict.fromkeys(names) if not (name.endswith(SUFFIX) and name.removesuffix(SUFFIX) in names)]

@@ -17,7 +17,7 @@ import numpy as np
 from simulsa_plugin.audio.decoding import read_mono
 from simulsa_plugin.audio.resampling import resample
 from simulsa_plugin.audio.samples import SAMPLE_RATE, Waveform, seconds_to_samples
-from simulsa_plugin.augment.method.silence import noise_floor, surround
+from simulsa_plugin.augmentation.method.silence import noise_floor, surround
 from simulsa_plugin.commands.console import Parser, output_folder, run_command
 from simulsa_plugin.demo.corpus import (
     TEST_NAME,

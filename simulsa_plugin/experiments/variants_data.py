@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from simulsa_plugin.augment.method.selection import parse_sample_id
-from simulsa_plugin.augment.output_layout import SUFFIX, Layout
-from simulsa_plugin.augment.scored_file import ScoredFile
+from simulsa_plugin.augmentation.method.selection import parse_sample_id
+from simulsa_plugin.augmentation.output_layout import SUFFIX, Layout
+from simulsa_plugin.augmentation.scored_file import ScoredFile
 from simulsa_plugin.demo import corpus
 from simulsa_plugin.demo.corpus import DEV_NAME, OFFLINE_NAME, TEST_NAME
 from simulsa_plugin.demo.truth import TruthFile, find_truth

@@ -16,9 +16,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from simulsa_plugin.augment.augment_settings import AugmentSettings
-from simulsa_plugin.augment.labeling import training_row
-from simulsa_plugin.augment.method.acceptance import decide
+from simulsa_plugin.augmentation.augment_settings import AugmentSettings
+from simulsa_plugin.augmentation.labeling import training_row
+from simulsa_plugin.augmentation.method.acceptance import decide
 from simulsa_plugin.demo.corpus import OFFLINE_NAME
 from simulsa_plugin.experiments.variants_data import AUGMENTED_NAME, Augmented, DataRow, Dataset, sharegpt
 from simulsa_plugin.settings import check_range

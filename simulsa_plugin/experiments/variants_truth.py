@@ -6,7 +6,7 @@ labels that never do: an upper bound for every rule of acceptance, if labels are
 
 from __future__ import annotations
 
-from simulsa_plugin.augment.labeling import training_row
+from simulsa_plugin.augmentation.labeling import training_row
 from simulsa_plugin.experiments.variants_data import AUGMENTED_NAME, Augmented, Dataset, sharegpt
 
 

@@ -21,8 +21,8 @@ from pathlib import Path
 
 from simulsa_plugin.audio.decoding import read_mono
 from simulsa_plugin.audio.samples import seconds_to_samples, to_pcm16, write_wav
-from simulsa_plugin.augment.labeling import training_row
-from simulsa_plugin.augment.method.selection import parse_sample_id
+from simulsa_plugin.augmentation.labeling import training_row
+from simulsa_plugin.augmentation.method.selection import parse_sample_id
 from simulsa_plugin.errors import DatasetError
 from simulsa_plugin.experiments.variants_data import AUGMENTED_NAME, Augmented, DataRow, Dataset, sharegpt
 from simulsa_plugin.files.atomic import replacing

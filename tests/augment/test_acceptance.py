@@ -5,8 +5,8 @@ from itertools import accumulate
 
 import pytest
 
-from simulsa_plugin.augment.augment_settings import AugmentSettings
-from simulsa_plugin.augment.method.acceptance import clip_to_boundary, decide, default_threshold
+from simulsa_plugin.augmentation.augment_settings import AugmentSettings
+from simulsa_plugin.augmentation.method.acceptance import clip_to_boundary, decide, default_threshold
 from simulsa_plugin.errors import UsageError
 
 V = 1000  # τ = 0.1

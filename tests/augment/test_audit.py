@@ -9,10 +9,10 @@ import pytest
 from helpers.fakes import ByteModel, ListDataset, make_dataset, write_noise
 from helpers.files import tree
 
-from simulsa_plugin.augment.audit import audit, audit_line
-from simulsa_plugin.augment.augment_settings import AugmentSettings
-from simulsa_plugin.augment.method.selection import walk
-from simulsa_plugin.augment.pipeline import augment
+from simulsa_plugin.augmentation.audit import audit, audit_line
+from simulsa_plugin.augmentation.augment_settings import AugmentSettings
+from simulsa_plugin.augmentation.method.selection import walk
+from simulsa_plugin.augmentation.pipeline import augment
 from simulsa_plugin.commands import augment as command
 from simulsa_plugin.demo.corpus import write_demo_corpus
 from simulsa_plugin.errors import ModelError

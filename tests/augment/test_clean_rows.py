@@ -6,10 +6,10 @@ import pytest
 from helpers.fakes import ByteModel, ListDataset, make_dataset
 from helpers.files import read_json_lines, tree
 
-from simulsa_plugin.augment.augment_settings import AugmentSettings
-from simulsa_plugin.augment.clean import clean_lines
-from simulsa_plugin.augment.pipeline import augment
-from simulsa_plugin.augment.relabeling import decide_again
+from simulsa_plugin.augmentation.augment_settings import AugmentSettings
+from simulsa_plugin.augmentation.clean import clean_lines
+from simulsa_plugin.augmentation.pipeline import augment
+from simulsa_plugin.augmentation.relabeling import decide_again
 from simulsa_plugin.commands.augment import _print
 
 

@@ -9,11 +9,11 @@ from helpers.files import read_json_lines
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulsa_plugin.augment.augment_report import summary_lines
-from simulsa_plugin.augment.augment_settings import AugmentSettings
-from simulsa_plugin.augment.label_quality import Commitment, CommitmentTally, compare_partials
-from simulsa_plugin.augment.pipeline import augment
-from simulsa_plugin.augment.relabeling import decide_again
+from simulsa_plugin.augmentation.augment_report import summary_lines
+from simulsa_plugin.augmentation.augment_settings import AugmentSettings
+from simulsa_plugin.augmentation.label_quality import Commitment, CommitmentTally, compare_partials
+from simulsa_plugin.augmentation.pipeline import augment
+from simulsa_plugin.augmentation.relabeling import decide_again
 from simulsa_plugin.commands import augment as command
 from simulsa_plugin.demo.corpus import iterate_utterances
 from simulsa_plugin.demo.truth import find_truth, true_partial

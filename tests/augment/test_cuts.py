@@ -9,9 +9,9 @@ from helpers.fakes import ByteModel, ListDataset, make_dataset, write_noise
 from helpers.files import read_json_lines
 from scipy import stats
 
-from simulsa_plugin.augment.augment_settings import AugmentSettings
-from simulsa_plugin.augment.method.selection import walk
-from simulsa_plugin.augment.pipeline import augment
+from simulsa_plugin.augmentation.augment_settings import AugmentSettings
+from simulsa_plugin.augmentation.method.selection import walk
+from simulsa_plugin.augmentation.pipeline import augment
 from simulsa_plugin.errors import UsageError
 
 

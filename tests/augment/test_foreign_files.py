@@ -8,9 +8,9 @@ import pytest
 from helpers.fakes import ByteModel, ListDataset, make_dataset
 from helpers.files import tree
 
-from simulsa_plugin.augment.augment_settings import AugmentSettings
-from simulsa_plugin.augment.pipeline import augment
-from simulsa_plugin.augment.relabeling import decide_again
+from simulsa_plugin.augmentation.augment_settings import AugmentSettings
+from simulsa_plugin.augmentation.pipeline import augment
+from simulsa_plugin.augmentation.relabeling import decide_again
 from simulsa_plugin.errors import StorageError
 from simulsa_plugin.files.dataset_info import SHAREGPT_ENTRY
 

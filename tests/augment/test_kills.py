@@ -26,14 +26,14 @@ KILLS = 24
 
 def start(kind, offline):
     """Be the server."""
-    import simulsa_plugin.augment.pipeline  # noqa: F401  here, and not in every run
+    import simulsa_plugin.augmentation.pipeline  # noqa: F401  here, and not in every run
 
     model, dataset, settings = (load_real if kind == "real" else load_fake)(Path(offline))
     serve(lambda request, out: work(request, out, model, dataset, settings))
 
 
 def load_fake(offline):
-    from simulsa_plugin.augment.augment_settings import AugmentSettings
+    from simulsa_plugin.augmentation.augment_settings import AugmentSettings
 
     return ByteModel(), make_dataset(offline, count=4), AugmentSettings(samples=3, batch_size=2)
 
@@ -44,7 +44,7 @@ def load_real(offline):
     import torch
     import tqdm
 
-    from simulsa_plugin.augment.augment_settings import AugmentSettings
+    from simulsa_plugin.augmentation.augment_settings import AugmentSettings
     from simulsa_plugin.commands.wiring import load
 
     torch.set_num_threads(1)
@@ -57,8 +57,8 @@ def load_real(offline):
 
 
 def work(request, out, model, dataset, settings):
-    from simulsa_plugin.augment.pipeline import augment, augment_shard
-    from simulsa_plugin.augment.relabeling import decide_again
+    from simulsa_plugin.augmentation.pipeline import augment, augment_shard
+    from simulsa_plugin.augmentation.relabeling import decide_again
     from simulsa_plugin.sharding import Shard
 
     kind = request.get("work", "whole")

@@ -3,10 +3,10 @@
 import pytest
 from helpers.fakes import ByteModel, ListDataset, write_noise
 
-from simulsa_plugin.augment.augment_settings import AugmentSettings
-from simulsa_plugin.augment.cutoff import cutoff_line
-from simulsa_plugin.augment.output_layout import Layout
-from simulsa_plugin.augment.pipeline import augment
+from simulsa_plugin.augmentation.augment_settings import AugmentSettings
+from simulsa_plugin.augmentation.cutoff import cutoff_line
+from simulsa_plugin.augmentation.output_layout import Layout
+from simulsa_plugin.augmentation.pipeline import augment
 
 
 @pytest.fixture(scope="module")

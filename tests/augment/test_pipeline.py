@@ -15,9 +15,9 @@ from helpers.fakes import ByteModel, Killed, ListDataset, make_dataset, write_no
 from helpers.files import read_json_lines, tree
 
 from simulsa_plugin.audio.decoding import read_mono
-from simulsa_plugin.augment.augment_settings import AugmentSettings
-from simulsa_plugin.augment.method.selection import walk
-from simulsa_plugin.augment.pipeline import augment
+from simulsa_plugin.augmentation.augment_settings import AugmentSettings
+from simulsa_plugin.augmentation.method.selection import walk
+from simulsa_plugin.augmentation.pipeline import augment
 from simulsa_plugin.errors import DatasetError, StorageError
 from simulsa_plugin.files.atomic import UNFINISHED
 from simulsa_plugin.files.journal import Journal
@@ -396,8 +396,8 @@ import sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from helpers.fakes import ByteModel, make_dataset
-from simulsa_plugin.augment.pipeline import augment
-from simulsa_plugin.augment.augment_settings import AugmentSettings
+from simulsa_plugin.augmentation.pipeline import augment
+from simulsa_plugin.augmentation.augment_settings import AugmentSettings
 from simulsa_plugin.errors import SimulsaError
 try:
     augment(make_dataset(sys.argv[2]), ByteModel(pause_seconds=float(sys.argv[4])),

@@ -10,10 +10,10 @@ import torch
 from helpers.fakes import ByteModel, ListDataset, make_dataset, write_noise
 from helpers.files import tree
 
-from simulsa_plugin.augment.augment_settings import AugmentSettings
-from simulsa_plugin.augment.dry_run import ModelSize, plan
-from simulsa_plugin.augment.manifest import describe_work
-from simulsa_plugin.augment.pipeline import augment, augment_shard
+from simulsa_plugin.augmentation.augment_settings import AugmentSettings
+from simulsa_plugin.augmentation.dry_run import ModelSize, plan
+from simulsa_plugin.augmentation.manifest import describe_work
+from simulsa_plugin.augmentation.pipeline import augment, augment_shard
 from simulsa_plugin.commands import augment as command
 from simulsa_plugin.demo.checkpoint import checkpoint_path
 from simulsa_plugin.demo.corpus import write_demo_corpus

@@ -6,9 +6,9 @@ import pytest
 from helpers.fakes import ByteModel, Killed, make_dataset
 from helpers.files import damaged_files, recorded_disk, tree
 
-from simulsa_plugin.augment.augment_settings import AugmentSettings
-from simulsa_plugin.augment.pipeline import augment, augment_shard
-from simulsa_plugin.augment.relabeling import decide_again
+from simulsa_plugin.augmentation.augment_settings import AugmentSettings
+from simulsa_plugin.augmentation.pipeline import augment, augment_shard
+from simulsa_plugin.augmentation.relabeling import decide_again
 from simulsa_plugin.errors import SimulsaError, StorageError
 from simulsa_plugin.files.atomic import UNFINISHED
 from simulsa_plugin.sharding import Shard

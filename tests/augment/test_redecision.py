@@ -12,10 +12,10 @@ import pytest
 from helpers.fakes import ByteModel, Killed, make_dataset, write_noise
 from helpers.files import read_json_lines, tree
 
-from simulsa_plugin.augment.augment_settings import AugmentSettings
-from simulsa_plugin.augment.method.selection import walk
-from simulsa_plugin.augment.pipeline import augment
-from simulsa_plugin.augment.relabeling import decide_again
+from simulsa_plugin.augmentation.augment_settings import AugmentSettings
+from simulsa_plugin.augmentation.method.selection import walk
+from simulsa_plugin.augmentation.pipeline import augment
+from simulsa_plugin.augmentation.relabeling import decide_again
 from simulsa_plugin.commands import augment as command
 from simulsa_plugin.errors import StorageError, UsageError
 from simulsa_plugin.files.locks import LOCK

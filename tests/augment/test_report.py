@@ -8,12 +8,12 @@ import pytest
 from helpers.fakes import ByteModel, ListDataset, make_dataset, write_noise
 from helpers.files import read_json_lines
 
-from simulsa_plugin.augment.augment_report import summary_lines, write_report
-from simulsa_plugin.augment.augment_settings import AugmentSettings
-from simulsa_plugin.augment.method.acceptance import Decision
-from simulsa_plugin.augment.pipeline import augment
-from simulsa_plugin.augment.relabeling import decide_again
-from simulsa_plugin.augment.tally import EXAMPLES, Tally
+from simulsa_plugin.augmentation.augment_report import summary_lines, write_report
+from simulsa_plugin.augmentation.augment_settings import AugmentSettings
+from simulsa_plugin.augmentation.method.acceptance import Decision
+from simulsa_plugin.augmentation.pipeline import augment
+from simulsa_plugin.augmentation.relabeling import decide_again
+from simulsa_plugin.augmentation.tally import EXAMPLES, Tally
 from simulsa_plugin.terminal import printable
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}

@@ -15,8 +15,8 @@ import torch
 from helpers.fakes import ByteModel, Killed, make_dataset
 from helpers.files import read_json_lines, tree
 
-from simulsa_plugin.augment.augment_settings import AugmentSettings
-from simulsa_plugin.augment.pipeline import augment, augment_shard
+from simulsa_plugin.augmentation.augment_settings import AugmentSettings
+from simulsa_plugin.augmentation.pipeline import augment, augment_shard
 from simulsa_plugin.commands import augment as command
 from simulsa_plugin.demo.corpus import write_demo_corpus
 from simulsa_plugin.sharding import Shard

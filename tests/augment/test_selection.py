@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from simulsa_plugin.augment.augment_settings import AugmentSettings
-from simulsa_plugin.augment.method.selection import generator, sample_id, walk, wanted_samples
+from simulsa_plugin.augmentation.augment_settings import AugmentSettings
+from simulsa_plugin.augmentation.method.selection import generator, sample_id, walk, wanted_samples
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_choice_and_cut_do_not_share_their_chance():
 
 def test_another_process_draws_the_same(tmp_path):
     program = (
-        "from simulsa_plugin.augment.method.selection import generator, walk\n"
+        "from simulsa_plugin.augmentation.method.selection import generator, walk\n"
         "print(list(walk('demo', 20, 42)), generator(42, 'demo', 3, 0).random())"
     )
     outputs = {

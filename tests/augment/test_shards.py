@@ -14,10 +14,10 @@ from helpers.fakes import ByteModel, Killed, make_dataset
 from helpers.files import read_json_lines, tree
 
 from simulsa_plugin import sharding
-from simulsa_plugin.augment import shards
-from simulsa_plugin.augment.augment_settings import AugmentSettings
-from simulsa_plugin.augment.pipeline import augment, augment_shard
-from simulsa_plugin.augment.shards import wait_for_all
+from simulsa_plugin.augmentation import shards
+from simulsa_plugin.augmentation.augment_settings import AugmentSettings
+from simulsa_plugin.augmentation.pipeline import augment, augment_shard
+from simulsa_plugin.augmentation.shards import wait_for_all
 from simulsa_plugin.commands import augment as command
 from simulsa_plugin.commands import evaluate
 from simulsa_plugin.commands.torchrun import take_rank

@@ -11,10 +11,10 @@ from scipy import stats
 
 from simulsa_plugin.audio.decoding import read_mono
 from simulsa_plugin.audio.samples import SAMPLE_RATE, from_pcm16, to_pcm16, write_wav
-from simulsa_plugin.augment.augment_settings import AugmentSettings
-from simulsa_plugin.augment.method.selection import generator
-from simulsa_plugin.augment.method.silence import draw_silence, noise_floor, surround
-from simulsa_plugin.augment.pipeline import augment
+from simulsa_plugin.augmentation.augment_settings import AugmentSettings
+from simulsa_plugin.augmentation.method.selection import generator
+from simulsa_plugin.augmentation.method.silence import draw_silence, noise_floor, surround
+from simulsa_plugin.augmentation.pipeline import augment
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ from helpers.fakes import ListDataset, write_noise
 from helpers.files import read_json_lines
 
 from simulsa_plugin.audio.samples import SAMPLE_RATE
-from simulsa_plugin.augment.augment_settings import AugmentSettings
-from simulsa_plugin.augment.pipeline import augment
+from simulsa_plugin.augmentation.augment_settings import AugmentSettings
+from simulsa_plugin.augmentation.pipeline import augment
 from simulsa_plugin.demo.checkpoint import checkpoint_path
 from simulsa_plugin.demo.grammar import sample_sentence
 from simulsa_plugin.model.values import Prompt, ReferenceScores, RenderedReference

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 from datasets import Dataset, interleave_datasets
 
-from simulsa_plugin.augment.training_share import (
+from simulsa_plugin.augmentation.training_share import (
     Mixing,
     Part,
     held_out_rows,

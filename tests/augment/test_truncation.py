@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from simulsa_plugin.augment.augment_settings import TRUNCATIONS, AugmentSettings
-from simulsa_plugin.augment.method import truncation
-from simulsa_plugin.augment.method.truncation import cut_samples
+from simulsa_plugin.augmentation.augment_settings import TRUNCATIONS, AugmentSettings
+from simulsa_plugin.augmentation.method import truncation
+from simulsa_plugin.augmentation.method.truncation import cut_samples
 
 
 class FixedUniform:

@@ -4,11 +4,11 @@ import pytest
 from helpers.fakes import ByteModel, ListDataset, make_dataset
 from helpers.files import read_json_lines, tree
 
-from simulsa_plugin.augment import pipeline
-from simulsa_plugin.augment.augment_report import summary_lines
-from simulsa_plugin.augment.augment_settings import AugmentSettings
-from simulsa_plugin.augment.pipeline import augment, augment_shard
-from simulsa_plugin.augment.shards import holding
+from simulsa_plugin.augmentation import pipeline
+from simulsa_plugin.augmentation.augment_report import summary_lines
+from simulsa_plugin.augmentation.augment_settings import AugmentSettings
+from simulsa_plugin.augmentation.pipeline import augment, augment_shard
+from simulsa_plugin.augmentation.shards import holding
 from simulsa_plugin.errors import DatasetError, ModelError, StorageError
 from simulsa_plugin.sharding import Shard
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from simulsa_plugin.audio.decoding import read_mono
-from simulsa_plugin.augment.method.acceptance import default_threshold
+from simulsa_plugin.augmentation.method.acceptance import default_threshold
 from simulsa_plugin.demo.corpus import TEST_NAME, write_demo_corpus
 from simulsa_plugin.llamafactory.data.rendering import load_renderer
 from simulsa_plugin.llamafactory.model.arguments import inference_arguments

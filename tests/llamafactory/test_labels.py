@@ -16,9 +16,9 @@ from helpers.fakes import ByteModel, ListDataset, make_dataset, write_noise
 from helpers.files import read_json_lines
 from offline_data import register
 
-from simulsa_plugin.augment.augment_settings import AugmentSettings
-from simulsa_plugin.augment.pipeline import augment
-from simulsa_plugin.augment.relabeling import decide_again
+from simulsa_plugin.augmentation.augment_settings import AugmentSettings
+from simulsa_plugin.augmentation.pipeline import augment
+from simulsa_plugin.augmentation.relabeling import decide_again
 from simulsa_plugin.demo.corpus import OFFLINE_NAME
 from simulsa_plugin.errors import DatasetError, StorageError, UsageError
 from simulsa_plugin.llamafactory.data import labels as labels_module

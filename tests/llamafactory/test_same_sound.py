@@ -8,8 +8,8 @@ from llamafactory.data.mm_plugin import get_mm_plugin
 from scipy.stats import mannwhitneyu
 
 from simulsa_plugin.audio.decoding import read_mono
-from simulsa_plugin.augment.augment_settings import AugmentSettings
-from simulsa_plugin.augment.pipeline import augment
+from simulsa_plugin.augmentation.augment_settings import AugmentSettings
+from simulsa_plugin.augmentation.pipeline import augment
 
 ROWS = 24
 TAIL = 800  # 50 ms

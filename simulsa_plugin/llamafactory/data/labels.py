@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from simulsa_plugin import __version__
-from simulsa_plugin.augment.augment_settings import DECIDING_KEYS, AugmentSettings
-from simulsa_plugin.augment.labeling import training_row
-from simulsa_plugin.augment.method.acceptance import decide
-from simulsa_plugin.augment.method.selection import wanted_samples
-from simulsa_plugin.augment.output_layout import Layout
-from simulsa_plugin.augment.scored_file import ScoredFile
+from simulsa_plugin.augmentation.augment_settings import DECIDING_KEYS, AugmentSettings
+from simulsa_plugin.augmentation.labeling import training_row
+from simulsa_plugin.augmentation.method.acceptance import decide
+from simulsa_plugin.augmentation.method.selection import wanted_samples
+from simulsa_plugin.augmentation.output_layout import Layout
+from simulsa_plugin.augmentation.scored_file import ScoredFile
 from simulsa_plugin.errors import SimulsaError, UsageError
 from simulsa_plugin.files.dataset_info import SHAREGPT_ENTRY
 from simulsa_plugin.llamafactory.data.dataset import read_dataset_info

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from simulsa_plugin.augment.output_layout import SUFFIX
+from simulsa_plugin.augmentation.output_layout import SUFFIX
 from simulsa_plugin.llamafactory.data.dataset import SOURCES
 
 _WHICH_ROWS = ("subset", "folder", "split")  # of one source: another split holds other rows

@@ -8,7 +8,7 @@ from itertools import takewhile
 from typing import Any
 
 from simulsa_plugin.audio.samples import Waveform
-from simulsa_plugin.augment.method.boundaries import grapheme_ends
+from simulsa_plugin.augmentation.method.boundaries import grapheme_ends
 from simulsa_plugin.errors import ModelError
 from simulsa_plugin.llamafactory.data.prefixes import prefix_lengths, unlike_prefixes
 from simulsa_plugin.llamafactory.model.arguments import InferenceArguments, one_line, quieten_toolkit

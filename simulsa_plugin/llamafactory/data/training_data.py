@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from simulsa_plugin.augment.training_share import Mixing, Part, rows_line, share_lines, tokenized_line
+from simulsa_plugin.augmentation.training_share import Mixing, Part, rows_line, share_lines, tokenized_line
 from simulsa_plugin.llamafactory.data.labels import ATTRIBUTE
 from simulsa_plugin.llamafactory.plugin.notices import notify
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from simulsa_plugin.augment.dry_run import ModelSize
+from simulsa_plugin.augmentation.dry_run import ModelSize
 from simulsa_plugin.llamafactory.model.arguments import InferenceArguments, quieten_toolkit
 
 WITH_THINKER = ("qwen2_5_omni", "qwen3_omni_moe")  # LLaMA-Factory keeps this part of them, and drops their voice

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any
 
-from simulsa_plugin.augment.output_layout import SUFFIX
+from simulsa_plugin.augmentation.output_layout import SUFFIX
 from simulsa_plugin.errors import DatasetError, SimulsaError, UsageError
 from simulsa_plugin.llamafactory.data.dataset import registered_file
 from simulsa_plugin.llamafactory.plugin.notices import announce, notify

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from simulsa_plugin.augment.augment_settings import AugmentSettings
+from simulsa_plugin.augmentation.augment_settings import AugmentSettings
 from simulsa_plugin.corpora.corpus_settings import CorpusSettings
 from simulsa_plugin.demo.checkpoint import resolve_model_name
 from simulsa_plugin.evaluation.evaluation_settings import CometSettings, EvaluationSettings, HookSettings, TuneSettings

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from simulsa_plugin.augment.augment_report import write_report
-from simulsa_plugin.augment.manifest import make_manifest, write_manifest
-from simulsa_plugin.augment.method.selection import Skipped, first_causes
-from simulsa_plugin.augment.output_layout import Layout
-from simulsa_plugin.augment.tally import Tally
+from simulsa_plugin.augmentation.augment_report import write_report
+from simulsa_plugin.augmentation.manifest import make_manifest, write_manifest
+from simulsa_plugin.augmentation.method.selection import Skipped, first_causes
+from simulsa_plugin.augmentation.output_layout import Layout
+from simulsa_plugin.augmentation.tally import Tally
 from simulsa_plugin.files.json_files import write_jsonl
 
 

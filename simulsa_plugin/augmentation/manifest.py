@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from simulsa_plugin.augment.augment_settings import DECIDING_KEYS, AugmentSettings
-from simulsa_plugin.augment.method.acceptance import default_threshold, tolerance_of
-from simulsa_plugin.augment.method.selection import parse_sample_id
-from simulsa_plugin.augment.output_layout import Layout
-from simulsa_plugin.augment.registration import SourceDataset
-from simulsa_plugin.augment.tally import Tally
+from simulsa_plugin.augmentation.augment_settings import DECIDING_KEYS, AugmentSettings
+from simulsa_plugin.augmentation.method.acceptance import default_threshold, tolerance_of
+from simulsa_plugin.augmentation.method.selection import parse_sample_id
+from simulsa_plugin.augmentation.output_layout import Layout
+from simulsa_plugin.augmentation.registration import SourceDataset
+from simulsa_plugin.augmentation.tally import Tally
 from simulsa_plugin.errors import StorageError
 from simulsa_plugin.files.atomic import remove_durably, writing_to
 from simulsa_plugin.model.protocol import AudioLanguageModel

@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
-from simulsa_plugin.augment.output_layout import Layout
+from simulsa_plugin.augmentation.output_layout import Layout
 from simulsa_plugin.errors import FolderInUseError
 from simulsa_plugin.files.atomic import make_own_folder, refuse_link, remove_durably, writing_to
 from simulsa_plugin.files.locks import locked

@@ -11,8 +11,8 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from simulsa_plugin.augment.augment_settings import AugmentSettings
-from simulsa_plugin.augment.output_layout import Layout
+from simulsa_plugin.augmentation.augment_settings import AugmentSettings
+from simulsa_plugin.augmentation.output_layout import Layout
 from simulsa_plugin.errors import StorageError
 from simulsa_plugin.files.atomic import UNFINISHED, make_folder, make_own_folder, refuse_link, writing_to
 from simulsa_plugin.files.dataset_info import DATASET_INFO, SHAREGPT_ENTRY, merge_dataset_info, registered_datasets

@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from simulsa_plugin.augment.augment_settings import AugmentSettings
-from simulsa_plugin.augment.label_quality import Commitment, Truth, compare_partials
-from simulsa_plugin.augment.method.acceptance import TOLERANCE, Decision, decide
-from simulsa_plugin.augment.method.selection import parse_sample_id
-from simulsa_plugin.augment.output_layout import Layout
-from simulsa_plugin.augment.tally import Tally
+from simulsa_plugin.augmentation.augment_settings import AugmentSettings
+from simulsa_plugin.augmentation.label_quality import Commitment, Truth, compare_partials
+from simulsa_plugin.augmentation.method.acceptance import TOLERANCE, Decision, decide
+from simulsa_plugin.augmentation.method.selection import parse_sample_id
+from simulsa_plugin.augmentation.output_layout import Layout
+from simulsa_plugin.augmentation.tally import Tally
 from simulsa_plugin.errors import StorageError
 from simulsa_plugin.files.atomic import replacing
 from simulsa_plugin.files.json_files import dump_line, dump_sealed

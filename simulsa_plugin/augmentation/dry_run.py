@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from simulsa_plugin.audio.samples import SAMPLE_RATE, samples_to_seconds
-from simulsa_plugin.augment.augment_settings import AugmentSettings
-from simulsa_plugin.augment.clips import Chooser, Cut, scored_clips
-from simulsa_plugin.augment.manifest import refuse_other_work
-from simulsa_plugin.augment.method.selection import wanted_samples
-from simulsa_plugin.augment.method.speculation import check_scored, make_batches
-from simulsa_plugin.augment.output_layout import WAV_HEADER_BYTES, Layout
-from simulsa_plugin.augment.registration import SourceDataset, offline_entry, refuse_foreign
+from simulsa_plugin.augmentation.augment_settings import AugmentSettings
+from simulsa_plugin.augmentation.clips import Chooser, Cut, scored_clips
+from simulsa_plugin.augmentation.manifest import refuse_other_work
+from simulsa_plugin.augmentation.method.selection import wanted_samples
+from simulsa_plugin.augmentation.method.speculation import check_scored, make_batches
+from simulsa_plugin.augmentation.output_layout import WAV_HEADER_BYTES, Layout
+from simulsa_plugin.augmentation.registration import SourceDataset, offline_entry, refuse_foreign
 from simulsa_plugin.model.protocol import Renderer
 
 ENCODER_FRAMES_PER_SECOND = 50  # of Whisper-like encoders, which run over their whole window

@@ -10,9 +10,9 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from simulsa_plugin.augment.method.acceptance import TOLERANCE
-from simulsa_plugin.augment.method.selection import Skipped, parse_sample_id, walk
-from simulsa_plugin.augment.output_layout import LOGPROB_FIELDS, Layout
+from simulsa_plugin.augmentation.method.acceptance import TOLERANCE
+from simulsa_plugin.augmentation.method.selection import Skipped, parse_sample_id, walk
+from simulsa_plugin.augmentation.output_layout import LOGPROB_FIELDS, Layout
 from simulsa_plugin.errors import StorageError, UsageError
 from simulsa_plugin.files.dataset_info import registered_datasets
 from simulsa_plugin.files.json_files import read_jsonl

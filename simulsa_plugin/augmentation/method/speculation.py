@@ -12,11 +12,11 @@ import numpy as np
 
 from simulsa_plugin.audio.decoding import read_mono
 from simulsa_plugin.audio.samples import SAMPLE_RATE, Waveform, samples_to_seconds
-from simulsa_plugin.augment.augment_settings import AugmentSettings
-from simulsa_plugin.augment.clips import Cut
-from simulsa_plugin.augment.manifest import note_scorer
-from simulsa_plugin.augment.output_layout import LOGPROB_FIELDS, Layout, other_data
-from simulsa_plugin.augment.shards import holding_whole
+from simulsa_plugin.augmentation.augment_settings import AugmentSettings
+from simulsa_plugin.augmentation.clips import Cut
+from simulsa_plugin.augmentation.manifest import note_scorer
+from simulsa_plugin.augmentation.output_layout import LOGPROB_FIELDS, Layout, other_data
+from simulsa_plugin.augmentation.shards import holding_whole
 from simulsa_plugin.errors import ModelError
 from simulsa_plugin.files.atomic import remove_durably, replacing
 from simulsa_plugin.files.journal import Journal

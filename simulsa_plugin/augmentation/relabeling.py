@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from simulsa_plugin.audio.samples import SAMPLE_RATE
-from simulsa_plugin.augment.augment_settings import CUTTING_KEYS, EXTRA_SCORES, AugmentSettings
-from simulsa_plugin.augment.label_quality import Truth
-from simulsa_plugin.augment.labeling import Decider
-from simulsa_plugin.augment.manifest import noted_work, plugin_version
-from simulsa_plugin.augment.method.acceptance import tolerance_of
-from simulsa_plugin.augment.method.selection import wanted_samples
-from simulsa_plugin.augment.outcome import Outcome, finish
-from simulsa_plugin.augment.output_layout import WAV_HEADER_BYTES, Layout
-from simulsa_plugin.augment.registration import (
+from simulsa_plugin.augmentation.augment_settings import CUTTING_KEYS, EXTRA_SCORES, AugmentSettings
+from simulsa_plugin.augmentation.label_quality import Truth
+from simulsa_plugin.augmentation.labeling import Decider
+from simulsa_plugin.augmentation.manifest import noted_work, plugin_version
+from simulsa_plugin.augmentation.method.acceptance import tolerance_of
+from simulsa_plugin.augmentation.method.selection import wanted_samples
+from simulsa_plugin.augmentation.outcome import Outcome, finish
+from simulsa_plugin.augmentation.output_layout import WAV_HEADER_BYTES, Layout
+from simulsa_plugin.augmentation.registration import (
     augmented_entry,
     check_entry,
     has_relative_audio,
@@ -29,8 +29,8 @@ from simulsa_plugin.augment.registration import (
     portable_entry,
     put_entries,
 )
-from simulsa_plugin.augment.scored_file import ScoredFile
-from simulsa_plugin.augment.shards import holding
+from simulsa_plugin.augmentation.scored_file import ScoredFile
+from simulsa_plugin.augmentation.shards import holding
 from simulsa_plugin.errors import SimulsaError, StorageError, UsageError
 from simulsa_plugin.run_configuration import read_sealed_work, write_work
 from simulsa_plugin.terminal import tracked

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from simulsa_plugin.augment.augment_settings import EXTRA_SCORES, AugmentSettings
-from simulsa_plugin.augment.method.boundaries import is_word_end, splits_grapheme
+from simulsa_plugin.augmentation.augment_settings import EXTRA_SCORES, AugmentSettings
+from simulsa_plugin.augmentation.method.boundaries import is_word_end, splits_grapheme
 from simulsa_plugin.errors import UsageError
 
 PERCENT_OF_UNIFORM = 100.0  # τ = 100 / V: a hundred times what a uniform guess would give

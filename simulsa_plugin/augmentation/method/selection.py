@@ -10,7 +10,7 @@ from decimal import ROUND_HALF_UP, Decimal
 
 import numpy as np
 
-from simulsa_plugin.augment.augment_settings import AugmentSettings
+from simulsa_plugin.augmentation.augment_settings import AugmentSettings
 
 _SAY_IT_ALL = ("not_one_audio", "not_text", "audio_not_a_path")
 _ID = re.compile(r"(?P<name>.+)-(?P<row>\d{8,})-(?P<cut>\d+)")

@@ -8,7 +8,7 @@ import numpy as np
 from scipy import stats
 
 from simulsa_plugin.audio.samples import seconds_to_samples
-from simulsa_plugin.augment.augment_settings import AugmentSettings
+from simulsa_plugin.augmentation.augment_settings import AugmentSettings
 
 DISCRETE_STEP_SECONDS = 0.5
 

@@ -15,9 +15,9 @@ from typing import Any
 from tqdm import tqdm
 
 from simulsa_plugin.audio.decoding import read_mono
-from simulsa_plugin.augment.method.selection import Skipped, parse_sample_id
-from simulsa_plugin.augment.output_layout import CLEAN_SUFFIX, Layout
-from simulsa_plugin.augment.registration import SourceDataset
+from simulsa_plugin.augmentation.method.selection import Skipped, parse_sample_id
+from simulsa_plugin.augmentation.output_layout import CLEAN_SUFFIX, Layout
+from simulsa_plugin.augmentation.registration import SourceDataset
 from simulsa_plugin.errors import AudioError, DatasetError
 from simulsa_plugin.files.dataset_info import merge_dataset_info, registered_datasets
 from simulsa_plugin.files.json_files import write_jsonl

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from simulsa_plugin.augment.label_quality import Commitment, CommitmentTally
-from simulsa_plugin.augment.method.acceptance import Decision
-from simulsa_plugin.augment.method.selection import Skipped
+from simulsa_plugin.augmentation.label_quality import Commitment, CommitmentTally
+from simulsa_plugin.augmentation.method.acceptance import Decision
+from simulsa_plugin.augmentation.method.selection import Skipped
 
 SHARE_BINS = 10
 CUT_BIN_SECONDS = 0.5

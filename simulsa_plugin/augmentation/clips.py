@@ -15,12 +15,19 @@ import numpy.typing as npt
 
 from simulsa_plugin.audio.decoding import read_mono
 from simulsa_plugin.audio.samples import SAMPLE_RATE, Waveform, from_pcm16, samples_to_seconds, to_pcm16, write_wav
-from simulsa_plugin.augment.augment_settings import AugmentSettings
-from simulsa_plugin.augment.method.selection import Skipped, first_causes, generator, sample_id, walk, wanted_samples
-from simulsa_plugin.augment.method.silence import draw_silence, noise_floor, surround
-from simulsa_plugin.augment.method.truncation import cut_samples
-from simulsa_plugin.augment.output_layout import Layout, other_data
-from simulsa_plugin.augment.registration import SourceDataset
+from simulsa_plugin.augmentation.augment_settings import AugmentSettings
+from simulsa_plugin.augmentation.method.selection import (
+    Skipped,
+    first_causes,
+    generator,
+    sample_id,
+    walk,
+    wanted_samples,
+)
+from simulsa_plugin.augmentation.method.silence import draw_silence, noise_floor, surround
+from simulsa_plugin.augmentation.method.truncation import cut_samples
+from simulsa_plugin.augmentation.output_layout import Layout, other_data
+from simulsa_plugin.augmentation.registration import SourceDataset
 from simulsa_plugin.errors import AudioError, DatasetError, ModelError
 from simulsa_plugin.files.atomic import replacing, sync_files
 from simulsa_plugin.files.json_files import crc32_hex, read_whole_rows, write_jsonl

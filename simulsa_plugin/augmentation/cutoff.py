@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from simulsa_plugin.audio.decoding import read_mono
-from simulsa_plugin.augment.method.selection import parse_sample_id
-from simulsa_plugin.augment.output_layout import Layout
-from simulsa_plugin.augment.registration import SourceDataset
+from simulsa_plugin.augmentation.method.selection import parse_sample_id
+from simulsa_plugin.augmentation.output_layout import Layout
+from simulsa_plugin.augmentation.registration import SourceDataset
 from simulsa_plugin.errors import AudioError, ModelError
 from simulsa_plugin.files.json_files import read_jsonl
 from simulsa_plugin.model.protocol import Renderer

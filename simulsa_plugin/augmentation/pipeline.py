@@ -7,19 +7,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from simulsa_plugin.augment.augment_settings import AugmentSettings
-from simulsa_plugin.augment.clean import offer_clean
-from simulsa_plugin.augment.clips import Chooser, scored_clips
-from simulsa_plugin.augment.label_quality import Truth
-from simulsa_plugin.augment.labeling import Decider
-from simulsa_plugin.augment.manifest import as_scored, check_same_work, describe_work, refuse_other_work
-from simulsa_plugin.augment.method.acceptance import tolerance_of
-from simulsa_plugin.augment.method.selection import wanted_samples
-from simulsa_plugin.augment.method.speculation import reopen_damaged_scores, score_cuts, scored_rows
-from simulsa_plugin.augment.outcome import Outcome, finish
-from simulsa_plugin.augment.output_layout import Layout
-from simulsa_plugin.augment.registration import SourceDataset, offline_entry, open_layout, register
-from simulsa_plugin.augment.shards import holding, holding_whole, is_alone, mark_finished, remove_shards
+from simulsa_plugin.augmentation.augment_settings import AugmentSettings
+from simulsa_plugin.augmentation.clean import offer_clean
+from simulsa_plugin.augmentation.clips import Chooser, scored_clips
+from simulsa_plugin.augmentation.label_quality import Truth
+from simulsa_plugin.augmentation.labeling import Decider
+from simulsa_plugin.augmentation.manifest import as_scored, check_same_work, describe_work, refuse_other_work
+from simulsa_plugin.augmentation.method.acceptance import tolerance_of
+from simulsa_plugin.augmentation.method.selection import wanted_samples
+from simulsa_plugin.augmentation.method.speculation import reopen_damaged_scores, score_cuts, scored_rows
+from simulsa_plugin.augmentation.outcome import Outcome, finish
+from simulsa_plugin.augmentation.output_layout import Layout
+from simulsa_plugin.augmentation.registration import SourceDataset, offline_entry, open_layout, register
+from simulsa_plugin.augmentation.shards import holding, holding_whole, is_alone, mark_finished, remove_shards
 from simulsa_plugin.files.atomic import make_own_folder
 from simulsa_plugin.model.protocol import AudioLanguageModel
 from simulsa_plugin.sharding import Shard

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from simulsa_plugin.augment.output_layout import CLEAN_SUFFIX, SUFFIX
+from simulsa_plugin.augmentation.output_layout import CLEAN_SUFFIX, SUFFIX
 
 _TOLERANCE = 0.01  # of the share, relative: rounding to whole rows is not worth a warning
 _TRUE = ("true", "1", "yes")

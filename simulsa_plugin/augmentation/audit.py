@@ -7,13 +7,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from simulsa_plugin.augment.augment_settings import AugmentSettings
-from simulsa_plugin.augment.clips import Chooser, Cut
-from simulsa_plugin.augment.method.acceptance import decide, tolerance_of
-from simulsa_plugin.augment.method.speculation import score_batch
-from simulsa_plugin.augment.output_layout import LOGPROB_FIELDS, Layout
-from simulsa_plugin.augment.registration import SourceDataset
-from simulsa_plugin.augment.shards import holding
+from simulsa_plugin.augmentation.augment_settings import AugmentSettings
+from simulsa_plugin.augmentation.clips import Chooser, Cut
+from simulsa_plugin.augmentation.method.acceptance import decide, tolerance_of
+from simulsa_plugin.augmentation.method.speculation import score_batch
+from simulsa_plugin.augmentation.output_layout import LOGPROB_FIELDS, Layout
+from simulsa_plugin.augmentation.registration import SourceDataset
+from simulsa_plugin.augmentation.shards import holding
 from simulsa_plugin.files.json_files import read_jsonl, write_json
 from simulsa_plugin.model.protocol import AudioLanguageModel
 from simulsa_plugin.terminal import tracked
