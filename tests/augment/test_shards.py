@@ -1,10 +1,8 @@
 """Several processes at one dataset: who takes which folder, who waits, who is refused, and what is left at the end."""
 
+import contextlib
 import json
-import multiprocessing
 import os
-import signal
-import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 from helpers.fakes import ByteModel, Killed, make_dataset
 from helpers.files import read_json_lines, tree
+from helpers.processes import FORK, PATIENCE_SECONDS, REFUSED, kill, start, wait_until
 
 from simulsa_plugin import sharding
 from simulsa_plugin.augmentation import shards
@@ -27,7 +26,6 @@ from simulsa_plugin.files.locks import LOCK, locked
 from simulsa_plugin.sharding import Shard
 
 SETTINGS = AugmentSettings(samples=24, batch_size=4)
-FORK = multiprocessing.get_context("fork")  # children share what is imported: they begin within milliseconds
 
 
 @pytest.fixture(scope="module")
@@ -59,27 +57,12 @@ def finish(toy, out):
     return model
 
 
-def start(function, *arguments):
-    process = FORK.Process(target=_quietly, args=(function, *arguments))
-    process.start()
-    return process
-
-
-def _quietly(function, *arguments):
-    try:
-        function(*arguments)
-    except StorageError:
-        os._exit(3)
-    except BaseException:
-        os._exit(1)
-    os._exit(0)
-
-
-def wait_until(condition):
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+@pytest.fixture
+def no_waiting(monkeypatch):
+    """Whoever waits for a folder fails."""
+    monkeypatch.setattr(
+        shards, "time", SimpleNamespace(monotonic=time.monotonic, sleep=lambda _: pytest.fail("waited"))
+    )
 
 
 def journalled(out, text):
@@ -90,13 +73,17 @@ def journalled(out, text):
 def test_shards_that_begin_at_the_same_moment_all_work_and_share_the_batches(toy, out, expected):
     barrier = FORK.Barrier(4)
 
-    def work(number):
-        barrier.wait()
-        shard(toy, out, f"{number}/4", ByteModel(pause_seconds=0.05))
+    class MeetingModel(ByteModel):
+        """Scores its first batch when all others have come to theirs."""
 
-    children = [start(work, number) for number in range(1, 5)]
+        def score(self, rendered, waveforms):
+            if not self.batches:
+                barrier.wait(PATIENCE_SECONDS)
+            return super().score(rendered, waveforms)
+
+    children = [start(shard, toy, out, f"{number}/4", MeetingModel()) for number in range(1, 5)]
     for child in children:
-        child.join(60)
+        child.join(PATIENCE_SECONDS)
     assert [child.exitcode for child in children] == [0] * 4
     # 24 samples are 6 batches of 4: 1, 5 | 2, 6 | 3 | 4.
     assert [journalled(out, f"{number}/4") for number in range(1, 5)] == [8, 8, 4, 4]
@@ -111,43 +98,44 @@ def test_whoever_begins_at_the_same_moment_is_refused_or_does_no_harm(toy, out, 
     def work(number):
         barrier.wait()
         if number:
-            shard(toy, out, f"{number}/3", ByteModel(pause_seconds=0.01))
+            shard(toy, out, f"{number}/3")
         else:
             finish(toy, out)
 
     children = [start(work, number) for number in (0, 1, 2, 3, 0)]
     for child in children:
-        child.join(60)
-    assert {child.exitcode for child in children} <= {0, 3}
+        child.join(PATIENCE_SECONDS)
+    assert {child.exitcode for child in children} <= {0, REFUSED}
     assert 0 in {child.exitcode for child in children}
     finish(toy, out)
     assert tree(out) == expected
 
 
 def test_a_shard_waits_for_the_whole_folder_but_not_for_long(toy, out, monkeypatch):
-    monkeypatch.setattr(shards, "PATIENCE_SECONDS", 0.5)
+    now = [0.0]
+
+    def pass_time(seconds):
+        now[0] += seconds
+
+    monkeypatch.setattr(shards, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=pass_time))
     folder = out / "toy_simulsa"
     folder.mkdir(parents=True)
     model = ByteModel()
     with locked(folder):
-        begun = time.monotonic()
         with pytest.raises(StorageError) as refused:
             shard(toy, out, "1/2", model)
-        assert 0.4 < time.monotonic() - begun < 5
+    assert now[0] == pytest.approx(shards.PATIENCE_SECONDS, abs=2 * shards.POLL_SECONDS)
     assert str(refused.value) == (f"{folder} is in use by process {os.getpid()}. Wait for it, or choose another --out.")
     assert model.batches == []
     assert not (folder / "shards").exists()
 
 
-def test_the_same_shard_twice_is_refused_at_once(toy, out):
-    child = start(shard, toy, out, "1/2", ByteModel(pause_seconds=60))
-    wait_until(lambda: (out / "toy_simulsa" / "started.json").exists() and _holder(out, "1/2"))
-    begun = time.monotonic()
+def test_the_same_shard_twice_is_refused_at_once(toy, out, no_waiting):
+    child = start(shard, toy, out, "1/2", ByteModel(batches_before_hanging=0))
+    wait_until(lambda: _scores(out) and not (out / "toy_simulsa" / LOCK).exists() and _holder(out, "1/2"))
     with pytest.raises(StorageError, match=rf"1-of-2 is in use by process {child.pid}\. Wait for it"):
         shard(toy, out, "1/2")
-    assert time.monotonic() - begun < 3
-    child.kill()
-    child.join()
+    kill(child)
 
 
 def _holder(out, text):
@@ -162,39 +150,33 @@ def _scores(out):
 
 
 def test_a_finishing_run_does_not_begin_while_a_shard_works(toy, out):
-    child = start(shard, toy, out, "2/2", ByteModel(pause_seconds=60))
+    child = start(shard, toy, out, "2/2", ByteModel(batches_before_hanging=0))
     wait_until(lambda: _scores(out) and not (out / "toy_simulsa" / LOCK).exists())
     with pytest.raises(StorageError) as refused:
         finish(toy, out)
-    child.kill()
-    child.join()
+    kill(child)
     folder = out / "toy_simulsa" / "shards" / "2-of-2"
     assert str(refused.value) == f"{folder} is in use by process {child.pid}. Wait for it, or choose another --out."
 
 
 def test_a_killed_shard_goes_on_where_it_stopped(toy, out, expected):
-    child = start(shard, toy, out, "1/2", ByteModel(pause_seconds=0.2))
-    wait_until(lambda: journalled(out, "1/2") >= 4)
-    os.kill(child.pid, signal.SIGKILL)
-    child.join()
-    done = journalled(out, "1/2")
-    assert 4 <= done < 12
+    child = start(shard, toy, out, "1/2", ByteModel(batches_before_hanging=1))
+    wait_until(lambda: journalled(out, "1/2") == 4)
+    kill(child)
     again = ByteModel()
     shard(toy, out, "1/2", again)
-    assert len(again.batches) == 3 - done // 4  # 3 batches of 4; a torn one is scored whole
+    assert len(again.batches) == 2  # of 3
     shard(toy, out, "2/2")
     finish(toy, out)
     assert tree(out) == expected
 
 
 def test_killed_shards_may_be_left_to_the_finishing_run(toy, out, expected):
-    children = [start(shard, toy, out, f"{number}/3", ByteModel(pause_seconds=1.0)) for number in (1, 2, 3)]
-    wait_until(lambda: all(journalled(out, f"{number}/3") for number in (1, 2, 3)))
+    children = [start(shard, toy, out, f"{number}/3", ByteModel(batches_before_hanging=1)) for number in (1, 2, 3)]
+    wait_until(lambda: all(journalled(out, f"{number}/3") == 4 for number in (1, 2, 3)))
     for child in children:
-        os.kill(child.pid, signal.SIGKILL)
-        child.join()
-    done = sum(journalled(out, f"{number}/3") // 4 for number in (1, 2, 3))  # whole batches, 3 unless a kill is slow
-    assert done >= 3 and len(finish(toy, out).batches) == 6 - done
+        kill(child)
+    assert len(finish(toy, out).batches) == 3  # of 6
     assert tree(out) == expected
 
 
@@ -221,14 +203,12 @@ def test_a_shard_that_comes_late_leaves_nothing_behind(toy, out, expected):
     assert tree(out) == expected
 
 
-def test_a_shard_that_is_done_waits_for_nobody(toy, out):
+def test_a_shard_that_is_done_waits_for_nobody(toy, out, no_waiting):
     # torchrun started again after a kill: the first rank may be finishing before the second has begun.
     shard(toy, out, "2/2")
     model = ByteModel()
     with locked(out / "toy_simulsa"), locked(out / "toy_simulsa" / "shards" / "2-of-2"):
-        begun = time.monotonic()
         shard(toy, out, "2/2", model)
-        assert time.monotonic() - begun < 3
     assert model.batches == []
 
 
@@ -339,6 +319,15 @@ def test_a_merged_adapter_may_differ_in_its_last_bit_where_nothing_is_left_to_sc
     assert "weights cannot be compared" in capsys.readouterr().err
 
 
+class KilledModel(ByteModel):
+    """Dies at its second batch."""
+
+    def score(self, rendered, waveforms):
+        if self.batches:
+            raise Killed
+        return super().score(rendered, waveforms)
+
+
 def test_a_run_killed_before_its_first_row_leaves_no_device_behind(toy, out):
     class Dying(ByteModel):
         def score(self, rendered, waveforms):
@@ -350,18 +339,27 @@ def test_a_run_killed_before_its_first_row_leaves_no_device_behind(toy, out):
     assert (manifest(out)["model"], manifest(out)["scored_on"]) == (A100, ["NVIDIA A100"])
 
 
-def test_the_first_rank_waits_until_all_are_done_and_gone(toy, out):
+def test_the_first_rank_waits_until_all_are_done_and_gone(toy, out, monkeypatch):
+    seen, folders = [], []
+
+    def work_of_the_second(_):
+        """What happens while the first rank sleeps: nothing, one of three batches, the others."""
+        seen.append(journalled(out, "2/2"))
+        if len(seen) > 1:
+            with contextlib.suppress(Killed):
+                shard(toy, out, "2/2", KilledModel() if len(seen) == 2 else ByteModel())
+
+    def record(folder, wait=False):
+        folders.append((folder.name, wait))
+        return locked(folder, wait=wait)
+
     shard(toy, out, "1/2")
-    waiting = threading.Thread(target=wait_for_all, args=(out, "toy", 2), daemon=True)
-    waiting.start()
-    waiting.join(0.5)
-    assert waiting.is_alive()  # the second has not begun
-    child = start(shard, toy, out, "2/2", ByteModel(pause_seconds=0.3))
-    wait_until(lambda: journalled(out, "2/2") >= 4)
-    assert waiting.is_alive()
-    child.join(60)
-    waiting.join(10)
-    assert not waiting.is_alive()
+    monkeypatch.setattr(sharding, "time", SimpleNamespace(monotonic=time.monotonic, sleep=work_of_the_second))
+    with monkeypatch.context() as patch:
+        patch.setattr(shards, "locked", record)
+        wait_for_all(out, "toy", 2)
+    assert seen == [0, 0, 4]
+    assert folders[-1] == ("2-of-2", True)  # until the second has let go of its folder
     finish(toy, out)
     wait_for_all(out, "toy", 2)  # nothing to wait for
 

@@ -1,0 +1,58 @@
+"""Processes beside the test: forked from it, so that they begin within milliseconds, and waited for by what they do."""
+
+import contextlib
+import multiprocessing
+import os
+import time
+
+from simulsa_plugin.errors import StorageError
+from simulsa_plugin.files.locks import locked
+
+FORK = multiprocessing.get_context("fork")
+PATIENCE_SECONDS = 120.0  # ends a test that hangs; no test measures time
+REFUSED = 3
+
+
+def start(function, *arguments):
+    """Call a function in a process; its exit code is 0, REFUSED after a StorageError, or 1 after any other error."""
+    process = FORK.Process(target=_quietly, args=(function, *arguments))
+    process.start()
+    return process
+
+
+def _quietly(function, *arguments):
+    try:
+        function(*arguments)
+    except StorageError:
+        os._exit(REFUSED)
+    except BaseException:
+        os._exit(1)
+    os._exit(0)
+
+
+def kill(process):
+    process.kill()
+    process.join()
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+@contextlib.contextmanager
+def lock_holder(folder):
+    """A process that holds a folder until it is killed, at the latest at the end of the block."""
+    held = FORK.Event()
+    process = start(_hold, folder, held)
+    assert held.wait(PATIENCE_SECONDS)
+    yield process
+    kill(process)
+
+
+def _hold(folder, held):
+    with locked(folder):
+        held.set()
+        FORK.Event().wait()
