@@ -34,10 +34,17 @@ from simulsa_plugin.files.locks import LOCK
 from simulsa_plugin.logs.steps import read_sessions
 from simulsa_plugin.metrics.delays import ShownStep
 from simulsa_plugin.model.protocol import AudioLanguageModel
-from simulsa_plugin.model.values import Head, Sample, UnusableRow
+from simulsa_plugin.model.values import AttentionHead, Sample, UnusableRow
 from simulsa_plugin.sharding import Shard, wait_until
-from simulsa_plugin.streaming.engine import Cell, Limits, Source, decode, decode_alone, watch_heads
-from simulsa_plugin.streaming.session import SAMPLES_PER_MS, SHORTEST_MS, Session
+from simulsa_plugin.streaming.engine import (
+    BatchLimits,
+    DecodingSetting,
+    StreamSource,
+    choose_alignment_heads,
+    decode_batched,
+    decode_timed,
+)
+from simulsa_plugin.streaming.session import MIN_DECODED_MS, SAMPLES_PER_MS, Session
 from simulsa_plugin.terminal import progress
 
 UTTERANCES_PER_BLOCK = 128  # utterances whose audio is in memory at once
@@ -70,14 +77,14 @@ class DecodingJob:
     model: AudioLanguageModel
     name: str
     rows: Sequence[Sample | UnusableRow]
-    cells: Sequence[Cell]
-    limits: Limits
+    cells: Sequence[DecodingSetting]
+    limits: BatchLimits
     measures_time: bool
     folder: Path
     work: Mapping[str, Any] = field(default_factory=dict)
     whole: set[int] = field(default_factory=set)
     listening: Sequence[Sample | UnusableRow] = ()
-    heads: list[Head] = field(default_factory=list)
+    heads: list[AttentionHead] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if not self.listening:
@@ -134,15 +141,15 @@ def find_attention_heads(job: DecodingJob) -> list[str]:
     """
     found = not job.heads
     if found:
-        job.heads.extend(watch_heads(job.model, job.cells, lambda: _loaded(job.model, job.listening)))
+        job.heads.extend(choose_alignment_heads(job.model, job.cells, lambda: _loaded(job.model, job.listening)))
     names = [f"{layer}/{head}" for layer, head in job.heads]
     if found and names:
         print(f"attention heads (layer/head): {','.join(names)}", file=sys.stderr)
     return names
 
 
-def _loaded(model: AudioLanguageModel, rows: Sequence[Sample | UnusableRow]) -> list[Source]:
-    return [loaded for row in rows if isinstance(loaded := _load(model, row), Source)]
+def _loaded(model: AudioLanguageModel, rows: Sequence[Sample | UnusableRow]) -> list[StreamSource]:
+    return [loaded for row in rows if isinstance(loaded := _load(model, row), StreamSource)]
 
 
 def is_complete(job: DecodingJob, block: int) -> bool:
@@ -192,17 +199,17 @@ def read_instances(job: DecodingJob) -> Iterator[dict[str, Any]]:
         yield from read_jsonl(job.block_folder(block) / _INSTANCES)
 
 
-def read_steps(job: DecodingJob, cell: Cell) -> Iterator[tuple[str, list[ShownStep]]]:
+def read_steps(job: DecodingJob, cell: DecodingSetting) -> Iterator[tuple[str, list[ShownStep]]]:
     """(id, steps) of every utterance decoded in a cell."""
     return read_sessions(steps_file(job, block, cell) for block in range(job.num_blocks))
 
 
-def steps_file(job: DecodingJob, block: int, cell: Cell) -> Path:
+def steps_file(job: DecodingJob, block: int, cell: DecodingSetting) -> Path:
     """The steps of a block in a cell."""
     return job.block_folder(block) / f"{cell_folder(cell)}.jsonl"
 
 
-def cell_folder(cell: Cell) -> str:
+def cell_folder(cell: DecodingSetting) -> str:
     """Name of a cell's folder."""
     policy = cell.policy.cell()
     return folder_name(cell.policy.name, cell.chunk_ms, policy["rollback"], policy["parameters"])
@@ -210,7 +217,7 @@ def cell_folder(cell: Cell) -> str:
 
 def _write_block(job: DecodingJob, block: int, counting: Any) -> None:
     instances: list[dict[str, Any]] = []
-    sources: list[Source] = []
+    sources: list[StreamSource] = []
     device = job.model.hardware()["device"]
     for row in job.block_rows(block):
         loaded = _load(job.model, row)
@@ -279,34 +286,34 @@ def _file_names(job: DecodingJob) -> list[str]:
     return [*(f"{cell_folder(cell)}.jsonl" for cell in job.cells), _INSTANCES]
 
 
-def _decode(job: DecodingJob, sources: Sequence[Source], counting: Any) -> list[list[Session]]:
+def _decode(job: DecodingJob, sources: Sequence[StreamSource], counting: Any) -> list[list[Session]]:
     if not job.measures_time:
-        return decode(job.model, sources, job.cells, job.limits, on_finished=lambda _: counting.update())
+        return decode_batched(job.model, sources, job.cells, job.limits, on_finished=lambda _: counting.update())
     for cell in job.cells if sources else ():
-        decode_alone(job.model, sources[0], cell, job.limits)  # warm-up: whatever is slow only once
+        decode_timed(job.model, sources[0], cell, job.limits)  # warm-up: whatever is slow only once
     sessions: list[list[Session]] = []
     for cell in job.cells:
         sessions.append([])
         for source in sources:
-            sessions[-1].append(decode_alone(job.model, source, cell, job.limits))
+            sessions[-1].append(decode_timed(job.model, source, cell, job.limits))
             counting.update()
     return sessions
 
 
-def _load(model: AudioLanguageModel, row: Sample | UnusableRow) -> Source | str:
+def _load(model: AudioLanguageModel, row: Sample | UnusableRow) -> StreamSource | str:
     """A row's prompt and audio, or the reason why it cannot be decoded."""
     if isinstance(row, UnusableRow):
         return row.reason
     try:
         waveform = read_mono(row.audio)
-        if len(waveform) < SHORTEST_MS * SAMPLES_PER_MS:
+        if len(waveform) < MIN_DECODED_MS * SAMPLES_PER_MS:
             return "too_short"
         model.render_prompt(row.prompt, waveform)
     except AudioError as error:
         return f"audio_{error.reason}"
     except ModelError:
         return "not_renderable"
-    return Source(row.prompt, waveform)
+    return StreamSource(row.prompt, waveform)
 
 
 def _step_rows(model: AudioLanguageModel, ids: Sequence[str], sessions: Sequence[Session]) -> Iterator[dict[str, Any]]:

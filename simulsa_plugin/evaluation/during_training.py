@@ -23,8 +23,14 @@ from simulsa_plugin.metrics.delays import ShownStep, emission_record
 from simulsa_plugin.metrics.instance import Measure
 from simulsa_plugin.model.protocol import AudioLanguageModel
 from simulsa_plugin.model.values import Sample, UnusableRow
-from simulsa_plugin.streaming.engine import Cell, Limits, Source, decode, watch_heads
-from simulsa_plugin.streaming.session import SAMPLES_PER_MS, SHORTEST_MS
+from simulsa_plugin.streaming.engine import (
+    BatchLimits,
+    DecodingSetting,
+    StreamSource,
+    choose_alignment_heads,
+    decode_batched,
+)
+from simulsa_plugin.streaming.session import MIN_DECODED_MS, SAMPLES_PER_MS
 
 HISTORY, PICTURE = "simulsa_eval.jsonl", "simulsa_eval.png"
 METRIC_PREFIX = "eval_simul_"
@@ -51,7 +57,7 @@ class TrainingEvaluation:
     dataset: str
     samples: tuple[Sample, ...]
     skipped: Mapping[str, int]
-    cells: tuple[Cell, ...]
+    cells: tuple[DecodingSetting, ...]
     settings: EvaluationSettings
     warnings: tuple[str, ...] = ()
 
@@ -70,7 +76,7 @@ class TrainingEvaluation:
 
 
 def plan_training_evaluation(
-    dataset: str, rows: Iterable[Sample | UnusableRow], cells: Sequence[Cell], settings: EvaluationSettings
+    dataset: str, rows: Iterable[Sample | UnusableRow], cells: Sequence[DecodingSetting], settings: EvaluationSettings
 ) -> tuple[TrainingEvaluation, float]:
     """The plan, and the seconds of audio that it takes.
 
@@ -111,19 +117,23 @@ def decode_share(
         AudioError: an audio file has gone since the start.
     """
     mine = list(range(number, len(plan.samples), count))
-    limits = Limits(plan.settings.max_new_tokens, plan.settings.eval_batch_size, plan.settings.eval_memory_gb * 1e9)
+    limits = BatchLimits(
+        plan.settings.max_new_tokens, plan.settings.eval_batch_size, plan.settings.eval_memory_gb * 1e9
+    )
     found: Sessions = {}
-    watch_heads(model, plan.cells, lambda: _sources(plan, range(min(HEAD_SEARCH_ROWS, len(plan.samples)))))
+    choose_alignment_heads(model, plan.cells, lambda: _sources(plan, range(min(HEAD_SEARCH_ROWS, len(plan.samples)))))
     for start in range(0, len(mine), UTTERANCES_PER_BATCH):
         rows = mine[start : start + UTTERANCES_PER_BATCH]
-        decoded = decode(model, _sources(plan, rows), plan.cells, limits, on_finished=lambda _: progress.update())
+        decoded = decode_batched(
+            model, _sources(plan, rows), plan.cells, limits, on_finished=lambda _: progress.update()
+        )
         for index, row in enumerate(rows):
             found[row] = [shown_steps(of_cell[index].steps, model.decode) for of_cell in decoded]
     return found
 
 
-def _sources(plan: TrainingEvaluation, rows: Iterable[int]) -> list[Source]:
-    return [Source(plan.samples[row].prompt, read_mono(plan.samples[row].audio)) for row in rows]
+def _sources(plan: TrainingEvaluation, rows: Iterable[int]) -> list[StreamSource]:
+    return [StreamSource(plan.samples[row].prompt, read_mono(plan.samples[row].audio)) for row in rows]
 
 
 def score_cells(plan: TrainingEvaluation, sessions: Sessions) -> list[HistoryRow]:
@@ -163,11 +173,11 @@ def logged_metrics(plan: TrainingEvaluation, rows: Sequence[HistoryRow]) -> dict
     }
 
 
-def metric_name(cell: Cell, metric: str) -> str:
+def metric_name(cell: DecodingSetting, metric: str) -> str:
     """A metric's name in the log: that of the cell's folder, without the word rollback.
 
     >>> from simulsa_plugin.streaming.policies import Offline
-    >>> metric_name(Cell(Offline(), None), "BLEU")
+    >>> metric_name(DecodingSetting(Offline(), None), "BLEU")
     'eval_simul_offline_bleu'
     """
     return f"{METRIC_PREFIX}{cell_folder(cell).removeprefix('rollback_')}_{metric.lower()}"
@@ -222,7 +232,7 @@ def _samples_of(row: Sample | UnusableRow) -> int | str:
         length = len(read_mono(row.audio))
     except AudioError as error:
         return f"audio_{error.reason}"
-    return length if length >= SHORTEST_MS * SAMPLES_PER_MS else "too_short"
+    return length if length >= MIN_DECODED_MS * SAMPLES_PER_MS else "too_short"
 
 
 def _draw(rows: Sequence[HistoryRow], handle: Any) -> None:

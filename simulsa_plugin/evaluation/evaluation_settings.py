@@ -16,7 +16,7 @@ from simulsa_plugin.languages import (
     language_of_region,
     writing_of_language,
 )
-from simulsa_plugin.model.values import Head
+from simulsa_plugin.model.values import AttentionHead
 from simulsa_plugin.settings import Settings, check_choice, check_range, shown
 from simulsa_plugin.streaming.catalogue import PolicyOptions, check_policy_name
 
@@ -102,7 +102,7 @@ class EvaluationSettings(Settings):
         confidence_window: tokens.
         attention_ms: milliseconds.
         attention_heads: layer/head, counted from 0; none, to find them.
-        eval_memory_gb: what a batch may occupy; see `streaming.engine.Limits`.
+        eval_memory_gb: what a batch may occupy; see `streaming.engine.BatchLimits`.
         measure_time: decode one by one, and measure.
     """
 
@@ -199,7 +199,7 @@ def _check_cells(prefix: str, chunks: Iterable[int], rollbacks: Iterable[int], p
         check_policy_name(f"{prefix}policies", policy)
 
 
-def _heads(words: Iterable[str]) -> tuple[Head, ...]:
+def _heads(words: Iterable[str]) -> tuple[AttentionHead, ...]:
     """Attention heads by layer/head; UsageError for what is none."""
     heads = []
     for word in words:

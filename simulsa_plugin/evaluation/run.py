@@ -58,7 +58,7 @@ from simulsa_plugin.run_configuration import change_in_words, changed_work, read
 from simulsa_plugin.settings import did_you_mean, shown
 from simulsa_plugin.sharding import Shard
 from simulsa_plugin.streaming.catalogue import make_policies, policy_sources
-from simulsa_plugin.streaming.engine import Cell, Limits
+from simulsa_plugin.streaming.engine import BatchLimits, DecodingSetting
 from simulsa_plugin.streaming.policies import Offline
 
 DECODING = "decoding"
@@ -99,7 +99,7 @@ def evaluate(
         raise DatasetError(f"The dataset {name} has no rows. Name a test set that has some.")
     cells = plan_cells(settings)
     check_references(name, rows, settings)
-    limits = Limits(settings.max_new_tokens, settings.eval_batch_size, settings.eval_memory_gb * 1e9)
+    limits = BatchLimits(settings.max_new_tokens, settings.eval_batch_size, settings.eval_memory_gb * 1e9)
     refuse_foreign_results(out, settings)
     if (out / OWNED).exists():  # it may be damaged
         claim(out, _names(cells), recognised=_is_known(out))
@@ -126,7 +126,7 @@ def refuse_foreign_results(out: Path, settings: EvaluationSettings) -> None:
     refuse_foreign(out, _names(plan_cells(settings)), recognised=_is_known(out))
 
 
-def _names(cells: Sequence[Cell]) -> list[str]:
+def _names(cells: Sequence[DecodingSetting]) -> list[str]:
     """What an evaluation writes into its folder."""
     return [DECODING, SCORES, *REPORT_FILES, *map(cell_folder, cells)]
 
@@ -140,24 +140,24 @@ def _is_known(out: Path) -> bool:
     return any(read_sealed(path) for path in [out / DECODING / STARTED, *(out / DECODING).glob(f"*/{BLOCK_NOTE}")])
 
 
-def plan_cells(settings: EvaluationSettings) -> list[Cell]:
+def plan_cells(settings: EvaluationSettings) -> list[DecodingSetting]:
     """Offline, then for every policy each chunk with each of its values, or those of them that `cells` names.
 
     Raises:
         UsageError: a policy cannot be had, two cells cannot be told apart, or `cells` names none of them.
     """
     named = [make_policies(name, settings.policy_options) for name in settings.policies]
-    cells = [Cell(policy, chunk) for policies in named for chunk in settings.chunks for policy in policies]
+    cells = [DecodingSetting(policy, chunk) for policies in named for chunk in settings.chunks for policy in policies]
     folders = Counter(map(cell_folder, cells))
     for folder in (name for name, count in folders.items() if count > 1):
         raise UsageError(
             f"simulsa_policies gives {folders[folder]} cells by the name {folder}. "
             "Give policies of your own another name, or parameters in cell() that differ."
         )
-    return [Cell(Offline(), None), *_chosen(cells, settings.cells)]
+    return [DecodingSetting(Offline(), None), *_chosen(cells, settings.cells)]
 
 
-def _chosen(cells: Sequence[Cell], names: Sequence[str] | None) -> list[Cell]:
+def _chosen(cells: Sequence[DecodingSetting], names: Sequence[str] | None) -> list[DecodingSetting]:
     """Those of the cells that `simulsa_cells` names; all of them where it is not set."""
     if names is None:
         return list(cells)
@@ -291,7 +291,7 @@ def _limits(
 
 
 def _write_cell(
-    job: DecodingJob, cell: Cell, samples: dict[str, Sample], settings: EvaluationSettings, out: Path
+    job: DecodingJob, cell: DecodingSetting, samples: dict[str, Sample], settings: EvaluationSettings, out: Path
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Write a cell's `instances.log` and `steps.jsonl`; return its row of scores.json and its signatures."""
     folder, measure = make_own_folder(out / cell_folder(cell)), Measure(settings.latency_unit)
@@ -335,5 +335,5 @@ def _watched(
         yield record
 
 
-def _parts(job: DecodingJob, cell: Cell) -> Iterator[bytes]:
+def _parts(job: DecodingJob, cell: DecodingSetting) -> Iterator[bytes]:
     return (steps_file(job, block, cell).read_bytes() for block in range(job.num_blocks))

@@ -20,7 +20,7 @@ from simulsa_plugin.audio.samples import Waveform
 from simulsa_plugin.experiments.variants_data import Augmented, DataRow, Dataset
 from simulsa_plugin.files.dataset_info import SHAREGPT_ENTRY
 from simulsa_plugin.model.protocol import AudioLanguageModel
-from simulsa_plugin.model.values import Prompt, Request
+from simulsa_plugin.model.values import GenerationRequest, Prompt
 
 PREFERENCES = "demo_preferences"
 CLIPS_PER_BATCH = 32  # clips that are decoded at once
@@ -55,8 +55,8 @@ def _continued(model: AudioLanguageModel, rows: Sequence[DataRow]) -> list[str |
         model.render_prompt(Prompt(tuple(row["messages"])), waveform)
         for row, waveform in zip(rows, waveforms, strict=True)
     ]
-    requests = [Request(prefix=tuple(row["token_ids"][: row["accepted_tokens"]])) for row in rows]
-    said = model.continue_(model.read(prompts, waveforms), requests)
+    requests = [GenerationRequest(prefix=tuple(row["token_ids"][: row["accepted_tokens"]])) for row in rows]
+    said = model.generate(model.encode_prompts(prompts, waveforms), requests)
     return [
         None if one.truncated else model.decode((*request.prefix, *one.token_ids)).strip()
         for request, one in zip(requests, said, strict=True)

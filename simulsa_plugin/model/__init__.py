@@ -1,1 +1,1 @@
-"""What the method asks of a model: values and protocol."""
+"""The interface between the method and a model: values and protocol."""

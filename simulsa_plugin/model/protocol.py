@@ -1,4 +1,4 @@
-"""What the method asks of a model. `llamafactory.model.backbone` is LLaMA-Factory's answer; tests give others."""
+"""Protocol of an audio-language model; `llamafactory.model.backbone` implements it for LLaMA-Factory."""
 
 from __future__ import annotations
 
@@ -6,34 +6,41 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from simulsa_plugin.audio.samples import Waveform
-from simulsa_plugin.model.values import Continuation, Head, Prompt, ReferenceScores, RenderedReference, Request
+from simulsa_plugin.model.values import (
+    AttentionHead,
+    Continuation,
+    GenerationRequest,
+    Prompt,
+    ReferenceScores,
+    RenderedReference,
+)
 
 
 class Renderer(Protocol):
-    """The training-time prompt of a large audio-language model: tokens without weights."""
+    """Prompts of a large audio-language model as training tokenizes them; needs no weights."""
 
     window_seconds: float | None
-    """Longest audio that the model hears whole; None where it has no limit."""
+    """Longest audio that the model encodes without cutting it; None where it has no limit."""
     end_tokens: int
-    """Tokens that training puts after an answer, its end of turn among them."""
+    """Number of tokens that training appends to an answer, its end of turn included."""
 
     def render(self, prompt: Prompt, waveform: Waveform, reference: str) -> RenderedReference:
-        """Tokens of prompt and reference. Raises ModelError if the template cannot carry them."""
+        """Tokenize prompt and reference. Raises ModelError if the template cannot render them."""
         ...
 
     def unstable_prefixes(self, rendered: RenderedReference, reference: str) -> tuple[int, ...]:
-        """Numbers of leading content tokens whose text training would tokenize otherwise."""
+        """Return the lengths of token prefixes whose text training would tokenize differently."""
         ...
 
 
 class AudioLanguageModel(Renderer, Protocol):
-    """A large audio-language model behind that prompt."""
+    """A large audio-language model with its prompts."""
 
     output_width: int
-    """V, the width of the output layer."""
+    """V, the number of logits at each position."""
 
     def describe(self) -> dict[str, Any]:
-        """Model, adapter, template, dtype and device, for manifests."""
+        """Return model, adapter, template, dtype and device, for manifests."""
         ...
 
     def score(self, rendered: Sequence[RenderedReference], waveforms: Sequence[Waveform]) -> list[ReferenceScores]:
@@ -41,36 +48,38 @@ class AudioLanguageModel(Renderer, Protocol):
         ...
 
     def render_prompt(self, prompt: Prompt, waveform: Waveform) -> tuple[int, ...]:
-        """Token ids of a prompt up to where the answer begins."""
+        """Return the token ids of a prompt up to where the answer begins."""
         ...
 
     def hardware(self) -> dict[str, Any]:
-        """What it runs on, for measured times."""
+        """Return what the model runs on, for reports of measured times."""
         ...
 
     bytes_per_token: int
-    """What one token of a session occupies while it is decoded."""
+    """Memory of one token of a session during decoding (keys and values)."""
 
-    def bytes_to_read(self, num_samples: Sequence[int]) -> int:
-        """What `read` occupies at most, about, for waveforms of these lengths in one batch."""
+    def encoding_bytes(self, num_samples: Sequence[int]) -> int:
+        """Return the approximate peak memory of `encode_prompts` for one batch of waveforms of these lengths."""
         ...
 
-    def read(self, prompts: Sequence[Sequence[int]], waveforms: Sequence[Waveform]) -> list[Any]:
-        """What the model makes of prompts and of the audio heard so far; one may serve several requests."""
+    def encode_prompts(self, prompts: Sequence[Sequence[int]], waveforms: Sequence[Waveform]) -> list[Any]:
+        """Encode prompts with the audio received so far; each result may serve several requests."""
         ...
 
-    def continue_(self, prompts: Sequence[Any], requests: Sequence[Request]) -> list[Continuation]:
-        """Greedily continue one answer about each of the prompts of `read`, in one batch."""
+    def generate(self, prompts: Sequence[Any], requests: Sequence[GenerationRequest]) -> list[Continuation]:
+        """Generate one answer greedily for each prompt of `encode_prompts`, in one batch; prompts may repeat."""
         ...
 
-    def find_heads(self, prompts: Sequence[Sequence[int]], waveforms: Sequence[Waveform]) -> tuple[Head, ...]:
-        """Attention heads that follow the audio through the answers about these waveforms."""
+    def find_alignment_heads(
+        self, prompts: Sequence[Sequence[int]], waveforms: Sequence[Waveform]
+    ) -> tuple[AttentionHead, ...]:
+        """Find the attention heads that follow the audio best while the model generates about these waveforms."""
         ...
 
-    def watch_heads(self, heads: Sequence[Head]) -> None:
-        """Take these heads for `Request.recent`. Raises UsageError where the model does not have them."""
+    def set_alignment_heads(self, heads: Sequence[AttentionHead]) -> None:
+        """Use these heads for `GenerationRequest.min_audio_ahead`. Raises UsageError for heads that do not exist."""
         ...
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Text of token ids, special tokens left out, not stripped."""
+        """Detokenize, without special tokens; white space is not stripped."""
         ...

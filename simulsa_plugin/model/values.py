@@ -1,4 +1,4 @@
-"""What goes to a model and comes back: prompts, samples, requests, scores, continuations."""
+"""Inputs and outputs of a model: prompts, samples, generation requests, scores, continuations."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 Message = dict[str, str]
-Head = tuple[int, int]  # (layer, attention head in it), counted from 0
+AttentionHead = tuple[int, int]  # (layer, head within the layer), both from 0
 _CAUSES = {
     "several_answers": "the row has several answers (ranking or KTO pairs), of which supervised training takes none",
     "no_answer": "the row has no user turn, or no answer",
@@ -23,12 +23,12 @@ _CAUSES = {
 
 @dataclass(frozen=True)
 class Prompt:
-    """The prompt side of one sample, as LLaMA-Factory holds it.
+    """Prompt of one sample, as LLaMA-Factory represents it.
 
     Attributes:
-        messages: turns with `role` and `content`, the last one the user's; `<audio>` stands once.
-        system: system prompt; empty means the template's own.
-        tools: tool description; mostly empty.
+        messages: turns with `role` and `content`, the last one the user's; `<audio>` occurs once.
+        system: system prompt; empty for the template's default.
+        tools: tool description; usually empty.
     """
 
     messages: tuple[Message, ...]
@@ -41,7 +41,7 @@ class Sample:
     """One usable row of an offline dataset: a prompt about one audio file, and its reference translation.
 
     Attributes:
-        source_id: what the dataset's own file calls the row (`id`), if it does.
+        source_id: the row's `id` in the dataset's file, if it has one.
     """
 
     row: int
@@ -56,7 +56,7 @@ class UnusableRow:
     """A row that cannot be augmented or evaluated, with the short reason written to skipped.jsonl.
 
     Attributes:
-        audio: what it names as its audio, if that is a path.
+        audio: its audio, if that is a path.
         source_id: as in `Sample`.
     """
 
@@ -67,7 +67,7 @@ class UnusableRow:
 
     @property
     def cause(self) -> str:
-        """The reason in a sentence."""
+        """Explanation of the reason, a clause."""
         return _CAUSES.get(self.reason, "")
 
 
@@ -77,7 +77,7 @@ class RenderedReference:
 
     Attributes:
         prompt_ids: everything before the reference, audio tokens included.
-        content_ids: the reference's own tokens; no end of turn.
+        content_ids: tokens of the reference, without the end of turn.
         char_ends: characters of the reference complete after each token; None inside a character.
     """
 
@@ -104,46 +104,46 @@ class ReferenceScores:
 
 
 @dataclass(frozen=True)
-class Request:
-    """One answer to be continued.
+class GenerationRequest:
+    """Greedy generation of one answer, with its stopping rules.
 
     Attributes:
-        prefix: tokens that it must begin with.
-        draft: a guess of what follows, such as what was said before less audio was heard. It saves time where it is
-            right, and never changes the result.
-        confidence: stop before the first token whose probability is below this; None never does.
-        recent: stop before the first token at which the attention to the audio is highest within this last share of
-            it (0 to 1); None never does. The model must have been told of heads before.
-        enough: told the new tokens after each one; True ends the answer there.
-        max_new_tokens: limit; reaching it is no end of turn.
+        prefix: tokens that the answer is forced to begin with.
+        draft: tokens that probably follow, such as the previous output. Correct ones save decode steps; the result does
+            not depend on them.
+        min_token_probability: stop before the first token that is less probable; None for no limit.
+        min_audio_ahead: stop before the first token whose most attended position has less than this share of the audio
+            (0 to 1) after it, as in AlignAtt; None for no limit. Needs `AudioLanguageModel.set_alignment_heads`.
+        stopping_criterion: called with the new tokens after each one; True ends the answer after it.
+        max_new_tokens: maximum; an answer that reaches it is truncated.
     """
 
     prefix: tuple[int, ...] = ()
     draft: tuple[int, ...] = ()
-    confidence: float | None = None
-    recent: float | None = None
-    enough: Callable[[Sequence[int]], bool] | None = None
+    min_token_probability: float | None = None
+    min_audio_ahead: float | None = None
+    stopping_criterion: Callable[[Sequence[int]], bool] | None = None
     max_new_tokens: int = 256
 
-    def stops(self, probability: float, unheard: float) -> bool:
-        """Whether the answer ends before a token that would be said with this `probability`.
+    def stops_before(self, probability: float, audio_ahead: float) -> bool:
+        """Return whether the answer ends before a token.
 
         Args:
             probability: of the token.
-            unheard: share of the audio that lies behind the place to which the model attends most.
+            audio_ahead: share of the audio after the position that the model attends to most.
         """
-        unsure = self.confidence is not None and probability < self.confidence
-        return unsure or (self.recent is not None and unheard < self.recent)
+        improbable = self.min_token_probability is not None and probability < self.min_token_probability
+        return improbable or (self.min_audio_ahead is not None and audio_ahead < self.min_audio_ahead)
 
 
 @dataclass(frozen=True)
 class Continuation:
-    """What follows a forced prefix.
+    """Generated tokens after a forced prefix.
 
     Attributes:
         token_ids: without the end of turn.
-        truncated: the limit on new tokens came first.
-        probabilities: of each token, over the full softmax in fp32. Another batch may change their last digits.
+        truncated: generation stopped at `max_new_tokens`.
+        probabilities: of each token, over the full softmax in fp32. Their last digits may depend on the batch.
     """
 
     token_ids: tuple[int, ...]

@@ -1,4 +1,4 @@
-"""Policies by the name that a recipe gives them, the user's own by a dotted one."""
+"""Policies by their name in recipes; custom ones by the dotted name of a class or function."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from simulsa_plugin.errors import UsageError
-from simulsa_plugin.model.values import Head
+from simulsa_plugin.model.values import AttentionHead
 from simulsa_plugin.settings import check_choice
 from simulsa_plugin.streaming.policies import (
     AgreementOrConfidence,
@@ -32,19 +32,19 @@ from simulsa_plugin.streaming.policies import (
 
 @dataclass(frozen=True)
 class PolicyOptions:
-    """What a recipe says about policies; every value of a tuple makes a policy of its own.
+    """Options of a recipe for its policies; every value of a tuple gives another policy.
 
     Attributes:
         rollbacks: tokens.
-        rollback_floor: whether what is committed stays so.
+        rollback_floor: whether committed tokens stay committed.
         confidence_thresholds: probabilities.
         confidence_windows: tokens.
         attention_ms: milliseconds.
-        attention_heads: none, to find them.
+        attention_heads: (layer, head) pairs; empty to find them.
         hold_n: tokens.
         wait_k: chunks.
         agreement_n: outputs.
-        unit: latency unit, word or char.
+        unit: latency unit.
     """
 
     rollbacks: tuple[int, ...] = (0, 3, 5)
@@ -52,14 +52,14 @@ class PolicyOptions:
     confidence_thresholds: tuple[float, ...] = (0.9,)
     confidence_windows: tuple[int, ...] = (1,)
     attention_ms: tuple[int, ...] = (320,)
-    attention_heads: tuple[Head, ...] = ()
+    attention_heads: tuple[AttentionHead, ...] = ()
     hold_n: tuple[int, ...] = (3,)
     wait_k: tuple[int, ...] = (3,)
     agreement_n: tuple[int, ...] = (2,)
     unit: str = "word"
 
 
-_MAKERS: dict[str, Callable[[PolicyOptions], list[Policy]]] = {
+_FACTORIES: dict[str, Callable[[PolicyOptions], list[Policy]]] = {
     "rollback": lambda options: [Rollback(b, options.rollback_floor) for b in options.rollbacks],
     "confidence": lambda options: [
         Confidence(threshold, window)
@@ -75,42 +75,42 @@ _MAKERS: dict[str, Callable[[PolicyOptions], list[Policy]]] = {
     "wait_k": lambda options: [WaitK(k, options.unit) for k in options.wait_k],
     "retranslation": lambda options: [Retranslation()],
 }
-POLICIES = tuple(_MAKERS)
+POLICIES = tuple(_FACTORIES)
 
 
 def make_policies(name: str, options: PolicyOptions) -> list[Policy]:
-    """The policies of one name.
+    """Build the policies of one name.
 
     Args:
-        name: one of POLICIES, or `package.module.Thing`: something that, called without arguments, gives a `Policy` or
-            several. Modules are also looked for in the working folder.
+        name: one of POLICIES, or `package.module.Thing`, a class or function that, called without arguments, gives a
+            `Policy` or several. Modules are also looked for in the working folder.
         options: of the recipe.
 
     Raises:
-        UsageError: there is no such thing, or it gives no policy.
+        UsageError: the name cannot be imported, or does not give policies.
     """
-    if name in _MAKERS:
-        return _MAKERS[name](options)
-    return _made(name, _load(name))
+    if name in _FACTORIES:
+        return _FACTORIES[name](options)
+    return _call_factory(name, _import_factory(name))
 
 
 def check_policy_name(key: str, name: str) -> None:
     """Raise UsageError for a name that is neither one of POLICIES nor dotted."""
     if "." not in name:
-        check_choice(key, name, [*POLICIES, "module.Class of your own"])
+        check_choice(key, name, [*POLICIES, "module.Class of a custom policy"])
 
 
 def policy_sources(names: Iterable[str]) -> dict[str, str]:
-    """Dotted names → hash of the files that each comes from: another text of them is another policy.
+    """Return dotted name → hash of the files that define it, so that a changed policy is recognised.
 
     Raises:
-        UsageError: there is no such thing.
+        UsageError: a name cannot be imported.
     """
-    return {name: _hash_of_files(name, _load(name)) for name in names if name not in _MAKERS}
+    return {name: _hash_of_files(name, _import_factory(name)) for name in names if name not in _FACTORIES}
 
 
 def _hash_of_files(dotted: str, found: object) -> str:
-    """Of the module that is named, and of the one that it takes the thing from."""
+    """Hash the module that is named, and the one that defines the object."""
     digest = hashlib.sha256()
     for module in dict.fromkeys((dotted.rpartition(".")[0], getattr(found, "__module__", ""))):
         path = getattr(sys.modules.get(module), "__file__", None)
@@ -118,11 +118,11 @@ def _hash_of_files(dotted: str, found: object) -> str:
     return digest.hexdigest()[:12]
 
 
-def _made(name: str, maker: Callable[[], Any]) -> list[Policy]:
-    """What the user's own thing gives, if that is policies."""
+def _call_factory(name: str, factory: Callable[[], Any]) -> list[Policy]:
+    """Call a custom policy class or function. Raises UsageError if the result is not one or several policies."""
     try:
-        made = maker()
-        policies = list(made) if isinstance(made, Iterable) else [made]
+        result = factory()
+        policies = list(result) if isinstance(result, Iterable) else [result]
     except (Exception, SystemExit) as error:  # whatever the user's code raises
         raise UsageError(
             f"simulsa_policies names {name}, which fails when it is called without arguments ({_in_words(error)})."
@@ -138,7 +138,7 @@ def _made(name: str, maker: Callable[[], Any]) -> list[Policy]:
 
 
 def _check_identity(name: str, policy: Policy) -> None:
-    """Whether a cell of this policy can be told from others, and written down."""
+    """Check that a policy has a name, and a `cell()` that scores.json can hold."""
     if not isinstance(getattr(policy, "name", None), str) or not policy.name:
         raise UsageError(f'simulsa_policies names {name}, whose policy has no name; set `name = "…"` in its class.')
     try:
@@ -149,7 +149,7 @@ def _check_identity(name: str, policy: Policy) -> None:
         good = False
     if not good:
         raise UsageError(
-            f"simulsa_policies names {name}, whose cell() is no mapping that JSON can hold; "
+            f"simulsa_policies names {name}, whose cell() does not return a mapping that JSON can hold; "
             'expected {"rollback": tokens or None, "parameters": {name: value}}.'
         )
 
@@ -158,7 +158,7 @@ def _kinds(things: Iterable[object]) -> str:
     return ", ".join(dict.fromkeys(type(thing).__name__ for thing in things))
 
 
-def _load(dotted: str) -> Callable[[], Any]:
+def _import_factory(dotted: str) -> Callable[[], Any]:
     module_name, _, attribute = dotted.rpartition(".")
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
@@ -170,7 +170,7 @@ def _load(dotted: str) -> Callable[[], Any]:
         raise UsageError(
             f"simulsa_policies names {dotted}, which cannot be imported ({_in_words(error)}). {step}"
         ) from error
-    if not _may_make_policies(found):
+    if not _is_policy_factory(found):
         kind = f"the class {found.__name__}" if isinstance(found, type) else f"a {type(found).__name__}"
         raise UsageError(
             f"simulsa_policies names {dotted}, {kind}; expected a subclass of "
@@ -179,8 +179,8 @@ def _load(dotted: str) -> Callable[[], Any]:
     return found
 
 
-def _may_make_policies(found: object) -> bool:
-    """Whether it is there to make policies. What else a module holds is not called: `sys.exit` would end the run."""
+def _is_policy_factory(found: object) -> bool:
+    """Return whether an object is a policy class or a function; nothing else is called, such as `sys.exit`."""
     if isinstance(found, type):
         return issubclass(found, Policy)
     return isinstance(found, types.FunctionType | types.MethodType | functools.partial)

@@ -1,4 +1,4 @@
-"""Many sessions, advanced together through rounds of audio time; or one alone, with a stopwatch."""
+"""Batched decoding of many sessions in order of audio time, and timed decoding of a single one."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from typing import Any
 from simulsa_plugin.audio.samples import Waveform
 from simulsa_plugin.errors import UsageError
 from simulsa_plugin.model.protocol import AudioLanguageModel
-from simulsa_plugin.model.values import Continuation, Head, Prompt, Request
+from simulsa_plugin.model.values import AttentionHead, Continuation, GenerationRequest, Prompt
 from simulsa_plugin.streaming.policies import Policy
 from simulsa_plugin.streaming.session import Output, Session
 
-Key = tuple[int, int]  # (utterance, samples heard)
+AudioKey = tuple[int, int]  # (utterance, samples received)
 
 
 @dataclass(frozen=True)
-class Source:
+class StreamSource:
     """One utterance to decode: its prompt and its waveform (num_samples,) at 16 kHz."""
 
     prompt: Prompt
@@ -28,21 +28,21 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One setting: a policy and a chunk in ms; None for offline."""
+class DecodingSetting:
+    """A policy and a chunk in ms (None for offline); its results are one cell of the evaluation."""
 
     policy: Policy
     chunk_ms: int | None
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What a batch may take.
+class BatchLimits:
+    """Limits on the size of a batch.
 
     Attributes:
-        max_new_tokens: of one step of one session.
-        batch_size: sessions in one batch.
-        memory_bytes: of keys and values, were every session of a batch as long as its longest one and to reach
+        max_new_tokens: per step and session.
+        batch_size: in sessions.
+        memory_bytes: of keys and values, if every session were as long as the longest one and reached
             `max_new_tokens`; and, at another time, of the audio encoder. A batch of one is always allowed.
     """
 
@@ -51,112 +51,113 @@ class Limits:
     memory_bytes: float = 4e9
 
 
-def watch_heads(
-    model: AudioLanguageModel, cells: Sequence[Cell], some: Callable[[], Sequence[Source]]
-) -> tuple[Head, ...]:
-    """Tell the model of the attention heads that policies ask for, before `decode` and `decode_alone`.
+def choose_alignment_heads(
+    model: AudioLanguageModel, settings: Sequence[DecodingSetting], load_sources: Callable[[], Sequence[StreamSource]]
+) -> tuple[AttentionHead, ...]:
+    """Set the attention heads that the policies need, before `decode_batched` or `decode_timed`.
 
     Args:
-        model: see `decode`.
-        cells: settings.
-        some: gives utterances about which heads are found where no policy names any, the same ones whenever an
-            evaluation is started again; asked only then.
+        model: see `decode_batched`.
+        settings: see `decode_batched`.
+        load_sources: called where a policy needs heads and names none; gives the utterances on which they are found,
+            the same ones whenever an evaluation is started again.
 
     Returns:
-        the heads; none where no policy asks for any.
+        the heads; empty where no policy needs any.
 
     Raises:
         UsageError: two policies name different heads, or the model does not have them.
     """
-    asked = {cell.policy.heads for cell in cells if cell.policy.heads is not None}
-    if len(asked) > 1:
-        raise UsageError("Policies name different attention heads; one evaluation has the same for all of them.")
-    if not asked:
+    requested = {setting.policy.heads for setting in settings if setting.policy.heads is not None}
+    if len(requested) > 1:
+        raise UsageError("Policies name different attention heads; give all policies of one evaluation the same.")
+    if not requested:
         return ()
-    heads = asked.pop() or _found_heads(model, some())
-    model.watch_heads(heads)
+    heads = requested.pop() or _find_heads(model, load_sources())
+    model.set_alignment_heads(heads)
     return heads
 
 
-def _found_heads(model: AudioLanguageModel, sources: Sequence[Source]) -> tuple[Head, ...]:
+def _find_heads(model: AudioLanguageModel, sources: Sequence[StreamSource]) -> tuple[AttentionHead, ...]:
     prompts = [model.render_prompt(source.prompt, source.waveform) for source in sources]
-    return model.find_heads(prompts, [source.waveform for source in sources])
+    return model.find_alignment_heads(prompts, [source.waveform for source in sources])
 
 
-def decode(
+def decode_batched(
     model: AudioLanguageModel,
-    sources: Sequence[Source],
-    cells: Sequence[Cell],
-    limits: Limits,
+    sources: Sequence[StreamSource],
+    settings: Sequence[DecodingSetting],
+    limits: BatchLimits,
     *,
     on_finished: Callable[[Session], object] = lambda session: None,
 ) -> list[list[Session]]:
-    """Decode every source in every cell.
+    """Decode every source under every setting.
 
-    The session that has heard least always goes next. So sessions in one batch have heard about as much, and what the
-    model makes of an utterance at a time is made once, for all sessions that have heard exactly that.
+    The session with the least audio always goes next. So sessions of one batch have received about the same amount, and
+    an utterance is encoded once for all sessions that have received the same part of it.
 
     Args:
-        model: greedy continuation of forced prefixes.
+        model: generates greedily after forced prefixes.
         sources: utterances of 150 ms or more.
-        cells: settings.
+        settings: policies with chunks.
         limits: of a batch.
-        on_finished: called with every session that has ended, for progress.
+        on_finished: called with every finished session, for progress.
 
     Returns:
-        finished sessions, [cell][source].
+        finished sessions, [setting][source].
     """
     sessions = [
-        [Session(u, c, len(source.waveform), cell.chunk_ms) for u, source in enumerate(sources)]
-        for c, cell in enumerate(cells)
+        [Session(u, s, len(source.waveform), setting.chunk_ms) for u, source in enumerate(sources)]
+        for s, setting in enumerate(settings)
     ]
-    queue = [_due(session) for row in sessions for session in row]
+    queue = [_priority(session) for row in sessions for session in row]
     heapq.heapify(queue)
-    heard = _Heard(model, sources, limits.memory_bytes)
+    encoded = _EncodedPromptCache(model, sources, limits.memory_bytes)
     while queue:
-        batch = _next_batch(queue, sessions, heard, limits)
-        _advance(model, batch, cells, heard, limits)
+        batch = _next_batch(queue, sessions, encoded, limits)
+        _advance(model, batch, settings, encoded, limits)
         for session in batch:
             if session.finished:
                 on_finished(session)
             else:
-                heapq.heappush(queue, _due(session))
-        heard.forget(row[u] for u in {session.utterance for session in batch} for row in sessions)
+                heapq.heappush(queue, _priority(session))
+        encoded.evict(row[u] for u in {session.utterance for session in batch} for row in sessions)
     return sessions
 
 
-def decode_alone(
+def decode_timed(
     model: AudioLanguageModel,
-    source: Source,
-    cell: Cell,
-    limits: Limits,
+    source: StreamSource,
+    setting: DecodingSetting,
+    limits: BatchLimits,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Session:
-    """Decode one source in one cell, as a user would have it decoded, and measure how long every step takes.
+    """Decode one source under one setting as in live use, and measure how long every step takes.
 
-    A step is everything that has to happen once its audio has arrived: features, encoder, prompt, answer.
+    The time of a step covers everything after its audio has arrived: features, encoder, prompt, answer.
 
     Args:
-        model: see `decode`.
-        source: see `decode`.
-        cell: see `decode`.
-        limits: see `decode`.
-        clock: seconds.
+        model: see `decode_batched`.
+        source: see `decode_batched`.
+        setting: see `decode_batched`.
+        limits: see `decode_batched`.
+        clock: gives seconds.
 
     Returns:
         the finished session, with `compute_ms` of every step.
     """
-    session = Session(0, 0, len(source.waveform), cell.chunk_ms)
+    session = Session(0, 0, len(source.waveform), setting.chunk_ms)
     while not session.finished:
-        if session.only_reads:
-            session.read()
+        if session.too_short_to_decode:
+            session.advance_without_decoding()
             continue
         start = clock()
-        request = _request(session, cell.policy, model, limits)
+        request = _generation_request(session, setting.policy, model, limits)
         waveform = source.waveform[: session.due_samples]
-        prompts = model.read([model.render_prompt(source.prompt, waveform)], [waveform])
-        (continuation,) = model.continue_(prompts, [request])
-        _take(session, cell.policy, model, request, continuation, functools.partial(_milliseconds_since, start, clock))
+        prompts = model.encode_prompts([model.render_prompt(source.prompt, waveform)], [waveform])
+        (continuation,) = model.generate(prompts, [request])
+        stop_clock = functools.partial(_milliseconds_since, start, clock)
+        _apply_policy(session, setting.policy, model, request, continuation, stop_clock)
     return session
 
 
@@ -164,25 +165,28 @@ def _milliseconds_since(start: float, clock: Callable[[], float]) -> float:
     return 1000 * (clock() - start)
 
 
-def _due(session: Session) -> tuple[int, int, int]:
-    return session.due_samples, session.utterance, session.cell
+def _priority(session: Session) -> tuple[int, int, int]:
+    return session.due_samples, session.utterance, session.setting
 
 
 def _next_batch(
-    queue: list[tuple[int, int, int]], sessions: Sequence[Sequence[Session]], heard: _Heard, limits: Limits
+    queue: list[tuple[int, int, int]],
+    sessions: Sequence[Sequence[Session]],
+    encoded: _EncodedPromptCache,
+    limits: BatchLimits,
 ) -> list[Session]:
-    """Sessions that have heard least, as many as the limits allow."""
+    """Take the sessions with the least audio from the queue, as many as the limits allow."""
     batch: list[Session] = []
-    decoded = longest_prompt = longest_said = 0
+    decoded = longest_prompt = longest_output = 0
     while queue and len(batch) < limits.batch_size:
-        _, utterance, cell = queue[0]
-        session = sessions[cell][utterance]
-        if not session.only_reads:
+        _, utterance, setting = queue[0]
+        session = sessions[setting][utterance]
+        if not session.too_short_to_decode:
             decoded += 1
-            longest_prompt = max(longest_prompt, heard.prompt_length(session))
-            longest_said = max(longest_said, len(session.outputs[-1]) if session.outputs else 0)
-            length = longest_prompt + longest_said + limits.max_new_tokens  # a batch is as wide as its longest rows
-            if batch and decoded * length * heard.bytes_per_token > limits.memory_bytes:
+            longest_prompt = max(longest_prompt, encoded.prompt_length(session))
+            longest_output = max(longest_output, len(session.outputs[-1]) if session.outputs else 0)
+            length = longest_prompt + longest_output + limits.max_new_tokens  # a batch is as wide as its longest rows
+            if batch and decoded * length * encoded.bytes_per_token > limits.memory_bytes:
                 break
         heapq.heappop(queue)
         batch.append(session)
@@ -190,52 +194,59 @@ def _next_batch(
 
 
 def _advance(
-    model: AudioLanguageModel, batch: Sequence[Session], cells: Sequence[Cell], heard: _Heard, limits: Limits
+    model: AudioLanguageModel,
+    batch: Sequence[Session],
+    settings: Sequence[DecodingSetting],
+    encoded: _EncodedPromptCache,
+    limits: BatchLimits,
 ) -> None:
-    """One step of every session in the batch."""
-    decoded = [session for session in batch if not session.only_reads]
+    """Advance every session of the batch by one step."""
+    decoded = [session for session in batch if not session.too_short_to_decode]
     for session in batch:
-        if session.only_reads:
-            session.read()
+        if session.too_short_to_decode:
+            session.advance_without_decoding()
     if not decoded:
         return
-    policies = [cells[session.cell].policy for session in decoded]
-    requests = [_request(session, policy, model, limits) for session, policy in zip(decoded, policies, strict=True)]
-    continuations = model.continue_(heard.by(decoded), requests)
-    for step in zip(decoded, policies, requests, continuations, strict=True):
-        session, policy, request, continuation = step
-        _take(session, policy, model, request, continuation)
+    policies = [settings[session.setting].policy for session in decoded]
+    requests = [
+        _generation_request(session, policy, model, limits) for session, policy in zip(decoded, policies, strict=True)
+    ]
+    continuations = model.generate(encoded.prompts(decoded), requests)
+    for session, policy, request, continuation in zip(decoded, policies, requests, continuations, strict=True):
+        _apply_policy(session, policy, model, request, continuation)
 
 
-def _request(session: Session, policy: Policy, model: AudioLanguageModel, limits: Limits) -> Request:
-    """What the model is asked for at the next step; what it said before, and must not keep, is the draft."""
+def _generation_request(
+    session: Session, policy: Policy, model: AudioLanguageModel, limits: BatchLimits
+) -> GenerationRequest:
+    """Return the request of a session's next step; the part of the last output that is not forced is its draft."""
     length = policy.prefix_length(session)
     if not 0 <= length <= len(session.token_ids):
-        raise _nonsense(policy, f"wants {length} tokens kept of {len(session.token_ids)} that were shown")
-    said = session.outputs[-1] if session.outputs else ()
+        raise _policy_error(policy, f"keeps {length} of {len(session.token_ids)} tokens that were shown")
+    previous = session.outputs[-1] if session.outputs else ()
     prefix = session.token_ids[:length]
-    draft = said[length:] if said[:length] == prefix else ()
+    draft = previous[length:] if previous[:length] == prefix else ()
     if session.last_step_is_due:
-        return Request(prefix, draft, max_new_tokens=limits.max_new_tokens)
-    return Request(
+        return GenerationRequest(prefix, draft, max_new_tokens=limits.max_new_tokens)
+    return GenerationRequest(
         prefix,
         draft,
-        policy.confidence(session),
-        policy.recent(session),
-        policy.enough(session, model.decode),
+        policy.min_token_probability(session),
+        policy.min_audio_ahead(session),
+        policy.stopping_criterion(session, model.decode),
         limits.max_new_tokens,
     )
 
 
-def _take(
+def _apply_policy(
     session: Session,
     policy: Policy,
     model: AudioLanguageModel,
-    request: Request,
+    request: GenerationRequest,
     continuation: Continuation,
     stop_clock: Callable[[], float] | None = None,
 ) -> None:
-    """Let the policy judge what was said; the last step shows and commits everything."""
+    """Complete a step with what the policy shows and commits; the last step shows and commits everything."""
     output = Output(
         request.prefix + continuation.token_ids,
         model.decode,
@@ -248,65 +259,66 @@ def _take(
         shown = policy.shown(session, output, committed)
         are_counts = isinstance(committed, int) and isinstance(shown, int)
         if not are_counts or not 0 <= committed <= shown <= len(output):
-            raise _nonsense(policy, f"commits {committed!r} and shows {shown!r} of {len(output)} tokens")
+            raise _policy_error(policy, f"commits {committed!r} and shows {shown!r} of {len(output)} tokens")
     session.advance(output, shown, committed, stop_clock() if stop_clock else None)
 
 
-def _nonsense(policy: Policy, what: str) -> UsageError:
-    """The error for a policy of the user's own that asks for what cannot be."""
-    return UsageError(f"The policy {policy.name} {what}; allowed: 0 ≤ committed ≤ shown ≤ all, kept ≤ shown before.")
+def _policy_error(policy: Policy, what: str) -> UsageError:
+    return UsageError(
+        f"The policy {policy.name} {what}; allowed: 0 ≤ committed ≤ shown ≤ all tokens, and 0 ≤ kept ≤ shown before."
+    )
 
 
-class _Heard:
-    """What the model makes of utterances at times, kept as long as a session may ask for it."""
+class _EncodedPromptCache:
+    """Encoded prompts by utterance and samples received, kept as long as a session may need them."""
 
-    def __init__(self, model: AudioLanguageModel, sources: Sequence[Source], memory_bytes: float) -> None:
+    def __init__(self, model: AudioLanguageModel, sources: Sequence[StreamSource], memory_bytes: float) -> None:
         self._model, self._sources, self._memory_bytes = model, sources, memory_bytes
         self.bytes_per_token = model.bytes_per_token
-        self._prompts: dict[Key, tuple[int, ...]] = {}
-        self._read: dict[Key, Any] = {}
+        self._token_ids: dict[AudioKey, tuple[int, ...]] = {}
+        self._encoded: dict[AudioKey, Any] = {}
 
     def prompt_length(self, session: Session) -> int:
-        """Tokens of the prompt of a session's next step."""
-        return len(self._prompt(_key(session)))
+        """Return the number of prompt tokens of a session's next step."""
+        return len(self._prompt_ids(_audio_key(session)))
 
-    def by(self, sessions: Sequence[Session]) -> list[Any]:
-        """What each session hears next; what has not been read before is read in as few batches as memory allows."""
-        keys = [_key(session) for session in sessions]
-        new = [key for key in dict.fromkeys(keys) if key not in self._read]
-        for part in self._within_memory(new):
+    def prompts(self, sessions: Sequence[Session]) -> list[Any]:
+        """Return the encoded prompt of each session's next step; new ones are encoded in batches that fit memory."""
+        keys = [_audio_key(session) for session in sessions]
+        new = [key for key in dict.fromkeys(keys) if key not in self._encoded]
+        for part in self._split_by_memory(new):
             waveforms = [self._sources[utterance].waveform[:samples] for utterance, samples in part]
-            read = self._model.read([self._prompt(key) for key in part], waveforms)
-            self._read.update(zip(part, read, strict=True))
-        return [self._read[key] for key in keys]
+            encoded = self._model.encode_prompts([self._prompt_ids(key) for key in part], waveforms)
+            self._encoded.update(zip(part, encoded, strict=True))
+        return [self._encoded[key] for key in keys]
 
-    def _within_memory(self, keys: Sequence[Key]) -> Iterator[list[Key]]:
-        """Consecutive parts that may be read at once, one key at least in each."""
-        part: list[Key] = []
+    def _split_by_memory(self, keys: Sequence[AudioKey]) -> Iterator[list[AudioKey]]:
+        """Split keys into consecutive parts that may be encoded at once, with at least one key each."""
+        part: list[AudioKey] = []
         for key in keys:
-            if part and self._model.bytes_to_read([samples for _, samples in (*part, key)]) > self._memory_bytes:
+            if part and self._model.encoding_bytes([samples for _, samples in (*part, key)]) > self._memory_bytes:
                 yield part
                 part = []
             part.append(key)
         if part:
             yield part
 
-    def _prompt(self, key: Key) -> tuple[int, ...]:
-        if key not in self._prompts:
+    def _prompt_ids(self, key: AudioKey) -> tuple[int, ...]:
+        if key not in self._token_ids:
             source = self._sources[key[0]]
-            self._prompts[key] = self._model.render_prompt(source.prompt, source.waveform[: key[1]])
-        return self._prompts[key]
+            self._token_ids[key] = self._model.render_prompt(source.prompt, source.waveform[: key[1]])
+        return self._token_ids[key]
 
-    def forget(self, sessions: Iterable[Session]) -> None:
-        """Drop what no session will ask for again; `sessions` are all those of some utterances."""
+    def evict(self, sessions: Iterable[Session]) -> None:
+        """Remove prompts that no session needs again; `sessions` are all those of some utterances."""
         oldest: dict[int, int] = {}
         for session in sessions:
             due = session.num_samples + 1 if session.finished else session.due_samples
             oldest[session.utterance] = min(due, oldest.get(session.utterance, due))
-        for kept in (self._prompts, self._read):
+        for kept in (self._token_ids, self._encoded):
             for key in [key for key in kept if key[1] < oldest.get(key[0], 0)]:
                 del kept[key]
 
 
-def _key(session: Session) -> Key:
+def _audio_key(session: Session) -> AudioKey:
     return session.utterance, session.due_samples

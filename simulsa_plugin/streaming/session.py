@@ -1,4 +1,4 @@
-"""One utterance under one policy and chunk: what it has heard, shown and committed."""
+"""State of one utterance decoded under one policy and chunk: audio received, tokens shown and committed."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from dataclasses import dataclass, field
 from simulsa_plugin.audio.samples import SAMPLE_RATE
 
 SAMPLES_PER_MS = SAMPLE_RATE // 1000
-SHORTEST_MS = 150  # a step that has heard less only reads; models make nothing of it, some crash
-REPLACEMENT = "\ufffd"  # what a decoder shows for the first bytes of an unfinished character
+MIN_DECODED_MS = 150  # steps with less audio are not decoded: models produce nothing useful, some crash
+REPLACEMENT = "\ufffd"  # detokenizers give it for the first bytes of an incomplete character
 Decode = Callable[[Sequence[int]], str]
 
 
 @dataclass(frozen=True)
 class Step:
-    """What a session showed after one step.
+    """Display of a session after one step.
 
     Attributes:
-        audio_ms: milliseconds of source heard.
+        audio_ms: milliseconds of source received.
         token_ids: y_i, everything shown.
         committed_tokens: c_i, the part that will not change.
-        finished: the whole utterance has been heard.
-        truncated: the limit on new tokens came before the end of turn.
-        compute_ms: milliseconds that the step took; None where it was not measured.
+        finished: the whole utterance has been received.
+        truncated: generation stopped at the maximum number of new tokens, before the end of turn.
+        compute_ms: milliseconds of computation; None where it was not measured.
     """
 
     audio_ms: float
@@ -36,13 +36,13 @@ class Step:
 
 @dataclass(frozen=True)
 class Output:
-    """What the model said at one step, forced prefix included.
+    """Output of the model at one step, forced prefix included.
 
     Attributes:
         token_ids: without the end of turn.
         decode: token ids to text, special tokens left out.
-        truncated: the limit on new tokens came first.
-        probabilities: of each token when it was said; a forced token keeps the one of that earlier step.
+        truncated: generation stopped at the maximum number of new tokens.
+        probabilities: of each token when it was generated; a forced token keeps the one of that earlier step.
     """
 
     token_ids: tuple[int, ...]
@@ -54,28 +54,28 @@ class Output:
         return len(self.token_ids)
 
     def text(self, num_tokens: int | None = None) -> str:
-        """Text of the first tokens, or of all."""
+        """Detokenize the first `num_tokens`, or all."""
         return self.decode(self.token_ids[:num_tokens])
 
 
 @dataclass
 class Session:
-    """State of one utterance in one cell; steps at min(i·k, D).
+    """State of one utterance under one setting; its steps are at min(i·k, D).
 
     Attributes:
-        utterance: position of the utterance in its set.
-        cell: position of the cell.
+        utterance: index of the utterance.
+        setting: index of the setting.
         num_samples: D, at 16 kHz.
-        chunk_ms: k; None hears everything at once.
-        token_ids: y of the last step.
-        committed: c of the last step.
-        outputs: what the model said at each step, before a policy made y of it.
-        probabilities: of each token of the last output when it was said.
-        steps: all steps done.
+        chunk_ms: k; None receives all audio at once.
+        token_ids: y of the last step, what is shown.
+        committed: c of the last step, in tokens.
+        outputs: tokens of the model at each decoded step, before the policy selected y.
+        probabilities: of each token of the last output when it was generated.
+        steps: completed steps.
     """
 
     utterance: int
-    cell: int
+    setting: int
     num_samples: int
     chunk_ms: int | None
     token_ids: tuple[int, ...] = ()
@@ -86,37 +86,46 @@ class Session:
 
     @property
     def due_samples(self) -> int:
-        """Samples heard at the next step."""
+        """Samples received by the next step."""
         if self.chunk_ms is None:
             return self.num_samples
         return min((len(self.steps) + 1) * self.chunk_ms * SAMPLES_PER_MS, self.num_samples)
 
     @property
     def last_step_is_due(self) -> bool:
-        """Whether the next step hears the end."""
+        """Whether the next step receives the end of the audio."""
         return self.due_samples == self.num_samples
 
     @property
     def finished(self) -> bool:
-        """Whether the last step is done."""
+        """Whether the last step is completed."""
         return bool(self.steps) and self.steps[-1].finished
 
     @property
-    def only_reads(self) -> bool:
-        """Whether the next step has heard too little to be decoded."""
-        return self.due_samples < SHORTEST_MS * SAMPLES_PER_MS
+    def too_short_to_decode(self) -> bool:
+        """Whether the next step has too little audio to be decoded (READ without WRITE)."""
+        return self.due_samples < MIN_DECODED_MS * SAMPLES_PER_MS
 
-    def read(self) -> None:
-        """Do a step without decoding."""
-        self._add(self.token_ids, self.committed, truncated=False, compute_ms=None)
+    def advance_without_decoding(self) -> None:
+        """Complete a step whose audio is too short to be decoded."""
+        self._append_step(self.token_ids, self.committed, truncated=False, compute_ms=None)
 
     def advance(self, output: Output, shown: int, committed: int, compute_ms: float | None = None) -> None:
-        """Do a step: what the model said, how many tokens of it are shown, and how many are committed now."""
+        """Complete a step.
+
+        Args:
+            output: of the model.
+            shown: number of its tokens that are shown.
+            committed: number of its tokens that are committed, earlier ones included.
+            compute_ms: milliseconds of computation, where measured.
+        """
         self.outputs.append(output.token_ids)
         self.probabilities = output.probabilities
-        self._add(output.token_ids[:shown], committed, truncated=output.truncated, compute_ms=compute_ms)
+        self._append_step(output.token_ids[:shown], committed, truncated=output.truncated, compute_ms=compute_ms)
 
-    def _add(self, token_ids: tuple[int, ...], committed: int, *, truncated: bool, compute_ms: float | None) -> None:
-        heard, last = self.due_samples / SAMPLES_PER_MS, self.last_step_is_due
+    def _append_step(
+        self, token_ids: tuple[int, ...], committed: int, *, truncated: bool, compute_ms: float | None
+    ) -> None:
+        audio_ms, last = self.due_samples / SAMPLES_PER_MS, self.last_step_is_due
         self.token_ids, self.committed = token_ids, committed
-        self.steps.append(Step(heard, token_ids, committed, last, truncated, compute_ms))
+        self.steps.append(Step(audio_ms, token_ids, committed, last, truncated, compute_ms))

@@ -53,7 +53,7 @@ from simulsa_plugin.metrics.significance import (
 )
 from simulsa_plugin.model.protocol import AudioLanguageModel
 from simulsa_plugin.model.values import Sample, UnusableRow
-from simulsa_plugin.streaming.engine import Cell, Limits
+from simulsa_plugin.streaming.engine import BatchLimits, DecodingSetting
 from simulsa_plugin.tables import align
 from simulsa_plugin.tuning.halving import (
     KEPT,
@@ -154,7 +154,7 @@ def tune(
     if not rows:
         raise DatasetError(f"The dev set {name} has no rows. Name a dataset that has some.")
     check_references(name, rows, settings)
-    limits = Limits(settings.max_new_tokens, settings.eval_batch_size, settings.eval_memory_gb * 1e9)
+    limits = BatchLimits(settings.max_new_tokens, settings.eval_batch_size, settings.eval_memory_gb * 1e9)
     claim(make_folder(out), NAMES, recognised=_is_known(out))
     job = DecodingJob(model, name, rows, plan_cells(settings)[1:], limits, False, make_own_folder(out / SEARCH))
     work = describe_evaluation(job, settings) | {"goal": dataclasses.asdict(goal) | {"budgets": list(goal.budgets)}}
@@ -234,7 +234,7 @@ def _search(job: DecodingJob, settings: EvaluationSettings, goal: Goal) -> Searc
     return search
 
 
-def _places(cells: Sequence[Cell]) -> list[tuple[str, int, int]]:
+def _places(cells: Sequence[DecodingSetting]) -> list[tuple[str, int, int]]:
     """Where the cells lie in their policies' grids: numbers of chunk and value, see `neighbours`."""
     chunks = sorted({cell.chunk_ms or 0 for cell in cells})
     values: dict[str, dict[str, int]] = defaultdict(dict)

@@ -18,7 +18,13 @@ from simulsa_plugin.audio.decoding import read_mono
 from simulsa_plugin.llamafactory.model.arguments import inference_arguments
 from simulsa_plugin.llamafactory.model.backbone import load_backbone
 from simulsa_plugin.model.values import Prompt
-from simulsa_plugin.streaming.engine import Cell, Limits, Source, decode, watch_heads
+from simulsa_plugin.streaming.engine import (
+    BatchLimits,
+    DecodingSetting,
+    StreamSource,
+    choose_alignment_heads,
+    decode_batched,
+)
 from simulsa_plugin.streaming.policies import (
     AgreementOrConfidence,
     Attention,
@@ -32,7 +38,7 @@ from simulsa_plugin.streaming.policies import (
 class Watched(Attention):
     """Never stops."""
 
-    def recent(self, session):
+    def min_audio_ahead(self, session):
         """No audio is recent."""
         return 0.0
 
@@ -56,12 +62,16 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         rows = corpus(Path(folder), options.utterances)
         prompt = Prompt(({"role": "user", "content": rows[0]["messages"][0]["content"]},))
-        sources = [Source(prompt, read_mono(row["audios"][0])) for row in rows]
-    cells = {name: Cell(policy, options.chunk) for name, policy in POLICIES.items()}
-    print(f"finding heads: {seconds(lambda: watch_heads(model, list(cells.values()), lambda: sources[:8])):.2f} s")
-    decode(model, sources[:3], list(cells.values()), Limits(64))  # warm-up
+        sources = [StreamSource(prompt, read_mono(row["audios"][0])) for row in rows]
+    cells = {name: DecodingSetting(policy, options.chunk) for name, policy in POLICIES.items()}
+    finding = seconds(lambda: choose_alignment_heads(model, list(cells.values()), lambda: sources[:8]))
+    print(f"finding heads: {finding:.2f} s")
+    decode_batched(model, sources[:3], list(cells.values()), BatchLimits(64))  # warm-up
     for name, cell in cells.items():
-        best = min(seconds(lambda cell=cell: decode(model, sources, [cell], Limits(64))) for _ in range(options.times))
+        best = min(
+            seconds(lambda cell=cell: decode_batched(model, sources, [cell], BatchLimits(64)))
+            for _ in range(options.times)
+        )
         print(f"{name}: {best:.2f} s", flush=True)
 
 

@@ -24,7 +24,7 @@ from simulsa_plugin.llamafactory.data.rendering import load_renderer
 from simulsa_plugin.llamafactory.model.arguments import inference_arguments
 from simulsa_plugin.llamafactory.model.backbone import Backbone, load_backbone
 from simulsa_plugin.model.values import Prompt
-from simulsa_plugin.streaming.engine import Cell, Limits, Source, decode
+from simulsa_plugin.streaming.engine import BatchLimits, DecodingSetting, StreamSource, decode_batched
 from simulsa_plugin.streaming.policies import Offline, Rollback
 
 DEMO = {"model_name_or_path": "simulsa-demo", "template": "qwen2_audio"}
@@ -94,9 +94,9 @@ def scored(model, clips, size):
 
 def sessions(model, rows):
     """Tokens of sessions in five cells."""
-    sources = [Source(prompt, waveform) for prompt, waveform, _ in rows]
-    cells = [Cell(Offline(), None), *(Cell(Rollback(b), k) for k in (500, 1000) for b in (0, 3))]
-    one, other = (decode(model, sources, cells, Limits(64, size)) for size in BATCHES)
+    sources = [StreamSource(prompt, waveform) for prompt, waveform, _ in rows]
+    cells = [DecodingSetting(Offline(), None), *(DecodingSetting(Rollback(b), k) for k in (500, 1000) for b in (0, 3))]
+    one, other = (decode_batched(model, sources, cells, BatchLimits(64, size)) for size in BATCHES)
     pairs = [pair for cell in zip(one, other, strict=True) for pair in zip(*cell, strict=True)]
     texts = sum(a.token_ids != b.token_ids for a, b in pairs)
     steps = sum([s.token_ids for s in a.steps] != [s.token_ids for s in b.steps] for a, b in pairs)

@@ -31,7 +31,7 @@ from simulsa_plugin.llamafactory.model.arguments import inference_arguments
 from simulsa_plugin.llamafactory.model.backbone import Backbone, load_backbone
 from simulsa_plugin.metrics.delays import emission_record
 from simulsa_plugin.model.values import Prompt
-from simulsa_plugin.streaming.engine import Cell, Limits, Source, decode
+from simulsa_plugin.streaming.engine import BatchLimits, DecodingSetting, StreamSource, decode_batched
 from simulsa_plugin.streaming.policies import Offline, Rollback
 
 DEMO = {"model_name_or_path": "simulsa-demo", "template": "qwen2_audio"}
@@ -46,8 +46,11 @@ def main():
         rows = corpus(folder, options.utterances)
         prompt = Prompt(({"role": "user", "content": rows[0]["messages"][0]["content"]},))
         fast, stock = models(options)
-        sources = [Source(prompt, read_mono(row["audios"][0])) for row in rows]
-        cells = [Cell(Offline(), None), *(Cell(Rollback(b), k) for k in options.chunks for b in options.rollbacks)]
+        sources = [StreamSource(prompt, read_mono(row["audios"][0])) for row in rows]
+        cells = [
+            DecodingSetting(Offline(), None),
+            *(DecodingSetting(Rollback(b), k) for k in options.chunks for b in options.rollbacks),
+        ]
         print(f"{len(rows)} utterances, {len(cells)} cells, {fast.hardware()}, SimulEval on the same", flush=True)
         seconds, records = run_engine(fast, rows, sources, cells, options)
         if options.engine_only:
@@ -125,13 +128,13 @@ def random_renderer():
 
 def run_engine(model, rows, sources, cells, options):
     """Seconds, and records by cell; prints memory, passes and the share of the bound."""
-    limits = Limits(options.max_new_tokens, options.batch_size, options.memory_gb * 1e9)
-    decode(model, sources[:2], cells[:2], limits)  # warm-up
+    limits = BatchLimits(options.max_new_tokens, options.batch_size, options.memory_gb * 1e9)
+    decode_batched(model, sources[:2], cells[:2], limits)  # warm-up
     if options.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     with counting(model) as work:
         start = time.perf_counter()
-        sessions = decode(model, sources, cells, limits)
+        sessions = decode_batched(model, sources, cells, limits)
         seconds = time.perf_counter() - start
     flop_seconds, byte_seconds = bounds(model, work, options.device)
     print(

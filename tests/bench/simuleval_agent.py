@@ -5,8 +5,8 @@ from simuleval.agents import SpeechToTextAgent
 from simuleval.agents.actions import ReadAction, WriteAction
 
 from simulsa_plugin.metrics.delays import complete_units
-from simulsa_plugin.model.values import Request
-from simulsa_plugin.streaming.session import SAMPLES_PER_MS, SHORTEST_MS
+from simulsa_plugin.model.values import GenerationRequest
+from simulsa_plugin.streaming.session import MIN_DECODED_MS, SAMPLES_PER_MS
 
 
 class RollbackAgent(SpeechToTextAgent):
@@ -27,7 +27,7 @@ class RollbackAgent(SpeechToTextAgent):
 
     def policy(self):
         finished = self.states.source_finished
-        if len(self.states.source) < SHORTEST_MS * SAMPLES_PER_MS and not finished:
+        if len(self.states.source) < MIN_DECODED_MS * SAMPLES_PER_MS and not finished:
             return ReadAction()
         self._step(np.array(self.states.source, dtype=np.float32), finished)
         text = self.model.decode(self.token_ids[: self.committed])
@@ -37,8 +37,8 @@ class RollbackAgent(SpeechToTextAgent):
 
     def _step(self, waveform, finished):
         prefix = self.token_ids[: self.committed]
-        prompts = self.model.read([self.renderer.render_prompt(self.prompt, waveform)], [waveform])
-        (answer,) = self.model.continue_(prompts, [Request(prefix, max_new_tokens=self.max_new_tokens)])
+        prompts = self.model.encode_prompts([self.renderer.render_prompt(self.prompt, waveform)], [waveform])
+        (answer,) = self.model.generate(prompts, [GenerationRequest(prefix, max_new_tokens=self.max_new_tokens)])
         self.token_ids = prefix + answer.token_ids
         length = len(self.token_ids)
         self.committed = length if finished else max(self.committed, length - self.rollback)

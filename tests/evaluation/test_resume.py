@@ -201,8 +201,8 @@ def test_measured_steps_have_times_on_simulevals_clock(rows, tmp_path, monkeypat
     def alone(model, source, cell, limits):
         return original(model, source, cell, limits, lambda: next(ticks) / 10)
 
-    original = decoding.decode_alone
-    monkeypatch.setattr(decoding, "decode_alone", alone)
+    original = decoding.decode_timed
+    monkeypatch.setattr(decoding, "decode_timed", alone)
     cells = run(rows[:2], tmp_path / "timed", rollbacks=(3,), measure_time=True)
     plain = run(rows[:2], tmp_path / "plain", rollbacks=(3,))
     folder = tmp_path / "timed" / "rollback_k500_b3"

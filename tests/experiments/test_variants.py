@@ -122,10 +122,10 @@ class Talker:
     def render_prompt(self, prompt, waveform):
         return (len(waveform),)
 
-    def read(self, prompts, waveforms):
+    def encode_prompts(self, prompts, waveforms):
         return prompts
 
-    def continue_(self, prompts, requests):
+    def generate(self, prompts, requests):
         return [Continuation(tuple(range(len(one.prefix), len(self.words))), truncated=False) for one in requests]
 
     def decode(self, token_ids):

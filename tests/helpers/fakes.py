@@ -14,10 +14,10 @@ from simulsa_plugin.files.dataset_info import SHAREGPT_ENTRY
 from simulsa_plugin.files.json_files import write_json, write_jsonl
 from simulsa_plugin.model.values import (
     Continuation,
+    GenerationRequest,
     Prompt,
     ReferenceScores,
     RenderedReference,
-    Request,
     Sample,
     UnusableRow,
 )
@@ -76,7 +76,7 @@ class ByteModel:
     def unstable_prefixes(self, rendered, reference):
         return ()  # every text is its bytes
 
-    def continue_(self, prompts, requests):
+    def generate(self, prompts, requests):
         raise AssertionError("augmentation does not generate")
 
     def decode(self, token_ids):
@@ -197,22 +197,22 @@ class ClockModel:
     def hardware(self):
         return {"device": "abacus"}
 
-    def find_heads(self, prompts, waveforms):
+    def find_alignment_heads(self, prompts, waveforms):
         return tuple((0, len(waveform) // 16) for waveform in waveforms)
 
-    def watch_heads(self, heads):
+    def set_alignment_heads(self, heads):
         self.watched.append(heads)
 
-    def bytes_to_read(self, num_samples):
+    def encoding_bytes(self, num_samples):
         return self.bytes_per_sample * len(num_samples) * max(num_samples)
 
-    def read(self, prompts, waveforms):
+    def encode_prompts(self, prompts, waveforms):
         for prompt, waveform in zip(prompts, waveforms, strict=True):
             assert len(prompt) == len(waveform) // 16  # the prompt is about this audio
             self.read_samples.append(len(waveform))
         return [len(waveform) for waveform in waveforms]
 
-    def continue_(self, prompts, requests):
+    def generate(self, prompts, requests):
         self.batches.append(len(prompts))
         answers = []
         for samples, request in zip(prompts, requests, strict=True):
@@ -234,9 +234,9 @@ class ClockModel:
         """It gives 0.5 to question mark and `l`, and is sure of all else. It looks at what it says."""
         for count, byte in enumerate(answer.token_ids):
             place = 1 - (len(request.prefix) + count + 1) * self.ms_per_byte / milliseconds
-            if request.stops(0.5 if byte in b"?l" else 1.0, place):
+            if request.stops_before(0.5 if byte in b"?l" else 1.0, place):
                 return self._said(answer.token_ids[:count])
-            if request.enough is not None and request.enough(answer.token_ids[: count + 1]):
+            if request.stopping_criterion is not None and request.stopping_criterion(answer.token_ids[: count + 1]):
                 return self._said(answer.token_ids[: count + 1])
         return self._said(answer.token_ids, answer.truncated)
 
@@ -256,11 +256,11 @@ class Mortal:
 
     lives = 0
 
-    def continue_(self, prompts, requests):
+    def generate(self, prompts, requests):
         self.lives -= 1
         if self.lives < 0:
             raise Killed
-        return super().continue_(prompts, requests)
+        return super().generate(prompts, requests)
 
 
 class HastyModel(ClockModel):
@@ -270,10 +270,10 @@ class HastyModel(ClockModel):
         super().__init__(ms_per_byte=70.0)
         self.worst = worst
 
-    def read(self, prompts, waveforms):
+    def encode_prompts(self, prompts, waveforms):
         return [(len(waveform), int(abs(waveform[0]) * 3e4) % (self.worst + 1)) for waveform in waveforms]
 
-    def continue_(self, prompts, requests):
+    def generate(self, prompts, requests):
         self.batches.append(len(prompts))
         return [self._hasty(*heard, request) for heard, request in zip(prompts, requests, strict=True)]
 
@@ -285,10 +285,10 @@ class HastyModel(ClockModel):
         return Continuation(tuple(said[len(request.prefix) :]), truncated=False)
 
 
-def continue_all(model, prompts, waveforms, prefixes, limit):
+def generate_all(model, prompts, waveforms, prefixes, limit):
     """What a model says after forced prefixes, in one batch."""
-    requests = [Request(tuple(prefix), max_new_tokens=limit) for prefix in prefixes]
-    return model.continue_(model.read(prompts, waveforms), requests)
+    requests = [GenerationRequest(tuple(prefix), max_new_tokens=limit) for prefix in prefixes]
+    return model.generate(model.encode_prompts(prompts, waveforms), requests)
 
 
 def write_offline(folder, count):

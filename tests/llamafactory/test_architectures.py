@@ -15,7 +15,7 @@ import pytest
 import torch
 import transformers
 from helpers import tiny_models
-from helpers.fakes import continue_all
+from helpers.fakes import generate_all
 from helpers.files import read_json
 from offline_data import SHAREGPT, make_folder, register, turns, write_rows
 
@@ -27,7 +27,7 @@ from simulsa_plugin.files.json_files import write_json
 from simulsa_plugin.llamafactory.model.arguments import inference_arguments
 from simulsa_plugin.llamafactory.model.backbone import load_backbone
 from simulsa_plugin.llamafactory.patches.batch_invariance import free_of_company
-from simulsa_plugin.model.values import Prompt, Request
+from simulsa_plugin.model.values import GenerationRequest, Prompt
 
 ASK = "<audio>Translate the English speech into German."
 PROMPT = Prompt(({"role": "user", "content": ASK},))
@@ -221,10 +221,10 @@ def test_the_audio_is_what_is_scored(tiny, rendered, waveforms):
 def test_continuations_are_the_argmax_of_one_forward_pass_after_another(tiny, rendered, waveforms):
     prompts = [one.prompt_ids for one in rendered]
     prefixes = [one.content_ids[: 3 * index] for index, one in enumerate(rendered)]
-    together = continue_all(tiny.backbone, prompts, waveforms, prefixes, NEW_TOKENS)
+    together = generate_all(tiny.backbone, prompts, waveforms, prefixes, NEW_TOKENS)
     for prompt, waveform, prefix, found in zip(prompts, waveforms, prefixes, together, strict=True):
         assert found.token_ids == tuple(greedy(tiny, [*prompt, *prefix], waveform))
-        assert [found] == continue_all(tiny.backbone, [prompt], [waveform], [prefix], NEW_TOKENS)
+        assert [found] == generate_all(tiny.backbone, [prompt], [waveform], [prefix], NEW_TOKENS)
     assert len({one.token_ids for one in together}) == len(together)
 
 
@@ -289,7 +289,7 @@ def test_attention_is_that_of_transformers(eager, rendered, waveforms):
 def test_answers_end_where_the_model_looks_at_the_end_of_the_audio(eager, rendered, waveforms, way):
     backbone, decoder = eager.backbone, getattr(eager.backbone, way)
     heads = backbone._attention.all_heads()[1:]
-    backbone.watch_heads(heads)
+    backbone.set_alignment_heads(heads)
     prompts = [one.prompt_ids for one in rendered]
     prefixes = [one.content_ids[: 3 * index] for index, one in enumerate(rendered)]
     answers, unheard = [], []
@@ -299,12 +299,13 @@ def test_answers_end_where_the_model_looks_at_the_end_of_the_audio(eager, render
         unheard.append(unheard_by_transformers(eager, ids, waveform, heads)[-1][-len(answers[-1]) - 1 :].tolist())
     shares = sorted(share for row in unheard for share in row)
     for recent in (0.0, shares[len(shares) // 10] + 1e-4, shares[len(shares) // 4] + 1e-4, 1.1):
-        requests = [Request(prefix, (*answer[:2], 5), recent=recent if row else None, max_new_tokens=NEW_TOKENS)
+        requests = [GenerationRequest(prefix, (*answer[:2], 5), min_audio_ahead=recent if row else None,
+                                      max_new_tokens=NEW_TOKENS)
                     for row, (prefix, answer) in enumerate(zip(prefixes, answers, strict=True))]  # fmt: skip
         ends = [next((place for place, share in enumerate(row) if share < recent), NEW_TOKENS) for row in unheard]
         with torch.inference_mode():
-            together = decoder.continue_(decoder.read(prompts, waveforms), requests)
-            alone = [decoder.continue_(decoder.read([prompt], [waveform]), [request])[0]
+            together = decoder.generate(decoder.encode_prompts(prompts, waveforms), requests)
+            alone = [decoder.generate(decoder.encode_prompts([prompt], [waveform]), [request])[0]
                      for prompt, waveform, request in zip(prompts, waveforms, requests, strict=True)]  # fmt: skip
         assert [one.token_ids for one in together] == [answers[0], *(one[:end] for one, end in
                                                        list(zip(answers, ends, strict=True))[1:])]  # fmt: skip
@@ -312,7 +313,7 @@ def test_answers_end_where_the_model_looks_at_the_end_of_the_audio(eager, render
 
 
 def test_heads_are_found_from_what_the_model_says(tiny, rendered, waveforms):
-    heads = tiny.backbone.find_heads([one.prompt_ids for one in rendered], waveforms)
+    heads = tiny.backbone.find_alignment_heads([one.prompt_ids for one in rendered], waveforms)
     assert 1 <= len(heads) <= 8
     assert set(heads) <= set(tiny.backbone._attention.all_heads())
 
@@ -358,7 +359,7 @@ def test_features_are_as_long_as_the_longest_clip_and_score_as_the_whole_window(
 @pytest.mark.parametrize("tiny", ["qwen2_omni", "qwen3_omni"], indirect=True)
 def test_omni_encoders_take_memory_by_the_square_of_the_batch(tiny):
     # Their attention mask is over all audios in a row: ten clips of 10 s take ten times what two batches of five take.
-    count = tiny.backbone.bytes_to_read
+    count = tiny.backbone.encoding_bytes
     mask = (10 * 501) ** 2 * 4
     assert mask < count([160_000] * 10) < 2 * mask
     assert 2 * count([160_000] * 5) < 0.6 * count([160_000] * 10)

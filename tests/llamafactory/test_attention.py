@@ -13,7 +13,7 @@ from simulsa_plugin.errors import ModelError, UsageError
 from simulsa_plugin.llamafactory.model.arguments import inference_arguments
 from simulsa_plugin.llamafactory.model.attention import AudioAttention, concordance, following_heads
 from simulsa_plugin.llamafactory.model.backbone import load_backbone
-from simulsa_plugin.model.values import Prompt, Request
+from simulsa_plugin.model.values import GenerationRequest, Prompt
 
 RECIPE = {"model_name_or_path": "simulsa-demo", "template": "qwen2_audio"}
 ASK = Prompt(({"role": "user", "content": PROMPT},))
@@ -45,13 +45,15 @@ def test_the_best_head_is_joined_by_those_that_are_nearly_as_good():
 
 
 def test_the_packaged_model_has_a_head_that_follows_the_audio(model, heard):
-    assert model.find_heads(*heard) == ((2, 2),)
-    model.watch_heads(((2, 2),))
+    assert model.find_alignment_heads(*heard) == ((2, 2),)
+    model.set_alignment_heads(((2, 2),))
     # Half of the audio is heard: what it would look for in the other half comes to its end.
     prompts = [model.render_prompt(ASK, clip[: len(clip) // 2]) for clip in heard[1]]
-    read = model.read(prompts, [clip[: len(clip) // 2] for clip in heard[1]])
-    lengths = {recent: sum(len(one.token_ids) for one in model.continue_(read, [Request(recent=recent)] * 8))
-               for recent in (None, 0.05, 0.25, 0.5)}  # fmt: skip
+    encoded = model.encode_prompts(prompts, [clip[: len(clip) // 2] for clip in heard[1]])
+    lengths = {}
+    for ahead in (None, 0.05, 0.25, 0.5):
+        answers = model.generate(encoded, [GenerationRequest(min_audio_ahead=ahead)] * 8)
+        lengths[ahead] = sum(len(one.token_ids) for one in answers)
     assert lengths[None] > 1.5 * lengths[0.25] > 0
     assert lengths[0.05] >= lengths[0.25] >= lengths[0.5]
 
@@ -62,21 +64,21 @@ def test_nothing_stays_behind_after_an_answer_or_an_error(heard, flash_attn, mon
     kind = "eager" if flash_attn == "disabled" else "sdpa"
     assert model.model.language_model.config._attn_implementation == kind
     before = dict(ALL_ATTENTION_FUNCTIONS._local_mapping), modeling_qwen2.eager_attention_forward
-    model.watch_heads(((1, 1), (2, 2)))
+    model.set_alignment_heads(((1, 1), (2, 2)))
     prompts, clips = (column[:3] for column in heard)
-    found = [decoder.continue_(decoder.read(prompts, clips), [Request(recent=0.1)] * 3)
+    found = [decoder.generate(decoder.encode_prompts(prompts, clips), [GenerationRequest(min_audio_ahead=0.1)] * 3)
              for decoder in (model.decoder, model.plain_decoder)]  # fmt: skip
     assert found[0] == found[1]
-    assert [one.token_ids for one in found[0]] != [
-        one.token_ids for one in model.continue_(model.read(prompts, clips), [Request()] * 3)]  # fmt: skip
+    unlimited = model.generate(model.encode_prompts(prompts, clips), [GenerationRequest()] * 3)
+    assert [one.token_ids for one in found[0]] != [one.token_ids for one in unlimited]
     monkeypatch.setattr(model.decoder, "choose", lambda hidden: (_ for _ in ()).throw(ZeroDivisionError))
     with pytest.raises(ZeroDivisionError):
-        model.continue_(model.read(prompts, clips), [Request(recent=0.1)] * 3)
+        model.generate(model.encode_prompts(prompts, clips), [GenerationRequest(min_audio_ahead=0.1)] * 3)
     assert (dict(ALL_ATTENTION_FUNCTIONS._local_mapping), modeling_qwen2.eager_attention_forward) == before
 
 
 def test_attention_is_in_fp32_under_the_autocast_of_a_training(model):
-    model.watch_heads(((2, 2),))
+    model.set_alignment_heads(((2, 2),))
     audio, seen = torch.ones((1, 600), dtype=torch.bool), []
     torch.manual_seed(0)
     query, key = torch.randn(1, 4, 3, 64), torch.randn(1, 4, 600, 64)
@@ -90,11 +92,11 @@ def test_attention_is_in_fp32_under_the_autocast_of_a_training(model):
 
 def test_heads_that_are_not_there_are_refused(model):
     with pytest.raises(UsageError, match=r"names 3/0; allowed: layers 0, 1, 2, heads 0 to 3\.$"):
-        model.watch_heads(((1, 1), (3, 0)))
+        model.set_alignment_heads(((1, 1), (3, 0)))
     with pytest.raises(ModelError, match="finds no attention over the whole audio in this model"):
         AudioAttention(torch.nn.Linear(2, 2)).all_heads()
 
 
 def test_a_prompt_without_an_answer_counts_for_nothing(model):
     silence = np.zeros(4000, dtype=np.float32)
-    assert model.find_heads([model.render_prompt(ASK, silence)], [silence])
+    assert model.find_alignment_heads([model.render_prompt(ASK, silence)], [silence])

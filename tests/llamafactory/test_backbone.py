@@ -6,7 +6,7 @@ import unicodedata
 import numpy as np
 import pytest
 import torch
-from helpers.fakes import continue_all, write_noise
+from helpers.fakes import generate_all, write_noise
 from tokenizers import normalizers
 
 from simulsa_plugin.audio.decoding import read_mono
@@ -145,7 +145,7 @@ def test_continuations_are_generates_one_by_one(backbone, plain, clips, trained)
     prefixes = [
         backbone.render(ASK, waveform, text).content_ids[: index % 7] for index, (_, waveform, text) in enumerate(clips)
     ]
-    found = continue_all(backbone, prompts, [waveform for _, waveform, _ in clips], prefixes, 64)
+    found = generate_all(backbone, prompts, [waveform for _, waveform, _ in clips], prefixes, 64)
     for (_, waveform, _), prompt, prefix, one in zip(clips, prompts, prefixes, found, strict=True):
         ids = torch.tensor([[*prompt, *prefix]])
         generated = model.generate(
@@ -164,7 +164,7 @@ def test_continuations_are_generates_one_by_one(backbone, plain, clips, trained)
 def test_whole_utterances_are_translated(sdpa, clips):
     whole = clips[4::5]  # those that were not cut
     prompts = [sdpa.render_prompt(ASK, waveform) for _, waveform, _ in whole]
-    found = continue_all(sdpa, prompts, [waveform for _, waveform, _ in whole], [()] * len(whole), 64)
+    found = generate_all(sdpa, prompts, [waveform for _, waveform, _ in whole], [()] * len(whole), 64)
     right = sum(sdpa.decode(one.token_ids) == text for one, (_, _, text) in zip(found, whole, strict=True))
     assert right >= len(whole) - 1  # 99.6 BLEU on held-out utterances
 
@@ -172,9 +172,9 @@ def test_whole_utterances_are_translated(sdpa, clips):
 def test_the_limit_on_new_tokens_is_said(sdpa, clips):
     _, waveform, _ = clips[4]
     prompt = sdpa.render_prompt(ASK, waveform)
-    length = len(continue_all(sdpa, [prompt], [waveform], [()], 64)[0].token_ids)
+    length = len(generate_all(sdpa, [prompt], [waveform], [()], 64)[0].token_ids)
     for limit, truncated in ((length - 1, True), (length, True), (length + 1, False)):  # the end of turn takes one
-        (one,) = continue_all(sdpa, [prompt], [waveform], [()], limit)
+        (one,) = generate_all(sdpa, [prompt], [waveform], [()], limit)
         assert (len(one.token_ids), one.truncated) == (min(limit, length), truncated)
 
 
@@ -191,11 +191,11 @@ def test_the_limit_on_new_tokens_is_said(sdpa, clips):
 def test_a_checkpoints_generation_defaults_do_not_bend_greedy_search(sdpa, clips, defaults):
     waveforms = [waveform for _, waveform, _ in clips[4:24:5]]
     prompts = [sdpa.render_prompt(ASK, waveform) for waveform in waveforms]
-    expected = continue_all(sdpa, prompts, waveforms, [()] * 4, 64)
+    expected = generate_all(sdpa, prompts, waveforms, [()] * 4, 64)
     before = sdpa.model.generation_config
     sdpa.model.generation_config = changed = type(before)(**before.to_diff_dict() | defaults)
     try:
-        assert continue_all(sdpa, prompts, waveforms, [()] * 4, 64) == expected
+        assert generate_all(sdpa, prompts, waveforms, [()] * 4, 64) == expected
         assert sdpa.model.generation_config is changed  # and the model is handed back as it was
     finally:
         sdpa.model.generation_config = before
@@ -328,4 +328,4 @@ def test_very_short_audio_does_not_break_a_batch(sdpa, tmp_path):
     # transformers' merge of audio and text fails where every row has a single audio token; 150 ms are 3.
     waveforms = [read_mono(write_noise(tmp_path / f"{i}.wav", 0.15, seed=i)) for i in range(2)]
     prompts = [sdpa.render_prompt(ASK, waveform) for waveform in waveforms]
-    assert len(continue_all(sdpa, prompts, waveforms, [()] * 2, 4)) == 2
+    assert len(generate_all(sdpa, prompts, waveforms, [()] * 2, 4)) == 2

@@ -21,8 +21,8 @@ from simulsa_plugin.llamafactory.model.backbone import Backbone, load_backbone
 from simulsa_plugin.llamafactory.model.batched_decoding import SharedPromptDecoder, _RoomyLayer
 from simulsa_plugin.llamafactory.model.features import ShortWhisperFeatureExtractor, window_of_batch
 from simulsa_plugin.llamafactory.model.plain_decoding import _Chooser
-from simulsa_plugin.model.values import Prompt, Request
-from simulsa_plugin.streaming.engine import Cell, Limits, Source, decode, decode_alone
+from simulsa_plugin.model.values import GenerationRequest, Prompt
+from simulsa_plugin.streaming.engine import BatchLimits, DecodingSetting, StreamSource, decode_batched, decode_timed
 from simulsa_plugin.streaming.policies import (
     AgreementOrConfidence,
     Attention,
@@ -40,11 +40,11 @@ ASK = Prompt(({"role": "user", "content": PROMPT},))
 LENGTHS = (2400, 2401, 8000, 15_999, 16_320, 47_999, 80_000, 96_000)
 HEADS = ((1, 1), (2, 2))
 POLICIES = [
-    *(Cell(Rollback(b), k) for k in (500, 1000) for b in (0, 3)),
-    *(Cell(policy, 700) for policy in (Rollback(3, floor=False), Confidence(0.9), Confidence(0.9, 3),
+    *(DecodingSetting(Rollback(b), k) for k in (500, 1000) for b in (0, 3)),
+    *(DecodingSetting(policy, 700) for policy in (Rollback(3, floor=False), Confidence(0.9), Confidence(0.9, 3),
                                        AgreementOrConfidence(2, 0.9), Attention(320), HoldN(3), LocalAgreement(2),
                                        LocalAgreement(3), WaitK(2), WaitK(3, "char"), Retranslation())),
-    Cell(Offline(), None),
+    DecodingSetting(Offline(), None),
 ]  # fmt: skip
 
 
@@ -52,7 +52,7 @@ POLICIES = [
 def fast():
     loaded = load_backbone(inference_arguments(RECIPE))
     assert isinstance(loaded.decoder, SharedPromptDecoder)
-    loaded.watch_heads(HEADS)
+    loaded.set_alignment_heads(HEADS)
     return loaded
 
 
@@ -61,7 +61,7 @@ def stock():
     """The same weights as transformers has them: whole windows, `generate`, nothing shared."""
     arguments = inference_arguments(RECIPE)
     loaded = Backbone(load_backbone(arguments).model, load_renderer(arguments), adapts=False)
-    loaded.watch_heads(HEADS)
+    loaded.set_alignment_heads(HEADS)
     return loaded
 
 
@@ -202,8 +202,8 @@ def test_an_encoder_of_the_published_width_gives_the_same_in_a_short_window():
 def answers(fast, waveforms):
     """(what was read, whole answer) of twelve utterances."""
     clips = waveforms[:12]
-    read = fast.read([fast.render_prompt(ASK, clip) for clip in clips], clips)
-    return list(zip(read, [one.token_ids for one in fast.continue_(read, [Request()] * 12)], strict=True))
+    read = fast.encode_prompts([fast.render_prompt(ASK, clip) for clip in clips], clips)
+    return list(zip(read, [one.token_ids for one in fast.generate(read, [GenerationRequest()] * 12)], strict=True))
 
 
 def drafts_for(answer, number, fast):
@@ -220,18 +220,18 @@ def test_no_draft_changes_an_answer(fast, answers):
         for place, draft in enumerate(drafts_for(answer, number, fast)):
             kept = (number + place) % 4
             prompts.append(read)
-            requests.append(Request(answer[:kept], draft[kept:] if draft[:kept] == answer[:kept] else draft))
+            requests.append(GenerationRequest(answer[:kept], draft[kept:] if draft[:kept] == answer[:kept] else draft))
             expected.append(answer[kept:])
-    assert [one.token_ids for one in fast.continue_(prompts, requests)] == expected
+    assert [one.token_ids for one in fast.generate(prompts, requests)] == expected
     for prompt, request, answer in list(zip(prompts, requests, expected, strict=True))[::7]:
-        assert fast.continue_([prompt], [request])[0].token_ids == answer
+        assert fast.generate([prompt], [request])[0].token_ids == answer
 
 
 def count_passes(fast, prompts, requests):
     calls, hidden = [], fast.decoder.hidden
     fast.decoder.hidden = lambda *inputs: calls.append(tuple(inputs[0].shape[:2])) or hidden(*inputs)
     try:
-        fast.continue_(prompts, requests)
+        fast.generate(prompts, requests)
     finally:
         del fast.decoder.hidden
     return calls
@@ -239,15 +239,16 @@ def count_passes(fast, prompts, requests):
 
 def test_a_right_draft_is_checked_in_the_pass_that_reads_it(fast, answers):
     read, answer = answers[0]
-    assert len(count_passes(fast, [read], [Request(draft=answer)])) == 2  # the prompt; the draft, and the end behind it
-    assert len(count_passes(fast, [read], [Request()])) == 2 + len(answer)
+    # Two passes: the prompt; the draft, and the end behind it.
+    assert len(count_passes(fast, [read], [GenerationRequest(draft=answer)])) == 2
+    assert len(count_passes(fast, [read], [GenerationRequest()])) == 2 + len(answer)
     half = len(answer) // 2
-    assert len(count_passes(fast, [read], [Request(answer[:2], answer[2:half])])) == 2 + len(answer) - half
+    assert len(count_passes(fast, [read], [GenerationRequest(answer[:2], answer[2:half])])) == 2 + len(answer) - half
 
 
 def test_a_prompt_is_read_once_for_all_its_answers(fast, answers):
     (one, answer), (other, _) = answers[:2]
-    calls = count_passes(fast, [one, other, one, one], [Request(answer[:number]) for number in (0, 0, 1, 5)])
+    calls = count_passes(fast, [one, other, one, one], [GenerationRequest(answer[:number]) for number in (0, 0, 1, 5)])
     assert calls[0][0] == 2  # rows
     assert calls[1] == (4, 6)  # the last token of the prompt and the longest prefix
 
@@ -255,21 +256,21 @@ def test_a_prompt_is_read_once_for_all_its_answers(fast, answers):
 @pytest.mark.parametrize(
     "request_",
     [
-        Request(max_new_tokens=3),
-        Request(max_new_tokens=1),
-        Request(recent=0.15),
-        Request(confidence=0.9),
-        Request(confidence=0.999),
-        Request(enough=lambda new: len(new) >= 4),
-        Request(confidence=0.5, enough=lambda new: len(new) >= 9, max_new_tokens=9),
+        GenerationRequest(max_new_tokens=3),
+        GenerationRequest(max_new_tokens=1),
+        GenerationRequest(min_audio_ahead=0.15),
+        GenerationRequest(min_token_probability=0.9),
+        GenerationRequest(min_token_probability=0.999),
+        GenerationRequest(stopping_criterion=lambda new: len(new) >= 4),
+        GenerationRequest(min_token_probability=0.5, stopping_criterion=lambda new: len(new) >= 9, max_new_tokens=9),
     ],
 )
 def test_answers_end_where_transformers_ends_them(fast, stock, waveforms, request_):
     clips = [waveform[: len(waveform) // 2] for waveform in waveforms[:8]]
     prompts = [fast.render_prompt(ASK, clip) for clip in clips]
     requests = [dataclasses.replace(request_, draft=tuple(range(300, 300 + number))) for number in range(8)]
-    expected = stock.continue_(stock.read(prompts, clips), [request_] * 8)
-    found = fast.continue_(fast.read(prompts, clips), requests)
+    expected = stock.generate(stock.encode_prompts(prompts, clips), [request_] * 8)
+    found = fast.generate(fast.encode_prompts(prompts, clips), requests)
     assert found == expected
     for ours, theirs in zip(found, expected, strict=True):
         assert len(ours.probabilities) == len(ours.token_ids)
@@ -279,7 +280,7 @@ def test_answers_end_where_transformers_ends_them(fast, stock, waveforms, reques
 def test_a_prompt_that_does_not_fit_its_audio_is_refused(fast, waveforms):
     prompt = fast.render_prompt(ASK, waveforms[0])
     with pytest.raises(ModelError, match=r"a prompt has \d+ audio tokens for \d+ of the encoder"):
-        fast.read([prompt], [waveforms[0][:8000]])
+        fast.encode_prompts([prompt], [waveforms[0][:8000]])
 
 
 def test_the_cache_that_grows_in_steps_is_transformers_own():
@@ -334,30 +335,30 @@ OUT_OF_MEMORY = [
 
 
 @pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=["accelerator", "host", "numpy"])
-@pytest.mark.parametrize("name", ["read", "continue_"])
+@pytest.mark.parametrize("name", ["encode_prompts", "generate"])
 def test_a_batch_that_does_not_fit_is_decoded_in_halves(fast, waveforms, monkeypatch, capfd, name, error):
     sources, cells = sources_of(waveforms[:9]), [POLICIES[1], POLICIES[-1]]
-    expected = histories(decode(fast, sources, cells, Limits(64)))
+    expected = histories(decode_batched(fast, sources, cells, BatchLimits(64)))
     sizes = limited(monkeypatch, fast.decoder, name, 2, error)
     monkeypatch.setattr(fast, "_has_split", False)
-    assert histories(decode(fast, sources, cells, Limits(64))) == expected
+    assert histories(decode_batched(fast, sources, cells, BatchLimits(64))) == expected
     assert max(sizes) > 2
     (line,) = capfd.readouterr().err.splitlines()  # said once, not for every batch
     assert "does not fit into memory and is decoded in halves" in line
 
 
-@pytest.mark.parametrize("name", ["read", "continue_"])
+@pytest.mark.parametrize("name", ["encode_prompts", "generate"])
 def test_a_single_session_that_does_not_fit_is_one_line(fast, waveforms, monkeypatch, name):
     limited(monkeypatch, fast.decoder, name, 0, OUT_OF_MEMORY[0])
     with pytest.raises(ModelError, match=r"^A single session does not fit into memory\. Take a larger accelerator"):
-        decode(fast, sources_of(waveforms[:3]), [POLICIES[0]], Limits(64))
+        decode_batched(fast, sources_of(waveforms[:3]), [POLICIES[0]], BatchLimits(64))
 
 
-@pytest.mark.parametrize("name", ["read", "continue_"])
+@pytest.mark.parametrize("name", ["encode_prompts", "generate"])
 def test_other_errors_are_not_taken_for_a_lack_of_memory(fast, waveforms, monkeypatch, name):
     sizes = limited(monkeypatch, fast.decoder, name, 0, RuntimeError("CUDA error: device-side assert triggered"))
     with pytest.raises(RuntimeError, match="device-side assert"):
-        decode(fast, sources_of(waveforms[:3]), [POLICIES[-1]], Limits(64))
+        decode_batched(fast, sources_of(waveforms[:3]), [POLICIES[-1]], BatchLimits(64))
     assert sizes == [3] or sizes == [1]
 
 
@@ -398,8 +399,8 @@ def test_the_encoders_bytes_are_those_on_paper(fast):
     config = fast.model.audio_tower.config
     positions = 79
     layer = positions * (8 * config.d_model + 2 * config.encoder_ffn_dim) * 4 + positions**2 * 4
-    assert fast.bytes_to_read([48_000]) == layer
-    assert fast.bytes_to_read([48_000, 8000, 100]) == 3 * layer  # rows are padded to the longest
+    assert fast.encoding_bytes([48_000]) == layer
+    assert fast.encoding_bytes([48_000, 8000, 100]) == 3 * layer  # rows are padded to the longest
 
 
 # Sessions
@@ -411,35 +412,37 @@ def histories(decoded):
 
 def alone(model, sources, cells):
     """Step by step, session by session; what was measured is no part of a history."""
-    sessions = [[decode_alone(model, source, cell, Limits(64), lambda: 0.0) for source in sources] for cell in cells]
+    sessions = [
+        [decode_timed(model, source, cell, BatchLimits(64), lambda: 0.0) for source in sources] for cell in cells
+    ]
     for session in (session for of_cell in sessions for session in of_cell):
         session.steps = [dataclasses.replace(step, compute_ms=None) for step in session.steps]
     return histories(sessions)
 
 
 def sources_of(waveforms):
-    return [Source(ASK, waveform) for waveform in waveforms]
+    return [StreamSource(ASK, waveform) for waveform in waveforms]
 
 
 def test_no_batch_and_no_order_changes_a_step_of_200_utterances(fast, waveforms):
     sources = sources_of(waveforms)
     cells = [POLICIES[1], *POLICIES[5:11], *POLICIES[-2:]]
-    expected = histories(decode(fast, sources, cells, Limits(64, 64)))
-    backwards = decode(fast, sources[::-1], cells[::-1], Limits(64, 23))
+    expected = histories(decode_batched(fast, sources, cells, BatchLimits(64, 64)))
+    backwards = decode_batched(fast, sources[::-1], cells[::-1], BatchLimits(64, 23))
     assert [sessions[::-1] for sessions in histories(backwards)][::-1] == expected
-    tight = decode(fast, sources[:20], cells, Limits(64, 64, memory_bytes=600 * fast.bytes_per_token))
+    tight = decode_batched(fast, sources[:20], cells, BatchLimits(64, 64, memory_bytes=600 * fast.bytes_per_token))
     assert histories(tight) == [sessions[:20] for sessions in expected]
 
 
 def test_steps_are_those_of_transformers_one_by_one(fast, stock, waveforms):
     sources = sources_of(waveforms[:6])
-    assert histories(decode(fast, sources, POLICIES, Limits(64))) == alone(stock, sources, POLICIES)
+    assert histories(decode_batched(fast, sources, POLICIES, BatchLimits(64))) == alone(stock, sources, POLICIES)
 
 
 @pytest.mark.slow
 def test_steps_of_200_utterances_are_those_of_transformers_one_by_one(fast, stock, waveforms):
     sources = sources_of(waveforms)
-    assert histories(decode(fast, sources, POLICIES, Limits(64))) == alone(stock, sources, POLICIES)
+    assert histories(decode_batched(fast, sources, POLICIES, BatchLimits(64))) == alone(stock, sources, POLICIES)
 
 
 # The model of a training is only borrowed
@@ -463,9 +466,9 @@ def test_evaluations_leave_the_model_as_it_was(stock, waveforms):
     before, config = state(model), model.config.to_dict()
     for _ in range(3):
         borrowed = Backbone(model, load_renderer(inference_arguments(RECIPE)))
-        sources = [Source(ASK, clip) for clip in clips]
-        decode(borrowed, sources, [Cell(Rollback(3), 500)], Limits())
-        decode_alone(borrowed, sources[0], Cell(Confidence(0.9), 500), Limits())
+        sources = [StreamSource(ASK, clip) for clip in clips]
+        decode_batched(borrowed, sources, [DecodingSetting(Rollback(3), 500)], BatchLimits())
+        decode_timed(borrowed, sources[0], DecodingSetting(Confidence(0.9), 500), BatchLimits())
         rendered = [borrowed.render(ASK, clip, "Der Hund hat das alte Haus gesehen.") for clip in clips]
         borrowed.score(rendered, clips)
         assert state(model) == before

@@ -14,7 +14,7 @@ import torch
 import transformers
 from accelerate import dispatch_model, infer_auto_device_map
 from helpers import tiny_models
-from helpers.fakes import continue_all
+from helpers.fakes import generate_all
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.integrations.accelerate import get_balanced_memory
@@ -24,10 +24,10 @@ from simulsa_plugin.llamafactory.model import devices as placement
 from simulsa_plugin.llamafactory.model.arguments import inference_arguments
 from simulsa_plugin.llamafactory.model.attention import AudioAttention
 from simulsa_plugin.llamafactory.model.backbone import load_backbone
-from simulsa_plugin.llamafactory.model.batched_decoding import ReadPrompt, SharedPromptDecoder
+from simulsa_plugin.llamafactory.model.batched_decoding import EncodedPrompt, SharedPromptDecoder
 from simulsa_plugin.llamafactory.model.devices import execution_device, placed, stored_parameters, weight_bytes
 from simulsa_plugin.llamafactory.model.special_tokens import SpecialTokens
-from simulsa_plugin.model.values import Prompt, Request
+from simulsa_plugin.model.values import GenerationRequest, Prompt
 
 DEMO = {"model_name_or_path": "simulsa-demo", "template": "qwen2_audio"}
 PROMPT = Prompt(({"role": "user", "content": "<audio>Translate the English speech into German."},))
@@ -212,19 +212,19 @@ class TestSpread:
             )
             shared.choose = lambda hidden: ((5, 0.5) for _ in shared._head(hidden))  # fake logits have no largest
             short, long = (
-                ReadPrompt(
+                EncodedPrompt(
                     torch.zeros(tokens, shared._embed.embedding_dim, device="cuda:0"),
                     torch.ones(tokens, dtype=torch.bool, device="cuda:0"),
                 )
                 for tokens in (6, 9)
             )
             requests = [
-                Request((1, 2), (5, 4), max_new_tokens=3),
-                Request(max_new_tokens=8),
-                Request((1,), max_new_tokens=40),
+                GenerationRequest((1, 2), (5, 4), max_new_tokens=3),
+                GenerationRequest(max_new_tokens=8),
+                GenerationRequest((1,), max_new_tokens=40),
             ]
             with _SameDevice():
-                found = shared.continue_([short, long, long], requests)
+                found = shared.generate([short, long, long], requests)
         assert [one.token_ids for one in found] == [(5,) * 3, (5,) * 8, (5,) * 40]
 
 
@@ -272,7 +272,7 @@ class TestKept:
     @staticmethod
     def results(backbone, noise):
         rendered = backbone.render(PROMPT, noise, "das Haus ist alt")
-        continued = continue_all(backbone, [rendered.prompt_ids], [noise], [()], 6)
+        continued = generate_all(backbone, [rendered.prompt_ids], [noise], [()], 6)
         return backbone.describe(), backbone.score([rendered], [noise]), continued
 
     @pytest.mark.parametrize("template", ["qwen2_audio", "gemma4n"])

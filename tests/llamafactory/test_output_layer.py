@@ -218,7 +218,7 @@ def test_other_layers_keep_their_own_product(layer):
 @torch.inference_mode()
 @pytest.mark.parametrize("template", ["qwen2_audio", "gemma3n"])
 def test_scores_and_decoding_use_it(template, tmp_path):
-    from simulsa_plugin.model.values import Request
+    from simulsa_plugin.model.values import GenerationRequest
 
     recipe = {"model_name_or_path": str(tiny_models.write_checkpoint(template, tmp_path)), "template": template}
     backbone = load_backbone(inference_arguments(recipe))
@@ -230,7 +230,9 @@ def test_scores_and_decoding_use_it(template, tmp_path):
     handle = layer.register_forward_hook(lambda _, __, logits: dtypes.append(logits.dtype))
     try:
         backbone.score([rendered], [waveform])
-        backbone.continue_(backbone.read([rendered.prompt_ids], [waveform]), [Request(max_new_tokens=2)])
+        backbone.generate(
+            backbone.encode_prompts([rendered.prompt_ids], [waveform]), [GenerationRequest(max_new_tokens=2)]
+        )
     finally:
         handle.remove()
     assert set(dtypes) == {torch.float32}

@@ -5,18 +5,20 @@ import pytest
 from helpers.fakes import ClockModel
 
 from simulsa_plugin.model.values import Prompt
-from simulsa_plugin.streaming.engine import Cell, Limits, Source, decode, decode_alone
+from simulsa_plugin.streaming.engine import BatchLimits, DecodingSetting, StreamSource, decode_batched, decode_timed
 from simulsa_plugin.streaming.policies import Offline, Rollback
 
 PROMPT = Prompt(({"role": "user", "content": "<audio>Translate."},))
 
 
 def source(milliseconds):
-    return Source(PROMPT, np.zeros(round(milliseconds * 16), dtype=np.float32))
+    return StreamSource(PROMPT, np.zeros(round(milliseconds * 16), dtype=np.float32))
 
 
 def run(milliseconds, cell, model=None, max_new_tokens=256):
-    ((session,),) = decode(model or ClockModel(), [source(milliseconds)], [cell], Limits(max_new_tokens, batch_size=4))
+    ((session,),) = decode_batched(
+        model or ClockModel(), [source(milliseconds)], [cell], BatchLimits(max_new_tokens, batch_size=4)
+    )
     return session
 
 
@@ -39,7 +41,7 @@ def committed(session):
     ],
 )
 def test_steps_are_at_min_of_ik_and_d(duration, chunk, times):
-    session = run(duration, Cell(Rollback(0), chunk))
+    session = run(duration, DecodingSetting(Rollback(0), chunk))
     assert [step.audio_ms for step in session.steps] == times
     assert [step.finished for step in session.steps] == [False] * (len(times) - 1) + [True]
     assert session.finished
@@ -47,14 +49,14 @@ def test_steps_are_at_min_of_ik_and_d(duration, chunk, times):
 
 def test_a_step_that_has_heard_less_than_150_ms_only_reads():
     model = ClockModel()
-    session = run(400, Cell(Rollback(0), 50), model)
+    session = run(400, DecodingSetting(Rollback(0), 50), model)
     assert [step.audio_ms for step in session.steps] == [50, 100, 150, 200, 250, 300, 350, 400]
     assert said(session)[:4] == ["", "", "g", "gu"]
     assert [samples / 16 for _, samples, _ in model.asked] == [150, 200, 250, 300, 350, 400]
 
 
 def test_rollback_commits_all_but_the_last_b_tokens_and_the_last_step_everything():
-    session = run(1700, Cell(Rollback(3), 500))
+    session = run(1700, DecodingSetting(Rollback(3), 500))
     # y_i = 5, 10, 15, 17 bytes; c_i = 5 − 3, 10 − 3, 15 − 3, all.
     assert said(session) == ["guten", "guten Tag ", "guten Tag liebe", "guten Tag liebe W"]
     assert [step.committed_tokens for step in session.steps] == [2, 7, 12, 17]
@@ -62,20 +64,20 @@ def test_rollback_commits_all_but_the_last_b_tokens_and_the_last_step_everything
 
 def test_what_is_committed_is_the_next_prefix():
     model = ClockModel()
-    run(1700, Cell(Rollback(3), 500), model)
+    run(1700, DecodingSetting(Rollback(3), 500), model)
     assert [bytes(prefix).decode() for _, _, prefix in model.asked] == ["", "gu", "guten T", "guten Tag li"]
 
 
 def test_without_rollback_everything_is_committed_at_once():
     model = ClockModel(regret=True)
-    session = run(1200, Cell(Rollback(0), 500), model)
+    session = run(1200, DecodingSetting(Rollback(0), 500), model)
     assert [step.committed_tokens for step in session.steps] == [5, 10, 12]
     # The wrong last bytes stay: they were committed.
     assert said(session) == ["gute?", "gute? Tag?", "gute? Tag?l?"]
 
 
 def test_rollback_mends_what_was_wrong():
-    session = run(2100, Cell(Rollback(1), 500), ClockModel(regret=True))
+    session = run(2100, DecodingSetting(Rollback(1), 500), ClockModel(regret=True))
     assert said(session)[:2] == ["gute?", "guten Tag?"]
     assert said(session)[-1] == "guten Tag liebe Welt"
 
@@ -92,81 +94,83 @@ class ShrinkingModel(ClockModel):
 
 def test_commitment_never_falls():
     # y: 8 tokens, c_1 = 8 − 3 = 5; then y = abcde + z, |y| − b = 3, c_2 = max(5, 3) = 5; the last commits all.
-    session = run(1500, Cell(Rollback(3), 500), ShrinkingModel())
+    session = run(1500, DecodingSetting(Rollback(3), 500), ShrinkingModel())
     assert said(session) == ["abcdefgh", "abcdez", "abcdez"]
     assert [step.committed_tokens for step in session.steps] == [5, 5, 6]
 
 
 def test_the_literal_form_takes_back_more():
     # c_2 = |abcdez| − 3 = 3: the next prefix is abc, y_3 = abcz.
-    session = run(1500, Cell(Rollback(3, floor=False), 500), ShrinkingModel())
+    session = run(1500, DecodingSetting(Rollback(3, floor=False), 500), ShrinkingModel())
     assert said(session) == ["abcdefgh", "abcdez", "abcz"]
     assert [step.committed_tokens for step in session.steps] == [5, 3, 4]
 
 
 @pytest.mark.parametrize("floor", [True, False])
 def test_a_rollback_longer_than_the_text_commits_nothing_until_the_end(floor):
-    session = run(1700, Cell(Rollback(100, floor), 500))
+    session = run(1700, DecodingSetting(Rollback(100, floor), 500))
     assert committed(session) == ["", "", "", "guten Tag liebe W"]
 
 
 def test_offline_hears_everything_once():
     model = ClockModel()
-    session = run(1700, Cell(Offline(), None), model)
+    session = run(1700, DecodingSetting(Offline(), None), model)
     assert [(step.audio_ms, step.committed_tokens, step.finished) for step in session.steps] == [(1700, 17, True)]
     assert len(model.asked) == 1
 
 
 def test_the_limit_on_new_tokens_is_marked():
-    session = run(1000, Cell(Rollback(0), 500), max_new_tokens=4)
+    session = run(1000, DecodingSetting(Rollback(0), 500), max_new_tokens=4)
     assert said(session) == ["gute", "guten Ta"]
     assert [step.truncated for step in session.steps] == [True, True]
-    assert not any(step.truncated for step in run(1000, Cell(Rollback(0), 500), max_new_tokens=5).steps)
+    assert not any(step.truncated for step in run(1000, DecodingSetting(Rollback(0), 500), max_new_tokens=5).steps)
 
 
 def history(session):
     return [(step.audio_ms, step.token_ids, step.committed_tokens, step.finished) for step in session.steps]
 
 
-CELLS = [Cell(Offline(), None), *(Cell(Rollback(b), k) for k in (70, 500, 1000) for b in (0, 3))]
+CELLS = [DecodingSetting(Offline(), None), *(DecodingSetting(Rollback(b), k) for k in (70, 500, 1000) for b in (0, 3))]
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
 def test_batch_size_and_company_change_no_result(batch_size):
     sources = [source(ms) for ms in (1700, 150, 980.5, 2600, 1700)]
     model = ClockModel(regret=True)
-    together = decode(model, sources, CELLS, Limits(99, batch_size))
+    together = decode_batched(model, sources, CELLS, BatchLimits(99, batch_size))
     assert max(model.batches) <= batch_size
     for cell, sessions in zip(CELLS, together, strict=True):
         for one, session in zip(sources, sessions, strict=True):
-            ((alone,),) = decode(ClockModel(regret=True), [one], [cell], Limits(99, 1))
+            ((alone,),) = decode_batched(ClockModel(regret=True), [one], [cell], BatchLimits(99, 1))
             assert history(session) == history(alone)
-            assert history(session) == history(decode_alone(ClockModel(regret=True), one, cell, Limits(99)))
+            assert history(session) == history(decode_timed(ClockModel(regret=True), one, cell, BatchLimits(99)))
 
 
 def test_sessions_of_one_batch_have_heard_about_as_much():
     heard = []
 
     class Listening(ClockModel):
-        def continue_(self, prompts, requests):
+        def generate(self, prompts, requests):
             heard.append(set(prompts))
-            return super().continue_(prompts, requests)
+            return super().generate(prompts, requests)
 
-    decode(Listening(), [source(3000)] * 8, [Cell(Rollback(b), 500) for b in (0, 3)], Limits(99, 16))
+    decode_batched(
+        Listening(), [source(3000)] * 8, [DecodingSetting(Rollback(b), 500) for b in (0, 3)], BatchLimits(99, 16)
+    )
     assert heard == [{8000 * step} for step in range(1, 7)]
 
 
 def test_every_session_is_reported_once_when_it_ends():
     ended = []
-    decode(
+    decode_batched(
         ClockModel(),
         [source(900), source(1300)],
         CELLS[:3],
-        Limits(9, 2),
-        on_finished=lambda session: ended.append((session.cell, session.utterance)),
+        BatchLimits(9, 2),
+        on_finished=lambda session: ended.append((session.setting, session.utterance)),
     )
-    assert sorted(ended) == [(cell, utterance) for cell in range(3) for utterance in range(2)]
+    assert sorted(ended) == [(setting, utterance) for setting in range(3) for utterance in range(2)]
 
 
 def test_nothing_to_decode_is_nothing():
-    assert decode(ClockModel(), [], CELLS[:2], Limits(9, 2)) == [[], []]
+    assert decode_batched(ClockModel(), [], CELLS[:2], BatchLimits(9, 2)) == [[], []]

@@ -7,7 +7,13 @@ from helpers.fakes import ClockModel
 from simulsa_plugin.errors import UsageError
 from simulsa_plugin.model.values import Continuation, Prompt
 from simulsa_plugin.streaming.catalogue import PolicyOptions, make_policies
-from simulsa_plugin.streaming.engine import Cell, Limits, Source, decode, watch_heads
+from simulsa_plugin.streaming.engine import (
+    BatchLimits,
+    DecodingSetting,
+    StreamSource,
+    choose_alignment_heads,
+    decode_batched,
+)
 from simulsa_plugin.streaming.policies import (
     AgreementOrConfidence,
     Attention,
@@ -25,8 +31,10 @@ PROMPT = Prompt(({"role": "user", "content": "<audio>Translate."},))
 
 def run(policy, milliseconds=2000, chunk=500, model=None):
     """(shown, committed) after every step, as text."""
-    source = Source(PROMPT, np.zeros(milliseconds * 16, dtype=np.float32))
-    ((session,),) = decode(model or ClockModel(), [source], [Cell(policy, chunk)], Limits(99, 4))
+    source = StreamSource(PROMPT, np.zeros(milliseconds * 16, dtype=np.float32))
+    ((session,),) = decode_batched(
+        model or ClockModel(), [source], [DecodingSetting(policy, chunk)], BatchLimits(99, 4)
+    )
     return [
         (bytes(step.token_ids).decode(errors="replace"), bytes(step.token_ids[: step.committed_tokens]).decode())
         for step in session.steps
@@ -77,8 +85,8 @@ def test_agreement_does_not_take_back_what_was_sure():
     class Changing(ClockModel):
         """Says something else at every step after what it must begin with, and is sure of it at the second alone."""
 
-        def continue_(self, prompts, requests):
-            answers = super().continue_(prompts, requests)
+        def generate(self, prompts, requests):
+            answers = super().generate(prompts, requests)
             number = len(self.batches)
             return [Continuation((b"xyz"[number % 3],) * 3, False, (1.0 if number == 2 else 0.1,) * 3) for _ in answers]
 
@@ -108,15 +116,15 @@ def test_attention_stops_before_what_is_said_about_the_end_of_the_audio():
 
 def test_heads_are_those_of_the_policy_or_found_once():
     model, found = ClockModel(), ((0, 1000), (0, 2000))
-    sources = [Source(PROMPT, np.zeros(16 * ms, dtype=np.float32)) for _, ms in found]
-    cells = [Cell(Attention(ms), chunk) for ms in (160, 320) for chunk in (500, 700)]
-    assert watch_heads(model, cells, lambda: sources) == found
-    named = [Cell(Attention(160, ((7, 1),)), 500), Cell(Rollback(3), 500)]
-    assert watch_heads(model, named, lambda: pytest.fail("nothing is to be found")) == ((7, 1),)
-    assert watch_heads(model, named[1:], lambda: pytest.fail("nothing is to be found")) == ()
+    sources = [StreamSource(PROMPT, np.zeros(16 * ms, dtype=np.float32)) for _, ms in found]
+    cells = [DecodingSetting(Attention(ms), chunk) for ms in (160, 320) for chunk in (500, 700)]
+    assert choose_alignment_heads(model, cells, lambda: sources) == found
+    named = [DecodingSetting(Attention(160, ((7, 1),)), 500), DecodingSetting(Rollback(3), 500)]
+    assert choose_alignment_heads(model, named, lambda: pytest.fail("nothing is to be found")) == ((7, 1),)
+    assert choose_alignment_heads(model, named[1:], lambda: pytest.fail("nothing is to be found")) == ()
     assert model.watched == [found, ((7, 1),)]
-    with pytest.raises(UsageError, match="one evaluation has the same for all"):
-        watch_heads(model, [*cells, *named], lambda: sources)
+    with pytest.raises(UsageError, match="give all policies of one evaluation the same"):
+        choose_alignment_heads(model, [*cells, *named], lambda: sources)
 
 
 def test_wait_k_writes_a_word_a_chunk_after_k_chunks():
@@ -147,39 +155,43 @@ def test_what_was_taken_back_is_the_next_draft():
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
 def test_an_utterance_is_read_once_at_each_time(batch_size):
     model = ClockModel()
-    cells = [Cell(Rollback(b), k) for k in (500, 1000, 1500) for b in (0, 3)] + [Cell(Retranslation(), 500)]
-    sources = [Source(PROMPT, np.zeros(ms * 16, dtype=np.float32)) for ms in (1700, 2600)]
-    decode(model, sources, cells, Limits(99, batch_size))
+    cells = [DecodingSetting(Rollback(b), k) for k in (500, 1000, 1500) for b in (0, 3)] + [
+        DecodingSetting(Retranslation(), 500)
+    ]
+    sources = [StreamSource(PROMPT, np.zeros(ms * 16, dtype=np.float32)) for ms in (1700, 2600)]
+    decode_batched(model, sources, cells, BatchLimits(99, batch_size))
     times = {500, 1000, 1500, 1700}, {500, 1000, 1500, 2000, 2500, 2600}
     assert sorted(model.read_samples) == sorted(16 * time for found in times for time in found)
 
 
 def test_the_budget_bounds_the_tokens_of_a_batch():
     model = ClockModel(bytes_per_token=10)
-    sources = [Source(PROMPT, np.zeros(16_000, dtype=np.float32))] * 6
+    sources = [StreamSource(PROMPT, np.zeros(16_000, dtype=np.float32))] * 6
     # At 500 ms a prompt has 500 tokens, with 9 new ones 509: two sessions fit into 12,000 bytes, three do not.
-    decode(model, sources, [Cell(Rollback(0), 500)], Limits(9, 64, memory_bytes=12_000))
+    decode_batched(model, sources, [DecodingSetting(Rollback(0), 500)], BatchLimits(9, 64, memory_bytes=12_000))
     assert max(model.batches) == 2
 
 
 def test_the_budget_bounds_the_audio_that_is_read_at_once():
     class Reading(ClockModel):
-        def read(self, prompts, waveforms):
+        def encode_prompts(self, prompts, waveforms):
             self.widths = [*getattr(self, "widths", []), len(waveforms)]
-            return super().read(prompts, waveforms)
+            return super().encode_prompts(prompts, waveforms)
 
-    sources = [Source(PROMPT, np.zeros(16_000, dtype=np.float32))] * 7
+    sources = [StreamSource(PROMPT, np.zeros(16_000, dtype=np.float32))] * 7
     found = {}
     for memory in (48_000, 10_000, 1e9):
         model = Reading(bytes_per_sample=2.0)
         found[memory] = [
             [session.outputs for session in cell]
-            for cell in decode(model, sources, [Cell(Offline(), None)], Limits(9, 64, memory_bytes=memory))
+            for cell in decode_batched(
+                model, sources, [DecodingSetting(Offline(), None)], BatchLimits(9, 64, memory_bytes=memory)
+            )
         ]
         # A second is 16,000 samples of 2 bytes: one fits into 48,000 bytes; in 10,000 one is allowed all the same.
         assert model.widths == ([7] if memory == 1e9 else [1] * 7)
     model = Reading(bytes_per_sample=2.0)
-    decode(model, sources, [Cell(Offline(), None)], Limits(9, 64, memory_bytes=96_000))
+    decode_batched(model, sources, [DecodingSetting(Offline(), None)], BatchLimits(9, 64, memory_bytes=96_000))
     assert model.widths == [3, 3, 1]
     assert found[48_000] == found[10_000] == found[1e9]
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from simulsa_plugin.errors import ModelError, UsageError
-from simulsa_plugin.model.values import Head
+from simulsa_plugin.model.values import AttentionHead
 
 MOST_HEADS = 8
 SHARE_OF_BEST = 0.8  # of the best head's score that another must have to be listened to
@@ -32,9 +32,9 @@ class AudioAttention:
         self._layers = {
             module.layer_idx: module for module in decoder.modules() if _is_attention(module) and not _slides(module)
         }
-        self.heads: tuple[Head, ...] = ()
+        self.heads: tuple[AttentionHead, ...] = ()
 
-    def all_heads(self) -> list[Head]:
+    def all_heads(self) -> list[AttentionHead]:
         """Every head that can hear the whole audio; those with a sliding window cannot.
 
         Raises:
@@ -48,7 +48,7 @@ class AudioAttention:
             )
         return found
 
-    def choose(self, heads: Sequence[Head]) -> None:
+    def choose(self, heads: Sequence[AttentionHead]) -> None:
         """Watch these from now on.
 
         Raises:
@@ -66,7 +66,7 @@ class AudioAttention:
 
     @contextlib.contextmanager
     def watching(
-        self, audio: torch.Tensor, heads: Sequence[Head] | None = None, *, last: bool = False
+        self, audio: torch.Tensor, heads: Sequence[AttentionHead] | None = None, *, last: bool = False
     ) -> Iterator[Watch]:
         """Watch heads in all passes within.
 
@@ -137,7 +137,7 @@ class Watch:
         self._audio = self._audio[rows]
 
 
-def following_heads(scores: dict[Head, float]) -> tuple[Head, ...]:
+def following_heads(scores: dict[AttentionHead, float]) -> tuple[AttentionHead, ...]:
     """The heads that follow the audio best, at most `MOST_HEADS`; `scores` are of `concordance`."""
     best = max(scores.values())
     good = sorted((head for head in scores if scores[head] >= SHARE_OF_BEST * best), key=lambda head: -scores[head])

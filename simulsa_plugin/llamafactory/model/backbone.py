@@ -42,7 +42,14 @@ from simulsa_plugin.llamafactory.model.special_tokens import SpecialTokens
 from simulsa_plugin.llamafactory.patches.batch_invariance import free_of_company
 from simulsa_plugin.llamafactory.patches.position_ids import is_feature
 from simulsa_plugin.llamafactory.plugin.notices import notify
-from simulsa_plugin.model.values import Continuation, Head, Prompt, ReferenceScores, RenderedReference, Request
+from simulsa_plugin.model.values import (
+    AttentionHead,
+    Continuation,
+    GenerationRequest,
+    Prompt,
+    ReferenceScores,
+    RenderedReference,
+)
 
 IGNORE = -100
 AUDIO_PLACEHOLDER = "<audio>"
@@ -85,7 +92,7 @@ class Backbone(TemplateRenderer):
             SharedPromptDecoder(base, self._adapter, special, self._attention) if self._adapter else self.plain_decoder
         )
         self.bytes_per_token = self.decoder.bytes_per_token
-        self.bytes_to_read = self.decoder.bytes_to_read
+        self.encoding_bytes = self.decoder.encoding_bytes
         self._has_split = False
 
     def describe(self) -> dict[str, Any]:
@@ -205,24 +212,24 @@ class Backbone(TemplateRenderer):
         last = len(prompt_ids) - prompt_ids[::-1].index(self._audio_token)
         return prompt_ids[:first], prompt_ids[last:]
 
-    def read(self, prompts: Sequence[Sequence[int]], waveforms: Sequence[Waveform]) -> list[Any]:
+    def encode_prompts(self, prompts: Sequence[Sequence[int]], waveforms: Sequence[Waveform]) -> list[Any]:
         """What the model makes of prompts and of the audio heard so far.
 
         Raises:
             ModelError: a prompt and its audio do not fit each other, or a single one does not fit into memory.
         """
-        return self._in_halves(self.decoder.read, prompts, waveforms)
+        return self._in_halves(self.decoder.encode_prompts, prompts, waveforms)
 
-    def continue_(self, prompts: Sequence[Any], requests: Sequence[Request]) -> list[Continuation]:
+    def generate(self, prompts: Sequence[Any], requests: Sequence[GenerationRequest]) -> list[Continuation]:
         """Greedily continue one answer about each of the prompts of `read`, in one batch.
 
         Raises:
             ModelError: a single session does not fit into memory.
         """
-        return self._in_halves(self.decoder.continue_, prompts, requests)
+        return self._in_halves(self.decoder.generate, prompts, requests)
 
-    def watch_heads(self, heads: Sequence[Head]) -> None:
-        """Take these attention heads for `Request.recent`.
+    def set_alignment_heads(self, heads: Sequence[AttentionHead]) -> None:
+        """Take these attention heads for `GenerationRequest.min_audio_ahead`.
 
         Raises:
             UsageError: the model has no such head.
@@ -231,15 +238,17 @@ class Backbone(TemplateRenderer):
         self._attention.choose(heads)
 
     @torch.inference_mode()
-    def find_heads(self, prompts: Sequence[Sequence[int]], waveforms: Sequence[Waveform]) -> tuple[Head, ...]:
+    def find_alignment_heads(
+        self, prompts: Sequence[Sequence[int]], waveforms: Sequence[Waveform]
+    ) -> tuple[AttentionHead, ...]:
         """The heads that follow the audio best while the model says its own answers; no reference is needed.
 
         Raises:
-            ModelError: as `watch_heads`.
+            ModelError: as `choose_alignment_heads`.
         """
         heads = self._attention.all_heads()
-        requests = [Request(max_new_tokens=CALIBRATION_TOKENS)] * len(prompts)
-        answers = self.continue_(self.read(prompts, waveforms), requests)
+        requests = [GenerationRequest(max_new_tokens=CALIBRATION_TOKENS)] * len(prompts)
+        answers = self.generate(self.encode_prompts(prompts, waveforms), requests)
         scores = torch.zeros(len(heads))
         for prompt, waveform, answer in zip(prompts, waveforms, answers, strict=True):
             if len(answer.token_ids) > 1:
@@ -247,7 +256,7 @@ class Backbone(TemplateRenderer):
         return following_heads(dict(zip(heads, scores.tolist(), strict=True)))
 
     def _concordance(
-        self, prompt: list[int], answer: list[int], waveform: Waveform, heads: Sequence[Head]
+        self, prompt: list[int], answer: list[int], waveform: Waveform, heads: Sequence[AttentionHead]
     ) -> torch.Tensor:
         """(heads,), see `attention.concordance`; the last token of the answer predicts nothing."""
         batch = self._collate([[*prompt, *answer[:-1]]], [waveform], padding_side="right")
@@ -371,7 +380,9 @@ def _try_kept_weights(backbone: Backbone, kept: str) -> None:
     try:
         rendered = backbone.render(prompt, silence, "")
         backbone.score([rendered], [silence])
-        backbone.continue_(backbone.read([rendered.prompt_ids], [silence]), [Request(max_new_tokens=1)])
+        backbone.generate(
+            backbone.encode_prompts([rendered.prompt_ids], [silence]), [GenerationRequest(max_new_tokens=1)]
+        )
     except RuntimeError as error:  # NotImplementedError is one
         if "meta" not in str(error):
             raise

@@ -23,7 +23,7 @@ from simulsa_plugin.llamafactory.model.audio_encoder import AudioAdapter
 from simulsa_plugin.llamafactory.model.devices import execution_device
 from simulsa_plugin.llamafactory.model.output_layer import fp32_product
 from simulsa_plugin.llamafactory.model.special_tokens import SpecialTokens
-from simulsa_plugin.model.values import Continuation, Request
+from simulsa_plugin.model.values import Continuation, GenerationRequest
 
 LOGITS_AT_ONCE = 512  # positions; a row of logits is as wide as the vocabulary
 GROWTH = 32  # tokens by which a full cache grows
@@ -32,7 +32,7 @@ KEPT_SHARE = 0.75  # rows that are still decoded move together when they are no 
 
 
 @dataclass(frozen=True, eq=False)
-class ReadPrompt:
+class EncodedPrompt:
     """A prompt about the audio heard so far, as the language model reads it.
 
     Attributes:
@@ -62,7 +62,7 @@ class SharedPromptDecoder:
         self._audio_token = int(model.config.audio_token_id)
         self.bytes_per_token = bytes_per_token(self._decoder.config, self._embed.weight.element_size())
 
-    def read(self, prompts: Sequence[Sequence[int]], waveforms: Sequence[Waveform]) -> list[ReadPrompt]:
+    def encode_prompts(self, prompts: Sequence[Sequence[int]], waveforms: Sequence[Waveform]) -> list[EncodedPrompt]:
         """Encode audio in one batch, and put it where the prompts' audio tokens stand.
 
         Raises:
@@ -72,27 +72,27 @@ class SharedPromptDecoder:
             self._merge(prompt, audio) for prompt, audio in zip(prompts, self._adapter.embed(waveforms), strict=True)
         ]
 
-    def bytes_to_read(self, num_samples: Sequence[int]) -> int:
+    def encoding_bytes(self, num_samples: Sequence[int]) -> int:
         """What `read` occupies at most, about, for waveforms of these lengths."""
         return self._adapter.bytes_to_embed(num_samples)
 
-    def _merge(self, prompt: Sequence[int], audio: torch.Tensor) -> ReadPrompt:
+    def _merge(self, prompt: Sequence[int], audio: torch.Tensor) -> EncodedPrompt:
         ids = torch.tensor(prompt, device=self._device)
         places = ids == self._audio_token
         if int(places.sum()) != len(audio):
             raise ModelError(f"a prompt has {int(places.sum())} audio tokens for {len(audio)} of the encoder")
         embeddings: torch.Tensor = self._embed(ids).clone()
         embeddings[places] = audio.to(embeddings.device, embeddings.dtype)
-        return ReadPrompt(embeddings, places)
+        return EncodedPrompt(embeddings, places)
 
-    def continue_(self, prompts: Sequence[ReadPrompt], requests: Sequence[Request]) -> list[Continuation]:
+    def generate(self, prompts: Sequence[EncodedPrompt], requests: Sequence[GenerationRequest]) -> list[Continuation]:
         """Continue the answer of each request about the prompt at the same place; prompts may repeat."""
         batch = _Batch(self, prompts, requests)
-        batch.read_prompts()
+        batch.prefill()
         with batch.watching():
-            batch.check_drafts()
+            batch.verify_drafts()
             while batch.active:
-                batch.say_one_more()
+                batch.decode_step()
         return [answer.continuation() for answer in batch.answers]
 
     def hidden(self, embeddings: torch.Tensor, mask: torch.Tensor, places: torch.Tensor, cache: Cache) -> torch.Tensor:
@@ -126,7 +126,7 @@ class SharedPromptDecoder:
 class _Answer:
     """One request on its way; `prompt` counts the prompt's tokens, `row` is its place in the cache."""
 
-    request: Request
+    request: GenerationRequest
     prompt: int
     row: int
     new: list[int] = field(default_factory=list)
@@ -137,12 +137,12 @@ class _Answer:
     def takes(self, choice: Choice, stop_ids: frozenset[int]) -> bool:
         """Take the next token, or end before it; whether decoding goes on."""
         request, (token, probability, unheard) = self.request, choice
-        if token in stop_ids or request.stops(probability, unheard):
+        if token in stop_ids or request.stops_before(probability, unheard):
             self.ended = True
             return False
         self.new.append(token)
         self.probabilities.append(probability)
-        enough = request.enough is not None and request.enough(self.new)
+        enough = request.stopping_criterion is not None and request.stopping_criterion(self.new)
         self.truncated = not enough and len(self.new) == request.max_new_tokens
         self.ended = enough or self.truncated
         return not self.ended
@@ -159,7 +159,9 @@ class _Answer:
 class _Batch:
     """Answers that are decoded together. Columns of the cache: prompts, then prefixes and drafts, then what is said."""
 
-    def __init__(self, model: SharedPromptDecoder, prompts: Sequence[ReadPrompt], requests: Sequence[Request]) -> None:
+    def __init__(
+        self, model: SharedPromptDecoder, prompts: Sequence[EncodedPrompt], requests: Sequence[GenerationRequest]
+    ) -> None:
         self._model = model
         self._unique = list(dict.fromkeys(prompts))
         numbers = {prompt: number for number, prompt in enumerate(self._unique)}
@@ -177,7 +179,7 @@ class _Batch:
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
         """See where the model looks in the prompts that have been read, if a request asks for it."""
-        if all(answer.request.recent is None for answer in self.answers):
+        if all(answer.request.min_audio_ahead is None for answer in self.answers):
             yield
             return
         audio = torch.nn.utils.rnn.pad_sequence([one.audio[:-1] for one in self._unique], batch_first=True)
@@ -194,7 +196,7 @@ class _Batch:
         behind = torch.cat([unheard[place] for place in places]).tolist()
         return ((*choice, share) for choice, share in zip(chosen, behind, strict=True))
 
-    def check_drafts(self) -> None:
+    def verify_drafts(self) -> None:
         """Read prefixes and drafts after the prompts, and take over what the model would have said."""
         last = self._last
         texts = [[*answer.request.prefix, *answer.request.draft] for answer in self.answers]
@@ -214,7 +216,7 @@ class _Batch:
             self._mask[answer.row, before + kept :] = 0
         self._let_go()
 
-    def read_prompts(self) -> None:
+    def prefill(self) -> None:
         """Read all prompts but for their last tokens."""
         lengths = torch.tensor([len(prompt.embeddings) for prompt in self._unique], device=self._device)
         padded = torch.nn.utils.rnn.pad_sequence([one.embeddings[:-1] for one in self._unique], batch_first=True)
@@ -242,7 +244,7 @@ class _Batch:
                 going = False
         return right
 
-    def say_one_more(self) -> None:
+    def decode_step(self) -> None:
         """One token more for every answer that has not ended."""
         width = self._mask.shape[0]
         ids, places = [0] * width, [0] * width

@@ -14,7 +14,7 @@ from simulsa_plugin.llamafactory.model.attention import AudioAttention, Watch
 from simulsa_plugin.llamafactory.model.batched_decoding import bytes_per_token
 from simulsa_plugin.llamafactory.model.output_layer import fp32_product
 from simulsa_plugin.llamafactory.model.special_tokens import SpecialTokens
-from simulsa_plugin.model.values import Continuation, Request
+from simulsa_plugin.model.values import Continuation, GenerationRequest
 
 Collate = Callable[[list[list[int]], Sequence[Waveform]], dict[str, Any]]
 ShortWindow = Callable[[dict[str, Any]], contextlib.AbstractContextManager[None]]
@@ -53,20 +53,22 @@ class PlainDecoder:
         self._attention, self._audio_token = attention, audio_token
         self.bytes_per_token = bytes_per_token(model.config.get_text_config(decoder=True), model.dtype.itemsize)
 
-    def read(self, prompts: Sequence[Sequence[int]], waveforms: Sequence[Waveform]) -> list[PlainPrompt]:
+    def encode_prompts(self, prompts: Sequence[Sequence[int]], waveforms: Sequence[Waveform]) -> list[PlainPrompt]:
         """Keep both until they are needed."""
         return [PlainPrompt(tuple(prompt), waveform) for prompt, waveform in zip(prompts, waveforms, strict=True)]
 
-    def bytes_to_read(self, num_samples: Sequence[int]) -> int:
+    def encoding_bytes(self, num_samples: Sequence[int]) -> int:
         """Nothing is computed."""
         return 0
 
-    def continue_(self, prompts: Sequence[PlainPrompt], requests: Sequence[Request]) -> list[Continuation]:
+    def generate(self, prompts: Sequence[PlainPrompt], requests: Sequence[GenerationRequest]) -> list[Continuation]:
         """Continue the answer of each request about the prompt at the same place."""
         rows = [[*prompt.token_ids, *request.prefix] for prompt, request in zip(prompts, requests, strict=True)]
         batch = self._collate(rows, [prompt.waveform for prompt in prompts])
         limit = max(request.max_new_tokens for request in requests)
-        generated = self._generate(batch, limit, watches=any(request.recent is not None for request in requests))
+        generated = self._generate(
+            batch, limit, watches=any(request.min_audio_ahead is not None for request in requests)
+        )
         rows_and_requests = zip(*generated, requests, strict=True)
         return [self._continuation(ids, judged, unheard, one) for ids, judged, unheard, one in rows_and_requests]
 
@@ -109,20 +111,20 @@ class PlainDecoder:
             self._model.generation_config = before
 
     def _continuation(
-        self, token_ids: list[int], probabilities: list[float], unheard: list[float], request: Request
+        self, token_ids: list[int], probabilities: list[float], unheard: list[float], request: GenerationRequest
     ) -> Continuation:
         """What was generated, up to where a request's answer ends."""
         length, truncated = self._end(token_ids, probabilities, unheard, request)
         return Continuation(tuple(token_ids[:length]), truncated, tuple(probabilities[:length]))
 
     def _end(
-        self, token_ids: list[int], probabilities: list[float], unheard: list[float], request: Request
+        self, token_ids: list[int], probabilities: list[float], unheard: list[float], request: GenerationRequest
     ) -> tuple[int, bool]:
         """(tokens of the answer, whether the limit came first)."""
         for count, token_id in enumerate(token_ids[: request.max_new_tokens]):
-            if token_id in self.special.stop or request.stops(probabilities[count], unheard[count]):
+            if token_id in self.special.stop or request.stops_before(probabilities[count], unheard[count]):
                 return count, False
-            if request.enough is not None and request.enough(token_ids[: count + 1]):
+            if request.stopping_criterion is not None and request.stopping_criterion(token_ids[: count + 1]):
                 return count + 1, False
         return request.max_new_tokens, True
 
