@@ -43,7 +43,7 @@ from simulsa_plugin.logs.reader import ReadOptions
 from simulsa_plugin.logs.steps import STEPS
 from simulsa_plugin.metrics.instance import Measure
 from simulsa_plugin.metrics.quality import QUALITY_METRICS, default_tokenizer
-from simulsa_plugin.metrics.records import LATENCY_UNITS
+from simulsa_plugin.metrics.records import LatencyUnit, check_unit
 from simulsa_plugin.metrics.significance import (
     Bootstrap,
     differing_utterances,
@@ -73,7 +73,7 @@ class CompareOptions:
         tuned: folders of `simulsa-eval tune`, one for each result; none, nothing is said of budgets.
     """
 
-    unit: str = "word"
+    unit: LatencyUnit = "word"
     tokenizer: str | None = None
     keep_end_marks: bool = False
     axes: Axes = field(default_factory=Axes)
@@ -85,7 +85,7 @@ class CompareOptions:
 class ScoringConventions:
     """How a result was measured: what must agree before two results can be compared."""
 
-    unit: str
+    unit: LatencyUnit
     length: str
     tokenizer: str
     time: str = MILLISECONDS
@@ -217,8 +217,8 @@ def _scale_of(signatures: object, options: CompareOptions) -> ScoringConventions
         signature = signatures.get(name) if isinstance(signatures, dict) else None
         parts = (part.partition(":") for part in str(signature or "").split("|"))
         said |= {key: value for key, _, value in parts}
-    unit = said.get("unit", options.unit)
-    tokenizer = said.get("tok") or options.tokenizer or default_tokenizer(unit if unit in LATENCY_UNITS else "word")
+    unit = check_unit(said.get("unit", options.unit))
+    tokenizer = said.get("tok") or options.tokenizer or default_tokenizer(unit)
     return ScoringConventions(
         unit,
         {"ref": "reference", "hyp": "prediction"}.get(said.get("len", "ref"), "reference"),

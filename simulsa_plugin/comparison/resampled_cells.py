@@ -22,7 +22,7 @@ from simulsa_plugin.metrics.arrays import FloatArray
 from simulsa_plugin.metrics.corpus_scores import CorpusScorer
 from simulsa_plugin.metrics.delays import split_units
 from simulsa_plugin.metrics.instance import Measure
-from simulsa_plugin.metrics.records import EmissionRecord
+from simulsa_plugin.metrics.records import EmissionRecord, LatencyUnit
 from simulsa_plugin.metrics.significance import LEAST_UTTERANCES, Bootstrap, Statistics, bootstrap_metrics
 from simulsa_plugin.metrics.stability import erased_units
 
@@ -101,7 +101,7 @@ def _sample(cell: Cell, measure: Measure, tokenizer: str, read: ReadOptions, boo
     return ResampledLog(path, statistics, values, np.frombuffer(references, dtype=np.int64))
 
 
-def _with_erasure(path: Path, records: Iterator[EmissionRecord], unit: str) -> Iterator[EmissionRecord]:
+def _with_erasure(path: Path, records: Iterator[EmissionRecord], unit: LatencyUnit) -> Iterator[EmissionRecord]:
     """The records with what the steps beside their log say was taken back; as they are where there are none."""
     steps = path.with_name(STEPS)
     if path.name != INSTANCES_LOG or not steps.is_file():

@@ -44,16 +44,16 @@ class DelayClockMeans:
 
     def add(self, record: EmissionRecord, steps: Sequence[ShownStep]) -> None:
         """Add a session and its record."""
-        for name, columns in self._delays.items():
-            columns.append(latencies(with_delays(record, unit_delays(steps, self._measure.unit, name)), self._measure))
+        for kind, columns in self._delays.items():
+            columns.append(latencies(with_delays(record, unit_delays(steps, self._measure.unit, kind)), self._measure))
         self.truncated_steps += sum(step.truncated for step in steps)
         if not is_measured(steps):
             return
         self._measured = True
         self._computed_ms += sum(step.compute_ms or 0.0 for step in steps)
         self._heard_ms += steps[-1].audio_ms
-        for name, columns in self._clocks.items():
-            on_clock = with_elapsed(record, elapsed_times(steps, self._measure.unit, name))
+        for clock, columns in self._clocks.items():
+            on_clock = with_elapsed(record, elapsed_times(steps, self._measure.unit, clock))
             same = same_unit_latencies(on_clock, self._measure)
             columns.append(
                 computation_aware_latencies(on_clock, self._measure)

@@ -16,6 +16,7 @@ from simulsa_plugin.languages import (
     language_of_region,
     writing_of_language,
 )
+from simulsa_plugin.metrics.records import LATENCY_UNITS, LatencyUnit, check_unit
 from simulsa_plugin.model.values import AttentionHead
 from simulsa_plugin.settings import Settings, check_choice, check_range, shown
 from simulsa_plugin.streaming.catalogue import PolicyOptions, check_policy_name
@@ -23,7 +24,7 @@ from simulsa_plugin.streaming.catalogue import PolicyOptions, check_policy_name
 AUTO = "auto"
 # How a language is written → latency unit, and sacrebleu's tokenizer. Of its tokenizers, only char and flores200 split
 # Thai, Lao, Khmer and Burmese, and flores200 fetches its model from the network.
-UNITS_OF_WRITING = {
+UNITS_OF_WRITING: dict[str, tuple[LatencyUnit, str]] = {
     CHINESE: ("char", "zh"),
     JAPANESE: ("char", "ja-mecab"),
     KOREAN: ("word", "ko-mecab"),
@@ -151,7 +152,7 @@ class EvaluationSettings(Settings):
             for value in getattr(self, key):
                 check_range(f"simulsa_{key}", value, minimum=0 if key == "hold_n" else 1)
         check_range("simulsa_max_new_tokens", self.max_new_tokens, minimum=1)
-        check_choice("simulsa_unit", self.unit, (AUTO, "word", "char"))
+        check_choice("simulsa_unit", self.unit, (AUTO, *LATENCY_UNITS))
         if AUTO in (self.unit, self.tokenizer) and self.target_language is not None:
             _check_language("simulsa_target_language", self.target_language)
         check_range("simulsa_eval_samples", self.eval_samples, minimum=1)
@@ -175,9 +176,9 @@ class EvaluationSettings(Settings):
         )
 
     @property
-    def latency_unit(self) -> str:
+    def latency_unit(self) -> LatencyUnit:
         """`unit`, or what the target language is counted in: char where it has no spaces (word where none is named)."""
-        return self._of_language[0] if self.unit == AUTO else self.unit
+        return self._of_language[0] if self.unit == AUTO else check_unit(self.unit)
 
     @property
     def bleu_tokenizer(self) -> str:
@@ -185,7 +186,7 @@ class EvaluationSettings(Settings):
         return self._of_language[1] if self.tokenizer == AUTO else self.tokenizer
 
     @property
-    def _of_language(self) -> tuple[str, str]:
+    def _of_language(self) -> tuple[LatencyUnit, str]:
         return UNITS_OF_WRITING[writing_of_language(self.target_language) if self.target_language else SPACED]
 
 

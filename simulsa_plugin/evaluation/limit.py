@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from simulsa_plugin.metrics.corpus_scores import CorpusScorer
 from simulsa_plugin.metrics.instance import Measure
-from simulsa_plugin.metrics.records import EmissionRecord, count_units
+from simulsa_plugin.metrics.records import EmissionRecord, LatencyUnit, count_units
 
 LIMIT = "limit"  # stands for a policy in tables, never among the cells of scores.json
 LIMITS = "limits"  # of scores.json
@@ -56,7 +56,7 @@ def limits(
 
 
 def earliest_delays(
-    said: Sequence[tuple[float, str]], unit: str, chunk_ms: float | None, source_length: float
+    said: Sequence[tuple[float, str]], unit: LatencyUnit, chunk_ms: float | None, source_length: float
 ) -> tuple[float, ...]:
     """Milliseconds heard when each unit can be written first, in steps of a chunk or at once (None).
 

@@ -19,6 +19,7 @@ from simulsa_plugin.logs.log_checker import LogChecker
 from simulsa_plugin.logs.reader import Log, ReadOptions
 from simulsa_plugin.metrics.corpus_scores import LATENCY_METRICS, METRICS, SENTENCE_METRICS, CorpusScorer, CorpusScores
 from simulsa_plugin.metrics.instance import Measure
+from simulsa_plugin.metrics.records import LatencyUnit
 from simulsa_plugin.metrics.significance import Bootstrap
 from simulsa_plugin.tables import align
 from simulsa_plugin.worker_processes import Processes
@@ -34,7 +35,7 @@ class ScoreOptions:
     references: Path | None = None
     segments: Path | None = None
     detokenizer: str | None = None
-    unit: str = "word"
+    unit: LatencyUnit = "word"
     tokenizer: str | None = None
     keep_end_marks: bool = False
     use_ref_len: bool = True

@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal, get_args
 
 from simulsa_plugin.errors import LogError, UsageError
 from simulsa_plugin.files.atomic import make_folder, remove_abandoned
@@ -17,25 +18,26 @@ from simulsa_plugin.logs.reader import Log, ReadOptions, read_references
 from simulsa_plugin.logs.simuleval import INSTANCES_LOG
 from simulsa_plugin.logs.simulstream import Event
 from simulsa_plugin.logs.steps import STEPS, read_sessions
-from simulsa_plugin.metrics.delays import COMMITTED, FIRST_STABLE, ShownStep, split_units, unit_delays
-from simulsa_plugin.metrics.records import EmissionRecord, fits_unit
+from simulsa_plugin.metrics.delays import DelayKind, ShownStep, split_units, unit_delays
+from simulsa_plugin.metrics.records import EmissionRecord, LatencyUnit, fits_unit
 from simulsa_plugin.metrics.stability import common_prefix, erasure, without_growing
 
-SIMULEVAL, OMNISTEVAL, SIMULSTREAM, TEXTS = OUTPUT_FORMS = ("simuleval", "omnisteval", "simulstream", "texts")
+OutputForm = Literal["simuleval", "omnisteval", "simulstream", "texts"]
+OUTPUT_FORMS: tuple[OutputForm, ...] = get_args(OutputForm)
 
 
 @dataclass(frozen=True)
 class ConvertOptions:
     """Options of `simulsa-eval convert`; their meanings stand in its help."""
 
-    form: str
-    delays: str = COMMITTED
+    form: OutputForm
+    delays: DelayKind = "committed"
     sources: Path | None = None
     read: ReadOptions = field(default_factory=ReadOptions)
 
     def __post_init__(self) -> None:
-        if self.sources is not None and self.form != TEXTS:
-            raise UsageError(f"--sources goes with --to {TEXTS}; got --to {self.form}.")
+        if self.sources is not None and self.form != "texts":
+            raise UsageError(f"--sources goes with --to texts; got --to {self.form}.")
 
 
 def convert(source: Path, out: Path, options: ConvertOptions) -> int:
@@ -54,20 +56,20 @@ def convert(source: Path, out: Path, options: ConvertOptions) -> int:
         UsageError: other delays than the log's own are asked for where there are no steps.
         StorageError: the output cannot be written.
     """
-    written = [out / name for name in simulstream.FILES] if options.form == SIMULSTREAM else [out]
+    written = [out / name for name in simulstream.FILES] if options.form == "simulstream" else [out]
     for path in written:
         refuse_input_as_output(
             path, [_log_of(source), source / STEPS, options.sources, options.read.references, options.read.segments]
         )
-    if options.form == SIMULSTREAM:
+    if options.form == "simulstream":
         claim(make_folder(out), simulstream.FILES)
         return simulstream.write_simulstream_log(out, _sessions(source, options), options.read.unit)
     counted = _Counted(_records(source, options))
     remove_abandoned(out)
-    if options.form == TEXTS:
+    if options.form == "texts":
         write_jsonl(out, text_rows(counted, options.sources))
     else:
-        write = {SIMULEVAL: simuleval.write_simuleval_log, OMNISTEVAL: omnisteval.write_omnisteval_log}[options.form]
+        write = simuleval.write_simuleval_log if options.form == "simuleval" else omnisteval.write_omnisteval_log
         write(out, counted)
     return counted.count
 
@@ -91,26 +93,26 @@ def text_rows(records: Iterator[EmissionRecord] | _Counted, sources: Path | None
         raise LogError(f"{sources} holds {len(lines)} lines for {number} instances; expected one source for each.")
 
 
-def shown_events(steps: Sequence[ShownStep], unit: str, name: str) -> list[Event]:
-    """Events from which simulstream reads one of DELAYS back; the tokens are units.
+def shown_events(steps: Sequence[ShownStep], unit: LatencyUnit, kind: DelayKind) -> list[Event]:
+    """Events from which simulstream reads a delay back; the tokens are units.
 
     Args:
         steps: of a session.
         unit: word or char.
-        name: committed: what is committed is written, nothing is deleted. first_stable: the screen, with as little
+        kind: committed: what is committed is written, nothing is deleted. first_stable: the screen, with as little
             deleted as will do: a last word that grows is written once it is whole, as words are its tokens.
             last_written: all that is not committed is deleted and written again.
     """
     final = split_units(steps[-1].shown, unit)
     events, before, kept_before = [], list[str](), list[str]()
-    written = _written_units(steps, unit) if name == COMMITTED else None
+    written = _written_units(steps, unit) if kind == "committed" else None
     shown = [split_units(step.shown, unit) for step in steps]
-    if name == FIRST_STABLE:
+    if kind == "first_stable":
         shown = list(_without_growing(shown))
     for number, step in enumerate(steps):
         now = final[: written[number]] if written is not None else shown[number]
         kept = common_prefix(before, now)
-        if name not in (COMMITTED, FIRST_STABLE):
+        if kind == "last_written":
             kept = min(kept, common_prefix(kept_before, now))
         events.append(Event(step.audio_ms / 1000, (step.compute_ms or 0.0) / 1000, before[kept:], now[kept:]))
         before, kept_before = now, split_units(step.committed, unit)
@@ -128,7 +130,7 @@ def _without_growing(shown: Sequence[list[str]]) -> Iterator[list[str]]:
         yield before
 
 
-def record_events(record: EmissionRecord, unit: str) -> list[Event]:
+def record_events(record: EmissionRecord, unit: LatencyUnit) -> list[Event]:
     """Events of a record that only says when its units were written: nothing was ever deleted.
 
     Computation is what the elapsed times grew by beyond the audio; steps that wrote nothing are not in such a record,
@@ -183,7 +185,7 @@ class _Counted:
 
 def _records(source: Path, options: ConvertOptions) -> Iterator[EmissionRecord]:
     """Records of a log or a cell, with the delays that are asked for."""
-    if options.delays == COMMITTED:
+    if options.delays == "committed":
         yield from Log(_log_of(source), options.read).records()
         return
     for record, steps in _with_steps(source, options):
@@ -193,7 +195,7 @@ def _records(source: Path, options: ConvertOptions) -> Iterator[EmissionRecord]:
 
 
 def _sessions(source: Path, options: ConvertOptions) -> Iterator[tuple[EmissionRecord, list[Event]]]:
-    if options.delays == COMMITTED and not source.is_dir():
+    if options.delays == "committed" and not source.is_dir():
         for record in Log(source, options.read).records():
             yield record, record_events(record, options.read.unit)
         return
@@ -206,7 +208,7 @@ def _with_steps(source: Path, options: ConvertOptions) -> Iterator[tuple[Emissio
     if not (source / STEPS).is_file():
         raise UsageError(
             f"--delays {options.delays} needs {STEPS}; give the folder of a cell of `simulsa-eval run`. "
-            f"A log alone has {COMMITTED}."
+            f"A log alone has committed."
         )
     records, sessions = Log(_log_of(source), options.read).records(), read_sessions([source / STEPS])
     for record, session in itertools.zip_longest(records, sessions):
@@ -224,9 +226,9 @@ def _with_steps(source: Path, options: ConvertOptions) -> Iterator[tuple[Emissio
         yield record, steps
 
 
-def _written_units(steps: Sequence[ShownStep], unit: str) -> list[int]:
+def _written_units(steps: Sequence[ShownStep], unit: LatencyUnit) -> list[int]:
     """How many units are committed after each step."""
-    times = unit_delays(steps, unit, COMMITTED)
+    times = unit_delays(steps, unit, "committed")
     return [sum(time <= step.audio_ms for time in times) for step in steps]
 
 

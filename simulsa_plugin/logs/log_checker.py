@@ -12,6 +12,7 @@ from simulsa_plugin.logs.simuleval import without_end_mark
 from simulsa_plugin.metrics.records import (
     LATENCY_UNITS,
     EmissionRecord,
+    LatencyUnit,
     count_units,
     fits_unit,
     has_unpaired_elapsed,
@@ -43,7 +44,7 @@ class LogChecker:
         strict: an odd line is an error at once.
     """
 
-    def __init__(self, log: Log, unit: str, *, strict: bool = False) -> None:
+    def __init__(self, log: Log, unit: LatencyUnit, *, strict: bool = False) -> None:
         self._log, self._unit, self._strict = log, unit, strict
         self._lines = {kind: LineNumbers() for kind in _KINDS}
         self._lines |= {"missing_reference": log.missing_reference, "repeated_index": log.repeated_index}
@@ -110,7 +111,7 @@ class LogChecker:
 class _UnitFit:
     """Whether a latency unit fits the lines that have a text and delays."""
 
-    def __init__(self, path: Path, unit: str) -> None:
+    def __init__(self, path: Path, unit: LatencyUnit) -> None:
         self._path, self._unit = path, unit
         self._telling = 0
         self._fitting = dict.fromkeys(LATENCY_UNITS, 0)

@@ -11,7 +11,7 @@ from typing import Any
 from simulsa_plugin.errors import LogError
 from simulsa_plugin.logs import omnisteval, simuleval, simulstream
 from simulsa_plugin.logs.json_rows import abbreviated, on_line, read_log_lines, read_rows
-from simulsa_plugin.metrics.records import EmissionRecord
+from simulsa_plugin.metrics.records import EmissionRecord, LatencyUnit
 
 SIMULEVAL_1_0 = "SimulEval 1.0"
 SIMULEVAL_1_1 = "SimulEval 1.1"
@@ -42,7 +42,7 @@ class ReadOptions:
     references: Path | None = None
     segments: Path | None = None
     detokenizer: str | None = None
-    unit: str = "word"
+    unit: LatencyUnit = "word"
     keep_end_marks: bool = False
 
 

@@ -23,7 +23,7 @@ import yaml
 from simulsa_plugin.errors import LogError, MissingExtraError, UsageError
 from simulsa_plugin.files.atomic import make_folder, remove_abandoned, replacing
 from simulsa_plugin.logs.json_rows import abbreviated, get_texts, on_line, read_rows, reason_of, to_number
-from simulsa_plugin.metrics.records import LONGEST_MS, EmissionRecord
+from simulsa_plugin.metrics.records import LONGEST_MS, EmissionRecord, LatencyUnit
 from simulsa_plugin.metrics.stability import common_prefix, erasure
 
 KEYS_OF_SIMULSTREAM = ("generated_tokens", "deleted_tokens", "metadata", "model_loading_time")
@@ -69,7 +69,7 @@ class Screen:
     heard_ms: float = 0.0
     computed: float = 0.0
 
-    def add(self, event: Event, unit: str, detokenize: Detokenize) -> None:
+    def add(self, event: Event, unit: LatencyUnit, detokenize: Detokenize) -> None:
         """Apply an event.
 
         Raises:
@@ -88,7 +88,7 @@ class Screen:
         self._show(self.tokens + list(event.generated), unit, detokenize, event)
         self.erased += erasure(before, self.units)
 
-    def _show(self, tokens: list[str], unit: str, detokenize: Detokenize, event: Event) -> None:
+    def _show(self, tokens: list[str], unit: LatencyUnit, detokenize: Detokenize, event: Event) -> None:
         """Show other tokens. Units keep their times, but the last word that stays may have been changed."""
         now = _milliseconds(event.audio_seconds)
         late = _milliseconds(event.audio_seconds + event.compute_seconds)
@@ -102,7 +102,7 @@ class Screen:
         self.tokens, self.text, self.units = tokens, text, units
 
 
-def read_screens(path: Path, unit: str, detokenize: Detokenize) -> dict[str, Screen]:
+def read_screens(path: Path, unit: LatencyUnit, detokenize: Detokenize) -> dict[str, Screen]:
     """What every audio ended with, in the order of the log: its name → screen.
 
     Raises:
@@ -154,7 +154,10 @@ def read_segments(path: Path) -> list[Segment]:
 
 
 def to_records(
-    screens: Mapping[str, Screen], segments: Sequence[Segment] | None, references: Sequence[str] | None, unit: str
+    screens: Mapping[str, Screen],
+    segments: Sequence[Segment] | None,
+    references: Sequence[str] | None,
+    unit: LatencyUnit,
 ) -> Iterator[EmissionRecord]:
     """One record per segment, or per audio where there are no segments.
 
@@ -232,7 +235,9 @@ def make_detokenizer(name: str) -> Detokenize:
     return _load_tokenizer(Path(name))
 
 
-def write_simulstream_log(folder: Path, sessions: Iterable[tuple[EmissionRecord, Sequence[Event]]], unit: str) -> int:
+def write_simulstream_log(
+    folder: Path, sessions: Iterable[tuple[EmissionRecord, Sequence[Event]]], unit: LatencyUnit
+) -> int:
     """Write all that simulstream needs to score: the log, its segments, references, and the configuration.
 
     Args:
@@ -341,7 +346,11 @@ def _likeness(one: str, other: str) -> tuple[int, bool]:
 
 
 def _add_line(
-    row: Mapping[str, Any], names: Mapping[Any, str], screens: dict[str, Screen], unit: str, detokenize: Detokenize
+    row: Mapping[str, Any],
+    names: Mapping[Any, str],
+    screens: dict[str, Screen],
+    unit: LatencyUnit,
+    detokenize: Detokenize,
 ) -> None:
     if "id" not in row:
         return  # simulstream reads such lines over, too
@@ -384,7 +393,7 @@ def _milliseconds(seconds: float) -> float:
     return round(seconds * 1000, 6)
 
 
-def _units(text: str, unit: str) -> list[str]:
+def _units(text: str, unit: LatencyUnit) -> list[str]:
     """As simulstream splits: at spaces only; all characters."""
     return [word for word in text.split(" ") if word] if unit == "word" else list(text)
 
@@ -394,7 +403,7 @@ def _records_of_audio(
     screen: Screen,
     segments: Mapping[int, Segment],
     references: Sequence[str | None],
-    unit: str,
+    unit: LatencyUnit,
     measured: bool,
 ) -> dict[int, EmissionRecord]:
     """Records of one audio by the index of their segment; what was erased is counted on the first."""
@@ -419,7 +428,7 @@ def _records_of_audio(
     return records
 
 
-def _texts_of_segments(name: str, screen: Screen, references: Sequence[str | None], unit: str) -> list[str]:
+def _texts_of_segments(name: str, screen: Screen, references: Sequence[str | None], unit: LatencyUnit) -> list[str]:
     """What was written of each segment of an audio."""
     if len(references) == 1:
         return [screen.text]
@@ -440,7 +449,7 @@ def _texts_of_segments(name: str, screen: Screen, references: Sequence[str | Non
     return parts + [""] * (len(known) - filled)
 
 
-def _align(text: str, references: Sequence[str], unit: str) -> list[str]:
+def _align(text: str, references: Sequence[str], unit: LatencyUnit) -> list[str]:
     """A long text in as many parts as there are references, by the aligner that simulstream uses."""
     try:
         from mweralign import mweralign

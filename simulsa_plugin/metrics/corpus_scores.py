@@ -28,7 +28,14 @@ from simulsa_plugin.metrics.instance import (
 )
 from simulsa_plugin.metrics.quality import QUALITY_METRICS, default_tokenizer
 from simulsa_plugin.metrics.quality_scorer import QualityScorer
-from simulsa_plugin.metrics.records import EmissionRecord, fits_unit, has_unpaired_elapsed, is_empty, is_non_monotone
+from simulsa_plugin.metrics.records import (
+    EmissionRecord,
+    LatencyUnit,
+    fits_unit,
+    has_unpaired_elapsed,
+    is_empty,
+    is_non_monotone,
+)
 from simulsa_plugin.metrics.significance import Bootstrap, Interval, Statistics, intervals
 
 LATENCY_METRICS = (
@@ -200,7 +207,7 @@ class CorpusScorer:
 def score_records(
     records: Iterable[EmissionRecord],
     *,
-    unit: str = "word",
+    unit: LatencyUnit = "word",
     tokenizer: str | None = None,
     use_ref_len: bool = True,
     sentences: bool = False,

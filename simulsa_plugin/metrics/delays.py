@@ -14,12 +14,15 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
-from simulsa_plugin.metrics.records import EmissionRecord
+from simulsa_plugin.metrics.records import EmissionRecord, LatencyUnit
 from simulsa_plugin.metrics.stability import REPLACEMENT, common_prefix, erased_units
 
-COMMITTED, FIRST_STABLE, LAST_WRITTEN = DELAY_KINDS = ("committed", "first_stable", "last_written")
-CUMULATIVE, PER_STEP, QUEUE = CLOCKS = ("cumulative", "per_step", "queue")
+DelayKind = Literal["committed", "first_stable", "last_written"]
+Clock = Literal["cumulative", "per_step", "queue"]
+DELAY_KINDS: tuple[DelayKind, ...] = get_args(DelayKind)
+CLOCKS: tuple[Clock, ...] = get_args(Clock)
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class ShownStep:
 
 
 def emission_record(
-    steps: Sequence[ShownStep], index: int, reference: str | None, source: str, unit: str
+    steps: Sequence[ShownStep], index: int, reference: str | None, source: str, unit: LatencyUnit
 ) -> EmissionRecord:
     """The record of a finished session: committed delays, and SimulEval's elapsed times where it was measured.
 
@@ -60,21 +63,21 @@ def emission_record(
         index,
         " ".join(final) if unit == "word" else "".join(final),
         reference,
-        tuple(unit_delays(steps, unit, COMMITTED)),
-        elapsed_times(steps, unit, CUMULATIVE) if is_measured(steps) else None,
+        tuple(unit_delays(steps, unit, "committed")),
+        elapsed_times(steps, unit, "cumulative") if is_measured(steps) else None,
         steps[-1].audio_ms,
         source,
         erased_units(split_units(step.shown, unit) for step in steps),
     )
 
 
-def unit_delays(steps: Sequence[ShownStep], unit: str, name: str) -> list[float]:
-    """One of DELAY_KINDS, milliseconds of source heard for each unit of the final text."""
-    return [steps[index].audio_ms for index in unit_steps(steps, unit, name)]
+def unit_delays(steps: Sequence[ShownStep], unit: LatencyUnit, kind: DelayKind) -> list[float]:
+    """Return a delay of each unit of the final text, milliseconds of source heard."""
+    return [steps[index].audio_ms for index in unit_steps(steps, unit, kind)]
 
 
-def elapsed_times(steps: Sequence[ShownStep], unit: str, clock: str) -> tuple[float, ...]:
-    """When each unit was committed on one of CLOCKS, milliseconds; the steps must be measured.
+def elapsed_times(steps: Sequence[ShownStep], unit: LatencyUnit, clock: Clock) -> tuple[float, ...]:
+    """When each unit was committed on a clock, milliseconds; the steps must be measured.
 
     - `cumulative`, SimulEval's: the audio heard, and all computation so far, as if none ran while audio came in.
     - `per_step`, simulstream's: the audio heard, and the computation of that step, as if each step found the machine
@@ -82,7 +85,7 @@ def elapsed_times(steps: Sequence[ShownStep], unit: str, clock: str) -> tuple[fl
     - `queue`: a step starts when its audio has arrived *and* the step before it is done. This is what a user waits.
     """
     ends = list(_step_ends(steps, clock))
-    return tuple(ends[index] for index in unit_steps(steps, unit, COMMITTED))
+    return tuple(ends[index] for index in unit_steps(steps, unit, "committed"))
 
 
 def is_measured(steps: Sequence[ShownStep]) -> bool:
@@ -90,8 +93,8 @@ def is_measured(steps: Sequence[ShownStep]) -> bool:
     return steps[-1].compute_ms is not None
 
 
-def unit_steps(steps: Sequence[ShownStep], unit: str, name: str) -> list[int]:
-    """The step that one of DELAY_KINDS names for each unit of the final text.
+def unit_steps(steps: Sequence[ShownStep], unit: LatencyUnit, kind: DelayKind) -> list[int]:
+    """Return the step that a delay refers to, for each unit of the final text.
 
     >>> steps = [ShownStep(500, "we", "", False), ShownStep(1000, "we go", "we", False),
     ...          ShownStep(1500, "we went", "we went", True)]
@@ -100,16 +103,16 @@ def unit_steps(steps: Sequence[ShownStep], unit: str, name: str) -> list[int]:
     """
     final = split_units(steps[-1].shown, unit)
     shown = [common_prefix(split_units(step.shown, unit), final) for step in steps]
-    if name == FIRST_STABLE:
+    if kind == "first_stable":
         return _reached(_from_then_on(shown), len(final))
-    if name == LAST_WRITTEN:
+    if kind == "last_written":
         kept = [common_prefix(split_units(step.committed, unit), final) for step in steps]
         return _reached(_from_then_on(map(min, shown, kept)), len(final))
     whole = (common_prefix(complete_units(step.committed, unit, step.finished), final) for step in steps)
     return _reached(itertools.accumulate(whole, max), len(final))
 
 
-def split_units(text: str, unit: str) -> list[str]:
+def split_units(text: str, unit: LatencyUnit) -> list[str]:
     """Words by white space, or characters of the stripped text.
 
     >>> split_units(" guten Tag ", "word"), split_units("你好 ", "char")
@@ -118,7 +121,7 @@ def split_units(text: str, unit: str) -> list[str]:
     return text.split() if unit == "word" else list(text.strip())
 
 
-def complete_units(text: str, unit: str, finished: bool) -> list[str]:
+def complete_units(text: str, unit: LatencyUnit, finished: bool) -> list[str]:
     """The units that no further token can extend.
 
     >>> complete_units("guten Ta", "word", False), complete_units("guten Ta ", "word", False)
@@ -147,10 +150,10 @@ def _reached(counts: Iterable[int], total: int) -> list[int]:
     return found
 
 
-def _step_ends(steps: Sequence[ShownStep], clock: str) -> Iterator[float]:
+def _step_ends(steps: Sequence[ShownStep], clock: Clock) -> Iterator[float]:
     computed = end = 0.0
     for step in steps:
         spent = step.compute_ms or 0.0
         computed += spent
         end = max(step.audio_ms, end) + spent
-        yield {CUMULATIVE: step.audio_ms + computed, PER_STEP: step.audio_ms + spent, QUEUE: end}[clock]
+        yield {"cumulative": step.audio_ms + computed, "per_step": step.audio_ms + spent, "queue": end}[clock]

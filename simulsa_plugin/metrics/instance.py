@@ -7,7 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from simulsa_plugin.metrics import degeneracy, latency
-from simulsa_plugin.metrics.records import EmissionRecord, check_unit, count_units, simuleval_reference_length
+from simulsa_plugin.metrics.records import (
+    EmissionRecord,
+    LatencyUnit,
+    check_unit,
+    count_units,
+    simuleval_reference_length,
+)
 
 BASE_LATENCIES = ("AL", "LAAL", "AP", "DAL", "ATD", "YAAL", "StartOffset", "EndOffset")
 CA_SUFFIX = "_CA"
@@ -26,7 +32,7 @@ MetricValues = dict[str, float | None]
 class Measure:
     """How latency is counted: in which unit, and against the reference's length or the prediction's."""
 
-    unit: str = "word"
+    unit: LatencyUnit = "word"
     use_ref_len: bool = True
 
     def __post_init__(self) -> None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from simulsa_plugin.errors import MissingExtraError, UsageError
 from simulsa_plugin.metrics.arrays import FloatArray
-from simulsa_plugin.metrics.records import check_unit
+from simulsa_plugin.metrics.records import LatencyUnit, check_unit
 
 if TYPE_CHECKING:
     from sacrebleu.metrics.base import Metric
@@ -74,7 +74,7 @@ class QualityMetric:
         return str(self._sentence.get_signature())
 
 
-def default_tokenizer(unit: str) -> str:
+def default_tokenizer(unit: LatencyUnit) -> str:
     """The BLEU tokenizer that goes with a latency unit where none is named; the text is never looked at.
 
     >>> default_tokenizer("word"), default_tokenizer("char")

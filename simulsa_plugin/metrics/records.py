@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from simulsa_plugin.errors import LogError, UsageError
 
-LATENCY_UNITS = ("word", "char")
+LatencyUnit = Literal["word", "char"]
+LATENCY_UNITS: tuple[LatencyUnit, ...] = get_args(LatencyUnit)
 END_MARK = "</s>"  # what SimulEval 1.0 writes at the end of a prediction, with a delay of its own
 LONGEST_MS = 1e13  # about 300 years: what is longer is no time, and sums of it overflow
 
@@ -53,7 +55,7 @@ class EmissionRecord:
             raise LogError(f"source_length is {self.source_length}; allowed: milliseconds, 0 or more.")
 
 
-def count_units(text: str, unit: str) -> int:
+def count_units(text: str, unit: LatencyUnit) -> int:
     """Latency units of a prediction: words by white space, or characters of the stripped text.
 
     >>> count_units(" guten  Tag ", "word"), count_units(" 你好 吗 ", "char")
@@ -66,7 +68,7 @@ def count_units(text: str, unit: str) -> int:
     return len(text.split()) if unit == "word" else len(text.strip())
 
 
-def simuleval_reference_length(text: str, unit: str) -> int:
+def simuleval_reference_length(text: str, unit: LatencyUnit) -> int:
     """Length of a reference as SimulEval counts it: between single spaces, so that two spaces in a row enclose a word.
 
     Source: SimulEval 1.1.4, the instances' `reference_length`.
@@ -78,10 +80,12 @@ def simuleval_reference_length(text: str, unit: str) -> int:
     return len(text.split(" ")) if unit == "word" else len(text.strip())
 
 
-def check_unit(unit: str) -> None:
-    """Raise UsageError unless the latency unit is one of LATENCY_UNITS."""
-    if unit not in LATENCY_UNITS:
-        raise UsageError(f"The latency unit is {unit!r}; allowed: {', '.join(LATENCY_UNITS)}.")
+def check_unit(unit: str) -> LatencyUnit:
+    """Return a latency unit; raise UsageError for any other name."""
+    for allowed in LATENCY_UNITS:
+        if unit == allowed:
+            return allowed
+    raise UsageError(f"The latency unit is {unit!r}; allowed: {', '.join(LATENCY_UNITS)}.")
 
 
 def is_empty(record: EmissionRecord) -> bool:
@@ -98,7 +102,7 @@ def is_non_monotone(record: EmissionRecord) -> bool:
     return list(record.delays) != sorted(record.delays)
 
 
-def fits_unit(record: EmissionRecord, unit: str) -> bool:
+def fits_unit(record: EmissionRecord, unit: LatencyUnit) -> bool:
     """Whether there is one delay per unit of the prediction.
 
     SimulEval's char logs count no spaces, while a text of ours may hold some: both counts fit. An end mark that was

@@ -88,8 +88,8 @@ def test_blocks_that_are_done_are_not_decoded_again(rows, tmp_path):
 def test_killed_while_it_writes_results_it_ends_with_the_same_bytes(rows, tmp_path, monkeypatch):
     run(rows, tmp_path / "whole")
     for place, name in (
-        (module, "write_log"),
-        (results, "write_report"),
+        (module, "write_simuleval_log"),
+        (results, "write_result_report"),
         (results, "write_json"),
         (module, "emission_record"),
     ):

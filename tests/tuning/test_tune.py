@@ -119,7 +119,7 @@ def test_a_search_that_dies_again_and_again_ends_with_the_same_bytes(small, tmp_
     assert tree(tmp_path / "killed") == tree(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("place", ["write_log", "write_json", "_promising"])
+@pytest.mark.parametrize("place", ["write_simuleval_log", "write_json", "_promising"])
 def test_killed_between_its_parts_it_ends_with_the_same_bytes(small, tmp_path, monkeypatch, place):
     small(tmp_path / "whole")
 
@@ -138,7 +138,7 @@ def test_the_test_set_is_decoded_with_the_attention_heads_of_the_dev_set(tmp_pat
     result = tune(HastyModel(), "dev", dev, chosen, goal, tmp_path / "out")
     assert result["attention_heads"] == heads
     with pytest.raises(Killed), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "write_log", raise_killed)  # everything is decoded
+        patch.setattr(module, "write_simuleval_log", raise_killed)  # everything is decoded
         tune(HastyModel(), "dev", dev, chosen, goal, tmp_path / "killed")
     assert tune(HastyModel(), "dev", dev, chosen, goal, tmp_path / "killed") == result
     write_tuned({}, chosen, result, tmp_path / "out")
