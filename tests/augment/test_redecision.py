@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from helpers.fakes import ByteModel, Killed, make_dataset, write_noise
 from helpers.files import read_json_lines, tree
+from helpers.processes import FORK, PATIENCE_SECONDS, REFUSED, lock_holder, start
 
 from simulsa_plugin.augmentation.augment_settings import AugmentSettings
 from simulsa_plugin.augmentation.method.selection import walk
@@ -595,49 +596,28 @@ def test_neither_torch_nor_a_model_is_imported(copy, tmp_path):
     assert result.stdout.splitlines()[-1] == "0 []"
 
 
-HOLDING = """
-import sys, time
-from pathlib import Path
-from simulsa_plugin.files.locks import locked
-with locked(Path(sys.argv[1])):
-    print("held", flush=True)
-    time.sleep(60)
-"""
-
-
 def test_a_folder_that_another_process_holds_is_one_line(scored, copy):
     before = tree(copy)
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLDING, str(copy / "toy_simulsa")], stdout=subprocess.PIPE, text=True
-    )
-    try:
-        assert holder.stdout.readline() == "held\n"
+    with lock_holder(copy / "toy_simulsa") as holder:
         for scores in (scores_of(copy), scores_of(scored)):
             with pytest.raises(StorageError, match=f"is in use by process {holder.pid}"):
                 again(copy, {"acceptance": "greedy"}, copy, scores)
-    finally:
-        holder.kill()
-        holder.wait()
-        holder.stdout.close()
     (copy / "toy_simulsa" / LOCK).unlink()
     assert tree(copy) == before
 
 
 def test_two_processes_into_one_folder_end_with_one_whole_decision(scored, tmp_path):
-    words = ["--from-scores", str(scores_of(scored)), "--out", str(tmp_path / "out")]
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", PROBE, *words, f"simulsa_acceptance={rule}"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rule in ("greedy", "threshold")
-    ]
-    outputs = [child.communicate(timeout=60)[0] for child in started]
-    codes = [output.splitlines()[-1].split()[0] for output in outputs]
-    assert "0" in codes
-    assert all("in use by process" in output for output, code in zip(outputs, codes, strict=True) if code != "0")
+    barrier = FORK.Barrier(2)
+
+    def decide(rule):
+        barrier.wait(PATIENCE_SECONDS)
+        again(scored, {"acceptance": rule}, tmp_path / "out")
+
+    children = [start(decide, rule) for rule in ("greedy", "threshold")]
+    for child in children:
+        child.join(PATIENCE_SECONDS)
+    codes = {child.exitcode for child in children}
+    assert 0 in codes and codes <= {0, REFUSED}
     rule = json.loads((tmp_path / "out" / "toy_simulsa" / "manifest.json").read_text(encoding="utf-8"))["settings"]
     again(scored, {"acceptance": rule["simulsa_acceptance"]}, tmp_path / "expected")
     assert tree(tmp_path / "out") == tree(tmp_path / "expected")

@@ -4,10 +4,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from helpers.processes import PATIENCE_SECONDS, wait_until
 
 from simulsa_plugin.experiments.guard import run_guarded
 
@@ -40,13 +40,6 @@ def place(tmp_path):
     return tmp_path
 
 
-def within(seconds, condition):
-    end = time.monotonic() + seconds
-    while not (result := condition()) and time.monotonic() < end:
-        time.sleep(0.02)
-    return result
-
-
 def is_alive(number):
     try:
         return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
@@ -73,7 +66,7 @@ def begin(place, name="pids"):
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    assert within(60, (place / name).exists)
+    wait_until((place / name).exists)
     return runner, [int(number) for number in (place / name).read_text().split()]
 
 
@@ -83,23 +76,23 @@ def test_a_training_and_its_workers_end_with_a_runner_that_is_killed(start, numb
     assert len(processes) == 3
     assert all(map(is_alive, processes))
     runner.send_signal(number)
-    runner.wait(30)
-    assert within(30, lambda: not any(map(is_alive, processes)))
+    runner.wait(PATIENCE_SECONDS)
+    wait_until(lambda: not any(map(is_alive, processes)))
 
 
 def test_ctrl_c_at_a_terminal_reaches_the_whole_group_and_ends_it(start):
     runner, processes = start()
     os.killpg(runner.pid, signal.SIGINT)
-    runner.wait(30)
-    assert within(30, lambda: not any(map(is_alive, processes)))
+    runner.wait(PATIENCE_SECONDS)
+    wait_until(lambda: not any(map(is_alive, processes)))
 
 
 def test_a_training_ends_with_its_guard(start):
     runner, processes = start()
     guard = int(Path(f"/proc/{processes[0]}/stat").read_text().rpartition(")")[2].split()[1])
     os.kill(guard, signal.SIGKILL)
-    runner.wait(30)
-    assert within(30, lambda: not is_alive(processes[0]))
+    runner.wait(PATIENCE_SECONDS)
+    wait_until(lambda: not is_alive(processes[0]))
     for left in processes[1:]:
         os.kill(left, signal.SIGKILL)
 
@@ -114,7 +107,7 @@ def test_who_starts_again_waits_for_what_is_left(start, place):
     os.kill(runner.pid, signal.SIGKILL)
     with (place / "log").open("w") as log:
         assert run_guarded([str(place / "next")], place, log) == 0
-    runner.wait(30)
+    runner.wait(PATIENCE_SECONDS)
 
 
 @pytest.mark.parametrize(("script", "code"), [("exit 0", 0), ("exit 3", 3), ("kill -TERM $$", 143)])

@@ -2,7 +2,6 @@
 
 import errno
 import json
-import multiprocessing
 import os
 import random
 import re
@@ -18,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.files import no_file_beyond, recorded_disk
+from helpers.processes import FORK, kill, lock_holder
 
 from simulsa_plugin.audio.samples import write_wav
 from simulsa_plugin.errors import StorageError
@@ -36,7 +36,6 @@ from simulsa_plugin.files.journal import Journal
 from simulsa_plugin.files.json_files import dump_sealed, read_jsonl, read_whole_rows, write_json, write_jsonl
 from simulsa_plugin.files.locks import LOCK, locked
 
-FORK = multiprocessing.get_context("fork")
 NOBODY = 65534
 MAKE_ROOM = r"Make room and start again: the run goes on where it stopped\.$"
 
@@ -502,12 +501,8 @@ with locked(Path(sys.argv[1])):
 
 @pytest.fixture
 def holder(tmp_path):
-    process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "held\n"
-    yield process
-    process.kill()
-    process.wait()
-    process.stdout.close()
+    with lock_holder(tmp_path) as process:
+        yield process
 
 
 def test_a_held_folder_names_the_process(tmp_path, holder):
@@ -517,8 +512,7 @@ def test_a_held_folder_names_the_process(tmp_path, holder):
 
 
 def test_a_killed_holder_leaves_nothing_stale(tmp_path, holder):
-    holder.send_signal(signal.SIGKILL)
-    holder.wait()
+    kill(holder)
     with locked(tmp_path):
         assert (tmp_path / LOCK).read_text(encoding="utf-8") == f"{os.getpid()}\n"
     assert names(tmp_path) == []
