@@ -10,11 +10,10 @@ from typing import Any
 
 from simulsa_plugin.errors import StorageError
 from simulsa_plugin.files.json_files import dump_sealed, load_sealed, write_json
+from simulsa_plugin.settings import MAX_SHOWN_CHARACTERS
 
-LONGEST_SHOWN = 80  # characters of a value in a message
 
-
-def read_work(path: Path) -> dict[str, Any]:
+def read_configuration(path: Path) -> dict[str, Any]:
     """The work, or the whole manifest, that a run wrote.
 
     Raises:
@@ -27,7 +26,7 @@ def read_work(path: Path) -> dict[str, Any]:
     return work if isinstance(work, dict) else {}
 
 
-def write_work(path: Path, work: Mapping[str, Any]) -> None:
+def write_configuration(path: Path, work: Mapping[str, Any]) -> None:
     """Write the work, or the whole manifest, with a checksum.
 
     Raises:
@@ -36,8 +35,8 @@ def write_work(path: Path, work: Mapping[str, Any]) -> None:
     write_json(path, json.loads(dump_sealed(work)))
 
 
-def read_sealed_work(path: Path) -> dict[str, Any]:
-    """What `write_work` wrote, without the checksum; files without one, of older versions, are taken as they are.
+def read_sealed_configuration(path: Path) -> dict[str, Any]:
+    """Read what `write_configuration` wrote, without the checksum; files of older versions have none.
 
     Raises:
         StorageError: the file is missing, broken, or was changed since.
@@ -70,7 +69,9 @@ def changed_keys(before: Mapping[str, Any], work: Mapping[str, Any]) -> list[tup
     return changed
 
 
-def changed_work(before: Mapping[str, Any], work: Mapping[str, Any], *, computes: bool) -> list[tuple[str, Any, Any]]:
+def configuration_changes(
+    before: Mapping[str, Any], work: Mapping[str, Any], *, computes: bool
+) -> list[tuple[str, Any, Any]]:
     """`changed_keys`, less what differs between machines that may share one piece of work.
 
     The model's device may differ. Where no forward pass is left, its dtype may as well, and the fingerprint of its
@@ -84,7 +85,7 @@ def changed_work(before: Mapping[str, Any], work: Mapping[str, Any], *, computes
 
     >>> before = {"model": {"weights": "4f", "dtype": "bfloat16", "device": "cuda"}}
     >>> now = {"model": {"weights": "9a", "dtype": "float32", "device": "cpu"}}
-    >>> changed_work(before, now, computes=False), len(changed_work(before, now, computes=True))
+    >>> configuration_changes(before, now, computes=False), len(configuration_changes(before, now, computes=True))
     ([], 2)
     """
     ignored = {"device"}
@@ -95,7 +96,7 @@ def changed_work(before: Mapping[str, Any], work: Mapping[str, Any], *, computes
 
 
 def comparable_weights(before: Mapping[str, Any], work: Mapping[str, Any]) -> bool:
-    """Whether the same weights would have the same fingerprint in both; see `changed_work`."""
+    """Whether the same weights would have the same fingerprint in both; see `configuration_changes`."""
     old, new = before.get("model") or {}, work["model"]
     if old.get("dtype") != new.get("dtype"):
         return False
@@ -137,4 +138,4 @@ def _version(package: str) -> str:
 
 def _short(value: Any) -> str:
     text = "not set" if value is None else str(value)
-    return text if len(text) <= LONGEST_SHOWN else text[: LONGEST_SHOWN - 1] + "…"
+    return text if len(text) <= MAX_SHOWN_CHARACTERS else text[: MAX_SHOWN_CHARACTERS - 1] + "…"

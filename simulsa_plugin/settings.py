@@ -18,9 +18,9 @@ import yaml
 
 from simulsa_plugin.errors import UsageError
 
-PREFIX = "simulsa_"
+KEY_PREFIX = "simulsa_"
 LISTABLE = 50  # more keys than this help nobody in an error message
-LONGEST_SHOWN = 80  # characters of a value in a message
+MAX_SHOWN_CHARACTERS = 80  # characters of a value in a message
 MAX_RECIPE_BYTES = 1_000_000
 # Aliases count as often as they stand: a few lines of them can say gigabytes, or hold themselves.
 MAX_RECIPE_VALUES = 100_000
@@ -30,7 +30,8 @@ YAML_ERRORS = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeErro
 # What would change the colours of a terminal or move its cursor, and what cannot be stored as UTF-8.
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 _SHORT = reprlib.Repr()
-_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 3, LONGEST_SHOWN, LONGEST_SHOWN, LONGEST_SHOWN
+_SHORT.maxlevel = 3
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = MAX_SHOWN_CHARACTERS
 S = TypeVar("S", bound="Settings")
 
 
@@ -71,7 +72,7 @@ class Settings:
     @classmethod
     def keys(cls) -> dict[str, dataclasses.Field[Any]]:
         """Recipe key → field."""
-        return {PREFIX + field.name: field for field in dataclasses.fields(cls)}
+        return {KEY_PREFIX + field.name: field for field in dataclasses.fields(cls)}
 
     @classmethod
     def from_keys(cls: type[S], values: Mapping[str, Any]) -> S:
@@ -112,7 +113,7 @@ def read_recipe(path: str | Path | None, overrides: Iterable[str] = ()) -> dict[
         key, equals, value = override.partition("=")
         if not equals or not key.strip():
             raise UsageError(
-                f"Cannot read the argument {shown(override)}: expected key=value, such as simulsa_ratio=0.05."
+                f"Cannot read the argument {short_repr(override)}: expected key=value, such as simulsa_ratio=0.05."
             )
         recipe[key.strip()] = _parse_yaml(value, f"the value of {key}")
     return recipe
@@ -124,19 +125,19 @@ def split_recipe(recipe: Mapping[str, Any], groups: Iterable[type[Settings]]) ->
     Raises:
         UsageError: a `simulsa_*` key belongs to no group; the nearest known key is named.
     """
-    own = {key: value for key, value in recipe.items() if key.startswith(PREFIX)}
+    own = {key: value for key, value in recipe.items() if key.startswith(KEY_PREFIX)}
     known = {key for group in groups for key in group.keys()}
     for key in own:
         if key not in known:
             raise unknown_key(key, known)
-    return own, {key: value for key, value in recipe.items() if not key.startswith(PREFIX)}
+    return own, {key: value for key, value in recipe.items() if not key.startswith(KEY_PREFIX)}
 
 
 def unknown_key(key: str, known: Iterable[str]) -> UsageError:
     """The error for a key nobody reads, with the nearest known one."""
     known = sorted(known)
-    own = {name.removeprefix(PREFIX): name for name in known}  # a shared prefix would make everything near
-    near = difflib.get_close_matches(key.removeprefix(PREFIX), own, n=1)
+    own = {name.removeprefix(KEY_PREFIX): name for name in known}  # a shared prefix would make everything near
+    near = difflib.get_close_matches(key.removeprefix(KEY_PREFIX), own, n=1)
     if near:
         hint = f"did you mean {own[near[0]]}?"
     elif len(known) <= LISTABLE:
@@ -161,13 +162,13 @@ def check_choice(key: str, value: str, allowed: Iterable[str]) -> None:
     allowed = list(allowed)
     if value not in allowed:
         hint = did_you_mean(value, allowed)
-        raise UsageError(f"{key} is {shown(value)}; allowed: {', '.join(allowed)}.{hint}")
+        raise UsageError(f"{key} is {short_repr(value)}; allowed: {', '.join(allowed)}.{hint}")
 
 
-def shown(value: object) -> str:
+def short_repr(value: object) -> str:
     """A value for a message: as Python writes it, cut where that is long.
 
-    >>> shown("a"), len(shown("a" * 1000)), shown(10**9999)
+    >>> short_repr("a"), len(short_repr("a" * 1000)), short_repr(10**9999)
     ("'a'", 80, 'a number of thousands of digits')
     """
     try:
@@ -198,7 +199,7 @@ def check_range(
             f"≥ {minimum}" if minimum is not None else "",
             f"≤ {maximum}" if maximum is not None else "",
         ]
-        raise UsageError(f"{key} is {shown(value)}; allowed: a number {' and '.join(b for b in bounds if b)}.")
+        raise UsageError(f"{key} is {short_repr(value)}; allowed: a number {' and '.join(b for b in bounds if b)}.")
 
 
 def _load_yaml_mapping(path: Path) -> dict[str, Any]:
@@ -272,7 +273,7 @@ def _convert(key: str, value: Any, hint: Any) -> Any:
         if hint in (float, str):
             return hint(value)
     wanted = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}[hint]
-    raise UsageError(f"{key} is {shown(value)}; allowed: {wanted}.")
+    raise UsageError(f"{key} is {short_repr(value)}; allowed: {wanted}.")
 
 
 def _is_moderate(value: float) -> bool:
@@ -287,7 +288,7 @@ def _as_mapping(key: str, value: Any) -> dict[str, str]:
         if all(name.strip() and colon and of.strip() for name, colon, of in pairs):
             value = {name.strip(): of.strip() for name, _, of in pairs}
     if not isinstance(value, Mapping) or not all(isinstance(word, str) for pair in value.items() for word in pair):
-        raise UsageError(f"{key} is {shown(value)}; allowed: names to names, such as {key}=name:other,name:other.")
+        raise UsageError(f"{key} is {short_repr(value)}; allowed: names to names, such as {key}=name:other,name:other.")
     return dict(value)
 
 

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from simulsa_plugin.errors import StorageError, UsageError
+from simulsa_plugin.terminal import FIRST_LINE_SECONDS
 
 POLL_SECONDS = 0.2
-FIRST_LINE_SECONDS = 30.0
-PATIENCE_SECONDS = 3600.0  # nothing is written while a block of an evaluation is decoded, or a large model is loaded
+STALL_SECONDS = 3600.0  # nothing is written while a block of an evaluation is decoded, or a large model is loaded
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def wait_until(done: Callable[[], bool], progress: Callable[[], object], whom: s
         whom: they, for messages.
 
     Raises:
-        StorageError: nothing has changed for PATIENCE_SECONDS.
+        StorageError: nothing has changed for STALL_SECONDS.
     """
     start = since = time.monotonic()
     last, pause = progress(), FIRST_LINE_SECONDS
@@ -56,9 +56,9 @@ def wait_until(done: Callable[[], bool], progress: Callable[[], object], whom: s
         now, found = time.monotonic(), progress()
         if found != last:
             last, since = found, now
-        if now - since > PATIENCE_SECONDS:
+        if now - since > STALL_SECONDS:
             raise StorageError(
-                f"{whom} wrote nothing for {PATIENCE_SECONDS / 60:.0f} minutes: it was never started, has ended, or "
+                f"{whom} wrote nothing for {STALL_SECONDS / 60:.0f} minutes: it was never started, has ended, or "
                 "hangs. Start the same command again, with all its processes or with one; it goes on where it stopped."
             )
         if now - start > pause:

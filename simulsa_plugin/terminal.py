@@ -85,7 +85,7 @@ def standard_streams() -> Iterator[None]:
         yield
 
 
-class Lines:
+class ProgressLines:
     """Progress where no terminal shows a bar: a line on stderr after half a minute, then at growing intervals."""
 
     def __init__(
@@ -121,14 +121,14 @@ class Lines:
         share = f"{self._done / self._total:.0%}"
         return f"{self._desc}: {self._done} of {self._total} {self._unit}s ({share}), {speed}{left}"
 
-    def __enter__(self) -> Lines:
+    def __enter__(self) -> ProgressLines:
         return self
 
     def __exit__(self, *_: object) -> None:
         pass
 
 
-def progress(total: int | None, desc: str, unit: str, initial: int = 0) -> tqdm[Any] | Lines:
+def progress(total: int | None, desc: str, unit: str, initial: int = 0) -> tqdm[Any] | ProgressLines:
     """A context whose `update(n)` counts things done: a bar on a terminal, else a line now and then.
 
     Args:
@@ -141,7 +141,7 @@ def progress(total: int | None, desc: str, unit: str, initial: int = 0) -> tqdm[
         from tqdm import tqdm
 
         return tqdm(total=total, desc=printable(desc), unit=unit, initial=initial)
-    return Lines(total, desc, unit, initial)
+    return ProgressLines(total, desc, unit, initial)
 
 
 def tracked(things: Iterable[T], total: int | None, desc: str, unit: str) -> Iterator[T]:

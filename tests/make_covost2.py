@@ -12,7 +12,7 @@ from pathlib import Path
 
 import soundfile
 
-from simulsa_plugin.audio.resampling import resample
+from simulsa_plugin.audio.resampling import resample_waveform
 from simulsa_plugin.audio.samples import SAMPLE_RATE
 from simulsa_plugin.demo.corpus import iterate_utterances
 
@@ -33,7 +33,9 @@ def write_covost2(folder, rows=16, test_rows=4, target="de"):
     for split, count in (("train", rows), ("test", test_rows)):
         for utterance in iterate_utterances(split, count, processes=1):
             name = f"common_voice_en_{len(translations):08d}.mp3"
-            soundfile.write(folder / "clips" / name, resample(utterance.waveform, SAMPLE_RATE, MP3_RATE), MP3_RATE)
+            soundfile.write(
+                folder / "clips" / name, resample_waveform(utterance.waveform, SAMPLE_RATE, MP3_RATE), MP3_RATE
+            )
             speaker = f"speaker{len(translations) % 3}"
             sentences.append((speaker, name, utterance.sentence.source_text, 2, 0, "", "", ""))
             text = utterance.sentence.target_text

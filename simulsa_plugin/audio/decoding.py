@@ -25,7 +25,7 @@ from simulsa_plugin.audio.checks import (
     check_size,
     name_of,
 )
-from simulsa_plugin.audio.resampling import resample
+from simulsa_plugin.audio.resampling import resample_waveform
 from simulsa_plugin.audio.samples import SAMPLE_RATE, Waveform, average_channels
 from simulsa_plugin.errors import AudioError, StorageError
 
@@ -56,7 +56,7 @@ def read_mono(path: str | Path | IO[bytes], sample_rate: int = SAMPLE_RATE) -> W
         StorageError: the system cannot read the file now: a failing disk, too many open files, too little memory.
     """
     samples, native_rate = read_samples(path)
-    return resample(average_channels(samples), native_rate, sample_rate)
+    return resample_waveform(average_channels(samples), native_rate, sample_rate)
 
 
 def read_samples(path: str | Path | IO[bytes]) -> tuple[npt.NDArray[np.float32], int]:

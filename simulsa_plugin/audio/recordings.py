@@ -21,7 +21,7 @@ from simulsa_plugin.audio.decoding import (
     sound_blocks,
     soundfile_errors,
 )
-from simulsa_plugin.audio.resampling import resample
+from simulsa_plugin.audio.resampling import resample_waveform
 from simulsa_plugin.audio.samples import SAMPLE_RATE, Waveform, average_channels, seconds_to_samples
 from simulsa_plugin.errors import AudioError
 
@@ -164,7 +164,7 @@ def _read_part(reader: _Reader, span: Span, sample_rate: int) -> Waveform:
         raise AudioError("beyond_end", f"The part from {begin} s to {end} s ends after its recording.")
     chosen = _chosen(samples, span.channel)
     check_amplitude(chosen, f"The part from {begin} s to {end} s")
-    return resample(average_channels(chosen), reader.rate, sample_rate)
+    return resample_waveform(average_channels(chosen), reader.rate, sample_rate)
 
 
 def _chosen(samples: Waveform, channel: int | None) -> Waveform:

@@ -16,7 +16,7 @@ _ZERO_CROSSINGS, _ROLLOFF = 6, 0.99  # torchaudio's defaults `lowpass_filter_wid
 _Samples = npt.NDArray[np.float32]
 
 
-def resample(waveform: _Samples, from_rate: int, to_rate: int) -> _Samples:
+def resample_waveform(waveform: _Samples, from_rate: int, to_rate: int) -> _Samples:
     """Resample (num_samples,) as torchaudio does, equal within 1e-6 of full scale; the same rate gives the same array.
 
     torchaudio multiplies with a dense kernel of from_rate × to_rate / gcd² values; a polyphase filter skips its zeros.

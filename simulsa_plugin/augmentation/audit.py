@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from simulsa_plugin.augmentation.augment_settings import AugmentSettings
-from simulsa_plugin.augmentation.clips import Chooser, Cut
+from simulsa_plugin.augmentation.clips import Cut, CutSampler
 from simulsa_plugin.augmentation.method.acceptance import decide, tolerance_of
 from simulsa_plugin.augmentation.method.speculation import score_batch
 from simulsa_plugin.augmentation.output_layout import LOGPROB_FIELDS, Layout
@@ -30,8 +30,8 @@ def audit(
     """
     layout, described = Layout(out.absolute(), dataset.name), model.describe()
     with holding(layout, None):
-        chooser = Chooser(dataset, model, settings, layout, write_clips=False)
-        cuts = (outcome for outcome in chooser.outcomes() if isinstance(outcome, Cut))
+        sampler = CutSampler(dataset, model, settings, layout, write_clips=False)
+        cuts = (outcome for outcome in sampler.outcomes() if isinstance(outcome, Cut))
         rows = islice(zip(read_jsonl(layout.scores), cuts, strict=False), samples)
         found: dict[str, Any] = {
             "samples": 0,

@@ -21,7 +21,7 @@ tr:nth-child(even){background:#f4f4f4}
 code{font-size:13px;overflow-wrap:anywhere}"""
 
 
-def summary_lines(manifest: Mapping[str, Any]) -> list[str]:
+def augment_summary(manifest: Mapping[str, Any]) -> list[str]:
     """The table at the end of a run: rows, accepted share by cut share, empties, skips by reason, the signature."""
     counts, rows = manifest["counts"], manifest["rows"] or "an unknown number of"
     lines = [
@@ -38,7 +38,7 @@ def summary_lines(manifest: Mapping[str, Any]) -> list[str]:
     return [*lines, f"  {manifest['signature']}"]
 
 
-def write_report(manifest: Mapping[str, Any], examples: Sequence[Mapping[str, Any]], path: Path) -> None:
+def write_augment_report(manifest: Mapping[str, Any], examples: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Write report.html, one file without scripts or links; its bytes depend on the arguments alone.
 
     Args:

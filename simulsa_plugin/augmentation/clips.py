@@ -90,7 +90,7 @@ class _SkipRow(_Skip):
 
 
 @dataclass(frozen=True)
-class Chooser:
+class CutSampler:
     """What the walk over one dataset needs; `write_clips: False` only looks.
 
     Attributes:

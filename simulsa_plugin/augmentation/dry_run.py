@@ -11,12 +11,12 @@ from typing import Any
 
 from simulsa_plugin.audio.samples import SAMPLE_RATE, samples_to_seconds
 from simulsa_plugin.augmentation.augment_settings import AugmentSettings
-from simulsa_plugin.augmentation.clips import Chooser, Cut, scored_clips
-from simulsa_plugin.augmentation.manifest import refuse_other_work
+from simulsa_plugin.augmentation.clips import Cut, CutSampler, scored_clips
+from simulsa_plugin.augmentation.manifest import refuse_other_configuration
 from simulsa_plugin.augmentation.method.selection import wanted_samples
 from simulsa_plugin.augmentation.method.speculation import check_scored, make_batches
 from simulsa_plugin.augmentation.output_layout import WAV_HEADER_BYTES, Layout
-from simulsa_plugin.augmentation.registration import SourceDataset, offline_entry, refuse_foreign
+from simulsa_plugin.augmentation.registration import SourceDataset, offline_entry, refuse_foreign_output
 from simulsa_plugin.model.protocol import Renderer
 
 ENCODER_FRAMES_PER_SECOND = 50  # of Whisper-like encoders, which run over their whole window
@@ -37,7 +37,7 @@ class ModelSize:
     dtype_bytes: int
 
 
-def plan(
+def dry_run(
     dataset: SourceDataset,
     renderer: Renderer,
     size: ModelSize | None,
@@ -53,18 +53,18 @@ def plan(
         size: of that model; None where its configuration does not tell.
         settings: the `simulsa_*` keys.
         out: output folder; it need not exist.
-        described: of `describe_work`, without what only the weights tell.
+        described: of `describe_augmentation`, without what only the weights tell.
 
     Raises:
         StorageError: the run would refuse the folder.
         DatasetError: not one row could be cut.
     """
     layout = Layout(out.absolute(), dataset.name)
-    refuse_foreign(layout)
-    refuse_other_work(layout, described)
+    refuse_foreign_output(layout)
+    refuse_other_configuration(layout, described)
     offline_entry(dataset, settings, layout)  # refuses what it cannot register
     known = scored_clips(layout)
-    cuts, skipped = Chooser(dataset, renderer, settings, layout, write_clips=False, scored_clips=known).choose()
+    cuts, skipped = CutSampler(dataset, renderer, settings, layout, write_clips=False, scored_clips=known).choose()
     reasons = dict(sorted(Counter(one.reason for one in skipped).items()))
     wanted = wanted_samples(len(dataset), settings)
     batches = make_batches(cuts, settings.batch_size)

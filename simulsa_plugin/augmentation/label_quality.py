@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 
-class Truth(Protocol):
+class TruePartials(Protocol):
     """A corpus that knows what can be said at any time (the embedded one does)."""
 
     def true_partial(self, row: int, reference: str, heard_seconds: float) -> str | None:
@@ -15,7 +15,7 @@ class Truth(Protocol):
 
 
 @dataclass(frozen=True)
-class Commitment:
+class LabelQuality:
     """How far an accepted partial is from the true one, in words of the reference.
 
     Attributes:
@@ -32,13 +32,13 @@ class Commitment:
         return "over" if self.over_words else "under" if self.under_words else "exact"
 
 
-def compare_partials(reference: str, partial: str, true_partial: str) -> Commitment:
+def compare_partials(reference: str, partial: str, true_partial: str) -> LabelQuality:
     """Compare two beginnings of one reference word by word (white space); a half word counts as begun.
 
     >>> compare_partials("Der Mann hat das Auto", "Der Mann h", "Der Mann")
-    Commitment(over_words=1, under_words=0)
+    LabelQuality(over_words=1, under_words=0)
     >>> compare_partials("Der Mann hat das Auto", "Der Ma", "Der Mann hat")
-    Commitment(over_words=0, under_words=2)
+    LabelQuality(over_words=0, under_words=2)
     >>> compare_partials("Der Mann hat das Auto", "Der Mann", "Der Mann").verdict
     'exact'
     """
@@ -46,11 +46,11 @@ def compare_partials(reference: str, partial: str, true_partial: str) -> Commitm
     said = partial.split()
     begun = len(said)
     complete = begun if not said or said[-1] == words[begun - 1] else begun - 1
-    return Commitment(max(0, begun - true_count), max(0, true_count - complete))
+    return LabelQuality(max(0, begun - true_count), max(0, true_count - complete))
 
 
 @dataclass
-class CommitmentTally:
+class LabelQualityTally:
     """Sums over samples whose true partial is known.
 
     Attributes:
@@ -69,7 +69,7 @@ class CommitmentTally:
     under_words: int = 0
     unknown: int = 0
 
-    def add(self, commitment: Commitment | None) -> None:
+    def add(self, commitment: LabelQuality | None) -> None:
         """Count one sample; None where its true partial is not known."""
         if commitment is None:
             self.unknown += 1

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from simulsa_plugin.augmentation.augment_settings import AugmentSettings
-from simulsa_plugin.augmentation.label_quality import Commitment, Truth, compare_partials
-from simulsa_plugin.augmentation.method.acceptance import TOLERANCE, Decision, decide
+from simulsa_plugin.augmentation.label_quality import LabelQuality, TruePartials, compare_partials
+from simulsa_plugin.augmentation.method.acceptance import LOGPROB_TOLERANCE, Decision, decide
 from simulsa_plugin.augmentation.method.selection import parse_sample_id
 from simulsa_plugin.augmentation.output_layout import Layout
 from simulsa_plugin.augmentation.tally import Tally
@@ -22,7 +22,7 @@ Write = Callable[[Mapping[str, Any]], None]
 
 
 @dataclass(frozen=True)
-class Decider:
+class Labeler:
     """A rule, and the truth to hold it against where there is one.
 
     Attributes:
@@ -34,8 +34,8 @@ class Decider:
 
     settings: AugmentSettings
     output_width: int | None
-    truth: Truth | None = None
-    tolerance: float = TOLERANCE
+    truth: TruePartials | None = None
+    tolerance: float = LOGPROB_TOLERANCE
 
     def write(self, rows: Iterable[dict[str, Any]], layout: Layout) -> Tally:
         """Write decided scores, training rows, re-tokenized partials and, with a truth, commitments.
@@ -60,7 +60,7 @@ class Decider:
                 if kept:
                     training(training_row(decided))
                 otherwise = self._note_retokenized(decided, decision, retokenized)
-                commitment = self._note_commitment(decided, committed)
+                commitment = self._note_label_quality(decided, committed)
                 tally.add(row, decision, kept=kept, retokenized=otherwise, commitment=commitment)
         if self.truth is None:
             layout.commitment.unlink(missing_ok=True)  # of a truth that is no longer given
@@ -76,7 +76,7 @@ class Decider:
             write({"id": row["id"], "partial": decision.partial, "accepted_token_ids": accepted})
         return otherwise
 
-    def _note_commitment(self, row: Mapping[str, Any], write: Write) -> Commitment | None:
+    def _note_label_quality(self, row: Mapping[str, Any], write: Write) -> LabelQuality | None:
         if self.truth is None:
             return None
         number = parse_sample_id(row["id"])[1]

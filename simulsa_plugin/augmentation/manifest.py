@@ -21,49 +21,49 @@ from simulsa_plugin.files.atomic import remove_durably, writing_to
 from simulsa_plugin.model.protocol import AudioLanguageModel
 from simulsa_plugin.run_configuration import (
     change_in_words,
-    changed_work,
-    read_sealed_work,
+    configuration_changes,
+    read_sealed_configuration,
     unequal_weights,
     versions,
-    write_work,
+    write_configuration,
 )
 
 
-def check_same_work(layout: Layout, work: Mapping[str, Any], *, alone: bool) -> None:
+def check_same_configuration(layout: Layout, work: Mapping[str, Any], *, alone: bool) -> None:
     """Refuse a folder that other settings began; otherwise note what is being done.
 
     Work that has scored nothing yet, such as that of a recipe with the wrong template, gives way, and its clips go.
 
     Args:
         layout: of a folder that is held.
-        work: of `describe_work`.
+        work: of `describe_augmentation`.
         alone: no other process works in the folder.
 
     Raises:
         StorageError: the folder holds other work; what differs is named, and how to go on.
     """
-    path = noted_work(layout)
+    path = configuration_file(layout)
     if path is not None and alone and not has_scores(layout):
         with contextlib.suppress(StorageError):  # what cannot be read has nothing to say
-            if not changed_work(read_sealed_work(path), work, computes=False):
+            if not configuration_changes(read_sealed_configuration(path), work, computes=False):
                 return
         _remove_clips(layout)
         path = None
     if path is None:
-        write_work(layout.started, work)
+        write_configuration(layout.started, work)
     else:
-        _refuse_other_work(path, layout, work)
+        _refuse_other_configuration(path, layout, work)
 
 
-def refuse_other_work(layout: Layout, work: Mapping[str, Any]) -> None:
+def refuse_other_configuration(layout: Layout, work: Mapping[str, Any]) -> None:
     """The refusal alone; keys that `work` does not have are not compared, nor what `note_scorer` compares.
 
     Raises:
         StorageError: the folder holds other work; what differs is named, and how to go on.
     """
-    path = noted_work(layout)
+    path = configuration_file(layout)
     if path is not None and has_scores(layout):
-        _refuse_other_work(path, layout, work)
+        _refuse_other_configuration(path, layout, work)
 
 
 def has_scores(layout: Layout) -> bool:
@@ -81,13 +81,13 @@ def _remove_clips(layout: Layout) -> None:
                     clip.unlink(missing_ok=True)
 
 
-def _refuse_other_work(path: Path, layout: Layout, work: Mapping[str, Any]) -> None:
-    before = read_sealed_work(path)
+def _refuse_other_configuration(path: Path, layout: Layout, work: Mapping[str, Any]) -> None:
+    before = read_sealed_configuration(path)
     if before.get("scores_from"):
         raise StorageError(
             f"{layout.folder} holds decisions over {before['scores_from']}, with clips elsewhere. Choose another --out."
         )
-    changed = changed_work(before, work, computes=False)
+    changed = configuration_changes(before, work, computes=False)
     if changed:
         raise StorageError(
             f"{layout.folder} holds a run with {change_in_words(changed[0])}. "
@@ -108,11 +108,11 @@ def note_scorer(layout: Layout, model: AudioLanguageModel, *, alone: bool) -> No
     Raises:
         StorageError: the rows that are there were scored with other weights or in another dtype.
     """
-    path = noted_work(layout) or layout.started
-    before, described = read_sealed_work(path), model.describe()
+    path = configuration_file(layout) or layout.started
+    before, described = read_sealed_configuration(path), model.describe()
     devices, scored = before.get("scored_on", []), any(journal.stat().st_size for journal in layout.journals())
     if scored or (devices and not alone):
-        changed = changed_work(before, {"model": described}, computes=True)
+        changed = configuration_changes(before, {"model": described}, computes=True)
         if changed:
             raise StorageError(
                 f"{layout.folder} is scored in part, with {change_in_words(changed[0])}. Score the rest with what it "
@@ -122,18 +122,18 @@ def note_scorer(layout: Layout, model: AudioLanguageModel, *, alone: bool) -> No
     else:
         noted = {**before, "model": described, "scored_on": [model.hardware()["device"]]}
     if noted != before:
-        write_work(path, noted)
+        write_configuration(path, noted)
 
 
 def as_scored(layout: Layout, work: Mapping[str, Any]) -> dict[str, Any]:
     """The work, with the model as the rows were scored: this process may have another device, or another dtype."""
-    noted = read_sealed_work(noted_work(layout) or layout.started)
-    if noted["model"].get("weights") != work["model"].get("weights"):  # else `changed_work` would have refused them
+    noted = read_sealed_configuration(configuration_file(layout) or layout.started)
+    if noted["model"].get("weights") != work["model"].get("weights"):  # not comparable
         print(f"warning: {layout.folder}: {unequal_weights(noted, work)}", file=sys.stderr)
     return {**work, "model": noted["model"], "scored_on": noted.get("scored_on", [])}
 
 
-def noted_work(layout: Layout) -> Path | None:
+def configuration_file(layout: Layout) -> Path | None:
     """The file that says what the folder holds: of a finished run, or of one that has begun; None in a new folder."""
     return next((path for path in (layout.manifest, layout.started) if path.exists()), None)
 
@@ -144,7 +144,7 @@ def _way_on(layout: Layout, keys: Sequence[str]) -> str:
     return "Choose another --out, or remove that folder."
 
 
-def describe_work(
+def describe_augmentation(
     dataset: SourceDataset, model: Mapping[str, Any], settings: AugmentSettings, output_width: int | None = None
 ) -> dict[str, Any]:
     """What decides the result; two runs with the same work make the same files.
@@ -171,7 +171,7 @@ def make_manifest(
     """The work, versions, counts, skips by reason, accepted share by cut share, the threshold in force, a signature.
 
     Args:
-        work: of `describe_work`; of a decision over scores, with the `versions` that made them.
+        work: of `describe_augmentation`; of a decision over scores, with the `versions` that made them.
         tally: of the decided rows.
         wanted: samples asked for.
         skipped: reason → rows.
@@ -194,7 +194,7 @@ def make_manifest(
 
 def write_manifest(layout: Layout, manifest: Mapping[str, Any]) -> None:
     """Write manifest.json: from now on the run is finished."""
-    write_work(layout.manifest, manifest)
+    write_configuration(layout.manifest, manifest)
     remove_durably(layout.started)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from simulsa_plugin.augmentation.augment_report import write_report
+from simulsa_plugin.augmentation.augment_report import write_augment_report
 from simulsa_plugin.augmentation.manifest import make_manifest, write_manifest
 from simulsa_plugin.augmentation.method.selection import Skipped, first_causes
 from simulsa_plugin.augmentation.output_layout import Layout
@@ -16,7 +16,7 @@ from simulsa_plugin.files.json_files import write_jsonl
 
 
 @dataclass(frozen=True)
-class Outcome:
+class AugmentedDataset:
     """What one dataset became.
 
     Attributes:
@@ -35,12 +35,12 @@ def finish(
     wanted: int,
     skipped: list[Skipped],
     clean: dict[str, Any] | None = None,
-) -> Outcome:
+) -> AugmentedDataset:
     """Write skipped.jsonl, report.html and, last of all, manifest.json.
 
     Args:
         layout: where.
-        work: of `describe_work`.
+        work: of `describe_augmentation`.
         tally: of the decided rows.
         wanted: samples asked for.
         skipped: what the walk left out.
@@ -52,6 +52,6 @@ def finish(
     manifest = make_manifest(work, tally, wanted, reasons, first_causes(left_out))
     if clean:
         manifest["clean"] = clean
-    write_report(manifest, tally.examples, layout.report)
+    write_augment_report(manifest, tally.examples, layout.report)
     write_manifest(layout, manifest)
-    return Outcome(layout.folder, manifest)
+    return AugmentedDataset(layout.folder, manifest)

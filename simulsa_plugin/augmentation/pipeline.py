@@ -9,14 +9,19 @@ from pathlib import Path
 
 from simulsa_plugin.augmentation.augment_settings import AugmentSettings
 from simulsa_plugin.augmentation.clean import offer_clean
-from simulsa_plugin.augmentation.clips import Chooser, scored_clips
-from simulsa_plugin.augmentation.label_quality import Truth
-from simulsa_plugin.augmentation.labeling import Decider
-from simulsa_plugin.augmentation.manifest import as_scored, check_same_work, describe_work, refuse_other_work
+from simulsa_plugin.augmentation.clips import CutSampler, scored_clips
+from simulsa_plugin.augmentation.label_quality import TruePartials
+from simulsa_plugin.augmentation.labeling import Labeler
+from simulsa_plugin.augmentation.manifest import (
+    as_scored,
+    check_same_configuration,
+    describe_augmentation,
+    refuse_other_configuration,
+)
 from simulsa_plugin.augmentation.method.acceptance import tolerance_of
 from simulsa_plugin.augmentation.method.selection import wanted_samples
 from simulsa_plugin.augmentation.method.speculation import reopen_damaged_scores, score_cuts, scored_rows
-from simulsa_plugin.augmentation.outcome import Outcome, finish
+from simulsa_plugin.augmentation.outcome import AugmentedDataset, finish
 from simulsa_plugin.augmentation.output_layout import Layout
 from simulsa_plugin.augmentation.registration import SourceDataset, offline_entry, open_layout, register
 from simulsa_plugin.augmentation.shards import holding, holding_whole, is_alone, mark_finished, remove_shards
@@ -31,8 +36,8 @@ def augment(
     settings: AugmentSettings,
     out: Path,
     *,
-    truth: Truth | None = None,
-) -> Outcome:
+    truth: TruePartials | None = None,
+) -> AugmentedDataset:
     """Make the partial samples of one offline dataset and register both in `out/dataset_info.json`.
 
     Started again after a stop, or after shards, it goes on, and ends with the same bytes.
@@ -51,14 +56,14 @@ def augment(
     layout = _open(out, dataset)
     with holding(layout, None):
         entry = offline_entry(dataset, settings, layout)
-        work = describe_work(dataset, model.describe(), settings, model.output_width)
-        check_same_work(layout, work, alone=True)
-        cuts, skipped = Chooser(dataset, model, settings, layout, scored_clips=scored_clips(layout)).choose()
+        work = describe_augmentation(dataset, model.describe(), settings, model.output_width)
+        check_same_configuration(layout, work, alone=True)
+        cuts, skipped = CutSampler(dataset, model, settings, layout, scored_clips=scored_clips(layout)).choose()
         reopen_damaged_scores(cuts, layout)
         score_cuts(cuts, model, settings, layout)
         scored = as_scored(layout, work)
-        decider = Decider(settings, model.output_width, truth, tolerance_of(scored["model"]))
-        tally = decider.write(scored_rows(cuts, settings, layout), layout)
+        labeler = Labeler(settings, model.output_width, truth, tolerance_of(scored["model"]))
+        tally = labeler.write(scored_rows(cuts, settings, layout), layout)
         register(dataset, entry, layout)
         remove_shards(layout)
         clean = offer_clean(dataset, skipped, layout)
@@ -75,14 +80,14 @@ def augment_shard(
         DatasetError: not one row could be cut.
     """
     layout = _open(out, dataset)
-    work = describe_work(dataset, model.describe(), settings, model.output_width)
-    refuse_other_work(layout, work)
+    work = describe_augmentation(dataset, model.describe(), settings, model.output_width)
+    refuse_other_configuration(layout, work)
     with holding(layout, shard) as has_work:
         if not has_work:
             return
         with holding_whole(layout, shard):
-            check_same_work(layout, work, alone=is_alone(layout, shard))
-        cuts, _ = Chooser(dataset, model, settings, layout, scored_clips=scored_clips(layout)).choose()
+            check_same_configuration(layout, work, alone=is_alone(layout, shard))
+        cuts, _ = CutSampler(dataset, model, settings, layout, scored_clips=scored_clips(layout)).choose()
         score_cuts(cuts, model, settings, layout, shard)
         mark_finished(layout, shard)
 

@@ -19,9 +19,9 @@ from simulsa_plugin.files.dataset_info import DATASET_INFO, SHAREGPT_ENTRY, merg
 from simulsa_plugin.files.json_files import read_jsonl, write_json, write_jsonl
 from simulsa_plugin.files.locks import LOCK
 from simulsa_plugin.model.values import Sample, UnusableRow
-from simulsa_plugin.run_configuration import read_work
+from simulsa_plugin.run_configuration import read_configuration
 
-Entries = Mapping[str, Mapping[str, Any]]
+DatasetEntries = Mapping[str, Mapping[str, Any]]
 _FILES, _ENTRIES, _RELATIVE = "files", "entries", "offline_audio_is_relative"  # keys of owned.json
 
 
@@ -78,17 +78,17 @@ def open_layout(out: Path, name: str, *, trusted: bool = False) -> Layout:
         trusted: take the folder for ours, whatever is in it: the user has named a file of it as such.
 
     Raises:
-        StorageError: see `refuse_foreign`; or the folder cannot be written.
+        StorageError: see `refuse_foreign_output`; or the folder cannot be written.
     """
     layout = Layout(make_folder(out).absolute(), name)
-    refuse_foreign(layout, trusted=trusted)
+    refuse_foreign_output(layout, trusted=trusted)
     make_own_folder(layout.folder)
     if not layout.owned.exists():
         write_json(layout.owned, {_FILES: [], _ENTRIES: {}})
     return layout
 
 
-def refuse_foreign(layout: Layout, *, trusted: bool = False) -> None:
+def refuse_foreign_output(layout: Layout, *, trusted: bool = False) -> None:
     """Raise StorageError where a link, or what no run of ours has made, has the place of the augmented dataset."""
     refuse_link(layout.folder)
     refuse_link(layout.rows)
@@ -164,10 +164,10 @@ def register(dataset: SourceDataset, entry: dict[str, Any] | None, layout: Layou
     put_entries(layout, {**({} if entry is None else {dataset.name: entry}), **augmented_entry(layout)})
 
 
-def put_entries(layout: Layout, entries: Entries) -> None:
+def put_entries(layout: Layout, entries: DatasetEntries) -> None:
     """Put entries into dataset_info.json, and note that they are ours; those of others stay as they are.
 
-    `check_entry` and `refuse_foreign` have seen that these lead to the same rows.
+    `check_entry` and `refuse_foreign_output` have seen that these lead to the same rows.
     """
     registered, own = registered_datasets(layout.out), _owned(layout)[_ENTRIES]
     ours = {
@@ -223,7 +223,7 @@ def _is_ours(layout: Layout) -> bool:
     if layout.owned.exists():
         return True
     noted = next((path for path in (layout.manifest, layout.started) if path.exists()), None)
-    return noted is not None and isinstance(read_work(noted).get("settings"), dict)
+    return noted is not None and isinstance(read_configuration(noted).get("settings"), dict)
 
 
 def _is_trace(path: Path) -> bool:
@@ -255,7 +255,7 @@ def _owned(layout: Layout) -> dict[str, Any]:
     """What owned.json says; nothing where an earlier version, or a crash, left none."""
     empty: dict[str, Any] = {_FILES: [], _ENTRIES: {}}
     try:
-        said = read_work(layout.owned) if layout.owned.exists() else empty
+        said = read_configuration(layout.owned) if layout.owned.exists() else empty
     except StorageError:
         return empty
     fits = isinstance(said.get(_FILES), list) and isinstance(said.get(_ENTRIES), dict)

@@ -13,12 +13,12 @@ from typing import Any
 
 from simulsa_plugin.audio.samples import SAMPLE_RATE
 from simulsa_plugin.augmentation.augment_settings import CUTTING_KEYS, EXTRA_SCORES, AugmentSettings
-from simulsa_plugin.augmentation.label_quality import Truth
-from simulsa_plugin.augmentation.labeling import Decider
-from simulsa_plugin.augmentation.manifest import noted_work, plugin_version
+from simulsa_plugin.augmentation.label_quality import TruePartials
+from simulsa_plugin.augmentation.labeling import Labeler
+from simulsa_plugin.augmentation.manifest import configuration_file, plugin_version
 from simulsa_plugin.augmentation.method.acceptance import tolerance_of
 from simulsa_plugin.augmentation.method.selection import wanted_samples
-from simulsa_plugin.augmentation.outcome import Outcome, finish
+from simulsa_plugin.augmentation.outcome import AugmentedDataset, finish
 from simulsa_plugin.augmentation.output_layout import WAV_HEADER_BYTES, Layout
 from simulsa_plugin.augmentation.registration import (
     augmented_entry,
@@ -32,15 +32,15 @@ from simulsa_plugin.augmentation.registration import (
 from simulsa_plugin.augmentation.scored_file import ScoredFile
 from simulsa_plugin.augmentation.shards import holding
 from simulsa_plugin.errors import SimulsaError, StorageError, UsageError
-from simulsa_plugin.run_configuration import read_sealed_work, write_work
+from simulsa_plugin.run_configuration import read_sealed_configuration, write_configuration
 from simulsa_plugin.terminal import tracked
 
-FindTruth = Callable[[str, Mapping[str, Any]], Truth | None]
+FindTruth = Callable[[str, Mapping[str, Any]], TruePartials | None]
 SIZE_KEYS = frozenset({"simulsa_ratio", "simulsa_samples"})
 SCORING_KEYS = CUTTING_KEYS | {"simulsa_extra_scores", "simulsa_batch_size"}  # what was done, whatever is decided
 
 
-def decide_again(scores: Path, keys: Mapping[str, Any], out: Path, find_truth: FindTruth) -> Outcome:
+def relabel(scores: Path, keys: Mapping[str, Any], out: Path, find_truth: FindTruth) -> AugmentedDataset:
     """Apply a rule to scored rows and write what a run with that rule would have written; clips stay where they are.
 
     Args:
@@ -70,8 +70,8 @@ def decide_again(scores: Path, keys: Mapping[str, Any], out: Path, find_truth: F
         with _begun(layout, work, in_place=in_place):
             rows = islice(source.rows(layout, portable=settings.portable), wanted)
             width, truth = source.manifest.get("output_width"), _truth(source, find_truth)
-            decider = Decider(settings, width, truth, tolerance_of(work["model"]))
-            tally = decider.write(tracked(_noticing_missing_clips(rows, layout), wanted, "decide", "row"), layout)
+            labeler = Labeler(settings, width, truth, tolerance_of(work["model"]))
+            tally = labeler.write(tracked(_noticing_missing_clips(rows, layout), wanted, "decide", "row"), layout)
             if wanted is not None and tally.scored < wanted:
                 print(_too_few(source, tally.scored, wanted), file=sys.stderr)
             skipped = source.skipped(tally.last_id if wanted is not None and wanted <= tally.scored else None)
@@ -86,7 +86,7 @@ def _begun(layout: Layout, work: Mapping[str, Any], *, in_place: bool) -> Iterat
     if in_place or layout.manifest.exists():
         yield
         return
-    write_work(layout.started, work)
+    write_configuration(layout.started, work)
     try:
         yield
     except SimulsaError:  # a mistake, not a kill: whoever comes next finds the folder free
@@ -163,8 +163,8 @@ def _too_few(source: ScoredFile, scored: int, wanted: int) -> str:
 
 def _check_place(layout: Layout, source: ScoredFile) -> None:
     """Only what was decided over these scores is decided again."""
-    noted = noted_work(layout)
-    before = read_sealed_work(noted).get("scores_from") if noted else None
+    noted = configuration_file(layout)
+    before = read_sealed_configuration(noted).get("scores_from") if noted else None
     if before is not None and Path(before).resolve() == source.path.resolve():
         return
     if noted == layout.manifest:
@@ -174,7 +174,7 @@ def _check_place(layout: Layout, source: ScoredFile) -> None:
 
 
 def _work(source: ScoredFile, settings: AugmentSettings, keys: Mapping[str, Any], *, in_place: bool) -> dict[str, Any]:
-    """As `describe_work` says it of a run that scored; None where that is not known."""
+    """As `describe_augmentation` says it of a run that scored; None where that is not known."""
     known = {key: source.manifest.get(key) for key in ("dataset", "rows", "source", "model", "output_width")}
     own = settings.as_keys()
     own |= dict.fromkeys((SCORING_KEYS | (SIZE_KEYS - keys.keys())) - source.settings.keys())
@@ -189,7 +189,7 @@ def _work(source: ScoredFile, settings: AugmentSettings, keys: Mapping[str, Any]
     }
 
 
-def _truth(source: ScoredFile, find_truth: FindTruth) -> Truth | None:
+def _truth(source: ScoredFile, find_truth: FindTruth) -> TruePartials | None:
     """Beside the offline file that was cut, or beside the one that is registered."""
     original = source.manifest.get("source")
     found = find_truth(source.name, {"file_name": original}) if isinstance(original, str) else None

@@ -10,13 +10,13 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from simulsa_plugin.augmentation.method.acceptance import TOLERANCE
+from simulsa_plugin.augmentation.method.acceptance import LOGPROB_TOLERANCE
 from simulsa_plugin.augmentation.method.selection import Skipped, parse_sample_id, walk
 from simulsa_plugin.augmentation.output_layout import LOGPROB_FIELDS, Layout
 from simulsa_plugin.errors import StorageError, UsageError
 from simulsa_plugin.files.dataset_info import registered_datasets
 from simulsa_plugin.files.json_files import read_jsonl
-from simulsa_plugin.run_configuration import read_sealed_work
+from simulsa_plugin.run_configuration import read_sealed_configuration
 
 TEXT_FIELDS = ("id", "audio", "clip", "reference")
 SECONDS_FIELDS = ("duration_seconds", "cut_seconds")
@@ -131,7 +131,7 @@ def _manifest_beside(path: Path) -> dict[str, Any]:
         if path.with_name("started.json").exists():
             raise StorageError(f"The run beside {path} is not finished. Start it again, and decide when it is done.")
         return {}
-    manifest = read_sealed_work(manifest_path)
+    manifest = read_sealed_configuration(manifest_path)
     if not all(isinstance(manifest.get(key, {}), dict) for key in ("settings", "counts", "versions")):
         raise StorageError(f"{manifest_path} is no manifest of simulsa-augment. Move it away, or mend it.")
     return manifest
@@ -214,7 +214,7 @@ def _problem_with_scores(row: Mapping[str, Any]) -> str | None:
         if not _are_finite(row.get(key) or ()):
             return f"{key} holds something that is no finite number"
     for key in LOGPROB_FIELDS:
-        if max(row.get(key) or (), default=0.0) > TOLERANCE:
+        if max(row.get(key) or (), default=0.0) > LOGPROB_TOLERANCE:
             return f"{key} holds something above 0, which is no logarithm of a probability"
     return None
 

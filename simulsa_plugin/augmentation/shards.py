@@ -22,7 +22,7 @@ from simulsa_plugin.sharding import Shard, wait_until
 
 FINISHED = "finished"  # the file that says that all batches of a shard are scored
 POLL_SECONDS = 0.2
-PATIENCE_SECONDS = 10.0  # for shards that begin at the same moment
+LOCK_WAIT_SECONDS = 10.0  # for shards that begin at the same moment
 
 
 @contextmanager
@@ -91,7 +91,7 @@ def _make_shard_folder(layout: Layout, shard: Shard) -> Path:
 @contextmanager
 def _locked_soon(folder: Path) -> Iterator[None]:
     """Hold a folder that other shards hold for moments; wait for them, but not for long."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + LOCK_WAIT_SECONDS
     with ExitStack() as stack:
         while True:
             try:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from simulsa_plugin.augmentation.label_quality import Commitment, CommitmentTally
+from simulsa_plugin.augmentation.label_quality import LabelQuality, LabelQualityTally
 from simulsa_plugin.augmentation.method.acceptance import Decision
 from simulsa_plugin.augmentation.method.selection import Skipped
 
@@ -57,7 +57,7 @@ class Tally:
     close_to_threshold: int | None = 0
     bins: list[ShareBin] = field(default_factory=lambda: [ShareBin() for _ in range(SHARE_BINS)])
     cut_bins: Counter[int] = field(default_factory=Counter)
-    commitment: CommitmentTally = field(default_factory=CommitmentTally)
+    commitment: LabelQualityTally = field(default_factory=LabelQualityTally)
     examples: list[dict[str, Any]] = field(default_factory=list)
     dropped: list[Skipped] = field(default_factory=list)
     last_id: str = ""
@@ -69,7 +69,7 @@ class Tally:
         *,
         kept: bool,
         retokenized: bool | None,
-        commitment: Commitment | None,
+        commitment: LabelQuality | None,
     ) -> None:
         """Count one decided row."""
         tokens = len(row["token_ids"])

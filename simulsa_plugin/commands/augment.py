@@ -15,7 +15,7 @@ from simulsa_plugin.errors import UsageError
 
 if TYPE_CHECKING:
     from simulsa_plugin.augmentation.augment_settings import AugmentSettings
-    from simulsa_plugin.augmentation.outcome import Outcome
+    from simulsa_plugin.augmentation.outcome import AugmentedDataset
     from simulsa_plugin.augmentation.training_share import Mixing, Part
     from simulsa_plugin.commands.wiring import Recipe
     from simulsa_plugin.llamafactory.data.dataset import OfflineDataset
@@ -52,7 +52,7 @@ def _run(words: list[str]) -> int:
     _refuse_together(options)
     path, overrides = recipe_and_overrides(options.words)
     if options.from_scores:
-        _print(_decide_again(path, overrides, options.from_scores, options.out))
+        _print(_relabel(path, overrides, options.from_scores, options.out))
     else:
         _augment_all(path, overrides, options)
     return 0
@@ -110,17 +110,17 @@ def _refuse_together(options: argparse.Namespace) -> None:
             raise UsageError(f"--{flag} and --{other} do not go together: {reason}. Leave one out.".replace("_", "-"))
 
 
-def _decide_again(path: Path | None, overrides: list[str], scores: Path, out: Path) -> Outcome:
+def _relabel(path: Path | None, overrides: list[str], scores: Path, out: Path) -> AugmentedDataset:
     """No torch, no LLaMA-Factory."""
     from simulsa_plugin.augmentation.augment_settings import AugmentSettings
-    from simulsa_plugin.augmentation.relabeling import decide_again
+    from simulsa_plugin.augmentation.relabeling import relabel
     from simulsa_plugin.commands.wiring import open_recipe
     from simulsa_plugin.demo.truth import find_truth
 
     recipe = open_recipe(path, overrides, [AugmentSettings])  # where no preset is named, as many rows as were scored
     if recipe.preset:
         print(recipe.preset, flush=True)
-    return decide_again(scores, recipe.simulsa, out, find_truth)
+    return relabel(scores, recipe.simulsa, out, find_truth)
 
 
 def _augment_all(path: Path | None, overrides: list[str], options: argparse.Namespace) -> None:
@@ -216,12 +216,12 @@ class _Run:
     def _refuse_foreign(self, datasets: Sequence[OfflineDataset]) -> None:
         """Say before the model is loaded that the output folder has something in the way."""
         from simulsa_plugin.augmentation.output_layout import Layout
-        from simulsa_plugin.augmentation.registration import offline_entry, refuse_foreign
+        from simulsa_plugin.augmentation.registration import offline_entry, refuse_foreign_output
 
         for dataset in datasets:
             layout = Layout(self.out.absolute(), dataset.name)
             if dataset.has_audio():
-                refuse_foreign(layout)
+                refuse_foreign_output(layout)
             offline_entry(dataset, self.settings, layout)
 
     def _finish(self, dataset: OfflineDataset, model: Backbone) -> int:
@@ -244,12 +244,12 @@ class _Run:
 
 
 def _plan_all(recipe: Recipe, settings: AugmentSettings, out: Path) -> None:
-    """Print the plan of every dataset; nothing is made."""
+    """Print what would be done with every dataset; write nothing."""
     from simulsa_plugin.commands.raw_corpus import wanted_corpus
 
     toolkit, corpus = recipe.toolkit, wanted_corpus(recipe, evaluation=False)
     if corpus:
-        if corpus.plan(out):
+        if corpus.dry_run(out):
             return
         toolkit = toolkit | {"dataset": corpus.name, "dataset_dir": str(out)}
     if recipe.embedded:
@@ -262,8 +262,8 @@ def _plan_all(recipe: Recipe, settings: AugmentSettings, out: Path) -> None:
             )
             return
         toolkit = toolkit | {"dataset": OFFLINE_NAME, "dataset_dir": str(out)}
-    from simulsa_plugin.augmentation.dry_run import plan
-    from simulsa_plugin.augmentation.manifest import describe_work
+    from simulsa_plugin.augmentation.dry_run import dry_run
+    from simulsa_plugin.augmentation.manifest import describe_augmentation
     from simulsa_plugin.augmentation.method.selection import wanted_samples
     from simulsa_plugin.commands.wiring import load_without_weights, own_dataset_names
 
@@ -273,8 +273,8 @@ def _plan_all(recipe: Recipe, settings: AugmentSettings, out: Path) -> None:
     for dataset in loaded:
         if any(dataset is one for one in datasets):
             parts.append((dataset, wanted_samples(len(dataset), settings)))
-            described = describe_work(dataset, renderer.description, settings)
-            print("\n".join(plan(dataset, renderer, size, settings, out, described)))
+            described = describe_augmentation(dataset, renderer.description, settings)
+            print("\n".join(dry_run(dataset, renderer, size, settings, out, described)))
         else:
             parts.append((dataset, None))
             print(_beside_line(dataset))
@@ -340,12 +340,12 @@ def _training_parts(named: object, found: Sequence[tuple[OfflineDataset, int | N
     return parts
 
 
-def _print(outcome: Outcome) -> None:
-    from simulsa_plugin.augmentation.augment_report import summary_lines
+def _print(outcome: AugmentedDataset) -> None:
+    from simulsa_plugin.augmentation.augment_report import augment_summary
     from simulsa_plugin.augmentation.clean import clean_lines
 
     name = outcome.manifest["dataset"]
-    print("\n".join(summary_lines(outcome.manifest)))
+    print("\n".join(augment_summary(outcome.manifest)))
     print(f"  {outcome.folder}")
     for line in clean_lines(outcome.manifest):
         print(f"  {line}")

@@ -42,11 +42,11 @@ class WantedCorpus:
         Raises:
             SimulsaError: of `corpora.prepare.prepare`.
         """
-        from simulsa_plugin.corpora.prepare import prepare, summary_lines
+        from simulsa_plugin.corpora.prepare import corpus_summary, prepare
 
         prepared = prepare(self.settings, self.splits, self.prompt, out, self.name, wait=wait, new_prompt=new_prompt)
         if not quiet:
-            print("\n".join(summary_lines(prepared)), flush=True)
+            print("\n".join(corpus_summary(prepared)), flush=True)
 
     def warnings(self) -> list[str]:
         """A line where an evaluation's splits are those that augmentation takes from the same corpus."""
@@ -62,15 +62,15 @@ class WantedCorpus:
             "a model that was trained on it say how well it remembers. Set simulsa_eval_split to a test split."
         ]
 
-    def plan(self, out: Path) -> bool:
+    def dry_run(self, out: Path) -> bool:
         """Say what would be made in `out`, writing nothing; False where all is there already.
 
         Raises:
             SimulsaError: as `prepare` before it opens any audio.
         """
-        from simulsa_plugin.corpora.prepare import plan
+        from simulsa_plugin.corpora.prepare import dry_run_corpus
 
-        lines = plan(self.settings, self.splits, self.prompt, out, self.name)
+        lines = dry_run_corpus(self.settings, self.splits, self.prompt, out, self.name)
         print("\n".join(lines))
         return bool(lines)
 

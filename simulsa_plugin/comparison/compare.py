@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -37,7 +36,7 @@ from simulsa_plugin.evaluation.result_cells import (
 )
 from simulsa_plugin.evaluation.score import ScoreOptions, print_warnings, score_log
 from simulsa_plugin.files.atomic import remove_abandoned
-from simulsa_plugin.files.json_files import write_json
+from simulsa_plugin.files.json_files import Json, write_json
 from simulsa_plugin.files.ownership import refuse_input_as_output
 from simulsa_plugin.logs.reader import ReadOptions
 from simulsa_plugin.logs.steps import STEPS
@@ -53,7 +52,6 @@ from simulsa_plugin.metrics.significance import (
     sacrebleu_p_value,
 )
 
-Json: TypeAlias = dict[str, Any]
 P_VALUES = {
     "p_value": "paired bootstrap; of BLEU and chrF as sacrebleu computes it, of other metrics two-sided, ties half",
     "randomisation_p_value": "paired randomisation, two-sided: exact where the differing utterances have no more swaps "

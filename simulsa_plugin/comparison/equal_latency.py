@@ -13,7 +13,6 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from simulsa_plugin.comparison.resampled_cells import ResampledCells
 from simulsa_plugin.errors import UsageError
 from simulsa_plugin.evaluation.result_cells import OFFLINE, Cell, CellKey
+from simulsa_plugin.files.json_files import Json
 from simulsa_plugin.metrics.arrays import FloatArray
 from simulsa_plugin.metrics.corpus_scores import LATENCY_METRICS
 from simulsa_plugin.metrics.curves import Curve, area_between, common_range, frontier
@@ -32,7 +32,6 @@ LEAST_SHARED = 2  # cells make a curve
 LEAST_THINNED = 3  # cells of a curve, of which some can be left out
 _LEAST_COVERED = 0.6  # of the halves must reach a latency: near an end all that do share the same last cell
 
-Json = dict[str, Any]
 Cells = Mapping[CellKey, Cell]
 
 

@@ -20,6 +20,7 @@ from simulsa_plugin.errors import LogError, UsageError
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
 from simulsa_plugin.evaluation.result_cells import Cell, CellKey, cell_key
 from simulsa_plugin.files.checksums import read_sealed
+from simulsa_plugin.files.json_files import Json
 from simulsa_plugin.logs.reader import ReadOptions
 from simulsa_plugin.logs.simuleval import INSTANCES_LOG
 from simulsa_plugin.metrics.arrays import FloatArray
@@ -28,7 +29,6 @@ from simulsa_plugin.metrics.significance import Bootstrap, interval
 from simulsa_plugin.tuning.halving import Goal, best_within
 from simulsa_plugin.tuning.search import DEV_LOGS, FINALISTS, FRONTIER, TUNED
 
-Json = dict[str, Any]
 SIDES = ("baseline", "other")
 
 

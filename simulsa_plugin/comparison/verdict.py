@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from simulsa_plugin.comparison.equal_latency import LEAST_THINNED
 from simulsa_plugin.evaluation.result_cells import OFFLINE, cell_key
+from simulsa_plugin.files.json_files import Json
 from simulsa_plugin.metrics.columns import mean_of
 from simulsa_plugin.metrics.significance import LEAST_DIFFERING
 
-Json = Mapping[str, Any]
 SIGNIFICANT = 0.05  # p below it
 _NAMED = 3  # cells that a sentence names
 UP, DOWN, LEVEL = "up", "down", "level"  # what an interval of a difference says

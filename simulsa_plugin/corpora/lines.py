@@ -20,7 +20,7 @@ _MAX_GROWTH = 200  # bytes that a byte of gzip may become, beyond one line; mani
 _BOM = b"\xef\xbb\xbf"
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
     r"""(line number from 1, text) of a UTF-8 file, through gzip where its name ends in .gz.
 
     Only a line feed ends a line: U+2028 and its like stand inside sentences. A carriage return before it, and a byte
@@ -49,9 +49,9 @@ def read_aligned(path: Path, count: int, table: Path) -> list[str]:
     """The lines of a file that belong, one by one, to the `count` entries of `table`; empty lines may follow.
 
     Raises:
-        DatasetError: as `read_lines`, or there are fewer or more of them: no line can be trusted then.
+        DatasetError: as `numbered_lines`, or there are fewer or more of them: no line can be trusted then.
     """
-    texts = [text for _, text in read_lines(path)]
+    texts = [text for _, text in numbered_lines(path)]
     while len(texts) > count and not texts[-1].strip():
         texts.pop()
     if len(texts) != count:
@@ -68,9 +68,9 @@ def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any] | RowError]]:
     A line that is not a JSON object gives what is wrong with it.
 
     Raises:
-        DatasetError: as `read_lines`.
+        DatasetError: as `numbered_lines`.
     """
-    for number, text in read_lines(path):
+    for number, text in numbered_lines(path):
         if not text.strip():
             continue
         try:
@@ -91,9 +91,9 @@ def read_tsv(path: Path, needed: tuple[str, ...] = ()) -> Iterator[tuple[int, di
     A row with another number of fields than the header gives None.
 
     Raises:
-        DatasetError: as `read_lines`, or a needed column is missing.
+        DatasetError: as `numbered_lines`, or a needed column is missing.
     """
-    lines = read_lines(path)
+    lines = numbered_lines(path)
     header = next(lines, (0, ""))[1].split("\t")
     _check_header(header, path, needed)
     for number, text in lines:
@@ -110,9 +110,9 @@ def read_csv(path: Path) -> Iterator[tuple[int, dict[str, str] | None]]:
     A row with another number of fields than the header gives None.
 
     Raises:
-        DatasetError: as `read_lines`, or the quoting is broken.
+        DatasetError: as `numbered_lines`, or the quoting is broken.
     """
-    rows = csv.reader((f"{text}\n" for _, text in read_lines(path)), strict=True)
+    rows = csv.reader((f"{text}\n" for _, text in numbered_lines(path)), strict=True)
     try:
         header = next(rows, [])
         _check_header(header, path)

@@ -74,7 +74,7 @@ def list_utterances(rows: Iterator[Utterance | Dropped], layout: CorpusLayout, *
 
 
 def _decodable(row: Utterance | Dropped) -> Utterance | Dropped:
-    """The row, dropped where it holds bytes that were no UTF-8 in its file; see `read_lines`."""
+    """The row, dropped where it holds bytes that were no UTF-8 in its file; see `numbered_lines`."""
     texts = [row.id]
     if isinstance(row, Utterance):
         texts += [row.translation, "" if isinstance(row.audio, EncodedAudio) else str(row.audio)]

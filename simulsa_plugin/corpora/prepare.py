@@ -21,7 +21,7 @@ from simulsa_plugin.corpora.parts import are_whole
 from simulsa_plugin.corpora.paths import AudioFinder
 from simulsa_plugin.corpora.placement import Placed, place_audio
 from simulsa_plugin.corpora.prompts import TranslationPrompt
-from simulsa_plugin.corpora.utterance import Request, Utterance
+from simulsa_plugin.corpora.utterance import CorpusRequest, Utterance
 from simulsa_plugin.errors import DatasetError, StorageError
 from simulsa_plugin.files.atomic import (
     UNFINISHED,
@@ -35,7 +35,13 @@ from simulsa_plugin.files.dataset_info import SHAREGPT_ENTRY, registered_dataset
 from simulsa_plugin.files.json_files import write_jsonl
 from simulsa_plugin.files.locks import LOCK, locked
 from simulsa_plugin.files.ownership import add_datasets
-from simulsa_plugin.run_configuration import change_in_words, changed_keys, read_sealed_work, versions, write_work
+from simulsa_plugin.run_configuration import (
+    change_in_words,
+    changed_keys,
+    read_sealed_configuration,
+    versions,
+    write_configuration,
+)
 
 LONG_SECONDS = 30.0  # Whisper's window, and so that of most audio models: they do not hear what comes after it
 OVER_MAX = "over_max_seconds"
@@ -105,7 +111,9 @@ def splits_for(settings: CorpusSettings, *, evaluation: bool) -> tuple[str, ...]
     return named or ((usual,) if usual else ())
 
 
-def plan(settings: CorpusSettings, splits: Sequence[str], prompt: TranslationPrompt, out: Path, name: str) -> list[str]:
+def dry_run_corpus(
+    settings: CorpusSettings, splits: Sequence[str], prompt: TranslationPrompt, out: Path, name: str
+) -> list[str]:
     """What `prepare` would do, in words; nothing where all is there already. Nothing is written, no audio is opened.
 
     Raises:
@@ -140,7 +148,7 @@ def read_corpus(
         DatasetError: the corpus is not in its form, is hostile, or has nothing to use.
     """
     finder = AudioFinder(settings.folder, settings.audio_folder)
-    request = Request(
+    request = CorpusRequest(
         settings.folder,
         tuple(splits),
         finder.find,
@@ -167,12 +175,12 @@ def _prepared(
     if not _is_finished(layout):
         if layout.manifest.exists():
             print(f"warning: files of {layout.folder} are missing or damaged, and are made again.", file=sys.stderr)
-        write_work(layout.started, work)
+        write_configuration(layout.started, work)
         if any(layout.audio in row.audio.parents for row in listing.utterances if isinstance(row.audio, Path)):
             listing = read_corpus(settings, splits, layout)  # again, to write the audio that is inside its tables
         _make(settings, prompt, layout, listing, work)
     _remove(layout.started)
-    return read_sealed_work(layout.manifest)
+    return read_sealed_configuration(layout.manifest)
 
 
 def _make(
@@ -200,7 +208,7 @@ def _make(
     manifest |= _counts(listing, [audio for _, audio in usable], Counter(row["reason"] for row in dropped))
     files = [layout.rows, layout.dropped, *([layout.parts] if layout.parts.exists() else [])]
     manifest[CHECKSUMS] = {str(path.relative_to(layout.out)): _crc32(path) for path in files}
-    write_work(layout.manifest, manifest)
+    write_configuration(layout.manifest, manifest)
 
 
 def _is_finished(layout: CorpusLayout) -> bool:
@@ -215,7 +223,7 @@ def _is_finished(layout: CorpusLayout) -> bool:
 def _noted(path: Path) -> dict[str, Any]:
     """What a run noted; nothing where there is none, or it is damaged: all that follows from it is made again."""
     try:
-        return read_sealed_work(path) if path.exists() else {}
+        return read_sealed_configuration(path) if path.exists() else {}
     except StorageError:
         return {}
 
@@ -299,7 +307,7 @@ def _give_up_other_prompt(layout: CorpusLayout, work: Mapping[str, Any]) -> None
     changed = {key for key, _, _ in changed_keys(before, work)}
     if before and changed and changed <= {"prompt", "system"}:
         known: dict[str, Any] = {key: before[key] for key in ("rows", "content") if key in before}
-        write_work(layout.started, {**work, **known})
+        write_configuration(layout.started, {**work, **known})
         _remove(layout.manifest)
 
 
@@ -338,7 +346,7 @@ def _counts(listing: Listing, placed: Sequence[Placed], dropped: Mapping[str, in
     }
 
 
-def summary_lines(prepared: PreparedCorpus) -> list[str]:
+def corpus_summary(prepared: PreparedCorpus) -> list[str]:
     """What was made, for a terminal."""
     manifest, counts = prepared.manifest, prepared.manifest["counts"]
     splits = ", ".join(manifest["splits"])

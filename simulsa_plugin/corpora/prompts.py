@@ -19,10 +19,10 @@ from simulsa_plugin.errors import UsageError
 from simulsa_plugin.languages import language_code
 
 PLAIN = "plain"  # the prompt of templates for which prompts.yaml has none
-AUDIO = "<audio>"  # where LLaMA-Factory puts the audio
+AUDIO_TAG = "<audio>"  # where LLaMA-Factory puts the audio
 OTHER_MEDIA = ("<image>", "<video>")
 # Placeholder → the key of the recipe that fills it.
-PLACEHOLDERS = {
+PROMPT_PLACEHOLDERS = {
     "source": "simulsa_source_language",
     "source_code": "simulsa_source_language",
     "target": "simulsa_target_language",
@@ -105,19 +105,21 @@ def _checked(prompt: str) -> str:
         raise UsageError(
             f"simulsa_prompt is empty. Set it to one of {_known_in_words()}, write the prompt, or leave the key out."
         )
-    unknown = [name for name in _PLACEHOLDER.findall(prompt) if name not in PLACEHOLDERS]
+    unknown = [name for name in _PLACEHOLDER.findall(prompt) if name not in PROMPT_PLACEHOLDERS]
     if unknown:
         raise UsageError(
             f"simulsa_prompt has the placeholder {{{unknown[0]}}}; allowed: "
-            f"{', '.join(f'{{{name}}}' for name in PLACEHOLDERS)}. "
+            f"{', '.join(f'{{{name}}}' for name in PROMPT_PLACEHOLDERS)}. "
             "For the text itself, put spaces between the braces and the word."
         )
     media = [placeholder for placeholder in OTHER_MEDIA if placeholder in prompt]
     if media:
         raise UsageError(f"simulsa_prompt has {media[0]}, and the rows of a corpus have audio only. Take it out.")
-    if prompt.count(AUDIO) > 1:
-        raise UsageError(f"simulsa_prompt has {AUDIO} {prompt.count(AUDIO)} times; allowed: once. Take the others out.")
-    return prompt if AUDIO in prompt else AUDIO + prompt
+    if prompt.count(AUDIO_TAG) > 1:
+        raise UsageError(
+            f"simulsa_prompt has {AUDIO_TAG} {prompt.count(AUDIO_TAG)} times; allowed: once. Take the others out."
+        )
+    return prompt if AUDIO_TAG in prompt else AUDIO_TAG + prompt
 
 
 def _filled(
@@ -127,7 +129,7 @@ def _filled(
 
     def value(match: re.Match[str]) -> str:
         placeholder = match.group(1)
-        key = PLACEHOLDERS[placeholder]
+        key = PROMPT_PLACEHOLDERS[placeholder]
         language = languages[key]
         if language is None:
             raise UsageError(f"{what} says {match.group()}, and {key} is not set. Add {key}=en, say.")

@@ -19,11 +19,11 @@ USUAL_NAMES = {
     "duration": ("duration",),
     "channel": ("channel",),
 }
-NEEDED = ("audio", "translation")
+REQUIRED_ROLES = ("audio", "translation")
 
 
 @dataclass(frozen=True)
-class Columns:
+class RoleColumns:
     """Role → column, for the roles that the recipe names; the column `a.b` is the field b of what stands in a.
 
     The others have their usual names, looked for in each row: those of JSONL leave out what they have nothing for.
@@ -50,7 +50,7 @@ def check_roles(named: Mapping[str, str] | None, allowed: Collection[str] = tupl
         raise UsageError(f"simulsa_columns names a role {unknown[0]!r}; allowed: {', '.join(allowed)}.")
 
 
-def find_columns(row: Mapping[str, Any], named: Mapping[str, str], where: object) -> Columns:
+def find_columns(row: Mapping[str, Any], named: Mapping[str, str], where: object) -> RoleColumns:
     """The columns of a table, by one of its rows.
 
     Args:
@@ -65,9 +65,10 @@ def find_columns(row: Mapping[str, Any], named: Mapping[str, str], where: object
     for column in named.values():
         if column not in row and column.partition(".")[0] not in row:
             raise DatasetError(f"{where} has no column {column}; {there}. Set simulsa_columns.")
-    missing = [role for role in NEEDED if role not in named and not any(name in row for name in USUAL_NAMES[role])]
+    unnamed = [role for role in REQUIRED_ROLES if role not in named]
+    missing = [role for role in unnamed if not any(name in row for name in USUAL_NAMES[role])]
     if missing:
         example = ",".join(f"{role}:COLUMN" for role in missing)
         wanted = " and which ".join(missing)
         raise DatasetError(f"{where}: which column is {wanted}? {there}. Set simulsa_columns={example}.")
-    return Columns(named)
+    return RoleColumns(named)

@@ -73,7 +73,7 @@ class FindAudio(Protocol):
 
 
 @dataclass(frozen=True)
-class Request:
+class CorpusRequest:
     """What a reader is asked for.
 
     Attributes:
@@ -121,7 +121,7 @@ class Form:
         test_split: what simulsa-eval takes.
     """
 
-    read: Callable[[Request], Iterator[Utterance | Dropped]]
+    read: Callable[[CorpusRequest], Iterator[Utterance | Dropped]]
     train_split: str | None = None
     test_split: str | None = None
 

@@ -28,7 +28,7 @@ from simulsa_plugin.terminal import tracked
 # settings are tuned on, what they test on.
 SPLITS = {"pretrain": range(0, 9), "train": range(9, 14), "heldout": range(14, 15), "test": range(15, 16)}
 WINDOW_SECONDS = 6.0  # of the packaged checkpoint's encoder
-BLOCK = 125  # utterances per fresh synthesizer process; part of what fixes the bytes
+UTTERANCES_PER_PROCESS = 125  # utterances per fresh synthesizer process; part of what fixes the bytes
 OFFLINE_NAME, TEST_NAME, DEV_NAME = "demo", "demo_test", "demo_dev"
 OFFLINE_ROWS, TEST_ROWS, DEV_ROWS = 8000, 200, 200
 TEST_SPLIT = "test"
@@ -36,7 +36,7 @@ WORD_END_DECIMALS = 7  # a sample is 0.0000625 s: coarser, the last word could e
 
 
 @dataclass(frozen=True)
-class Utterance:
+class DemoUtterance:
     """One spoken sentence pair.
 
     Attributes:
@@ -69,7 +69,7 @@ VoiceChange = Callable[[int, Voice], Voice]  # (number of the utterance, the voi
 
 def iterate_utterances(
     split: str, count: int, processes: int = 2, change: VoiceChange | None = None
-) -> Iterator[Utterance]:
+) -> Iterator[DemoUtterance]:
     """The first `count` utterances of a split: a prefix of any longer run, whatever the number of processes.
 
     Args:
@@ -78,7 +78,8 @@ def iterate_utterances(
         processes: that speak.
         change: speak with other voices; sentences, levels and the silence around them stay. A function of a module.
     """
-    tasks = [(split, start, min(BLOCK, count - start), change) for start in range(0, count, BLOCK)]
+    starts = range(0, count, UTTERANCES_PER_PROCESS)
+    tasks = [(split, start, min(UTTERANCES_PER_PROCESS, count - start), change) for start in starts]
     # Every block needs a synthesizer that nothing has spoken with, hence a process of its own.
     context = multiprocessing.get_context("fork")
     with context.Pool(processes, maxtasksperchild=1) as pool:
@@ -130,7 +131,7 @@ def written_names(name: str) -> list[str]:
     return [name, f"{name}.jsonl", f"{name}_truth.jsonl"]
 
 
-def write_utterances(folder: Path, name: str, utterances: Iterable[Utterance], count: int) -> None:
+def write_utterances(folder: Path, name: str, utterances: Iterable[DemoUtterance], count: int) -> None:
     """Write one dataset: `name/*.wav`, `name_truth.jsonl` and, last, `name.jsonl`.
 
     Args:
@@ -161,13 +162,13 @@ def messages(sentence: Sentence) -> list[dict[str, str]]:
     return [{"role": "user", "content": PROMPT}, {"role": "assistant", "content": sentence.target_text}]
 
 
-def _render_block(task: tuple[str, int, int, VoiceChange | None]) -> list[Utterance]:
+def _render_block(task: tuple[str, int, int, VoiceChange | None]) -> list[DemoUtterance]:
     split, start, count, change = task
     synthesizer = Synthesizer(seed=1 + start)
     return [_render(synthesizer, split, start + offset, change) for offset in range(count)]
 
 
-def _render(synthesizer: Synthesizer, split: str, index: int, change: VoiceChange | None) -> Utterance:
+def _render(synthesizer: Synthesizer, split: str, index: int, change: VoiceChange | None) -> DemoUtterance:
     rng = np.random.default_rng([*split.encode(), index])
     sentence = _draw_sentence(rng, split)
     voice = sample_voice(rng)
@@ -183,7 +184,7 @@ def _draw_sentence(rng: np.random.Generator, split: str) -> Sentence:
             return sentence
 
 
-def _place(rng: np.random.Generator, sentence: Sentence, speech: Speech) -> Utterance:
+def _place(rng: np.random.Generator, sentence: Sentence, speech: Speech) -> DemoUtterance:
     """Put silence (0–0.6 s, often none) around the speech, a noise floor under it, and a level on it."""
     free = seconds_to_samples(WINDOW_SECONDS) - len(speech.waveform)
     lead, trail = (seconds_to_samples(max(0.0, float(rng.uniform(-0.2, 0.6)))) for _ in range(2))
@@ -193,4 +194,4 @@ def _place(rng: np.random.Generator, sentence: Sentence, speech: Speech) -> Utte
     waveform *= np.float32(10 ** rng.uniform(-1.0, -0.05)) / np.abs(speech.waveform).max()
     waveform += np.float32(10 ** rng.uniform(-4.0, -2.7)) * rng.standard_normal(len(waveform), dtype=np.float32)
     offset = samples_to_seconds(lead)
-    return Utterance(sentence, waveform, tuple(offset + end for end in speech.word_ends))
+    return DemoUtterance(sentence, waveform, tuple(offset + end for end in speech.word_ends))

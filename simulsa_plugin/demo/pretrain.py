@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from simulsa_plugin.demo.corpus import SPLITS, WINDOW_SECONDS, Utterance, iterate_utterances
+from simulsa_plugin.demo.corpus import SPLITS, WINDOW_SECONDS, DemoUtterance, iterate_utterances
 from simulsa_plugin.demo.grammar import PROMPT
 
 MEL_BINS, HOP = 64, 320
@@ -31,7 +31,7 @@ POSITION_SCALE = 0.2
 
 
 @dataclass(frozen=True)
-class Plan:
+class PretrainingSettings:
     """Hyper-parameters of the run."""
 
     utterances: int = 20_000
@@ -48,13 +48,13 @@ def main() -> None:
     """Train, measure on 500 held-out utterances, save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the new checkpoint")
-    parser.add_argument("--steps", type=int, default=Plan.steps)
-    parser.add_argument("--utterances", type=int, default=Plan.utterances)
-    parser.add_argument("--learning-rate", type=float, default=Plan.learning_rate)
-    parser.add_argument("--ctc-weight", type=float, default=Plan.ctc_weight)
+    parser.add_argument("--steps", type=int, default=PretrainingSettings.steps)
+    parser.add_argument("--utterances", type=int, default=PretrainingSettings.utterances)
+    parser.add_argument("--learning-rate", type=float, default=PretrainingSettings.learning_rate)
+    parser.add_argument("--ctc-weight", type=float, default=PretrainingSettings.ctc_weight)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
-    plan = Plan(
+    plan = PretrainingSettings(
         arguments.utterances, arguments.steps, learning_rate=arguments.learning_rate, ctc_weight=arguments.ctc_weight
     )
     started = time.monotonic()
@@ -173,7 +173,7 @@ def _sinusoids(length: int, channels: int) -> torch.Tensor:
 class Batches:
     """Features and token ids of all utterances in memory, and batches of them."""
 
-    def __init__(self, processor: Any, utterances: list[Utterance]) -> None:
+    def __init__(self, processor: Any, utterances: list[DemoUtterance]) -> None:
         self.tokenizer = processor.tokenizer
         self.features, self.frames = extract(processor, utterances)
         self.prompt_ids = [self._prompt(int(frames)) for frames in self.frames]
@@ -212,7 +212,7 @@ class Batches:
         }
 
 
-def extract(processor: Any, utterances: list[Utterance]) -> tuple[torch.Tensor, np.ndarray[Any, Any]]:
+def extract(processor: Any, utterances: list[DemoUtterance]) -> tuple[torch.Tensor, np.ndarray[Any, Any]]:
     """Log-mel features (utterances, MEL_BINS, FRAMES) in fp16, and the valid frames of each."""
     features = torch.empty((len(utterances), MEL_BINS, FRAMES), dtype=torch.float16)
     frames = np.empty(len(utterances), dtype=np.int64)
@@ -230,7 +230,7 @@ def extract(processor: Any, utterances: list[Utterance]) -> tuple[torch.Tensor, 
     return features, frames
 
 
-def train(model: Any, data: Batches, plan: Plan) -> None:
+def train(model: Any, data: Batches, plan: PretrainingSettings) -> None:
     """Teacher forcing on the references, with a CTC head on the English words that is dropped afterwards."""
     heard: dict[str, torch.Tensor] = {}
     hook = model.audio_tower.register_forward_hook(lambda _m, _i, out: heard.update(states=out.last_hidden_state))
@@ -276,14 +276,14 @@ def _set_window(encoder: Any, positions: torch.Tensor) -> None:
     encoder.config.max_source_positions = len(positions)
 
 
-def _cosine(step: int, plan: Plan) -> float:
+def _cosine(step: int, plan: PretrainingSettings) -> float:
     if step < plan.warmup_steps:
         return (step + 1) / plan.warmup_steps
     return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - plan.warmup_steps) / (plan.steps - plan.warmup_steps)))
 
 
 def _batch_indices(
-    rng: np.random.Generator, frames: np.ndarray[Any, Any], plan: Plan
+    rng: np.random.Generator, frames: np.ndarray[Any, Any], plan: PretrainingSettings
 ) -> Iterator[np.ndarray[Any, Any]]:
     """Batches of similar length, in random order: 32 batches are drawn, sorted by length, and dealt out shuffled."""
     order: np.ndarray[Any, Any] = np.empty(0, dtype=np.int64)
@@ -311,7 +311,7 @@ def _ctc_loss(logits: torch.Tensor, targets: list[list[int]], frames: torch.Tens
 
 
 @torch.inference_mode()
-def offline_bleu(model: Any, processor: Any, utterances: list[Utterance]) -> float:
+def offline_bleu(model: Any, processor: Any, utterances: list[DemoUtterance]) -> float:
     """BLEU of greedy decoding on whole utterances."""
     import sacrebleu
 

@@ -18,7 +18,7 @@ from simulsa_plugin.languages import (
 )
 from simulsa_plugin.metrics.records import LATENCY_UNITS, LatencyUnit, check_unit
 from simulsa_plugin.model.values import AttentionHead
-from simulsa_plugin.settings import Settings, check_choice, check_range, shown
+from simulsa_plugin.settings import Settings, check_choice, check_range, short_repr
 from simulsa_plugin.streaming.catalogue import PolicyOptions, check_policy_name
 
 AUTO = "auto"
@@ -206,7 +206,7 @@ def _heads(words: Iterable[str]) -> tuple[AttentionHead, ...]:
     for word in words:
         layer, _, head = word.partition("/")
         if not (layer.isdecimal() and head.isdecimal()):
-            raise UsageError(f"simulsa_attention_heads is {shown(word)}; expected layer/head, such as 14/3,15/0.")
+            raise UsageError(f"simulsa_attention_heads is {short_repr(word)}; expected layer/head, such as 14/3,15/0.")
         heads.append((int(layer), int(head)))
     return tuple(heads)
 
@@ -216,7 +216,7 @@ def _check_language(key: str, language: str) -> None:
     if not is_language(language):
         meant = language_of_region(language)
         raise UsageError(
-            f"{key} is {shown(language)}, which is not a language tag (BCP 47); allowed: de, zh, zh-CN, cmn_hans_cn, "
-            f"jpn … {f'Did you mean {meant}? ' if meant else ''}Correct it, or set both simulsa_unit and "
+            f"{key} is {short_repr(language)}, which is not a language tag (BCP 47); allowed: de, zh, zh-CN, "
+            f"cmn_hans_cn, jpn … {f'Did you mean {meant}? ' if meant else ''}Correct it, or set both simulsa_unit and "
             "simulsa_tokenizer, which it chooses."
         )

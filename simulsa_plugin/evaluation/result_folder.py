@@ -9,8 +9,8 @@ from typing import Any
 from simulsa_plugin.errors import StorageError
 from simulsa_plugin.evaluation.report import REPORT_FILES, write_result_report
 from simulsa_plugin.evaluation.result_cells import SCORES, read_cells
-from simulsa_plugin.files.checksums import CHECKSUM, checksums, first_damaged, is_sealed, refuse_damaged, sealed
-from simulsa_plugin.files.json_files import write_json
+from simulsa_plugin.files.checksums import checksums, first_damaged, is_sealed, refuse_damaged, sealed
+from simulsa_plugin.files.json_files import CHECKSUM, write_json
 from simulsa_plugin.logs.steps import STEPS
 
 FILE_CHECKSUMS = "checksums"  # of scores.json and frontier.json: file → checksum

@@ -54,8 +54,14 @@ from simulsa_plugin.metrics.records import EmissionRecord
 from simulsa_plugin.metrics.significance import Bootstrap
 from simulsa_plugin.model.protocol import AudioLanguageModel
 from simulsa_plugin.model.values import Sample, UnusableRow
-from simulsa_plugin.run_configuration import change_in_words, changed_work, read_work, unequal_weights, versions
-from simulsa_plugin.settings import did_you_mean, shown
+from simulsa_plugin.run_configuration import (
+    change_in_words,
+    configuration_changes,
+    read_configuration,
+    unequal_weights,
+    versions,
+)
+from simulsa_plugin.settings import did_you_mean, short_repr
 from simulsa_plugin.sharding import Shard
 from simulsa_plugin.streaming.catalogue import make_policies, policy_sources
 from simulsa_plugin.streaming.engine import BatchLimits, DecodingSetting
@@ -136,7 +142,7 @@ def _is_known(out: Path) -> bool:
     for path in (out / SCORES, out / DECODING, out / DECODING / STARTED):
         refuse_link(path)
     if (out / SCORES).exists():
-        return isinstance(read_work(out / SCORES).get("settings"), dict)
+        return isinstance(read_configuration(out / SCORES).get("settings"), dict)
     return any(read_sealed(path) for path in [out / DECODING / STARTED, *(out / DECODING).glob(f"*/{BLOCK_NOTE}")])
 
 
@@ -165,8 +171,8 @@ def _chosen(cells: Sequence[DecodingSetting], names: Sequence[str] | None) -> li
     for name in names:
         if name not in folders:
             raise UsageError(
-                f"simulsa_cells names {shown(name)}, which is none of the {len(folders)} cells that simulsa_policies, "
-                f"simulsa_chunks and the policies' keys make.{did_you_mean(name, folders)}"
+                f"simulsa_cells names {short_repr(name)}, which is none of the {len(folders)} cells that "
+                f"simulsa_policies, simulsa_chunks and the policies' keys make.{did_you_mean(name, folders)}"
             )
     return [cell for cell, folder in zip(cells, folders, strict=True) if folder in names]
 
@@ -201,7 +207,7 @@ def _begin(job: DecodingJob, work: dict[str, Any], out: Path) -> DecodingJob:
 
 def _read_finished(job: DecodingJob, work: dict[str, Any], out: Path) -> list[dict[str, Any]]:
     """The cells of a finished folder, whose files are checked; what a kill left of the blocks goes."""
-    scores = read_work(out / SCORES)
+    scores = read_configuration(out / SCORES)
     check_sealed(scores, out)
     refuse_other_evaluation(out, scores, work, decodes=False)
     check_files(scores, out)
@@ -235,7 +241,7 @@ def refuse_other_evaluation(out: Path, before: dict[str, Any], work: dict[str, A
     Raises:
         StorageError: what differs is named.
     """
-    changed = changed_work(before, work, computes=decodes)
+    changed = configuration_changes(before, work, computes=decodes)
     if changed:
         raise StorageError(f"{out} holds an evaluation with {change_in_words(changed[0])}. Choose another --out.")
     if before["model"].get("weights") != work["model"].get("weights"):

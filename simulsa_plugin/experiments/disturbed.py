@@ -15,14 +15,14 @@ from pathlib import Path
 import numpy as np
 
 from simulsa_plugin.audio.decoding import read_mono
-from simulsa_plugin.audio.resampling import resample
+from simulsa_plugin.audio.resampling import resample_waveform
 from simulsa_plugin.audio.samples import SAMPLE_RATE, Waveform, seconds_to_samples
 from simulsa_plugin.augmentation.method.silence import noise_floor, surround
 from simulsa_plugin.commands.console import Parser, output_folder, run_command
 from simulsa_plugin.demo.corpus import (
     TEST_NAME,
     TEST_SPLIT,
-    Utterance,
+    DemoUtterance,
     VoiceChange,
     iterate_utterances,
     write_utterances,
@@ -65,7 +65,7 @@ class Condition:
     trail_ms: int = 0
     room_noise: bool = False
 
-    def disturb(self, utterance: Utterance, rng: np.random.Generator) -> Utterance:
+    def disturb(self, utterance: DemoUtterance, rng: np.random.Generator) -> DemoUtterance:
         """The utterance as it is heard under this condition, word times included; its voice stays.
 
         Args:
@@ -74,7 +74,8 @@ class Condition:
         """
         waveform = utterance.waveform
         if self.sample_rate is not None:
-            waveform = resample(resample(waveform, SAMPLE_RATE, self.sample_rate), self.sample_rate, SAMPLE_RATE)
+            narrow = resample_waveform(waveform, SAMPLE_RATE, self.sample_rate)
+            waveform = resample_waveform(narrow, self.sample_rate, SAMPLE_RATE)
         if self.snr_db is not None:
             waveform = waveform + _white_noise(waveform, self.snr_db, rng)
         lead, trail = (seconds_to_samples(ms / 1000) for ms in (self.lead_ms, self.trail_ms))
@@ -194,14 +195,14 @@ def write_disturbed(data: Path, folder: Path, conditions: Sequence[str]) -> None
     add_datasets(folder, entries)
 
 
-def read_test_set(data: Path) -> list[Utterance]:
+def read_test_set(data: Path) -> list[DemoUtterance]:
     """The demo's test set with the times of its words. Raises as `write_disturbed`."""
     entry = registered_datasets(data).get(TEST_NAME)
     truth = None if entry is None else find_truth(TEST_NAME, entry)
     if truth is None or not truth.rows:
         raise UsageError(f"{data} holds no dataset {TEST_NAME} with its truth. Make it: simulsa-augment --out {data}")
     return [
-        Utterance(
+        DemoUtterance(
             Sentence(tuple(row["source"].split()), tuple(row["target"]), tuple(row["needs"])),
             read_mono(row["audio"]),
             tuple(row["word_ends"]),
@@ -210,7 +211,7 @@ def read_test_set(data: Path) -> list[Utterance]:
     ]
 
 
-def disturb_test_set(utterances: Sequence[Utterance], condition: str) -> Iterator[Utterance]:
+def disturb_test_set(utterances: Sequence[DemoUtterance], condition: str) -> Iterator[DemoUtterance]:
     """The test set under a condition. Raises DatasetError as `write_disturbed`."""
     doing = CONDITIONS[condition]
     spoken = utterances if doing.voice is None else _spoken_again(utterances, doing.voice)
@@ -218,7 +219,7 @@ def disturb_test_set(utterances: Sequence[Utterance], condition: str) -> Iterato
         yield doing.disturb(utterance, np.random.default_rng([*condition.encode(), row]))
 
 
-def _spoken_again(utterances: Sequence[Utterance], change: VoiceChange) -> Iterator[Utterance]:
+def _spoken_again(utterances: Sequence[DemoUtterance], change: VoiceChange) -> Iterator[DemoUtterance]:
     again = iterate_utterances(TEST_SPLIT, len(utterances), change=change)
     for row, (before, now) in enumerate(zip(utterances, again, strict=True)):
         if before.sentence != now.sentence:

@@ -10,7 +10,6 @@ import argparse
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from simulsa_plugin.commands.console import Parser, run_command
 from simulsa_plugin.comparison.compare import CompareOptions, load_result, resample_result
@@ -19,7 +18,7 @@ from simulsa_plugin.errors import LogError, UsageError
 from simulsa_plugin.evaluation.limit import ABOVE
 from simulsa_plugin.evaluation.result_cells import OFFLINE, SCORES, CellKey, read_scores
 from simulsa_plugin.experiments.disturbed import CLEAN, CONDITIONS
-from simulsa_plugin.files.json_files import write_json
+from simulsa_plugin.files.json_files import Json, write_json
 from simulsa_plugin.files.ownership import refuse_input_as_output
 from simulsa_plugin.logs.steps import STEPS, read_sessions
 from simulsa_plugin.metrics.delays import ShownStep
@@ -31,8 +30,6 @@ STREAMING = "streaming"  # the cell of a result that is not offline
 MODES = (OFFLINE, STREAMING)
 COMPARED_METRICS = ("BLEU", "LAAL")
 _ABOVE = ABOVE["LAAL"]
-
-Json = dict[str, Any]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -16,14 +15,13 @@ from simulsa_plugin.comparison.equal_latency import Axes, compare_curves
 from simulsa_plugin.comparison.resampled_cells import ResampledCells, ResampledLog, check_same_references
 from simulsa_plugin.evaluation.result_cells import Cell, CellKey
 from simulsa_plugin.files.atomic import replacing
+from simulsa_plugin.files.json_files import Json
 from simulsa_plugin.metrics.columns import mean_of
 from simulsa_plugin.metrics.significance import Bootstrap, interval
 from simulsa_plugin.tables import align
 
 SUMMARY_METRICS = ("BLEU", "LAAL", "NE")
 OFFLINE_CELL = CellKey("offline")
-
-Json = dict[str, Any]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -21,13 +20,12 @@ from simulsa_plugin.evaluation.limit import LIMITS
 from simulsa_plugin.evaluation.result_cells import read_scores
 from simulsa_plugin.experiments.summary import OFFLINE_CELL
 from simulsa_plugin.files.atomic import replacing
+from simulsa_plugin.files.json_files import Json
 from simulsa_plugin.metrics.arrays import FloatArray
 from simulsa_plugin.metrics.quality import QUALITY_METRICS
 from simulsa_plugin.metrics.significance import Bootstrap, interval
 from simulsa_plugin.tables import align
 from simulsa_plugin.tuning.search import cell_in_words
-
-Json = dict[str, Any]
 
 
 @dataclass(frozen=True)

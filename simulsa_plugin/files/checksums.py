@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from simulsa_plugin.errors import StorageError
-
-CHECKSUM = "checksum"  # of the file that it stands in, without this key
+from simulsa_plugin.files.json_files import CHECKSUM
 
 
 def sealed(content: Mapping[str, Any]) -> dict[str, Any]:

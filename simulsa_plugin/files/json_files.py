@@ -15,6 +15,7 @@ import orjson
 from simulsa_plugin.errors import StorageError
 from simulsa_plugin.files.atomic import replacing
 
+Json = dict[str, Any]  # an object of a JSON file
 CHECKSUM = "checksum"  # the last key of a row that says whether it is still what was written
 
 

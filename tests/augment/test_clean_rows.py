@@ -9,7 +9,7 @@ from helpers.files import read_json_lines, tree
 from simulsa_plugin.augmentation.augment_settings import AugmentSettings
 from simulsa_plugin.augmentation.clean import clean_lines
 from simulsa_plugin.augmentation.pipeline import augment
-from simulsa_plugin.augmentation.relabeling import decide_again
+from simulsa_plugin.augmentation.relabeling import relabel
 from simulsa_plugin.commands.augment import _print
 
 
@@ -43,7 +43,7 @@ def test_all_broken_rows_are_listed_and_left_out_of_a_dataset_that_the_advice_na
     assert "a training on toy stops at 10 of its rows (audio_broken 5, audio_missing 5); toy_clean is" in said
     assert f"train with  dataset: toy_clean,toy_simulsa  and  dataset_dir: {out}" in said
     assert tree(tmp_path / "offline") == offline
-    again = decide_again(outcome.folder / "scores.jsonl", {"simulsa_acceptance": "greedy"}, out, lambda *_: None)
+    again = relabel(outcome.folder / "scores.jsonl", {"simulsa_acceptance": "greedy"}, out, lambda *_: None)
     assert again.manifest["clean"] == outcome.manifest["clean"]
 
 

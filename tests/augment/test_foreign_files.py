@@ -10,7 +10,7 @@ from helpers.files import tree
 
 from simulsa_plugin.augmentation.augment_settings import AugmentSettings
 from simulsa_plugin.augmentation.pipeline import augment
-from simulsa_plugin.augmentation.relabeling import decide_again
+from simulsa_plugin.augmentation.relabeling import relabel
 from simulsa_plugin.errors import StorageError
 from simulsa_plugin.files.dataset_info import SHAREGPT_ENTRY
 
@@ -34,7 +34,7 @@ def run(dataset, out):
 
 
 def again(out, other):
-    return decide_again(out / "toy_simulsa" / "scores.jsonl", {"simulsa_acceptance": "greedy"}, other, lambda *_: None)
+    return relabel(out / "toy_simulsa" / "scores.jsonl", {"simulsa_acceptance": "greedy"}, other, lambda *_: None)
 
 
 def info(out):

@@ -58,12 +58,12 @@ def load_real(offline):
 
 def work(request, out, model, dataset, settings):
     from simulsa_plugin.augmentation.pipeline import augment, augment_shard
-    from simulsa_plugin.augmentation.relabeling import decide_again
+    from simulsa_plugin.augmentation.relabeling import relabel
     from simulsa_plugin.sharding import Shard
 
     kind = request.get("work", "whole")
     if kind == "decide again":
-        decide_again(out / "toy_simulsa" / "scores.jsonl", {"simulsa_acceptance": "greedy"}, out, lambda *_: None)
+        relabel(out / "toy_simulsa" / "scores.jsonl", {"simulsa_acceptance": "greedy"}, out, lambda *_: None)
         return
     for number in (1, 2) if kind == "shards" else ():
         augment_shard(dataset, model, settings, out, Shard(number, 2))

@@ -8,7 +8,7 @@ from helpers.files import damaged_files, recorded_disk, tree
 
 from simulsa_plugin.augmentation.augment_settings import AugmentSettings
 from simulsa_plugin.augmentation.pipeline import augment, augment_shard
-from simulsa_plugin.augmentation.relabeling import decide_again
+from simulsa_plugin.augmentation.relabeling import relabel
 from simulsa_plugin.errors import SimulsaError, StorageError
 from simulsa_plugin.files.atomic import UNFINISHED
 from simulsa_plugin.sharding import Shard
@@ -44,7 +44,7 @@ def shard(toy, out):
 
 
 def redecide(toy, out):
-    decide_again(out / "toy_simulsa" / "scores.jsonl", {"simulsa_acceptance": "greedy"}, out, lambda *_: None)
+    relabel(out / "toy_simulsa" / "scores.jsonl", {"simulsa_acceptance": "greedy"}, out, lambda *_: None)
 
 
 @pytest.mark.parametrize("last", [whole, redecide], ids=["whole", "decided again"])

@@ -8,11 +8,11 @@ import pytest
 from helpers.fakes import ByteModel, ListDataset, make_dataset, write_noise
 from helpers.files import read_json_lines
 
-from simulsa_plugin.augmentation.augment_report import summary_lines, write_report
+from simulsa_plugin.augmentation.augment_report import augment_summary, write_augment_report
 from simulsa_plugin.augmentation.augment_settings import AugmentSettings
 from simulsa_plugin.augmentation.method.acceptance import Decision
 from simulsa_plugin.augmentation.pipeline import augment
-from simulsa_plugin.augmentation.relabeling import decide_again
+from simulsa_plugin.augmentation.relabeling import relabel
 from simulsa_plugin.augmentation.tally import EXAMPLES, Tally
 from simulsa_plugin.terminal import printable
 
@@ -132,7 +132,7 @@ def test_the_pages_numbers_are_those_of_the_scores(finished):
 
 def test_the_terminals_table_has_the_same_numbers(finished):
     outcome, rows = finished
-    lines = summary_lines(outcome.manifest)
+    lines = augment_summary(outcome.manifest)
     accepted = sum(len(row["partial"].encode()) for row in rows)
     share = percent(accepted, sum(len(row["reference"].encode()) for row in rows))
     assert lines[0] == (
@@ -283,16 +283,16 @@ def test_what_is_not_known_is_not_a_number(tmp_path):
         "tolerance": 1e-4,
         "signature": "none",
     }
-    write_report(manifest, tally.examples, tmp_path / "report.html")
+    write_augment_report(manifest, tally.examples, tmp_path / "report.html")
     page = page_of(tmp_path)
     assert dict(page.table("count", "value"))["retokenized"] == "not known"
     assert "tokenized otherwise in training: not known; within 0.0001 of the threshold: not known" in page.text
-    assert summary_lines(manifest)[0].startswith("toy: 2 partial samples from an unknown number of rows (0 empty, 1 ")
+    assert augment_summary(manifest)[0].startswith("toy: 2 partial samples from an unknown number of rows (0 empty, 1 ")
 
 
 def test_an_empty_page_of_dropped_samples_is_still_a_page(toy, tmp_path):
     outcome = augment(toy, ByteModel(0.0), AugmentSettings(samples=5, keep_empty=False), tmp_path)
-    lines = summary_lines(outcome.manifest)
+    lines = augment_summary(outcome.manifest)
     assert lines[0].startswith("toy: 0 partial samples from 60 rows (5 empty, 0 whole, 0% of the reference tokens")
     assert ["empty_partial", "5"] in page_of(outcome.folder).table("reason", "rows")
 
@@ -300,6 +300,6 @@ def test_an_empty_page_of_dropped_samples_is_still_a_page(toy, tmp_path):
 def test_deciding_again_writes_the_same_page(toy, tmp_path):
     outcome = augment(toy, ByteModel(), AugmentSettings(samples=9), tmp_path)
     before = (outcome.folder / "report.html").read_bytes()
-    again = decide_again(outcome.folder / "scores.jsonl", {}, tmp_path, lambda name, entry: None)
+    again = relabel(outcome.folder / "scores.jsonl", {}, tmp_path, lambda name, entry: None)
     assert (again.folder / "report.html").read_bytes() == before
     assert again == outcome

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 from helpers.fakes import ByteModel, Killed, make_dataset
 from helpers.files import read_json_lines, tree
-from helpers.processes import FORK, PATIENCE_SECONDS, REFUSED, kill, start, wait_until
+from helpers.processes import FORK, LOCK_WAIT_SECONDS, REFUSED, kill, start, wait_until
 
 from simulsa_plugin import sharding
 from simulsa_plugin.augmentation import shards
@@ -78,12 +78,12 @@ def test_shards_that_begin_at_the_same_moment_all_work_and_share_the_batches(toy
 
         def score(self, rendered, waveforms):
             if not self.batches:
-                barrier.wait(PATIENCE_SECONDS)
+                barrier.wait(LOCK_WAIT_SECONDS)
             return super().score(rendered, waveforms)
 
     children = [start(shard, toy, out, f"{number}/4", MeetingModel()) for number in range(1, 5)]
     for child in children:
-        child.join(PATIENCE_SECONDS)
+        child.join(LOCK_WAIT_SECONDS)
     assert [child.exitcode for child in children] == [0] * 4
     # 24 samples are 6 batches of 4: 1, 5 | 2, 6 | 3 | 4.
     assert [journalled(out, f"{number}/4") for number in range(1, 5)] == [8, 8, 4, 4]
@@ -104,7 +104,7 @@ def test_whoever_begins_at_the_same_moment_is_refused_or_does_no_harm(toy, out, 
 
     children = [start(work, number) for number in (0, 1, 2, 3, 0)]
     for child in children:
-        child.join(PATIENCE_SECONDS)
+        child.join(LOCK_WAIT_SECONDS)
     assert {child.exitcode for child in children} <= {0, REFUSED}
     assert 0 in {child.exitcode for child in children}
     finish(toy, out)
@@ -124,7 +124,7 @@ def test_a_shard_waits_for_the_whole_folder_but_not_for_long(toy, out, monkeypat
     with locked(folder):
         with pytest.raises(StorageError) as refused:
             shard(toy, out, "1/2", model)
-    assert now[0] == pytest.approx(shards.PATIENCE_SECONDS, abs=2 * shards.POLL_SECONDS)
+    assert now[0] == pytest.approx(shards.LOCK_WAIT_SECONDS, abs=2 * shards.POLL_SECONDS)
     assert str(refused.value) == (f"{folder} is in use by process {os.getpid()}. Wait for it, or choose another --out.")
     assert model.batches == []
     assert not (folder / "shards").exists()

@@ -5,7 +5,7 @@ from helpers.fakes import ByteModel, ListDataset, make_dataset
 from helpers.files import read_json_lines, tree
 
 from simulsa_plugin.augmentation import pipeline
-from simulsa_plugin.augmentation.augment_report import summary_lines
+from simulsa_plugin.augmentation.augment_report import augment_summary
 from simulsa_plugin.augmentation.augment_settings import AugmentSettings
 from simulsa_plugin.augmentation.pipeline import augment, augment_shard
 from simulsa_plugin.augmentation.shards import holding
@@ -79,7 +79,7 @@ def test_work_that_another_shard_is_at_is_not_taken_over(dataset, tmp_path, monk
 
 
 def test_what_is_scored_in_part_is_kept_for_its_own_recipe(dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr(pipeline.Decider, "write", lambda *arguments: 1 / 0)
+    monkeypatch.setattr(pipeline.Labeler, "write", lambda *arguments: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         augment(dataset, RIGHT, SETTINGS, tmp_path / "out")
     monkeypatch.undo()
@@ -92,7 +92,7 @@ def test_a_summary_names_the_first_cause_of_each_reason(dataset, tmp_path):
     missing = str(tmp_path / "gone.wav")
     rows = [*dataset.rows, ("x", missing), "multi_turn"]
     outcome = augment(ListDataset("toy", rows), ByteModel(), AugmentSettings(samples=22), tmp_path / "out")
-    said = "\n".join(summary_lines(outcome.manifest))
+    said = "\n".join(augment_summary(outcome.manifest))
     skipped = {row["reason"]: row.get("cause") for row in read_json_lines(outcome.folder / "skipped.jsonl")}
     assert missing in skipped["audio_missing"] and f"first audio_missing: {skipped['audio_missing']}" in said
     assert skipped["multi_turn"] and "first multi_turn" not in said  # it says no more than the reason

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from simulsa_plugin.terminal import FIRST_LINE_SECONDS, Lines, SafeStream
+from simulsa_plugin.terminal import FIRST_LINE_SECONDS, ProgressLines, SafeStream
 
 LOG = Path(__file__).parents[1] / "data" / "latency" / "word_system2.instances.log"
 COMMAND = "import sys; from simulsa_plugin.commands.{} import main; sys.exit(main(sys.argv[1:]))"
@@ -106,7 +106,7 @@ def test_bars_go_back_and_up_but_what_they_name_does_not():
 
 def test_without_a_terminal_there_is_a_line_now_and_then(capsys):
     now = 0.0
-    lines = Lines(1000, "score", "clip", initial=100, clock=lambda: now)
+    lines = ProgressLines(1000, "score", "clip", initial=100, clock=lambda: now)
     said = []
     for second in range(1, 1801):  # half an hour, one clip in two seconds
         now = float(second)
@@ -120,7 +120,7 @@ def test_without_a_terminal_there_is_a_line_now_and_then(capsys):
 
 
 def test_a_short_run_without_a_terminal_says_nothing(capsys):
-    lines = Lines(3, "score", "clip", clock=lambda: 0.0)
+    lines = ProgressLines(3, "score", "clip", clock=lambda: 0.0)
     lines.update(3)
     assert capsys.readouterr().err == ""
 

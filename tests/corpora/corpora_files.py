@@ -9,7 +9,7 @@ import soundfile
 
 from simulsa_plugin.corpora.formats.registry import FORMS
 from simulsa_plugin.corpora.paths import AudioFinder
-from simulsa_plugin.corpora.utterance import Dropped, EncodedAudio, Request
+from simulsa_plugin.corpora.utterance import CorpusRequest, Dropped, EncodedAudio
 from simulsa_plugin.errors import DatasetError
 
 
@@ -56,7 +56,7 @@ def write_text(path, text, *, bom=False, crlf=False):
 def read(corpus, folder, *splits, audio=None, source="en", target="de", columns=None):
     """What the reader of a form gives, as a list."""
     folder = Path(folder)
-    request = Request(folder, splits, AudioFinder(folder, audio).find, source, target, columns)
+    request = CorpusRequest(folder, splits, AudioFinder(folder, audio).find, source, target, columns)
     return list(FORMS[corpus].read(request))
 
 

@@ -10,9 +10,9 @@ from corpora_files import refusal, write_text
 from simulsa_plugin.corpora.lines import (
     MAX_LINE_BYTES,
     listed,
+    numbered_lines,
     read_aligned,
     read_csv,
-    read_lines,
     read_objects,
     read_tsv,
 )
@@ -49,50 +49,58 @@ def memory_of(action, *arguments):
 
 def test_only_a_line_feed_ends_a_line(tmp_path):
     path = write_text(tmp_path / "a", "eins\u2028zwei\u2029drei\u0085vier\nfünf\x0b\x0c\x1csechs\rsieben\n")
-    assert all_of(read_lines, path) == [(1, "eins\u2028zwei\u2029drei\u0085vier"), (2, "fünf\x0b\x0c\x1csechs\rsieben")]
+    assert all_of(numbered_lines, path) == [
+        (1, "eins\u2028zwei\u2029drei\u0085vier"),
+        (2, "fünf\x0b\x0c\x1csechs\rsieben"),
+    ]
 
 
 @pytest.mark.parametrize("bom", [True, False])
 @pytest.mark.parametrize("crlf", [True, False])
 def test_a_byte_order_mark_and_windows_line_ends_are_no_text(tmp_path, bom, crlf):
     path = write_text(tmp_path / "a", "eins\n\nzwei", bom=bom, crlf=crlf)
-    assert all_of(read_lines, path) == [(1, "eins"), (2, ""), (3, "zwei")]
+    assert all_of(numbered_lines, path) == [(1, "eins"), (2, ""), (3, "zwei")]
 
 
 def test_a_byte_order_mark_inside_the_file_is_text(tmp_path):
     path = write_text(tmp_path / "a", "eins\n\ufeffzwei\n", bom=True)
-    assert all_of(read_lines, path) == [(1, "eins"), (2, "\ufeffzwei")]
+    assert all_of(numbered_lines, path) == [(1, "eins"), (2, "\ufeffzwei")]
 
 
 def test_the_last_line_needs_no_line_feed_and_one_at_the_end_makes_no_line(tmp_path):
-    assert all_of(read_lines, write_text(tmp_path / "a", "eins\nzwei\r")) == [(1, "eins"), (2, "zwei")]
-    assert all_of(read_lines, write_text(tmp_path / "b", "eins\nzwei\n")) == [(1, "eins"), (2, "zwei")]
-    assert all_of(read_lines, write_text(tmp_path / "c", "")) == []
+    assert all_of(numbered_lines, write_text(tmp_path / "a", "eins\nzwei\r")) == [(1, "eins"), (2, "zwei")]
+    assert all_of(numbered_lines, write_text(tmp_path / "b", "eins\nzwei\n")) == [(1, "eins"), (2, "zwei")]
+    assert all_of(numbered_lines, write_text(tmp_path / "c", "")) == []
 
 
 def test_gzip_is_read_by_its_name_also_of_several_members(tmp_path):
     path = write_gzip(tmp_path / "a.gz", "\ufeffeins\r\nzwei\r\n", members=2)
-    assert all_of(read_lines, path) == [(1, "eins"), (2, "zwei"), (3, "\ufeffeins"), (4, "zwei")]
+    assert all_of(numbered_lines, path) == [(1, "eins"), (2, "zwei"), (3, "\ufeffeins"), (4, "zwei")]
 
 
 def test_what_is_no_utf8_is_marked_in_its_line_and_refused_in_the_first(tmp_path):
     path = write_bytes(tmp_path / "a.txt", "eins\nzwölf\n".encode("latin-1"))
-    assert all_of(read_lines, path) == [(1, "eins"), (2, "zw\udcf6lf")]  # PEP 383; `list_utterances` drops the row
+    assert all_of(numbered_lines, path) == [
+        (1, "eins"),
+        (2, "zw\udcf6lf"),
+    ]  # PEP 383; `list_utterances` drops the row
     path = write_bytes(tmp_path / "b", "zwölf\n".encode("latin-1"))
-    assert refused(read_lines, path) == (f"{path}, line 1: not UTF-8 (invalid start byte). Convert the file to UTF-8.")
-    assert "line 1: not UTF-8" in refused(read_lines, write_bytes(tmp_path / "c", "eins\n".encode("utf-16")))
+    assert refused(numbered_lines, path) == (
+        f"{path}, line 1: not UTF-8 (invalid start byte). Convert the file to UTF-8."
+    )
+    assert "line 1: not UTF-8" in refused(numbered_lines, write_bytes(tmp_path / "c", "eins\n".encode("utf-16")))
 
 
 def test_a_line_may_be_a_mebibyte_and_no_more(tmp_path):
     longest = write_bytes(tmp_path / "a", b"x" * (MAX_LINE_BYTES - 1) + b"\nzwei\n")
-    assert [len(text) for _, text in read_lines(longest)] == [MAX_LINE_BYTES - 1, 4]
+    assert [len(text) for _, text in numbered_lines(longest)] == [MAX_LINE_BYTES - 1, 4]
     longer = write_bytes(tmp_path / "b", b"eins\n" + b"x" * (MAX_LINE_BYTES + 1))
-    assert refused(read_lines, longer) == (
+    assert refused(numbered_lines, longer) == (
         f"{longer}, line 2: longer than 1048576 bytes, which no line of a corpus is."
     )
 
 
-@pytest.mark.parametrize("reader", [read_lines, read_objects, read_tsv, read_csv])
+@pytest.mark.parametrize("reader", [numbered_lines, read_objects, read_tsv, read_csv])
 def test_a_line_of_gigabytes_is_refused_in_little_memory(tmp_path, reader):
     path = tmp_path / "sparse"
     with path.open("wb") as handle:
@@ -112,7 +120,7 @@ def test_a_gzip_bomb_of_one_line_is_refused_in_little_memory(tmp_path):
 
 def test_a_gzip_bomb_of_many_lines_is_refused(tmp_path):
     path = write_gzip(tmp_path / "bomb.tsv.gz", f"{'x' * 2000}\n" * 2000, members=16)
-    message, peak = memory_of(refusal, lambda: sum(1 for _ in read_lines(path)))
+    message, peak = memory_of(refusal, lambda: sum(1 for _ in numbered_lines(path)))
     assert message.endswith("unpacks to more than 200 times its size, which no corpus does.")
     assert f"{path}, line " in message
     assert peak < SMALL
@@ -121,7 +129,7 @@ def test_a_gzip_bomb_of_many_lines_is_refused(tmp_path):
 def test_a_manifest_whose_lines_are_much_alike_is_no_bomb(tmp_path):
     row = '{"audio_filepath": "/data/corpus/train/wav/common_voice_en_%d.wav", "offset": %d, "answer": "Ja."}\n'
     path = write_gzip(tmp_path / "a.jsonl.gz", "".join(row % (n, n % 7) for n in range(200_000)))
-    assert sum(1 for _ in read_lines(path)) == 200_000
+    assert sum(1 for _ in numbered_lines(path)) == 200_000
 
 
 def broken_gzips():
@@ -140,20 +148,20 @@ def broken_gzips():
 @pytest.mark.parametrize("kind", list(broken_gzips()))
 def test_broken_gzip_is_refused(tmp_path, kind):
     path = write_bytes(tmp_path / "a.gz", broken_gzips()[kind])
-    assert refused(read_lines, path).startswith(f"Cannot read {path}")
+    assert refused(numbered_lines, path).startswith(f"Cannot read {path}")
 
 
 def test_an_empty_gzip_has_no_lines(tmp_path):
-    assert all_of(read_lines, write_bytes(tmp_path / "a.gz", b"")) == []
+    assert all_of(numbered_lines, write_bytes(tmp_path / "a.gz", b"")) == []
 
 
 def test_what_is_no_file_is_refused_at_once(tmp_path):
-    assert refused(read_lines, tmp_path / "a") == f"Cannot read {tmp_path / 'a'}: No such file or directory."
-    assert refused(read_lines, tmp_path) == f"{tmp_path} is no regular file."
+    assert refused(numbered_lines, tmp_path / "a") == f"Cannot read {tmp_path / 'a'}: No such file or directory."
+    assert refused(numbered_lines, tmp_path) == f"{tmp_path} is no regular file."
     os.mkfifo(tmp_path / "pipe")
-    assert refused(read_lines, tmp_path / "pipe") == f"{tmp_path / 'pipe'} is no regular file."
+    assert refused(numbered_lines, tmp_path / "pipe") == f"{tmp_path / 'pipe'} is no regular file."
     (tmp_path / "endless").symlink_to("/dev/zero")
-    assert refused(read_lines, tmp_path / "endless") == f"{tmp_path / 'endless'} is no regular file."
+    assert refused(numbered_lines, tmp_path / "endless") == f"{tmp_path / 'endless'} is no regular file."
 
 
 def aligned(tmp_path, text, count):

@@ -28,13 +28,13 @@ from simulsa_plugin.audio.decoding import read_mono
 from simulsa_plugin.corpora import placement
 from simulsa_plugin.corpora import prepare as module
 from simulsa_plugin.corpora.corpus_settings import CorpusSettings
-from simulsa_plugin.corpora.prepare import plan, prepare, splits_for, summary_lines
+from simulsa_plugin.corpora.prepare import corpus_summary, dry_run_corpus, prepare, splits_for
 from simulsa_plugin.corpora.prompts import TranslationPrompt
 from simulsa_plugin.errors import DatasetError, FolderInUseError, SimulsaError, StorageError, UsageError
 from simulsa_plugin.files.atomic import UNFINISHED
 from simulsa_plugin.files.dataset_info import SHAREGPT_ENTRY
 from simulsa_plugin.files.locks import locked
-from simulsa_plugin.run_configuration import read_sealed_work
+from simulsa_plugin.run_configuration import read_sealed_configuration
 
 PROMPT = TranslationPrompt("", "<audio>Translate the English speech into German.", "You translate.")
 KILLS = 16
@@ -119,7 +119,7 @@ def make(settings, out, name="toy", prompt=PROMPT, splits=None, **how):
 
 def planned(settings, out, name="toy", prompt=PROMPT, splits=None):
     splits = splits_for(settings, evaluation=False) if splits is None else splits
-    return plan(settings, splits, prompt, out, name)
+    return dry_run_corpus(settings, splits, prompt, out, name)
 
 
 def texts(out, name="toy"):
@@ -168,7 +168,7 @@ def test_common_voice_with_all_that_is_wrong_with_it(covost2, out):
         {"id": "cv_5", "reason": "missing", "audio": str(clips / "cv_5.mp3")},
         {"id": "cv_6", "reason": "broken", "audio": str(clips / "cv_6.mp3")},
     ]
-    manifest = read_sealed_work(out / "toy_corpus" / "manifest.json")
+    manifest = read_sealed_configuration(out / "toy_corpus" / "manifest.json")
     assert manifest == prepared.manifest
     assert manifest["rows"] == 8
     assert manifest["counts"] == {"utterances": 4, "hours": 0.01, "over_30_seconds": 1, "renormalized": 0}  # 35.5 s
@@ -197,7 +197,7 @@ def test_exactly_as_long_as_the_limit_is_not_too_long(tmp_path, out, limit, kept
 
 
 def test_the_summary_says_what_was_dropped_and_what_is_too_long(covost2, out):
-    first, second, third = summary_lines(make(covost2, out))
+    first, second, third = corpus_summary(make(covost2, out))
     assert first == "toy: 4 utterances, 0.6 min, from covost2 (train); 8 rows read"
     assert second.startswith("  dropped: broken 1, empty 1, empty_translation 1, missing 1; listed in ")
     assert "longer than 30 s: 1;" in third
@@ -592,7 +592,7 @@ def stop_at(monkeypatch, place, name, call):
 @pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize(
     ("place", "name"),
-    [(placement, "_write"), (placement, "audio_info"), (placement, "write_wav"), (module, "write_work"),
+    [(placement, "_write"), (placement, "audio_info"), (placement, "write_wav"), (module, "write_configuration"),
      (module, "write_jsonl"), (module, "_remove"), (module, "add_datasets")],
 )  # fmt: skip
 def test_stopped_anywhere_it_goes_on_and_ends_with_the_same_bytes(mustc, out, monkeypatch, place, name, workers):

@@ -26,7 +26,7 @@ def same(first, second):
 
 
 def test_processes_and_length_change_no_utterance(monkeypatch):
-    monkeypatch.setattr(corpus, "BLOCK", 4)  # blocks small enough for both processes to have some
+    monkeypatch.setattr(corpus, "UTTERANCES_PER_PROCESS", 4)  # blocks small enough for both processes to have some
     long = take("train", 14, processes=1)
     assert all(map(same, long, take("train", 14, processes=2)))
     assert all(map(same, long, take("train", 6, processes=2)))

@@ -18,7 +18,7 @@ from offline_data import register
 
 from simulsa_plugin.augmentation.augment_settings import AugmentSettings
 from simulsa_plugin.augmentation.pipeline import augment
-from simulsa_plugin.augmentation.relabeling import decide_again
+from simulsa_plugin.augmentation.relabeling import relabel
 from simulsa_plugin.demo.corpus import OFFLINE_NAME
 from simulsa_plugin.errors import DatasetError, StorageError, UsageError
 from simulsa_plugin.llamafactory.data import labels as labels_module
@@ -151,7 +151,7 @@ def test_an_entry_without_keys_gives_what_the_run_wrote(toy, load, tmp_path, set
 
 @pytest.mark.parametrize("keys", RULES, ids=lambda keys: " ".join(map(str, keys.values())))
 def test_a_rule_in_the_entry_gives_what_deciding_again_writes(scored, load, answers, tmp_path, keys):
-    decide_again(scores_of(scored), keys, tmp_path / "again", lambda name, entry: None)
+    relabel(scores_of(scored), keys, tmp_path / "again", lambda name, entry: None)
     data = label(tmp_path / "data", scores_of(scored), **keys)
     assert load(data, "labels") == load(tmp_path / "again", "toy_simulsa")
     assert answers(data, "labels") != answers(scored, "toy_simulsa")
@@ -179,7 +179,7 @@ def test_a_share_is_the_beginning_of_the_file_rounded_half_up(scored, load, tmp_
 
 
 def test_a_share_is_of_the_scored_rows_before_empty_ones_are_left_out(scored, answers, tmp_path):
-    decide_again(scores_of(scored), WITHOUT_EMPTY, tmp_path / "again", lambda name, entry: None)
+    relabel(scores_of(scored), WITHOUT_EMPTY, tmp_path / "again", lambda name, entry: None)
     first = [row["partial"] for row in rows_of(scores_of(tmp_path / "again"))[:9]]
     assert "" in first
     data = label(tmp_path / "data", scores_of(scored), **WITHOUT_EMPTY, simulsa_share=0.75)
@@ -246,7 +246,7 @@ def test_new_scores_give_new_labels_even_with_the_time_of_the_old(copy, answers,
 def test_deciding_in_place_changes_what_an_entry_without_keys_means(copy, answers, tmp_path):
     data = label(tmp_path / "data", scores_of(copy))
     before = answers(data, "labels")
-    decide_again(scores_of(copy), {"simulsa_threshold": 0.005}, copy, lambda name, entry: None)
+    relabel(scores_of(copy), {"simulsa_threshold": 0.005}, copy, lambda name, entry: None)
     assert answers(data, "labels") == answers(copy, "toy_simulsa") != before
 
 

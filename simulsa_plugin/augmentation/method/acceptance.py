@@ -12,10 +12,10 @@ from simulsa_plugin.augmentation.method.boundaries import is_word_end, splits_gr
 from simulsa_plugin.errors import UsageError
 
 PERCENT_OF_UNIFORM = 100.0  # τ = 100 / V: a hundred times what a uniform guess would give
-TOLERANCE = 1e-4  # by which a log-probability may differ between batch settings and devices, in fp32
+LOGPROB_TOLERANCE = 1e-4  # by which a log-probability may differ between batch settings and devices, in fp32
 # In half precision it depends on what else is in a batch: tests/bench/bench_precision.py found differences of up to
 # 0.17 in bf16 and 0.036 in fp16.
-TOLERANCES = {"float32": TOLERANCE, "bfloat16": 0.25, "float16": 0.0625}
+TOLERANCES = {"float32": LOGPROB_TOLERANCE, "bfloat16": 0.25, "float16": 0.0625}
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,11 @@ def tolerance_of(model: Mapping[str, Any] | None) -> float:
     >>> tolerance_of({"dtype": "bfloat16"}), tolerance_of(None)
     (0.25, 0.0001)
     """
-    return TOLERANCES.get((model or {}).get("dtype", ""), TOLERANCE)
+    return TOLERANCES.get((model or {}).get("dtype", ""), LOGPROB_TOLERANCE)
 
 
 def decide(
-    scores: Mapping[str, Any], settings: AugmentSettings, output_width: int | None, tolerance: float = TOLERANCE
+    scores: Mapping[str, Any], settings: AugmentSettings, output_width: int | None, tolerance: float = LOGPROB_TOLERANCE
 ) -> Decision:
     """Apply the chosen rule, then step back to a character (or word) boundary.
 

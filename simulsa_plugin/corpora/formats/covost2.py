@@ -17,7 +17,7 @@ from pathlib import Path
 from simulsa_plugin.corpora.choice import PARQUET, choose_parquet
 from simulsa_plugin.corpora.formats.table import read_parquet
 from simulsa_plugin.corpora.lines import listed, read_tsv
-from simulsa_plugin.corpora.utterance import Dropped, FindAudio, Form, Request, Utterance, utterance_or_dropped
+from simulsa_plugin.corpora.utterance import CorpusRequest, Dropped, FindAudio, Form, Utterance, utterance_or_dropped
 from simulsa_plugin.errors import DatasetError
 
 COMMON_VOICE = "validated.tsv"
@@ -26,7 +26,7 @@ _ADDED = {"train": "train_covost"}
 _ESCAPED = re.compile(r"\\(.)")  # get_covost_splits.py reads with escapechar="\\"
 
 
-def read(request: Request) -> Iterator[Utterance | Dropped]:
+def read(request: CorpusRequest) -> Iterator[Utterance | Dropped]:
     """The rows of the translation table that are in the splits, in its order; see `Form.read`."""
     shards = _parquet(request)
     if shards:
@@ -60,7 +60,7 @@ def _utterance(row: Mapping[str, str], place: str, clips: Path, find: FindAudio)
     return Utterance(Path(row["path"]).stem, audio, None, _ESCAPED.sub(r"\1", row["translation"]))
 
 
-def _parquet(request: Request) -> list[Path]:
+def _parquet(request: CorpusRequest) -> list[Path]:
     """The published parquet form: `en_zh-CN/train-00000-of-00040.parquet`, with columns audio, translation and id."""
     if request.folder.is_file():
         raise DatasetError(f"{request.folder} is a file. Give its folder, or set simulsa_corpus to table.")
@@ -76,7 +76,7 @@ def _parquet(request: Request) -> list[Path]:
     return [path for paths in shards.values() for path in paths]
 
 
-def _pair_folder(request: Request) -> Path:
+def _pair_folder(request: CorpusRequest) -> Path:
     """`en_zh-CN`, also where the user says zh; else the corpus folder itself."""
     folders = sorted(path for path in request.folder.iterdir() if path.is_dir())
     found = [path for path in folders if path.name == f"{request.source}_{request.target}"]
@@ -89,15 +89,15 @@ def _pair_folder(request: Request) -> Path:
     return found[0] if found else request.folder
 
 
-def _region(request: Request) -> re.Pattern[str]:
+def _region(request: CorpusRequest) -> re.Pattern[str]:
     return re.compile(rf"{re.escape(request.source)}_{re.escape(request.target)}[-_][A-Za-z0-9]+")
 
 
-def _folders(request: Request) -> list[Path]:
+def _folders(request: CorpusRequest) -> list[Path]:
     return [request.folder, request.folder / request.source]
 
 
-def _common_voice(request: Request) -> Path:
+def _common_voice(request: CorpusRequest) -> Path:
     for folder in _folders(request):
         if (folder / COMMON_VOICE).exists():
             return folder
@@ -107,7 +107,7 @@ def _common_voice(request: Request) -> Path:
     )
 
 
-def _translations(request: Request) -> Path:
+def _translations(request: CorpusRequest) -> Path:
     """`covost_v2.en_zh-CN.tsv`, also where the user says zh."""
     exact = f"covost_v2.{request.source}_{request.target}.tsv"
     region = re.compile(rf"covost_v2\.{_region(request).pattern}\.tsv")

@@ -11,15 +11,15 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from simulsa_plugin.corpora.lines import listed, read_aligned, read_lines
+from simulsa_plugin.corpora.lines import listed, numbered_lines, read_aligned
 from simulsa_plugin.corpora.spans import span_of
-from simulsa_plugin.corpora.utterance import Dropped, FindAudio, Form, Request, Utterance, utterance_or_dropped
+from simulsa_plugin.corpora.utterance import CorpusRequest, Dropped, FindAudio, Form, Utterance, utterance_or_dropped
 from simulsa_plugin.errors import DatasetError, RowError
 
 _SEGMENTS = "segments.lst"
 
 
-def read(request: Request) -> Iterator[Utterance | Dropped]:
+def read(request: CorpusRequest) -> Iterator[Utterance | Dropped]:
     """The segments of the splits, in order; see `Form.read`. An id is the recording and the segment's number in it."""
     source = _source_folder(request)
     for split in request.splits:
@@ -28,7 +28,7 @@ def read(request: Request) -> Iterator[Utterance | Dropped]:
         if not table.exists():
             there = listed(path.parent.name for path in sorted(folder.parent.glob(f"*/{_SEGMENTS}")))
             raise DatasetError(f"{folder} has no {_SEGMENTS}; splits there: {there}. Set simulsa_split.")
-        segments = [(number, line.split()) for number, line in read_lines(table) if line.strip()]
+        segments = [(number, line.split()) for number, line in numbered_lines(table) if line.strip()]
         translations = read_aligned(folder / f"segments.{request.target}", len(segments), table)
         numbers: Counter[str] = Counter()
         for (number, fields), translation in zip(segments, translations, strict=True):
@@ -52,7 +52,7 @@ def _utterance(
     )
 
 
-def _source_folder(request: Request) -> Path:
+def _source_folder(request: CorpusRequest) -> Path:
     """The folder of the source language: the corpus, or one of its version folders, lies above it."""
     above = [request.folder, *sorted(request.folder.glob("v*"))]
     candidates = [folder / request.source for folder in above] + [request.folder]

@@ -10,15 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from simulsa_plugin.corpora.lines import listed, read_lines
-from simulsa_plugin.corpora.utterance import Dropped, Form, Request, Utterance
+from simulsa_plugin.corpora.lines import listed, numbered_lines
+from simulsa_plugin.corpora.utterance import CorpusRequest, Dropped, Form, Utterance
 from simulsa_plugin.errors import DatasetError, RowError
 
 _FIELDS = 7
 _ID, _FILE, _RAW = 0, 1, 2
 
 
-def read(request: Request) -> Iterator[Utterance | Dropped]:
+def read(request: CorpusRequest) -> Iterator[Utterance | Dropped]:
     """Every recording with each raw transcription of its sentence in the target language; see `Form.read`."""
     source, target = _language_folder(request, request.source), _language_folder(request, request.target)
     for split in request.splits:
@@ -41,7 +41,7 @@ def read(request: Request) -> Iterator[Utterance | Dropped]:
                 yield Utterance(f"{stem}_{number}" if number else stem, audio, None, translation)
 
 
-def _language_folder(request: Request, language: str) -> Path:
+def _language_folder(request: CorpusRequest, language: str) -> Path:
     candidates = [request.folder / language, request.folder / "data" / language]
     found = next((folder for folder in candidates if folder.is_dir()), None)
     if found is None:
@@ -80,7 +80,7 @@ def _sentences(table: Path) -> dict[str, list[str]]:
 
 def _rows(table: Path) -> Iterator[tuple[str, list[str] | None]]:
     """(place, fields) of each row; None where a row has another number of fields."""
-    for number, line in read_lines(table):
+    for number, line in numbered_lines(table):
         fields = line.split("\t")
         if line:
             yield f"{table}, line {number}", fields if len(fields) == _FIELDS else None

@@ -14,16 +14,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from simulsa_plugin.audio.recordings import Span
-from simulsa_plugin.corpora.lines import listed, read_lines
+from simulsa_plugin.corpora.lines import listed, numbered_lines
 from simulsa_plugin.corpora.spans import channel_of, span_of
-from simulsa_plugin.corpora.utterance import Dropped, Form, Request, Utterance, utterance_or_dropped
+from simulsa_plugin.corpora.utterance import CorpusRequest, Dropped, Form, Utterance, utterance_or_dropped
 from simulsa_plugin.errors import DatasetError, RowError
 
 _TO_THE_END = -1.0  # as an end in `segments`: "end_time of -1 means the segment runs till the end of the WAV file"
 _ARCHIVE = re.compile(r"\.ark:\d+(?:\[.*\])?$")
 
 
-def read(request: Request) -> Iterator[Utterance | Dropped]:
+def read(request: CorpusRequest) -> Iterator[Utterance | Dropped]:
     """The utterances of the data folders in the order of their audio, then texts without audio; see `Form.read`."""
     for folder in _data_folders(request):
         recordings = _recordings(folder, request)
@@ -64,7 +64,7 @@ def _utterance(
     return Utterance(segment.id, recording, span, translation)
 
 
-def _data_folders(request: Request) -> list[Path]:
+def _data_folders(request: CorpusRequest) -> list[Path]:
     """A folder for each split; without splits, the corpus folder is one itself."""
     folders = [request.folder / split for split in request.splits] or [request.folder]
     for folder in folders:
@@ -77,7 +77,7 @@ def _data_folders(request: Request) -> list[Path]:
     return folders
 
 
-def _recordings(folder: Path, request: Request) -> dict[str, Path | RowError]:
+def _recordings(folder: Path, request: CorpusRequest) -> dict[str, Path | RowError]:
     """Recording → file, or why none is read; relative names start from the corpus folder or from the data folder."""
     recordings = dict[str, Path | RowError]()
     for place, name, rest in _entries(folder / "wav.scp"):
@@ -89,7 +89,7 @@ def _recordings(folder: Path, request: Request) -> dict[str, Path | RowError]:
     return recordings
 
 
-def _recording(rest: str, place: str, folder: Path, request: Request) -> Path | RowError:
+def _recording(rest: str, place: str, folder: Path, request: CorpusRequest) -> Path | RowError:
     if _ARCHIVE.search(rest):
         return RowError("in_archive", f"{place}: {rest[:80]!r} lies in a Kaldi archive. Write the recordings to files.")
     try:
@@ -126,7 +126,7 @@ def _is_open(end: str) -> bool:
         return False
 
 
-def _text_file(folder: Path, request: Request) -> Path:
+def _text_file(folder: Path, request: CorpusRequest) -> Path:
     """The file with the translations: in the target language where the names of files tell, else `text`."""
     target = request.target_language
     names = [f"text.tc.{target}", f"text.{target}"] if target else []
@@ -154,7 +154,7 @@ def _translations(table: Path) -> dict[str, str | RowError]:
 
 def _entries(table: Path) -> Iterator[tuple[str, str, str]]:
     """(place, first word, the rest) of each line."""
-    for number, line in read_lines(table):
+    for number, line in numbered_lines(table):
         first, *rest = line.split(maxsplit=1)[:2] if line.strip() else ("",)
         if first:
             yield f"{table}, line {number}", first, rest[0].strip() if rest else ""

@@ -16,7 +16,7 @@ from simulsa_plugin.corpora.choice import choose_table
 from simulsa_plugin.corpora.lines import read_objects
 from simulsa_plugin.corpora.spans import seconds
 from simulsa_plugin.corpora.table_columns import check_roles
-from simulsa_plugin.corpora.utterance import Dropped, Form, Request, Utterance, utterance_or_dropped
+from simulsa_plugin.corpora.utterance import CorpusRequest, Dropped, Form, Utterance, utterance_or_dropped
 from simulsa_plugin.errors import MissingExtraError, RowError
 
 _ENDINGS = (".jsonl.gz", ".jsonl", "_cuts.jsonl.gz", "_cuts.jsonl")
@@ -26,7 +26,7 @@ _MIXED = ("MixedCut", "PaddingCut")
 _STRANGE = (KeyError, TypeError, ValueError, AttributeError, AssertionError, IndexError, RecursionError)
 
 
-def read(request: Request) -> Iterator[Utterance | Dropped]:
+def read(request: CorpusRequest) -> Iterator[Utterance | Dropped]:
     """The supervisions of the cuts, in order; see `Form.read`.
 
     The id of a cut's only supervision is the cut's. Supervisions that the cut holds a part of, as windows do, are
@@ -44,7 +44,7 @@ def read(request: Request) -> Iterator[Utterance | Dropped]:
 
 
 def _whole_cut(
-    row: dict[str, Any] | RowError, place: str, manifest: Path, request: Request
+    row: dict[str, Any] | RowError, place: str, manifest: Path, request: CorpusRequest
 ) -> list[Utterance | Dropped]:
     """All that a line gives. Raises RowError where it is no cut."""
     if isinstance(row, RowError):
@@ -61,7 +61,7 @@ def _no_cut(place: str) -> RowError:
     )
 
 
-def _rows(row: dict[str, Any], place: str, manifest: Path, request: Request) -> Iterator[Utterance | Dropped]:
+def _rows(row: dict[str, Any], place: str, manifest: Path, request: CorpusRequest) -> Iterator[Utterance | Dropped]:
     if row.get("type") in _MIXED:
         yield Dropped(str(row["id"]), "mixed_cut")
         return
@@ -101,7 +101,7 @@ def _unusable(cut: Any) -> str | None:
 
 
 def _utterance(
-    identifier: str, supervision: Any, cut: Any, place: str, manifest: Path, request: Request
+    identifier: str, supervision: Any, cut: Any, place: str, manifest: Path, request: CorpusRequest
 ) -> Utterance | Dropped:
     translation = _translation(supervision, cut, request)
     if translation is None:
@@ -133,7 +133,9 @@ def _part(supervision: Any, cut: Any, place: str) -> tuple[float, float] | None:
     return cut_start + max(0.0, start), cut_start + min(cut_seconds, end)
 
 
-def _audio(supervision: Any, cut: Any, place: str, manifest: Path, request: Request) -> tuple[Path, int | None] | str:
+def _audio(
+    supervision: Any, cut: Any, place: str, manifest: Path, request: CorpusRequest
+) -> tuple[Path, int | None] | str:
     """(file, which of its channels; None: all that it has), or why there is no such file."""
     channels = _channels(cut.channel)
     if len(channels) > 1 and _channels(supervision.channel) < channels:  # each side of a telephone call, say
@@ -157,7 +159,7 @@ def _channels(channel: Any) -> set[Any]:
     return set(channel) if isinstance(channel, list) else {channel}
 
 
-def _translation(supervision: Any, cut: Any, request: Request) -> str | None:
+def _translation(supervision: Any, cut: Any, request: CorpusRequest) -> str | None:
     """A custom field of the supervision or the cut: text, or texts by language."""
     named = (request.columns or {}).get("translation")
     for custom in (supervision.custom or {}, cut.custom or {}):

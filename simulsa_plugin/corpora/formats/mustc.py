@@ -15,9 +15,9 @@ from typing import Any
 
 import yaml
 
-from simulsa_plugin.corpora.lines import MAX_LINE_BYTES, listed, read_aligned, read_lines
+from simulsa_plugin.corpora.lines import MAX_LINE_BYTES, listed, numbered_lines, read_aligned
 from simulsa_plugin.corpora.spans import span_from
-from simulsa_plugin.corpora.utterance import Dropped, FindAudio, Form, Request, Utterance, utterance_or_dropped
+from simulsa_plugin.corpora.utterance import CorpusRequest, Dropped, FindAudio, Form, Utterance, utterance_or_dropped
 from simulsa_plugin.errors import DatasetError, RowError
 
 _ITEM = "- "
@@ -25,7 +25,7 @@ _ITEM = "- "
 _Loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 
 
-def read(request: Request) -> Iterator[Utterance | Dropped]:
+def read(request: CorpusRequest) -> Iterator[Utterance | Dropped]:
     """The segments of the splits, in order; see `Form.read`. An id is the talk and the segment's number in it."""
     for split in request.splits:
         folder = _split_folder(request, split)
@@ -72,7 +72,7 @@ def _recording(name: str, place: str, folder: Path, find: FindAudio) -> Path:
     return path
 
 
-def _split_folder(request: Request, split: str) -> Path:
+def _split_folder(request: CorpusRequest, split: str) -> Path:
     """`data/SPLIT` of the language pair's folder, or of the one above it."""
     pair = f"{request.source}-{request.target}"
     candidates = [request.folder / "data" / split, request.folder / pair / "data" / split, request.folder / split]
@@ -93,7 +93,7 @@ def _segments(table: Path) -> Iterator[tuple[str, Mapping[str, str] | RowError]]
     Items are parsed one at a time: what the whole file would need of memory, and could hide, is out of bounds.
     """
     place, item = "", ""
-    for number, line in read_lines(table):
+    for number, line in numbered_lines(table):
         if line.startswith(_ITEM) and item:
             yield place, _segment(item, place)
             item = ""

@@ -12,14 +12,14 @@ from simulsa_plugin.corpora.choice import choose_table
 from simulsa_plugin.corpora.lines import read_objects
 from simulsa_plugin.corpora.spans import span_from
 from simulsa_plugin.corpora.table_columns import check_roles
-from simulsa_plugin.corpora.utterance import Dropped, Form, Request, Utterance, utterance_or_dropped
+from simulsa_plugin.corpora.utterance import CorpusRequest, Dropped, Form, Utterance, utterance_or_dropped
 from simulsa_plugin.errors import RowError
 from simulsa_plugin.languages import language_code
 
 _ENDINGS = (".json", ".jsonl", "_manifest.json", "_manifest.jsonl")
 
 
-def read(request: Request) -> Iterator[Utterance | Dropped]:
+def read(request: CorpusRequest) -> Iterator[Utterance | Dropped]:
     """The rows of the manifests, in order; see `Form.read`.
 
     Rows that name other languages than the recipe are dropped, and so are rows without a translation: multilingual
@@ -44,7 +44,7 @@ def _number_of(row: Mapping[str, Any], number: int) -> str:
 
 
 def _utterance(
-    identifier: str, row: Mapping[str, Any], number: int, manifest: Path, request: Request
+    identifier: str, row: Mapping[str, Any], number: int, manifest: Path, request: CorpusRequest
 ) -> Utterance | Dropped:
     place = f"{manifest}, line {number}"
     name = row.get("audio_filepath")
@@ -59,7 +59,7 @@ def _utterance(
     return Utterance(identifier, request.find(name, place, manifest.parent), _span(row, place), translation)
 
 
-def _translation(row: Mapping[str, Any], request: Request) -> Any:
+def _translation(row: Mapping[str, Any], request: CorpusRequest) -> Any:
     column = (request.columns or {}).get("translation")
     return row.get(column) if column else row.get("answer", row.get("text"))
 

@@ -20,7 +20,7 @@ from simulsa_plugin.corpora.choice import PARQUET, choose_parquet, choose_table
 from simulsa_plugin.corpora.lines import MAX_LINE_BYTES, listed, read_csv, read_objects, read_tsv
 from simulsa_plugin.corpora.spans import channel_of, span_from, span_of
 from simulsa_plugin.corpora.table_columns import USUAL_NAMES, check_roles, find_columns
-from simulsa_plugin.corpora.utterance import Dropped, EncodedAudio, Form, Request, Utterance, utterance_or_dropped
+from simulsa_plugin.corpora.utterance import CorpusRequest, Dropped, EncodedAudio, Form, Utterance, utterance_or_dropped
 from simulsa_plugin.errors import DatasetError, RowError, UsageError
 
 _DICT, _STATE = "dataset_dict.json", "state.json"  # what `save_to_disk` leaves
@@ -37,7 +37,7 @@ _READERS: dict[str, Callable[[Path], Iterator[tuple[int, _Row]]]] = {
 }
 
 
-def read(request: Request) -> Iterator[Utterance | Dropped]:
+def read(request: CorpusRequest) -> Iterator[Utterance | Dropped]:
     """The rows of the tables, in order; see `Form.read`. Without a column for it, an id is the split and the number."""
     check_roles(request.columns)
     for split in request.splits or ("",):
@@ -51,7 +51,7 @@ def read(request: Request) -> Iterator[Utterance | Dropped]:
             yield from _utterances(_text_rows(table), table.parent, request, prefix)
 
 
-def read_parquet(shards: Sequence[Path], request: Request, prefix: str = "") -> Iterator[Utterance | Dropped]:
+def read_parquet(shards: Sequence[Path], request: CorpusRequest, prefix: str = "") -> Iterator[Utterance | Dropped]:
     """The rows of parquet files, one after another.
 
     Args:
@@ -141,7 +141,7 @@ def _saved_names(state: Path) -> list[str]:
         return names
 
 
-def _utterances(rows: _Rows, folder: Path, request: Request, prefix: str) -> Iterator[Utterance | Dropped]:
+def _utterances(rows: _Rows, folder: Path, request: CorpusRequest, prefix: str) -> Iterator[Utterance | Dropped]:
     columns = None
     for number, place, row in rows:
         if row is None or isinstance(row, RowError):
@@ -156,7 +156,7 @@ def _utterances(rows: _Rows, folder: Path, request: Request, prefix: str) -> Ite
 
 
 def _utterance(
-    identifier: str, fields: Mapping[str, Any], place: str, folder: Path, request: Request
+    identifier: str, fields: Mapping[str, Any], place: str, folder: Path, request: CorpusRequest
 ) -> Utterance | Dropped:
     """From the values of the roles."""
     audio, translation = _audio(fields["audio"]), fields["translation"]

@@ -24,7 +24,7 @@ from simulsa_plugin.augmentation.scored_file import ScoredFile
 from simulsa_plugin.errors import SimulsaError, UsageError
 from simulsa_plugin.files.dataset_info import SHAREGPT_ENTRY
 from simulsa_plugin.llamafactory.data.dataset import read_dataset_info
-from simulsa_plugin.settings import PREFIX, Settings, check_range, unknown_key
+from simulsa_plugin.settings import KEY_PREFIX, Settings, check_range, unknown_key
 
 FORMATTING = "simulsa"
 ATTRIBUTE = "simulsa_labels"  # of LLaMA-Factory's DatasetAttr
@@ -174,7 +174,7 @@ def labels_of(name: str, entry: object, folder: Path) -> Labels | None:
 
 def _refuse_own_keys(entry: Mapping[str, Any]) -> None:
     """Elsewhere LLaMA-Factory would pass over our keys in silence."""
-    own = next((key for key in entry if key.startswith(PREFIX)), None)
+    own = next((key for key in entry if key.startswith(KEY_PREFIX)), None)
     if own is not None:
         formatting = entry.get("formatting", "alpaca")
         raise UsageError(

@@ -12,7 +12,7 @@ from typing import Any
 
 from simulsa_plugin.demo.checkpoint import resolve_model_name
 from simulsa_plugin.errors import ModelError, SimulsaError, UsageError
-from simulsa_plugin.settings import shown, unknown_key
+from simulsa_plugin.settings import short_repr, unknown_key
 
 # Read by LLaMA-Factory before its own parsers.
 _LAUNCH_KEYS = {"use_ray", "use_v1_kernels"}
@@ -51,7 +51,7 @@ def check_named(recipe: Mapping[str, Any]) -> None:
         if value is None or value == "":
             raise UsageError(f"The recipe has no {key}. Add a line such as {key}: {example}.")
         if not isinstance(value, str):
-            raise UsageError(f"{key} is {shown(value)}; allowed: a name, such as {example}.")
+            raise UsageError(f"{key} is {short_repr(value)}; allowed: a name, such as {example}.")
 
 
 def inference_arguments(recipe: Mapping[str, Any]) -> InferenceArguments:

@@ -17,7 +17,7 @@ from simulsa_plugin.errors import DatasetError, SimulsaError, UsageError
 from simulsa_plugin.llamafactory.data.dataset import registered_file
 from simulsa_plugin.llamafactory.plugin.notices import announce, notify
 from simulsa_plugin.llamafactory.plugin.recipe_keys import GROUPS, TrainingSettings, flags_to_recipe
-from simulsa_plugin.settings import PREFIX, YAML_ERRORS, split_recipe
+from simulsa_plugin.settings import KEY_PREFIX, YAML_ERRORS, split_recipe
 from simulsa_plugin.terminal import printable
 
 COMMANDS = frozenset({"train", "chat", "api", "export", "webchat", "webui"})
@@ -77,7 +77,7 @@ def check_data(recipe: Mapping[str, Any]) -> None:
             where the recipe knows it.
     """
     missing = missing_data(recipe)
-    ours = any(key.startswith(PREFIX) for key in recipe) or any(name.endswith(SUFFIX) for name in _names(recipe))
+    ours = any(key.startswith(KEY_PREFIX) for key in recipe) or any(name.endswith(SUFFIX) for name in _names(recipe))
     if not missing or not ours:
         return
     made_by = TrainingSettings.from_keys(recipe).made_by

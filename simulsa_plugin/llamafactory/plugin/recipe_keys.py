@@ -17,7 +17,7 @@ from simulsa_plugin.demo.checkpoint import resolve_model_name
 from simulsa_plugin.evaluation.evaluation_settings import CometSettings, EvaluationSettings, HookSettings, TuneSettings
 from simulsa_plugin.llamafactory.plugin.notices import notify
 from simulsa_plugin.presets import PresetSettings
-from simulsa_plugin.settings import PREFIX, Settings, split_recipe
+from simulsa_plugin.settings import KEY_PREFIX, Settings, split_recipe
 
 MODEL_KEYS = ("model_name_or_path", "ref_model", "reward_model")
 Arguments = dict[str, Any] | list[str]
@@ -83,7 +83,7 @@ def adapt_flags(flags: list[str]) -> list[str]:
     Raises:
         UsageError: a `--simulsa_*` flag nobody reads; the nearest known key is named.
     """
-    split_recipe({key: None for key in flags_to_recipe(flags) if key.startswith(PREFIX)}, GROUPS)
+    split_recipe({key: None for key in flags_to_recipe(flags) if key.startswith(KEY_PREFIX)}, GROUPS)
     adapted = list(flags)
     for position, flag in enumerate(flags):
         key, equals, value = flag.removeprefix("--").partition("=")

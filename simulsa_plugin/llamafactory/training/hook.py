@@ -37,8 +37,7 @@ from simulsa_plugin.llamafactory.training.preserved_state import as_loud_as_befo
 from simulsa_plugin.metrics.quality import make_metrics
 from simulsa_plugin.model.values import Sample, UnusableRow
 from simulsa_plugin.presets import apply_preset
-from simulsa_plugin.settings import PREFIX as PREFIX_OF_KEYS
-from simulsa_plugin.settings import read_recipe
+from simulsa_plugin.settings import KEY_PREFIX, read_recipe
 
 DECODED_STAGES = ("sft", "dpo", "kto")
 if TYPE_CHECKING:
@@ -304,7 +303,7 @@ def _about_test_set(dataset: OfflineDataset, data_arguments: Any, plan: Training
 
 def _own_keys(data_arguments: Any) -> dict[str, Any]:
     """The recipe's `simulsa_*` keys; flags come as text, and are read as a recipe's values are."""
-    keys = {key: value for key, value in vars(data_arguments).items() if key.startswith(PREFIX_OF_KEYS)}
+    keys = {key: value for key, value in vars(data_arguments).items() if key.startswith(KEY_PREFIX)}
     flags = read_recipe(None, [f"{key}={value}" for key, value in keys.items() if isinstance(value, str)])
     return {key: flags.get(key, value) for key, value in keys.items() if value is not None}
 

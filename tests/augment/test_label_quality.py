@@ -9,11 +9,11 @@ from helpers.files import read_json_lines
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulsa_plugin.augmentation.augment_report import summary_lines
+from simulsa_plugin.augmentation.augment_report import augment_summary
 from simulsa_plugin.augmentation.augment_settings import AugmentSettings
-from simulsa_plugin.augmentation.label_quality import Commitment, CommitmentTally, compare_partials
+from simulsa_plugin.augmentation.label_quality import LabelQuality, LabelQualityTally, compare_partials
 from simulsa_plugin.augmentation.pipeline import augment
-from simulsa_plugin.augmentation.relabeling import decide_again
+from simulsa_plugin.augmentation.relabeling import relabel
 from simulsa_plugin.commands import augment as command
 from simulsa_plugin.demo.corpus import iterate_utterances
 from simulsa_plugin.demo.truth import find_truth, true_partial
@@ -48,7 +48,7 @@ REFERENCE = "Der Mann, der das Auto, das Auto, hat."
 )
 def test_words_over_and_under_by_hand(partial, true, over, under):
     found = compare_partials(REFERENCE, partial, true)
-    assert found == Commitment(over, under)
+    assert found == LabelQuality(over, under)
     assert found.verdict == ("over" if over else "under" if under else "exact")
 
 
@@ -94,8 +94,8 @@ def test_saying_more_never_lessens_over_nor_adds_to_under(words, true_count, dat
 
 
 def test_the_sums_and_means_by_hand():
-    tally = CommitmentTally()
-    for one in (Commitment(3, 0), Commitment(1, 0), Commitment(0, 0), Commitment(0, 2), None, None):
+    tally = LabelQualityTally()
+    for one in (LabelQuality(3, 0), LabelQuality(1, 0), LabelQuality(0, 0), LabelQuality(0, 2), None, None):
         tally.add(one)
     assert tally.summary() == {
         "over": 2,
@@ -108,7 +108,7 @@ def test_the_sums_and_means_by_hand():
         "mean_over_words": 1.0,
         "mean_under_words": 0.5,
     }
-    assert CommitmentTally().summary()["mean_over_words"] is None
+    assert LabelQualityTally().summary()["mean_over_words"] is None
 
 
 # A corpus of three rows whose truth is worked out on paper. One word of source each quarter of a second.
@@ -222,7 +222,7 @@ def test_a_run_against_the_truth_on_paper(corpus, tmp_path):
         "mean_over_words": 2 / 3,
         "mean_under_words": 2 / 3,
     }
-    (line,) = [line for line in summary_lines(outcome.manifest) if "true" in line]
+    (line,) = [line for line in augment_summary(outcome.manifest) if "true" in line]
     assert line == (
         "  against the true partial translations: 1 (33%) over, 1 (33%) exact, 1 (33%) under; "
         "on average 0.67 words too many, 0.67 too few"
@@ -241,7 +241,7 @@ def test_rows_about_another_reference_or_beyond_the_truth_are_unknown(corpus, tm
     summary = outcome.manifest["commitment"]
     assert (summary["known"], summary["unknown"], summary["exact"]) == (1, 2, 1)
     assert len(read_json_lines(tmp_path / "out" / "toy_simulsa" / "commitment.jsonl")) == 1
-    assert summary_lines(outcome.manifest)[-2].endswith("; 2 without a true partial")
+    assert augment_summary(outcome.manifest)[-2].endswith("; 2 without a true partial")
 
 
 def test_without_a_truth_there_is_no_word_about_it(corpus, tmp_path):
@@ -250,7 +250,7 @@ def test_without_a_truth_there_is_no_word_about_it(corpus, tmp_path):
     outcome = run(corpus, tmp_path / "out", sure=[3, 3, 1])
     assert outcome.manifest["commitment"] is None
     assert not (tmp_path / "out" / "toy_simulsa" / "commitment.jsonl").exists()
-    assert not any("true partial" in line for line in summary_lines(outcome.manifest))
+    assert not any("true partial" in line for line in augment_summary(outcome.manifest))
 
 
 @pytest.mark.parametrize("relative", [False, True], ids=["registered", "rewritten"])
@@ -259,9 +259,9 @@ def test_deciding_again_is_held_against_the_same_truth(corpus, tmp_path, relativ
     corpus.relative = relative
     first = run(corpus, tmp_path / "out", sure=[4, 2, 1])
     scores = tmp_path / "out" / "toy_simulsa" / "scores.jsonl"
-    other = decide_again(scores, {"simulsa_acceptance": "greedy"}, tmp_path / "other", find_truth)
+    other = relabel(scores, {"simulsa_acceptance": "greedy"}, tmp_path / "other", find_truth)
     assert other.manifest["commitment"]["over_words"] == 2  # the whole of every reference
-    again = decide_again(scores, {}, tmp_path / "out", find_truth)
+    again = relabel(scores, {}, tmp_path / "out", find_truth)
     assert again.manifest["commitment"] == first.manifest["commitment"]
     assert again.manifest["commitment"]["over_words"] == again.manifest["commitment"]["under_words"] == 1
 
@@ -352,4 +352,4 @@ def test_utterances_of_the_embedded_corpus_on_paper(utterances, number, heard, g
     assert utterances[number].sentence.target_text == german
     # The cut falls where the word ends, which counts as heard.
     true = true_partial(truth, truth["word_ends"][heard - 1])
-    assert compare_partials(german, partial, true) == Commitment(*expected), true
+    assert compare_partials(german, partial, true) == LabelQuality(*expected), true

@@ -16,11 +16,11 @@ from helpers.processes import FORK, PATIENCE_SECONDS, REFUSED, lock_holder, star
 from simulsa_plugin.augmentation.augment_settings import AugmentSettings
 from simulsa_plugin.augmentation.method.selection import walk
 from simulsa_plugin.augmentation.pipeline import augment
-from simulsa_plugin.augmentation.relabeling import decide_again
+from simulsa_plugin.augmentation.relabeling import relabel
 from simulsa_plugin.commands import augment as command
 from simulsa_plugin.errors import StorageError, UsageError
 from simulsa_plugin.files.locks import LOCK
-from simulsa_plugin.run_configuration import read_sealed_work
+from simulsa_plugin.run_configuration import read_sealed_configuration
 
 BOTH = {"extra_scores": ("full", "lookback")}
 RULES = [
@@ -81,7 +81,7 @@ def no_truth(name, entry):
 
 def again(out, keys=(), to=None, scores=None):
     given = {f"simulsa_{key}": value for key, value in dict(keys).items()}
-    return decide_again(scores or scores_of(out), given, to or out, no_truth)
+    return relabel(scores or scores_of(out), given, to or out, no_truth)
 
 
 def type_it(*words):
@@ -191,7 +191,7 @@ def test_fewer_samples_are_a_direct_runs_skips_included(toy, tmp_path, samples, 
     assert skipped == (tmp_path / "direct" / "toy_simulsa" / "skipped.jsonl").read_bytes()
     reasons = {row["reason"] for row in read_json_lines(tmp_path / "all" / "toy_simulsa" / "skipped.jsonl")}
     assert reasons == ({"multi_turn"} if cuts == 1 else {"multi_turn", "same_cut"})
-    direct = read_sealed_work(tmp_path / "direct" / "toy_simulsa" / "manifest.json")
+    direct = read_sealed_configuration(tmp_path / "direct" / "toy_simulsa" / "manifest.json")
     assert {key: outcome.manifest[key] for key in direct} == direct
 
 

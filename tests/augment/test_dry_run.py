@@ -11,8 +11,8 @@ from helpers.fakes import ByteModel, ListDataset, make_dataset, write_noise
 from helpers.files import tree
 
 from simulsa_plugin.augmentation.augment_settings import AugmentSettings
-from simulsa_plugin.augmentation.dry_run import ModelSize, plan
-from simulsa_plugin.augmentation.manifest import describe_work
+from simulsa_plugin.augmentation.dry_run import ModelSize, dry_run
+from simulsa_plugin.augmentation.manifest import describe_augmentation
 from simulsa_plugin.augmentation.pipeline import augment, augment_shard
 from simulsa_plugin.commands import augment as command
 from simulsa_plugin.demo.checkpoint import checkpoint_path
@@ -30,7 +30,9 @@ def toy(tmp_path_factory):
 
 def say(dataset, out, settings=SETTINGS, model=None, size=None):
     model = model or ByteModel()
-    return "\n".join(plan(dataset, model, size, settings, out, describe_work(dataset, model.describe(), settings)))
+    return "\n".join(
+        dry_run(dataset, model, size, settings, out, describe_augmentation(dataset, model.describe(), settings))
+    )
 
 
 class Noting(ByteModel):
@@ -145,8 +147,8 @@ def test_the_offline_file_itself_is_not_replaced(toy, tmp_path):
 
 def test_what_is_known_without_weights_is_part_of_the_work(toy):
     model = ByteModel()
-    setup = describe_work(toy, model.describe(), SETTINGS)
-    work = describe_work(toy, model.describe(), SETTINGS, model.output_width)
+    setup = describe_augmentation(toy, model.describe(), SETTINGS)
+    work = describe_augmentation(toy, model.describe(), SETTINGS, model.output_width)
     assert setup.items() <= work.items()
 
 
