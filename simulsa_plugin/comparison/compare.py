@@ -372,7 +372,7 @@ def _uncertainty(
     if bounds is None:
         return found
     different = differing_utterances(first.statistics, second.statistics, name)
-    found |= {"interval": [bounds.low, bounds.high], "utterances": len(different), "differing": int(different.sum())}
+    found |= {"interval": bounds.as_json(), "utterances": len(different), "differing": int(different.sum())}
     if name not in QUALITY_METRICS:
         return found | {
             "p_value": paired_p_value(difference, differences[~np.isnan(differences)]) if different.any() else 1.0

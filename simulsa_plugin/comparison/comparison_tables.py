@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from simulsa_plugin.evaluation.formatting import format_parameters, format_value, metric_unit
+from simulsa_plugin.evaluation.formatting import format_interval, format_number, format_parameters, metric_unit
 from simulsa_plugin.evaluation.result_cells import CELL_METRICS, CellKey
 from simulsa_plugin.metrics.quality import QUALITY_METRICS
 from simulsa_plugin.tables import align
@@ -52,12 +52,12 @@ def _main_table(cells: Iterable[dict[str, Any]], time: str) -> list[str]:
         for name in MAIN_METRICS:
             value = cell["metrics"].get(name, {})
             row += [
-                format_value(value.get("baseline")),
-                format_value(value.get("other")),
-                _signed(value.get("difference")),
+                format_number(value.get("baseline")),
+                format_number(value.get("other")),
+                _format_difference(value.get("difference")),
             ]
-            row += [_shown_interval(value.get("interval"))]
-            row += [_shown_test(value)] if name in QUALITY_METRICS else []
+            row += [_format_bounds(value.get("interval"))]
+            row += [_format_test(value)] if name in QUALITY_METRICS else []
         rows.append(row)
     return align(rows)
 
@@ -77,7 +77,7 @@ def _other_table(cells: Sequence[dict[str, Any]], time: str) -> list[str]:
     if not names:
         return []
     rows = [["difference", *(_with_unit(name, time) for name in names)]]
-    rows += [[_cell_name(cell), *(_signed(difference(cell, name)) for name in names)] for cell in cells]
+    rows += [[_cell_name(cell), *(_format_difference(difference(cell, name)) for name in names)] for cell in cells]
     return ["", *align(rows)]
 
 
@@ -115,10 +115,10 @@ def _curve_table(curves: dict[str, Any]) -> list[str]:
     rows += [
         [
             f"{point[latency]:.0f}",
-            format_value(point["baseline"]),
-            format_value(point["other"]),
-            _signed(point["difference"]),
-            _shown_interval(point["interval"]),
+            format_number(point["baseline"]),
+            format_number(point["other"]),
+            _format_difference(point["difference"]),
+            _format_bounds(point["interval"]),
         ]
         for point in curves["points"]
     ]
@@ -126,9 +126,9 @@ def _curve_table(curves: dict[str, Any]) -> list[str]:
         f"{title} (interpolated between the best of {_cells_compared(curves['grids'])}; "
         f"common range {low:.0f}–{high:.0f} ms)",
         *align(rows),
-        f"mean difference {_signed(curves['mean_difference'])} {_shown_interval(curves['interval'])} "
-        f"(over utterances alone {_shown_interval(curves['sampling_interval'])}), "
-        f"area {curves['area']:+.1f} {quality}·ms {_shown_interval(curves['area_interval'])}",
+        f"mean difference {_format_difference(curves['mean_difference'])} {_format_bounds(curves['interval'])} "
+        f"(over utterances alone {_format_bounds(curves['sampling_interval'])}), "
+        f"area {curves['area']:+.1f} {quality}·ms {_format_bounds(curves['area_interval'])}",
     ]
 
 
@@ -151,20 +151,17 @@ def _with_unit(name: str, time: str) -> str:
     return f"{name} {metric_unit(name, time)}".rstrip()
 
 
-def _signed(value: float | None) -> str:
-    return "–" if value is None else f"{value:+.3f}"
+def _format_difference(value: float | None) -> str:
+    return format_number(value, signed=True)
 
 
-def _shown_test(value: dict[str, Any]) -> str:
+def _format_test(value: dict[str, Any]) -> str:
     """p, what it rests on, and what others would print."""
     if value.get("randomisation_p_value") is None:
         return "–"
     theirs = value["sacrebleu_randomisation_p_value"]
-    return (
-        f"{value['randomisation_p_value']:.4f} {value['differing']}/{value['utterances']} "
-        f"{'–' if theirs is None else f'{theirs:.4f}'}"
-    )
+    return f"{value['randomisation_p_value']:.4f} {value['differing']}/{value['utterances']} {format_number(theirs, 4)}"
 
 
-def _shown_interval(bounds: Sequence[float] | None) -> str:
-    return "–" if bounds is None else f"[{bounds[0]:+.2f}, {bounds[1]:+.2f}]"
+def _format_bounds(bounds: Sequence[float] | None) -> str:
+    return format_interval(bounds, 2, signed=True)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from simulsa_plugin.comparison.resampled_cells import ResampledCells, resample_cells
 from simulsa_plugin.errors import LogError, UsageError
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
+from simulsa_plugin.evaluation.formatting import format_interval
 from simulsa_plugin.evaluation.result_cells import Cell, CellKey, cell_key
 from simulsa_plugin.files.checksums import read_sealed
 from simulsa_plugin.files.json_files import Json
@@ -165,7 +166,7 @@ def _at_budget(
             "baseline": one,
             "other": two,
             "difference": two - one,
-            "interval": bounds and [bounds.low, bounds.high],
+            "interval": bounds and bounds.as_json(),
         }
     found |= {
         share: {side: getattr(system, share) for side, system in zip(SIDES, (baseline, other), strict=True)}
@@ -274,12 +275,8 @@ def _sentence(found: Json, cells: Sequence[str]) -> str:
     )
     return (
         f"Tuned at {found['budget']:g} ms of {found['latency']}: {verdict}, by "
-        f"{quality['difference']:+.2f} {found['quality']} {_shown(bounds, 2)} "
+        f"{quality['difference']:+.2f} {found['quality']} {format_interval(bounds, 2, signed=True)} "
         f"({quality['other']:.2f}, {cells[1]}; baseline {quality['baseline']:.2f}, {cells[0]}), at "
         f"{latency['other']:.0f} ms on test against {latency['baseline']:.0f} "
-        f"({latency['difference']:+.0f} {_shown(latency['interval'], 0)}); {choice}."
+        f"({latency['difference']:+.0f} {format_interval(latency['interval'], 0, signed=True)}); {choice}."
     )
-
-
-def _shown(bounds: Sequence[float] | None, digits: int) -> str:
-    return "[–]" if bounds is None else f"[{bounds[0]:+.{digits}f}, {bounds[1]:+.{digits}f}]"

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Sequence
 
 from simulsa_plugin.comparison.equal_latency import LEAST_THINNED
+from simulsa_plugin.evaluation.formatting import format_interval
 from simulsa_plugin.evaluation.result_cells import OFFLINE, cell_key
 from simulsa_plugin.files.json_files import Json
 from simulsa_plugin.metrics.columns import mean_of
@@ -105,7 +106,7 @@ def _at_fixed_settings(cells: Sequence[Json], quality: str, latency: str) -> str
 def _at_equal_latency(curves: Json, quality: str, latency: str) -> str:
     low, high = curves["range"]
     bounds = curves["interval"]
-    interval = "" if bounds is None else f" [{bounds[0]:+.2f}, {bounds[1]:+.2f}]"
+    interval = "" if bounds is None else f" {format_interval(bounds, 2, signed=True)}"
     size = f"{curves['mean_difference']:+.2f} {quality}{interval}"
     said = {
         UP: "the other is better",

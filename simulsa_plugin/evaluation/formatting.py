@@ -1,17 +1,16 @@
-"""Numbers as people read them: units, decimals, parameters, intervals."""
+"""Numbers as tables and messages show them: units, decimals, intervals, counts, policy parameters."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from simulsa_plugin.metrics.instance import PERCENT_METRICS
-from simulsa_plugin.metrics.significance import Interval
 
 MILLISECONDS, SOURCE_TOKENS = "ms", "tokens"  # of source heard, or of source read
 
 
 def time_unit(signatures: Mapping[str, str]) -> str:
-    """Unit of the latencies that a signature describes: that of logs of text sources is a token.
+    """Return the unit of the latencies that signatures describe: ms, or tokens where the source is text.
 
     >>> time_unit({"latency": "unit:word|time:source-tokens|as:SimulEval-1.1.4"}), time_unit({})
     ('tokens', 'ms')
@@ -20,7 +19,7 @@ def time_unit(signatures: Mapping[str, str]) -> str:
 
 
 def metric_unit(metric: str, time: str = MILLISECONDS) -> str:
-    """Unit of a metric: that of time for latencies, % for shares, nothing for ratios and for 0…100.
+    """Return the unit of a metric: that of time for latencies, % for shares, none for ratios and scores of 0…100.
 
     >>> metric_unit("LAAL_CA"), metric_unit("AP"), metric_unit("BLEU"), metric_unit("SWF")
     ('ms', '', '', '%')
@@ -29,17 +28,42 @@ def metric_unit(metric: str, time: str = MILLISECONDS) -> str:
     return "%" if name in PERCENT_METRICS else "" if name in ("BLEU", "chrF", "COMET", "AP", "NE") else time
 
 
-def format_value(value: float | None) -> str:
-    """A value as tables show it; a dash where nothing was measured.
+def format_number(value: float | None, digits: int = 3, *, signed: bool = False) -> str:
+    """Format a number; a dash where there is none.
 
-    >>> format_value(12.3456), format_value(None)
-    ('12.346', '–')
+    >>> format_number(12.3456), format_number(1.26, 1, signed=True), format_number(None)
+    ('12.346', '+1.3', '–')
     """
-    return "–" if value is None else f"{value:.3f}"
+    return "–" if value is None else f"{value:{'+' if signed else ''}.{digits}f}"
+
+
+def format_interval(bounds: Sequence[float] | None, digits: int = 3, *, signed: bool = False) -> str:
+    """Format the two bounds of an interval; a dash where there is none.
+
+    >>> format_interval([1.0, 2.5], 1), format_interval((-1.0, 2.0), 0, signed=True), format_interval(None)
+    ('[1.0, 2.5]', '[-1, +2]', '–')
+    """
+    if bounds is None:
+        return format_number(None)
+    return f"[{', '.join(format_number(bound, digits, signed=signed) for bound in bounds)}]"
+
+
+def format_measured(value: float | None, measured: int | None, total: int | None, digits: int = 3) -> str:
+    """Format a mean, and how many instances it rests on where these are not all.
+
+    >>> format_measured(1.0, 3, 4), format_measured(1.0, 4, 4), format_measured(None, 0, 4)
+    ('1.000 (3/4)', '1.000', '–')
+    """
+    return format_number(value, digits) + (f" ({measured}/{total})" if is_partial(value, measured, total) else "")
+
+
+def is_partial(value: float | None, measured: int | None, total: int | None) -> bool:
+    """Whether there is a value, and it is known to rest on fewer instances than there are."""
+    return value is not None and measured is not None and total is not None and measured != total
 
 
 def format_parameters(parameters: object) -> str:
-    """A policy's parameters.
+    """Format the parameters of a policy.
 
     >>> format_parameters({"wait_k": 3}), format_parameters({})
     ('wait_k=3', '')
@@ -47,12 +71,3 @@ def format_parameters(parameters: object) -> str:
     if not isinstance(parameters, Mapping):
         return str(parameters)
     return " ".join(f"{key}={value}" for key, value in parameters.items())
-
-
-def format_interval(found: Interval | None) -> str:
-    """An interval of a value.
-
-    >>> format_interval(Interval(1.0, 2.5, 1000)), format_interval(None)
-    ('[1.000, 2.500]', '–')
-    """
-    return "–" if found is None else f"[{format_value(found.low)}, {format_value(found.high)}]"

@@ -7,7 +7,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from simulsa_plugin.evaluation.formatting import format_parameters, format_value
+from simulsa_plugin.evaluation.formatting import (
+    format_interval,
+    format_measured,
+    format_number,
+    format_parameters,
+    is_partial,
+)
 from simulsa_plugin.evaluation.limit import ABOVE, LIMIT, LIMITS
 from simulsa_plugin.evaluation.result_cells import COMET, CellKey, cell_key
 from simulsa_plugin.files.atomic import replacing
@@ -79,7 +85,11 @@ def _remarks(cells: Sequence[ScoresRow]) -> list[str]:
     longer = max((cell.get("counts", {}).get("longer_than_window") or 0 for cell in cells), default=0)
     if longer:
         remarks.append(f"{longer} utterances are longer than the model's window: it does not hear what lies beyond")
-    if any(_shown_count(_measured(cell, name), cell, cell.get(name)) for cell in cells for name in _values(cells)):
+    if any(
+        is_partial(cell.get(name), _measured(cell, name), cell["instances"])
+        for cell in cells
+        for name in _values(cells)
+    ):
         remarks.append("(m/n): the value rests on m of n instances; the others have none")
     return remarks
 
@@ -115,11 +125,7 @@ def _measured(cell: ScoresRow, name: str) -> int | None:
 
 def _shown(cell: ScoresRow, name: str) -> str:
     """A value, and how many instances it rests on where these are not all; limits have no COMET."""
-    return format_value(cell.get(name)) + _shown_count(_measured(cell, name), cell, cell.get(name))
-
-
-def _shown_count(measured: int | None, cell: ScoresRow, value: float | None) -> str:
-    return "" if value is None or measured in (None, cell["instances"]) else f" ({measured}/{cell['instances']})"
+    return format_measured(cell.get(name), _measured(cell, name), cell["instances"])
 
 
 def _draw(cells: Sequence[ScoresRow], handle: Any) -> None:
@@ -166,11 +172,19 @@ def _draw(cells: Sequence[ScoresRow], handle: Any) -> None:
 
 
 def _errors(cells: Sequence[ScoresRow], name: str) -> list[list[float]]:
-    """How far the intervals reach below and above the values; 0 where there is none."""
-    found = [cell.get("intervals", {}).get(name) or [cell[name], cell[name]] for cell in cells]
+    return error_bars([cell[name] for cell in cells], [cell.get("intervals", {}).get(name) for cell in cells])
+
+
+def error_bars(values: Sequence[float], intervals: Sequence[Sequence[float] | None]) -> list[list[float]]:
+    """Return how far intervals reach below and above their values, as matplotlib draws them; 0 where there is none.
+
+    >>> error_bars([2.0, 5.0], [[1.0, 4.0], None])
+    [[1.0, 0.0], [2.0, 0.0]]
+    """
+    known = [interval or (value, value) for value, interval in zip(values, intervals, strict=True)]
     return [
-        [max(0.0, cell[name] - low) for cell, (low, _) in zip(cells, found, strict=True)],
-        [max(0.0, high - cell[name]) for cell, (_, high) in zip(cells, found, strict=True)],
+        [max(0.0, value - low) for value, (low, _) in zip(values, known, strict=True)],
+        [max(0.0, high - value) for value, (_, high) in zip(values, known, strict=True)],
     ]
 
 
@@ -200,7 +214,7 @@ def _page(scores: Mapping[str, Any]) -> str:
                     *_key(cell, keys),
                     *_views(cell, "delays", DELAY_KINDS),
                     *_views(cell, "clocks", CLOCKS),
-                    format_value(cell.get("real_time_factor")),
+                    format_number(cell.get("real_time_factor")),
                 ]
                 for cell in cells
             ),
@@ -224,17 +238,17 @@ def _said_of_clocks(cells: Sequence[ScoresRow]) -> str:
 
 def _with_interval(cell: ScoresRow, name: str) -> str:
     found = cell.get("intervals", {}).get(name) if name in WITH_INTERVAL else None
-    return _shown(cell, name) + ("" if found is None else f" [{format_value(found[0])}, {format_value(found[1])}]")
+    return _shown(cell, name) + ("" if found is None else f" {format_interval(found)}")
 
 
 def _views(cell: ScoresRow, group: str, names: Iterable[str]) -> list[str]:
     views = cell.get(group) or {}
-    return [_shown_view(cell, views[name]) if name in views else format_value(None) for name in names]
+    return [_shown_view(cell, views[name]) if name in views else format_number(None) for name in names]
 
 
 def _shown_view(cell: ScoresRow, view: Mapping[str, Any]) -> str:
     measured = cell["instances"] - view["skipped"]["LAAL"]
-    return format_value(view["LAAL"]) + _shown_count(measured, cell, view["LAAL"])
+    return format_measured(view["LAAL"], measured, cell["instances"])
 
 
 def _html_table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

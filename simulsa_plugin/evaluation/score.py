@@ -11,7 +11,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 
-from simulsa_plugin.evaluation.formatting import format_interval, format_value, metric_unit, time_unit
+from simulsa_plugin.evaluation.formatting import format_interval, format_number, metric_unit, time_unit
 from simulsa_plugin.files.atomic import remove_abandoned
 from simulsa_plugin.files.json_files import write_json
 from simulsa_plugin.files.ownership import refuse_input_as_output
@@ -133,9 +133,9 @@ def score_table(scored: ScoredLog) -> list[str]:
         rows.append(
             [
                 name,
-                format_value(scores.corpus[name]),
-                *([] if intervals is None else [format_interval(intervals.get(name))]),
-                *(format_value(value) if name in LATENCY_METRICS else "" for value in percentiles),
+                format_number(scores.corpus[name]),
+                *([] if intervals is None else [format_interval((found := intervals.get(name)) and found.as_json())]),
+                *(format_number(value) if name in LATENCY_METRICS else "" for value in percentiles),
                 metric_unit(name, time),
                 f"{instances - scores.counts['skipped'][name]}/{instances}",
             ]
@@ -144,7 +144,7 @@ def score_table(scored: ScoredLog) -> list[str]:
     lines += [*align(rows), "", *_remarks(scores)]
     lines += [f"{name}: {signature}" for name, signature in scores.signatures.items()]
     if scores.sentences is not None:
-        columns = [[name, *map(format_value, scores.sentences[name])] for name in SENTENCE_METRICS]
+        columns = [[name, *map(format_number, scores.sentences[name])] for name in SENTENCE_METRICS]
         numbers = ["line", *map(str, range(1, instances + 1))]
         lines += ["", *align([list(row) for row in zip(numbers, *columns, strict=True)])]
     return lines

@@ -15,6 +15,7 @@ from simulsa_plugin.commands.console import Parser, run_command
 from simulsa_plugin.comparison.compare import CompareOptions, load_result, resample_result
 from simulsa_plugin.comparison.resampled_cells import ResampledLog, check_same_references
 from simulsa_plugin.errors import LogError, UsageError
+from simulsa_plugin.evaluation.formatting import format_interval, format_number
 from simulsa_plugin.evaluation.limit import ABOVE
 from simulsa_plugin.evaluation.result_cells import OFFLINE, SCORES, CellKey, read_scores
 from simulsa_plugin.experiments.disturbed import CLEAN, CONDITIONS
@@ -176,7 +177,7 @@ def _differences(baseline: ModeResult, other: ModeResult) -> Json:
         first, second = baseline.values[name], other.values[name]
         bounds = interval(other.sampled.values[name] - baseline.sampled.values[name])
         found[f"{name}_difference"] = None if first is None or second is None else second - first
-        found[f"{name}_interval"] = None if bounds is None else [bounds.low, bounds.high]
+        found[f"{name}_interval"] = bounds and bounds.as_json()
     return found
 
 
@@ -214,11 +215,11 @@ def _row(row: Json) -> list[str]:
     early = f"{row['early']}/{row['instances']}" if CONDITIONS[row["condition"]].lead_ms else "–"
     return [
         _title(row),
-        _number(row["BLEU"], 1),
+        format_number(row["BLEU"], 1),
         *_difference(row, "BLEU", 1),
-        _number(row["LAAL"], 0),
+        format_number(row["LAAL"], 0),
         _difference(row, "LAAL", 0)[0],
-        _number(row[_ABOVE], 0),
+        format_number(row[_ABOVE], 0),
         early,
     ]
 
@@ -230,13 +231,9 @@ def _title(row: Json) -> str:
 def _difference(row: Json, name: str, digits: int) -> list[str]:
     difference, bounds = row[f"{name}_difference"], row[f"{name}_interval"]
     return [
-        "–" if difference is None else f"{difference:+.{digits}f}",
-        "–" if bounds is None else f"[{bounds[0]:+.{digits}f}, {bounds[1]:+.{digits}f}]",
+        format_number(difference, digits, signed=True),
+        format_interval(bounds, digits, signed=True),
     ]
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ import numpy as np
 from simulsa_plugin.comparison.compare import CompareOptions, load_result, resample_result
 from simulsa_plugin.comparison.equal_latency import Axes, compare_curves
 from simulsa_plugin.comparison.resampled_cells import ResampledCells, ResampledLog, check_same_references
+from simulsa_plugin.evaluation.formatting import format_interval, format_measured, format_number
+from simulsa_plugin.evaluation.report import error_bars
 from simulsa_plugin.evaluation.result_cells import Cell, CellKey
 from simulsa_plugin.files.atomic import replacing
 from simulsa_plugin.files.json_files import Json
@@ -81,12 +83,12 @@ def summary_table(summary: Json, seeds: int) -> list[str]:
             [
                 row["arm"],
                 row["cell"],
-                _number(row["BLEU"], 1),
-                _bounds(row["BLEU_interval"], 1),
-                _number(row["BLEU_spread"], 1),
-                _number(row["LAAL"], 0) + _shown_count(row),
-                _number(row["LAAL_spread"], 0),
-                _number(row["NE"], 2),
+                format_number(row["BLEU"], 1),
+                format_interval(row["BLEU_interval"], 1),
+                format_number(row["BLEU_spread"], 1),
+                format_measured(row["LAAL"], _measured_instances(row), row["instances"], 0),
+                format_number(row["LAAL_spread"], 0),
+                format_number(row["NE"], 2),
             ]
         )
     compared = [
@@ -104,9 +106,9 @@ def summary_table(summary: Json, seeds: int) -> list[str]:
         compared.append(
             [
                 entry["arm"],
-                "–" if shared is None else f"{entry['mean_difference']:+.2f}",
-                _bounds(entry["sampling_interval"], 2),
-                _bounds(entry["interval"], 2),
+                format_number(entry["mean_difference"], 2, signed=True),
+                format_interval(entry["sampling_interval"], 2),
+                format_interval(entry["interval"], 2),
                 _cells(entry["grids"]),
                 "no common range" if shared is None else f"{shared[0]:.0f}–{shared[1]:.0f}",
             ]
@@ -137,20 +139,10 @@ def draw_curves(title: str, arms: Sequence[ArmResult], path: Path) -> None:
                 if key.chunk_ms == chunk
             )
             bounds = [interval(arm.sampled[key].values["BLEU"]) for _, _, key in points]
-            errors = [
-                [
-                    max(0.0, bleu - found.low) if found else 0.0
-                    for (_, bleu, _), found in zip(points, bounds, strict=True)
-                ],
-                [
-                    max(0.0, found.high - bleu) if found else 0.0
-                    for (_, bleu, _), found in zip(points, bounds, strict=True)
-                ],
-            ]
             axes.errorbar(
                 [point[0] for point in points],
                 [point[1] for point in points],
-                yerr=errors,
+                yerr=error_bars([bleu for _, bleu, _ in points], [found and found.as_json() for found in bounds]),
                 capsize=2,
                 color=f"C{number}",
                 linestyle=("-", "--", ":", "-.")[index % 4],
@@ -178,7 +170,7 @@ def _row(arm: ArmResult, key: CellKey) -> Json:
         **{f"{name}_spread": spread[name] for name in SUMMARY_METRICS},
         "instances": arm.cells[key].instances,
         "LAAL_skipped": arm.cells[key].skipped.get("LAAL"),
-        "BLEU_interval": None if found is None else [found.low, found.high],
+        "BLEU_interval": found and found.as_json(),
     }
 
 
@@ -199,10 +191,9 @@ def _average_cell(cells: Sequence[Cell]) -> Cell:
     return Cell(cells[0].key, values, sum(totals) if len(totals) == len(cells) else None, None, skipped)
 
 
-def _shown_count(row: Json) -> str:
-    """How many instances of all seeds the LAAL of a cell rests on, where these are not all."""
-    total, skipped = row["instances"], row["LAAL_skipped"]
-    return f" ({total - skipped}/{total})" if total and skipped and row["LAAL"] is not None else ""
+def _measured_instances(row: Json) -> int | None:
+    """Return how many instances of all seeds the LAAL of a cell rests on; None where that is not known."""
+    return row["instances"] - row["LAAL_skipped"] if row["instances"] and row["LAAL_skipped"] else None
 
 
 def _average_sampled(several: Sequence[ResampledLog]) -> ResampledLog:
@@ -221,11 +212,3 @@ def _cells(grids: Json) -> str:
     if grids["compared"] == "shared":
         return str(counts["baseline"])
     return f"{counts['baseline']} against {counts['other']}" + ("" if grids["comparable"] else ", grids differ")
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
-
-
-def _bounds(found: Sequence[float] | None, digits: int) -> str:
-    return "–" if found is None else f"[{found[0]:.{digits}f}, {found[1]:.{digits}f}]"

@@ -16,7 +16,9 @@ import numpy as np
 from simulsa_plugin.comparison.compare import CompareOptions, load_result, resample_result
 from simulsa_plugin.comparison.resampled_cells import check_same_references
 from simulsa_plugin.comparison.tuned_systems import TestedSystem, load_tuning, score_at_budget
+from simulsa_plugin.evaluation.formatting import format_interval, format_number
 from simulsa_plugin.evaluation.limit import LIMITS
+from simulsa_plugin.evaluation.report import error_bars
 from simulsa_plugin.evaluation.result_cells import read_scores
 from simulsa_plugin.experiments.summary import OFFLINE_CELL
 from simulsa_plugin.files.atomic import replacing
@@ -200,11 +202,7 @@ def draw_tuned(title: str, summary: Json, path: Path) -> None:
     for number, offline in enumerate(summary["offline"]):
         points = [row for row in summary["tuned"] if row["arm"] == offline["arm"] and row["BLEU"] is not None]
         x, y = ([row[name]["value"] for row in points] for name in (latency, "BLEU"))
-        bounds = [row["BLEU"]["interval"] or (value, value) for row, value in zip(points, y, strict=True)]
-        errors = [
-            [max(0.0, value - low) for value, (low, _) in zip(y, bounds, strict=True)],
-            [max(0.0, high - value) for value, (_, high) in zip(y, bounds, strict=True)],
-        ]
+        errors = error_bars(y, [row["BLEU"]["interval"] for row in points])
         axes.errorbar(x, y, yerr=errors, capsize=3, marker="o", markersize=4, color=f"C{number}", label=offline["arm"])
         axes.axhline(offline["BLEU"]["value"], color=f"C{number}", linewidth=0.8, linestyle=":")
     known = [row for row in summary["limits"] if row.get(latency) is not None and row["BLEU"] is not None]
@@ -263,20 +261,17 @@ def _shown(row: Json, latency: str) -> list[str]:
     """Latency, BLEU, its spread, chrF, and both differences, as the table shows them."""
     delay, bleu, chrf, difference = (row.get(name) for name in (latency, "BLEU", "chrF", "difference"))
     return [
-        _number(delay, 0),
-        _number(bleu, 1),
-        "–" if not bleu or bleu["spread"] is None else f"{bleu['spread']:.1f}",
-        _number(chrf, 1),
+        format_number(delay and delay["value"], 0),
+        format_number(bleu and bleu["value"], 1),
+        format_number(bleu and bleu["spread"], 1),
+        format_number(chrf and chrf["value"], 1),
         *(_difference(difference and difference[name]) for name in QUALITY_METRICS),
     ]
-
-
-def _number(estimate: Json | None, digits: int) -> str:
-    return "–" if estimate is None else f"{estimate['value']:.{digits}f}"
 
 
 def _difference(estimate: Json | None) -> str:
     if estimate is None:
         return "–"
     bounds = estimate["interval"]
-    return f"{estimate['value']:+.1f}" + ("" if bounds is None else f" [{bounds[0]:+.1f}, {bounds[1]:+.1f}]")
+    value = format_number(estimate["value"], 1, signed=True)
+    return value if bounds is None else f"{value} {format_interval(bounds, 1, signed=True)}"

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import orjson
 
 from simulsa_plugin.errors import LogError
+from simulsa_plugin.metrics.records import EmissionRecord
 
 LONGEST_LOG_LINE = 32 * 2**20  # bytes; a ten-hour talk in characters stays below
 
@@ -136,6 +137,44 @@ def get_texts(row: Mapping[str, Any], key: str) -> list[str]:
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise LogError(f"{key} is {abbreviated(texts)}; expected a list of texts.")
     return texts
+
+
+def parse_instance(
+    row: Mapping[str, Any],
+    position: int,
+    keys: tuple[str, str],
+    *,
+    source: str | tuple[str, ...],
+    recording_end: float | None = None,
+    optional_delays: bool = False,
+) -> EmissionRecord:
+    """Parse what SimulEval's and OmniSTEval's rows share.
+
+    Args:
+        row: a line's object.
+        position: of the line, which is its index where it names none.
+        keys: of delays and of elapsed times.
+        source: of the record.
+        recording_end: of the record, milliseconds.
+        optional_delays: whether an instance without text may lack delays.
+
+    Raises:
+        LogError: a key is missing or holds something else.
+    """
+    prediction, delays = get_text(row, "prediction"), get_times(row, keys[0])
+    if delays is None and (prediction.strip() or not optional_delays):
+        raise LogError(f"no {keys[0]}; expected a list of milliseconds, one per unit of the prediction.")
+    return EmissionRecord(
+        index=get_index(row, position),
+        prediction=prediction,
+        reference=None if row.get("reference", "") is None else get_text(row, "reference", default=""),
+        delays=delays or (),
+        elapsed=get_times(row, keys[1]),
+        source_length=get_number(row, "source_length"),
+        source=source,
+        recording_end=recording_end,
+        text_source=has_text_source(row),
+    )
 
 
 def get_index(row: Mapping[str, Any], position: int) -> int:

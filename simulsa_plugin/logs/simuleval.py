@@ -8,9 +8,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from simulsa_plugin.errors import LogError
 from simulsa_plugin.files.atomic import replacing
-from simulsa_plugin.logs.json_rows import get_index, get_number, get_text, get_times, has_text_source
+from simulsa_plugin.logs.json_rows import parse_instance
 from simulsa_plugin.metrics.records import END_MARK, EmissionRecord
 
 INSTANCES_LOG = "instances.log"  # the name that SimulEval gives it
@@ -19,28 +18,10 @@ KEYS_OF_SPEECH = ("durations", "intervals", "generated_wav")
 
 
 def parse_simuleval_row(row: Mapping[str, Any], position: int) -> EmissionRecord:
-    """The record of a row.
-
-    Args:
-        row: a line's object.
-        position: of the line, which is its index where it names none.
-
-    Raises:
-        LogError: a key is missing or holds something else.
-    """
-    delays = get_times(row, "delays")
-    if delays is None:
-        raise LogError("no delays; expected a list of milliseconds, one per unit of the prediction.")
-    return EmissionRecord(
-        index=get_index(row, position),
-        prediction=get_text(row, "prediction"),
-        reference=None if row.get("reference", "") is None else get_text(row, "reference", default=""),
-        delays=delays,
-        elapsed=get_times(row, "elapsed"),
-        source_length=get_number(row, "source_length"),
-        source=_source(row.get("source")),
-        text_source=has_text_source(row),
-    )
+    """Parse a row. Arguments and errors as `parse_instance`."""
+    source = row.get("source")
+    lines = tuple(map(str, source)) if isinstance(source, list) else "" if source is None else str(source)
+    return parse_instance(row, position, ("delays", "elapsed"), source=lines)
 
 
 def has_end_mark(record: EmissionRecord) -> bool:
@@ -49,7 +30,7 @@ def has_end_mark(record: EmissionRecord) -> bool:
 
 
 def without_end_mark(record: EmissionRecord) -> EmissionRecord:
-    """SimulEval 1.0 writes `</s>` with a delay of its own; 1.1 writes neither, so that both score alike without it."""
+    """Remove the `</s>` that SimulEval 1.0 writes, and its delay; 1.1 writes neither, so that both score alike."""
     if not has_end_mark(record):
         return record
     return dataclasses.replace(
@@ -64,10 +45,6 @@ def write_simuleval_log(path: Path, records: Iterable[EmissionRecord]) -> None:
     """Write a log as SimulEval 1.1 writes it; without measured times the key `elapsed` is absent."""
     with replacing(path, "w") as handle:
         handle.writelines(json.dumps(_to_row(record), allow_nan=False) + "\n" for record in records)
-
-
-def _source(source: object) -> str | tuple[str, ...]:
-    return tuple(map(str, source)) if isinstance(source, list) else "" if source is None else str(source)
 
 
 def _to_row(record: EmissionRecord) -> dict[str, Any]:

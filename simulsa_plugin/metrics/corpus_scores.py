@@ -83,7 +83,7 @@ class CorpusScores:
             "signatures": self.signatures,
         }
         if self.intervals is not None:
-            scores["intervals"] = {name: found and [found.low, found.high] for name, found in self.intervals.items()}
+            scores["intervals"] = {name: found and found.as_json() for name, found in self.intervals.items()}
         return scores if self.sentences is None else scores | {"sentences": self.sentences}
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +42,7 @@ class Bootstrap:
                 raise UsageError(f"{name} is {value}; allowed: {least} or more.")
 
 
+@final
 @dataclass(frozen=True)
 class Interval:
     """A percentile interval of 95 %, and the resamples that had a value."""
@@ -48,6 +50,10 @@ class Interval:
     low: float
     high: float
     resamples: int
+
+    def as_json(self) -> list[float]:
+        """Return [low, high]."""
+        return [self.low, self.high]
 
 
 @dataclass(frozen=True)

@@ -149,7 +149,7 @@ def _interval(scores: Sequence[float]) -> list[float] | None:
     import numpy as np
 
     found = intervals(Statistics({}, {COMET: np.array(scores)}, {}), Bootstrap())[COMET]
-    return None if found is None else [found.low, found.high]
+    return found and found.as_json()
 
 
 def _mean(scores: Sequence[float]) -> float:
