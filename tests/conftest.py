@@ -2,7 +2,25 @@
 
 import os
 
+import pytest
+
 # No test asks a hub for anything, and a name that is no path fails at once instead of after five tries.
 os.environ["HF_HUB_OFFLINE"] = "1"
 # The models here are tiny: a second thread gains nothing, and on a busy machine it waits for the first.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+NEED_A_NETWORK = ("real_speech", "other_tools")
+NOWHERE = "http://127.0.0.1:9"
+PROXIES = ("http_proxy", "https_proxy", "all_proxy")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def network_is_out_of_reach(request):
+    """Programs that a test starts reach this machine alone; for the test itself pytest-socket sees to that."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not any(request.node.get_closest_marker(name) for name in NEED_A_NETWORK):
+            for name in PROXIES:
+                patch.setenv(name, NOWHERE)
+                patch.setenv(name.upper(), NOWHERE)
+            patch.setenv("no_proxy", "localhost,127.0.0.1,::1")
+        yield
