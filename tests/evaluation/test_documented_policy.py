@@ -1,4 +1,4 @@
-"""The policy of one's own that the README shows does what it says."""
+"""The custom policy that docs/policies.md shows does what it says."""
 
 import json
 import re
@@ -10,11 +10,11 @@ from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
 from simulsa_plugin.evaluation.run import evaluate
 from simulsa_plugin.model.values import Prompt, Sample
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "policies.md"
 
 
-def test_the_example_of_the_readme_commits_whole_clauses(tmp_path, monkeypatch):
-    (example,) = re.findall(r"```python\n(# my_policy\.py.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+def test_the_documented_example_commits_whole_clauses(tmp_path, monkeypatch):
+    (example,) = re.findall(r"```python\n(# my_policy\.py.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     assert len(example.splitlines()) <= 15
     (tmp_path / "my_policy.py").write_text(example, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
