@@ -254,6 +254,7 @@ def _inside(value: Any) -> Iterable[Any]:
 def _convert(key: str, value: Any, hint: Any) -> Any:
     """Convert a YAML value to the annotated type, without guessing."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    hint = str if origin is typing.Literal else hint  # its group checks which text
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
+from simulsa_plugin.augmentation.method.acceptance import RULES, Boundary, ExtraScore
 from simulsa_plugin.errors import UsageError
 from simulsa_plugin.settings import Settings, check_choice, check_range
 
-TRUNCATIONS = ("beta_decay", "beta_full", "beta_discrete", "uniform")
-ACCEPTANCES = ("threshold", "greedy", "ratio", "lookback")
-BOUNDARIES = ("token", "word")
-EXTRA_SCORES = ("full", "lookback")
-SHORTEST_SECONDS = 0.15  # of shorter clips models make nothing, and some crash; evaluation leaves them out, too
+Truncation = Literal["beta_decay", "beta_full", "beta_discrete", "uniform"]
+EXTRA_SCORES: tuple[ExtraScore, ...] = get_args(ExtraScore)
+MIN_CLIP_SECONDS = 0.15  # models give nothing for shorter clips, and some crash; evaluation skips them as well
 MOST_CUTS = 1000  # per utterance; more is a typing error
 LONGEST_SILENCE_MS = 30_000
 # Which keys say what is cut, and which decide over the scores of that.
@@ -19,9 +19,9 @@ CUTTING_KEYS = frozenset(
     f"simulsa_{name}"
     for name in ("cuts", "truncation", "alpha", "beta", "min_seconds", "max_seconds", "silence_ms", "seed")
 )
+_RULE_OPTIONS = [option for rule in RULES.values() for option in rule.options]
 DECIDING_KEYS = frozenset(
-    f"simulsa_{name}"
-    for name in ("acceptance", "threshold", "ratio_threshold", "ratio_floor", "boundary", "keep_empty", "portable")
+    f"simulsa_{name}" for name in ("acceptance", "boundary", "keep_empty", "portable", *_RULE_OPTIONS)
 )
 
 
@@ -36,7 +36,7 @@ class AugmentSettings(Settings):
     ratio: float = 0.01
     samples: int | None = None
     cuts: int = 1
-    truncation: str = "beta_decay"
+    truncation: Truncation = "beta_decay"
     alpha: float = 1.0
     beta: float = 3.0
     min_seconds: float = 0.5
@@ -47,8 +47,8 @@ class AugmentSettings(Settings):
     ratio_threshold: float = 0.5
     ratio_floor: float | None = None
     lookback_ms: float = 200.0
-    extra_scores: tuple[str, ...] = ()
-    boundary: str = "token"
+    extra_scores: tuple[ExtraScore, ...] = ()
+    boundary: Boundary = "token"
     keep_empty: bool = True
     seed: int = 42
     portable: bool = False
@@ -58,32 +58,28 @@ class AugmentSettings(Settings):
         check_range("simulsa_cuts", self.cuts, minimum=1, maximum=MOST_CUTS)
         check_range("simulsa_ratio", self.ratio, above=0, maximum=self.cuts)
         check_range("simulsa_samples", self.samples, minimum=1)
-        check_choice("simulsa_truncation", self.truncation, TRUNCATIONS)
+        check_choice("simulsa_truncation", self.truncation, get_args(Truncation))
         check_range("simulsa_alpha", self.alpha, above=0)
         check_range("simulsa_beta", self.beta, above=0)
-        check_range("simulsa_min_seconds", self.min_seconds, minimum=SHORTEST_SECONDS)
+        check_range("simulsa_min_seconds", self.min_seconds, minimum=MIN_CLIP_SECONDS)
         check_range("simulsa_max_seconds", self.max_seconds, above=0)
         if self.max_seconds < self.min_seconds:
             raise UsageError(
                 f"simulsa_max_seconds is {self.max_seconds}, below simulsa_min_seconds {self.min_seconds}."
             )
         check_range("simulsa_silence_ms", self.silence_ms, minimum=0, maximum=LONGEST_SILENCE_MS)
-        check_choice("simulsa_acceptance", self.acceptance, ACCEPTANCES)
+        check_choice("simulsa_acceptance", self.acceptance, RULES)
         check_range("simulsa_threshold", self.threshold, above=0, maximum=1)
         check_range("simulsa_ratio_threshold", self.ratio_threshold, above=0)
         check_range("simulsa_ratio_floor", self.ratio_floor, above=0, maximum=1)
         check_range("simulsa_lookback_ms", self.lookback_ms, minimum=0)
         for extra in self.extra_scores:
             check_choice("simulsa_extra_scores", extra, EXTRA_SCORES)
-        check_choice("simulsa_boundary", self.boundary, BOUNDARIES)
+        check_choice("simulsa_boundary", self.boundary, get_args(Boundary))
         check_range("simulsa_batch_size", self.batch_size, minimum=1)
 
     @property
-    def scores_full(self) -> bool:
-        """Whether the whole utterance is scored, too."""
-        return self.acceptance == "ratio" or "full" in self.extra_scores
-
-    @property
-    def scores_lookback(self) -> bool:
-        """Whether the clip without its last `lookback_ms` is scored, too."""
-        return self.acceptance == "lookback" or "lookback" in self.extra_scores
+    def scored_extras(self) -> tuple[ExtraScore, ...]:
+        """Return what is scored besides the cut: for the rule, and for other rules that may be chosen later."""
+        needed = RULES[self.acceptance].extra_score
+        return tuple(extra for extra in EXTRA_SCORES if extra == needed or extra in self.extra_scores)

@@ -162,7 +162,7 @@ class CutSampler:
         if duration <= self.settings.min_seconds:
             least = f"simulsa_min_seconds is {self.settings.min_seconds}"
             raise _SkipRow("too_short", f"the audio has {duration:.3f} s, and {least}")
-        if self.settings.scores_full and duration > self._window_seconds:
+        if "full" in self.settings.scored_extras and duration > self._window_seconds:
             # p(full) would be about a part of it
             raise _SkipRow("audio_exceeds_window", f"the audio has {duration:.3f} s{self._window_in_words}")
         return sample, waveform

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from simulsa_plugin.augmentation.augment_settings import DECIDING_KEYS, AugmentSettings
-from simulsa_plugin.augmentation.method.acceptance import default_threshold, tolerance_of
+from simulsa_plugin.augmentation.method.acceptance import AcceptanceRule, Threshold, make_rule, tolerance_of
 from simulsa_plugin.augmentation.method.selection import parse_sample_id
 from simulsa_plugin.augmentation.output_layout import Layout
 from simulsa_plugin.augmentation.registration import SourceDataset
@@ -177,6 +177,7 @@ def make_manifest(
         skipped: reason → rows.
         causes: reason → the first cause of it.
     """
+    rule = _rule(work)
     manifest = {
         **work,
         "versions": work.get("versions") or _versions(),
@@ -186,10 +187,10 @@ def make_manifest(
         "by_cut_share": tally.by_cut_share(),
         "by_cut_seconds": tally.by_cut_seconds(),
         "commitment": tally.commitment.summary() if tally.commitment.known else None,
-        "threshold": _threshold(work),
+        "threshold": rule.threshold if isinstance(rule, Threshold) else None,
         "tolerance": tolerance_of(work["model"]),
     }
-    return manifest | {"signature": signature(manifest)}
+    return manifest | {"signature": _signature(manifest, rule)}
 
 
 def write_manifest(layout: Layout, manifest: Mapping[str, Any]) -> None:
@@ -198,34 +199,28 @@ def write_manifest(layout: Layout, manifest: Mapping[str, Any]) -> None:
     remove_durably(layout.started)
 
 
-def _threshold(work: Mapping[str, Any]) -> float | None:
-    """τ where the rule has one."""
-    settings, width = work["settings"], work["output_width"]
-    if settings["simulsa_acceptance"] not in ("threshold", "lookback"):
-        return None
-    given: float | None = settings["simulsa_threshold"]
-    return given if given is not None else default_threshold(width) if width else None
+def _rule(work: Mapping[str, Any]) -> AcceptanceRule:
+    settings = {key: work["settings"][key] for key in DECIDING_KEYS}  # the others need not be known
+    return make_rule(AugmentSettings.from_keys(settings), work["output_width"])
 
 
-def signature(manifest: Mapping[str, Any]) -> str:
-    """One line to quote: the settings that differ most often, the version, and a hash of all of them."""
+def _signature(manifest: Mapping[str, Any], rule: AcceptanceRule) -> str:
+    """Return one line to quote: the settings that differ most often, the version, and a hash of all of them."""
     settings = manifest["settings"]
     digest = hashlib.sha256(
         json.dumps({key: manifest[key] for key in ("model", "settings", "dataset", "rows")}, sort_keys=True).encode()
     )
-    rule = settings["simulsa_acceptance"]
     fields = {
         "n": manifest["counts"]["samples"],
         **_cutting_fields(settings),
-        "rule": rule,
-        "tau": f"{manifest['threshold']:.4g}" if manifest["threshold"] is not None else None,
-        "ratio": settings["simulsa_ratio_threshold"] if rule == "ratio" else None,
+        "rule": rule.name,
+        **rule.signature_fields(),
         "boundary": settings["simulsa_boundary"],
         "empty": "kept" if settings["simulsa_keep_empty"] else "dropped",
         "hash": digest.hexdigest()[:8],
         "version": manifest["versions"]["simulsa-plugin"],
     }
-    return "simulsa|" + "|".join(f"{key}:{value}" for key, value in fields.items() if value is not None)
+    return "simulsa|" + "|".join(f"{key}:{value}" for key, value in fields.items())
 
 
 def _cutting_fields(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from simulsa_plugin.audio.samples import SAMPLE_RATE
-from simulsa_plugin.augmentation.augment_settings import CUTTING_KEYS, EXTRA_SCORES, AugmentSettings
+from simulsa_plugin.augmentation.augment_settings import CUTTING_KEYS, AugmentSettings
 from simulsa_plugin.augmentation.label_quality import TruePartials
 from simulsa_plugin.augmentation.labeling import Labeler
 from simulsa_plugin.augmentation.manifest import configuration_file, plugin_version
@@ -106,7 +106,7 @@ def _settings(source: ScoredFile, keys: Mapping[str, Any], *, in_place: bool) ->
     kept = {*SCORING_KEYS, "simulsa_lookback_ms"} | ({"simulsa_portable"} if in_place else set())
     kept |= SIZE_KEYS if not SIZE_KEYS & keys.keys() else set()
     asked = AugmentSettings.from_keys({**{key: source.settings[key] for key in kept & source.settings.keys()}, **keys})
-    fixed = CUTTING_KEYS | ({"simulsa_lookback_ms"} if before.scores_lookback else set())
+    fixed = CUTTING_KEYS | ({"simulsa_lookback_ms"} if "lookback" in before.scored_extras else set())
     for key in sorted(fixed & keys.keys() & source.settings.keys()):
         if asked.as_keys()[key] != before.as_keys()[key]:
             raise UsageError(
@@ -115,18 +115,8 @@ def _settings(source: ScoredFile, keys: Mapping[str, Any], *, in_place: bool) ->
             )
     if not source.settings:
         return asked
-    return replace(asked, batch_size=before.batch_size, extra_scores=_extra_scores(before, asked))
-
-
-def _extra_scores(before: AugmentSettings, asked: AugmentSettings) -> tuple[str, ...]:
-    """What is scored besides the cut, as asked where that is what was done, and else so that it is."""
-
-    def scored(settings: AugmentSettings) -> list[bool]:
-        return [settings.scores_full, settings.scores_lookback]
-
-    if scored(asked) == scored(before):
-        return asked.extra_scores
-    return tuple(extra for extra, done in zip(EXTRA_SCORES, scored(before), strict=True) if done)
+    extra = asked.extra_scores if asked.scored_extras == before.scored_extras else before.scored_extras
+    return replace(asked, batch_size=before.batch_size, extra_scores=extra)
 
 
 def _wanted(source: ScoredFile, settings: AugmentSettings, keys: Mapping[str, Any]) -> int | None:

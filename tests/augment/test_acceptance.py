@@ -6,7 +6,8 @@ from itertools import accumulate
 import pytest
 
 from simulsa_plugin.augmentation.augment_settings import AugmentSettings
-from simulsa_plugin.augmentation.method.acceptance import clip_to_boundary, decide, default_threshold
+from simulsa_plugin.augmentation.method import acceptance
+from simulsa_plugin.augmentation.method.acceptance import Greedy, clip_to_boundary, decide, default_threshold
 from simulsa_plugin.errors import UsageError
 
 V = 1000  # τ = 0.1
@@ -263,3 +264,21 @@ def test_greedy_without_the_argmax_says_what_is_missing(row):
 def test_greedy_is_close_where_the_margin_is_small_or_not_known(margins, close):
     row = scores(greedy=[0, 1, 9, 3], margins=margins)
     assert decide(row, AugmentSettings(acceptance="greedy"), V).close is close
+
+
+def test_a_new_rule_is_a_class_and_its_line_in_the_registry(monkeypatch):
+    class Half(Greedy):
+        name, extra_score = "half", "full"
+
+        def accept(self, row, tolerance):
+            return len(self._field(row, "logprobs_full")) // 2, False
+
+    with pytest.raises(UsageError, match="is 'half'; allowed: threshold, greedy, ratio, lookback"):
+        AugmentSettings(acceptance="half")
+    monkeypatch.setitem(acceptance.RULES, Half.name, Half)
+    assert AugmentSettings(acceptance="half").scored_extras == ("full",)
+    assert decided(scores(logprobs_full=[0.0] * 4), acceptance="half") == (2, "Der M")
+    with pytest.raises(
+        UsageError, match=r"needs logprobs_full.* with simulsa_acceptance=half or simulsa_extra_scores=full"
+    ):
+        decided(scores(), acceptance="half")

@@ -1,10 +1,12 @@
 """Cuts: METHOD's four formulas with a fixed r on paper, their ranges, and their shape against SciPy's."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 from scipy import stats
 
-from simulsa_plugin.augmentation.augment_settings import TRUNCATIONS, AugmentSettings
+from simulsa_plugin.augmentation.augment_settings import AugmentSettings, Truncation
 from simulsa_plugin.augmentation.method import truncation
 from simulsa_plugin.augmentation.method.truncation import cut_samples
 
@@ -67,7 +69,7 @@ def test_the_cut_is_rounded_to_the_nearest_sample(fixed):
     assert fixed(10.0, 1.6 / 72_000) == 8002 / 16_000
 
 
-@pytest.mark.parametrize("name", TRUNCATIONS)
+@pytest.mark.parametrize("name", get_args(Truncation))
 @pytest.mark.parametrize("duration", [8001 / 16_000, 0.75, 3.2, 5.0, 29.99])
 def test_cuts_stay_between_l_and_the_audio(name, duration):
     settings = AugmentSettings(truncation=name, alpha=0.5, beta=0.5)  # many draws near both ends

@@ -1,16 +1,22 @@
-"""How much of the reference a cut supports: pure rules over a row of scores.jsonl, no model."""
+"""How much of the reference a cut supports: rules over a row of scores.jsonl, without a model."""
 
 from __future__ import annotations
 
+import functools
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from simulsa_plugin.augmentation.augment_settings import EXTRA_SCORES, AugmentSettings
 from simulsa_plugin.augmentation.method.boundaries import is_word_end, splits_grapheme
 from simulsa_plugin.errors import UsageError
 
+if TYPE_CHECKING:
+    from simulsa_plugin.augmentation.augment_settings import AugmentSettings
+
+Boundary = Literal["token", "word"]
+ExtraScore = Literal["full", "lookback"]  # of the whole utterance; of the clip without its end
 PERCENT_OF_UNIFORM = 100.0  # τ = 100 / V: a hundred times what a uniform guess would give
 LOGPROB_TOLERANCE = 1e-4  # by which a log-probability may differ between batch settings and devices, in fp32
 # In half precision it depends on what else is in a batch: tests/bench/bench_precision.py found differences of up to
@@ -55,80 +61,196 @@ def tolerance_of(model: Mapping[str, Any] | None) -> float:
     return TOLERANCES.get((model or {}).get("dtype", ""), LOGPROB_TOLERANCE)
 
 
+class AcceptanceRule(ABC):
+    """Decides how many tokens of the reference a cut supports; a new rule is a subclass that RULES lists.
+
+    Attributes:
+        name: its value of `simulsa_acceptance`.
+        options: the fields of `AugmentSettings` that it reads.
+        extra_score: what has to be scored besides the cut.
+    """
+
+    name: ClassVar[str]
+    options: ClassVar[tuple[str, ...]] = ()
+    extra_score: ClassVar[ExtraScore | None] = None
+
+    @classmethod
+    @abstractmethod
+    def from_settings(cls, settings: AugmentSettings, output_width: int | None) -> Self:
+        """Build the rule, its defaults resolved.
+
+        Raises:
+            UsageError: a default needs V, the width of the output layer, and that is not known.
+        """
+
+    @abstractmethod
+    def accept(self, row: Mapping[str, Any], tolerance: float) -> tuple[int, bool | None]:
+        """Count the tokens before the first that is refused, and tell whether the decision is close.
+
+        Args:
+            row: of scores.jsonl.
+            tolerance: of log-probabilities; see `Decision.close`.
+
+        Raises:
+            UsageError: the row lacks a field, and the option that computes it is named.
+        """
+
+    def signature_fields(self) -> dict[str, str]:
+        """Return name → value of what the signature of a run says about the rule."""
+        return {}
+
+    def _field(self, row: Mapping[str, Any], field: str) -> Any:
+        if row.get(field) is None:
+            option = f" or simulsa_extra_scores={self.extra_score}" if self.extra_score else ""
+            raise UsageError(
+                f"simulsa_acceptance={self.name} needs {field}, which {row['id']} does not have. Score again "
+                f"with simulsa_acceptance={self.name}{option}."
+            )
+        return row[field]
+
+
+@dataclass(frozen=True)
+class Threshold(AcceptanceRule):
+    """Accepts until the first token with p < τ, the paper's rule.
+
+    >>> Threshold(0.5).accept({"logprobs": [math.log(0.9), math.log(0.2), math.log(0.8)]}, 1e-4)
+    (1, False)
+    """
+
+    name = "threshold"
+    options = ("threshold",)
+    threshold: float
+
+    @classmethod
+    def from_settings(cls, settings: AugmentSettings, output_width: int | None) -> Self:
+        return cls(_or_default(settings.threshold, output_width, "simulsa_threshold"))
+
+    def accept(self, row: Mapping[str, Any], tolerance: float) -> tuple[int, bool | None]:
+        return _accept_while(self._logprobs(row), math.log(self.threshold), tolerance)
+
+    def signature_fields(self) -> dict[str, str]:
+        return {"tau": f"{self.threshold:.4g}"}
+
+    def _logprobs(self, row: Mapping[str, Any]) -> Sequence[float]:
+        logprobs: Sequence[float] = self._field(row, "logprobs")
+        return logprobs
+
+
+@dataclass(frozen=True)
+class Greedy(AcceptanceRule):
+    """Accepts until the first token that is not the argmax.
+
+    >>> Greedy().accept({"token_ids": [5, 6, 7], "greedy": [5, 6, 8]}, 1e-4)
+    (2, None)
+    """
+
+    name = "greedy"
+
+    @classmethod
+    def from_settings(cls, settings: AugmentSettings, output_width: int | None) -> Self:
+        return cls()
+
+    def accept(self, row: Mapping[str, Any], tolerance: float) -> tuple[int, bool | None]:
+        pairs = zip(row["token_ids"], self._field(row, "greedy"), strict=True)
+        count = next((i for i, (token, best) in enumerate(pairs) if token != best), len(row["token_ids"]))
+        margins = row.get("margins")
+        return count, None if margins is None else _is_close(margins[: count + 1], 0.0, 2 * tolerance)
+
+
+@dataclass(frozen=True)
+class Ratio(AcceptanceRule):
+    """Accepts until the first token with p(cut) / max(p(full), floor) < ratio_threshold.
+
+    A weak model would accept everything without the floor.
+
+    >>> row = {"logprobs": [math.log(0.5), math.log(0.1)], "logprobs_full": [math.log(0.9), math.log(0.8)]}
+    >>> Ratio(0.5, 1e-3).accept(row, 1e-4)
+    (1, False)
+    """
+
+    name = "ratio"
+    options = ("ratio_threshold", "ratio_floor")
+    extra_score = "full"
+    ratio_threshold: float
+    floor: float
+
+    @classmethod
+    def from_settings(cls, settings: AugmentSettings, output_width: int | None) -> Self:
+        floor = _or_default(settings.ratio_floor, output_width, "simulsa_ratio_floor")
+        return cls(settings.ratio_threshold, floor)
+
+    def accept(self, row: Mapping[str, Any], tolerance: float) -> tuple[int, bool | None]:
+        full, floor = self._field(row, "logprobs_full"), math.log(self.floor)
+        ratios = [cut - max(whole, floor) for cut, whole in zip(row["logprobs"], full, strict=True)]
+        return _accept_while(ratios, math.log(self.ratio_threshold), 2 * tolerance)
+
+    def signature_fields(self) -> dict[str, str]:
+        return {"ratio": str(self.ratio_threshold)}
+
+
+@dataclass(frozen=True)
+class Lookback(Threshold):
+    """Applies the threshold to the scores of the audio up to `lookback_ms` before the cut."""
+
+    name = "lookback"
+    extra_score = "lookback"
+    lookback_ms: float
+
+    @classmethod
+    def from_settings(cls, settings: AugmentSettings, output_width: int | None) -> Self:
+        threshold = _or_default(settings.threshold, output_width, "simulsa_threshold")
+        return cls(threshold, settings.lookback_ms)
+
+    def _logprobs(self, row: Mapping[str, Any]) -> Sequence[float]:
+        logprobs: Sequence[float] = self._field(row, "logprobs_lookback")
+        scored_ms = row.get("lookback_ms", self.lookback_ms)
+        if scored_ms != self.lookback_ms:
+            raise UsageError(
+                f"simulsa_lookback_ms is {self.lookback_ms:g}, but {row['id']} was scored with "
+                f"{scored_ms:g}. Set simulsa_lookback_ms={scored_ms:g}, or score again."
+            )
+        return logprobs
+
+
+RULES: dict[str, type[AcceptanceRule]] = {rule.name: rule for rule in (Threshold, Greedy, Ratio, Lookback)}
+
+
+@functools.lru_cache(maxsize=16)  # settings are few, rows are many
+def make_rule(settings: AugmentSettings, output_width: int | None) -> AcceptanceRule:
+    """Build the rule that settings choose.
+
+    Args:
+        settings: rule and its options.
+        output_width: V, for defaults; None where it is not known.
+
+    Raises:
+        UsageError: V is needed, and not known.
+    """
+    return RULES[settings.acceptance].from_settings(settings, output_width)
+
+
 def decide(
-    scores: Mapping[str, Any], settings: AugmentSettings, output_width: int | None, tolerance: float = LOGPROB_TOLERANCE
+    row: Mapping[str, Any], settings: AugmentSettings, output_width: int | None, tolerance: float = LOGPROB_TOLERANCE
 ) -> Decision:
     """Apply the chosen rule, then step back to a character (or word) boundary.
 
     Args:
-        scores: a row of scores.jsonl.
-        settings: rule, its parameters, boundary.
-        output_width: V, for the default τ and floor; None where it is not known.
+        row: of scores.jsonl.
+        settings: rule, its options, boundary.
+        output_width: V, for defaults; None where it is not known.
         tolerance: of log-probabilities, to tell close decisions; of `tolerance_of`.
 
     Raises:
         UsageError: the rule needs a field that was not computed, and the option that computes it is named; or V.
     """
-    if settings.acceptance == "greedy":
-        count = accept_greedy(scores["token_ids"], _field(scores, "greedy", settings))
-        margins = scores.get("margins")
-        close = None if margins is None else _close(margins, 0.0, 2 * tolerance, count)
-    elif settings.acceptance == "ratio":
-        ratios = _log_ratios(scores, settings, output_width)
-        bound = math.log(settings.ratio_threshold)
-        count = _accept_while(ratios, bound)
-        close = _close(ratios, bound, 2 * tolerance, count)
-    else:
-        field = "logprobs" if settings.acceptance == "threshold" else "logprobs_lookback"
-        logprobs = _logprobs(scores, field, settings)
-        threshold = _default(settings.threshold, output_width, "simulsa_threshold")
-        count = accept_threshold(logprobs, threshold)
-        close = _close(logprobs, math.log(threshold), tolerance, count)
-    accepted, partial = clip_to_boundary(count, scores["char_ends"], scores["reference"], settings.boundary)
+    count, close = make_rule(settings, output_width).accept(row, tolerance)
+    accepted, partial = clip_to_boundary(count, row["char_ends"], row["reference"], settings.boundary)
     return Decision(accepted, partial, close)
 
 
-def accept_threshold(logprobs: Sequence[float], threshold: float) -> int:
-    """Tokens before the first with p < τ.
-
-    >>> accept_threshold([math.log(0.9), math.log(0.2), math.log(0.8)], 0.5)
-    1
-    """
-    return _accept_while(logprobs, math.log(threshold))
-
-
-def accept_greedy(token_ids: Sequence[int], greedy: Sequence[int]) -> int:
-    """Tokens before the first that is not the argmax.
-
-    >>> accept_greedy([5, 6, 7], [5, 6, 8])
-    2
-    """
-    return next(
-        (i for i, (token, best) in enumerate(zip(token_ids, greedy, strict=True)) if token != best), len(token_ids)
-    )
-
-
-def accept_ratio(
-    logprobs: Sequence[float], logprobs_full: Sequence[float], ratio_threshold: float, floor: float
-) -> int:
-    """Tokens before the first with p(cut) / max(p(full), floor) < ratio_threshold.
-
-    >>> accept_ratio([math.log(0.5), math.log(0.1)], [math.log(0.9), math.log(0.8)], 0.5, 1e-3)
-    1
-    """
-    return _accept_while(log_ratios(logprobs, logprobs_full, floor), math.log(ratio_threshold))
-
-
-def log_ratios(logprobs: Sequence[float], logprobs_full: Sequence[float], floor: float) -> list[float]:
-    """Logarithm of p(cut) / max(p(full), floor) of each token.
-
-    A weak model would accept everything without the floor.
-    """
-    lowest = math.log(floor)
-    return [cut - max(full, lowest) for cut, full in zip(logprobs, logprobs_full, strict=True)]
-
-
-def clip_to_boundary(count: int, char_ends: Sequence[int | None], reference: str, boundary: str) -> tuple[int, str]:
+def clip_to_boundary(
+    count: int, char_ends: Sequence[int | None], reference: str, boundary: Boundary
+) -> tuple[int, str]:
     """Step back until the text ends outside a character, outside white space and, with `word`, outside a word.
 
     A letter and its combining marks are one character.
@@ -151,27 +273,17 @@ def clip_to_boundary(count: int, char_ends: Sequence[int | None], reference: str
     return 0, ""
 
 
-def _accept_while(values: Sequence[float], bound: float) -> int:
-    return next((i for i, value in enumerate(values) if value < bound), len(values))
+def _accept_while(values: Sequence[float], bound: float, tolerance: float) -> tuple[int, bool]:
+    """Count the values before the first below the bound, and tell whether any up to that one is close to it."""
+    count = next((i for i, value in enumerate(values) if value < bound), len(values))
+    return count, _is_close(values[: count + 1], bound, tolerance)
 
 
-def _close(values: Sequence[float], bound: float, tolerance: float, count: int) -> bool:
-    """Whether any value that was looked at, the refused one included, is within the tolerance of the bound."""
-    return any(abs(value - bound) <= tolerance for value in values[: count + 1])
+def _is_close(values: Sequence[float], bound: float, tolerance: float) -> bool:
+    return any(abs(value - bound) <= tolerance for value in values)
 
 
-def _ends_well(reference: str, end: int, boundary: str) -> bool:
-    if end == 0 or reference[end - 1].isspace() or splits_grapheme(reference, end):
-        return False
-    return boundary == "token" or is_word_end(reference, end)
-
-
-def _log_ratios(scores: Mapping[str, Any], settings: AugmentSettings, output_width: int | None) -> list[float]:
-    full = _logprobs(scores, "logprobs_full", settings)
-    return log_ratios(scores["logprobs"], full, _default(settings.ratio_floor, output_width, "simulsa_ratio_floor"))
-
-
-def _default(value: float | None, output_width: int | None, key: str) -> float:
+def _or_default(value: float | None, output_width: int | None, key: str) -> float:
     if value is not None:
         return value
     if output_width is None:
@@ -181,22 +293,7 @@ def _default(value: float | None, output_width: int | None, key: str) -> float:
     return default_threshold(output_width)
 
 
-def _logprobs(scores: Mapping[str, Any], field: str, settings: AugmentSettings) -> Sequence[float]:
-    values: Sequence[float] = _field(scores, field, settings)
-    if field == "logprobs_lookback" and scores.get("lookback_ms", settings.lookback_ms) != settings.lookback_ms:
-        raise UsageError(
-            f"simulsa_lookback_ms is {settings.lookback_ms:g}, but {scores['id']} was scored with "
-            f"{scores['lookback_ms']:g}. Set simulsa_lookback_ms={scores['lookback_ms']:g}, or score again."
-        )
-    return values
-
-
-def _field(scores: Mapping[str, Any], field: str, settings: AugmentSettings) -> Any:
-    if scores.get(field) is None:
-        extra = field.removeprefix("logprobs_")
-        option = f" or simulsa_extra_scores={extra}" if extra in EXTRA_SCORES else ""
-        raise UsageError(
-            f"simulsa_acceptance={settings.acceptance} needs {field}, which {scores['id']} does not have. Score again "
-            f"with simulsa_acceptance={settings.acceptance}{option}."
-        )
-    return scores[field]
+def _ends_well(reference: str, end: int, boundary: Boundary) -> bool:
+    if end == 0 or reference[end - 1].isspace() or splits_grapheme(reference, end):
+        return False
+    return boundary == "token" or is_word_end(reference, end)

@@ -129,12 +129,12 @@ def score_batch(
     clips = [read_mono(cut.clip) for cut in batch]
     rendered, scores = _score(batch, clips, model)
     extra: dict[str, list[Any]] = {}
-    if settings.scores_full:
+    if "full" in settings.scored_extras:
         window = round(model.window_seconds * SAMPLE_RATE) if model.window_seconds else None
         sources = [read_mono(cut.sample.audio) for cut in batch]
         whole = [_whole(*three, window) for three in zip(batch, clips, sources, strict=True)]
         extra["logprobs_full"] = [list(score.logprobs) for score in _score(batch, whole, model)[1]]
-    if settings.scores_lookback:
+    if "lookback" in settings.scored_extras:
         earlier = [_earlier(cut, clip, settings.lookback_ms) for cut, clip in zip(batch, clips, strict=True)]
         extra["logprobs_lookback"] = [list(score.logprobs) for score in _score(batch, earlier, model)[1]]
         extra["lookback_ms"] = [settings.lookback_ms] * len(batch)
