@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import html
 import io
 import os
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 FIRST_LINE_SECONDS = 30.0
 LONGEST_PAUSE_SECONDS = 600.0
+_progress_shown = contextvars.ContextVar("progress_shown", default=True)
 # C0 without tab and line feed, DEL, C1: what changes colours, moves the cursor or sets a window's title.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _MOVES_UP = re.compile(r"(?:\x1b\[A)+")  # all that tqdm writes where several bars stand below each other
@@ -128,6 +130,16 @@ class ProgressLines:
         pass
 
 
+@contextlib.contextmanager
+def progress_shown(shown: bool) -> Iterator[None]:
+    """Show progress, or none, for as long as the context lasts; it is shown where nothing is said."""
+    token = _progress_shown.set(shown)
+    try:
+        yield
+    finally:
+        _progress_shown.reset(token)
+
+
 def progress(total: int | None, desc: str, unit: str, initial: int = 0) -> tqdm[Any] | ProgressLines:
     """A context whose `update(n)` counts things done: a bar on a terminal, else a line now and then.
 
@@ -137,6 +149,8 @@ def progress(total: int | None, desc: str, unit: str, initial: int = 0) -> tqdm[
         unit: of the things, in the singular.
         initial: how many of them were done before.
     """
+    if not _progress_shown.get():
+        return ProgressLines(total, desc, unit, initial, clock=lambda: 0.0)  # no time passes, so no line is due
     if sys.stderr.isatty():
         from tqdm import tqdm
 

@@ -47,10 +47,11 @@ ALLOWED = {
     "tuning": FOUNDATION | {"streaming", "metrics", "logs", "evaluation"},
     "comparison": FOUNDATION | {"metrics", "logs", "evaluation", "tuning"},
     "llamafactory": FOUNDATION | {"demo", "corpora", "augmentation", "streaming", "metrics", "evaluation"},
-    "commands": FOUNDATION
+    "api": FOUNDATION
     | {"demo", "corpora", "augmentation", "metrics", "logs", "evaluation", "tuning", "comparison", "llamafactory"},
+    "commands": FOUNDATION | {"api", "metrics", "logs", "evaluation", "tuning", "comparison"},
     "experiments": FOUNDATION
-    | {"demo", "augmentation", "metrics", "logs", "evaluation", "tuning", "comparison", "commands"},
+    | {"demo", "augmentation", "metrics", "logs", "evaluation", "tuning", "comparison", "api", "commands"},
 }
 TORCH = {"torch", "torchaudio", "transformers", "peft", "accelerate", "deepspeed", "datasets", "llamafactory"}
 SLOW_TO_IMPORT = TORCH | {"matplotlib", "sacrebleu", "scipy", "pandas", "numpy"}

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from helpers.fakes import write_offline
 
+from simulsa_plugin.api.recipe import Recipe, open_recipe
 from simulsa_plugin.augmentation.augment_settings import AugmentSettings
-from simulsa_plugin.commands import augment, evaluate, tune, wiring
+from simulsa_plugin.commands import augment, evaluate
 from simulsa_plugin.errors import UsageError
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings, HookSettings
 from simulsa_plugin.evaluation.run import plan_cells
@@ -113,7 +114,7 @@ def write_recipe(folder, **keys):
     ],
 )
 def test_only_the_embedded_default_has_a_preset_of_its_own(words, preset):
-    recipe = wiring.open_recipe(None, words, [AugmentSettings], RECOMMENDED)
+    recipe = open_recipe(None, words, [AugmentSettings], RECOMMENDED)
     assert (recipe.preset and recipe.preset.name) == preset
     assert recipe.simulsa.get("simulsa_ratio") == {RECOMMENDED: 0.1, PAPER: 0.01, None: None}[preset]
 
@@ -131,23 +132,23 @@ def test_a_bare_command_is_as_recommended_and_the_papers_is_one_word_away(
 
 
 def test_a_recipe_without_a_preset_is_read_as_before(tmp_path):
-    recipe = wiring.open_recipe(write_recipe(tmp_path, simulsa_seed=1), [], [AugmentSettings], RECOMMENDED)
-    assert recipe == wiring.Recipe({"simulsa_seed": 1}, RECIPE, embedded=False)
+    recipe = open_recipe(write_recipe(tmp_path, simulsa_seed=1), [], [AugmentSettings], RECOMMENDED)
+    assert recipe == Recipe({"simulsa_seed": 1}, RECIPE, embedded=False)
 
 
 def test_the_command_line_names_the_preset_of_a_recipe_anew(tmp_path):
     path = write_recipe(tmp_path, simulsa_preset="recommended", simulsa_chunks=[250])
-    recipe = wiring.open_recipe(path, ["simulsa_rollbacks=2"], [EvaluationSettings])
+    recipe = open_recipe(path, ["simulsa_rollbacks=2"], [EvaluationSettings])
     settings = EvaluationSettings.from_keys(recipe.simulsa)
     assert (settings.chunks, settings.rollbacks) == ((250,), (2,))
     assert "confidence" in settings.policies
-    again = wiring.open_recipe(path, ["simulsa_preset=paper"], [EvaluationSettings])
+    again = open_recipe(path, ["simulsa_preset=paper"], [EvaluationSettings])
     assert EvaluationSettings.from_keys(again.simulsa) == EvaluationSettings(chunks=(250,))
 
 
 def test_a_preset_is_not_what_is_searched():
     for name in PRESETS:
-        recipe = wiring.open_recipe(None, [f"simulsa_preset={name}"])
+        recipe = open_recipe(None, [f"simulsa_preset={name}"])
         assert searched_settings(recipe.simulsa) == searched_settings({})
 
 
@@ -209,7 +210,7 @@ def test_an_evaluation_says_and_notes_what_it_took(place, capsys):
 
 
 def test_a_search_says_that_it_searches(place, monkeypatch, capsys):
-    monkeypatch.setattr(tune, "load", lambda *_: pytest.fail("it would load now"))
+    monkeypatch.setattr("simulsa_plugin.api.loading.load_model_and_data", lambda *_: pytest.fail("it would load now"))
     words = [*(f"{key}={value}" for key, value in RECIPE.items() if key != "dataset"), "simulsa_dev_dataset=toy"]
     with pytest.raises(pytest.fail.Exception):
         evaluate.main(["tune", *words, "simulsa_preset=recommended", "--budget", "1000"])

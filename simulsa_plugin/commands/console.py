@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from simulsa_plugin.api.boundary import exit_error
 from simulsa_plugin.commands.interruption import INTERRUPTED, Interruption, interruptible
 from simulsa_plugin.errors import SimulsaError, StorageError, UsageError
 from simulsa_plugin.files.atomic import DISK_ERRORS, cannot_write
@@ -34,6 +36,36 @@ class Parser(argparse.ArgumentParser):
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
         """End the command after --help or --version; whatever else exits has failed."""
         raise _AllSaid
+
+
+class _MessageHandler(logging.Handler):
+    """Prints what the package logs as a command's own output: information on stdout, warnings on stderr."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(logging.INFO)
+        self._prog = prog
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.WARNING:
+            print(f"{self._prog}: warning: {record.getMessage()}", file=sys.stderr, flush=True)
+        else:
+            print(record.getMessage(), flush=True)
+
+
+@contextlib.contextmanager
+def _printed_messages(prog: str) -> Iterator[None]:
+    """Print what the package logs, for as long as the context lasts."""
+    logger, handler = logging.getLogger("simulsa_plugin"), _MessageHandler(prog)
+    level, propagate = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False  # to handlers that libraries set up
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = propagate
 
 
 def output_folder(text: str) -> Path:
@@ -78,7 +110,8 @@ def run_command(prog: str, function: Callable[[], int], *, goes_on: bool = True)
         disk is full or broken, the reader of the output has gone, or something called sys.exit.
     """
     advice = ". Start the same command again: it goes on where it stopped." if goes_on else "; nothing was finished."
-    with standard_streams(), interruptible(f"{prog}: interrupted{advice}") as interruption:
+    stopped = f"{prog}: interrupted{advice}"
+    with standard_streams(), _printed_messages(prog), interruptible(stopped) as interruption:
         try:
             return _outcome(prog, function, interruption)
         except BaseException:
@@ -97,21 +130,21 @@ def _outcome(prog: str, function: Callable[[], int], interruption: Interruption)
         interruption.say()
         return INTERRUPTED
     except SimulsaError as error:
-        _say(prog, error)
+        _print_error(prog, error)
         return error.exit_code
     except SystemExit as stop:
-        _say(prog, f"something called sys.exit({stop.code!r}) in the middle of the work; a custom policy, perhaps.")
+        _print_error(prog, exit_error(stop))
         return 1
     except BrokenPipeError:
         _silence_stdout()
         return 1
     except UnicodeEncodeError as error:
-        _say(prog, f"{error.object!a} cannot be written in {error.encoding}. Rename it, or set LC_ALL=C.UTF-8.")
+        _print_error(prog, f"{error.object!a} cannot be written in {error.encoding}. Rename it, or set LC_ALL=C.UTF-8.")
         return 1
     except OSError as error:
         if error.errno not in DISK_ERRORS | STREAM_ERRORS:
             raise
-        _say(prog, _unconverted(error))
+        _print_error(prog, _unconverted(error))
         return 1
     return code
 
@@ -128,7 +161,7 @@ def _completed(function: Callable[[], int], interruption: Interruption) -> int:
     return code
 
 
-def _say(prog: str, problem: object) -> None:
+def _print_error(prog: str, problem: object) -> None:
     """One line on stderr, unless nobody reads there either."""
     line = f"{prog}: error: {' '.join(str(problem).split())}"
     with contextlib.suppress(BrokenPipeError):

@@ -1,4 +1,4 @@
-"""`simulsa-eval`: run a streaming evaluation, score logs, compare results."""
+"""`simulsa-eval`: parse the command line, evaluate, tune, score or compare, print."""
 
 from __future__ import annotations
 
@@ -7,20 +7,16 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from simulsa_plugin import __version__
+from simulsa_plugin.api.evaluate_recipe import EVALUATE_OUT
+from simulsa_plugin.api.tune_recipe import TUNE_OUT
 from simulsa_plugin.commands.console import Parser, output_folder, recipe_and_overrides, run_command
 from simulsa_plugin.errors import UsageError
+from simulsa_plugin.metrics.records import LATENCY_UNITS
 
-if TYPE_CHECKING:
-    from simulsa_plugin.llamafactory.data.dataset import OfflineDataset
-    from simulsa_plugin.model.values import Sample, UnusableRow
-
-PROG = "simulsa-eval"
+EVAL_COMMAND = "simulsa-eval"
 _ONE_GO = ("score", "compare", "convert")  # commands that begin anew where they were stopped
-CORPUS = "corpus"  # in the output folder: the test set, where the command makes it
-UNITS = ("word", "char")  # those of metrics.records; --help must not wait for anything to be imported
 
 _OVERVIEW = """\
 Measure simultaneous speech translation: quality and latency of every chunk and rollback.
@@ -43,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         0; 1 where the work failed; 2 where the command line or the recipe is wrong; 130 after Ctrl-C.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    return run_command(PROG, lambda: _dispatch(words), goes_on=not words or words[0] not in _ONE_GO)
+    return run_command(EVAL_COMMAND, lambda: _dispatch(words), goes_on=not words or words[0] not in _ONE_GO)
 
 
 def _dispatch(words: list[str]) -> int:
@@ -56,24 +52,24 @@ def _dispatch(words: list[str]) -> int:
 
         hint = did_you_mean(words[0], _COMMANDS)
         raise UsageError(f"There is no command {words[0]}.{hint} Commands are {', '.join(_COMMANDS)}.")
-    return _run(words)
+    return _run_evaluation(words)
 
 
 def _overview() -> Parser:
     parser = Parser(
-        prog=PROG,
-        usage=f"{PROG} [run|tune|score|compare|convert|comet] …",
+        prog=EVAL_COMMAND,
+        usage=f"{EVAL_COMMAND} [run|tune|score|compare|convert|comet] …",
         description=_OVERVIEW,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"{PROG} {__version__}")
+    parser.add_argument("--version", action="version", version=f"{EVAL_COMMAND} {__version__}")
     return parser
 
 
-def _run(words: list[str]) -> int:
+def _run_evaluation(words: list[str]) -> int:
     parser = Parser(
-        prog=f"{PROG} run",
-        usage=f"{PROG} [run] [RECIPE.yaml] [key=value …] [--out DIR]",
+        prog=f"{EVAL_COMMAND} run",
+        usage=f"{EVAL_COMMAND} [run] [RECIPE.yaml] [key=value …] [--out DIR]",
         description="Decode a test set with every policy, chunk and rollback, and score each.",
     )
     parser.add_argument(
@@ -87,19 +83,19 @@ def _run(words: list[str]) -> int:
     parser.add_argument(
         "--out",
         type=output_folder,
-        default="results",
+        default=EVALUATE_OUT,
         metavar="DIR",
-        help="folder of the results (default: results)",
+        help=f"folder of the results (default: {EVALUATE_OUT})",
     )
     options = parser.parse_intermixed_args(words)
     path, overrides = recipe_and_overrides(options.words, hint=f" Commands are {', '.join(_COMMANDS)}.")
-    return _decode_and_score(path, overrides, options.out)
+    return _evaluate(path, overrides, options.out)
 
 
 def _tune(words: list[str]) -> int:
     parser = Parser(
-        prog=f"{PROG} tune",
-        usage=f"{PROG} tune [RECIPE.yaml] [key=value …] --budget MS,MS… [--latency METRIC] [--quality METRIC] "
+        prog=f"{EVAL_COMMAND} tune",
+        usage=f"{EVAL_COMMAND} tune [RECIPE.yaml] [key=value …] --budget MS,MS… [--latency METRIC] [--quality METRIC] "
         "[--out DIR]",
         description="Choose settings on a dev set: of all policies, parameters and chunks the cell of the best quality "
         "whose mean latency is within the budget. Every cell is decoded on a few utterances, the best on all. A "
@@ -119,89 +115,42 @@ def _tune(words: list[str]) -> int:
     parser.add_argument("--latency", default="LAAL", metavar="METRIC", help="of the budgets (default: LAAL)")
     parser.add_argument("--quality", default="BLEU", metavar="METRIC", help="BLEU or chrF (default: BLEU)")
     parser.add_argument(
-        "--out", type=output_folder, default="tuned", metavar="DIR", help="folder of the result (default: tuned)"
+        "--out", type=output_folder, default=TUNE_OUT, metavar="DIR", help=f"folder of the result (default: {TUNE_OUT})"
     )
     options = parser.parse_intermixed_args(words)
     path, overrides = recipe_and_overrides(options.words)
-    from simulsa_plugin.commands.tune import tune_and_write
-    from simulsa_plugin.tuning.halving import Goal
-
-    return tune_and_write(path, overrides, Goal(options.budget, options.latency, options.quality), options.out)
-
-
-def _decode_and_score(path: Path | None, overrides: list[str], out: Path) -> int:
-    from simulsa_plugin.commands.raw_corpus import wanted_corpus
+    from simulsa_plugin.api.tune_recipe import tune_recipe
     from simulsa_plugin.commands.torchrun import take_rank
-    from simulsa_plugin.commands.wiring import check_early, dataset_names, load, open_recipe, warnings_about_test_set
-    from simulsa_plugin.demo.truth import find_truth
-    from simulsa_plugin.evaluation.evaluation_settings import CometSettings, EvaluationSettings
-    from simulsa_plugin.evaluation.reference_checks import check_references
-    from simulsa_plugin.evaluation.run import plan_cells, refuse_foreign_results
-    from simulsa_plugin.files.atomic import make_folder, refuse_link
-    from simulsa_plugin.metrics.quality import make_metrics
-    from simulsa_plugin.presets import RECOMMENDED
+    from simulsa_plugin.tuning.halving import Goal
+    from simulsa_plugin.tuning.search import frontier_table
 
-    share = take_rank()
-    recipe = open_recipe(path, overrides, [EvaluationSettings], RECOMMENDED)
-    settings, comet = EvaluationSettings.from_keys(recipe.simulsa), CometSettings.from_keys(recipe.simulsa)
-    if share and settings.measure_time:
-        raise UsageError("simulsa_measure_time is for a single process: several would disturb each other's clock.")
-    plan_cells(settings)  # a mistake in a policy, or a missing tokenizer, shows before the long part
-    make_metrics(settings.bleu_tokenizer)
-    refuse_foreign_results(out, settings)
-    refuse_link(out / CORPUS)
-    check_early(recipe, recipe.toolkit.get("eval_dataset") or recipe.toolkit.get("dataset"))
-    corpus = wanted_corpus(recipe, evaluation=True)
-    make_folder(out)
-    if recipe.preset and (share is None or share.number == 1):
-        print(recipe.preset, flush=True)
-    toolkit = recipe.toolkit
-    if corpus:
-        corpus.prepare(out / CORPUS, wait=bool(share), quiet=share is not None and share.number > 1)
-        toolkit = toolkit | {"eval_dataset": corpus.name, "dataset_dir": str(out / CORPUS)}
-    if recipe.embedded:
-        from simulsa_plugin.demo.corpus import TEST_NAME, write_demo_corpus
+    if take_rank():
+        raise UsageError("simulsa-eval tune is one process: start it without torchrun.")
+    goal = Goal(options.budget, options.latency, options.quality)
+    result = tune_recipe(path, overrides, goal, options.out)
+    print("\n".join(frontier_table(result.frontier)))
+    print(
+        f"Written to {result.out}: tuned.yaml, finalists.yaml, frontier.json. Now the test set: "
+        f"simulsa-eval {result.recipe} --out RESULTS"
+    )
+    return 0
 
-        write_demo_corpus(out / CORPUS, rows=0, wait=bool(share))
-        toolkit = toolkit | {"eval_dataset": TEST_NAME, "dataset_dir": str(out / CORPUS)}
-    names = dataset_names(toolkit.get("eval_dataset") or toolkit.get("dataset"))
-    if len(names) > 1:
-        raise UsageError(
-            f"One test set is evaluated at a time; the recipe names {', '.join(names)}. Set eval_dataset=NAME."
-        )
-    rows: list[Sample | UnusableRow] = []
-    warnings: list[str] = []
 
-    def read_rows(datasets: list[OfflineDataset]) -> None:
-        dataset = datasets[0]
-        rows.extend(map(dataset.sample, range(min(len(dataset), settings.eval_samples or len(dataset)))))
-        warnings.extend(check_references(dataset.name, rows, settings))
+def _evaluate(path: Path | None, overrides: list[str], out: Path) -> int:
+    from simulsa_plugin.api.evaluate_recipe import EvaluationResult, evaluate_recipe
+    from simulsa_plugin.commands.torchrun import take_rank
 
-    model, (dataset,) = load(toolkit, names, settings.eval_memory_gb * 1e9, read_rows)
-    from simulsa_plugin.evaluation.comet.command import add_comet_if_wanted
-    from simulsa_plugin.evaluation.report import cells_table
-    from simulsa_plugin.evaluation.run import evaluate
+    if evaluate_recipe(path, overrides, out, take_rank()):
+        from simulsa_plugin.evaluation.report import cells_table
 
-    if share is None or share.number == 1:
-        model_name = toolkit["model_name_or_path"]
-        print(
-            f"test set {dataset.name}: {len(rows)} of {len(dataset)} rows, model {model_name}, "
-            f"latency unit {settings.latency_unit}",
-            flush=True,
-        )
-        for line in [*warnings_about_test_set(recipe, dataset, corpus), *warnings]:
-            print(f"{PROG}: WARNING: {line}", file=sys.stderr, flush=True)
-    cells = evaluate(model, dataset.name, rows, settings, out, share, find_truth(dataset.name, dataset.entry))
-    if cells:
-        add_comet_if_wanted(out, comet)
-        print("\n".join(cells_table(cells)))
+        print("\n".join(cells_table(EvaluationResult.read(out).rows)))
         print(f"Written to {out}: scores.json, scores.tsv, curves.png, report.html")
     return 0
 
 
 def _score(words: list[str]) -> int:
     parser = Parser(
-        prog=f"{PROG} score",
+        prog=f"{EVAL_COMMAND} score",
         description="Score a log of emissions: BLEU, chrF, AL, LAAL, AP, DAL, ATD and offsets as SimulEval computes "
         "them, YAAL and SWF as OmniSTEval does; _CA with the time of computation, _CA_CU over the same units.",
     )
@@ -227,16 +176,18 @@ def _score(words: list[str]) -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the scores, counts and signatures as JSON")
     options = vars(parser.parse_args(words))
     log, json_path, intervals = (options.pop(name) for name in ("log", "json", "intervals"))
-    from simulsa_plugin.evaluation.score import ScoreOptions, run_score
+    from simulsa_plugin.evaluation.score import ScoreOptions, run_score, score_table
     from simulsa_plugin.metrics.significance import Bootstrap
 
     bootstrap = Bootstrap(samples=options.pop("samples"), seed=options.pop("seed"))
-    return run_score(log, ScoreOptions(**options, bootstrap=bootstrap if intervals else None), json_path)
+    scored = run_score(log, ScoreOptions(**options, bootstrap=bootstrap if intervals else None), json_path)
+    print("\n".join(score_table(scored)))
+    return 0
 
 
 def _compare(words: list[str]) -> int:
     parser = Parser(
-        prog=f"{PROG} compare",
+        prog=f"{EVAL_COMMAND} compare",
         description="Compare results: differences per cell with 95 % intervals (paired bootstrap) and p (paired "
         "randomisation), quality at equal latency over the cells of both, and what it comes to in words. The baseline "
         "comes first.",
@@ -273,6 +224,7 @@ def _compare(words: list[str]) -> int:
     if len(options.results) < 2:
         raise UsageError("compare needs two results or more: the baseline first, then what is compared with it.")
     from simulsa_plugin.comparison.compare import CompareOptions, run_compare
+    from simulsa_plugin.comparison.comparison_tables import comparison_tables
     from simulsa_plugin.comparison.equal_latency import Axes
     from simulsa_plugin.metrics.significance import Bootstrap
 
@@ -284,12 +236,13 @@ def _compare(words: list[str]) -> int:
         Bootstrap(options.samples, options.trials, options.seed),
         tuple(options.tuned),
     )
-    return run_compare(options.results, chosen, options.json)
+    print("\n".join(comparison_tables(run_compare(options.results, chosen, options.json))))
+    return 0
 
 
 def _convert(words: list[str]) -> int:
     parser = Parser(
-        prog=f"{PROG} convert",
+        prog=f"{EVAL_COMMAND} convert",
         description="Write a log, or the log of a cell, in the form of another tool: SimulEval's instances.log, "
         "OmniSTEval's JSONL, a folder that simulstream scores, or texts (src, mt, ref), which COMET reads.",
     )
@@ -305,7 +258,7 @@ def _convert(words: list[str]) -> int:
         help="which delays of a cell's units (default: committed)",
     )
     parser.add_argument("--sources", type=Path, metavar="FILE", help="for texts: one source text per instance")
-    parser.add_argument("--unit", choices=UNITS, default="word", help="latency unit (default: word)")
+    parser.add_argument("--unit", choices=LATENCY_UNITS, default="word", help="latency unit (default: word)")
     _add_reading(parser)
     _add_end_marks(parser)
     options = parser.parse_args(words)
@@ -320,7 +273,7 @@ def _convert(words: list[str]) -> int:
 
 def _comet(words: list[str]) -> int:
     parser = Parser(
-        prog=f"{PROG} comet",
+        prog=f"{EVAL_COMMAND} comet",
         description="COMET or XCOMET of a log, or of every cell of a result folder, whose scores.json, tables and "
         "report get it. Nothing is fetched. A checkpoint is a pickle: use one that you trust.",
     )
@@ -333,7 +286,9 @@ def _comet(words: list[str]) -> int:
         "--sources", type=Path, metavar="FILE", help="a source text per instance, or per row of the test set"
     )
     parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="segments at a time (default: 8)")
-    parser.add_argument("--unit", choices=UNITS, default="word", help="how a simulstream log is read (default: word)")
+    parser.add_argument(
+        "--unit", choices=LATENCY_UNITS, default="word", help="unit of a simulstream log (default: word)"
+    )
     _add_reading(parser)
     options = parser.parse_args(words)
     from simulsa_plugin.evaluation.comet.command import CometOptions, add_comet
@@ -367,7 +322,7 @@ def _add_end_marks(parser: Parser) -> None:
 
 
 def _add_units(parser: Parser, hint: str = "") -> None:
-    parser.add_argument("--unit", choices=UNITS, default="word", help=f"{hint}latency unit (default: word)")
+    parser.add_argument("--unit", choices=LATENCY_UNITS, default="word", help=f"{hint}latency unit (default: word)")
     parser.add_argument(
         "--tokenizer", metavar="T", help=f"{hint}sacrebleu's tokenizer for BLEU (default: word → 13a, char → zh)"
     )
@@ -398,7 +353,7 @@ def _budgets(text: str) -> tuple[float, ...]:
 
 
 _COMMANDS: dict[str, Callable[[list[str]], int]] = {
-    "run": _run,
+    "run": _run_evaluation,
     "tune": _tune,
     "score": _score,
     "compare": _compare,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 
-from simulsa_plugin.comparison.comparison_tables import comparison_tables
 from simulsa_plugin.comparison.equal_latency import LOG_POLICY, Axes, CurveCells, choose_cells, compare_curves
 from simulsa_plugin.comparison.resampled_cells import (
     ResampledCells,
@@ -34,7 +34,7 @@ from simulsa_plugin.evaluation.result_cells import (
     read_cells,
     read_scores,
 )
-from simulsa_plugin.evaluation.score import ScoreOptions, print_warnings, score_log
+from simulsa_plugin.evaluation.score import ScoreOptions, score_log
 from simulsa_plugin.files.atomic import remove_abandoned
 from simulsa_plugin.files.json_files import Json, write_json
 from simulsa_plugin.files.ownership import refuse_input_as_output
@@ -52,6 +52,7 @@ from simulsa_plugin.metrics.significance import (
     sacrebleu_p_value,
 )
 
+logger = logging.getLogger(__name__)
 P_VALUES = {
     "p_value": "paired bootstrap; of BLEU and chrF as sacrebleu computes it, of other metrics two-sided, ties half",
     "randomisation_p_value": "paired randomisation, two-sided: exact where the differing utterances have no more swaps "
@@ -103,23 +104,24 @@ class ComparedResult:
     comet: str | None = None  # signature of its COMET
 
 
-def run_compare(paths: Sequence[Path], options: CompareOptions, json_path: Path | None = None) -> int:
-    """Compare results, print tables, and write the JSON where asked for. Raises as `load_result` and `compare`."""
+def run_compare(paths: Sequence[Path], options: CompareOptions, json_path: Path | None = None) -> Json:
+    """Compare results, log warnings, and write the JSON where asked for. Raises as `load_result` and `compare`."""
     results = [load_result(path, options) for path in paths]
-    for result in results:
-        print_warnings(result.warnings)
+    for warning in (one for result in results for one in result.warnings):
+        logger.warning(warning)
     read = [
         *(path for result in results for path in _read_files(result)),
         *(path for folder in options.tuned for path in tuned_files(folder)),
     ]
     refuse_input_as_output(json_path, read)
     comparison = compare(results, options)
-    print_warnings(f"{pair['left_out']} It is left out." for pair in comparison["comparisons"] if "left_out" in pair)
+    for pair in comparison["comparisons"]:
+        if "left_out" in pair:
+            logger.warning(f"{pair['left_out']} It is left out.")
     if json_path is not None:
         remove_abandoned(json_path)
         write_json(json_path, comparison)
-    print("\n".join(comparison_tables(comparison)))
-    return 0
+    return comparison
 
 
 def _read_files(result: ComparedResult) -> Iterator[Path]:

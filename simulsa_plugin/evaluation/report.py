@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from simulsa_plugin.evaluation.formatting import (
     format_interval,
@@ -20,6 +20,9 @@ from simulsa_plugin.files.atomic import replacing
 from simulsa_plugin.metrics.delays import CLOCKS, DELAY_KINDS
 from simulsa_plugin.tables import align
 from simulsa_plugin.terminal import html_text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TSV, CURVES, PAGE = REPORT_FILES = ("scores.tsv", "curves.png", "report.html")
 KEY_COLUMNS = ("policy", "chunk_ms", "rollback")
@@ -39,7 +42,7 @@ def write_result_report(scores: Mapping[str, Any], out: Path) -> None:
     with replacing(out / TSV, "w") as handle:
         handle.writelines("\t".join(row) + "\n" for row in _tsv(cells))
     with replacing(out / CURVES) as handle:
-        _draw(cells, handle)
+        curves_figure(cells).savefig(handle, format="png", dpi=120)
     with replacing(out / PAGE, "w") as handle:
         handle.write(_page(scores))
 
@@ -128,8 +131,14 @@ def _shown(cell: ScoresRow, name: str) -> str:
     return format_measured(cell.get(name), _measured(cell, name), cell["instances"])
 
 
-def _draw(cells: Sequence[ScoresRow], handle: Any) -> None:
-    """BLEU over LAAL with 95 % intervals, one line per policy, rollback and parameters; offline as a level."""
+def curves_figure(cells: Sequence[ScoresRow], quality: str = "BLEU", latency: str = "LAAL") -> Figure:
+    """Draw quality over latency with 95 % intervals, one line per policy, rollback and parameters; offline as a level.
+
+    Args:
+        cells: rows of `cells` and of the limits of scores.json.
+        quality: metric on the vertical axis.
+        latency: metric on the horizontal axis, in ms.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 4.4), layout="constrained")
@@ -138,18 +147,18 @@ def _draw(cells: Sequence[ScoresRow], handle: Any) -> None:
     limit: list[ScoresRow] = []
     for cell in cells:
         if cell["policy"] == LIMIT:
-            limit += [cell]
+            limit += [cell] if quality in cell and latency in cell else []
         elif cell["chunk_ms"] is None:
-            axes.axhline(cell["BLEU"] or 0.0, linestyle="--", color="grey", label="offline")
-        elif cell["LAAL"] is not None and cell["BLEU"] is not None:
+            axes.axhline(cell.get(quality) or 0.0, linestyle="--", color="grey", label="offline")
+        elif cell.get(latency) is not None and cell.get(quality) is not None:
             key = cell_key(cell)
             lines.setdefault(str(CellKey(key.policy, None, key.rollback, key.parameters)), []).append(cell)
     for label, points in lines.items():
         axes.errorbar(
-            [cell["LAAL"] for cell in points],
-            [cell["BLEU"] for cell in points],
-            yerr=_errors(points, "BLEU"),
-            xerr=_errors(points, "LAAL"),
+            [cell[latency] for cell in points],
+            [cell[quality] for cell in points],
+            yerr=_errors(points, quality),
+            xerr=_errors(points, latency),
             marker="o",
             capsize=2,
             label=label,
@@ -157,18 +166,18 @@ def _draw(cells: Sequence[ScoresRow], handle: Any) -> None:
         for cell in points:
             axes.annotate(
                 f"{cell['chunk_ms']}",
-                (cell["LAAL"], cell["BLEU"]),
+                (cell[latency], cell[quality]),
                 textcoords="offset points",
                 xytext=(4, -10),
                 fontsize=7,
             )
     if limit:
-        axes.plot([cell["LAAL"] for cell in limit], [cell["BLEU"] for cell in limit], "k*:", label="limit")
-    axes.set_xlabel("LAAL (ms); numbers: chunk (ms); bars: 95 %")
-    axes.set_ylabel("BLEU")
+        axes.plot([cell[latency] for cell in limit], [cell[quality] for cell in limit], "k*:", label="limit")
+    axes.set_xlabel(f"{latency} (ms); numbers: chunk (ms); bars: 95 %")
+    axes.set_ylabel(quality)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
-    figure.savefig(handle, format="png", dpi=120)
+    return figure
 
 
 def _errors(cells: Sequence[ScoresRow], name: str) -> list[list[float]]:

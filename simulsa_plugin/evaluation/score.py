@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import os
-import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from simulsa_plugin.metrics.significance import Bootstrap
 from simulsa_plugin.tables import align
 from simulsa_plugin.worker_processes import Processes
 
+logger = logging.getLogger(__name__)
 _WORTH_PROCESSES = 2 * 2**20  # bytes of a log
 _MOST_PROCESSES = 4  # more than that wait for the one that reads
 
@@ -93,17 +94,17 @@ def score_log(path: Path, options: ScoreOptions, executor: Executor | None = Non
     return ScoredLog(log, scores, tuple(odd.warnings()))
 
 
-def run_score(path: Path, options: ScoreOptions, json_path: Path | None = None) -> int:
-    """Score a log, print a table, and write the JSON where asked for. Raises as `score_log`."""
+def run_score(path: Path, options: ScoreOptions, json_path: Path | None = None) -> ScoredLog:
+    """Score a log, log its warnings, and write the JSON where asked for. Raises as `score_log`."""
     refuse_input_as_output(json_path, [path, options.read.references, options.read.segments])
     with other_processes(path) as executor:
         scored = score_log(path, options, executor)
-    print_warnings(scored.warnings)
+    for warning in scored.warnings:
+        logger.warning(warning)
     if json_path is not None:
         remove_abandoned(json_path)
         write_json(json_path, scored.scores.as_json())
-    print("\n".join(score_table(scored)))
-    return 0
+    return scored
 
 
 @contextlib.contextmanager
@@ -115,12 +116,6 @@ def other_processes(path: Path) -> Iterator[Executor | None]:
         return
     with Processes(min(cores, _MOST_PROCESSES)) as executor:
         yield executor
-
-
-def print_warnings(warnings: Iterable[str]) -> None:
-    """One line each, to stderr."""
-    for warning in warnings:
-        print(f"simulsa-eval: warning: {warning}", file=sys.stderr)
 
 
 def score_table(scored: ScoredLog) -> list[str]:

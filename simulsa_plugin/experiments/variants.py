@@ -105,12 +105,13 @@ def _words(data: Augmented, options: argparse.Namespace) -> Mapping[str, Dataset
 
 
 def _preferences(data: Augmented, options: argparse.Namespace) -> Mapping[str, Dataset]:
-    from simulsa_plugin.commands.wiring import EMBEDDED_MODEL, load
+    from simulsa_plugin.api.loading import load_model_and_data
+    from simulsa_plugin.api.recipe import EMBEDDED_MODEL
     from simulsa_plugin.experiments.variants_data import AUGMENTED_NAME
     from simulsa_plugin.experiments.variants_preferences import preferences
 
     keys = EMBEDDED_MODEL | {"model_name_or_path": options.model, "dataset_dir": str(options.data)}
-    model, _ = load(keys, [AUGMENTED_NAME])
+    model, _ = load_model_and_data(keys, [AUGMENTED_NAME])
     return preferences(data, model)
 
 

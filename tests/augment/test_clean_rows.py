@@ -6,11 +6,11 @@ import pytest
 from helpers.fakes import ByteModel, ListDataset, make_dataset
 from helpers.files import read_json_lines, tree
 
+from simulsa_plugin.api.augment_recipe import outcome_lines
 from simulsa_plugin.augmentation.augment_settings import AugmentSettings
 from simulsa_plugin.augmentation.clean import clean_lines
 from simulsa_plugin.augmentation.pipeline import augment
 from simulsa_plugin.augmentation.relabeling import relabel
-from simulsa_plugin.commands.augment import _print
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def dataset(tmp_path):
     return ListDataset("toy", rows, entry=whole.entry)
 
 
-def test_all_broken_rows_are_listed_and_left_out_of_a_dataset_that_the_advice_names(dataset, tmp_path, capsys):
+def test_all_broken_rows_are_listed_and_left_out_of_a_dataset_that_the_advice_names(dataset, tmp_path):
     out = tmp_path / "out"
     offline = tree(tmp_path / "offline")
     outcome = augment(dataset, ByteModel(), AugmentSettings(samples=5), out)
@@ -38,8 +38,7 @@ def test_all_broken_rows_are_listed_and_left_out_of_a_dataset_that_the_advice_na
     assert set(info) == {"toy", "toy_clean", "toy_simulsa"}
     clean = read_json_lines(out / info["toy_clean"]["file_name"])
     assert [row["audios"][0] for row in clean] == [row[1] for number, row in enumerate(dataset.rows) if number % 3]
-    _print(outcome)
-    said = capsys.readouterr().out
+    said = "\n".join(outcome_lines(outcome))
     assert "a training on toy stops at 10 of its rows (audio_broken 5, audio_missing 5); toy_clean is" in said
     assert f"train with  dataset: toy_clean,toy_simulsa  and  dataset_dir: {out}" in said
     assert tree(tmp_path / "offline") == offline

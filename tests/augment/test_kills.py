@@ -44,14 +44,14 @@ def load_real(offline):
     import torch
     import tqdm
 
+    from simulsa_plugin.api.loading import load_model_and_data
     from simulsa_plugin.augmentation.augment_settings import AugmentSettings
-    from simulsa_plugin.commands.wiring import load
 
     torch.set_num_threads(1)
     tqdm.tqdm.monitor_interval = 0  # no thread that watches progress bars
     recipe = yaml.safe_load((offline / "recipe.yaml").read_text(encoding="utf-8"))
     settings = AugmentSettings.from_keys({key: recipe.pop(key) for key in list(recipe) if key.startswith("simulsa_")})
-    model, (dataset,) = load(recipe, [recipe["dataset"]])
+    model, (dataset,) = load_model_and_data(recipe, [recipe["dataset"]])
     assert threading.active_count() == 1, "a forked process would lack the other threads"
     return model, dataset, settings
 

@@ -20,8 +20,8 @@ import torch
 import yaml
 from helpers.files import read_json_lines, tree
 
+from simulsa_plugin.api.recipe import EMBEDDED_MODEL
 from simulsa_plugin.commands import augment as command
-from simulsa_plugin.commands.wiring import EMBEDDED_MODEL
 from simulsa_plugin.demo.corpus import write_demo_corpus
 from simulsa_plugin.llamafactory.data.dataset import load_datasets
 from simulsa_plugin.llamafactory.model.arguments import inference_arguments
@@ -79,7 +79,7 @@ def test_the_table_is_the_manifest(spoken, tmp_path, capsys):
 def test_keys_of_the_training_that_change_the_share_are_warned_of(spoken, tmp_path, capsys):
     keys = words(spoken, tmp_path / "out", "max_samples=5")
     said = (
-        "simulsa-augment: WARNING: max_samples: 5: training gets 5 of 12 rows of demo and 5 of 6 rows of demo_simulsa: "
+        "simulsa-augment: warning: max_samples: 5: training gets 5 of 12 rows of demo and 5 of 6 rows of demo_simulsa: "
         "100 % as many partial samples as offline rows, not 50 %. Leave max_samples out; to train on less, augment a "
         "smaller dataset.\n"
     )
@@ -98,7 +98,7 @@ def test_keys_of_the_training_that_change_the_share_are_warned_of(spoken, tmp_pa
 def test_a_cutoff_that_utterances_exceed_is_warned_of(spoken, tmp_path, capsys):
     assert command.main(words(spoken, tmp_path, "cutoff_len=20")) == 0
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("simulsa-augment: WARNING: cutoff_len: 20 is less than 6 of the 6 utterances of demo ")
+    assert line.startswith("simulsa-augment: warning: cutoff_len: 20 is less than 6 of the 6 utterances of demo ")
 
 
 def test_one_recipe_for_augmentation_and_training_cuts_the_offline_set_alone(spoken, tmp_path, capsys):

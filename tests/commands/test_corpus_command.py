@@ -91,7 +91,7 @@ def test_the_same_recipe_evaluates_on_the_test_split(corpus, tmp_path, in_reposi
     out, err = capsys.readouterr()
     assert "covost2_en_zh-CN_test: 3 utterances, 0." in out
     assert "test set covost2_en_zh-CN_test: 3 of 3 rows, model simulsa-demo, latency unit char\n" in out
-    assert "WARNING" not in err
+    assert "warning" not in err
     scores = json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))
     assert scores["dataset"] == "covost2_en_zh-CN_test"
     assert [cell["instances"] for cell in scores["cells"]] == [3, 3]
@@ -105,7 +105,7 @@ def test_evaluating_on_the_training_split_is_warned_of(corpus, tmp_path, in_repo
     cells = ["simulsa_chunks=1000", "simulsa_rollbacks=3", "simulsa_max_new_tokens=5", "simulsa_eval_samples=1"]
     assert evaluate.main(typed(corpus, tmp_path, *cells, "simulsa_eval_split=train")) == 0
     assert (
-        "simulsa-eval: WARNING: the test set covost2_en_zh-CN is the split train of the corpus, and so is what "
+        "simulsa-eval: warning: the test set covost2_en_zh-CN is the split train of the corpus, and so is what "
         in capsys.readouterr().err
     )
 

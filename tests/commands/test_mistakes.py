@@ -320,7 +320,7 @@ def test_what_augment_wrote_is_what_evaluation_and_training_read(place):
     ("keys", "warning"),
     [
         (("dataset=good",), "the recipe has no eval_dataset, and the test set good is the training dataset good:"),
-        (("dataset=mute,good", "eval_dataset=good"), "WARNING: the test set good is the training dataset good:"),
+        (("dataset=mute,good", "eval_dataset=good"), "warning: the test set good is the training dataset good:"),
         (("dataset=again", "eval_dataset=good"), "the test set good is the training dataset again, registered with"),
         (("dataset=mute", "eval_dataset=good"), None),
         (("eval_dataset=good",), None),
@@ -334,4 +334,4 @@ def test_what_is_tested_is_said_and_a_warning_where_it_is_trained_on(place, capf
     assert evaluate.main(words) == 0
     out, err = capfd.readouterr()
     assert out.startswith("test set good: 1 of 1 rows, model simulsa-demo, latency unit word\n")
-    assert (warning in err) if warning else ("WARNING" not in err)
+    assert (warning in err) if warning else ("warning" not in err)

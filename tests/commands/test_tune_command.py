@@ -5,8 +5,9 @@ import json
 import pytest
 from helpers.fakes import write_offline
 
-from simulsa_plugin.commands import evaluate, tune
-from simulsa_plugin.commands.wiring import Recipe
+from simulsa_plugin.api.dev_set import dev_set_warnings, recipe_dev_set
+from simulsa_plugin.api.recipe import Recipe
+from simulsa_plugin.commands import evaluate
 from simulsa_plugin.corpora.corpus_settings import CorpusSettings
 from simulsa_plugin.demo.corpus import DEV_NAME, SPLITS, TEST_NAME
 from simulsa_plugin.errors import UsageError
@@ -45,7 +46,7 @@ def place(tmp_path, monkeypatch):
     ],
 )
 def test_mistakes_show_before_anything_is_loaded(place, monkeypatch, capsys, words, message):
-    monkeypatch.setattr(tune, "load", lambda *_: pytest.fail("loaded"))
+    monkeypatch.setattr("simulsa_plugin.api.loading.load_model_and_data", lambda *_: pytest.fail("loaded"))
     assert evaluate.main(["tune", *MODEL, "dataset_dir=data", *words, "--budget", "1000"]) in (1, 2)
     err = capsys.readouterr().err
     assert message in err
@@ -67,7 +68,7 @@ def test_a_dev_set_that_is_tested_or_trained_on_is_warned_of(place, dev, keys, w
     class Dataset:
         name, entry = dev, {"file_name": str(place / "data" / "offline.jsonl")}
 
-    lines = tune._warnings(Recipe({}, {"dataset_dir": "data"} | keys, embedded=False), Dataset())
+    lines = dev_set_warnings(Recipe({}, {"dataset_dir": "data"} | keys, embedded=False), Dataset())
     assert len(lines) == len(warned)
     assert all(one in line for one, line in zip(warned, lines, strict=True))
 
@@ -82,9 +83,9 @@ def test_a_corpus_has_a_split_of_its_own_to_choose_on(place):
         "simulsa_dev_split": "dev",
     }
     toolkit = {"template": "qwen2_audio", "eval_dataset": "my_test"}
-    dev = tune._dev_set(Recipe(simulsa, toolkit, embedded=False))
+    dev = recipe_dev_set(Recipe(simulsa, toolkit, embedded=False))
     assert (dev.name, dev.registered, dev.warnings) == ("mustc_en_de_dev", False, ())
-    same = tune._dev_set(Recipe(simulsa | {"simulsa_dev_split": "tst-COMMON"}, toolkit, embedded=False))
+    same = recipe_dev_set(Recipe(simulsa | {"simulsa_dev_split": "tst-COMMON"}, toolkit, embedded=False))
     assert "is the test set, too" in same.warnings[0]
     assert CorpusSettings.from_keys(simulsa).dev_split == ("dev",)
 
@@ -96,7 +97,7 @@ def test_the_embedded_dev_set_shares_no_sentence_with_training_and_test(monkeypa
         "simulsa_plugin.demo.corpus.write_utterances",
         lambda folder, name, split, count: written.append((name, split, count)),
     )
-    dev = tune._dev_set(Recipe({}, {}, embedded=True))
+    dev = recipe_dev_set(Recipe({}, {}, embedded=True))
     keys = dev.make(tmp_path)
     assert dev.name == DEV_NAME
     assert keys == {"eval_dataset": TEST_NAME, "dataset_dir": str(tmp_path / "corpus")}

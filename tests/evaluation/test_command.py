@@ -21,7 +21,7 @@ START = "import sys; from simulsa_plugin.commands.evaluate import main; code = m
 def runs(monkeypatch) -> list:
     """A stand-in for the runner, which notes how it was called."""
     calls: list = []
-    monkeypatch.setattr(evaluate, "_decode_and_score", lambda *arguments: calls.append(arguments) or 0)
+    monkeypatch.setattr(evaluate, "_evaluate", lambda *arguments: calls.append(arguments) or 0)
     return calls
 
 

@@ -78,15 +78,15 @@ def test_our_commands_have_it_where_torch_may_not_load_it_and_say_that_training_
     result = python(
         """
         import sys
-        from simulsa_plugin.commands.wiring import _with_plugin
-        _with_plugin()
+        from simulsa_plugin.api.loading import activate_plugin
+        activate_plugin()
         import torch
         print([type(f).__name__ for f in sys.meta_path].count("ModuleWatcher"))
     """,
         TORCH_DEVICE_BACKEND_AUTOLOAD="0",
     )
     assert result.stdout.strip() == "1"
-    assert result.stderr.startswith("WARNING: TORCH_DEVICE_BACKEND_AUTOLOAD=0 keeps PyTorch from loading")
+    assert result.stderr.startswith("TORCH_DEVICE_BACKEND_AUTOLOAD=0 keeps PyTorch from loading")
     assert result.stderr.count("\n") == 1
 
 

@@ -7,10 +7,10 @@ import pytest
 from helpers.fakes import ByteModel
 from offline_data import ASK, SHAREGPT, load, make_folder, register, turns, write_rows
 
+from simulsa_plugin.api import loading
 from simulsa_plugin.augmentation.augment_settings import AugmentSettings
 from simulsa_plugin.augmentation.registration import register_beside
 from simulsa_plugin.commands import augment as command
-from simulsa_plugin.commands import wiring
 from simulsa_plugin.errors import DatasetError, UsageError
 from simulsa_plugin.llamafactory.data.dataset import load_datasets, read_dataset_info
 from simulsa_plugin.llamafactory.model.arguments import inference_arguments
@@ -64,7 +64,7 @@ def test_the_command_cuts_speech_and_registers_the_text_beside_it(folder, tmp_pa
     def load_with_bytes(keys, names, *_, **__):
         return ByteModel(), load_datasets(inference_arguments(keys), names)
 
-    monkeypatch.setattr(wiring, "load", load_with_bytes)
+    monkeypatch.setattr(loading, "load_model_and_data", load_with_bytes)
     monkeypatch.setattr("simulsa_plugin.augmentation.cutoff.cutoff_line", lambda *_: None)
     words = ["model_name_or_path=simulsa-demo", "template=qwen2_audio", f"dataset_dir={folder}", "simulsa_samples=2"]
     assert command.main([*words, "dataset=text,speech", "--out", str(tmp_path / "out")]) == 0

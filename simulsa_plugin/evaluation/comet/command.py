@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,6 @@ from simulsa_plugin.evaluation.comet.scoring import CometScores, comet_scores
 from simulsa_plugin.evaluation.evaluation_settings import CometSettings
 from simulsa_plugin.evaluation.result_cells import COMET, COMET_SCORES, SCORES, Cell, read_cells, read_scores
 from simulsa_plugin.evaluation.result_folder import check_files, check_sealed, write_scores
-from simulsa_plugin.evaluation.score import print_warnings
 from simulsa_plugin.files.atomic import refuse_link, remove_leftovers
 from simulsa_plugin.files.json_files import write_jsonl
 from simulsa_plugin.files.locks import locked
@@ -22,6 +22,8 @@ from simulsa_plugin.logs.simuleval import INSTANCES_LOG
 from simulsa_plugin.logs.steps import STEPS, read_sessions
 from simulsa_plugin.metrics.columns import mean_of
 from simulsa_plugin.metrics.significance import Bootstrap, Statistics, intervals
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -44,11 +46,9 @@ def add_comet_if_wanted(folder: Path, settings: CometSettings) -> None:
     try:
         add_comet(folder, options)
     except SimulsaError as error:
-        print_warnings(
-            [
-                f"{COMET} was not computed, all else was: {error} Later: simulsa-eval comet {folder} "
-                f"--checkpoint {settings.comet}"
-            ]
+        logger.warning(
+            f"{COMET} was not computed, all else was: {error} Later: simulsa-eval comet {folder} "
+            f"--checkpoint {settings.comet}"
         )
 
 

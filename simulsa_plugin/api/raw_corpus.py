@@ -1,27 +1,30 @@
-"""A raw corpus that the recipe names, made a dataset of LLaMA-Factory before the command's own work."""
+"""A raw corpus that the recipe names, turned into a dataset of LLaMA-Factory before the function's own work."""
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from simulsa_plugin.commands.wiring import Recipe, own_dataset_names
+from simulsa_plugin.api.recipe import Recipe, offline_dataset_names
 from simulsa_plugin.errors import UsageError
 
 if TYPE_CHECKING:
     from simulsa_plugin.corpora.corpus_settings import CorpusSettings
     from simulsa_plugin.corpora.prompts import TranslationPrompt
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
-class WantedCorpus:
-    """What a recipe says of a raw corpus.
+class RecipeCorpus:
+    """A raw corpus as a recipe describes it.
 
     Attributes:
         settings: where it lies.
         splits: which part of it.
-        prompt: what the user's turns say.
+        prompt: the text of the user's turns.
         name: of the dataset that it becomes.
     """
 
@@ -31,12 +34,12 @@ class WantedCorpus:
     name: str
 
     def prepare(self, out: Path, *, wait: bool = False, quiet: bool = False, new_prompt: bool = False) -> None:
-        """Make it a dataset in `out`, unless it is one; say what was made.
+        """Write it as a dataset into `out`, unless it is there; log a summary.
 
         Args:
             out: the output folder.
             wait: for a process that is at it.
-            quiet: say nothing.
+            quiet: log nothing.
             new_prompt: of `corpora.prepare.prepare`.
 
         Raises:
@@ -46,10 +49,10 @@ class WantedCorpus:
 
         prepared = prepare(self.settings, self.splits, self.prompt, out, self.name, wait=wait, new_prompt=new_prompt)
         if not quiet:
-            print("\n".join(corpus_summary(prepared)), flush=True)
+            logger.info("\n".join(corpus_summary(prepared)))
 
-    def warnings(self) -> list[str]:
-        """A line where an evaluation's splits are those that augmentation takes from the same corpus."""
+    def leakage_warnings(self) -> list[str]:
+        """Warn where an evaluation's splits are those that augmentation takes from the same corpus."""
         from simulsa_plugin.corpora.prepare import splits_for
 
         training = splits_for(self.settings, evaluation=False)
@@ -62,21 +65,19 @@ class WantedCorpus:
             "a model that was trained on it say how well it remembers. Set simulsa_eval_split to a test split."
         ]
 
-    def dry_run(self, out: Path) -> bool:
-        """Say what would be made in `out`, writing nothing; False where all is there already.
+    def dry_run(self, out: Path) -> list[str]:
+        """Describe what would be written into `out`, writing nothing; no lines where all is there already.
 
         Raises:
             SimulsaError: as `prepare` before it opens any audio.
         """
         from simulsa_plugin.corpora.prepare import dry_run_corpus
 
-        lines = dry_run_corpus(self.settings, self.splits, self.prompt, out, self.name)
-        print("\n".join(lines))
-        return bool(lines)
+        return dry_run_corpus(self.settings, self.splits, self.prompt, out, self.name)
 
 
-def wanted_corpus(recipe: Recipe, *, evaluation: bool) -> WantedCorpus | None:
-    """The corpus that a recipe names, or None where its datasets are LLaMA-Factory's own.
+def recipe_corpus(recipe: Recipe, *, evaluation: bool) -> RecipeCorpus | None:
+    """Return the corpus that a recipe names, or None where its datasets are LLaMA-Factory's own.
 
     Raises:
         UsageError: keys of the corpus are wrong, or the recipe names several datasets for it.
@@ -92,13 +93,13 @@ def wanted_corpus(recipe: Recipe, *, evaluation: bool) -> WantedCorpus | None:
     splits = splits_for(settings, evaluation=evaluation)
     template = recipe.toolkit.get("template")
     prompt = translation_prompt(settings.prompt, template, settings.source_language, settings.target_language)
-    return WantedCorpus(settings, splits, prompt, _name(recipe.toolkit, settings, splits, evaluation))
+    return RecipeCorpus(settings, splits, prompt, _dataset_name(recipe.toolkit, settings, splits, evaluation))
 
 
-def _name(toolkit: dict[str, Any], settings: CorpusSettings, splits: tuple[str, ...], evaluation: bool) -> str:
-    """The recipe's own name for the dataset, or one after the corpus, its languages and split."""
+def _dataset_name(toolkit: dict[str, Any], settings: CorpusSettings, splits: tuple[str, ...], evaluation: bool) -> str:
+    """Return the recipe's name for the dataset, or one after the corpus, its languages and split."""
     key = "eval_dataset" if evaluation else "dataset"
-    names = own_dataset_names(toolkit.get(key))
+    names = offline_dataset_names(toolkit.get(key))
     if len(names) > 1:
         raise UsageError(
             f"simulsa_corpus makes one dataset; the recipe names {', '.join(names)}. Set {key} to one name, or to none."

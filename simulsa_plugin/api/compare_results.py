@@ -1,0 +1,154 @@
+"""`compare`: differences between results, and quality at equal latency, with intervals."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from simulsa_plugin.api.boundary import library_call
+from simulsa_plugin.api.evaluate_recipe import EvaluationResult
+from simulsa_plugin.api.score_log import ScoreResult
+from simulsa_plugin.api.tune_recipe import TuningResult
+from simulsa_plugin.errors import UsageError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from simulsa_plugin.metrics.records import LatencyUnit
+
+ComparableResult: TypeAlias = str | os.PathLike[str] | EvaluationResult | ScoreResult
+
+
+@dataclass(frozen=True)
+class ComparisonResult:
+    """A comparison of results with a baseline.
+
+    Attributes:
+        comparison: the JSON object that `simulsa-eval compare --json` writes.
+    """
+
+    comparison: dict[str, Any]
+
+    @property
+    def verdict(self) -> str:
+        """The closing sentences on each result: what is better at which latency, and whether a gain is only a shift.
+
+        Of several policies, those on the curves of all streaming cells. Empty for logs, which have no curves.
+        """
+        found = [(pair["other"], curves["verdict"]) for pair, curves in self._curves()]
+        return found[0][1] if len(found) == 1 else "\n".join(f"{other}: {said}" for other, said in found)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return a pandas DataFrame with a row per compared result, cell and metric.
+
+        Columns: `result` (path of the compared one), `policy`, `chunk_ms`, `rollback`, `parameters`, `metric`,
+        `baseline`, `other`, `difference` (other − baseline; latencies in ms), `low` and `high` of its 95 % interval,
+        `p_value` (paired bootstrap), `randomisation_p_value` (BLEU and chrF), `differing` and `utterances`.
+        """
+        import pandas as pd
+
+        return pd.DataFrame(self._frame_rows())
+
+    def _frame_rows(self) -> Iterator[dict[str, Any]]:
+        for pair in self.comparison["comparisons"]:
+            for cell in pair["cells"]:
+                key = {name: cell[name] for name in ("policy", "chunk_ms", "rollback", "parameters")}
+                for metric, values in cell["metrics"].items():
+                    low, high = values["interval"] or (None, None)
+                    yield {
+                        "result": pair["other"],
+                        **key,
+                        "metric": metric,
+                        **{name: values[name] for name in ("baseline", "other", "difference")},
+                        "low": low,
+                        "high": high,
+                        **{name: values.get(name) for name in ("p_value", "randomisation_p_value")},
+                        **{name: values.get(name) for name in ("differing", "utterances")},
+                    }
+
+    def figure(self) -> Figure:
+        """Draw quality over latency (ms): for each result its curve and the baseline's over the compared cells."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+        axes = figure.subplots()
+        for pair, curves in self._curves():
+            for side, path, style in (("baseline", self.comparison["baseline"], "o--"), ("other", pair["other"], "o-")):
+                knots = curves["knots"][side]
+                axes.plot([knot[0] for knot in knots], [knot[1] for knot in knots], style, label=f"{side}: {path}")
+            axes.set_xlabel(f"{curves['latency']} (ms)")
+            axes.set_ylabel(curves["quality"])
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+        return figure
+
+    def _curves(self) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+        """Yield each pair that has curves with those of all streaming cells; of a single policy, its own."""
+        for pair in self.comparison["comparisons"]:
+            curves = sorted(pair["equal_latency"], key=lambda one: one["policy"] is not None)
+            if curves:
+                yield pair, curves[0]
+
+
+def compare(
+    baseline: ComparableResult,
+    *others: ComparableResult,
+    quality: Literal["BLEU", "chrF", "COMET"] = "BLEU",
+    latency: str = "LAAL",
+    at: Sequence[float] = (),
+    tuned: Sequence[str | os.PathLike[str] | TuningResult] = (),
+    unit: LatencyUnit = "word",
+    tokenizer: str | None = None,
+    keep_end_marks: bool = False,
+    samples: int = 1000,
+    trials: int = 10000,
+    seed: int = 12345,
+) -> ComparisonResult:
+    """Compare results with a baseline, as `simulsa-eval compare` does.
+
+    Args:
+        baseline: a result, its folder, or a log.
+        others: what is compared with it: results where the baseline is one, logs where it is a log.
+        quality: metric of the curves.
+        latency: metric of the curves, as in scores.json.
+        at: latencies (ms) at which the curves are compared; none, at shares of their common range.
+        tuned: for each result the `tune` that chose its cells: also compare what was tuned at each budget.
+        unit: latency unit of logs; folders know their own.
+        tokenizer: sacrebleu's tokenizer of logs; None for 13a with words, zh with characters.
+        keep_end_marks: of logs of SimulEval 1.0: keep </s> and its delay.
+        samples: bootstrap resamples.
+        trials: of approximate randomisation.
+        seed: of the resamples.
+
+    Raises:
+        UsageError: there is nothing to compare with, the results were measured differently, or a metric is unknown.
+        LogError: a result or a log cannot be read, or two logs have other references.
+    """
+    from simulsa_plugin.comparison.compare import CompareOptions, run_compare
+    from simulsa_plugin.comparison.equal_latency import Axes
+    from simulsa_plugin.metrics.significance import Bootstrap
+    from simulsa_plugin.settings import check_choice
+
+    if not others:
+        raise UsageError("compare needs two results or more: the baseline first, then what is compared with it.")
+    check_choice("quality", quality, ("BLEU", "chrF", "COMET"))
+    options = CompareOptions(
+        unit,
+        tokenizer,
+        keep_end_marks,
+        Axes(quality, latency, tuple(sorted(at))),
+        Bootstrap(samples, trials, seed),
+        tuple(map(_path_of, tuned)),
+    )
+    with library_call(progress=False):
+        return ComparisonResult(run_compare([_path_of(one) for one in (baseline, *others)], options))
+
+
+def _path_of(result: ComparableResult | TuningResult) -> Path:
+    if isinstance(result, (EvaluationResult, TuningResult)):
+        return result.out
+    return result.log if isinstance(result, ScoreResult) else Path(result)

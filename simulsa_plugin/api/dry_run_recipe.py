@@ -1,0 +1,65 @@
+"""The dry run of an augmentation: what would be done and at what cost, in lines; no weights are loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from simulsa_plugin.api.augment_recipe import (
+    DatasetSamples,
+    datasets_to_cut,
+    open_augment_recipe,
+    text_dataset_line,
+    training_warnings,
+)
+from simulsa_plugin.api.recipe import RecipeSource, offline_dataset_names
+
+
+def dry_run_recipe(
+    recipe: RecipeSource, overrides: Sequence[str] | Mapping[str, Any], out: Path
+) -> tuple[list[str], list[str]]:
+    """Describe what `augment` would do with every dataset of a recipe; nothing is written.
+
+    Returns:
+        The lines, and warnings.
+
+    Raises:
+        SimulsaError: as `augment` before it loads the model.
+    """
+    from simulsa_plugin.api.raw_corpus import recipe_corpus
+
+    opened, settings = open_augment_recipe(recipe, overrides)
+    lines = [str(opened.preset)] if opened.preset else []
+    toolkit, corpus = opened.toolkit, recipe_corpus(opened, evaluation=False)
+    if corpus:
+        if to_prepare := corpus.dry_run(out):
+            return [*lines, *to_prepare], []
+        toolkit = toolkit | {"dataset": corpus.name, "dataset_dir": str(out)}
+    if opened.embedded:
+        from simulsa_plugin.demo.corpus import OFFLINE_NAME, OFFLINE_ROWS, TEST_ROWS
+
+        if not (out / f"{OFFLINE_NAME}.jsonl").exists():
+            to_synthesise = (
+                f"{OFFLINE_NAME}: would first speak {OFFLINE_ROWS} training and {TEST_ROWS} test utterances into {out} "
+                "(about 0.8 GB), then cut them; no more can be said before"
+            )
+            return [*lines, to_synthesise], []
+        toolkit = toolkit | {"dataset": OFFLINE_NAME, "dataset_dir": str(out)}
+    from simulsa_plugin.api.loading import load_without_weights
+    from simulsa_plugin.augmentation.dry_run import dry_run
+    from simulsa_plugin.augmentation.manifest import describe_augmentation
+    from simulsa_plugin.augmentation.method.selection import wanted_samples
+
+    renderer, loaded, size = load_without_weights(toolkit, offline_dataset_names(toolkit.get("dataset")))
+    found: list[DatasetSamples] = []
+    datasets = datasets_to_cut(loaded)
+    for dataset in loaded:
+        if any(dataset is one for one in datasets):
+            found.append((dataset, wanted_samples(len(dataset), settings)))
+            described = describe_augmentation(dataset, renderer.description, settings)
+            lines += dry_run(dataset, renderer, size, settings, out, described)
+        else:
+            found.append((dataset, None))
+            lines.append(text_dataset_line(dataset))
+    return lines, training_warnings(toolkit, found)

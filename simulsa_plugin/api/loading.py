@@ -1,0 +1,106 @@
+"""Data and model of a recipe, loaded through LLaMA-Factory with the plugin on."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from simulsa_plugin.api.recipe import Recipe, dataset_names
+
+if TYPE_CHECKING:
+    from simulsa_plugin.api.raw_corpus import RecipeCorpus
+    from simulsa_plugin.augmentation.dry_run import ModelSize
+    from simulsa_plugin.llamafactory.data.dataset import OfflineDataset
+    from simulsa_plugin.llamafactory.data.rendering import TemplateRenderer
+    from simulsa_plugin.llamafactory.model.backbone import Backbone
+
+AUTOLOAD = "TORCH_DEVICE_BACKEND_AUTOLOAD"
+logger = logging.getLogger(__name__)
+
+
+def activate_plugin() -> None:
+    """Set up what must be before the libraries are imported; what PyTorch would load, also where it was told not to.
+
+    Scoring and decoding must see what training with the plugin sees.
+    """
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from simulsa_plugin.llamafactory.plugin.autoload import activate
+
+    activate()
+    if os.environ.get(AUTOLOAD, "1") != "1":
+        logger.warning(
+            f"{AUTOLOAD}={os.environ[AUTOLOAD]} keeps PyTorch from loading simulsa_plugin. It is on here all "
+            "the same, but llamafactory-cli train goes without it: unset the variable there."
+        )
+
+
+def load_model_and_data(
+    toolkit_keys: Mapping[str, Any],
+    names: list[str],
+    cache_bytes: float | None = None,
+    check: Callable[[list[OfflineDataset]], None] | None = None,
+) -> tuple[Backbone, list[OfflineDataset]]:
+    """Load datasets, then the model: a mistake in the data shows before the long part.
+
+    Args:
+        toolkit_keys: LLaMA-Factory's.
+        names: of the datasets.
+        cache_bytes: what decoding may take besides the weights; by default as much as an evaluation may.
+        check: is called with the datasets before the model is loaded.
+
+    Raises:
+        SimulsaError: keys, datasets or model are wrong; see `llamafactory`.
+    """
+    activate_plugin()
+    from simulsa_plugin.llamafactory.data.dataset import load_datasets
+    from simulsa_plugin.llamafactory.model.arguments import inference_arguments
+    from simulsa_plugin.llamafactory.model.backbone import load_backbone
+    from simulsa_plugin.llamafactory.model.devices import CACHE_BYTES
+
+    arguments = inference_arguments(toolkit_keys)
+    datasets = load_datasets(arguments, names)
+    if check is not None:
+        check(datasets)
+    return load_backbone(arguments, CACHE_BYTES if cache_bytes is None else cache_bytes), datasets
+
+
+def load_without_weights(
+    toolkit_keys: Mapping[str, Any], names: list[str]
+) -> tuple[TemplateRenderer, list[OfflineDataset], ModelSize | None]:
+    """Load datasets and the model's prompt, and count its parameters from its configuration.
+
+    Raises:
+        SimulsaError: keys, datasets or model are wrong; see `llamafactory`.
+    """
+    activate_plugin()
+    from simulsa_plugin.llamafactory.data.dataset import load_datasets
+    from simulsa_plugin.llamafactory.data.rendering import load_renderer
+    from simulsa_plugin.llamafactory.model.arguments import inference_arguments
+    from simulsa_plugin.llamafactory.model.model_size import model_size
+
+    arguments = inference_arguments(toolkit_keys)
+    return load_renderer(arguments), load_datasets(arguments, names), model_size(arguments)
+
+
+def leakage_warnings(recipe: Recipe, dataset: OfflineDataset, corpus: RecipeCorpus | None) -> list[str]:
+    """Warn of a test set that the recipe trains on, with the next step; no line where it is not known to."""
+    from simulsa_plugin.llamafactory.data.dataset import read_dataset_info
+    from simulsa_plugin.llamafactory.data.leakage import trained_on
+
+    if corpus:
+        return corpus.leakage_warnings()
+    folder = recipe.toolkit.get("dataset_dir", "data")
+    training = dataset_names(recipe.toolkit.get("dataset"))
+    if recipe.embedded or not training:
+        return []
+    where = folder if isinstance(folder, str) else os.curdir
+    shared = trained_on(dataset.name, dataset.entry, training, read_dataset_info(folder), where)
+    if shared is None:
+        return []
+    missing = "" if recipe.toolkit.get("eval_dataset") else "the recipe has no eval_dataset, and "
+    return [
+        f"{missing}the test set {dataset.name} is {shared}: its scores say how well the model remembers, not how well "
+        "it translates. Set eval_dataset=NAME to a test set that is not trained on."
+    ]
