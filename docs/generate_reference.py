@@ -145,7 +145,7 @@ def default_value(field: dataclasses.Field[Any]) -> str:
 def keys() -> Iterator[str]:
     """Yield the tables of keys."""
     yield "## Keys\n"
-    yield "In a recipe, or as `key=value` on the command line. “–” means: not set.\n"
+    yield "In a recipe, or as `key=value` on the command line. A list is typed `500,1000`. “–” means: not set.\n"
     for group, title in SECTIONS.items():
         described, hints = attributes(group), typing.get_type_hints(group)
         yield f"### {title}\n"
@@ -207,7 +207,7 @@ def metrics() -> Iterator[str]:
     """Yield the table of metrics."""
     yield "## Metrics\n"
     yield (
-        "Names as in `scores.json`. d: delays, X: source length, Y: units of the reference, n: units of the hypothesis. "
+        "Names as in `scores.json`. d: delays, X: source length, Y: units of the reference, n: of the hypothesis. "
         f"`NAME{CA_SUFFIX}` includes measured computation; `NAME{CA_CU_SUFFIX}` does so over the units of the unaware "
         "value. See [measures](measures.md).\n"
     )
@@ -282,7 +282,9 @@ def documents() -> Mapping[str, str]:
     parts = [keys(), commands(), output_files(), metrics(), policies_and_rules()]
     reference = "\n".join(["# Reference\n", NOTICE, *(text for part in parts for text in part)])
     lines = [f"\n## {module}\n\n" + "\n".join(f"- `{text}`" for text in texts) for module, texts in messages().items()]
-    introduction = "What is filled in is written “…”. The most frequent ones are in [troubleshooting](troubleshooting.md)."
+    introduction = (
+        "What is filled in is written “…”. The most frequent ones are in [troubleshooting](troubleshooting.md)."
+    )
     return {"reference.md": reference, "messages.md": "\n".join(["# Messages\n", NOTICE, introduction, *lines]) + "\n"}
 
 

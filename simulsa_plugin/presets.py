@@ -52,7 +52,7 @@ class PresetSettings(Settings):
     """The key that names a preset.
 
     Attributes:
-        preset: one of PRESETS; none, the keys' own defaults.
+        preset: `paper` or `recommended`, defaults for keys that are not named; not set: the keys' own defaults.
 
     Raises:
         UsageError: there is no such preset.

@@ -29,6 +29,29 @@ DECIDING_KEYS = frozenset(
 class AugmentSettings(Settings):
     """What to cut, how to score it and what to accept; seconds, milliseconds and shares as named.
 
+    Attributes:
+        ratio: augmented rows as a share of the offline rows, up to `simulsa_cuts`; exact, and smaller shares are
+            contained in larger ones.
+        samples: number of augmented rows, in place of the share.
+        cuts: cuts per utterance, at most 1000.
+        truncation: distribution of the cut; `beta_decay` is the paper's.
+        alpha: first parameter of the Beta distribution.
+        beta: second parameter of the Beta distribution.
+        min_seconds: shortest cut, at least 0.15.
+        max_seconds: longest cut, never past the audio.
+        silence_ms: up to so many milliseconds of silence at each end of a clip, at the recording's own noise level.
+        acceptance: rule that accepts tokens: `threshold` (the paper's), `greedy`, `ratio`, `lookback`.
+        threshold: τ of `threshold` and `lookback`; not set: 100 / V, V the width of the output layer.
+        ratio_threshold: of `ratio`, for p(cut) / max(p(full), floor).
+        ratio_floor: floor of `ratio`; not set: 100 / V.
+        lookback_ms: of `lookback`, how much earlier the scored audio ends, milliseconds.
+        extra_scores: also compute the scores that `ratio` (`full`) and `lookback` need, so that they can decide later.
+        boundary: where a partial translation may end; never inside a character.
+        keep_empty: keep samples whose partial translation is empty.
+        seed: of the choice of rows and of the cuts.
+        portable: write audio paths relative to the output folder.
+        batch_size: clips scored at once.
+
     Raises:
         UsageError: a value is out of its range.
     """

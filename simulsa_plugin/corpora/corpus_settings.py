@@ -19,18 +19,19 @@ class CorpusSettings(Settings):
     """Which corpus to read, where it lies, and what to take of it.
 
     Attributes:
-        corpus: its form, one of CORPORA; None where the recipe's datasets are LLaMA-Factory's own.
-        corpus_dir: its folder; for a manifest or a table also the file itself.
-        audio_dir: a second folder in which its audio may lie, where that is not inside `corpus_dir`.
+        corpus: format of a raw corpus: `covost2`, `mustc`, `fleurs`, `europarl_st`, `kaldi`, `nemo`, `lhotse`, `table`;
+            not set: the recipe's datasets are LLaMA-Factory's own.
+        corpus_dir: folder of the corpus; for a manifest or a table also the file itself.
+        audio_dir: a second folder with its audio, if that is not inside `simulsa_corpus_dir`.
         source_language: as the corpus writes it (`en`, `en_us`).
-        target_language: likewise.
-        split: as the corpus writes it; several are separated by commas.
-        eval_split: the split that simulsa-eval takes, where one recipe serves both commands.
-        dev_split: the split on which simulsa-eval tune chooses settings.
-        prompt: name of a published prompt, or the prompt itself; None takes the template's.
-        columns: what a table calls its columns: role → column.
-        corpus_max_seconds: longer utterances are left out, and counted.
-        corpus_workers: threads that read audio; None takes a thread for each core.
+        target_language: as the corpus writes it; `simulsa-eval` also takes latency unit and tokenizer from it.
+        split: splits to train on, as the corpus writes them; not set: the format's own.
+        eval_split: splits that `simulsa-eval` decodes.
+        dev_split: splits on which `simulsa-eval tune` chooses settings.
+        prompt: name of a published prompt, or the prompt itself; not set: that of the template.
+        columns: names of a table's columns, role to column.
+        corpus_max_seconds: leave out longer utterances, and count them.
+        corpus_workers: threads that read audio; not set: one for each core.
     """
 
     corpus: str | None = None

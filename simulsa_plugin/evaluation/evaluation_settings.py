@@ -38,10 +38,10 @@ class CometSettings(Settings):
     """The keys of COMET, which is added to a result that is finished, and changes nothing else in it.
 
     Attributes:
-        comet: a checkpoint on disk; none, no COMET.
-        comet_python: an interpreter that has unbabel-comet.
+        comet: a COMET or XCOMET checkpoint on disk; not set: no COMET.
+        comet_python: a Python interpreter with unbabel-comet; not set: the one that runs the command.
         comet_sources: a text file with the source text of every instance, or of every row of the test set.
-        comet_batch_size: segments scored at a time.
+        comet_batch_size: segments scored at once.
     """
 
     comet: str | None = None
@@ -58,11 +58,11 @@ class HookSettings(Settings):
     """The keys of simultaneous decoding during training; what is not named here is as in `EvaluationSettings`.
 
     Attributes:
-        eval_dataset: a test set in dataset_info.json; none, no decoding.
-        eval_chunks: milliseconds.
-        eval_rollbacks: tokens.
-        eval_policies: as `policies`.
-        eval_samples: utterances, the first of the set; fewer than an evaluation of its own takes.
+        eval_dataset: a test set in dataset_info.json; not set: no decoding during training.
+        eval_chunks: k in milliseconds.
+        eval_rollbacks: b of `rollback`, tokens.
+        eval_policies: as `simulsa_policies`.
+        eval_samples: decode only the first rows of the test set.
     """
 
     eval_dataset: str | None = None
@@ -82,7 +82,7 @@ class TuneSettings(Settings):
 
     Attributes:
         dev_dataset: the set in dataset_info.json on which settings are chosen.
-        dev_samples: utterances of it, the first.
+        dev_samples: decode only its first rows.
     """
 
     dev_dataset: str | None = None
@@ -97,14 +97,26 @@ class EvaluationSettings(Settings):
     """Which cells to decode, and how to count; chunks in milliseconds, rollbacks and `hold_n` in tokens.
 
     Attributes:
-        policies: names, or dotted names of the user's own.
-        cells: names of cells' folders: only these of all cells; `simulsa-eval tune` writes them.
-        confidence_threshold: probability; several make a cell each, as for the other policies' keys.
-        confidence_window: tokens.
-        attention_ms: milliseconds.
-        attention_heads: layer/head, counted from 0; none, to find them.
-        eval_memory_gb: what a batch may occupy; see `streaming.engine.BatchLimits`.
-        measure_time: decode one by one, and measure.
+        chunks: k in milliseconds; offline is always added.
+        rollbacks: b of `rollback`, tokens; each value of this and of the other policies' keys makes a cell.
+        policies: names of policies, or dotted names of custom ones.
+        cells: decode only these cells, by the names of their folders; `simulsa-eval tune` writes them.
+        rollback_floor: false takes the literal |y| − b, which may take back committed tokens.
+        confidence_threshold: of `confidence` and `agreement_or_confidence`, a probability.
+        confidence_window: of `confidence`, tokens.
+        attention_ms: of `attention`, milliseconds at the end of the audio.
+        attention_heads: of `attention`, layer/head counted from 0; not set: they are found.
+        hold_n: of `hold_n`, tokens.
+        wait_k: of `wait_k`, chunks.
+        agreement_n: of `local_agreement` and `agreement_or_confidence`, outputs.
+        max_new_tokens: limit per step; reaching it is counted.
+        unit: latency unit; `auto` takes that of the target language.
+        tokenizer: sacrebleu's for BLEU; `auto` takes that of the target language.
+        target_language: a language tag (BCP 47: `zh`, `zh-CN`, `jpn`) that chooses unit and tokenizer.
+        eval_samples: decode only the first rows of the test set.
+        eval_batch_size: sessions decoded at once.
+        eval_memory_gb: gigabytes that the keys and values of a batch may take.
+        measure_time: decode one session at a time, and measure the computation.
     """
 
     chunks: tuple[int, ...] = (500, 1000, 1500, 2000)

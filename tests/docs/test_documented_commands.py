@@ -3,6 +3,7 @@
 What is added to a command or put in its place makes it quick (a tiny dataset, few cells), never right.
 """
 
+import fnmatch
 import json
 import re
 import shutil
@@ -15,6 +16,7 @@ from helpers.files import read_json
 
 from simulsa_plugin.commands import augment, evaluate
 from simulsa_plugin.commands.console import Parser
+from simulsa_plugin.demo.corpus import write_demo_corpus
 from simulsa_plugin.llamafactory.plugin.recipe_keys import GROUPS, adapt_recipe
 from simulsa_plugin.settings import read_recipe, split_recipe
 
@@ -53,6 +55,7 @@ REPLACED = {
     "saves/paper": "simulsa-demo",
     "simulsa_samples=400": "simulsa_samples=2",
 }
+FILES = yaml.safe_load((REPOSITORY / "docs" / "output_files.yaml").read_text(encoding="utf-8"))
 FEW_CELLS = ["simulsa_chunks=500", "simulsa_rollbacks=3"]
 OWN_DATA = ["template=qwen2_audio", "dataset_dir=data", "eval_dataset=MY_TEST_SET"]
 
@@ -182,7 +185,27 @@ def test_the_commands_of_a_page_run_in_their_order(document, user):
         before(words, user)
         arguments = [*words[1:], *added(words)]
         assert MAINS[words[0]](arguments) == 0, arguments
-        if "--out" in words and "--dry-run" not in words:
-            assert (user / words[words.index("--out") + 1]).exists()
+        out = user / words[words.index("--out") + 1] if "--out" in words else None
+        if out and out.is_dir() and words[1] != "convert":
+            place = "simulsa-augment" if words[0] == "simulsa-augment" else f"simulsa-eval {kind(words)}"
+            assert undocumented(out, FILES[f"{place} --out DIR"]) == []
         ran.append(words)
     assert len(ran) >= 4
+
+
+def kind(words):
+    return words[1] if words[1] in ("tune", "comet") else "run"
+
+
+def undocumented(folder, patterns):
+    """Files that no row of the reference describes; a name that ends with / stands for all that is inside."""
+    names = [name for row in patterns for name in row.split(", ")]
+    globs = [re.sub(r"NAME|CELL|K-of-N", "*", name) + ("*" if name.endswith("/") else "") for name in names]
+    files = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    return [name for name in files if not any(fnmatch.fnmatch(name, glob) for glob in globs)]
+
+
+def test_the_files_of_the_embedded_corpus_are_documented(tmp_path):
+    write_demo_corpus(tmp_path, rows=2, test_rows=2)
+    patterns = {**FILES["simulsa-augment --out DIR"], **FILES["simulsa-augment --out DIR, of the embedded default"]}
+    assert undocumented(tmp_path, patterns) == []

@@ -36,7 +36,7 @@ class ShareSettings(Settings):
     """How much of the scored rows is read.
 
     Args:
-        share: of the rows of scores.jsonl, from the first on; a smaller share is contained in a larger one.
+        share: share of the rows of scores.jsonl to read, from the first on; larger shares contain smaller ones.
 
     Raises:
         UsageError: it is no share.

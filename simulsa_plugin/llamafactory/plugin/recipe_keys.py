@@ -28,7 +28,7 @@ class TrainingSettings(Settings):
     """Keys that only training reads.
 
     Args:
-        made_by: the command that makes the recipe's dataset, named when the dataset is not there.
+        made_by: the command that makes the recipe's dataset, printed if the dataset is missing.
     """
 
     made_by: str | None = None
