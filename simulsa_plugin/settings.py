@@ -143,7 +143,7 @@ def unknown_key(key: str, known: Iterable[str]) -> UsageError:
     elif len(known) <= LISTABLE:
         hint = f"allowed: {', '.join(known)}."
     else:
-        hint = f"none of the {len(known)} known keys is like it. Remove it; the README lists the keys of this plugin."
+        hint = f"none of the {len(known)} known keys is like it. Remove it; docs/reference.md lists all keys."
     return UsageError(f"Unknown key {key}: {hint}")
 
 

@@ -285,7 +285,7 @@ def test_settings_are_frozen():
     ],
 )
 def test_unit_and_tokenizer_follow_the_target_language(language, unit, tokenizer):
-    # METHOD: zh → zh, ja → ja-mecab, ko → ko-mecab, else 13a; scripts without spaces: characters.
+    # docs/method.md: zh → zh, ja → ja-mecab, ko → ko-mecab, else 13a; scripts without spaces: characters.
     settings = EvaluationSettings(target_language=language)
     assert (settings.latency_unit, settings.bleu_tokenizer) == (unit, tokenizer)
 

@@ -15,7 +15,7 @@ Waveform = npt.NDArray[np.float32]
 
 
 def seconds_to_samples(seconds: float, sample_rate: int = SAMPLE_RATE) -> int:
-    """Seconds to the nearest sample, halves up (METHOD: a cut is rounded to a sample once).
+    """Seconds to the nearest sample, halves up (docs/method.md: a cut is rounded to a sample once).
 
     >>> seconds_to_samples(0.5), seconds_to_samples(1.00003)
     (8000, 16000)

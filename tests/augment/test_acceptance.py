@@ -49,7 +49,7 @@ def test_threshold_accepts_until_the_first_p_below_tau(probabilities, expected):
 
 
 def test_p_equal_to_tau_is_accepted():
-    # METHOD: until the first p < τ.
+    # docs/method.md: until the first p < τ.
     assert decided(scores(logprobs=logs(0.25, 0.25, 0.25, 0.25)), threshold=0.25) == (4, "Der Mann hat")
 
 

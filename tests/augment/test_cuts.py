@@ -65,7 +65,7 @@ def test_cut_0_of_a_row_is_the_only_cut_of_a_run_with_one(toy, tmp_path):
 
 
 def test_a_cut_follows_from_seed_name_row_and_number(toy, tmp_path):
-    # METHOD on paper: l + r (m − l), r ~ Beta(1, 3), from a hash of the four; nothing else has a say.
+    # docs/method.md, on paper: l + r (m − l), r ~ Beta(1, 3), from a hash of the four; nothing else has a say.
     run(toy, tmp_path, cuts=4, samples=60, seed=7)
     rows = scored(tmp_path)
     for row in rows:

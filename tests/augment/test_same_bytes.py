@@ -1,4 +1,4 @@
-"""METHOD, "Same bytes": one test or more for each of its sentences, on paper and with the packaged checkpoint."""
+"""docs/method.md, "Same bytes": a test or more for each sentence, on paper and with the packaged checkpoint."""
 
 import itertools
 import json
@@ -21,7 +21,7 @@ from simulsa_plugin.commands import augment as command
 from simulsa_plugin.demo.corpus import write_demo_corpus
 from simulsa_plugin.sharding import Shard
 
-TOLERANCE = 1e-4  # METHOD: log-probabilities across batch settings and devices, fp32
+TOLERANCE = 1e-4  # docs/method.md: log-probabilities across batch settings and devices, fp32
 ROWS = 24
 BIN = Path(sys.executable).parent
 
@@ -241,7 +241,7 @@ def threshold(out):
 
 
 def same_up_to_rounding(out, other, tau):
-    """METHOD: ids, cuts and clips identical, log-probabilities within 1e-4, acceptances where p is not at τ."""
+    """docs/method.md: ids, cuts and clips identical, log-probabilities within 1e-4, acceptances where p is not at τ."""
     ours, theirs = rows_of(out), rows_of(other)
     assert [(row["id"], row["cut_seconds"], row["silence_seconds"], row["token_ids"]) for row in ours] == [
         (row["id"], row["cut_seconds"], row["silence_seconds"], row["token_ids"]) for row in theirs

@@ -1,4 +1,4 @@
-"""Cuts: METHOD's four formulas with a fixed r on paper, their ranges, and their shape against SciPy's."""
+"""Cuts: the four formulas of docs/method.md with a fixed r on paper, their ranges, and their shape against SciPy's."""
 
 from typing import get_args
 

@@ -32,7 +32,7 @@ def in_repository(monkeypatch, tmp_path):
 
 
 def typed(corpus, out, *more):
-    """The line of the README, with the packaged model in the place of the 7B one."""
+    """The line of recipes/QUICKSTART.md, with the packaged model in the place of the 7B one."""
     keys = [f"simulsa_corpus_dir={corpus}", "model_name_or_path=simulsa-demo", "simulsa_samples=4"]
     return [RECIPE, *keys, *more, "--out", str(out)]
 

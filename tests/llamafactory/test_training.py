@@ -1,4 +1,4 @@
-"""`llamafactory-cli` typed as the README types it, in a process of its own."""
+"""`llamafactory-cli` typed as the documents type it, in a process of its own."""
 
 import json
 

@@ -65,7 +65,7 @@ def test_a_word_that_is_extended_is_not_that_word():
 
 
 def test_taken_back_and_written_again_counts_from_the_first_time():
-    # METHOD: the first step whose committed text contains the unit.
+    # docs/method.md: the first step whose committed text contains the unit.
     made = session((500, "ja nein ", 8), (1000, "ja ", 3), (1500, "ja nein ", 8), (1600, "ja nein", 7))
     assert delays(made, "word") == [500, 500]
 

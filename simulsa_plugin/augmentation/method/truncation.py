@@ -1,4 +1,4 @@
-"""Where to cut: the distributions of METHOD «Truncate» (arXiv 2509.15692, section on Beta decay)."""
+"""Where to cut: the distributions of docs/method.md, "Choosing rows and cuts" (arXiv 2509.15692)."""
 
 from __future__ import annotations
 
