@@ -11,7 +11,6 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import pytest
 import yaml
 from helpers import tiny_models
 from helpers.files import read_json
+from helpers.forked_programs import run_program
 from make_covost2 import write_covost2
 
 from simulsa_plugin.commands import augment, evaluate
@@ -121,15 +121,7 @@ class Workshop:
         return self.root / out, done
 
     def run(self, command, more=None):
-        return subprocess.run(
-            command,
-            cwd=self.root,
-            env=self.environment | (more or {}),
-            capture_output=True,
-            text=True,
-            timeout=900,
-            check=False,
-        )
+        return run_program(*command, folder=self.root, environment=self.environment | (more or {}))
 
     @contextlib.contextmanager
     def inside(self):

@@ -2,13 +2,12 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from helpers.fakes import write_noise
 from helpers.files import read_json_lines, tree
+from helpers.forked_programs import run_program
 from make_covost2 import write_covost2
 
 from simulsa_plugin.commands import augment, evaluate
@@ -73,11 +72,8 @@ def test_llamafactory_trains_on_what_was_written(corpus, tmp_path, in_repository
         encoding="utf-8",
     )
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [str(Path(sys.executable).parent / "llamafactory-cli"), "train", str(recipe)]
-    result = subprocess.run(
-        [*command, "dataset=covost2_en_zh,covost2_en_zh_simulsa", f"simulsa_corpus_dir={corpus}"],
-        env=environment, capture_output=True, text=True, timeout=280, check=False,
-    )  # fmt: skip
+    keys = ["dataset=covost2_en_zh,covost2_en_zh_simulsa", f"simulsa_corpus_dir={corpus}"]
+    result = run_program("llamafactory-cli", "train", recipe, *keys, environment=environment)
     assert result.returncode == 0, result.stderr[-2000:]
     state = json.loads((tmp_path / "trained" / "trainer_state.json").read_text(encoding="utf-8"))
     losses = [entry["loss"] for entry in state["log_history"] if "loss" in entry]

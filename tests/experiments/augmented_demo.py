@@ -2,11 +2,10 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 from helpers.fakes import write_noise
+from helpers.forked_programs import run_program
 
 from simulsa_plugin.demo.corpus import OFFLINE_NAME
 from simulsa_plugin.demo.grammar import PROMPT
@@ -89,7 +88,8 @@ def write_augmented(folder, scores=None):
 
 def train(recipe, dataset_dir, model):
     """Two steps of a recipe from the packaged checkpoint; returns what the trainer logged, the summary last."""
-    command = [
+    result = run_program(
+        "llamafactory-cli",
         "train",
         str(REPOSITORY / "recipes" / recipe),
         "model_name_or_path=simulsa-demo",
@@ -99,14 +99,7 @@ def train(recipe, dataset_dir, model):
         "per_device_train_batch_size=2",
         "dataloader_num_workers=0",
         f"output_dir={model}",
-    ]
-    result = subprocess.run(
-        [Path(sys.executable).parent / "llamafactory-cli", *command],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-        env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
+        environment=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
     )
     assert result.returncode == 0, result.stderr[-3000:]
     return json.loads((model / "trainer_state.json").read_text())["log_history"]

@@ -3,12 +3,11 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.forked_programs import run_program
 
 from simulsa_plugin.audio.samples import write_wav
 from simulsa_plugin.demo.corpus import OFFLINE_NAME
@@ -76,17 +75,9 @@ def clean_environment(tmp_path):
 @pytest.fixture
 def llamafactory_cli(project_folder, clean_environment):
     """Type `llamafactory-cli …` in the project folder."""
-    program = Path(sys.executable).parent / "llamafactory-cli"
 
     def run(*arguments, **environment):
-        return subprocess.run(
-            [str(program), *arguments],
-            cwd=project_folder,
-            env=clean_environment | environment,
-            capture_output=True,
-            text=True,
-            timeout=280,
-            check=False,
-        )
+        environment = clean_environment | environment
+        return run_program("llamafactory-cli", *arguments, folder=project_folder, environment=environment)
 
     return run

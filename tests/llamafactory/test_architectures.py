@@ -6,8 +6,6 @@ What is right is said by transformers alone: a second copy of the model, and inp
 import contextlib
 import copy
 import importlib
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +15,7 @@ import transformers
 from helpers import tiny_models
 from helpers.fakes import generate_all
 from helpers.files import read_json
+from helpers.forked_programs import run_program
 from offline_data import SHAREGPT, make_folder, register, turns, write_rows
 
 from simulsa_plugin.audio.decoding import read_mono
@@ -117,18 +116,9 @@ def waveforms(clips):
 @pytest.fixture
 def llamafactory(tmp_path, clean_environment):
     """Type `llamafactory-cli …` in `tmp_path`."""
-    program = Path(sys.executable).parent / "llamafactory-cli"
 
     def run(*words):
-        return subprocess.run(
-            [str(program), *words],
-            cwd=tmp_path,
-            env=clean_environment,
-            capture_output=True,
-            text=True,
-            timeout=280,
-            check=False,
-        )
+        return run_program("llamafactory-cli", *words, folder=tmp_path, environment=clean_environment)
 
     return run
 

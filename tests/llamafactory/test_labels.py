@@ -7,13 +7,12 @@ What a written NAME_simulsa.jsonl gives through the same loader is the expected 
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from helpers.fakes import ByteModel, ListDataset, make_dataset, write_noise
 from helpers.files import read_json_lines
+from helpers.forked_programs import run_program
 from offline_data import register
 
 from simulsa_plugin.augmentation.augment_settings import AugmentSettings
@@ -358,15 +357,9 @@ def test_no_sample_at_all_is_an_error(copy, load, tmp_path):
 @pytest.fixture
 def labelled_project(project_folder, clean_environment):
     """The project after `simulsa-augment` with the packaged model, and `labels` over its scores."""
-    program = Path(sys.executable).parent / "simulsa-augment"
-    subprocess.run(
-        [str(program), "recipes/demo_offline.yaml", "simulsa_ratio=0.5", "--out", "made"],
-        cwd=project_folder,
-        env=clean_environment,
-        check=True,
-        capture_output=True,
-        timeout=280,
-    )
+    words = ("recipes/demo_offline.yaml", "simulsa_ratio=0.5", "--out", "made")
+    made = run_program("simulsa-augment", *words, folder=project_folder, environment=clean_environment)
+    assert made.returncode == 0, made.stderr[-4000:]
     path = project_folder / "made" / "dataset_info.json"
     entries = json.loads(path.read_text())
     scores = {"file_name": f"{OFFLINE_NAME}_simulsa/scores.jsonl", "formatting": "simulsa"}

@@ -1,6 +1,9 @@
 """`llamafactory-cli` typed as the documents type it, in a process of its own."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -74,18 +77,17 @@ def test_a_mistake_is_one_line_and_exit_code_1(llamafactory_cli, arguments, expe
     assert "Traceback" not in result.stdout + result.stderr
 
 
-def test_the_web_uis_training_finds_the_plugin_as_well(llamafactory_cli, project_folder):
+def test_the_web_uis_training_finds_the_plugin_as_well(project_folder, clean_environment):
     # The web UI writes a recipe and starts `llamafactory-cli train` with this environment (webui/runner.py).
     log = project_folder / "saves" / "web"
-    result = llamafactory_cli(
-        "train",
-        "recipes/demo_simulsa.yaml",
-        "max_steps=1",
-        "per_device_train_batch_size=2",
-        f"output_dir={log}",
-        "dataloader_num_workers=0",
-        LLAMABOARD_ENABLED="1",
-        LLAMABOARD_WORKDIR=str(log),
+    keys = ["max_steps=1", "per_device_train_batch_size=2", f"output_dir={log}", "dataloader_num_workers=0"]
+    result = subprocess.run(  # a process from its very start, as a user's is; those of the other tests are forked
+        [Path(sys.executable).parent / "llamafactory-cli", "train", "recipes/demo_simulsa.yaml", *keys],
+        env=clean_environment | {"LLAMABOARD_ENABLED": "1", "LLAMABOARD_WORKDIR": str(log)},
+        cwd=project_folder,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert result.returncode == 0, result.stderr[-4000:]
     assert "is active" in own_lines(result)[0]
