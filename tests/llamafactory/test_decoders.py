@@ -424,15 +424,15 @@ def sources_of(waveforms):
     return [StreamSource(ASK, waveform) for waveform in waveforms]
 
 
-@pytest.mark.parametrize("count", [40, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [24, pytest.param(200, marks=pytest.mark.slow)])
 def test_no_batch_and_no_order_changes_a_step(fast, waveforms, count):
     sources = sources_of(waveforms[:count])
     cells = [POLICIES[1], *POLICIES[5:11], *POLICIES[-2:]]
     expected = histories(decode_batched(fast, sources, cells, BatchLimits(64, 64)))
     backwards = decode_batched(fast, sources[::-1], cells[::-1], BatchLimits(64, 23))
     assert [sessions[::-1] for sessions in histories(backwards)][::-1] == expected
-    tight = decode_batched(fast, sources[:20], cells, BatchLimits(64, 64, memory_bytes=600 * fast.bytes_per_token))
-    assert histories(tight) == [sessions[:20] for sessions in expected]
+    tight = decode_batched(fast, sources[:8], cells, BatchLimits(64, 64, memory_bytes=600 * fast.bytes_per_token))
+    assert histories(tight) == [sessions[:8] for sessions in expected]
 
 
 def test_steps_are_those_of_transformers_one_by_one(fast, stock, waveforms):
