@@ -131,7 +131,7 @@ def relabel_scores(
     if opened.preset:
         logger.info("%s", opened.preset)
     outcome = relabel(scores, opened.simulsa, out, find_truth)
-    logger.info("\n".join(outcome_lines(outcome)))
+    _log_outcome(outcome)
     return AugmentResult(out, (outcome,))
 
 
@@ -241,7 +241,8 @@ class _AugmentRun:
         from simulsa_plugin.augmentation.shards import wait_for_all
 
         for dataset in datasets:
-            augment_shard(dataset, model, self.settings, self.out, part)
+            for warning in augment_shard(dataset, model, self.settings, self.out, part):
+                logger.warning(warning)
         if not finishes:
             logger.info(f"shard {part.number}/{part.count} is scored; when all are, run without --shard to finish")
         if part.number > 1 or not finishes:
@@ -271,7 +272,7 @@ class _AugmentRun:
 
         truth = find_truth(dataset.name, dataset.entry)
         outcome = augment(dataset, model, self.settings, self.out, truth=truth)
-        logger.info("\n".join(outcome_lines(outcome)))
+        _log_outcome(outcome)
         if self.audited:
             logger.info(f"  {audit_line(audit(dataset, model, self.settings, self.out, self.audited))}")
         line = cutoff_line(dataset, model, Layout(self.out.absolute(), dataset.name), _cutoff_len(self.toolkit))
@@ -332,6 +333,12 @@ def _cutoff_len(toolkit: dict[str, Any]) -> int:
         raise UsageError(f"cutoff_len is {given!r}; allowed: a whole number of tokens.")
     packed = bool(toolkit.get("packing") or toolkit.get("neat_packing"))
     return int(given) - packed  # LLaMA-Factory takes one off for packing
+
+
+def _log_outcome(outcome: AugmentedDataset) -> None:
+    for warning in outcome.warnings:
+        logger.warning(warning)
+    logger.info("\n".join(outcome_lines(outcome)))
 
 
 def outcome_lines(outcome: AugmentedDataset) -> list[str]:

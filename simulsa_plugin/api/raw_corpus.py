@@ -48,6 +48,8 @@ class RecipeCorpus:
         from simulsa_plugin.corpora.prepare import corpus_summary, prepare
 
         prepared = prepare(self.settings, self.splits, self.prompt, out, self.name, wait=wait, new_prompt=new_prompt)
+        for warning in prepared.warnings:
+            logger.warning(warning)
         if not quiet:
             logger.info("\n".join(corpus_summary(prepared)))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -104,8 +103,11 @@ class CutSampler:
     write_clips: bool = True
     scored_clips: Mapping[str, str | None] = field(default_factory=dict)
 
-    def choose(self) -> tuple[list[Cut], list[Skipped]]:
+    def sample(self) -> tuple[list[Cut], list[Skipped], list[str]]:
         """Walk the rows until enough could be cut; what fails is listed with its reason, and the next one is tried.
+
+        Returns:
+            The cuts; what was skipped; warnings.
 
         Raises:
             DatasetError: not one row can be cut.
@@ -123,10 +125,10 @@ class CutSampler:
                 counting.update()
                 if len(cuts) == wanted:
                     break
-        self._check_enough(cuts, skipped, wanted)
+        warnings = self._check_enough(cuts, skipped, wanted)
         if self.write_clips:
             sync_files(cut.clip for cut in cuts)  # from here on, rows and files speak of them
-        return cuts, skipped
+        return cuts, skipped, warnings
 
     def outcomes(self) -> Iterator[Cut | Skipped]:
         """The walk itself, over all rows: every cut of a row, or why there is none."""
@@ -224,7 +226,8 @@ class CutSampler:
         longest = self.settings.silence_ms * 2 * SAMPLE_RATE / 1000 + num_samples
         return math.floor(min(self._window_seconds * SAMPLE_RATE, longest)) - num_samples
 
-    def _check_enough(self, cuts: list[Cut], skipped: list[Skipped], wanted: int) -> None:
+    def _check_enough(self, cuts: list[Cut], skipped: list[Skipped], wanted: int) -> list[str]:
+        """Return a warning for too few cuts. Raises DatasetError where there is none."""
         if not cuts:
             if self.write_clips:
                 write_jsonl(self.layout.skipped, (one.as_row() for one in skipped))
@@ -236,11 +239,11 @@ class CutSampler:
                 f"They are listed in {self.layout.skipped}."
             )
         if len(cuts) < wanted:
-            print(
-                f"warning: {self.dataset.name} gives {len(cuts)} of the {wanted} samples asked for; "
-                f"what was skipped is listed in {self.layout.skipped}.",
-                file=sys.stderr,
-            )
+            return [
+                f"{self.dataset.name} gives {len(cuts)} of the {wanted} samples asked for; "
+                f"what was skipped is listed in {self.layout.skipped}."
+            ]
+        return []
 
 
 def scored_clips(layout: Layout) -> dict[str, str | None]:

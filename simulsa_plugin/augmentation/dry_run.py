@@ -64,7 +64,8 @@ def dry_run(
     refuse_other_configuration(layout, described)
     offline_entry(dataset, settings, layout)  # refuses what it cannot register
     known = scored_clips(layout)
-    cuts, skipped = CutSampler(dataset, renderer, settings, layout, write_clips=False, scored_clips=known).choose()
+    sampler = CutSampler(dataset, renderer, settings, layout, write_clips=False, scored_clips=known)
+    cuts, skipped, warnings = sampler.sample()
     reasons = dict(sorted(Counter(one.reason for one in skipped).items()))
     wanted = wanted_samples(len(dataset), settings)
     batches = make_batches(cuts, settings.batch_size)
@@ -77,6 +78,7 @@ def dry_run(
         f"{f', each scored {passes} times' if passes > 1 else ''}; {_tokens(batches)}",
         f"  {_cost(batches, passes, size, renderer)}",
         f"  {_state(layout, cuts)}",
+        *(f"  warning: {warning}" for warning in warnings),
     ]
 
 

@@ -1,13 +1,11 @@
-"""What a run was, is and gave: the settings that decide it, the refusal of others, the counts and the signature."""
+"""What a folder records of its run: configuration, scoring devices, counts and signature; other runs are refused."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import json
-import sys
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 from simulsa_plugin.augmentation.augment_settings import DECIDING_KEYS, AugmentSettings
@@ -17,99 +15,96 @@ from simulsa_plugin.augmentation.output_layout import Layout
 from simulsa_plugin.augmentation.registration import SourceDataset
 from simulsa_plugin.augmentation.tally import Tally
 from simulsa_plugin.errors import StorageError
-from simulsa_plugin.files.atomic import remove_durably, writing_to
+from simulsa_plugin.files.atomic import writing_to
 from simulsa_plugin.model.protocol import AudioLanguageModel
 from simulsa_plugin.run_configuration import (
     change_in_words,
     configuration_changes,
-    read_sealed_configuration,
     unequal_weights,
     versions,
-    write_configuration,
 )
 
 
-def check_same_configuration(layout: Layout, work: Mapping[str, Any], *, alone: bool) -> None:
-    """Refuse a folder that other settings began; otherwise note what is being done.
+def check_same_configuration(layout: Layout, configuration: Mapping[str, Any], *, alone: bool) -> None:
+    """Refuse a folder that another configuration has begun; otherwise record this one.
 
-    Work that has scored nothing yet, such as that of a recipe with the wrong template, gives way, and its clips go.
+    A run that has scored nothing yet, such as that of a recipe with the wrong template, is replaced, and its clips are
+    removed.
 
     Args:
         layout: of a folder that is held.
-        work: of `describe_augmentation`.
+        configuration: of `describe_augmentation`.
         alone: no other process works in the folder.
 
     Raises:
-        StorageError: the folder holds other work; what differs is named, and how to go on.
+        StorageError: the folder holds another run; what differs is named, and how to go on.
     """
-    path = configuration_file(layout)
-    if path is not None and alone and not has_scores(layout):
-        with contextlib.suppress(StorageError):  # what cannot be read has nothing to say
-            if not configuration_changes(read_sealed_configuration(path), work, computes=False):
+    run = layout.run
+    if run.record is not None and (has_scores(layout) or not alone):
+        _refuse_other(layout, configuration)
+        return
+    if run.record is not None:
+        with contextlib.suppress(StorageError):  # what cannot be read is replaced
+            if not configuration_changes(run.recorded(), configuration, computes=False):
                 return
         _remove_clips(layout)
-        path = None
-    if path is None:
-        write_configuration(layout.started, work)
-    else:
-        _refuse_other_configuration(path, layout, work)
+    run.begin(configuration)
 
 
-def refuse_other_configuration(layout: Layout, work: Mapping[str, Any]) -> None:
-    """The refusal alone; keys that `work` does not have are not compared, nor what `note_scorer` compares.
+def refuse_other_configuration(layout: Layout, configuration: Mapping[str, Any]) -> None:
+    """Refuse only; keys that `configuration` lacks are not compared, nor what `note_scorer` compares.
 
     Raises:
-        StorageError: the folder holds other work; what differs is named, and how to go on.
+        StorageError: the folder holds another run; what differs is named, and how to go on.
     """
-    path = configuration_file(layout)
-    if path is not None and has_scores(layout):
-        _refuse_other_configuration(path, layout, work)
+    if layout.run.record is not None and has_scores(layout):
+        _refuse_other(layout, configuration)
 
 
 def has_scores(layout: Layout) -> bool:
-    """Whether anything has been scored in a folder."""
+    """Return whether anything has been scored in a folder."""
     finished = layout.manifest.exists() or layout.scores.exists()
     return finished or any(journal.stat().st_size for journal in layout.journals())
 
 
 def _remove_clips(layout: Layout) -> None:
-    """Remove the clips of work that gives way."""
+    """Remove the clips of a run that is replaced."""
     with writing_to(layout.clips):
         for clip in layout.clips.glob("*.wav") if layout.clips.exists() else ():
-            with contextlib.suppress(ValueError):  # no clip of ours
+            with contextlib.suppress(ValueError):  # not a clip of this plugin
                 if parse_sample_id(clip.stem)[0] == layout.name:
                     clip.unlink(missing_ok=True)
 
 
-def _refuse_other_configuration(path: Path, layout: Layout, work: Mapping[str, Any]) -> None:
-    before = read_sealed_configuration(path)
+def _refuse_other(layout: Layout, configuration: Mapping[str, Any]) -> None:
+    before = layout.run.recorded()
     if before.get("scores_from"):
         raise StorageError(
             f"{layout.folder} holds decisions over {before['scores_from']}, with clips elsewhere. Choose another --out."
         )
-    changed = configuration_changes(before, work, computes=False)
-    if changed:
-        raise StorageError(
-            f"{layout.folder} holds a run with {change_in_words(changed[0])}. "
-            f"{_way_on(layout, [key for key, _, _ in changed])}"
-        )
+
+    def next_step(keys: set[str]) -> str:
+        if layout.scores.exists() and DECIDING_KEYS.issuperset(keys):
+            return f"To decide again over its scores: --from-scores {layout.scores}. Otherwise choose another --out."
+        return "Choose another --out, or remove that folder."
+
+    layout.run.refuse_other(before, configuration, next_step)
 
 
 def note_scorer(layout: Layout, model: AudioLanguageModel, *, alone: bool) -> None:
-    """Note the device that is about to score; the folder is held.
+    """Record the device that is about to score; the folder is held.
 
-    Devices may share the work, and are listed in `scored_on`. Weights and dtype are the same in all rows.
+    Devices may share a run, and are listed in `scored_on`. Weights and dtype are the same in all rows.
 
     Args:
-        layout: of a folder whose work is noted.
+        layout: of a folder whose configuration is recorded.
         model: what scores.
-        alone: no other process scores, so that a note without rows is that of a killed one.
+        alone: no other process scores, so that a record without rows is that of a killed one.
 
     Raises:
         StorageError: the rows that are there were scored with other weights or in another dtype.
     """
-    path = configuration_file(layout) or layout.started
-    before, described = read_sealed_configuration(path), model.describe()
+    before, described = layout.run.recorded(), model.describe()
     devices, scored = before.get("scored_on", []), any(journal.stat().st_size for journal in layout.journals())
     if scored or (devices and not alone):
         changed = configuration_changes(before, {"model": described}, computes=True)
@@ -122,32 +117,24 @@ def note_scorer(layout: Layout, model: AudioLanguageModel, *, alone: bool) -> No
     else:
         noted = {**before, "model": described, "scored_on": [model.hardware()["device"]]}
     if noted != before:
-        write_configuration(path, noted)
+        layout.run.write(layout.run.record or layout.started, noted)
 
 
-def as_scored(layout: Layout, work: Mapping[str, Any]) -> dict[str, Any]:
-    """The work, with the model as the rows were scored: this process may have another device, or another dtype."""
-    noted = read_sealed_configuration(configuration_file(layout) or layout.started)
-    if noted["model"].get("weights") != work["model"].get("weights"):  # not comparable
-        print(f"warning: {layout.folder}: {unequal_weights(noted, work)}", file=sys.stderr)
-    return {**work, "model": noted["model"], "scored_on": noted.get("scored_on", [])}
+def as_scored(layout: Layout, configuration: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Return the configuration with the model as the rows were scored, and warnings.
 
-
-def configuration_file(layout: Layout) -> Path | None:
-    """The file that says what the folder holds: of a finished run, or of one that has begun; None in a new folder."""
-    return next((path for path in (layout.manifest, layout.started) if path.exists()), None)
-
-
-def _way_on(layout: Layout, keys: Sequence[str]) -> str:
-    if layout.scores.exists() and DECIDING_KEYS.issuperset(keys):
-        return f"To decide again over its scores: --from-scores {layout.scores}. Otherwise choose another --out."
-    return "Choose another --out, or remove that folder."
+    This process may have another device, or another dtype.
+    """
+    noted = layout.run.recorded()
+    same = noted["model"].get("weights") == configuration["model"].get("weights")
+    warnings = [] if same else [f"{layout.folder}: {unequal_weights(noted, configuration)}"]
+    return {**configuration, "model": noted["model"], "scored_on": noted.get("scored_on", [])}, warnings
 
 
 def describe_augmentation(
     dataset: SourceDataset, model: Mapping[str, Any], settings: AugmentSettings, output_width: int | None = None
 ) -> dict[str, Any]:
-    """What decides the result; two runs with the same work make the same files.
+    """What decides the result; two runs with the same configuration make the same files.
 
     Args:
         dataset: what is cut.
@@ -166,21 +153,21 @@ def describe_augmentation(
 
 
 def make_manifest(
-    work: Mapping[str, Any], tally: Tally, wanted: int, skipped: Mapping[str, int], causes: Mapping[str, str]
+    configuration: Mapping[str, Any], tally: Tally, wanted: int, skipped: Mapping[str, int], causes: Mapping[str, str]
 ) -> dict[str, Any]:
-    """The work, versions, counts, skips by reason, accepted share by cut share, the threshold in force, a signature.
+    """Return the content of manifest.json: configuration, versions, counts, skips, accepted shares, τ, signature.
 
     Args:
-        work: of `describe_augmentation`; of a decision over scores, with the `versions` that made them.
+        configuration: of `describe_augmentation`; of a decision over scores, with the `versions` that made them.
         tally: of the decided rows.
         wanted: samples asked for.
         skipped: reason → rows.
         causes: reason → the first cause of it.
     """
-    rule = _rule(work)
+    rule = _rule(configuration)
     manifest = {
-        **work,
-        "versions": work.get("versions") or _versions(),
+        **configuration,
+        "versions": configuration.get("versions") or _versions(),
         "counts": tally.counts(wanted),
         "skipped": dict(sorted(skipped.items())),
         "skipped_causes": dict(causes),
@@ -188,20 +175,14 @@ def make_manifest(
         "by_cut_seconds": tally.by_cut_seconds(),
         "commitment": tally.commitment.summary() if tally.commitment.known else None,
         "threshold": rule.threshold if isinstance(rule, Threshold) else None,
-        "tolerance": tolerance_of(work["model"]),
+        "tolerance": tolerance_of(configuration["model"]),
     }
     return manifest | {"signature": _signature(manifest, rule)}
 
 
-def write_manifest(layout: Layout, manifest: Mapping[str, Any]) -> None:
-    """Write manifest.json: from now on the run is finished."""
-    write_configuration(layout.manifest, manifest)
-    remove_durably(layout.started)
-
-
-def _rule(work: Mapping[str, Any]) -> AcceptanceRule:
-    settings = {key: work["settings"][key] for key in DECIDING_KEYS}  # the others need not be known
-    return make_rule(AugmentSettings.from_keys(settings), work["output_width"])
+def _rule(configuration: Mapping[str, Any]) -> AcceptanceRule:
+    settings = {key: configuration["settings"][key] for key in DECIDING_KEYS}  # the others need not be known
+    return make_rule(AugmentSettings.from_keys(settings), configuration["output_width"])
 
 
 def _signature(manifest: Mapping[str, Any], rule: AcceptanceRule) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from simulsa_plugin.errors import DatasetError, StorageError
 from simulsa_plugin.files.atomic import remove_leftovers
+from simulsa_plugin.run_configuration import RunFolder
 from simulsa_plugin.sharding import Shard
 
 SUFFIX = "_simulsa"
@@ -37,6 +38,7 @@ class Layout:
         self.report = self.folder / "report.html"
         self.started = self.folder / "started.json"
         self.owned = self.folder / "owned.json"
+        self.run = RunFolder(self.folder, self.started, self.manifest, "a run")
         self.rewritten = out / f"{name}.jsonl"
 
     def shard_folder(self, shard: Shard) -> Path:

@@ -56,40 +56,46 @@ def augment(
     layout = _open(out, dataset)
     with holding(layout, None):
         entry = offline_entry(dataset, settings, layout)
-        work = describe_augmentation(dataset, model.describe(), settings, model.output_width)
-        check_same_configuration(layout, work, alone=True)
-        cuts, skipped = CutSampler(dataset, model, settings, layout, scored_clips=scored_clips(layout)).choose()
-        reopen_damaged_scores(cuts, layout)
+        configuration = describe_augmentation(dataset, model.describe(), settings, model.output_width)
+        check_same_configuration(layout, configuration, alone=True)
+        sampler = CutSampler(dataset, model, settings, layout, scored_clips=scored_clips(layout))
+        cuts, skipped, warnings = sampler.sample()
+        warnings += reopen_damaged_scores(cuts, layout)
         score_cuts(cuts, model, settings, layout)
-        scored = as_scored(layout, work)
+        scored, doubts = as_scored(layout, configuration)
         labeler = Labeler(settings, model.output_width, truth, tolerance_of(scored["model"]))
         tally = labeler.write(scored_rows(cuts, settings, layout), layout)
         register(dataset, entry, layout)
         remove_shards(layout)
         clean = offer_clean(dataset, skipped, layout)
-        return finish(layout, scored, tally, wanted_samples(len(dataset), settings), skipped, clean)
+        return finish(layout, scored, tally, wanted_samples(len(dataset), settings), skipped, clean, warnings + doubts)
 
 
 def augment_shard(
     dataset: SourceDataset, model: AudioLanguageModel, settings: AugmentSettings, out: Path, shard: Shard
-) -> None:
+) -> list[str]:
     """Score one shard's batches, unless they are scored; `augment` finishes when the shards are done.
+
+    Returns:
+        what the user should know, a line each.
 
     Raises:
         StorageError: the shard or the whole folder is in use, or holds other work.
         DatasetError: not one row could be cut.
     """
     layout = _open(out, dataset)
-    work = describe_augmentation(dataset, model.describe(), settings, model.output_width)
-    refuse_other_configuration(layout, work)
+    configuration = describe_augmentation(dataset, model.describe(), settings, model.output_width)
+    refuse_other_configuration(layout, configuration)
     with holding(layout, shard) as has_work:
         if not has_work:
-            return
+            return []
         with holding_whole(layout, shard):
-            check_same_configuration(layout, work, alone=is_alone(layout, shard))
-        cuts, _ = CutSampler(dataset, model, settings, layout, scored_clips=scored_clips(layout)).choose()
+            check_same_configuration(layout, configuration, alone=is_alone(layout, shard))
+        sampler = CutSampler(dataset, model, settings, layout, scored_clips=scored_clips(layout))
+        cuts, _, warnings = sampler.sample()
         score_cuts(cuts, model, settings, layout, shard)
         mark_finished(layout, shard)
+        return warnings
 
 
 def _open(out: Path, dataset: SourceDataset) -> Layout:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,7 +14,7 @@ from simulsa_plugin.audio.samples import SAMPLE_RATE
 from simulsa_plugin.augmentation.augment_settings import CUTTING_KEYS, AugmentSettings
 from simulsa_plugin.augmentation.label_quality import TruePartials
 from simulsa_plugin.augmentation.labeling import Labeler
-from simulsa_plugin.augmentation.manifest import configuration_file, plugin_version
+from simulsa_plugin.augmentation.manifest import plugin_version
 from simulsa_plugin.augmentation.method.acceptance import tolerance_of
 from simulsa_plugin.augmentation.method.selection import wanted_samples
 from simulsa_plugin.augmentation.outcome import AugmentedDataset, finish
@@ -32,7 +31,6 @@ from simulsa_plugin.augmentation.registration import (
 from simulsa_plugin.augmentation.scored_file import ScoredFile
 from simulsa_plugin.augmentation.shards import holding
 from simulsa_plugin.errors import SimulsaError, StorageError, UsageError
-from simulsa_plugin.run_configuration import read_sealed_configuration, write_configuration
 from simulsa_plugin.terminal import tracked
 
 FindTruth = Callable[[str, Mapping[str, Any]], TruePartials | None]
@@ -58,10 +56,11 @@ def relabel(scores: Path, keys: Mapping[str, Any], out: Path, find_truth: FindTr
     in_place = layout.scores.resolve() == source.path.resolve()
     settings = _settings(source, keys, in_place=in_place)
     wanted = _wanted(source, settings, keys)
+    warnings: list[str] = []
     open_layout(out, source.name, trusted=in_place)
     with holding(layout, None):
         if in_place:
-            settings, wanted = _all_of_it(source, settings, wanted)
+            settings, wanted = _all_of_it(source, settings, wanted, warnings)
         else:
             _check_place(layout, source)
         if source.entry:
@@ -71,13 +70,14 @@ def relabel(scores: Path, keys: Mapping[str, Any], out: Path, find_truth: FindTr
             rows = islice(source.rows(layout, portable=settings.portable), wanted)
             width, truth = source.manifest.get("output_width"), _truth(source, find_truth)
             labeler = Labeler(settings, width, truth, tolerance_of(work["model"]))
-            tally = labeler.write(tracked(_noticing_missing_clips(rows, layout), wanted, "decide", "row"), layout)
+            tally = labeler.write(tracked(_checked_clips(rows, layout, warnings), wanted, "decide", "row"), layout)
             if wanted is not None and tally.scored < wanted:
-                print(_too_few(source, tally.scored, wanted), file=sys.stderr)
+                warnings.append(_too_few(source, tally.scored, wanted))
             skipped = source.skipped(tally.last_id if wanted is not None and wanted <= tally.scored else None)
-            put_entries(layout, _entries(source, layout, portable=settings.portable))
+            put_entries(layout, _entries(source, layout, warnings, portable=settings.portable))
             clean = source.manifest.get("clean") if in_place else None
-            return finish(layout, work, tally, wanted or source.count("wanted") or tally.scored, skipped, clean)
+            asked = wanted or source.count("wanted") or tally.scored
+            return finish(layout, work, tally, asked, skipped, clean, warnings)
 
 
 @contextmanager
@@ -86,7 +86,7 @@ def _begun(layout: Layout, work: Mapping[str, Any], *, in_place: bool) -> Iterat
     if in_place or layout.manifest.exists():
         yield
         return
-    write_configuration(layout.started, work)
+    layout.run.begin(work)
     try:
         yield
     except SimulsaError:  # a mistake, not a kill: whoever comes next finds the folder free
@@ -131,7 +131,9 @@ def _wanted(source: ScoredFile, settings: AugmentSettings, keys: Mapping[str, An
     return wanted_samples(rows, replace(settings, samples=None))
 
 
-def _all_of_it(source: ScoredFile, settings: AugmentSettings, wanted: int | None) -> tuple[AugmentSettings, int | None]:
+def _all_of_it(
+    source: ScoredFile, settings: AugmentSettings, wanted: int | None, warnings: list[str]
+) -> tuple[AugmentSettings, int | None]:
     """In place no scores are lost, which cost a model's time, and none are added: a run's size stays.
 
     Raises:
@@ -143,18 +145,17 @@ def _all_of_it(source: ScoredFile, settings: AugmentSettings, wanted: int | None
     if scored is None or wanted < scored:
         raise StorageError(f"Fewer samples in place would lose scores of {source.path}. Choose another --out.")
     before = AugmentSettings.from_keys(source.settings)
-    print(_too_few(source, scored, wanted), file=sys.stderr)
+    warnings.append(_too_few(source, scored, wanted))
     return replace(settings, samples=before.samples, ratio=before.ratio), None
 
 
 def _too_few(source: ScoredFile, scored: int, wanted: int) -> str:
-    return f"warning: {source.path} has {scored} of the {wanted} samples asked for."
+    return f"{source.path} has {scored} of the {wanted} samples asked for."
 
 
 def _check_place(layout: Layout, source: ScoredFile) -> None:
     """Only what was decided over these scores is decided again."""
-    noted = configuration_file(layout)
-    before = read_sealed_configuration(noted).get("scores_from") if noted else None
+    noted, before = layout.run.record, layout.run.recorded().get("scores_from")
     if before is not None and Path(before).resolve() == source.path.resolve():
         return
     if noted == layout.manifest:
@@ -186,44 +187,43 @@ def _truth(source: ScoredFile, find_truth: FindTruth) -> TruePartials | None:
     return found or find_truth(source.name, source.entry)
 
 
-def _entries(source: ScoredFile, layout: Layout, *, portable: bool) -> dict[str, dict[str, Any]]:
+def _entries(source: ScoredFile, layout: Layout, warnings: list[str], *, portable: bool) -> dict[str, dict[str, Any]]:
     entry = source.entry
     if not entry:
-        print(
-            f"warning: the offline dataset {source.name} is not registered beside {source.path}, hence not in "
-            f"{layout.out}/dataset_info.json.",
-            file=sys.stderr,
+        warnings.append(
+            f"the offline dataset {source.name} is not registered beside {source.path}, hence not in "
+            f"{layout.out}/dataset_info.json."
         )
         return augmented_entry(layout)
-    _warn_of_relative_audio(source, layout)
+    warnings += _check_relative_audio(source, layout)
     named = portable_entry(entry, layout) if portable else entry
     return {source.name: named, **augmented_entry(layout)}
 
 
-def _warn_of_relative_audio(source: ScoredFile, layout: Layout) -> None:
-    """Say what training needs where the offline set is the user's own file, with paths that start at its folder."""
+def _check_relative_audio(source: ScoredFile, layout: Layout) -> list[str]:
+    """Return what training needs where the offline set is the user's own file, with paths that start at its folder."""
     folder = source.path.parent.parent
     relative = has_relative_audio(Layout(folder, source.name))
     note_relative_audio(layout, relative=relative)
     if relative and folder.resolve() != layout.out.resolve():
-        print(
-            f"warning: the audio paths of {source.name} are relative: besides dataset_dir, training needs the "
-            f"media_dir of the recipe that was augmented, or else media_dir: {folder}.",
-            file=sys.stderr,
-        )
+        return [
+            f"the audio paths of {source.name} are relative: besides dataset_dir, training needs the "
+            f"media_dir of the recipe that was augmented, or else media_dir: {folder}."
+        ]
+    return []
 
 
-def _noticing_missing_clips(rows: Iterator[dict[str, Any]], layout: Layout) -> Iterator[dict[str, Any]]:
+def _checked_clips(rows: Iterator[dict[str, Any]], layout: Layout, warnings: list[str]) -> Iterator[dict[str, Any]]:
+    """Yield the rows; add a warning at their end where clips are missing or damaged."""
     missing, first, folder = 0, "", str(layout.out)
     for row in rows:
         if not _is_there(os.path.join(folder, row["clip"]), row):
             missing, first = missing + 1, first or row["clip"]
         yield row
     if missing:
-        print(
-            f"warning: {missing} clips are missing or damaged, the first is {first}; training needs them, and "
-            "simulsa-augment without --from-scores makes them again.",
-            file=sys.stderr,
+        warnings.append(
+            f"{missing} clips are missing or damaged, the first is {first}; training needs them, and "
+            "simulsa-augment without --from-scores makes them again."
         )
 
 

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from simulsa_plugin.errors import UsageError
+from simulsa_plugin.run_configuration import RunFolder
 
 _FOLDER_FILES = 1000  # audio files in one folder; hundreds of thousands are a burden for file systems and people
 
@@ -29,6 +30,7 @@ class CorpusLayout:
         self.dropped = self.folder / "dropped.jsonl"
         self.manifest = self.folder / "manifest.json"
         self.started = self.folder / "started.json"
+        self.run = RunFolder(self.folder, self.started, self.manifest, "a corpus")
 
     def audio_file(self, number: int, suffix: str) -> Path:
         """Where the audio of the `number`-th utterance is written, if it must be."""

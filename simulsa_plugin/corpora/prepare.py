@@ -5,7 +5,6 @@ read → cut → write → register
 
 from __future__ import annotations
 
-import sys
 import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -36,11 +35,9 @@ from simulsa_plugin.files.json_files import write_jsonl
 from simulsa_plugin.files.locks import LOCK, locked
 from simulsa_plugin.files.ownership import add_datasets
 from simulsa_plugin.run_configuration import (
-    change_in_words,
     changed_keys,
     read_sealed_configuration,
     versions,
-    write_configuration,
 )
 
 LONG_SECONDS = 30.0  # Whisper's window, and so that of most audio models: they do not hear what comes after it
@@ -56,11 +53,13 @@ class PreparedCorpus:
         name: in dataset_info.json of the output folder.
         folder: what was dropped and counted.
         manifest: of the folder.
+        warnings: what the user should know, a line each.
     """
 
     name: str
     folder: Path
     manifest: dict[str, Any]
+    warnings: tuple[str, ...] = ()
 
 
 def prepare(
@@ -96,9 +95,9 @@ def prepare(
     make_folder(layout.out)
     make_own_folder(layout.folder)
     with locked(layout.folder, wait=wait):
-        manifest = _prepared(settings, splits, prompt, layout, new_prompt)
+        manifest, warnings = _prepared(settings, splits, prompt, layout, new_prompt)
     add_datasets(layout.out, {name: {"file_name": str(layout.rows), **SHAREGPT_ENTRY}})
-    return PreparedCorpus(name, layout.folder, manifest)
+    return PreparedCorpus(name, layout.folder, manifest, tuple(warnings))
 
 
 def splits_for(settings: CorpusSettings, *, evaluation: bool) -> tuple[str, ...]:
@@ -121,10 +120,10 @@ def dry_run_corpus(
     """
     layout = CorpusLayout(out.absolute(), name)
     _refuse_foreign(layout)
-    work = _describe(settings, splits, prompt, layout)
-    _refuse_other_work(layout, work)
+    configuration = _describe(settings, splits, prompt, layout)
+    _refuse_other_configuration(layout, configuration)
     listing = read_corpus(settings, splits, layout, writes=False)
-    _refuse_other_work(layout, _with_content(work, listing))
+    _refuse_other_configuration(layout, _with_content(configuration, listing))
     if _is_finished(layout) and layout.name in registered_datasets(layout.out):
         return []
     parts = sum(utterance.span is not None for utterance in listing.utterances)
@@ -163,35 +162,40 @@ def read_corpus(
 
 def _prepared(
     settings: CorpusSettings, splits: Sequence[str], prompt: TranslationPrompt, layout: CorpusLayout, new_prompt: bool
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], list[str]]:
     _remove_leftovers(layout)
-    work = _describe(settings, splits, prompt, layout)
+    configuration = _describe(settings, splits, prompt, layout)
     if new_prompt:
-        _give_up_other_prompt(layout, work)
-    _refuse_other_work(layout, work)
+        _give_up_other_prompt(layout, configuration)
+    _refuse_other_configuration(layout, configuration)
     listing = read_corpus(settings, splits, layout, writes=False)
-    work = _with_content(work, listing)
-    _refuse_other_work(layout, work)
+    configuration = _with_content(configuration, listing)
+    _refuse_other_configuration(layout, configuration)
+    warnings: list[str] = []
     if not _is_finished(layout):
         if layout.manifest.exists():
-            print(f"warning: files of {layout.folder} are missing or damaged, and are made again.", file=sys.stderr)
-        write_configuration(layout.started, work)
+            warnings.append(f"files of {layout.folder} were missing or damaged, and were made again.")
+        layout.run.begin(configuration)
         if any(layout.audio in row.audio.parents for row in listing.utterances if isinstance(row.audio, Path)):
             listing = read_corpus(settings, splits, layout)  # again, to write the audio that is inside its tables
-        _make(settings, prompt, layout, listing, work)
-    _remove(layout.started)
-    return read_sealed_configuration(layout.manifest)
+        _make(settings, prompt, layout, listing, configuration)
+    remove_durably(layout.started)
+    return layout.run.recorded(), warnings
 
 
 def _make(
-    settings: CorpusSettings, prompt: TranslationPrompt, layout: CorpusLayout, listing: Listing, work: dict[str, Any]
+    settings: CorpusSettings,
+    prompt: TranslationPrompt,
+    layout: CorpusLayout,
+    listing: Listing,
+    configuration: Mapping[str, Any],
 ) -> None:
     """Place the audio, and write the files of the dataset; the manifest comes last."""
     placed = _within(settings.corpus_max_seconds, place_audio(listing.utterances, layout, settings.corpus_workers))
     usable = [(row, audio) for row, audio in zip(listing.utterances, placed, strict=True) if audio.audio]
     if not usable:
         if not layout.audio.exists():
-            _remove(layout.started)  # nothing came of it: other settings may have the folder
+            remove_durably(layout.started)  # nothing came of it: other settings may have the folder
         reasons = ", ".join(sorted({audio.reason for audio in placed}))
         raise DatasetError(f"No audio of {settings.folder} can be used: {reasons}. Is it where the corpus says?")
     dropped = [
@@ -204,11 +208,11 @@ def _make(
     ]
     write_jsonl(layout.dropped, dropped)
     write_jsonl(layout.rows, (_row(utterance, audio, prompt) for utterance, audio in usable))
-    manifest = {**work, "versions": versions("simulsa-plugin", "soundfile", "scipy", "av")}
+    manifest = {**configuration, "versions": versions("simulsa-plugin", "soundfile", "scipy", "av")}
     manifest |= _counts(listing, [audio for _, audio in usable], Counter(row["reason"] for row in dropped))
     files = [layout.rows, layout.dropped, *([layout.parts] if layout.parts.exists() else [])]
     manifest[CHECKSUMS] = {str(path.relative_to(layout.out)): _crc32(path) for path in files}
-    write_configuration(layout.manifest, manifest)
+    layout.run.finish(manifest)
 
 
 def _is_finished(layout: CorpusLayout) -> bool:
@@ -228,7 +232,7 @@ def _noted(path: Path) -> dict[str, Any]:
         return {}
 
 
-def _noted_work(layout: CorpusLayout) -> dict[str, Any]:
+def _recorded(layout: CorpusLayout) -> dict[str, Any]:
     return _noted(layout.manifest) or _noted(layout.started)
 
 
@@ -250,14 +254,10 @@ def _remove_leftovers(layout: CorpusLayout) -> None:
     remove_leftovers(layout.out, layout.rows.name)
 
 
-def _remove(path: Path) -> None:
-    remove_durably(path)
-
-
 def _describe(
     settings: CorpusSettings, splits: Sequence[str], prompt: TranslationPrompt, layout: CorpusLayout
 ) -> dict[str, Any]:
-    """What decides the rows; two runs with the same work, over the same content, make the same files."""
+    """What decides the rows; two runs with the same configuration, over the same content, make the same files."""
     keys = settings.as_keys()
     for key in ("simulsa_split", "simulsa_eval_split", "simulsa_dev_split", "simulsa_prompt", "simulsa_corpus_workers"):
         del keys[key]  # they stand below as they came out, or change no byte
@@ -272,8 +272,8 @@ def _describe(
     }
 
 
-def _with_content(work: Mapping[str, Any], listing: Listing) -> dict[str, Any]:
-    return {**work, "rows": listing.rows, "content": listing.digest}
+def _with_content(configuration: Mapping[str, Any], listing: Listing) -> dict[str, Any]:
+    return {**configuration, "rows": listing.rows, "content": listing.digest}
 
 
 def _refuse_foreign(layout: CorpusLayout) -> None:
@@ -301,24 +301,19 @@ def _refuse_foreign(layout: CorpusLayout) -> None:
         )
 
 
-def _give_up_other_prompt(layout: CorpusLayout, work: Mapping[str, Any]) -> None:
+def _give_up_other_prompt(layout: CorpusLayout, configuration: Mapping[str, Any]) -> None:
     """Where rows have another prompt, note that they are to be written with this one; nothing else may differ."""
-    before = _noted_work(layout)
-    changed = {key for key, _, _ in changed_keys(before, work)}
+    before = _recorded(layout)
+    changed = {key for key, _, _ in changed_keys(before, configuration)}
     if before and changed and changed <= {"prompt", "system"}:
         known: dict[str, Any] = {key: before[key] for key in ("rows", "content") if key in before}
-        write_configuration(layout.started, {**work, **known})
-        _remove(layout.manifest)
+        layout.run.begin({**configuration, **known})
+        remove_durably(layout.manifest)
 
 
-def _refuse_other_work(layout: CorpusLayout, work: Mapping[str, Any]) -> None:
-    before = _noted_work(layout)
-    changed = changed_keys(before, work) if before else []
-    if changed:
-        raise StorageError(
-            f"{layout.folder} holds a corpus with {change_in_words(changed[0])}. "
-            "Choose another --out, or another name with dataset=NAME, or remove that folder."
-        )
+def _refuse_other_configuration(layout: CorpusLayout, configuration: Mapping[str, Any]) -> None:
+    next_step = "Choose another --out, or another name with dataset=NAME, or remove that folder."
+    layout.run.refuse_other(_recorded(layout), configuration, next_step)
 
 
 def _within(max_seconds: float | None, placed: list[Placed]) -> list[Placed]:

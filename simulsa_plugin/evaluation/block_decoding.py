@@ -28,8 +28,8 @@ from simulsa_plugin.errors import AudioError, ModelError
 from simulsa_plugin.evaluation.result_cells import folder_name
 from simulsa_plugin.evaluation.session_rows import step_rows
 from simulsa_plugin.files.atomic import UNFINISHED, make_own_folder, sync_folder, writing_to
-from simulsa_plugin.files.checksums import checksums, first_damaged, read_sealed, sealed
-from simulsa_plugin.files.json_files import read_jsonl, write_json, write_jsonl
+from simulsa_plugin.files.checksums import checksums, first_damaged, read_sealed, write_sealed
+from simulsa_plugin.files.json_files import read_jsonl, write_jsonl
 from simulsa_plugin.files.locks import LOCK
 from simulsa_plugin.logs.steps import read_sessions
 from simulsa_plugin.metrics.delays import ShownStep
@@ -237,7 +237,7 @@ def _write_block(job: DecodingJob, block: int, counting: Any) -> None:
         for cell, decoded in zip(job.cells, sessions, strict=True):
             write_jsonl(temporary / f"{cell_folder(cell)}.jsonl", _step_rows(job.model, ids, decoded))
         write_jsonl(temporary / _INSTANCES, instances)
-        write_json(temporary / BLOCK_NOTE, sealed({"files": checksums(temporary, _file_names(job)), "work": job.work}))
+        write_sealed(temporary / BLOCK_NOTE, {"files": checksums(temporary, _file_names(job)), "work": job.work})
         _put_in_place(job, temporary, block)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)  # it is gone where it has become the block

@@ -38,11 +38,10 @@ from simulsa_plugin.files.atomic import (
     refuse_link,
     remove_leftovers,
     replacing,
-    sync_folder,
     writing_to,
 )
-from simulsa_plugin.files.checksums import read_sealed, sealed
-from simulsa_plugin.files.json_files import dump_line, write_json
+from simulsa_plugin.files.checksums import read_sealed, write_sealed
+from simulsa_plugin.files.json_files import dump_line
 from simulsa_plugin.files.locks import locked
 from simulsa_plugin.files.ownership import OWNED, claim, refuse_foreign
 from simulsa_plugin.logs.simuleval import INSTANCES_LOG, write_simuleval_log
@@ -55,8 +54,7 @@ from simulsa_plugin.metrics.significance import Bootstrap
 from simulsa_plugin.model.protocol import AudioLanguageModel
 from simulsa_plugin.model.values import Sample, UnusableRow
 from simulsa_plugin.run_configuration import (
-    change_in_words,
-    configuration_changes,
+    RunFolder,
     read_configuration,
     unequal_weights,
     versions,
@@ -193,12 +191,12 @@ def _begin(job: DecodingJob, work: dict[str, Any], out: Path) -> DecodingJob:
     """Write down what is decoded, or see that it is what others have begun; the job with the work as it was begun."""
     claim(out, _names(job.cells), recognised=_is_known(out))
     with locked(make_own_folder(job.folder), wait=True):
-        noted = read_sealed(job.folder / STARTED)
+        run = run_folder(out, SCORES)
+        noted = run.read(run.started)
         begun = noted or recorded_work(job)  # a crash may have left no more than the blocks
         if noted is None:
-            write_json(job.folder / STARTED, sealed(begun or work))
-            sync_folder(out)
-        job = dataclasses.replace(job, work=read_sealed(job.folder / STARTED) or {})
+            run.begin(begun or work)
+        job = dataclasses.replace(job, work=run.read(run.started) or {})
         if begun is not None:
             decodes = not all(is_complete(job, block) for block in range(job.num_blocks))
             refuse_other_evaluation(out, begun, work, decodes=decodes)
@@ -235,15 +233,18 @@ def describe_evaluation(job: DecodingJob, settings: EvaluationSettings) -> dict[
     }
 
 
+def run_folder(out: Path, finished: str, blocks: str = DECODING) -> RunFolder:
+    """Return the record of an evaluation or a search: begun beside its `blocks`, finished with the file `finished`."""
+    return RunFolder(out, out / blocks / STARTED, out / finished, "an evaluation", read_sealed, write_sealed)
+
+
 def refuse_other_evaluation(out: Path, before: dict[str, Any], work: dict[str, Any], *, decodes: bool) -> None:
     """Refuse to go on in a folder that holds other work; `decodes`: whether forward passes are left.
 
     Raises:
         StorageError: what differs is named.
     """
-    changed = configuration_changes(before, work, computes=decodes)
-    if changed:
-        raise StorageError(f"{out} holds an evaluation with {change_in_words(changed[0])}. Choose another --out.")
+    run_folder(out, SCORES).refuse_other(before, work, "Choose another --out.", computes=decodes)
     if before["model"].get("weights") != work["model"].get("weights"):
         print(f"warning: {out}: {unequal_weights(before, work)}", file=sys.stderr)
 

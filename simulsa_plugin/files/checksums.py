@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from simulsa_plugin.errors import StorageError
-from simulsa_plugin.files.json_files import CHECKSUM
+from simulsa_plugin.files.json_files import CHECKSUM, write_json
 
 
 def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -24,6 +24,15 @@ def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
     """
     rest = {key: value for key, value in content.items() if key != CHECKSUM}
     return rest | {CHECKSUM: _checksum(rest)}
+
+
+def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON that `read_sealed` reads, whole or not at all.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    write_json(path, sealed(content))
 
 
 def is_sealed(content: object) -> bool:

@@ -19,7 +19,6 @@ import numpy as np
 
 from simulsa_plugin.errors import DatasetError
 from simulsa_plugin.evaluation.block_decoding import (
-    STARTED,
     DecodingJob,
     cell_folder,
     decode_blocks,
@@ -31,10 +30,10 @@ from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
 from simulsa_plugin.evaluation.formatting import format_parameters
 from simulsa_plugin.evaluation.reference_checks import check_references
 from simulsa_plugin.evaluation.result_folder import FILE_CHECKSUMS
-from simulsa_plugin.evaluation.run import describe_evaluation, plan_cells, refuse_other_evaluation
-from simulsa_plugin.files.atomic import make_folder, make_own_folder, refuse_link, remove_leftovers, sync_folder
-from simulsa_plugin.files.checksums import checksums, read_sealed, refuse_damaged, sealed
-from simulsa_plugin.files.json_files import dump_line, write_json
+from simulsa_plugin.evaluation.run import describe_evaluation, plan_cells, refuse_other_evaluation, run_folder
+from simulsa_plugin.files.atomic import make_folder, make_own_folder, refuse_link, remove_leftovers
+from simulsa_plugin.files.checksums import checksums, read_sealed, refuse_damaged, write_sealed
+from simulsa_plugin.files.json_files import dump_line
 from simulsa_plugin.files.locks import locked
 from simulsa_plugin.files.ownership import claim, refuse_foreign
 from simulsa_plugin.logs.simuleval import INSTANCES_LOG, write_simuleval_log
@@ -194,13 +193,13 @@ def _decode_again(out: Path) -> str:
 
 def _begin(job: DecodingJob, work: dict[str, Any], out: Path) -> dict[str, Any]:
     """Write down what is searched, or see that it is what was begun; the work as it was begun."""
-    noted = read_sealed(job.folder / STARTED)
+    run = run_folder(out, FRONTIER, SEARCH)
+    noted = run.read(run.started)
     if noted is not None:
         refuse_other_evaluation(out, noted, work, decodes=True)
         return noted
-    write_json(job.folder / STARTED, sealed(work))
-    sync_folder(out)
-    return read_sealed(job.folder / STARTED) or work
+    run.begin(work)
+    return run.read(run.started) or work
 
 
 def _search(job: DecodingJob, settings: EvaluationSettings, goal: Goal) -> Search:
@@ -430,7 +429,7 @@ def _finish(search: Search, work: dict[str, Any], out: Path) -> dict[str, Any]:
         "model": job.work["model"],
         FILE_CHECKSUMS: checksums(out, logs),
     }
-    write_json(out / FRONTIER, sealed(content))  # last: its presence says that everything else is there
+    write_sealed(out / FRONTIER, content)  # last: its presence says that everything else is there
     shutil.rmtree(job.folder, ignore_errors=True)
     return read_sealed(out / FRONTIER) or content
 

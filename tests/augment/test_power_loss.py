@@ -44,7 +44,7 @@ def shard(toy, out):
 
 
 def redecide(toy, out):
-    relabel(out / "toy_simulsa" / "scores.jsonl", {"simulsa_acceptance": "greedy"}, out, lambda *_: None)
+    return relabel(out / "toy_simulsa" / "scores.jsonl", {"simulsa_acceptance": "greedy"}, out, lambda *_: None)
 
 
 @pytest.mark.parametrize("last", [whole, redecide], ids=["whole", "decided again"])
@@ -76,7 +76,7 @@ def test_what_is_relied_on_is_on_the_disk_first(toy, tmp_path, monkeypatch, last
 
 
 @pytest.mark.parametrize("state", [whole, stopped, shard])
-def test_what_is_damaged_is_made_again_or_named(toy, tmp_path, capsys, state):
+def test_what_is_damaged_is_made_again_or_named(toy, tmp_path, state):
     out = tmp_path / "out"
     whole(toy, out)
     expected = tree(out)
@@ -100,7 +100,7 @@ def test_what_is_damaged_is_made_again_or_named(toy, tmp_path, capsys, state):
     }  # fmt: skip
 
 
-def test_what_is_damaged_does_not_decide_again(toy, tmp_path, capsys):
+def test_what_is_damaged_does_not_decide_again(toy, tmp_path):
     out = tmp_path / "out"
     whole(toy, out)
     redecide(toy, out)
@@ -110,7 +110,7 @@ def test_what_is_damaged_does_not_decide_again(toy, tmp_path, capsys):
     out.rename(tmp_path / "state")
     for name, damage in damaged_files(tmp_path / "state", out):
         try:
-            redecide(toy, out)
+            warnings = redecide(toy, out).warnings
         except SimulsaError as error:
             assert str(out / name) in str(error), f"{name}: {damage}"
             assert "\n" not in str(error)
@@ -119,11 +119,11 @@ def test_what_is_damaged_does_not_decide_again(toy, tmp_path, capsys):
             # owned.json repeats the entries of dataset_info.json, whose checksum nobody knows
             assert different <= {name, "toy_simulsa/owned.json"}, f"{name}: {damage}"
             if name.endswith(".wav") and damage in ("zero length", "half", "last line dropped", "twice"):
-                assert f"1 clips are missing or damaged, the first is {out / name}" in capsys.readouterr().err
+                assert f"1 clips are missing or damaged, the first is {out / name}" in warnings[0]
         shutil.rmtree(out)
 
 
-def test_a_row_that_is_missing_is_scored_again_with_its_batch(toy, tmp_path, capsys):
+def test_a_row_that_is_missing_is_scored_again_with_its_batch(toy, tmp_path):
     whole(toy, tmp_path)
     expected, scores = tree(tmp_path), tmp_path / "toy_simulsa" / "scores.jsonl"
     lines = scores.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -131,10 +131,10 @@ def test_a_row_that_is_missing_is_scored_again_with_its_batch(toy, tmp_path, cap
     with pytest.raises(StorageError, match=r"scores\.jsonl has 4 rows, and the manifest\.json beside it says 5\."):
         redecide(toy, tmp_path)
     model = ByteModel()
-    augment(toy, model, SETTINGS, tmp_path)
+    outcome = augment(toy, model, SETTINGS, tmp_path)
     assert tree(tmp_path) == expected
     assert len(model.batches) == 1
-    assert "1 of 5 rows of " in capsys.readouterr().err
+    assert "1 of 5 rows of " in outcome.warnings[0]
 
 
 def test_stopped_while_missing_rows_are_scored_again_it_goes_on(toy, tmp_path):

@@ -222,10 +222,10 @@ def test_fewer_samples_in_place_would_lose_scores(copy):
     assert tree(copy) == before
 
 
-def test_more_samples_in_place_do_not_claim_what_was_not_scored(toy, tmp_path, capsys):
+def test_more_samples_in_place_do_not_claim_what_was_not_scored(toy, tmp_path):
     run(toy, tmp_path)
     outcome = again(tmp_path, {"samples": 13})
-    assert "has 12 of the 13 samples asked for" in capsys.readouterr().err
+    assert "has 12 of the 13 samples asked for" in outcome.warnings[0]
     assert (outcome.manifest["settings"]["simulsa_samples"], outcome.manifest["counts"]["wanted"]) == (12, 12)
     run(toy, tmp_path)  # the folder is still the run that it was
 
@@ -558,11 +558,11 @@ def test_a_broken_neighbour_is_one_line(copy, tmp_path, capsys, name, text, said
 
 
 @pytest.mark.parametrize("entry", ["toy.jsonl", ["toy.jsonl"], {"file_name": 5}, None])
-def test_a_strange_entry_of_the_offline_dataset_is_left_out(copy, tmp_path, capsys, entry):
+def test_a_strange_entry_of_the_offline_dataset_is_left_out(copy, tmp_path, entry):
     (copy / "dataset_info.json").write_text(json.dumps({"toy": entry}), encoding="utf-8")
-    again(copy, {}, tmp_path / "out")
+    outcome = again(copy, {}, tmp_path / "out")
     assert list(json.loads((tmp_path / "out" / "dataset_info.json").read_text(encoding="utf-8"))) == ["toy_simulsa"]
-    assert "toy is not registered" in capsys.readouterr().err
+    assert "toy is not registered" in outcome.warnings[0]
 
 
 def test_an_offline_dataset_on_a_hub_stays_registered(copy, tmp_path):

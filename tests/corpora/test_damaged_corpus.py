@@ -31,7 +31,7 @@ def settings(tmp_path):
 
 
 def make(settings, out):
-    prepare(settings, (), translation_prompt(None, "qwen2_audio", "en", "de"), out, "toy")
+    return prepare(settings, (), translation_prompt(None, "qwen2_audio", "en", "de"), out, "toy")
 
 
 def stop(settings, out, monkeypatch):
@@ -72,10 +72,10 @@ def _again(settings, state, out, expected):
 
 
 @pytest.mark.parametrize("name", ["audio/00000/00000002.wav", "parts.jsonl", "dropped.jsonl", "../toy.jsonl"])
-def test_what_is_missing_is_made_again(settings, tmp_path, name, capsys):
+def test_what_is_missing_is_made_again(settings, tmp_path, name):
     make(settings, tmp_path / "out")
     expected = tree(tmp_path / "out")
     (tmp_path / "out" / "toy_corpus" / name).unlink()
-    make(settings, tmp_path / "out")
+    prepared = make(settings, tmp_path / "out")
     assert tree(tmp_path / "out") == expected
-    assert "toy_corpus are missing or damaged, and are made again." in capsys.readouterr().err
+    assert "toy_corpus were missing or damaged, and were made again." in prepared.warnings[0]

@@ -34,7 +34,7 @@ from simulsa_plugin.errors import DatasetError, FolderInUseError, SimulsaError, 
 from simulsa_plugin.files.atomic import UNFINISHED
 from simulsa_plugin.files.dataset_info import SHAREGPT_ENTRY
 from simulsa_plugin.files.locks import locked
-from simulsa_plugin.run_configuration import read_sealed_configuration
+from simulsa_plugin.run_configuration import RunFolder, read_sealed_configuration
 
 PROMPT = TranslationPrompt("", "<audio>Translate the English speech into German.", "You translate.")
 KILLS = 16
@@ -592,8 +592,8 @@ def stop_at(monkeypatch, place, name, call):
 @pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize(
     ("place", "name"),
-    [(placement, "_write"), (placement, "audio_info"), (placement, "write_wav"), (module, "write_configuration"),
-     (module, "write_jsonl"), (module, "_remove"), (module, "add_datasets")],
+    [(placement, "_write"), (placement, "audio_info"), (placement, "write_wav"), (RunFolder, "begin"),
+     (RunFolder, "finish"), (module, "write_jsonl"), (module, "remove_durably"), (module, "add_datasets")],
 )  # fmt: skip
 def test_stopped_anywhere_it_goes_on_and_ends_with_the_same_bytes(mustc, out, monkeypatch, place, name, workers):
     settings = replace(mustc, corpus_workers=workers)

@@ -119,7 +119,7 @@ def test_a_search_that_dies_again_and_again_ends_with_the_same_bytes(small, tmp_
     assert tree(tmp_path / "killed") == tree(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("place", ["write_simuleval_log", "write_json", "_promising"])
+@pytest.mark.parametrize("place", ["write_simuleval_log", "run_folder", "write_sealed", "_promising"])
 def test_killed_between_its_parts_it_ends_with_the_same_bytes(small, tmp_path, monkeypatch, place):
     small(tmp_path / "whole")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -68,14 +67,14 @@ def score_cuts(
                 counting.update(len(fresh))
 
 
-def reopen_damaged_scores(cuts: Sequence[Cut], layout: Layout) -> None:
-    """Where rows of a finished scores.jsonl are missing or damaged, make a journal of the others: it lacks them.
+def reopen_damaged_scores(cuts: Sequence[Cut], layout: Layout) -> list[str]:
+    """Reopen a finished scores.jsonl with missing or damaged rows, as a journal that lacks them; return warnings.
 
     Raises:
         StorageError: a row is about other data; nothing is changed then.
     """
     if not layout.scores.exists():
-        return
+        return []
     by_id, found = {cut.id: cut for cut in cuts}, list[str]()
     for row in read_whole_rows(layout.scores):
         cut = by_id.get(str(row.get("id")))
@@ -83,12 +82,7 @@ def reopen_damaged_scores(cuts: Sequence[Cut], layout: Layout) -> None:
             raise other_data(layout.folder, str(row.get("id")))
         found.append(check_scored(row, cut, layout)["id"])
     if found == [cut.id for cut in cuts]:
-        return
-    print(
-        f"warning: {len(by_id) - len(set(found))} of {len(by_id)} rows of {layout.scores} are missing or damaged, and "
-        "are scored again.",
-        file=sys.stderr,
-    )
+        return []
     seen: set[str] = set()
     with replacing(layout.journal, "w") as handle:
         for row in read_whole_rows(layout.scores):
@@ -96,6 +90,8 @@ def reopen_damaged_scores(cuts: Sequence[Cut], layout: Layout) -> None:
                 handle.write(f"{dump_sealed(row)}\n")
             seen.add(row["id"])
     remove_durably(layout.scores)
+    missing = len(by_id) - len(set(found))
+    return [f"{missing} of {len(by_id)} rows of {layout.scores} were missing or damaged, and were scored again."]
 
 
 def scored_rows(cuts: Sequence[Cut], settings: AugmentSettings, layout: Layout) -> Iterator[dict[str, Any]]:
