@@ -1,4 +1,4 @@
-"""The work behind `simulsa-eval compare`: differences per cell, and quality at equal latency, with intervals."""
+"""`simulsa-eval compare`: differences per cell, and quality at equal latency, with intervals."""
 
 from __future__ import annotations
 
@@ -63,13 +63,13 @@ P_VALUES = {
 
 @dataclass(frozen=True)
 class CompareOptions:
-    """How results are compared.
+    """Options of `simulsa-eval compare`.
 
     Attributes:
-        unit: of single logs, as tokenizer and end marks; folders know their own.
+        unit: of single logs, like tokenizer and end marks; result folders contain theirs.
         axes: of curves.
         bootstrap: how to resample.
-        tuned: folders of `simulsa-eval tune`, one for each result; none, nothing is said of budgets.
+        tuned: folders of `simulsa-eval tune`, one for each result; empty to compare no budgets.
     """
 
     unit: LatencyUnit = "word"
@@ -82,7 +82,7 @@ class CompareOptions:
 
 @dataclass(frozen=True)
 class ScoringConventions:
-    """How a result was measured: what must agree before two results can be compared."""
+    """How a result was scored; must be equal for two results to be compared."""
 
     unit: LatencyUnit
     length: str
@@ -95,7 +95,7 @@ class ScoringConventions:
 
 @dataclass(frozen=True)
 class ComparedResult:
-    """One side of a comparison."""
+    """One of the results of a comparison."""
 
     path: Path
     cells: Mapping[CellKey, Cell]
@@ -105,7 +105,7 @@ class ComparedResult:
 
 
 def run_compare(paths: Sequence[Path], options: CompareOptions, json_path: Path | None = None) -> Json:
-    """Compare results, log warnings, and write the JSON where asked for. Raises as `load_result` and `compare`."""
+    """Compare results, log warnings, write the JSON to a path if given. Raises as `load_result` and `compare`."""
     results = [load_result(path, options) for path in paths]
     for warning in (one for result in results for one in result.warnings):
         logger.warning(warning)
@@ -125,7 +125,7 @@ def run_compare(paths: Sequence[Path], options: CompareOptions, json_path: Path 
 
 
 def _read_files(result: ComparedResult) -> Iterator[Path]:
-    """The files of a result, which no output may replace."""
+    """Yield the files of a result, which must not be overwritten."""
     yield from (result.path, *(result.path / name for name in (SCORES, *REPORT_FILES)))
     for cell in result.cells.values():
         if cell.log is not None:
@@ -135,7 +135,7 @@ def _read_files(result: ComparedResult) -> Iterator[Path]:
 def resample_result(
     result: ComparedResult, bootstrap: Bootstrap, *, keep_end_marks: bool = False
 ) -> dict[CellKey, ResampledLog]:
-    """Resample the cells of a result that have a log, on the result's own scale. Raises as `resample_cells`."""
+    """Resample the cells of a result that have a log, with the result's conventions. Raises as `resample_cells`."""
     scale = result.scale
     return resample_cells(
         result.cells,
@@ -150,8 +150,8 @@ def compare(results: Sequence[ComparedResult], options: CompareOptions) -> Json:
     """Compare each result with the first.
 
     Args:
-        results: as `load_result` gives them; the baseline first.
-        options: how the bootstrap draws.
+        results: from `load_result`; the baseline first.
+        options: of the comparison.
 
     Returns:
         The JSON of `simulsa-eval compare`.
@@ -171,7 +171,7 @@ def compare(results: Sequence[ComparedResult], options: CompareOptions) -> Json:
     tunings: list[TuningResult | None] = [load_tuning(path, options.bootstrap) for path in options.tuned]
     tunings = tunings or [None] * len(results)
     return {
-        "baseline": _shown_path(baseline.path),
+        "baseline": _decode_path(baseline.path),
         "scale": {
             "unit": baseline.scale.unit,
             "length": baseline.scale.length,
@@ -188,18 +188,18 @@ def compare(results: Sequence[ComparedResult], options: CompareOptions) -> Json:
 
 
 def load_result(path: Path, options: CompareOptions) -> ComparedResult:
-    """A result folder, or a single log as a result of one cell.
+    """Load a result folder, or a single log as a result with one cell.
 
     Raises:
-        LogError: the folder holds no scores.json, or the log cannot be scored.
-        UsageError, MissingExtraError: unknown unit or tokenizer, or one that cannot start.
+        LogError: the folder has no scores.json, or the log cannot be scored.
+        UsageError, MissingExtraError: unknown unit or tokenizer, or one whose package is missing.
     """
     if path.is_dir():
         scores = read_scores(path)
         signatures = scores.get("signatures")
         comet = signatures.get(COMET) if isinstance(signatures, dict) else None
         return ComparedResult(
-            path, read_cells(path, scores), _scale_of(signatures, options), comet=comet and str(comet)
+            path, read_cells(path, scores), _conventions_of(signatures, options), comet=comet and str(comet)
         )
     scored = score_log(
         path, ScoreOptions(unit=options.unit, tokenizer=options.tokenizer, keep_end_marks=options.keep_end_marks)
@@ -207,23 +207,23 @@ def load_result(path: Path, options: CompareOptions) -> ComparedResult:
     key = CellKey(LOG_POLICY)
     counts = scored.scores.counts
     cell = Cell(key, scored.scores.corpus, counts["instances"], path, counts["skipped"])
-    return ComparedResult(path, {key: cell}, _scale_of(scored.scores.signatures, options), scored.warnings)
+    return ComparedResult(path, {key: cell}, _conventions_of(scored.scores.signatures, options), scored.warnings)
 
 
-def _scale_of(signatures: object, options: CompareOptions) -> ScoringConventions:
-    """Unit, length and tokenizer as the signatures say; the options where they do not."""
-    said: dict[str, str] = {}
+def _conventions_of(signatures: object, options: CompareOptions) -> ScoringConventions:
+    """Read the conventions from signatures; fields that these lack come from the options."""
+    fields: dict[str, str] = {}
     for name in ("BLEU", "latency"):
         signature = signatures.get(name) if isinstance(signatures, dict) else None
         parts = (part.partition(":") for part in str(signature or "").split("|"))
-        said |= {key: value for key, _, value in parts}
-    unit = check_unit(said.get("unit", options.unit))
-    tokenizer = said.get("tok") or options.tokenizer or default_tokenizer(unit)
+        fields |= {key: value for key, _, value in parts}
+    unit = check_unit(fields.get("unit", options.unit))
+    tokenizer = fields.get("tok") or options.tokenizer or default_tokenizer(unit)
     return ScoringConventions(
         unit,
-        {"ref": "reference", "hyp": "prediction"}.get(said.get("len", "ref"), "reference"),
+        {"ref": "reference", "hyp": "prediction"}.get(fields.get("len", "ref"), "reference"),
         tokenizer,
-        SOURCE_TOKENS if said.get("time") == "source-tokens" else MILLISECONDS,
+        SOURCE_TOKENS if fields.get("time") == "source-tokens" else MILLISECONDS,
     )
 
 
@@ -231,19 +231,19 @@ def _check_comparable(baseline: ComparedResult, other: ComparedResult, axes: Axe
     if baseline.scale != other.scale:
         raise UsageError(
             f"{baseline.path} and {other.path} were measured differently ({baseline.scale}; "
-            f"{other.scale}). Score both alike."
+            f"{other.scale}). Score both in the same way."
         )
     if (CellKey(LOG_POLICY) in baseline.cells) != (CellKey(LOG_POLICY) in other.cells):
         raise UsageError(
             f"{baseline.path} and {other.path} are a log and a folder; compare logs with logs, "
-            f"folders with folders (the logs of a folder stand in its cells)."
+            f"folders with folders (each cell of a folder contains its log)."
         )
-    if axes.quality == COMET and (reason := _unlike_comet(baseline, other)):
+    if axes.quality == COMET and (reason := _comet_mismatch(baseline, other)):
         raise UsageError(f"{reason} Run `simulsa-eval comet` on both with the same checkpoint and the same texts.")
 
 
-def _unlike_comet(baseline: ComparedResult, other: ComparedResult) -> str | None:
-    """Why COMET of two results cannot be compared; None where it can, or one has none."""
+def _comet_mismatch(baseline: ComparedResult, other: ComparedResult) -> str | None:
+    """Return why COMET of two results cannot be compared; None where it can, or one has none."""
     if baseline.comet == other.comet or not (_has_comet(baseline) and _has_comet(other)):
         return None
     return (
@@ -270,16 +270,16 @@ def _compare_two(
     options: CompareOptions,
     tunings: tuple[TuningResult | None, TuningResult | None],
 ) -> Json:
-    unlike = _unlike_comet(baseline, other)
-    if unlike is not None:
+    mismatch = _comet_mismatch(baseline, other)
+    if mismatch is not None:
         baseline, other = _without_comet(baseline), _without_comet(other)
-    sides = _sample(baseline, other, options)
+    sides = _resample_both(baseline, other, options)
     keys = list(dict.fromkeys([*baseline.cells, *other.cells]))
     cells = [_compare_cell(key, baseline, other, sides, options) for key in keys]
     curves = [_compare_curves(policy, baseline, other, sides, options) for policy in _policies(baseline, other)]
     return {
-        "other": _shown_path(other.path),
-        **({"left_out": unlike} if unlike else {}),
+        "other": _decode_path(other.path),
+        **({"left_out": mismatch} if mismatch else {}),
         "cells": cells,
         "equal_latency": [entry | {"verdict": verdict(entry, cells)} for entry in curves],
         **_compare_tuned(tunings, (baseline, other), sides),
@@ -291,7 +291,7 @@ def _compare_tuned(
     results: tuple[ComparedResult, ComparedResult],
     sides: tuple[ResampledCells, ResampledCells],
 ) -> Json:
-    """What is said of budgets, where the results were tuned."""
+    """Compare tuned results at their budgets; empty where they were not tuned."""
     first, second = tunings
     if first is None or second is None:
         return {}
@@ -306,19 +306,19 @@ def _compare_curves(
     options: CompareOptions,
 ) -> Json:
     cells = baseline.cells, other.cells
-    count = _differing_utterances(choose_cells(policy, cells, options.axes), sides, options.axes)
+    count = _count_differing(choose_cells(policy, cells, options.axes), sides, options.axes)
     return compare_curves(policy, cells, sides, options.axes, options.bootstrap.seed) | {"differing": count}
 
 
-def _shown_path(path: Path) -> str:
-    """A path as text; names may be no UTF-8."""
+def _decode_path(path: Path) -> str:
+    """Decode a path, which may not be valid UTF-8."""
     return os.fsencode(path).decode("utf-8", "replace")
 
 
-def _sample(
+def _resample_both(
     baseline: ComparedResult, other: ComparedResult, options: CompareOptions
 ) -> tuple[ResampledCells, ResampledCells]:
-    """Both sides resampled together; empty where one has no log."""
+    """Resample both results with the same utterances; empty where one has no log."""
     if not all(any(cell.log for cell in result.cells.values()) for result in (baseline, other)):
         return {}, {}
     first, second = (
@@ -348,22 +348,22 @@ def _compare_cell(
             "baseline": first,
             "other": second,
             "difference": difference,
-            "measured": {side: cell and _measured(cell, name) for side, cell in cells.items()},
+            "measured": {side: cell and _measured_instances(cell, name) for side, cell in cells.items()},
         }
         metrics[name] |= _uncertainty(name, difference, sides[0].get(key), sides[1].get(key), options.bootstrap)
     instances = {side: cell.instances if cell else None for side, cell in cells.items()}
     return key.as_json() | {"missing": missing, "instances": instances, "metrics": metrics}
 
 
-def _measured(cell: Cell, name: str) -> int | None:
-    """Instances that a cell's value rests on; None where the result does not say."""
+def _measured_instances(cell: Cell, name: str) -> int | None:
+    """Return how many instances have a value; None where the result does not record it."""
     return None if cell.instances is None or name not in cell.skipped else cell.instances - cell.skipped[name]
 
 
 def _uncertainty(
     name: str, difference: float | None, first: ResampledLog | None, second: ResampledLog | None, bootstrap: Bootstrap
 ) -> Json:
-    """Interval and p-values of a difference; null where a log, or the metric in it, is missing."""
+    """Compute interval and p-values of a difference; null where a log, or the metric in it, is missing."""
     found: Json = {"interval": None, "p_value": None}
     if name in QUALITY_METRICS:
         found["randomisation_p_value"] = None
@@ -381,7 +381,7 @@ def _uncertainty(
         }
     (metric, one), (_, two) = (side.statistics.quality[name] for side in (first, second))
     test = randomisation_test(metric, one, two, bootstrap)
-    # sacrebleu's bootstrap gives the smallest p there is to a system and itself
+    # sacrebleu's bootstrap gives the smallest possible p to two equal systems
     return found | {
         "p_value": sacrebleu_p_value(difference, differences) if test.differing else 1.0,
         "randomisation_p_value": test.p_value,
@@ -390,8 +390,8 @@ def _uncertainty(
     }
 
 
-def _differing_utterances(grids: CurveCells, sides: tuple[ResampledCells, ResampledCells], axes: Axes) -> int | None:
-    """Utterances whose quality or latency differs in some cell of a comparison of curves; None without logs."""
+def _count_differing(grids: CurveCells, sides: tuple[ResampledCells, ResampledCells], axes: Axes) -> int | None:
+    """Count the utterances whose quality or latency differs in some cell of two curves; None without logs."""
     pairs = [tuple(side.get(key) for side in sides) for key in grids.compared[0]] if grids.paired else []
     found = [
         differing_utterances(one.statistics, two.statistics, name)
@@ -404,7 +404,7 @@ def _differing_utterances(grids: CurveCells, sides: tuple[ResampledCells, Resamp
 
 
 def _policies(baseline: ComparedResult, other: ComparedResult) -> list[str | None]:
-    """Policies whose curves are compared: those of both sides; None for all cells of each where policies differ."""
+    """Return the policies whose curves are compared: the shared ones; None for all cells where policies differ."""
     first, second = (
         {key.policy for key in result.cells if key.policy not in (OFFLINE, LOG_POLICY)} for result in (baseline, other)
     )

@@ -1,4 +1,4 @@
-"""Aligned tables of a comparison."""
+"""Tables of a comparison, as aligned text."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ MAIN_METRICS = ("BLEU", "LAAL", "chrF")
 
 
 def comparison_tables(comparison: dict[str, Any]) -> list[str]:
-    """The lines that `compare` prints."""
+    """Return the lines that `compare` prints."""
     scale, bootstrap = comparison["scale"], comparison["bootstrap"]
     lines = [
         f"baseline: {comparison['baseline']}",
         f"measured: unit {scale['unit']}, length of the {scale['length']}, BLEU tokenizer {scale['tokenizer']}",
         f"[low, high]: 95 % of {bootstrap['samples']} paired resamples of the utterances, "
         f"seed {bootstrap['seed']}; – where a value, a log or more than 10 % of the resamples are missing",
-        "at equal latency: and over random halves of the cells, which show what interpolation may be wrong by; "
-        "– near an end of the range, which too few of them reach",
+        "at equal latency: also over random halves of the cells, for the error of interpolation; "
+        "– near an end of the range, which too few halves reach",
         f"p: paired randomisation (BLEU, chrF), exact where few utterances differ, else {bootstrap['trials']} "
-        "trials; then utterances that differ, of all; then p as sacrebleu computes it, too small where few differ",
+        "trials; then utterances that differ, of all; then the p of sacrebleu, too small where few differ",
     ]
     for pair in comparison["comparisons"]:
         lines += [
@@ -34,7 +34,7 @@ def comparison_tables(comparison: dict[str, Any]) -> list[str]:
             *_main_table(pair["cells"], scale["time"]),
             *_other_table(pair["cells"], scale["time"]),
         ]
-        lines += _remarks(pair["cells"])
+        lines += _notes(pair["cells"])
         for curves in pair["equal_latency"]:
             lines += ["", *_curve_table(curves), "", curves["verdict"]]
         lines += [line for at in pair.get("tuned", ()) for line in ("", at["sentence"])]
@@ -63,7 +63,7 @@ def _main_table(cells: Iterable[dict[str, Any]], time: str) -> list[str]:
 
 
 def _other_table(cells: Sequence[dict[str, Any]], time: str) -> list[str]:
-    """Differences of the metrics beside the main ones that some cell has on both sides."""
+    """Tabulate differences of the other metrics that some cell has on both sides."""
 
     def difference(cell: dict[str, Any], name: str) -> float | None:
         found: float | None = cell["metrics"].get(name, {}).get("difference")
@@ -81,13 +81,13 @@ def _other_table(cells: Sequence[dict[str, Any]], time: str) -> list[str]:
     return ["", *align(rows)]
 
 
-def _remarks(cells: Iterable[dict[str, Any]]) -> list[str]:
-    """Cells whose values rest on fewer instances than there are: LAAL first, then others by how many."""
-    lines = [line for cell in cells for side in ("baseline", "other") for line in _remarks_on(cell, side)]
+def _notes(cells: Iterable[dict[str, Any]]) -> list[str]:
+    """Note the cells whose values rest on some of the instances only: LAAL first, then others by their number."""
+    lines = [line for cell in cells for side in ("baseline", "other") for line in _partial_values(cell, side)]
     return ["", *lines] if lines else []
 
 
-def _remarks_on(cell: dict[str, Any], side: str) -> Iterator[str]:
+def _partial_values(cell: dict[str, Any], side: str) -> Iterator[str]:
     total, counts = cell["instances"][side], {}
     for name, metric in cell["metrics"].items():
         count = metric["measured"][side]
@@ -156,7 +156,7 @@ def _format_difference(value: float | None) -> str:
 
 
 def _format_test(value: dict[str, Any]) -> str:
-    """p, what it rests on, and what others would print."""
+    """Format p, the differing utterances, and sacrebleu's p."""
     if value.get("randomisation_p_value") is None:
         return "–"
     theirs = value["sacrebleu_randomisation_p_value"]

@@ -1,10 +1,10 @@
-"""Quality at equal latency: the curves of two systems, their difference, and how far it can be trusted.
+"""Quality at equal latency: the curves of two systems, their difference, and its confidence interval.
 
-Only cells of both systems are compared: a cell of one side alone would credit that side with an operating point that
-the other was not given. What is left is interpolation: the two curves have their knots at different latencies, and
-different cells would have drawn different curves. So every resample of the utterances is also compared with a random
-half of the cells, the same on both sides, and the interval covers both. Where the knots coincide this adds nothing;
-where the comparison rests on straight lines between distant knots it adds what these may be wrong by.
+Only cells of both systems are compared: a cell of one side alone would be an operating point that the other side was
+not evaluated at. The curves are interpolated between knots at different latencies, and other cells would give other
+curves. So every resample of the utterances is also compared on a random half of the cells, the same on both sides, and
+the interval covers both sources of uncertainty. Where the knots coincide the halves add nothing; where the knots are
+far apart they add the error of interpolation.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from simulsa_plugin.metrics.corpus_scores import LATENCY_METRICS
 from simulsa_plugin.metrics.curves import Curve, area_between, common_range, frontier
 from simulsa_plugin.metrics.significance import Bootstrap, Interval, interval
 
-SHARES_OF_RANGE = (0.1, 0.3, 0.5, 0.7, 0.9)  # where on the common range differences are given, unless told
-LOG_POLICY = "log"  # stands for the only cell of a single log
+SHARES_OF_RANGE = (0.1, 0.3, 0.5, 0.7, 0.9)  # of the common range: where differences are given by default
+LOG_POLICY = "log"  # policy name of the only cell of a single log
 LEAST_SHARED = 2  # cells make a curve
-LEAST_THINNED = 3  # cells of a curve, of which some can be left out
-_LEAST_COVERED = 0.6  # of the halves must reach a latency: near an end all that do share the same last cell
+LEAST_THINNED = 3  # cells of a curve, so that some can be left out
+_LEAST_COVERED = 0.6  # of the halves must reach a latency: near an end those that do share the last cell
 
 Cells = Mapping[CellKey, Cell]
 
 
 @dataclass(frozen=True)
 class Axes:
-    """What is plotted over what, and at which latencies (ms) differences are given; none: at shares of the range."""
+    """Quality and latency of the curves, and the latencies (ms) of reported differences; empty for SHARES_OF_RANGE."""
 
     quality: str = "BLEU"
     latency: str = "LAAL"
@@ -54,9 +54,9 @@ class CurveCells:
     """The cells of two curves.
 
     Attributes:
-        compared: of the baseline, of the other; the same keys where the sides share at least two.
+        compared: of baseline and other; the same keys where they share at least two.
         shared: how many cells both sides have.
-        alone: cells that only the baseline, only the other has.
+        alone: cells that only the baseline, or only the other has.
     """
 
     compared: tuple[Sequence[CellKey], Sequence[CellKey]]
@@ -65,20 +65,20 @@ class CurveCells:
 
     @property
     def paired(self) -> bool:
-        """Whether both curves are made of the same cells."""
+        """Whether both curves have the same cells."""
         return list(self.compared[0]) == list(self.compared[1])
 
     @property
     def comparable(self) -> bool:
-        """Whether a difference can be the systems': not where one policy ran in other cells of each side.
+        """Whether a difference can be attributed to the systems, which needs the same cells of a policy.
 
-        Two policies that have nothing in common are compared by the cells that each was given.
+        Systems without a common policy are compared by all their cells.
         """
         first, second = ({key.policy for key in keys} for keys in self.compared)
         return self.paired or not first & second
 
     def as_json(self) -> Json:
-        """`grids` of an entry of `equal_latency`."""
+        """Return `grids` of an entry of `equal_latency`."""
         return {
             "compared": "shared" if self.paired else "all",
             "comparable": self.comparable,
@@ -90,8 +90,8 @@ class CurveCells:
 
 
 def choose_cells(policy: str | None, cells: tuple[Cells, Cells], axes: Axes) -> CurveCells:
-    """The cells to compare: those of both sides, or all where they share fewer than two."""
-    first, second = (_on_curve(side, policy, axes) for side in cells)
+    """Choose the cells to compare: those of both sides, or all where they share fewer than two."""
+    first, second = (_cells_of_curve(side, policy, axes) for side in cells)
     shared = [key for key in first if key in set(second)]
     alone = ([key for key in first if key not in shared], [key for key in second if key not in shared])
     enough = len(shared) >= LEAST_SHARED
@@ -108,9 +108,9 @@ def compare_curves(
     """Compare the curves of the streaming cells of one policy, or of all (None), of a baseline and another system.
 
     Args:
-        policy: whose cells.
+        policy: of the cells; None for all.
         cells: of the baseline, of the other.
-        sides: their logs resampled; empty where there are none.
+        sides: their resampled logs; empty where there are none.
         axes: of the curves.
         seed: of the halves of the cells.
 
@@ -119,7 +119,7 @@ def compare_curves(
         and the choice of the cells, `sampling_interval` the utterances alone.
     """
     grids = choose_cells(policy, cells, axes)
-    curves = [_measured(side, chosen, axes) for side, chosen in zip(cells, grids.compared, strict=True)]
+    curves = [_measured_curve(side, chosen, axes) for side, chosen in zip(cells, grids.compared, strict=True)]
     entry: Json = {
         "policy": policy,
         "quality": axes.quality,
@@ -142,15 +142,17 @@ def compare_curves(
             "interval": None,
             "sampling_interval": None,
         }
-    drawn = _draw(sides, grids, axes, seed)  # on a resample a curve may be a single point, but the range stays
+    resampled = _resample_curves(
+        sides, grids, axes, seed
+    )  # on a resample a curve may be a single point, but the range is kept
     area, width = area_between(curves[0], curves[1], *shared), shared[1] - shared[0]
     held, sampled = (
-        found(partial(_mean_difference, high=shared[1])) for found in (drawn.interval, drawn.sampling_interval)
+        found(partial(_mean_difference, high=shared[1])) for found in (resampled.interval, resampled.sampling_interval)
     )
     latencies = axes.at or [shared[0] + share * width for share in SHARES_OF_RANGE]
     return entry | {
         "range": list(shared),
-        "points": [_point(latency, curves, shared, drawn, axes) for latency in latencies],
+        "points": [_point(latency, curves, shared, resampled, axes) for latency in latencies],
         "area": area,
         "area_interval": _as_json(held, width),
         "mean_difference": area / width,
@@ -165,8 +167,8 @@ class ResampledCurve:
 
     Attributes:
         curve: through the cells that were drawn.
-        end: the latency up to which it speaks. All cells have none: beyond its last point a system is at least as good
-            as there, as it need not be slower than that; but a curve whose slowest cells were left out is cut short.
+        end: the latency up to which it is valid. Infinite for all cells: beyond its last point a system is at least as
+            good as there; but a curve without its slowest cells ends early.
     """
 
     curve: Curve
@@ -184,27 +186,27 @@ class ResampledCurves:
     halves: Sequence[Pair] = ()
 
     def sampling_interval(self, value: Callable[[ResampledCurve, ResampledCurve], float]) -> Interval | None:
-        """The 95 % interval of a value of two curves, over the utterances."""
-        return interval(_values(self.whole, value))
+        """Compute the 95 % interval of a function of two curves, over the utterances."""
+        return interval(_evaluate(self.whole, value))
 
     def interval(self, value: Callable[[ResampledCurve, ResampledCurve], float]) -> Interval | None:
-        """The 95 % interval of a value of two curves, over utterances and cells; it holds that over utterances.
+        """Compute the 95 % interval of a function of two curves, over utterances and cells.
 
-        None where a curve has too few cells to leave one out: what it is worth between them cannot be told.
+        None where a curve has too few cells to leave one out.
         """
         sampled = self.sampling_interval(value)
-        thinned = interval(_values(self.halves, value), _LEAST_COVERED)
+        thinned = interval(_evaluate(self.halves, value), _LEAST_COVERED)
         if sampled is None or thinned is None:
             return None
         return Interval(min(sampled.low, thinned.low), max(sampled.high, thinned.high), sampled.resamples)
 
 
-def _values(pairs: Sequence[Pair], value: Callable[[ResampledCurve, ResampledCurve], float]) -> FloatArray:
+def _evaluate(pairs: Sequence[Pair], value: Callable[[ResampledCurve, ResampledCurve], float]) -> FloatArray:
     return np.array([value(*pair) for pair in pairs], dtype=np.float64)
 
 
-def _on_curve(cells: Cells, policy: str | None, axes: Axes) -> list[CellKey]:
-    """Cells of a curve: streaming, of the policy, with both values."""
+def _cells_of_curve(cells: Cells, policy: str | None, axes: Axes) -> list[CellKey]:
+    """Choose the cells of a curve: streaming, of the policy, with both values."""
     return [
         key
         for key, cell in cells.items()
@@ -215,41 +217,43 @@ def _on_curve(cells: Cells, policy: str | None, axes: Axes) -> list[CellKey]:
     ]
 
 
-def _measured(cells: Cells, keys: Iterable[CellKey], axes: Axes) -> Curve:
+def _measured_curve(cells: Cells, keys: Iterable[CellKey], axes: Axes) -> Curve:
     values = [cells[key].values for key in keys]
     return frontier([(cell[axes.latency] or 0.0, cell[axes.quality] or 0.0) for cell in values])
 
 
-def _draw(sides: tuple[ResampledCells, ResampledCells], grids: CurveCells, axes: Axes, seed: int) -> ResampledCurves:
-    """Both curves of each resample; none where a cell has no log, or no such metric in it."""
-    there = all(
+def _resample_curves(
+    sides: tuple[ResampledCells, ResampledCells], grids: CurveCells, axes: Axes, seed: int
+) -> ResampledCurves:
+    """Compute both curves of each resample; none where a cell has no log, or lacks a metric."""
+    complete = all(
         key in side and {axes.quality, axes.latency} <= set(side[key].values)
         for side, chosen in zip(sides, grids.compared, strict=True)
         for key in chosen
     )
-    if not there:
+    if not complete:
         return ResampledCurves()
-    points = [_drawn_points(side, chosen, axes) for side, chosen in zip(sides, grids.compared, strict=True)]
+    points = [_resampled_points(side, chosen, axes) for side, chosen in zip(sides, grids.compared, strict=True)]
     generator = np.random.default_rng(seed)
     kept = [random_halves(len(chosen), len(points[0]), generator) for chosen in grids.compared]
     if grids.paired:
         kept[1] = kept[0]
-    whole = [[ResampledCurve(_through(cells)) for cells in side] for side in points]
+    whole = [[ResampledCurve(_frontier_of(cells)) for cells in side] for side in points]
     if min(map(len, grids.compared)) < LEAST_THINNED:
         return ResampledCurves(list(zip(*whole, strict=True)))
-    halves = [_halved(side, chosen) for side, chosen in zip(points, kept, strict=True)]
+    halves = [_curves_of_halves(side, chosen) for side, chosen in zip(points, kept, strict=True)]
     return ResampledCurves(*(list(zip(first, second, strict=True)) for first, second in (whole, halves)))
 
 
-def _drawn_points(side: ResampledCells, keys: Sequence[CellKey], axes: Axes) -> FloatArray:
-    """Latency and quality of every cell on every resample, shape (resamples, cells, 2)."""
+def _resampled_points(side: ResampledCells, keys: Sequence[CellKey], axes: Axes) -> FloatArray:
+    """Return latency and quality of every cell on every resample, shape (resamples, cells, 2)."""
     return np.stack(
         [np.stack([side[key].values[axes.latency], side[key].values[axes.quality]]) for key in keys]
     ).transpose(2, 0, 1)
 
 
 def random_halves(cells: int, resamples: int, generator: np.random.Generator) -> NDArray[np.bool_]:
-    """Which cells each resample keeps: each with probability ½, but never fewer than two (a curve has two ends).
+    """Choose which cells each resample keeps: each with probability ½, but at least two (a curve has two ends).
 
     Returns:
         Shape (resamples, cells).
@@ -263,21 +267,21 @@ def random_halves(cells: int, resamples: int, generator: np.random.Generator) ->
     return kept
 
 
-def _halved(points: FloatArray, kept: NDArray[np.bool_]) -> list[ResampledCurve]:
-    """The curve of each resample through the cells that it keeps."""
+def _curves_of_halves(points: FloatArray, kept: NDArray[np.bool_]) -> list[ResampledCurve]:
+    """Compute the curve of each resample through the cells that it keeps."""
     return [
-        ResampledCurve(_through(cells[chosen]), _end(cells[:, 0], chosen))
+        ResampledCurve(_frontier_of(cells[chosen]), _end_of_validity(cells[:, 0], chosen))
         for cells, chosen in zip(points, kept, strict=True)
     ]
 
 
-def _end(latencies: FloatArray, kept: NDArray[np.bool_]) -> float:
-    """Where a curve ends that lacks the slowest cell."""
+def _end_of_validity(latencies: FloatArray, kept: NDArray[np.bool_]) -> float:
+    """Return where a curve ends: at its last latency where it lacks the slowest cell."""
     measured = np.nan_to_num(latencies, nan=-math.inf)
     return math.inf if kept[measured.argmax()] else float(measured[kept].max())
 
 
-def _through(cells: FloatArray) -> Curve:
+def _frontier_of(cells: FloatArray) -> Curve:
     return frontier(
         [
             (float(latency), float(quality))
@@ -288,9 +292,9 @@ def _through(cells: FloatArray) -> Curve:
 
 
 def _point(
-    latency: float, curves: Sequence[Curve], shared: tuple[float, float], drawn: ResampledCurves, axes: Axes
+    latency: float, curves: Sequence[Curve], shared: tuple[float, float], resampled: ResampledCurves, axes: Axes
 ) -> Json:
-    """Both qualities at one latency; null where a curve does not reach it."""
+    """Compare both qualities at one latency; null where a curve does not reach it."""
     if not shared[0] <= latency <= shared[1]:
         return {axes.latency: latency, "baseline": None, "other": None, "difference": None, "interval": None}
     first, second = (float(curve.at(latency)) for curve in curves)
@@ -299,12 +303,12 @@ def _point(
         "baseline": first,
         "other": second,
         "difference": second - first,
-        "interval": _as_json(drawn.interval(partial(_difference_at, latency=latency))),
+        "interval": _as_json(resampled.interval(partial(_difference_at, latency=latency))),
     }
 
 
 def _difference_at(baseline: ResampledCurve, other: ResampledCurve, latency: float) -> float:
-    """Difference at a latency; NaN where a resampled curve does not reach it."""
+    """Compute the difference at a latency; NaN where a resampled curve does not reach it."""
     covered = _covered(baseline, other)
     return (
         float(other.curve.at(latency) - baseline.curve.at(latency))
@@ -314,13 +318,13 @@ def _difference_at(baseline: ResampledCurve, other: ResampledCurve, latency: flo
 
 
 def _mean_difference(baseline: ResampledCurve, other: ResampledCurve, high: float) -> float:
-    """Mean difference over the latencies, up to `high`, that both resampled curves reach; NaN where there is none."""
+    """Average the difference over the latencies up to `high` that both resampled curves reach; NaN without any."""
     low, high = _covered(baseline, other, high) or (math.inf, high)
     return area_between(baseline.curve, other.curve, low, high) / (high - low) if low < high else math.nan
 
 
 def _covered(baseline: ResampledCurve, other: ResampledCurve, high: float = math.inf) -> tuple[float, float] | None:
-    """The latencies that both resampled curves speak of; None where one has no point."""
+    """Return the latencies that both resampled curves cover; None where one has no point."""
     if not len(baseline.curve.latencies) or not len(other.curve.latencies):
         return None
     return (
@@ -330,4 +334,4 @@ def _covered(baseline: ResampledCurve, other: ResampledCurve, high: float = math
 
 
 def _as_json(found: Interval | None, factor: float = 1.0) -> list[float] | None:
-    return None if found is None else [factor * found.low, factor * found.high]
+    return None if found is None else [factor * bound for bound in found.as_json()]

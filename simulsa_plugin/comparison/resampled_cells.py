@@ -1,4 +1,4 @@
-"""Logs of cells as numbers that can be resampled: all cells of all systems with the same utterances."""
+"""Logs of cells as statistics that are resampled, all cells of all systems with the same utterances."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulsa_plugin.errors import LogError
+from simulsa_plugin.evaluation.formatting import format_number
 from simulsa_plugin.evaluation.result_cells import COMET, COMET_SCORES, Cell, CellKey
 from simulsa_plugin.files.json_files import read_jsonl
 from simulsa_plugin.logs.log_checker import LogChecker
@@ -26,12 +27,12 @@ from simulsa_plugin.metrics.records import EmissionRecord, LatencyUnit
 from simulsa_plugin.metrics.significance import LEAST_UTTERANCES, Bootstrap, Statistics, bootstrap_metrics
 from simulsa_plugin.metrics.stability import erased_units
 
-_ROUNDING = 1e-6  # of values that were written down and are computed again
+_ROUNDING = 1e-6  # relative, of values that are computed again
 
 
 @dataclass(frozen=True)
 class ResampledLog:
-    """A cell's log.
+    """The resampled log of a cell.
 
     Attributes:
         path: the log.
@@ -52,18 +53,20 @@ ResampledCells = Mapping[CellKey, ResampledLog]
 def resample_cells(
     cells: Mapping[CellKey, Cell], measure: Measure, tokenizer: str, read: ReadOptions, bootstrap: Bootstrap
 ) -> dict[CellKey, ResampledLog]:
-    """The cells that have a log, read and resampled.
+    """Read and resample the cells that have a log.
 
     Raises:
-        LogError: a log cannot be read, its unit is another one, or it is not the log of its cell.
+        LogError: a log cannot be read, has another unit, or is not the log of its cell.
     """
     return {
-        key: _sample(cell, measure, tokenizer, read, bootstrap) for key, cell in cells.items() if cell.log is not None
+        key: _resample_cell(cell, measure, tokenizer, read, bootstrap)
+        for key, cell in cells.items()
+        if cell.log is not None
     }
 
 
 def check_same_references(first: ResampledCells, second: ResampledCells) -> None:
-    """Refuse to compare cells of other utterances.
+    """Check that all cells have the same utterances.
 
     Raises:
         LogError: the numbers of instances or the references differ; the files and the line are named.
@@ -85,14 +88,16 @@ def check_same_references(first: ResampledCells, second: ResampledCells) -> None
             )
 
 
-def _sample(cell: Cell, measure: Measure, tokenizer: str, read: ReadOptions, bootstrap: Bootstrap) -> ResampledLog:
+def _resample_cell(
+    cell: Cell, measure: Measure, tokenizer: str, read: ReadOptions, bootstrap: Bootstrap
+) -> ResampledLog:
     path = cell.log or Path()
     scorer = CorpusScorer(measure, tokenizer, keep=True)
     references = array("q")
     for record in _with_erasure(path, LogChecker(Log(path, read), measure.unit).checked_records(), measure.unit):
         scorer.add(record)
         references.append(hash(record.reference))
-    _check_belongs(cell, path, scorer.scores().corpus)
+    _check_scores_match(cell, path, scorer.scores().corpus)
     statistics = scorer.statistics()
     comet = _read_comet(cell, path.with_name(COMET_SCORES), len(references))
     if comet is not None:
@@ -102,7 +107,7 @@ def _sample(cell: Cell, measure: Measure, tokenizer: str, read: ReadOptions, boo
 
 
 def _with_erasure(path: Path, records: Iterator[EmissionRecord], unit: LatencyUnit) -> Iterator[EmissionRecord]:
-    """The records with what the steps beside their log say was taken back; as they are where there are none."""
+    """Add the erased units to records, from the steps beside their log; unchanged where there are none."""
     steps = path.with_name(STEPS)
     if path.name != INSTANCES_LOG or not steps.is_file():
         yield from records
@@ -113,20 +118,20 @@ def _with_erasure(path: Path, records: Iterator[EmissionRecord], unit: LatencyUn
         yield dataclasses.replace(record, erased=erased_units(split_units(step.shown, unit) for step in shown))
 
 
-def _check_belongs(cell: Cell, path: Path, corpus: Mapping[str, float | None]) -> None:
-    """Refuse intervals of a log that is not the one whose values stand in scores.json."""
+def _check_scores_match(cell: Cell, path: Path, corpus: Mapping[str, float | None]) -> None:
+    """Raise LogError for a log whose scores differ from those in scores.json."""
     for name in ("BLEU", "LAAL"):
-        said, found = cell.values.get(name), corpus[name]
-        if said is not None and (found is None or abs(said - found) > _ROUNDING * max(1.0, abs(said))):
+        expected, found = cell.values.get(name), corpus[name]
+        if expected is not None and (found is None or abs(expected - found) > _ROUNDING * max(1.0, abs(expected))):
             raise LogError(
                 f"{path} is not the log of {cell.key} in scores.json: its {name} is "
-                f"{'none' if found is None else f'{found:.4f}'}, there it is {said:.4f}. "
+                f"{format_number(found, 4)}, there it is {expected:.4f}. "
                 f"Run `simulsa-eval run` again."
             )
 
 
 def _read_comet(cell: Cell, path: Path, count: int) -> FloatArray | None:
-    """The COMET scores of a cell; None where there are none, or scores.json does not know of them."""
+    """Read the COMET scores of a cell; None where there are none, or scores.json has none."""
     said = cell.values.get(COMET)
     if said is None or not path.is_file():
         return None

@@ -1,7 +1,7 @@
-"""Tuned systems compared at their budgets: settings chosen on dev, values from test, intervals that include the choice.
+"""Comparison of tuned systems at their budgets: settings chosen on dev, values from test, intervals cover the choice.
 
-Every resample draws utterances of the dev set and, on its own, of the test set: on the first the cells are chosen anew,
-as `simulsa-eval tune` chooses; the second gives the values of what was chosen. Both systems get the same utterances.
+Every resample draws utterances of the dev set and, independently, of the test set: cells are chosen again on the first,
+as `simulsa-eval tune` does, and scored on the second. Both systems get the same utterances.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class TuningResult:
 
     Attributes:
         path: the folder.
-        goal: what was tuned for.
-        tuned: budget → the cell that was chosen; None where none was within it.
-        finalists: the cells decoded on the whole dev set, as they can be resampled.
+        goal: of the search.
+        tuned: budget → the chosen cell; None where none was within it.
+        finalists: the cells decoded on the whole dev set, resampled.
         dataset: the dev set.
     """
 
@@ -54,13 +54,13 @@ class TuningResult:
 
 @dataclass(frozen=True)
 class TestedSystem:
-    """A system on the test set, its settings chosen anew on every resample of the dev set.
+    """A system on the test set, with settings chosen on every resample of the dev set.
 
     Attributes:
         value: metric → its value in the cell that was tuned.
-        samples: metric → its value in the cells that are chosen, shape (resamples,).
+        samples: metric → its value in the chosen cells, shape (resamples,).
         otherwise: share of the resamples that choose another cell.
-        missing: share of the resamples whose choice has no result on the test set; the tuned cell stands for it.
+        missing: share of the resamples whose choice has no result on the test set; the tuned cell replaces it.
     """
 
     value: Mapping[str, float]
@@ -70,19 +70,19 @@ class TestedSystem:
 
 
 def tuned_files(folder: Path) -> list[Path]:
-    """The files of a search, which no output may replace."""
+    """List the files of a search, which must not be overwritten."""
     return [*(folder / name for name in (FRONTIER, TUNED, FINALISTS)), *folder.glob(f"{DEV_LOGS}/*/{INSTANCES_LOG}")]
 
 
 def load_tuning(path: Path, bootstrap: Bootstrap) -> TuningResult:
-    """A folder of `simulsa-eval tune`, its dev logs resampled otherwise than a test set of equal size is.
+    """Load a folder of `simulsa-eval tune`; its dev logs are resampled independently of a test set of equal size.
 
     Raises:
-        LogError: it holds no frontier.json as `tune` wrote it, or a log of it cannot be read.
+        LogError: it has no unchanged frontier.json of `tune`, or a log of it cannot be read.
     """
     content = read_sealed(path / FRONTIER)
     if content is None:
-        raise LogError(f"{path} holds no {FRONTIER} as it was written. Give a folder of `simulsa-eval tune`.")
+        raise LogError(f"{path} holds no {FRONTIER}, or a changed one. Give a folder of `simulsa-eval tune`.")
     settings, goal = EvaluationSettings.from_keys(content["settings"]), content["goal"]
     rows = {row["cell"]: row for row in content["cells"]}
     logs = {
@@ -90,7 +90,7 @@ def load_tuning(path: Path, bootstrap: Bootstrap) -> TuningResult:
         for name, row in rows.items()
         if row["utterances"] == content["utterances"]
     }
-    cells = {_key(rows[name]): Cell(_key(rows[name]), {}, None, log) for name, log in logs.items()}
+    cells = {_cell_key_of(rows[name]): Cell(_cell_key_of(rows[name]), {}, None, log) for name, log in logs.items()}
     unit = settings.latency_unit
     finalists = resample_cells(
         cells,
@@ -100,8 +100,10 @@ def load_tuning(path: Path, bootstrap: Bootstrap) -> TuningResult:
         dataclasses.replace(bootstrap, seed=bootstrap.seed + 1),
     )
     if not any(sampled.values for sampled in finalists.values()):
-        raise LogError(f"{path} rests on fewer than two utterances: nothing can be resampled. Tune on a larger set.")
-    tuned = {one["budget"]: None if one["cell"] is None else _key(rows[one["cell"]]) for one in content["budgets"]}
+        raise LogError(f"{path} has fewer than two utterances, which cannot be resampled. Tune on a larger set.")
+    tuned = {
+        one["budget"]: None if one["cell"] is None else _cell_key_of(rows[one["cell"]]) for one in content["budgets"]
+    }
     return TuningResult(
         path, Goal(tuple(goal["budgets"]), goal["latency"], goal["quality"]), tuned, finalists, content["dataset"]
     )
@@ -117,21 +119,21 @@ def compare_tuned(
     Args:
         tunings: of the baseline, of the other.
         tests: their cells on the test set.
-        sides: the same cells resampled.
+        sides: the same cells, resampled.
 
     Returns:
-        One object per budget, each with a sentence.
+        One object per budget, with a sentence that summarises it.
 
     Raises:
-        UsageError: they were tuned for other metrics or have no budget in common, or a tuned cell was not tested.
+        UsageError: they were tuned for different metrics or have no common budget, or a tuned cell was not tested.
     """
     first, second = tunings
     goals = [(one.goal.quality, one.goal.latency) for one in tunings]
     budgets = [budget for budget in first.tuned if budget in second.tuned]
     if goals[0] != goals[1] or not budgets:
         raise UsageError(
-            f"{first.path} and {second.path} were tuned for other goals ({_in_words(first.goal)}; "
-            f"{_in_words(second.goal)}). Tune both for one --quality, --latency and --budget."
+            f"{first.path} and {second.path} were tuned for different goals ({_describe_goal(first.goal)}; "
+            f"{_describe_goal(second.goal)}). Tune both for one --quality, --latency and --budget."
         )
     return [_at_budget(budget, tunings, tests, sides) for budget in budgets]
 
@@ -172,22 +174,22 @@ def _at_budget(
         share: {side: getattr(system, share) for side, system in zip(SIDES, (baseline, other), strict=True)}
         for share in ("otherwise", "missing")
     }
-    return found | {"sentence": _sentence(found, [str(key) for key in keys])}
+    return found | {"sentence": _summarise(found, [str(key) for key in keys])}
 
 
 def score_at_budget(
     budget: float, tuning: TuningResult, cells: Mapping[CellKey, Cell], side: ResampledCells
 ) -> TestedSystem | None:
-    """Score a tuned system on the test set at a budget, its settings chosen anew on every resample of the dev set.
+    """Score a tuned system on the test set at a budget, choosing settings on every resample of the dev set.
 
     Args:
         budget: one that it was tuned for.
         tuning: of the system.
         cells: its cells on the test set.
-        side: the same cells resampled.
+        side: the same cells, resampled.
 
     Returns:
-        The metrics that all cells chosen on some resample have; None where no cell was within the budget on dev.
+        The metrics that all chosen cells have; None where no cell was within the budget on dev.
 
     Raises:
         UsageError: the tuned cell was not decoded on the test set, or lacks the metrics that it was tuned for.
@@ -206,16 +208,16 @@ def score_at_budget(
             f"{tuned} was tuned at {budget:g} ms in {tuning.path}, and the result on the test set has no "
             f"{' and '.join(needed)} of it. Decode it with {tuning.path}/tuned.yaml."
         )
-    chosen = [_as_tuned(key, tuned) for key in _choices(tuning, budget)]
-    there = [key if key in side else tuned for key in chosen]
+    chosen = [tuned if key is None else key for key in _choices(tuning, budget)]  # None: no cell is within the budget
+    scored = [key if key in side else tuned for key in chosen]
     names = [
         name
         for name, value in cell.values.items()
-        if value is not None and all(name in side[key].values for key in set(there))
+        if value is not None and all(name in side[key].values for key in set(scored))
     ]
     return TestedSystem(
         {name: float(cell.values[name] or 0.0) for name in names},
-        {name: np.array([side[key].values[name][number] for number, key in enumerate(there)]) for name in names},
+        {name: np.array([side[key].values[name][number] for number, key in enumerate(scored)]) for name in names},
         sum(key != tuned for key in chosen) / len(chosen),
         sum(key not in side for key in chosen) / len(chosen),
     )
@@ -227,32 +229,32 @@ def _as_tuned(key: CellKey | None, tuned: CellKey) -> CellKey:
 
 
 def _choices(tuning: TuningResult, budget: float) -> list[CellKey | None]:
-    """The cell that each resample of the dev set chooses."""
+    """Return the cell that each resample of the dev set chooses."""
     keys = list(tuning.finalists)
     qualities, latencies = (
         np.stack([tuning.finalists[key].values[name] for key in keys])
         for name in (tuning.goal.quality, tuning.goal.latency)
     )
     found = [
-        best_within(_values(quality), _values(latency), budget)
+        best_within(_none_for_nan(quality), _none_for_nan(latency), budget)
         for quality, latency in zip(qualities.T, latencies.T, strict=True)
     ]
     return [None if position is None else keys[position] for position in found]
 
 
-def _values(values: NDArray[np.float64]) -> Sequence[float | None]:
+def _none_for_nan(values: NDArray[np.float64]) -> Sequence[float | None]:
     return [None if np.isnan(value) else float(value) for value in values]
 
 
-def _key(row: Mapping[str, Any]) -> CellKey:
+def _cell_key_of(row: Mapping[str, Any]) -> CellKey:
     return cell_key({**row, "chunk_ms": float(row["chunk_ms"])})
 
 
-def _in_words(goal: Goal) -> str:
+def _describe_goal(goal: Goal) -> str:
     return f"{goal.quality} within {', '.join(f'{budget:g}' for budget in goal.budgets)} ms of {goal.latency}"
 
 
-def _sentence(found: Json, cells: Sequence[str]) -> str:
+def _summarise(found: Json, cells: Sequence[str]) -> str:
     quality, latency = found[found["quality"]], found[found["latency"]]
     bounds = quality["interval"]
     verdict = (

@@ -1,4 +1,4 @@
-"""The closing sentences of a comparison: what is better at which latency, and whether a gain is only a shift."""
+"""The verdict of a comparison in sentences: which system is better at equal latency, or only shifted."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from simulsa_plugin.metrics.significance import LEAST_DIFFERING
 
 SIGNIFICANT = 0.05  # p below it
 _NAMED = 3  # cells that a sentence names
-UP, DOWN, LEVEL = "up", "down", "level"  # what an interval of a difference says
-# (quality at fixed settings, quality at equal latency, latency at fixed settings) → what it comes to; None: whatever
+UP, DOWN, LEVEL = "up", "down", "level"  # the direction of a difference, by its interval
+# (quality at fixed settings, quality at equal latency, latency at fixed settings) → conclusion; None: any
 _CONCLUSIONS: dict[tuple[str | None, str | None, str | None], str] = {
     (UP, UP, None): "The gain at fixed (k, b) is more than a shift along the curve.",
     (UP, LEVEL, UP): "The gain at fixed (k, b) is not shown to be more than a shift along the curve: it costs delay.",
@@ -30,14 +30,14 @@ _CONCLUSIONS: dict[tuple[str | None, str | None, str | None], str] = {
 
 
 def verdict(curves: Json, cells: Sequence[Json]) -> str:
-    """Sentences about one policy, or about all streaming cells.
+    """Summarise the comparison of one policy, or of all streaming cells, in sentences.
 
     Args:
         curves: an entry of `equal_latency`.
         cells: the compared cells.
 
-    "Better" and "worse" are said only where the 95 % interval of the difference does not hold 0, and delay is spoken of
-    only where the cells' intervals of latency say so. Neither side is credited with cells that the other lacks.
+    "Better" and "worse" are claimed only where the 95 % interval of the difference excludes 0, delays only where the
+    cells' latency intervals do. Only shared cells count.
     """
     quality, latency = curves["quality"], curves["latency"]
     of_policy = [cell for cell in cells if curves["policy"] in (None, cell["policy"])]
@@ -51,19 +51,19 @@ def verdict(curves: Json, cells: Sequence[Json]) -> str:
         return " ".join(
             [*sentences, f"The curves share no range of {latency}: what is better at equal {latency} cannot be said."]
         )
-    sentences += _on_grids(curves["grids"], latency)
+    sentences += _describe_grids(curves["grids"], latency)
     if not curves["grids"]["comparable"]:
         return " ".join(sentences)
     sentences.append(_at_equal_latency(curves, quality, latency))
-    judged = _agreed(fixed, quality), _judge_curves(curves), _agreed(fixed, latency)
-    conclusion = _CONCLUSIONS.get(judged) or _CONCLUSIONS.get((*judged[:2], None))
+    directions = _majority(fixed, quality), _curve_direction(curves), _majority(fixed, latency)
+    conclusion = _CONCLUSIONS.get(directions) or _CONCLUSIONS.get((*directions[:2], None))
     return " ".join([*sentences, conclusion] if conclusion else sentences)
 
 
-def _on_grids(grids: Json, latency: str) -> list[str]:
-    """Which cells a comparison rests on, where it is not simply all."""
+def _describe_grids(grids: Json, latency: str) -> list[str]:
+    """Name the compared cells, where these are not all."""
     alone = [
-        f"only the {side} has {_listed(grids[f'{side}_only'])}"
+        f"only the {side} has {_list_cells(grids[f'{side}_only'])}"
         for side in ("baseline", "other")
         if grids[f"{side}_only"]
     ]
@@ -74,15 +74,14 @@ def _on_grids(grids: Json, latency: str) -> list[str]:
         ]
     if grids["compared"] == "all":
         return ["The policies differ, so each side is compared by the cells that it was given."]
-    said = (
+    return (
         [f"The grids differ, so only the {grids['shared']} shared cells are compared ({'; '.join(alone)})."]
         if alone
         else []
     )
-    return said
 
 
-def _listed(cells: Sequence[Json]) -> str:
+def _list_cells(cells: Sequence[Json]) -> str:
     names = [str(cell_key(cell)) for cell in cells]
     rest = len(names) - _NAMED
     return ", ".join(names[:_NAMED]) + (f" and {rest} more" if rest > 0 else "")
@@ -92,10 +91,10 @@ def _at_fixed_settings(cells: Sequence[Json], quality: str, latency: str) -> str
     gain, delay = (
         mean_of([cell["metrics"][name]["difference"] for cell in cells]) or 0.0 for name in (quality, latency)
     )
-    judged = [_judge_cell(cell, quality) for cell in cells]
-    tested = len(cells) - judged.count(None)
+    directions = [_cell_direction(cell, quality) for cell in cells]
+    tested = len(cells) - directions.count(None)
     counts = (
-        f"significantly better in {judged.count(UP)} of {tested} cells, worse in {judged.count(DOWN)}"
+        f"significantly better in {directions.count(UP)} of {tested} cells, worse in {directions.count(DOWN)}"
         if tested
         else "no interval, so nothing is claimed"
     )
@@ -108,69 +107,69 @@ def _at_equal_latency(curves: Json, quality: str, latency: str) -> str:
     bounds = curves["interval"]
     interval = "" if bounds is None else f" {format_interval(bounds, 2, signed=True)}"
     size = f"{curves['mean_difference']:+.2f} {quality}{interval}"
-    said = {
+    claims = {
         UP: "the other is better",
         DOWN: "the other is worse",
         LEVEL: "no difference can be told",
-        None: _unclaimed(curves),
+        None: _no_claim(curves),
     }
     points = sorted(curves["points"], key=lambda point: point[latency])
-    judged = _judge_curves(curves)
-    word = {UP: "better", DOWN: "worse"}.get(judged or "")  # of several points one may differ by chance
-    places = _ranges(points, latency, judged) if judged and word else []
-    if judged == LEVEL and _differ_too_few(curves):
+    direction = _curve_direction(curves)
+    word = {UP: "better", DOWN: "worse"}.get(direction or "")  # of several points one may differ by chance
+    places = _ranges(points, latency, direction) if direction and word else []
+    if direction == LEVEL and _differ_too_few(curves):
         size += f" ({curves['differing']} utterances differ, too few to tell)"
     where = f"; by itself it is {word} at {' and '.join(places)} ms" if places else ""
-    return f"At equal {latency} ({low:.0f}–{high:.0f} ms) {said[judged]}: {size} on average{where}."
+    return f"At equal {latency} ({low:.0f}–{high:.0f} ms) {claims[direction]}: {size} on average{where}."
 
 
-def _unclaimed(curves: Json) -> str:
-    """Why a difference has no interval."""
+def _no_claim(curves: Json) -> str:
+    """Explain why a difference has no interval."""
     if curves["sampling_interval"] is not None and min(curves["grids"]["cells"].values()) < LEAST_THINNED:
         return f"none is claimed from fewer than {LEAST_THINNED} cells, as their interpolation has no interval"
     return "the difference has no interval, so none is claimed"
 
 
-def _agreed(cells: Sequence[Json], name: str) -> str | None:
-    """Up or down where most cells are, and none the other way; level where all are; None where they disagree."""
-    judged = [found for cell in cells if (found := _judge_cell(cell, name)) is not None]
-    if not judged:
+def _majority(cells: Sequence[Json], name: str) -> str | None:
+    """Return UP or DOWN where most cells are, and none is opposite; LEVEL where all are; None where they disagree."""
+    directions = [found for cell in cells if (found := _cell_direction(cell, name)) is not None]
+    if not directions:
         return None
     for kind, opposite in ((UP, DOWN), (DOWN, UP)):
-        if 2 * judged.count(kind) > len(judged) and opposite not in judged:
+        if 2 * directions.count(kind) > len(directions) and opposite not in directions:
             return kind
-    return LEVEL if set(judged) == {LEVEL} else None
+    return LEVEL if set(directions) == {LEVEL} else None
 
 
 def _ranges(points: Sequence[Json], latency: str, kind: str) -> list[str]:
-    """Latencies at which neighbouring points agree, as ranges."""
+    """Return ranges of latencies at which neighbouring points have a direction."""
     ranges = []
-    for agreed, group in itertools.groupby(points, key=lambda point: _judge(point["interval"]) == kind):
+    for agreed, group in itertools.groupby(points, key=lambda point: _direction(point["interval"]) == kind):
         places = [f"{point[latency]:.0f}" for point in group]
         if agreed:
             ranges.append(places[0] if len(places) == 1 else f"{places[0]}–{places[-1]}")
     return ranges
 
 
-def _judge(bounds: Sequence[float] | None) -> str | None:
-    """What an interval of a difference says."""
+def _direction(bounds: Sequence[float] | None) -> str | None:
+    """Return the direction of a difference by its interval."""
     if bounds is None:
         return None
     return UP if bounds[0] > 0 else DOWN if bounds[1] < 0 else LEVEL
 
 
-def _judge_cell(cell: Json, name: str) -> str | None:
-    """What interval and p of a cell's difference say: an interval of few differing utterances claims too much."""
+def _cell_direction(cell: Json, name: str) -> str | None:
+    """Return the direction of a cell's difference; LEVEL where p is large or few utterances differ."""
     metric = cell["metrics"][name]
-    judged, p_value = _judge(metric["interval"]), metric.get("randomisation_p_value")
+    direction, p_value = _direction(metric["interval"]), metric.get("randomisation_p_value")
     insignificant = p_value is not None and p_value >= SIGNIFICANT
-    return LEVEL if judged is not None and (insignificant or _differ_too_few(metric)) else judged
+    return LEVEL if direction is not None and (insignificant or _differ_too_few(metric)) else direction
 
 
-def _judge_curves(curves: Json) -> str | None:
-    """What the interval of the mean difference says, where enough utterances differ for it to say anything."""
-    judged = _judge(curves["interval"])
-    return LEVEL if judged is not None and _differ_too_few(curves) else judged
+def _curve_direction(curves: Json) -> str | None:
+    """Return the direction of the mean difference; LEVEL where few utterances differ."""
+    direction = _direction(curves["interval"])
+    return LEVEL if direction is not None and _differ_too_few(curves) else direction
 
 
 def _differ_too_few(compared: Json) -> bool:
@@ -179,7 +178,7 @@ def _differ_too_few(compared: Json) -> bool:
 
 
 def _is_shared(cell: Json, *names: str) -> bool:
-    """Whether a streaming cell has all differences on both sides, so that averages are over the same cells."""
+    """Return whether a streaming cell has all metrics on both sides, so that averages are over the same cells."""
     return (
         cell["policy"] != OFFLINE
         and cell["chunk_ms"] is not None

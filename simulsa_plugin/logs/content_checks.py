@@ -1,4 +1,4 @@
-"""Signs that a log holds something else than text and milliseconds: subwords, special tokens, seconds."""
+"""Heuristics for logs with wrong content: subwords, special tokens, times in seconds."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _SPECIAL_TOKEN = re.compile(
     r"|(?i:</?s>|<(?:bos|eos|pad|unk|mask)>|\[(?:BOS|EOS|SEP|CLS|PAD|UNK|MASK|/?INST)\])"
 )
 _SHORTEST_UNIT = 20.0  # milliseconds of audio for each word or character, on average; speech is slower
-_EARLIEST_LAST_WORD = 0.01  # of the audio; no policy has written all it ever writes by then
+_EARLIEST_LAST_WORD = 0.01  # of the audio; no policy has finished by then
 
 
 def has_subwords(record: EmissionRecord) -> bool:
-    """Whether the prediction is made of subwords that were not joined to words.
+    """Return whether the prediction consists of subwords that were not joined to words.
 
     >>> has_subwords(EmissionRecord(0, "▁Gu ten ▁Tag", "Guten Tag", (1.0, 2.0, 3.0)))
     True
@@ -27,7 +27,7 @@ def has_subwords(record: EmissionRecord) -> bool:
 
 
 def has_special_token(record: EmissionRecord) -> bool:
-    """Whether a special token of a chat template stands in the prediction, where it counts as a word.
+    """Return whether the prediction contains a special token of a chat template, which counts as a word.
 
     >>> has_special_token(EmissionRecord(0, "Guten Tag <end_of_turn>", "Guten Tag", (1.0, 2.0, 3.0)))
     True
@@ -38,7 +38,7 @@ def has_special_token(record: EmissionRecord) -> bool:
 
 
 def has_early_elapsed(record: EmissionRecord) -> bool:
-    """Whether a unit was written before its audio was heard, by the clock that has computation added.
+    """Return whether an elapsed time, which includes computation, is below its delay.
 
     >>> has_early_elapsed(EmissionRecord(0, "a", "a", (1500.0,), (1.7,)))
     True
@@ -48,36 +48,36 @@ def has_early_elapsed(record: EmissionRecord) -> bool:
     )
 
 
-class Seconds:
-    """Whether the times of most records of a log are seconds. Those whose times are tokens of a text are passed over.
+class SecondsDetector:
+    """Detects logs whose times are in seconds. Records with a text source are ignored.
 
     Attributes:
-        short: records whose audio is too short for what is said in it.
+        short: records whose audio is too short for its text.
         early: records whose last unit comes too early in their audio.
-        told: records that could tell.
+        checked: records that were checked.
     """
 
     def __init__(self) -> None:
-        self.short = self.early = self.told = 0
+        self.short = self.early = self.checked = 0
 
     def add(self, record: EmissionRecord) -> None:
-        """Take a record into account."""
+        """Check a record."""
         if record.text_source or not record.source_length or not record.delays or record.delays[-1] <= 0:
             return
-        self.told += 1
+        self.checked += 1
         self.short += record.source_length < _SHORTEST_UNIT * len(record.delays)
         self.early += record.delays[-1] < _EARLIEST_LAST_WORD * record.source_length
 
     def reason(self) -> str | None:
-        """Say what speaks for seconds; None where nothing does."""
-        if 2 * self.short > self.told:
+        """Return why times seem to be in seconds; None where they do not."""
+        if 2 * self.short > self.checked:
             return (
-                f"{self.short} of {self.told} lines have less than {_SHORTEST_UNIT:g} ms of source for each unit; "
+                f"{self.short} of {self.checked} lines have less than {_SHORTEST_UNIT:g} ms of source for each unit; "
                 f"times in seconds must be multiplied by 1000"
             )
-        if 2 * self.early > self.told:
+        if 2 * self.early > self.checked:
             return (
-                f"{self.early} of {self.told} lines have all their delays in the first hundredth of the source; "
+                f"{self.early} of {self.checked} lines have all their delays in the first hundredth of the source; "
                 f"delays in seconds must be multiplied by 1000"
             )
         return None

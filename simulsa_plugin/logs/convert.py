@@ -1,4 +1,4 @@
-"""The work behind `simulsa-eval convert`: a log, or a cell of a result folder, in the form of another tool."""
+"""`simulsa-eval convert`: writes a log, or a cell of a result folder, in the form of another tool."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OUTPUT_FORMS: tuple[OutputForm, ...] = get_args(OutputForm)
 
 @dataclass(frozen=True)
 class ConvertOptions:
-    """Options of `simulsa-eval convert`; their meanings stand in its help."""
+    """Options of `simulsa-eval convert`, explained in its help."""
 
     form: OutputForm
     delays: DelayKind = "committed"
@@ -52,8 +52,8 @@ def convert(source: Path, out: Path, options: ConvertOptions) -> int:
         How many instances were written.
 
     Raises:
-        LogError: the log cannot be read, or says too little for the form.
-        UsageError: other delays than the log's own are asked for where there are no steps.
+        LogError: the log cannot be read, or lacks something that the form needs.
+        UsageError: delays other than the log's are requested, and there are no steps.
         StorageError: the output cannot be written.
     """
     written = [out / name for name in simulstream.FILES] if options.form == "simulstream" else [out]
@@ -64,7 +64,7 @@ def convert(source: Path, out: Path, options: ConvertOptions) -> int:
     if options.form == "simulstream":
         claim(make_folder(out), simulstream.FILES)
         return simulstream.write_simulstream_log(out, _sessions(source, options), options.read.unit)
-    counted = _Counted(_records(source, options))
+    counted = _CountingIterator(_records(source, options))
     remove_abandoned(out)
     if options.form == "texts":
         write_jsonl(out, text_rows(counted, options.sources))
@@ -74,8 +74,8 @@ def convert(source: Path, out: Path, options: ConvertOptions) -> int:
     return counted.count
 
 
-def text_rows(records: Iterator[EmissionRecord] | _Counted, sources: Path | None) -> Iterator[dict[str, str]]:
-    """Rows of mt and ref, and src where there are source texts: what COMET and its relatives read.
+def text_rows(records: Iterator[EmissionRecord] | _CountingIterator, sources: Path | None) -> Iterator[dict[str, str]]:
+    """Yield rows of mt and ref, and src where there are source texts, as COMET reads them.
 
     Raises:
         LogError: a record has no reference, or the sources are not as many as the records.
@@ -94,14 +94,14 @@ def text_rows(records: Iterator[EmissionRecord] | _Counted, sources: Path | None
 
 
 def shown_events(steps: Sequence[ShownStep], unit: LatencyUnit, kind: DelayKind) -> list[Event]:
-    """Events from which simulstream reads a delay back; the tokens are units.
+    """Make events from which simulstream computes delays of a kind; their tokens are units.
 
     Args:
         steps: of a session.
         unit: word or char.
-        kind: committed: what is committed is written, nothing is deleted. first_stable: the screen, with as little
-            deleted as will do: a last word that grows is written once it is whole, as words are its tokens.
-            last_written: all that is not committed is deleted and written again.
+        kind: committed: committed units are written, nothing is deleted. first_stable: the displayed text, with as few
+            deletions as possible: a last word that grows is written once it is complete, as tokens are words.
+            last_written: everything uncommitted is deleted and written again.
     """
     final = split_units(steps[-1].shown, unit)
     events, before, kept_before = [], list[str](), list[str]()
@@ -120,7 +120,7 @@ def shown_events(steps: Sequence[ShownStep], unit: LatencyUnit, kind: DelayKind)
 
 
 def _without_growing(shown: Sequence[list[str]]) -> Iterator[list[str]]:
-    """Each output without a last word that a later one completes, unless that would delete what was written before."""
+    """Yield each output without a last word that a later one completes, unless that deletes more."""
     whole = list(shown[-1:])
     for earlier, later in reversed(list(itertools.pairwise(shown))):
         whole.append(whole[-1] if earlier == later else without_growing(earlier, later))
@@ -131,10 +131,9 @@ def _without_growing(shown: Sequence[list[str]]) -> Iterator[list[str]]:
 
 
 def record_events(record: EmissionRecord, unit: LatencyUnit) -> list[Event]:
-    """Events of a record that only says when its units were written: nothing was ever deleted.
+    """Make the events of a record without steps: nothing is ever deleted.
 
-    Computation is what the elapsed times grew by beyond the audio; steps that wrote nothing are not in such a record,
-    and their computation counts for the next that did.
+    The computation of an event is the growth of elapsed − delay, which includes earlier steps that wrote nothing.
 
     Raises:
         LogError: there is no delay for each unit, one is negative, the source is text, or the computation falls.
@@ -151,7 +150,7 @@ def record_events(record: EmissionRecord, unit: LatencyUnit) -> list[Event]:
         )
     if min(record.delays, default=0.0) < 0:
         raise LogError(
-            f"Instance {record.index} was begun {-min(record.delays):g} ms before its segment; simulstream "
+            f"Instance {record.index} starts {-min(record.delays):g} ms before its segment; simulstream "
             f"counts from the start of an audio. Give it the log of the whole recording."
         )
     times = zip(units, record.delays, record.elapsed or record.delays, strict=True)
@@ -160,7 +159,7 @@ def record_events(record: EmissionRecord, unit: LatencyUnit) -> list[Event]:
         spent = elapsed - delay - computed
         if spent < 0:
             raise LogError(
-                f"Instance {record.index}: its elapsed times say that computation was given back. "
+                f"Instance {record.index}: its elapsed times imply negative computation. "
                 f"They are not on SimulEval's clock."
             )
         computed += spent
@@ -171,8 +170,8 @@ def record_events(record: EmissionRecord, unit: LatencyUnit) -> list[Event]:
 
 
 @dataclass
-class _Counted:
-    """Records, counted as they pass."""
+class _CountingIterator:
+    """An iterator that counts its records."""
 
     records: Iterator[EmissionRecord]
     count: int = 0
@@ -184,7 +183,7 @@ class _Counted:
 
 
 def _records(source: Path, options: ConvertOptions) -> Iterator[EmissionRecord]:
-    """Records of a log or a cell, with the delays that are asked for."""
+    """Read the records of a log or a cell, with the requested delays."""
     if options.delays == "committed":
         yield from Log(_log_of(source), options.read).records()
         return
@@ -204,7 +203,7 @@ def _sessions(source: Path, options: ConvertOptions) -> Iterator[tuple[EmissionR
 
 
 def _with_steps(source: Path, options: ConvertOptions) -> Iterator[tuple[EmissionRecord, list[ShownStep]]]:
-    """Records of a cell with their steps."""
+    """Read the records of a cell with their steps."""
     if not (source / STEPS).is_file():
         raise UsageError(
             f"--delays {options.delays} needs {STEPS}; give the folder of a cell of `simulsa-eval run`. "
@@ -214,7 +213,7 @@ def _with_steps(source: Path, options: ConvertOptions) -> Iterator[tuple[Emissio
     for record, session in itertools.zip_longest(records, sessions):
         if record is None or session is None:
             raise LogError(
-                f"{source}: {INSTANCES_LOG} and {STEPS} disagree about the instances. Run `simulsa-eval run` again."
+                f"{source}: {INSTANCES_LOG} and {STEPS} hold different instances. Run `simulsa-eval run` again."
             )
         _, steps = session
         units = split_units(steps[-1].shown, options.read.unit)
@@ -227,7 +226,7 @@ def _with_steps(source: Path, options: ConvertOptions) -> Iterator[tuple[Emissio
 
 
 def _written_units(steps: Sequence[ShownStep], unit: LatencyUnit) -> list[int]:
-    """How many units are committed after each step."""
+    """Count the units committed after each step."""
     times = unit_delays(steps, unit, "committed")
     return [sum(time <= step.audio_ms for time in times) for step in steps]
 

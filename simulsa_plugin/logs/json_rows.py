@@ -1,4 +1,4 @@
-"""JSON rows of untrusted files: read line by line, lines are bounded, every refusal names the file and the line."""
+"""JSON rows of untrusted files: read line by line, lines are bounded, errors name the file and the line."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ LONGEST_LOG_LINE = 32 * 2**20  # bytes; a ten-hour talk in characters stays belo
 
 
 def read_rows(path: Path, forms: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number, JSON object) of every line; only blank lines at the end are passed over.
+    """Yield (line number, JSON object) of every line; blank lines are allowed at the end only.
 
     Args:
         path: the file.
-        forms: what may be read, for the refusal.
+        forms: what can be read, for the error message.
 
     Raises:
-        LogError: the file cannot be read, or a line is no JSON object, holds NaN or infinity, or is too long.
+        LogError: the file cannot be read, or a line is not a JSON object, holds NaN or infinity, or is too long.
     """
     blank = 0
     for number, line in enumerate(read_log_lines(path, "log", forms), 1):
@@ -40,12 +40,12 @@ def read_rows(path: Path, forms: str) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def read_log_lines(path: Path, what: str, forms: str) -> Iterator[bytes]:
-    r"""Lines of a file, ended by \n.
+    r"""Yield the lines of a file, ended by \n.
 
     Args:
         path: the file.
-        what: its name in a refusal.
-        forms: what may be read, for the refusal.
+        what: what the file is, for the error message.
+        forms: what can be read, for the error message.
 
     Raises:
         LogError: the file cannot be read, or a line is too long.
@@ -63,7 +63,7 @@ def read_log_lines(path: Path, what: str, forms: str) -> Iterator[bytes]:
 
 
 def on_line(path: Path, number: int, parse: Any, *arguments: Any) -> Any:
-    """Call `parse`; its LogError gets the name of the file and the number of the line."""
+    """Call `parse`; add the file and the line to its LogError."""
     try:
         return parse(*arguments)
     except LogError as error:
@@ -71,23 +71,23 @@ def on_line(path: Path, number: int, parse: Any, *arguments: Any) -> Any:
 
 
 def get_times(row: Mapping[str, Any], key: str) -> tuple[float, ...] | None:
-    """Milliseconds under a key; None where the key is absent or null."""
+    """Return the milliseconds under a key; None where the key is absent or null."""
     times = row.get(key)
     if times is None:
         return None
     if not isinstance(times, list):
         raise LogError(f"{key} is {abbreviated(times)}; expected a list of milliseconds.")
     if set(map(type, times)) <= {int, float}:
-        with contextlib.suppress(OverflowError):  # told below, with its key
+        with contextlib.suppress(OverflowError):  # reported below, with its key
             return tuple(map(float, times))
     return tuple(to_number(key, time) for time in times)
 
 
 def has_text_source(row: Mapping[str, Any]) -> bool:
-    """Whether the source of a SimulEval instance is text: a sentence as long as `source_length` says, in tokens.
+    """Return whether the source of a SimulEval instance is text: a sentence of `source_length` tokens.
 
-    The delays then count tokens of the source. Speech has a list of lines about the audio, or a name, and a length in
-    milliseconds. A version may count an end mark as a token.
+    The delays then count tokens of the source. For speech, `source` is a list of lines about the audio, or a name, and
+    the length is in milliseconds. Some versions count an end mark as a token.
 
     >>> has_text_source({"source": "we go home", "source_length": 3, "delays": [1, 3]})
     True
@@ -104,13 +104,13 @@ def has_text_source(row: Mapping[str, Any]) -> bool:
 
 
 def get_number(row: Mapping[str, Any], key: str, unit: str = "milliseconds") -> float | None:
-    """A number under a key; None where the key is absent or null."""
+    """Return the number under a key; None where the key is absent or null."""
     value = row.get(key)
     return None if value is None else to_number(key, value, unit)
 
 
 def to_number(key: str, value: object, unit: str = "milliseconds") -> float:
-    """A JSON number as a float."""
+    """Convert a JSON number to float."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise LogError(f"{key} holds {abbreviated(value)}; expected {unit}.")
     try:
@@ -120,19 +120,19 @@ def to_number(key: str, value: object, unit: str = "milliseconds") -> float:
 
 
 def get_text(row: Mapping[str, Any], key: str, default: object = None) -> str:
-    """A text under a key."""
+    """Return the text under a key."""
     text = row.get(key, default)
     if not isinstance(text, str):
         raise LogError(f"{key} is {abbreviated(text)}; expected a text.")
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise LogError(f"{key} holds half a character, a lone surrogate; expected a text.") from error
+        raise LogError(f"{key} holds a lone surrogate (half a character); expected a text.") from error
     return text
 
 
 def get_texts(row: Mapping[str, Any], key: str) -> list[str]:
-    """A list of texts under a key."""
+    """Return the list of texts under a key."""
     texts = row.get(key)
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise LogError(f"{key} is {abbreviated(texts)}; expected a list of texts.")
@@ -178,7 +178,7 @@ def parse_instance(
 
 
 def get_index(row: Mapping[str, Any], position: int) -> int:
-    """The index of an instance; its position where the row has none."""
+    """Return the index of an instance; its position where the row has none."""
     index = row.get("index", position)
     if isinstance(index, bool) or not isinstance(index, int):
         raise LogError(f"index is {abbreviated(index)}; expected a whole number.")
@@ -186,13 +186,13 @@ def get_index(row: Mapping[str, Any], position: int) -> int:
 
 
 def abbreviated(value: object) -> str:
-    """A value as an error shows it, however long it is."""
+    """Abbreviate a value for an error message."""
     shown = json.dumps(_pruned(value), ensure_ascii=False)
     return shown if len(shown) <= 60 else shown[:57] + "…"
 
 
 def _pruned(value: object, levels: int = 3) -> Any:
-    """As much of a value as an error may show: it may hold itself, dates, or a million copies of a list."""
+    """Cut a value down for an error message: it may contain itself, dates, or a million copies of a list."""
     if isinstance(value, (list, tuple)):
         return [_pruned(item, levels - 1) for item in value[:9]] if levels else "…"
     if isinstance(value, dict):
@@ -201,7 +201,7 @@ def _pruned(value: object, levels: int = 3) -> Any:
 
 
 def reason_of(error: Exception) -> str:
-    """An exception in words."""
+    """Describe an exception."""
     return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
 
 
@@ -216,12 +216,12 @@ def _parse_row(line: bytes, forms: str) -> dict[str, Any]:
 
 
 def _parse_slowly(line: bytes, forms: str) -> Any:
-    """What the fast parser refuses: it may be NaN, which has a message of its own, or a number beyond its range."""
+    """Parse what orjson rejects: NaN, which has a specific message, or a number beyond its range."""
     try:
         return json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        raise LogError(f"no JSON ({reason_of(error)}). {forms}") from error
+        raise LogError(f"not valid JSON ({reason_of(error)}). {forms}") from error
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise LogError(f"holds {name}; allowed: finite numbers. Find out what wrote it and mend it there.")
+    raise LogError(f"holds {name}; allowed: finite numbers. Fix the program that wrote it.")

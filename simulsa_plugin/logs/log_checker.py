@@ -1,4 +1,4 @@
-"""What is odd about a log: counted line by line, told in one sentence for each kind."""
+"""Checks of a log: problems are counted line by line, with one warning for each kind."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from simulsa_plugin.errors import LogError
-from simulsa_plugin.logs.content_checks import Seconds, has_early_elapsed, has_special_token, has_subwords
+from simulsa_plugin.logs.content_checks import SecondsDetector, has_early_elapsed, has_special_token, has_subwords
 from simulsa_plugin.logs.reader import LineNumbers, Log
 from simulsa_plugin.logs.simuleval import without_end_mark
 from simulsa_plugin.metrics.records import (
@@ -23,59 +23,59 @@ _KINDS = {
     "non_monotone": "delays fall; scored as SimulEval does",
     "unit_mismatch": "the number of delays is not the number of units; scored by its delays, as SimulEval does",
     "unpaired_elapsed": "not one elapsed time per delay; _CA is scored by the times that are there",
-    "early_elapsed": "elapsed lies before the delay, so that computation would take less than no time; elapsed is in "
-    "milliseconds since the source began, computation included",
+    "early_elapsed": "elapsed is below the delay, a negative computation time; elapsed is in milliseconds since the "
+    "source began, computation included",
     "no_source_length": "no source_length; only ATD and StartOffset can be computed",
     "no_reference": "the reference is null; the length of the prediction is used, BLEU and chrF skip it",
-    "missing_reference": "no reference; read as an empty text, as SimulEval does (--references FILE gives them)",
-    "repeated_index": "the index was there before; every line is scored, SimulEval would keep the last",
-    "subwords": "subwords in the prediction (▁, Ġ, @@ or ##): they are not joined to words, and each counts as one",
+    "missing_reference": "no reference; read as an empty text, as SimulEval does (set them with --references FILE)",
+    "repeated_index": "repeated index; every line is scored, SimulEval would keep the last",
+    "subwords": "subwords in the prediction (▁, Ġ, @@ or ##): each counts as a word",
     "special_tokens": "a special token of a chat template in the prediction; it counts as a word, with its delay",
 }
 _WITHOUT_STRICT = "Fix the log, or score it without --strict."
 
 
 class LogChecker:
-    """Watches the records of a log as they pass.
+    """Checks the records of a log while they are read.
 
     Args:
         log: the log.
         unit: the latency unit that it is scored in.
-        strict: an odd line is an error at once.
+        strict: whether the first problem is an error.
     """
 
     def __init__(self, log: Log, unit: LatencyUnit, *, strict: bool = False) -> None:
         self._log, self._unit, self._strict = log, unit, strict
         self._lines = {kind: LineNumbers() for kind in _KINDS}
         self._lines |= {"missing_reference": log.missing_reference, "repeated_index": log.repeated_index}
-        self._fit = _UnitFit(log.path, unit)
-        self._seconds = Seconds()
+        self._unit_check = _UnitCheck(log.path, unit)
+        self._seconds = SecondsDetector()
 
     def checked_records(self) -> Iterator[EmissionRecord]:
-        """The records of the log, each looked at before it is passed on.
+        """Yield the records of the log after checking each.
 
         Raises:
-            LogError: the log cannot be read; the unit does not fit most of it; with `strict`, a line is odd.
+            LogError: the log cannot be read; the unit does not fit most lines; with `strict`, a line has a problem.
         """
         for number, record in enumerate(self._log.records(), 1):
             self._lines |= {
                 "missing_reference": self._log.missing_reference,
                 "repeated_index": self._log.repeated_index,
             }
-            self._look(number, record)
+            self._check(number, record)
             yield record
-        self._fit.check()
+        self._unit_check.check()
         if self._strict and (reason := self._seconds.reason()):
             raise LogError(f"{self._log.path}: {reason}. {_WITHOUT_STRICT}")
 
     def found(self) -> Mapping[str, LineNumbers]:
-        """Kind → the lines; kinds without a line are absent."""
+        """Return the lines of each kind of problem; kinds without a line are absent."""
         return {kind: lines for kind, lines in self._lines.items() if lines.count}
 
     def warnings(self) -> Iterator[str]:
-        """A sentence for each kind that was found."""
+        """Yield a warning for each kind of problem."""
         for kind, lines in self.found().items():
-            yield f"{self._log.path}, {_listed(lines)}: {_KINDS[kind]} ({kind}: {lines.count})"
+            yield f"{self._log.path}, {_list_lines(lines)}: {_KINDS[kind]} ({kind}: {lines.count})"
         if reason := self._seconds.reason():
             yield f"{self._log.path}: {reason}"
         if self._log.end_marks:
@@ -85,10 +85,10 @@ class LogChecker:
                 f"predictions ({self._log.form})"
             )
 
-    def _look(self, number: int, record: EmissionRecord) -> None:
-        self._fit.add(number, record)
+    def _check(self, number: int, record: EmissionRecord) -> None:
+        self._unit_check.add(number, record)
         self._seconds.add(record)
-        for kind, is_odd in (
+        for kind, has_problem in (
             ("non_monotone", is_non_monotone(record)),
             ("unit_mismatch", not fits_unit(record, self._unit)),
             ("unpaired_elapsed", has_unpaired_elapsed(record)),
@@ -98,7 +98,7 @@ class LogChecker:
             ("subwords", has_subwords(record)),
             ("special_tokens", has_special_token(self._without_kept_mark(record))),
         ):
-            if is_odd:
+            if has_problem:
                 self._lines[kind].add(number)
         if self._strict and (found := self.found()):
             kind, lines = next(iter(found.items()))
@@ -108,33 +108,33 @@ class LogChecker:
         return without_end_mark(record) if self._log.keeps_end_marks else record
 
 
-class _UnitFit:
-    """Whether a latency unit fits the lines that have a text and delays."""
+class _UnitCheck:
+    """Counts the lines that a latency unit fits, among those that have text and delays."""
 
     def __init__(self, path: Path, unit: LatencyUnit) -> None:
         self._path, self._unit = path, unit
-        self._telling = 0
+        self._checked = 0
         self._fitting = dict.fromkeys(LATENCY_UNITS, 0)
         self._unfit: tuple[int, EmissionRecord] | None = None
 
     def add(self, number: int, record: EmissionRecord) -> None:
         if not record.delays or not record.prediction.strip():
             return
-        self._telling += 1
+        self._checked += 1
         for unit in LATENCY_UNITS:
             self._fitting[unit] += fits_unit(record, unit)
         if self._unfit is None and not fits_unit(record, self._unit):
             self._unfit = number, record
 
     def check(self) -> None:
-        """Refuse a unit that does not fit most lines.
+        """Raise LogError where the unit does not fit most lines.
 
-        A lone line that fits no unit is let through: it proves nothing about the unit, only about itself.
+        A single line that fits no unit is accepted: it says nothing about the unit.
         """
-        unfit = self._telling - self._fitting[self._unit]
+        unfit = self._checked - self._fitting[self._unit]
         better = max(LATENCY_UNITS, key=self._fitting.__getitem__)
-        lone = self._telling == 1 and not self._fitting[better]
-        if self._unfit is None or 2 * unfit <= self._telling or lone:
+        lone = self._checked == 1 and not self._fitting[better]
+        if self._unfit is None or 2 * unfit <= self._checked or lone:
             return
         number, record = self._unfit
         advice = (
@@ -145,11 +145,11 @@ class _UnitFit:
         raise LogError(
             f"{self._path}, line {number}: {len(record.delays)} delays for "
             f"{count_units(record.prediction, self._unit)} units; the unit {self._unit} does not fit {unfit} of "
-            f"{self._telling} lines. {advice}"
+            f"{self._checked} lines. {advice}"
         )
 
 
-def _listed(lines: LineNumbers) -> str:
-    """Line numbers, the first dozen of them."""
+def _list_lines(lines: LineNumbers) -> str:
+    """List the line numbers, at most the first twelve."""
     more = f" and {lines.count - len(lines.first)} more" if lines.count > len(lines.first) else ""
     return f"line{'s' if lines.count > 1 else ''} {', '.join(map(str, lines.first))}{more}"

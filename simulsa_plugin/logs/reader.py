@@ -1,4 +1,4 @@
-"""Any log: its form is recognised, its records come one by one, and what is odd about it is counted."""
+"""Reads logs of any supported form: recognises the form, yields records, counts what SimulEval reads differently."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ _PARSERS: dict[str, Callable[[Mapping[str, Any], int], EmissionRecord]] = {
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """What a log does not say itself.
+    """What a log does not contain.
 
     Attributes:
-        references: a text file with one reference per line of the log (or per segment), in the place of its own.
+        references: a text file with one reference per line of the log (or per segment), which replaces those in it.
         segments: the YAML of a simulstream log's segments.
-        detokenizer: how a simulstream log's tokens make a text; None takes the one of the unit.
-        unit: word or char; only a simulstream log is read by it.
-        keep_end_marks: the end mark of a SimulEval 1.0 log, with its delay, stays a word of the prediction, as in
-            SimulEval 1.0 and OmniSTEval; no other form has any.
+        detokenizer: how to join a simulstream log's tokens; None for the one of the unit.
+        unit: latency unit; only a simulstream log depends on it.
+        keep_end_marks: keep the end mark of a SimulEval 1.0 log, with its delay, as a word of the prediction, as
+            SimulEval 1.0 and OmniSTEval do; other forms have none.
     """
 
     references: Path | None = None
@@ -48,7 +48,7 @@ class ReadOptions:
 
 @dataclass
 class LineNumbers:
-    """Numbers of lines: how many there are, and the first dozen."""
+    """Line numbers: their count, and the first twelve."""
 
     count: int = 0
     first: list[int] = field(default_factory=list)
@@ -61,14 +61,14 @@ class LineNumbers:
 
 
 class Log:
-    """A log that is read anew whenever its records are asked for; nothing of it is kept.
+    """A log, read again whenever its records are requested; they are not kept in memory.
 
     Attributes:
         path: the file.
         form: one of the forms' names.
-        keeps_end_marks: they stay words of a 1.0 log.
-        end_marks: predictions of a 1.0 log that have an end mark, which is left out with its delay, or kept. This and
-            what follows is known when the records have been read to their end.
+        keeps_end_marks: whether end marks of a 1.0 log are kept as words.
+        end_marks: predictions of a 1.0 log that have an end mark, removed with its delay, or kept. This and the
+            following attributes are complete once all records were read.
         missing_reference: lines without the key `reference`, which SimulEval reads as an empty text.
         repeated_index: lines whose index an earlier line had; SimulEval would keep only the last of them.
     """
@@ -85,11 +85,11 @@ class Log:
         if self._options.segments is not None and self.form != SIMULSTREAM:
             raise LogError(f"{path} is a log of {self.form}, whose lines are its segments. Leave --segments out.")
         self.keeps_end_marks = self._options.keep_end_marks and self.form == SIMULEVAL_1_0
-        self._forget()
+        self._reset_counts()
 
     @property
     def signatures(self) -> dict[str, str]:
-        """Whose clock the elapsed times are on, what cut recordings into segments, and end marks that are kept."""
+        """Which clock the elapsed times use, how recordings were segmented, and whether end marks are kept."""
         if self.form != SIMULSTREAM:
             kept = {"end_marks": "kept|as:SimulEval-1.0"} if self.keeps_end_marks else {}
             return {"CA": "clock:cumulative|as:SimulEval-1.1.4", **kept}
@@ -97,13 +97,13 @@ class Log:
         return clock if self._options.segments is None else clock | {"segments": simulstream.alignment_signature()}
 
     def records(self) -> Iterator[EmissionRecord]:
-        """The records in order; record i stands on line i + 1 (of a simulstream log: is segment i + 1).
+        """Yield the records in order; record i is on line i + 1 (of a simulstream log: is segment i + 1).
 
         Raises:
-            LogError: a line is not what it should be, or the references are not as many as the lines.
+            LogError: a line is malformed, or the number of references is not that of lines.
             MissingExtraError: a simulstream log has several segments in an audio, and the aligner is missing.
         """
-        self._forget()
+        self._reset_counts()
         records = self._simulstream() if self.form == SIMULSTREAM else self._lines()
         for number, record in enumerate(records, 1):
             if record.index in self._seen:
@@ -111,7 +111,7 @@ class Log:
             self._seen.add(record.index)
             yield record
 
-    def _forget(self) -> None:
+    def _reset_counts(self) -> None:
         self.end_marks = 0
         self.missing_reference, self.repeated_index = LineNumbers(), LineNumbers()
         self._seen: set[int] = set()
@@ -129,7 +129,7 @@ class Log:
             if record.elapsed and not measured:
                 record = dataclasses.replace(record, elapsed=None)
             if texts is not None:
-                record = dataclasses.replace(record, reference=self._next(texts, number))
+                record = dataclasses.replace(record, reference=self._next_reference(texts, number))
             elif "reference" not in row:
                 self.missing_reference.add(number)
             yield record
@@ -137,23 +137,23 @@ class Log:
             self._check_exhausted(texts, number)
 
     def _is_measured(self) -> bool:
-        """Whether some elapsed time is neither 0 nor its delay: so tools write where they measure nothing."""
-        late, heard = ("emission_ca", "emission_cu") if self.form == OMNISTEVAL else ("elapsed", "delays")
-        return any(_has_computation(row.get(late), row.get(heard)) for _, row in read_rows(self.path, READ_FORMS))
+        """Return whether an elapsed time is neither 0 nor its delay, which tools write where they measure nothing."""
+        elapsed, delays = ("emission_ca", "emission_cu") if self.form == OMNISTEVAL else ("elapsed", "delays")
+        return any(_has_computation(row.get(elapsed), row.get(delays)) for _, row in read_rows(self.path, READ_FORMS))
 
-    def _next(self, texts: Iterator[str], number: int) -> str:
+    def _next_reference(self, texts: Iterator[str], number: int) -> str:
         text = next(texts, None)
         if text is None:
             lines = sum(1 for _ in read_rows(self.path, READ_FORMS))
-            raise self._other_count(number - 1, lines)
+            raise self._count_mismatch(number - 1, lines)
         return text
 
     def _check_exhausted(self, texts: Iterable[str], lines: int) -> None:
         more = sum(1 for _ in texts)
         if more:
-            raise self._other_count(lines + more, lines)
+            raise self._count_mismatch(lines + more, lines)
 
-    def _other_count(self, references: int, lines: int) -> LogError:
+    def _count_mismatch(self, references: int, lines: int) -> LogError:
         return LogError(
             f"{self._options.references} holds {references} lines, {self.path} holds {lines}; "
             f"expected one reference per line of the log, in its order."
@@ -176,10 +176,10 @@ def _has_computation(elapsed: object, delays: object) -> bool:
 
 
 def read_references(path: Path) -> Iterator[str]:
-    r"""Lines of a text file, ended by \n or \r\n only: a reference may hold other separators.
+    r"""Yield the lines of a text file, ended by \n or \r\n only: a reference may contain other separators.
 
     Raises:
-        LogError: the file cannot be read or is no UTF-8.
+        LogError: the file cannot be read or is not UTF-8.
     """
     for number, line in enumerate(read_log_lines(path, "references", "Give a UTF-8 text file."), 1):
         try:
@@ -199,16 +199,16 @@ def _recognise_first(path: Path) -> str:
 
 
 def _recognise(row: Mapping[str, Any]) -> str:
-    """The form of a log by the keys of its first line."""
+    """Recognise the form of a log by the keys of its first line."""
     for key in simuleval.KEYS_OF_SPEECH:
         if key in row:
             raise LogError(f"a log of speech output (it has the key {key}); only text output is scored.")
     if any(key in row for key in simulstream.KEYS_OF_SIMULSTREAM):
         return SIMULSTREAM
     if any(key in row for key in omnisteval.KEYS_OF_OMNISTEVAL):
-        return OMNISTEVAL  # also where SimulEval's names stand beside them
+        return OMNISTEVAL  # even with SimulEval's keys beside them
     if "prediction" not in row and "delays" not in row:
         raise LogError(f"an unknown form (its keys: {abbreviated(list(row)[:8])}). {READ_FORMS}")
     if "delays" not in row and "docid" in row and "segid" in row:
-        return OMNISTEVAL  # its first segment is empty and so has no times
+        return OMNISTEVAL  # its first segment is empty and has no times
     return SIMULEVAL_1_0 if any(key in row for key in simuleval.KEYS_OF_1_0) else SIMULEVAL_1_1

@@ -1,4 +1,4 @@
-"""SimulEval's instances.log: read in its 1.0 and 1.1 forms, written as 1.1 writes it."""
+"""SimulEval's instances.log: read in its 1.0 and 1.1 forms, written in the 1.1 form."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def parse_simuleval_row(row: Mapping[str, Any], position: int) -> EmissionRecord
 
 
 def has_end_mark(record: EmissionRecord) -> bool:
-    """Whether the prediction ends with `</s>`."""
+    """Return whether the prediction ends with `</s>`."""
     return record.prediction.rstrip().endswith(END_MARK)
 
 

@@ -1,10 +1,10 @@
-"""simulstream's JSONL: what was deleted and generated at every step, in the order of the clock.
+"""simulstream's JSONL: the deleted and generated tokens of every step, in the order of time.
 
-A line `{"id": …, "metadata": {"wav_name": …}}` names an audio, lines without an id (the first one holds the time that
-the model took to load) are passed over, every other line is a step of an audio. The delay of a unit is that of the
-last step that wrote or changed it, and its elapsed time has the computation of that step alone.
-Source: simulstream 1.0.0, metrics/readers.py. References and segments come in files of their own. Unlike there, audios
-are told apart by their whole name: `a/1.wav` and `b/1.wav` are two.
+A line `{"id": …, "metadata": {"wav_name": …}}` names an audio, lines without an id (the first one holds the loading
+time of the model) are skipped, every other line is a step of an audio. The delay of a unit is that of the last step
+that wrote or changed it, and its elapsed time includes the computation of that step alone.
+Source: simulstream 1.0.0, metrics/readers.py. References and segments are in separate files. Unlike there, audios are
+identified by their whole name: `a/1.wav` and `b/1.wav` are different.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Detokenize = Callable[[list[str]], str]
 
 @dataclass(frozen=True)
 class Event:
-    """One step: seconds of audio heard, seconds of computation, and what it deleted and generated, in tokens."""
+    """One step: seconds of audio received, seconds of computation, deleted and generated tokens."""
 
     audio_seconds: float
     compute_seconds: float
@@ -49,7 +49,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Segment:
-    """A part of an audio that has a reference of its own: the audio's name, and seconds."""
+    """A part of an audio with a reference: the audio's name, and seconds."""
 
     audio: str
     offset: float
@@ -58,7 +58,7 @@ class Segment:
 
 @dataclass
 class Screen:
-    """What an audio's events left on the screen, with the times of its units in milliseconds."""
+    """The displayed text after the events of an audio, with the times of its units in milliseconds."""
 
     tokens: list[str] = field(default_factory=list)
     units: list[str] = field(default_factory=list)
@@ -66,30 +66,30 @@ class Screen:
     delays: list[float] = field(default_factory=list)
     elapsed: list[float] = field(default_factory=list)
     erased: int = 0
-    heard_ms: float = 0.0
+    received_ms: float = 0.0
     computed: float = 0.0
 
     def add(self, event: Event, unit: LatencyUnit, detokenize: Detokenize) -> None:
         """Apply an event.
 
         Raises:
-            LogError: what it deletes does not stand at the end.
+            LogError: the deleted tokens are not the last ones.
         """
         kept = len(self.tokens) - len(event.deleted)
         if list(event.deleted) != self.tokens[max(0, kept) :] or kept < 0:
             raise LogError(
-                f"deleted_tokens are {abbreviated(list(event.deleted))}, which is not how the tokens before them end."
+                f"deleted_tokens are {abbreviated(list(event.deleted))}; expected the last tokens before this step."
             )
-        self.heard_ms = _milliseconds(event.audio_seconds)
+        self.received_ms = _milliseconds(event.audio_seconds)
         self.computed += abs(event.compute_seconds)
         before = self.units
         if event.deleted:
-            self._show(self.tokens[:kept], unit, detokenize, event)
-        self._show(self.tokens + list(event.generated), unit, detokenize, event)
+            self._display(self.tokens[:kept], unit, detokenize, event)
+        self._display(self.tokens + list(event.generated), unit, detokenize, event)
         self.erased += erasure(before, self.units)
 
-    def _show(self, tokens: list[str], unit: LatencyUnit, detokenize: Detokenize, event: Event) -> None:
-        """Show other tokens. Units keep their times, but the last word that stays may have been changed."""
+    def _display(self, tokens: list[str], unit: LatencyUnit, detokenize: Detokenize, event: Event) -> None:
+        """Display other tokens. Units keep their times, but the last word that is kept may have changed."""
         now = _milliseconds(event.audio_seconds)
         late = _milliseconds(event.audio_seconds + event.compute_seconds)
         text = detokenize(tokens)
@@ -103,26 +103,26 @@ class Screen:
 
 
 def read_screens(path: Path, unit: LatencyUnit, detokenize: Detokenize) -> dict[str, Screen]:
-    """What every audio ended with, in the order of the log: its name → screen.
+    """Read the final state of every audio: its name → screen, in the order of the log.
 
     Raises:
-        LogError: the log cannot be read, or a line is not what one of simulstream's is.
+        LogError: the log cannot be read, or a line is malformed.
     """
     names: dict[Any, str] = {}
     screens: dict[str, Screen] = {}
     for number, row in read_rows(path, EXPECTED_LINES):
         if "metadata" in row:
             names[_identity(row)] = name = on_line(path, number, _audio_name, row, screens)
-            screens.setdefault(name, Screen())  # one that is never heard of again was silent, not absent
+            screens.setdefault(name, Screen())  # an audio without events has an empty translation
         else:
             on_line(path, number, _add_line, row, names, screens, unit, detokenize)
     if not screens:
-        raise LogError(f"{path} holds no audio. {EXPECTED_LINES}")
+        raise LogError(f"{path} has no metadata line. {EXPECTED_LINES}")
     return screens
 
 
 def check_not_subwords(path: Path, screens: Collection[Screen]) -> None:
-    """Refuse tokens that are subwords where none of the detokenizers was chosen for them.
+    """Raise LogError where tokens are subwords.
 
     Raises:
         LogError: ▁, SentencePiece's space, stands in most texts.
@@ -136,20 +136,22 @@ def check_not_subwords(path: Path, screens: Collection[Screen]) -> None:
 
 
 def read_segments(path: Path) -> list[Segment]:
-    """The segments of a YAML file: a list of {wav, offset, duration}, seconds.
+    """Read the segments of a YAML file: a list of {wav, offset, duration}, seconds.
 
     Raises:
         LogError: the file cannot be read, or an entry lacks one of them.
     """
     try:
         entries = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # a date that is none is a ValueError
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # an invalid date is a ValueError
         reason = abbreviated(" ".join(reason_of(error).split()))
         raise LogError(
             f"Cannot read the segments {path}: {reason}. Give a YAML list of wav, offset and duration."
         ) from error
     if not isinstance(entries, list) or not entries:
-        raise LogError(f"{path} holds no list; expected one of wav, offset and duration, as simulstream reads it.")
+        raise LogError(
+            f"{path} does not hold a list; expected a YAML list of wav, offset and duration, as for simulstream."
+        )
     return [_on_entry(path, number, entry) for number, entry in enumerate(entries, 1)]
 
 
@@ -159,14 +161,14 @@ def to_records(
     references: Sequence[str] | None,
     unit: LatencyUnit,
 ) -> Iterator[EmissionRecord]:
-    """One record per segment, or per audio where there are no segments.
+    """Make one record per segment, or per audio where there are no segments.
 
     Where an audio has several segments, or its segment starts within it, all records are segments of recordings: they
     have a `recording_end`, that of the recording's last segment, as OmniSTEval 0.1.10 takes it for LongYAAL.
 
     Args:
         screens: as `read_screens` gives them.
-        segments: None takes every audio as one segment, as long as what was heard of it.
+        segments: None for one segment per audio, as long as the received audio.
         references: one per segment, or per audio; None where there are none.
         unit: word or char.
 
@@ -176,7 +178,7 @@ def to_records(
         MissingExtraError: an audio of several segments needs the aligner.
     """
     if segments is None:
-        segments = [Segment(name, 0.0, screen.heard_ms / 1000) for name, screen in screens.items()]
+        segments = [Segment(name, 0.0, screen.received_ms / 1000) for name, screen in screens.items()]
     if references is not None and len(references) != len(segments):
         raise LogError(f"There are {len(references)} references for {len(segments)} segments; expected one for each.")
     texts: Sequence[str | None] = references if references is not None else [None] * len(segments)
@@ -185,7 +187,7 @@ def to_records(
     for index, segment in enumerate(segments):
         by_audio.setdefault(audios[segment.audio], []).append(index)
     long_form = len(by_audio) < len(segments) or any(segment.offset for segment in segments)
-    # The form has no way to leave the computation out: nothing but zeros says that it was not measured.
+    # The form always has computation times: all zeros means that they were not measured.
     measured = any(screen.computed for screen in screens.values())
     found: dict[int, EmissionRecord] = {}
     for name, indexes in by_audio.items():
@@ -206,7 +208,7 @@ def to_records(
 
 
 def alignment_signature() -> str:
-    """What cuts the text of a recording into those of its segments: OmniSTEval's LongYAAL has its own aligner."""
+    """Return the signature of the aligner; OmniSTEval's LongYAAL uses another one."""
     try:
         version = f"-{metadata.version('mweralign')}"
     except metadata.PackageNotFoundError:  # no audio had several segments
@@ -215,14 +217,14 @@ def alignment_signature() -> str:
 
 
 def make_detokenizer(name: str) -> Detokenize:
-    """Tokens to text.
+    """Make a function from tokens to text.
 
     Args:
         name: word (joined by spaces), char (joined), spm (joined, ▁ is a space), or a folder with the
             tokenizer.json of a model.
 
     Raises:
-        UsageError: it is none of these.
+        UsageError: the name is unknown, or the folder has no such file.
     """
     if name == "word":
         return " ".join
@@ -238,15 +240,15 @@ def make_detokenizer(name: str) -> Detokenize:
 def write_simulstream_log(
     folder: Path, sessions: Iterable[tuple[EmissionRecord, Sequence[Event]]], unit: LatencyUnit
 ) -> int:
-    """Write all that simulstream needs to score: the log, its segments, references, and the configuration.
+    """Write what simulstream needs to score: the log, segments, references, and the configuration.
 
     Args:
-        folder: is made.
+        folder: created if missing.
         sessions: records, and the events of each; the tokens are units.
         unit: word or char.
 
     Returns:
-        How many were written.
+        The number of records.
 
     Raises:
         LogError: a record has no reference or no length, which simulstream cannot score.
@@ -262,14 +264,14 @@ def write_simulstream_log(
     ):
         for count, (record, events) in enumerate(sessions, 1):
             _check_writable(record, count)
-            name = f"{count - 1:08d}.wav"  # names of audio may repeat, and simulstream tells them apart by it
+            name = f"{count - 1:08d}.wav"  # simulstream identifies audios by name, and ours may repeat
             log.write(json.dumps({"id": count, "metadata": {"wav_name": name}}) + "\n")
             log.writelines(
                 json.dumps(_to_row(count, event), ensure_ascii=False, allow_nan=False) + "\n" for event in events
             )
             segment = {"wav": name, "offset": 0.0, "duration": (record.source_length or 0.0) / 1000}
             segments.write(f"- {json.dumps(segment)}\n")
-            references.write(" ".join((record.reference or "").splitlines()).strip() + "\n")  # one line, as read back
+            references.write(" ".join((record.reference or "").splitlines()).strip() + "\n")  # one line each
     with replacing(folder / CONFIG, "w") as config:
         config.write(f"detokenizer_type: simuleval\nlatency_unit: {unit}\n")
     return count
@@ -281,33 +283,32 @@ def _identity(row: Mapping[str, Any]) -> Any:
 
 
 def _audio_name(row: Mapping[str, Any], screens: Mapping[str, Screen]) -> str:
-    told = row["metadata"]
-    name = told.get("wav_name") if isinstance(told, dict) else None
+    described = row["metadata"]
+    name = described.get("wav_name") if isinstance(described, dict) else None
     if not isinstance(name, str):
-        raise LogError(f"metadata is {abbreviated(told)}; expected an object with wav_name.")
-    if name in screens and screens[name].heard_ms:
+        raise LogError(f"metadata is {abbreviated(described)}; expected an object with wav_name.")
+    if name in screens and screens[name].received_ms:
         raise LogError(
-            f"the audio {name} was there before: the log holds it twice, as after a second run that was "
-            f"added to the file. Keep the lines of one run."
+            f"the audio {name} is repeated, as after a second run that appended to the file. Keep the lines of one run."
         )
     return name
 
 
 def _find_audios(wanted: Sequence[str], names: Sequence[str]) -> dict[str, str]:
-    """The log's audio for each that the segments name; folders and suffix may differ where it is clear which is meant.
+    """Find the log's audio for each name in the segments; folders and suffix may differ where the match is unambiguous.
 
     Raises:
-        LogError: an audio is not in the log, or it could be several, or is another one's as well.
+        LogError: an audio is not in the log, or matches several, or two match the same.
     """
     exact, alike = set(names), dict[str, list[str]]()
     for name in names:
-        alike.setdefault(_bare(name), []).append(name)
-    missing = [audio for audio in wanted if audio not in exact and _bare(audio) not in alike]
+        alike.setdefault(_stem(name), []).append(name)
+    missing = [audio for audio in wanted if audio not in exact and _stem(audio) not in alike]
     if missing:
         raise LogError(f"The log has no audio named {missing[0]}; the segments name {len(missing)} that are not in it.")
     found, taken = {}, dict[str, str]()
     for audio in wanted:
-        found[audio] = name = audio if audio in exact else _most_alike(audio, alike[_bare(audio)])
+        found[audio] = name = audio if audio in exact else _most_similar(audio, alike[_stem(audio)])
         if taken.setdefault(name, audio) != audio:
             raise LogError(
                 f"The segments name {taken[name]} and {audio}; the log has only {name} for both. "
@@ -316,11 +317,11 @@ def _find_audios(wanted: Sequence[str], names: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _most_alike(audio: str, names: Sequence[str]) -> str:
-    """The one of the names that shares most with an audio's."""
-    likeness = [_likeness(audio, name) for name in names]
-    most = max(likeness)
-    best = [name for name, one in zip(names, likeness, strict=True) if one == most]
+def _most_similar(audio: str, names: Sequence[str]) -> str:
+    """Find the name that is most similar to an audio's."""
+    similarities = [_similarity(audio, name) for name in names]
+    most = max(similarities)
+    best = [name for name, one in zip(names, similarities, strict=True) if one == most]
     if len(best) > 1:
         raise LogError(
             f"The segments name {audio}, which may be {best[0]} or {best[1]} of the log. Name it there as the log does."
@@ -328,18 +329,18 @@ def _most_alike(audio: str, names: Sequence[str]) -> str:
     return best[0]
 
 
-def _bare(name: str) -> str:
-    """The name of an audio without folders and suffix; what follows a dot is no suffix unless audio has such.
+def _stem(name: str) -> str:
+    """Strip folders and the suffix from the name of an audio; only suffixes of audio files are suffixes.
 
-    >>> _bare("a/talk.v1.wav"), _bare("talk.v1")
+    >>> _stem("a/talk.v1.wav"), _stem("talk.v1")
     ('talk.v1', 'talk.v1')
     """
     path = PurePath(name)
     return path.stem if path.suffix.lower() in AUDIO_SUFFIXES else path.name
 
 
-def _likeness(one: str, other: str) -> tuple[int, bool]:
-    """How many folders above are the same, and whether the suffix is."""
+def _similarity(one: str, other: str) -> tuple[int, bool]:
+    """Return how many parent folders are equal, and whether the suffix is."""
     first, second = PurePath(one), PurePath(other)
     pairs = zip(reversed(first.parts[:-1]), reversed(second.parts[:-1]), strict=False)
     return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)), first.name == second.name
@@ -353,7 +354,7 @@ def _add_line(
     detokenize: Detokenize,
 ) -> None:
     if "id" not in row:
-        return  # simulstream reads such lines over, too
+        return  # skipped by simulstream as well
     if _identity(row) not in names:
         raise LogError(f"id {abbreviated(row['id'])} has no metadata line before it.")
     event = Event(
@@ -375,7 +376,7 @@ def _on_entry(path: Path, number: int, entry: object) -> Segment:
 
 
 def _seconds(key: str, row: Mapping[str, Any]) -> float:
-    """Seconds under a key: finite, none negative."""
+    """Return the seconds under a key: finite, not negative."""
     seconds = to_number(key, row.get(key), "seconds")
     if not 0 <= seconds <= LONGEST_MS / 1000:
         raise LogError(f"{key} is {seconds:g}; allowed: seconds, 0 or more.")
@@ -383,9 +384,9 @@ def _seconds(key: str, row: Mapping[str, Any]) -> float:
 
 
 def _milliseconds(seconds: float) -> float:
-    """Seconds as milliseconds, to a nanosecond.
+    """Convert seconds to milliseconds, rounded to a nanosecond.
 
-    What is beyond is an error of sums and products of floats, which would be a token of the source to ATD.
+    ATD would count a rounding error of float arithmetic as a token of the source.
 
     >>> _milliseconds(16.1), 16.1 * 1000
     (16100.0, 16100.000000000002)
@@ -394,7 +395,7 @@ def _milliseconds(seconds: float) -> float:
 
 
 def _units(text: str, unit: LatencyUnit) -> list[str]:
-    """As simulstream splits: at spaces only; all characters."""
+    """Split as simulstream does: at spaces only, or into all characters."""
     return [word for word in text.split(" ") if word] if unit == "word" else list(text)
 
 
@@ -406,20 +407,22 @@ def _records_of_audio(
     unit: LatencyUnit,
     measured: bool,
 ) -> dict[int, EmissionRecord]:
-    """Records of one audio by the index of their segment; what was erased is counted on the first."""
+    """Make the records of an audio, by the index of their segment; erased units are counted on the first."""
     texts = _texts_of_segments(name, screen, [references[index] for index in segments], unit)
     records, start, erased = {}, 0, screen.erased
     for (index, segment), text in zip(segments.items(), texts, strict=True):
         end = start + len(_units(text, unit))
-        blank = common_prefix(text, " " * len(text)) if unit == "char" else 0  # it has delays, and no unit of ours
-        bare = slice(start + blank, end - (len(text) - len(text.rstrip()) if unit == "char" and text.strip() else 0))
+        blank = common_prefix(text, " " * len(text)) if unit == "char" else 0  # simulstream gives white space delays
+        stripped = slice(
+            start + blank, end - (len(text) - len(text.rstrip()) if unit == "char" and text.strip() else 0)
+        )
         shift = _milliseconds(segment.offset)
         records[index] = EmissionRecord(
             index,
             text.strip(),
             references[index],
-            tuple(round(delay - shift, 6) for delay in screen.delays[bare]),
-            tuple(round(time - shift, 6) for time in screen.elapsed[bare]) if measured else None,
+            tuple(round(delay - shift, 6) for delay in screen.delays[stripped]),
+            tuple(round(time - shift, 6) for time in screen.elapsed[stripped]) if measured else None,
             _milliseconds(segment.duration),
             name,
             erased,
@@ -429,28 +432,28 @@ def _records_of_audio(
 
 
 def _texts_of_segments(name: str, screen: Screen, references: Sequence[str | None], unit: LatencyUnit) -> list[str]:
-    """What was written of each segment of an audio."""
+    """Divide the text of an audio among its segments."""
     if len(references) == 1:
         return [screen.text]
     if None in references:
         raise LogError(
-            f"The audio {name} has {len(references)} segments and no references, which tell where each "
-            f"begins in the text. Give --references FILE, one line per segment."
+            f"The audio {name} has {len(references)} segments and no references, which are needed to align "
+            f"its text. Give --references FILE, one line per segment."
         )
     known = [reference or "" for reference in references]
     filled = max((number for number, reference in enumerate(known, 1) if reference.strip()), default=1)
-    # the aligner has no line for an empty reference that ends its input: nothing was said there
+    # the aligner returns no line for empty references at the end
     parts = _align(screen.text, known[:filled], unit) if filled > 1 else [screen.text]
     if len(parts) != filled or sum(len(_units(part, unit)) for part in parts) != len(screen.units):
         raise LogError(
             f"The text of the audio {name} cannot be aligned with its {len(references)} references: "
-            f"{len(parts)} parts, and not the same units. Line breaks in tokens or references do that."
+            f"{len(parts)} parts, or different units. Check for line breaks in tokens or references."
         )
     return parts + [""] * (len(known) - filled)
 
 
 def _align(text: str, references: Sequence[str], unit: LatencyUnit) -> list[str]:
-    """A long text in as many parts as there are references, by the aligner that simulstream uses."""
+    """Divide a long text into one part per reference, with simulstream's aligner."""
     try:
         from mweralign import mweralign
         from mweralign.segmenter import CJSegmenter
@@ -467,13 +470,13 @@ def _align(text: str, references: Sequence[str], unit: LatencyUnit) -> list[str]
 
 
 def _load_tokenizer(folder: Path) -> Detokenize:
-    """What `convert_tokens_to_string` of transformers' fast tokenizers does, without loading transformers."""
+    """Make the `convert_tokens_to_string` of transformers' fast tokenizers, without loading transformers."""
     from tokenizers import Tokenizer
 
     try:
         decoder = Tokenizer.from_file(str(folder / "tokenizer.json")).decoder
     except Exception as error:  # the library raises nothing more precise
-        raise UsageError(f"--detokenizer: {folder} holds no tokenizer.json that can be read ({error}).") from error
+        raise UsageError(f"--detokenizer: cannot read a tokenizer.json in {folder} ({error}).") from error
     return " ".join if decoder is None else decoder.decode
 
 

@@ -1,4 +1,4 @@
-"""`steps.jsonl`: what a session showed and had committed after every step."""
+"""`steps.jsonl`: the displayed and the committed text of a session after every step."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ STEPS = "steps.jsonl"
 
 
 def read_sessions(paths: Iterable[Path]) -> Iterator[tuple[str, list[ShownStep]]]:
-    """(id, steps) of every utterance, from files of steps in order.
+    """Yield (id, steps) of every utterance, from files of steps in order.
 
     Raises:
-        LogError: a row is not one of ours.
+        LogError: a row lacks a key.
         StorageError: a file cannot be read.
     """
     for path in paths:

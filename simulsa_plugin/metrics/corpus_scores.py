@@ -1,6 +1,6 @@
 """Scores of a corpus of emission records: every value with its counts and its signature.
 
-Records are added one by one and not kept: what stays is a number per instance and metric.
+Records are added one by one and not kept: only a number per instance and metric is.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ METRICS = (*SENTENCE_METRICS, *RATIO_METRICS)
 
 @dataclass(frozen=True)
 class CorpusScores:
-    """What `score` reports.
+    """The result of `simulsa-eval score`.
 
     Attributes:
         corpus: metric → mean, or corpus score for BLEU and chrF, or ratio of sums for SWF, EFSW and NE; None where
             nothing was measured. Milliseconds; AP and NE are ratios; SWF and EFSW percent; BLEU and chrF 0…100.
         percentiles: latency → p50 and p90 over the instances.
-        degenerate: OmniSTEval's verdict on the policy, see `metrics.degeneracy`; None where it has none.
+        degenerate: whether OmniSTEval's test finds the policy degenerate, see `metrics.degeneracy`; None if untestable.
         counts: instances; empty (nothing emitted); skipped {metric: instances without a value, the empty included};
             dropped {YAAL…: instances not empty that wrote nothing before the source ended}; non_monotone;
             unit_mismatch; unpaired_elapsed; no_reference; text_source (the source is text, and latencies are in its
@@ -74,7 +74,7 @@ class CorpusScores:
     sentences: dict[str, list[float | None]] | None = field(default=None, repr=False)
 
     def as_json(self) -> dict[str, Any]:
-        """The JSON object of `simulsa-eval score`."""
+        """Return the JSON object of `simulsa-eval score`."""
         scores = {
             "corpus": self.corpus,
             "percentiles": self.percentiles,
@@ -88,7 +88,7 @@ class CorpusScores:
 
 
 class CorpusScorer:
-    """Scores records as they come.
+    """Scores a stream of records.
 
     Args:
         measure: how latency is counted.
@@ -140,7 +140,7 @@ class CorpusScorer:
         self._count_dropped(record, (plain["YAAL"], aware["YAAL"], same["YAAL"]))
 
     def scores(self, bootstrap: Bootstrap | None = None) -> CorpusScores:
-        """The scores of all records that were added.
+        """Compute the scores of all records that were added.
 
         Args:
             bootstrap: how to resample for intervals; only with `keep`.
@@ -159,7 +159,7 @@ class CorpusScorer:
         )
 
     def statistics(self) -> Statistics:
-        """What can be resampled: all that the corpus scores are made of, per record."""
+        """Return the statistics of each record, from which the corpus scores of a resample are computed."""
         ratios = {
             name: (self._terms.values(f"{name} {_TERMS[0]}") * _scale(name), self._terms.values(f"{name} {_TERMS[1]}"))
             for name in RATIO_METRICS
@@ -187,7 +187,7 @@ class CorpusScorer:
         return 0 < self._counts["instances"] == self._counts["text_source"]
 
     def _count_dropped(self, record: EmissionRecord, yaal: tuple[float | None, ...]) -> None:
-        """YAAL leaves out who wrote nothing before the end; what it cannot compute at all is skipped, not dropped."""
+        """Count instances that YAAL drops, as they wrote nothing before the end; others without YAAL are skipped."""
         if not record.source_length:
             return
         elapsed = record.elapsed or ()
@@ -213,7 +213,7 @@ def score_records(
     sentences: bool = False,
     bootstrap: Bootstrap | None = None,
 ) -> CorpusScores:
-    """Score a corpus: BLEU, chrF, latencies with their computation-aware twins, and what it says of the policy.
+    """Score a corpus: BLEU, chrF, latencies with their computation-aware counterparts, normalised erasure, degeneracy.
 
     Args:
         records: one per utterance, in the order of the log.
@@ -224,7 +224,7 @@ def score_records(
         bootstrap: also give intervals.
 
     Returns:
-        Means over the records that have a value; `counts` says how many have none.
+        Means over the records that have a value; `counts` has how many have none.
 
     Raises:
         UsageError: unknown unit or tokenizer.

@@ -1,4 +1,4 @@
-"""Quality over latency as a curve: the best cells, interpolated between, compared where both curves exist."""
+"""Quality over latency as a curve: the Pareto frontier of a system's cells, linearly interpolated."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from simulsa_plugin.metrics.arrays import FloatArray
 
 @dataclass(frozen=True)
 class Curve:
-    """The cells of a system that no faster cell equals, joined by straight lines.
+    """The Pareto frontier of a system's cells, joined by straight lines.
 
     Attributes:
         latencies: milliseconds, rising strictly, shape (points,).
@@ -23,12 +23,12 @@ class Curve:
     qualities: FloatArray
 
     def at(self, latencies: FloatArray | float) -> FloatArray:
-        """Interpolated quality; only meaningful within the curve's range."""
+        """Interpolate the quality at latencies within the curve's range."""
         return np.asarray(np.interp(latencies, self.latencies, self.qualities))
 
 
 def frontier(points: Iterable[tuple[float, float]]) -> Curve:
-    """The curve through the (latency, quality) points that no point of lower or equal latency reaches in quality.
+    """Keep the (latency, quality) points whose quality no point of lower or equal latency reaches.
 
     >>> frontier([(900.0, 20.0), (500.0, 10.0), (700.0, 5.0)]).latencies.tolist()
     [500.0, 900.0]
@@ -41,7 +41,7 @@ def frontier(points: Iterable[tuple[float, float]]) -> Curve:
 
 
 def common_range(first: Curve, second: Curve) -> tuple[float, float] | None:
-    """Latencies that both curves cover; None where they share no more than a point.
+    """Return the range of latencies that both curves cover; None where they share at most a point.
 
     >>> common_range(frontier([(1, 1), (3, 3)]), frontier([(2, 1), (4, 2)]))
     (2.0, 3.0)
@@ -54,7 +54,7 @@ def common_range(first: Curve, second: Curve) -> tuple[float, float] | None:
 
 
 def area_between(baseline: Curve, other: Curve, low: float, high: float) -> float:
-    """∫ (other − baseline) over latency from low to high: exact, as both are straight between knots.
+    """Integrate (other − baseline) over latency from low to high; exact, as both are linear between knots.
 
     Args:
         baseline: a curve that covers [low, high].

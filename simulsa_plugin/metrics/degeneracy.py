@@ -1,4 +1,4 @@
-"""Did the system translate while the source went on, or does a small latency only hide that it waited?
+"""OmniSTEval's test for degenerate policies: does a low latency hide that the system waited for the end of the source?
 
 SWF is the share of all units that were written before their source ended. EFSW is the share that a system with that
 YAAL would write if it kept its pace. A system that waits for the end but for a few units has a small YAAL and few
@@ -13,7 +13,7 @@ DEGENERACY_POINTS = 20.0  # percentage points between SWF and EFSW above which O
 
 
 def simultaneous_units(delays: Sequence[float], source_length: float) -> int:
-    """Units written before the source ended; SWF is their sum over a corpus, divided by all units.
+    """Count the units written before the source ended; SWF is their sum over a corpus, divided by all units.
 
     >>> simultaneous_units([500.0, 2000.0], 2000.0)
     1
@@ -22,7 +22,7 @@ def simultaneous_units(delays: Sequence[float], source_length: float) -> int:
 
 
 def expected_milliseconds(yaal: float, source_length: float) -> float:
-    """Source left when a system of that YAAL begins; EFSW is its sum over a corpus, divided by all source.
+    """Compute the source left when a system of that YAAL begins; EFSW is its sum over a corpus, divided by all source.
 
     >>> expected_milliseconds(500.0, 2000.0), expected_milliseconds(3000.0, 2000.0)
     (1500.0, 0.0)

@@ -1,9 +1,9 @@
-"""What was shown step by step, to delays of units: three delays, and three clocks of computation.
+"""Delays of units from the steps of a session: three definitions of delay, three clocks of computation.
 
-- `committed`, the headline: the audio heard at the first step whose committed text holds the unit whole and cannot
-  extend it: a word also needs the space after it, or the end. From then on a reader can rely on it.
+- `committed`, the headline: the audio received by the first step whose committed text holds the unit whole and cannot
+  extend it: a word also needs the space after it, or the end. From then on the unit is final.
 - `first_stable`: the first step from which on every shown text holds the unit, and all before it, as the final text
-  does. From then on a reader sees it, without knowing that it will stay.
+  does. From then on the unit is displayed, though the system may not have committed to it.
 - `last_written`: the last step that wrote the unit; what is taken back and written again the same is written.
 
 first_stable ≤ last_written ≤ committed. Which step it was is all that differs, so that every clock can time each.
@@ -30,11 +30,11 @@ class ShownStep:
     """One step of a session in text.
 
     Attributes:
-        audio_ms: milliseconds of source heard.
-        shown: the text on the screen.
+        audio_ms: milliseconds of source received.
+        shown: the displayed text.
         committed: the part of it that will not change, white space at its end included.
-        finished: the whole utterance has been heard.
-        compute_ms: milliseconds that the step took; None where it was not measured, or the step only read.
+        finished: whether this is the last step, with the whole utterance.
+        compute_ms: milliseconds that the step took; None where it was not measured, or nothing was generated.
         truncated: the limit on new tokens came before the end of turn.
     """
 
@@ -49,7 +49,7 @@ class ShownStep:
 def emission_record(
     steps: Sequence[ShownStep], index: int, reference: str | None, source: str, unit: LatencyUnit
 ) -> EmissionRecord:
-    """The record of a finished session: committed delays, and SimulEval's elapsed times where it was measured.
+    """Make the record of a finished session: committed delays, and SimulEval's elapsed times where measured.
 
     Args:
         steps: of the session.
@@ -72,15 +72,15 @@ def emission_record(
 
 
 def unit_delays(steps: Sequence[ShownStep], unit: LatencyUnit, kind: DelayKind) -> list[float]:
-    """Return a delay of each unit of the final text, milliseconds of source heard."""
+    """Return the delay of each unit of the final text, milliseconds of source."""
     return [steps[index].audio_ms for index in unit_steps(steps, unit, kind)]
 
 
 def elapsed_times(steps: Sequence[ShownStep], unit: LatencyUnit, clock: Clock) -> tuple[float, ...]:
-    """When each unit was committed on a clock, milliseconds; the steps must be measured.
+    """Return when each unit was committed on a clock, milliseconds; the steps must be measured.
 
-    - `cumulative`, SimulEval's: the audio heard, and all computation so far, as if none ran while audio came in.
-    - `per_step`, simulstream's: the audio heard, and the computation of that step, as if each step found the machine
+    - `cumulative`, SimulEval's: the audio received, and all computation so far, as if none ran while audio came in.
+    - `per_step`, simulstream's: the audio received, and the computation of that step, as if each step found the machine
       free.
     - `queue`: a step starts when its audio has arrived *and* the step before it is done. This is what a user waits.
     """
@@ -104,16 +104,16 @@ def unit_steps(steps: Sequence[ShownStep], unit: LatencyUnit, kind: DelayKind) -
     final = split_units(steps[-1].shown, unit)
     shown = [common_prefix(split_units(step.shown, unit), final) for step in steps]
     if kind == "first_stable":
-        return _reached(_from_then_on(shown), len(final))
+        return _first_steps(_lasting_counts(shown), len(final))
     if kind == "last_written":
         kept = [common_prefix(split_units(step.committed, unit), final) for step in steps]
-        return _reached(_from_then_on(map(min, shown, kept)), len(final))
+        return _first_steps(_lasting_counts(map(min, shown, kept)), len(final))
     whole = (common_prefix(complete_units(step.committed, unit, step.finished), final) for step in steps)
-    return _reached(itertools.accumulate(whole, max), len(final))
+    return _first_steps(itertools.accumulate(whole, max), len(final))
 
 
 def split_units(text: str, unit: LatencyUnit) -> list[str]:
-    """Words by white space, or characters of the stripped text.
+    """Split a text into words at white space, or into characters after stripping.
 
     >>> split_units(" guten Tag ", "word"), split_units("你好 ", "char")
     (['guten', 'Tag'], ['你', '好'])
@@ -122,7 +122,7 @@ def split_units(text: str, unit: LatencyUnit) -> list[str]:
 
 
 def complete_units(text: str, unit: LatencyUnit, finished: bool) -> list[str]:
-    """The units that no further token can extend.
+    """Return the units that no further token can extend.
 
     >>> complete_units("guten Ta", "word", False), complete_units("guten Ta ", "word", False)
     (['guten'], ['guten', 'Ta'])
@@ -137,13 +137,13 @@ def complete_units(text: str, unit: LatencyUnit, finished: bool) -> list[str]:
     return words if text[-1:].isspace() else words[:-1]
 
 
-def _from_then_on(counts: Iterable[int]) -> list[int]:
-    """Units that are there at each step and at all later ones."""
+def _lasting_counts(counts: Iterable[int]) -> list[int]:
+    """Return the number of units that are present at each step and at all later ones."""
     return list(itertools.accumulate(reversed(list(counts)), min))[::-1]
 
 
-def _reached(counts: Iterable[int], total: int) -> list[int]:
-    """The first step at which each of the units is there; the counts never fall."""
+def _first_steps(counts: Iterable[int], total: int) -> list[int]:
+    """Return the first step at which each unit is present, from counts that never fall."""
     found: list[int] = []
     for index, count in enumerate(counts):
         found += [index] * (min(count, total) - len(found))

@@ -1,4 +1,4 @@
-"""What is measured on one emission record, and how it is counted."""
+"""Latencies and ratio terms of one emission record."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ class Measure:
         check_unit(self.unit)
 
     def target_length(self, record: EmissionRecord, times: Sequence[float], *, stripped: bool = False) -> int:
-        """Y of the formulas; `stripped` drops the white space around the reference first, as OmniSTEval does."""
+        """Return Y of the formulas; `stripped` strips the reference first, as OmniSTEval does."""
         if not self.use_ref_len or record.reference is None:
             return len(times)
         reference = record.reference.strip() if stripped else record.reference
         return simuleval_reference_length(reference, self.unit)
 
     def signatures(self, *, long_form: bool = False, text_source: bool = False) -> dict[str, str]:
-        """What makes two latencies comparable, in sacrebleu's way of writing it."""
+        """Return signatures in sacrebleu's notation; values are comparable where they are equal."""
         fields = f"unit:{self.unit}|len:{'ref' if self.use_ref_len else 'hyp'}|mean:nonempty"
         fields += "|time:source-tokens" if text_source else ""
         form = "long" if long_form else "short"
-        # SimulEval scores text so while it decodes; of a log it takes tokens for milliseconds, and its ATD says nothing
+        # As SimulEval scores text while decoding; from a log it reads tokens as milliseconds, and its ATD is wrong
         text = {"ATD": f"{fields}|token:1|as:SimulEval-{_SIMULEVAL}-decoding"} if text_source else {}
         return {
             "latency": f"{fields}|as:SimulEval-{_SIMULEVAL}",
@@ -62,7 +62,7 @@ class Measure:
 
 
 def latencies(record: EmissionRecord, measure: Measure) -> MetricValues:
-    """BASE_LATENCIES of a record, by its delays; None where a metric has no value.
+    """Compute BASE_LATENCIES of a record from its delays; None where a metric has no value.
 
     >>> latencies(EmissionRecord(0, "a b", "a b", (1000.0, 2000.0), source_length=2000.0), Measure())["LAAL"]
     1000.0
@@ -71,12 +71,12 @@ def latencies(record: EmissionRecord, measure: Measure) -> MetricValues:
 
 
 def computation_aware_latencies(record: EmissionRecord, measure: Measure) -> MetricValues:
-    """BASE_LATENCIES of a record by its elapsed times; all None where they were not measured."""
+    """Compute BASE_LATENCIES of a record from its elapsed times; all None where they were not measured."""
     return _latencies(record, record.elapsed or (), measure)
 
 
 def same_unit_latencies(record: EmissionRecord, measure: Measure) -> MetricValues:
-    """SOURCE_BOUNDED by the elapsed times, over the units that the delays select: never below the value by delays.
+    """Compute SOURCE_BOUNDED from the elapsed times, over the units that the delays select: at least the plain value.
 
     >>> record = EmissionRecord(0, "a b", "a b", (500.0, 900.0), (600.0, 1300.0), source_length=1000.0)
     >>> latencies(record, Measure())["YAAL"], computation_aware_latencies(record, Measure())["YAAL"]
@@ -100,7 +100,7 @@ def same_unit_latencies(record: EmissionRecord, measure: Measure) -> MetricValue
 
 
 def ratio_terms(record: EmissionRecord, measure: Measure, yaal: float | None) -> dict[str, tuple[float, float] | None]:
-    """What a record adds to the numerator and the denominator of RATIO_METRICS; None where it says nothing about one.
+    """Return what a record adds to numerator and denominator of RATIO_METRICS; None where it has no value.
 
     Args:
         record: the record.
@@ -108,7 +108,7 @@ def ratio_terms(record: EmissionRecord, measure: Measure, yaal: float | None) ->
         yaal: of the record, milliseconds.
     """
     source_length = record.source_length
-    # OmniSTEval's test is one of whole utterances: in a segment of a recording units may well come after its end.
+    # OmniSTEval's test is for whole utterances: in a segment of a recording units may well come after its end.
     if record.recording_end is not None:
         source_length = yaal = None
     known = source_length is not None and bool(record.delays)
@@ -124,12 +124,12 @@ def ratio_terms(record: EmissionRecord, measure: Measure, yaal: float | None) ->
 
 
 def with_delays(record: EmissionRecord, delays: Sequence[float]) -> EmissionRecord:
-    """The record with other delays, and no elapsed times."""
+    """Replace the delays, and remove the elapsed times."""
     return dataclasses.replace(record, delays=tuple(delays), elapsed=None)
 
 
 def with_elapsed(record: EmissionRecord, elapsed: Sequence[float]) -> EmissionRecord:
-    """The record with elapsed times of another clock."""
+    """Replace the elapsed times by those of another clock."""
     return dataclasses.replace(record, elapsed=tuple(elapsed))
 
 

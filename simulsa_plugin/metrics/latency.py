@@ -1,9 +1,9 @@
 """Latency of one utterance: pure functions over the times at which its units were written.
 
-Symbols: d_i is the delay of unit i = 1…n (milliseconds of source heard when it was written), X the length of the
+Symbols: d_i is the delay of unit i = 1…n (milliseconds of source received when it was written), X the length of the
 source in milliseconds, Y the number of target units. With elapsed times in place of delays each function gives its
-computation-aware twin. A function returns None where the definition divides by zero or needs a length that is
-unknown: no number stands in for an error.
+computation-aware counterpart. A function returns None where the definition divides by zero or needs a length that is
+unknown.
 """
 
 from __future__ import annotations
@@ -150,14 +150,14 @@ def average_token_delay(
 ) -> float | None:
     """ATD = 1/n · Σ (T(y_t) − T(x_{a(t)})), from the end of the source token a(t) to the end of the target token t.
 
-    The source heard between two emissions is cut into tokens of 300 ms; a target token takes no time of its own. From
+    The source received between two emissions is cut into tokens of 300 ms; a target token takes no time. From
     text to text, where time is counted in tokens of the source, tokens of both sides take 1.
-    With c the chunk of t, S(c) the source tokens heard by chunk c and W(c) the target tokens written by it:
+    With c the chunk of t, S(c) the source tokens received by chunk c and W(c) the target tokens written by it:
     a(t) = min(t − max(0, W(c − 1) − S(c − 1)), S(c)).
 
     Args:
         delays: d, shape (n,), milliseconds.
-        elapsed: for the computation-aware twin, the elapsed times, shape (≥ n,), milliseconds.
+        elapsed: for computation-aware ATD, the elapsed times, shape (≥ n,), milliseconds.
         source_token: how long a token of the source is; TEXT_TOKEN where the source is text.
         target_token: how long a token of the target is; likewise.
 
@@ -173,13 +173,13 @@ def average_token_delay(
     """
     if not delays or (elapsed is not None and len(elapsed) < len(delays)):
         return None
-    heard, token_ends = _source_tokens(list(dict.fromkeys(delays)), source_token)
-    ready, last, written = _ready_times(delays, elapsed, target_token), len(heard) - 1, 0
+    received, token_ends = _source_tokens(list(dict.fromkeys(delays)), source_token)
+    ready, last, written = _ready_times(delays, elapsed, target_token), len(received) - 1, 0
     total = sum(ready)
     for chunk, length in enumerate(_run_lengths(delays), 1):
-        behind, heard_now = max(0, written - heard[min(chunk - 1, last)]), heard[min(chunk, last)]
+        behind, received_now = max(0, written - received[min(chunk - 1, last)]), received[min(chunk, last)]
         for token in range(written + 1, written + length + 1):
-            total -= _end_of_token(min(token - behind, heard_now), heard, token_ends, source_token)
+            total -= _end_of_token(min(token - behind, received_now), received, token_ends, source_token)
         written += length
     return total / len(delays)
 
@@ -212,7 +212,7 @@ def _mean_lag(delays: Sequence[float], pace: float) -> float:
 
 
 def _units_before(end: float, delays: Sequence[float]) -> int:
-    """Units written before the first that was not written before `end`."""
+    """Count the units before the first one with a delay of at least `end`."""
     for count, delay in enumerate(delays):
         if delay >= end:
             return count
@@ -220,34 +220,34 @@ def _units_before(end: float, delays: Sequence[float]) -> int:
 
 
 def _run_lengths(delays: Sequence[float]) -> list[int]:
-    """Target tokens per chunk: runs of equal delays."""
+    """Return the number of target tokens of each chunk: runs of equal delays."""
     return [len(list(run)) for _, run in itertools.groupby(delays)]
 
 
 def _source_tokens(chunk_ends: Sequence[float], source_token: float) -> tuple[list[int], list[float]]:
-    """Source tokens heard by the end of each chunk, and the time they reach; entry 0 is the start.
+    """Return the source tokens received by the end of each chunk, and the end of the last; entry 0 is the start.
 
-    The tokens themselves are never listed: a log may claim years of audio.
+    The tokens are counted, not listed: a log may claim years of audio.
     """
-    heard, ends = [0], [0.0]
+    received, ends = [0], [0.0]
     for start, end in itertools.pairwise([0.0, *chunk_ends]):
         whole, rest = divmod(end - start, source_token)
         whole = max(0.0, whole)
-        heard.append(heard[-1] + int(whole) + (rest != 0))
+        received.append(received[-1] + int(whole) + (rest != 0))
         ends.append(ends[-1] + whole * source_token + rest)
-    return heard, ends
+    return received, ends
 
 
-def _end_of_token(token: int, heard: Sequence[int], ends: Sequence[float], source_token: float) -> float:
-    """End of the token-th source token; token 0 is the start."""
-    chunk = bisect_left(heard, token)
+def _end_of_token(token: int, received: Sequence[int], ends: Sequence[float], source_token: float) -> float:
+    """Return the end of the token-th source token, milliseconds; token 0 is the start."""
+    chunk = bisect_left(received, token)
     if chunk == 0:
         return 0.0
-    return min(ends[chunk - 1] + (token - heard[chunk - 1]) * source_token, ends[chunk])
+    return min(ends[chunk - 1] + (token - received[chunk - 1]) * source_token, ends[chunk])
 
 
 def _ready_times(delays: Sequence[float], elapsed: Sequence[float] | None, target_token: float) -> list[float]:
-    """When each target token is complete: after it was due, after the one before it; plus its time and computation."""
+    """Return when each target token is complete: max(delay, end of the previous one) + its duration + computation."""
     if elapsed is None or not any(elapsed):  # SimulEval reads zeros as "not measured"
         computing = [0.0] * len(delays)
     else:

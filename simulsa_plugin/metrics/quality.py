@@ -1,4 +1,4 @@
-"""BLEU and chrF through sacrebleu, by the statistics of single sentences: they add up, and are what is resampled."""
+"""BLEU and chrF through sacrebleu, from sentence statistics, which add up and can be resampled."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class QualityMetric:
         self._sentence = sentence  # BLEU of a sentence stops at the longest n-gram that it has ("effective order")
 
     def statistics(self, hypotheses: Sequence[str], references: Sequence[str]) -> Counts:
-        """Counts of each sentence, shape (n, counts); those of BLEU are lengths, matches and n-grams.
+        """Count n-grams of each sentence, shape (n, counts); those of BLEU are lengths, matches and totals.
 
         >>> make_metrics("13a")[0].statistics(["a b"], ["a c"]).tolist()
         [[2, 2, 1, 0, 0, 0, 2, 1, 0, 0]]
@@ -44,7 +44,7 @@ class QualityMetric:
         return np.array(rows, dtype=np.int64).reshape(len(hypotheses), -1)
 
     def score(self, counts: Counts) -> float:
-        """Score of a corpus, from the sum of its sentences' counts, shape (counts,).
+        """Score a corpus by the sum of its sentences' counts, shape (counts,).
 
         >>> bleu = make_metrics("13a")[0]
         >>> round(bleu.score(bleu.statistics(["the cat sat on the mat"], ["the cat sat on a mat"]).sum(axis=0)), 2)
@@ -53,29 +53,29 @@ class QualityMetric:
         return float(self._corpus._compute_score_from_stats(counts.tolist()).score)
 
     def scores(self, counts: Counts | FloatArray) -> FloatArray:
-        """Score of each row of summed counts, shape (n, counts) to (n,); the counts are whole, whatever their type."""
+        """Score each row of summed counts, shape (n, counts) to (n,); counts are integers, whatever their type."""
         rows = np.rint(counts).astype(np.int64).tolist()
         return np.array([self._corpus._compute_score_from_stats(row).score for row in rows], dtype=np.float64)
 
     def sentence_scores(self, counts: Counts) -> list[float]:
-        """Score of each sentence by itself, shape (n, counts) to n."""
-        self._sentence.num_refs = 1  # it has seen no reference; its signature needs it
+        """Score each sentence, shape (n, counts) to n."""
+        self._sentence.num_refs = 1  # the signature needs it
         return [float(self._sentence._compute_score_from_stats(row).score) for row in counts.tolist()]
 
     @property
     def signature(self) -> str:
         """The signature of the corpus score, of one reference per sentence."""
-        self._corpus.num_refs = 1  # where other processes took the statistics, it has seen no reference
+        self._corpus.num_refs = 1  # unset where other processes took the statistics
         return str(self._corpus.get_signature())
 
     @property
     def sentence_signature(self) -> str:
-        """The signature of sentence scores; there is one once a sentence was scored."""
+        """The signature of sentence scores; only after a sentence was scored."""
         return str(self._sentence.get_signature())
 
 
 def default_tokenizer(unit: LatencyUnit) -> str:
-    """The BLEU tokenizer that goes with a latency unit where none is named; the text is never looked at.
+    """Return the default BLEU tokenizer of a latency unit.
 
     >>> default_tokenizer("word"), default_tokenizer("char")
     ('13a', 'zh')
@@ -85,9 +85,9 @@ def default_tokenizer(unit: LatencyUnit) -> str:
 
 
 def make_metrics(tokenizer: str) -> tuple[QualityMetric, ...]:
-    """BLEU with one of sacrebleu's tokenizers, and chrF (chrF2: character 6-grams, no word n-grams).
+    """Make BLEU with one of sacrebleu's tokenizers, and chrF (chrF2: character 6-grams, no word n-grams).
 
-    Each has scored a sentence when this returns: what is missing shows here, and not after hours of decoding.
+    Each scores a sentence here, so that a missing package is noticed before hours of decoding.
 
     Raises:
         UsageError: sacrebleu has no such tokenizer.
@@ -99,7 +99,7 @@ def make_metrics(tokenizer: str) -> tuple[QualityMetric, ...]:
 
 
 def _make_bleu(tokenizer: str) -> tuple[BLEU, BLEU]:
-    """BLEU of a corpus and of a sentence."""
+    """Make BLEU of a corpus and of a sentence."""
     from sacrebleu.metrics.bleu import BLEU
 
     if tokenizer not in BLEU.TOKENIZERS:

@@ -1,4 +1,4 @@
-"""BLEU and chrF of sentences that come one by one; their texts are kept only until their n-grams are counted."""
+"""BLEU and chrF of a stream of sentences, whose texts are kept only until their n-grams are counted."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ PENDING_BATCHES = 16  # batches that other processes may be behind
 
 
 class QualityScorer:
-    """Adds up the counts of sentences.
+    """Adds up the n-gram counts of sentences.
 
-    A sentence whose reference is null is skipped. Where no sentence has a word of reference nothing is measured: a
-    zero would claim a bad translation.
+    A sentence whose reference is null is skipped. Where all references are empty there is no score: a zero would claim
+    a bad translation.
 
     Args:
         tokenizer: sacrebleu's for BLEU.
-        keep: keep the counts of every sentence.
-        sentences: score every sentence.
-        executor: of other processes that count, beside the one that goes on reading.
+        keep: whether to keep the counts of every sentence.
+        sentences: whether to score every sentence.
+        executor: counts n-grams in other processes while this one reads.
 
     Raises:
         UsageError, MissingExtraError: as `make_metrics`.
@@ -57,7 +57,7 @@ class QualityScorer:
             self._count()
 
     def scores(self) -> dict[str, float | None]:
-        """BLEU and chrF of all sentences; None where nothing was measured."""
+        """Score all sentences: BLEU and chrF, None where there is no reference."""
         self._finish()
         return {
             name: metric.score(self._sums[name]) if self._has_reference else None
@@ -65,7 +65,7 @@ class QualityScorer:
         }
 
     def signatures(self) -> dict[str, str]:
-        """The signatures of sacrebleu, where something was measured."""
+        """Return the signatures of sacrebleu, where there are scores."""
         self._finish()
         if not self._has_reference:
             return {}
@@ -75,16 +75,16 @@ class QualityScorer:
         return found
 
     def skipped(self) -> dict[str, int]:
-        """Sentences without a score."""
+        """Count the sentences without a score."""
         return dict.fromkeys(QUALITY_METRICS, self._total - self._measured if self._has_reference else self._total)
 
     def listed(self) -> dict[str, list[float | None]]:
-        """The score of every sentence, or None."""
+        """Return the score of every sentence, or None."""
         self._finish()
         return self._sentences if self._has_reference else {name: [None] * self._total for name in QUALITY_METRICS}
 
     def kept(self) -> dict[str, tuple[QualityMetric, NDArray[np.int32]]]:
-        """The counts of every sentence, shape (sentences, counts)."""
+        """Return the counts of every sentence, shape (sentences, counts)."""
         self._finish()
         return (
             {name: (metric, np.concatenate(self._kept[name])) for name, metric in self._metrics.items()}
@@ -122,18 +122,18 @@ class QualityScorer:
             if self._keep:
                 self._kept[name].append(counts.astype(np.int32))
             if self._with_sentences:
-                self._sentences[name] += _where(metric.sentence_scores(counts), measured)
+                self._sentences[name] += _masked(metric.sentence_scores(counts), measured)
 
 
 def count_ngrams(tokenizer: str, hypotheses: Sequence[str], references: Sequence[str]) -> list[Counts]:
-    """Counts of BLEU and of chrF, shape (n, counts) each; what another process does."""
-    return [metric.statistics(hypotheses, references) for metric in _metrics_here(tokenizer)]
+    """Count n-grams for BLEU and for chrF, shape (n, counts) each; runs in other processes."""
+    return [metric.statistics(hypotheses, references) for metric in _cached_metrics(tokenizer)]
 
 
 @functools.cache
-def _metrics_here(tokenizer: str) -> tuple[QualityMetric, ...]:
+def _cached_metrics(tokenizer: str) -> tuple[QualityMetric, ...]:
     return make_metrics(tokenizer)
 
 
-def _where(scores: Sequence[float], measured: NDArray[np.bool_]) -> Iterator[float | None]:
+def _masked(scores: Sequence[float], measured: NDArray[np.bool_]) -> Iterator[float | None]:
     return (score if there else None for score, there in zip(scores, measured, strict=True))

@@ -1,4 +1,4 @@
-"""The emission record: what one utterance was translated to, and when each unit of it was written."""
+"""The emission record: the translation of an utterance, and when each unit of it was written."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from simulsa_plugin.errors import LogError, UsageError
 LatencyUnit = Literal["word", "char"]
 LATENCY_UNITS: tuple[LatencyUnit, ...] = get_args(LatencyUnit)
 END_MARK = "</s>"  # what SimulEval 1.0 writes at the end of a prediction, with a delay of its own
-LONGEST_MS = 1e13  # about 300 years: what is longer is no time, and sums of it overflow
+LONGEST_MS = 1e13  # about 300 years: longer times are errors, and their sums overflow
 
 
 @dataclass(frozen=True)
@@ -23,16 +23,16 @@ class EmissionRecord:
         index: number of the utterance in its corpus.
         prediction: the text written.
         reference: the reference text, as written in the log or the references file; None where it is null.
-        delays: milliseconds of source heard when each latency unit of the prediction was written, shape (units,).
+        delays: milliseconds of source received when each latency unit of the prediction was written, shape (units,).
         elapsed: the same with the time of computation added, shape (units,); None where it was not measured.
         source_length: milliseconds of source; None where the log does not say.
         source: name of the audio, or the lines that SimulEval writes about it.
-        erased: units that were shown and taken back (see `stability.erased_units`); None where it is not known.
-        recording_end: milliseconds to the end of the recording of which this is a segment; None where it is no segment.
-        text_source: the source is text: what is called milliseconds here counts its tokens, and nothing was measured.
+        erased: displayed units that were deleted again (see `stability.erased_units`); None where it is not known.
+        recording_end: of a segment of a recording, milliseconds to the end of the recording; None for whole recordings.
+        text_source: whether the source is text; times then count its tokens instead of milliseconds.
 
     Raises:
-        LogError: a time is not finite, or no time at all.
+        LogError: a time is not finite, or beyond LONGEST_MS.
     """
 
     index: int
@@ -56,7 +56,7 @@ class EmissionRecord:
 
 
 def count_units(text: str, unit: LatencyUnit) -> int:
-    """Latency units of a prediction: words by white space, or characters of the stripped text.
+    """Count the latency units of a prediction: words at white space, or characters of the stripped text.
 
     >>> count_units(" guten  Tag ", "word"), count_units(" 你好 吗 ", "char")
     (2, 4)
@@ -69,7 +69,7 @@ def count_units(text: str, unit: LatencyUnit) -> int:
 
 
 def simuleval_reference_length(text: str, unit: LatencyUnit) -> int:
-    """Length of a reference as SimulEval counts it: between single spaces, so that two spaces in a row enclose a word.
+    """Count a reference as SimulEval does: between single spaces, so that two spaces in a row enclose a word.
 
     Source: SimulEval 1.1.4, the instances' `reference_length`.
 
@@ -89,12 +89,12 @@ def check_unit(unit: str) -> LatencyUnit:
 
 
 def is_empty(record: EmissionRecord) -> bool:
-    """Whether nothing was emitted; SimulEval's means skip such instances."""
+    """Return whether nothing was emitted; SimulEval's means skip such instances."""
     return not record.delays
 
 
 def is_non_monotone(record: EmissionRecord) -> bool:
-    """Whether a unit is said to be written earlier than the one before it.
+    """Return whether a unit has a smaller delay than the one before it.
 
     >>> is_non_monotone(EmissionRecord(0, "a b", "a b", (200.0, 100.0)))
     True
@@ -103,10 +103,9 @@ def is_non_monotone(record: EmissionRecord) -> bool:
 
 
 def fits_unit(record: EmissionRecord, unit: LatencyUnit) -> bool:
-    """Whether there is one delay per unit of the prediction.
+    """Return whether there is one delay per unit of the prediction.
 
-    SimulEval's char logs count no spaces, while a text of ours may hold some: both counts fit. An end mark that was
-    left in the text is one unit.
+    SimulEval's char logs do not count spaces, ours do: both counts fit. An end mark in the text is one unit.
 
     >>> fits_unit(EmissionRecord(0, "guten Tag", "", (1.0, 2.0)), "word")
     True
@@ -121,7 +120,7 @@ def fits_unit(record: EmissionRecord, unit: LatencyUnit) -> bool:
 
 
 def has_unpaired_elapsed(record: EmissionRecord) -> bool:
-    """Whether times of computation are given, but not one per delay."""
+    """Return whether there are elapsed times, but not one per delay."""
     return bool(record.elapsed) and len(record.elapsed or ()) != len(record.delays)
 
 

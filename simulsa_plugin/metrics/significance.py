@@ -1,6 +1,6 @@
 """Uncertainty over utterances: bootstrap intervals, paired bootstrap, paired approximate randomisation.
 
-Everything that is compared is resampled with the same utterances; the draws are those of sacrebleu's tests.
+Compared systems are resampled with the same utterances; the random draws are those of sacrebleu's tests.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from simulsa_plugin.errors import UsageError
 from simulsa_plugin.metrics.arrays import FloatArray
 from simulsa_plugin.metrics.quality import QualityMetric
 
-LEAST_UTTERANCES = 2  # a single one is drawn again and again: it says nothing about chance
-_DRAWN_BITS = 32  # at once: blocks of as many trials draw the same random bits as one whole draw
-_LARGEST_BLOCK = 2**21  # draws held at once, as far as 32 resamples of a long log allow
+LEAST_UTTERANCES = 2  # a single one is in every resample
+_DRAWN_BITS = 32  # trials per block, a multiple of which draws the same random bits as a single draw
+_LARGEST_BLOCK = 2**21  # draws in memory at once, at least 32 resamples
 LEAST_DIFFERING = 6  # utterances: of five that all differ in one direction the exact two-sided p is 2 / 2⁵ > 0.05
-_TIE = 1e-9  # sums that differ by no more are equal: they were added up in another order
-_LEAST_SHARE = 0.9  # of the resamples must have a value before an interval is claimed
+_TIE = 1e-9  # relative; sums may be added up in another order
+_LEAST_SHARE = 0.9  # of the resamples must have a value
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Bootstrap:
 @final
 @dataclass(frozen=True)
 class Interval:
-    """A percentile interval of 95 %, and the resamples that had a value."""
+    """A 95 % percentile interval, and the number of resamples that had a value."""
 
     low: float
     high: float
@@ -58,7 +58,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Statistics:
-    """What the scores of a corpus are made of, per utterance.
+    """The statistics of each utterance from which corpus scores are computed.
 
     Attributes:
         quality: BLEU, chrF → the metric, and n-gram counts, shape (n, counts).
@@ -71,7 +71,7 @@ class Statistics:
     ratios: Mapping[str, tuple[FloatArray, FloatArray]]
 
     def resampled(self, weights: FloatArray) -> dict[str, FloatArray]:
-        """Every metric on every resample.
+        """Compute every metric on every resample.
 
         Args:
             weights: how often each utterance was drawn, shape (samples, n).
@@ -93,11 +93,11 @@ class Randomisation:
 
     Attributes:
         p_value: two-sided.
-        exact: all ways to swap were enumerated, else some were drawn.
-        sacrebleu_p_value: as sacrebleu counts, which takes draws as large as the observed difference for smaller; None
-            where nothing differs.
+        exact: whether all swaps were enumerated, instead of drawn.
+        sacrebleu_p_value: as sacrebleu computes it: draws equal to the observed difference are not counted; None where
+            nothing differs.
         utterances: how many there are.
-        differing: those that the systems translate differently, as the metric sees it; only these carry information.
+        differing: those whose n-gram counts differ between the systems; only these carry information.
     """
 
     p_value: float
@@ -108,7 +108,7 @@ class Randomisation:
 
 
 def differing_utterances(first: Statistics, second: Statistics, name: str) -> NDArray[np.bool_]:
-    """The utterances on which two systems differ in a metric that both have, shape (n,)."""
+    """Mark the utterances on which two systems differ in a metric that both have, shape (n,)."""
     if name in first.quality:
         return np.asarray((first.quality[name][1] != second.quality[name][1]).any(axis=1))
     one, two = ((side.values[name],) if name in side.values else side.ratios[name] for side in (first, second))
@@ -120,7 +120,7 @@ def differing_utterances(first: Statistics, second: Statistics, name: str) -> ND
 
 
 def bootstrap_weights(count: int, samples: int, seed: int) -> Iterator[FloatArray]:
-    """How often each utterance is drawn, in blocks of resamples.
+    """Draw resamples: how often each utterance is in them, in blocks.
 
     Args:
         count: utterances.
@@ -140,13 +140,13 @@ def bootstrap_weights(count: int, samples: int, seed: int) -> Iterator[FloatArra
 
 
 def bootstrap_metrics(statistics: Statistics, count: int, bootstrap: Bootstrap) -> dict[str, FloatArray]:
-    """Every metric on every resample of a corpus of `count` utterances: metric → shape (samples,)."""
+    """Compute every metric on every resample of a corpus of `count` utterances: metric → shape (samples,)."""
     blocks = [statistics.resampled(weights) for weights in bootstrap_weights(count, bootstrap.samples, bootstrap.seed)]
     return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
 
 def intervals(statistics: Statistics, bootstrap: Bootstrap) -> dict[str, Interval | None]:
-    """The 95 % interval of every metric; None where too few resamples have a value."""
+    """Compute the 95 % interval of every metric; None where too few resamples have a value."""
     count = next((len(values) for values in statistics.values.values()), 0)
     if count < LEAST_UTTERANCES:
         return {}
@@ -154,7 +154,7 @@ def intervals(statistics: Statistics, bootstrap: Bootstrap) -> dict[str, Interva
 
 
 def weighted_mean(weights: FloatArray, values: FloatArray) -> FloatArray:
-    """Mean of the values that are there (not NaN), per resample.
+    """Average the values that are not NaN, per resample.
 
     Args:
         weights: shape (samples, n).
@@ -166,12 +166,12 @@ def weighted_mean(weights: FloatArray, values: FloatArray) -> FloatArray:
     >>> weighted_mean(np.array([[1.0, 1.0, 2.0]]), np.array([1.0, np.nan, 4.0])).tolist()
     [3.0]
     """
-    there = ~np.isnan(values)
-    return _divided(weights @ np.where(there, values, 0.0), weights @ there)
+    present = ~np.isnan(values)
+    return _divided(weights @ np.where(present, values, 0.0), weights @ present)
 
 
 def interval(values: FloatArray, least_share: float = _LEAST_SHARE) -> Interval | None:
-    """The 2.5th and 97.5th percentile of bootstrap values; None where fewer than 90 % of the resamples have one.
+    """Compute the 2.5th and 97.5th percentile of bootstrap values; None where fewer than 90 % of resamples have one.
 
     Args:
         values: shape (resamples,), NaN where a resample has none.
@@ -180,15 +180,18 @@ def interval(values: FloatArray, least_share: float = _LEAST_SHARE) -> Interval 
     >>> interval(np.arange(1001.0))
     Interval(low=25.0, high=975.0, resamples=1001)
     """
-    there = values[~np.isnan(values)]
-    if not len(there) or len(there) < least_share * len(values):
+    present = values[~np.isnan(values)]
+    if not len(present) or len(present) < least_share * len(values):
         return None
-    low, high = np.percentile(there, [2.5, 97.5])
-    return Interval(float(low), float(high), len(there))
+    low, high = np.percentile(present, [2.5, 97.5])
+    return Interval(float(low), float(high), len(present))
 
 
 def paired_p_value(observed_difference: float, differences: FloatArray) -> float:
-    """Share of resamples whose difference, centred, is further from 0 than the observed one, ties half; both plus one.
+    """Compute the two-sided p-value of a paired bootstrap.
+
+    The share of resamples whose centred difference is larger than the observed one, ties counted half, both counts
+    plus one.
 
     Source: Riezler and Maxwell 2005, two-sided.
 
@@ -203,9 +206,9 @@ def paired_p_value(observed_difference: float, differences: FloatArray) -> float
 
 
 def sacrebleu_p_value(observed_difference: float, differences: FloatArray) -> float:
-    """The p-value of sacrebleu's paired bootstrap: as `paired_p_value`, but *sizes* of differences are centred.
+    """Compute the p-value of sacrebleu's paired bootstrap: as `paired_p_value`, but absolute differences are centred.
 
-    Where two systems hardly differ it claims more than the two-sided share does; it is given because others give it.
+    Where two systems hardly differ it is too small; it is reported for comparison with published values.
 
     Source: sacrebleu 2.6.0, after Moses' script.
     """
@@ -216,11 +219,11 @@ def sacrebleu_p_value(observed_difference: float, differences: FloatArray) -> fl
 def randomisation_test(
     metric: QualityMetric, baseline: NDArray[np.int32], other: NDArray[np.int32], bootstrap: Bootstrap
 ) -> Randomisation:
-    """Paired randomisation of BLEU or chrF: how often swapping the systems' sentences gives as large a difference.
+    """Test a difference of BLEU or chrF by paired randomisation: swap the two systems' sentences.
 
-    Swapping equal sentences changes nothing. Where there are no more ways to swap those that differ than trials, all of
-    them are enumerated: p is exactly the share that is as large as observed, the observed way included. Else ways are
-    drawn; one as large as observed counts half.
+    Swapping equal sentences changes nothing. Where the swaps of those that differ are no more than the trials, all are
+    enumerated: p is exactly the share at least as large as observed, the observed one included. Else swaps are drawn;
+    one equal to the observed difference counts half.
 
     Args:
         metric: BLEU or chrF.
@@ -247,10 +250,10 @@ def randomisation_test(
 def randomisation_p_value(
     metric: QualityMetric, baseline: NDArray[np.int32], other: NDArray[np.int32], bootstrap: Bootstrap
 ) -> float:
-    """Paired approximate randomisation as sacrebleu 2.6.0 computes it, with the same draws.
+    """Compute the p-value of paired approximate randomisation as sacrebleu 2.6.0 does, with the same draws.
 
-    Draws as large as the observed difference count as smaller: where a single sentence differs all are, and p is the
-    smallest there is. `randomisation_test` gives the right one.
+    Draws equal to the observed difference are not counted: where a single sentence differs all are equal, and p is the
+    smallest possible. `randomisation_test` is correct.
     """
     observed = abs(metric.score(baseline.sum(axis=0, dtype=np.int64)) - metric.score(other.sum(axis=0, dtype=np.int64)))
     return _strict_p_value(_drawn_sizes(metric, baseline, other, bootstrap), observed)
@@ -259,7 +262,7 @@ def randomisation_p_value(
 def _drawn_sizes(
     metric: QualityMetric, baseline: NDArray[np.int32], other: NDArray[np.int32], bootstrap: Bootstrap
 ) -> FloatArray:
-    """Sizes of the differences of random swaps, shape (trials,)."""
+    """Compute absolute differences of random swaps, shape (trials,)."""
     generator = np.random.default_rng(bootstrap.seed)
     return np.concatenate(
         [
@@ -272,7 +275,7 @@ def _drawn_sizes(
 def _enumerated_sizes(
     metric: QualityMetric, baseline: NDArray[np.int32], other: NDArray[np.int32], rows: NDArray[np.intp]
 ) -> FloatArray:
-    """Sizes of the differences of all swaps of some rows; the first stays, as swapping all changes no size."""
+    """Compute absolute differences of all swaps of some rows; the first stays, as swapping all changes nothing."""
     same = np.delete(baseline, rows, axis=0).sum(axis=0, keepdims=True)  # sentences in which the systems are equal
     swaps = np.zeros((2 ** (len(rows) - 1), len(rows) + 1), dtype=bool)
     swaps[:, 1:-1] = np.arange(len(swaps))[:, None] >> np.arange(len(rows) - 1) & 1
@@ -282,7 +285,7 @@ def _enumerated_sizes(
 def _swapped_sizes(
     metric: QualityMetric, baseline: NDArray[np.int32], other: NDArray[np.int32], swaps: NDArray[np.bool_]
 ) -> FloatArray:
-    """Sizes of the differences once sentences are swapped; `swaps` and result of shape (ways, n) and (ways,)."""
+    """Compute absolute differences after swaps of shape (swaps, n); shape (swaps,)."""
     first, second = baseline.astype(np.float64), other.astype(np.float64)
     total = first.sum(axis=0) + second.sum(axis=0)
     one = second.sum(axis=0) + swaps.astype(np.float64) @ (first - second)
@@ -291,7 +294,7 @@ def _swapped_sizes(
 
 
 def _blocks(total: int, count: int) -> Iterator[int]:
-    """Sizes of the blocks of draws over `count` utterances that make up `total`."""
+    """Divide `total` draws over `count` utterances into blocks; return their sizes."""
     block = _DRAWN_BITS * max(1, _LARGEST_BLOCK // (_DRAWN_BITS * max(1, count)))
     return (min(block, total - start) for start in range(0, total, block))
 
@@ -308,7 +311,7 @@ def _exact_p_value(sizes: FloatArray, observed: float) -> float:
 
 
 def _p_value(sizes: FloatArray, observed: float) -> float:
-    """Share of draws larger than observed, ties half; both plus one, for the observed itself."""
+    """Compute the share of draws larger than observed, ties counted half, both counts plus one for the observed one."""
     tied = np.isclose(sizes, observed, rtol=_TIE, atol=0.0)
     return float((np.sum((sizes > observed) & ~tied) + 0.5 * np.sum(tied) + 1) / (len(sizes) + 1))
 

@@ -1,15 +1,15 @@
-"""Stability of a translation that is shown while it may still change."""
+"""Stability of a displayed translation: normalised erasure (NE)."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
 
-REPLACEMENT = "\ufffd"  # what a decoder shows for the first bytes of an unfinished character
+REPLACEMENT = "\ufffd"  # what incomplete UTF-8 is decoded to
 
 
 def common_prefix(first: Sequence[str], second: Sequence[str]) -> int:
-    """Length of the longest common prefix.
+    """Return the length of the longest common prefix.
 
     >>> common_prefix(["a", "b"], ["a", "c"])
     1
@@ -18,14 +18,13 @@ def common_prefix(first: Sequence[str], second: Sequence[str]) -> int:
 
 
 def erasure(earlier: Sequence[str], later: Sequence[str]) -> int:
-    """Units of the earlier output that the later one takes back: those after their longest common prefix.
+    """Count the units of the earlier output that the later one deletes: those after their longest common prefix.
 
-    A last word that only grows is not taken back, and neither is a character whose first bytes alone were there: on the
-    screen nothing is deleted.
+    A last word that only grows is not deleted, nor is a character of which only the first bytes were decoded.
 
     Args:
-        earlier: units shown before, shape (m,).
-        later: units shown now, shape (n,).
+        earlier: units displayed before, shape (m,).
+        later: units displayed now, shape (n,).
 
     >>> erasure(["we", "saw", "him"], ["we", "saw", "her", "again"])
     1
@@ -37,19 +36,19 @@ def erasure(earlier: Sequence[str], later: Sequence[str]) -> int:
 
 
 def without_growing(earlier: Sequence[str], later: Sequence[str]) -> list[str]:
-    """The earlier output without a last unit that the later one only completes.
+    """Return the earlier output without a last unit that the later one only completes.
 
     >>> without_growing(["we", "s"], ["we", "saw", "him"]), without_growing(["we", "s", "a"], ["we", "saw", "a"])
     (['we'], ['we', 's', 'a'])
     """
-    shown = _without_half_character(earlier)
+    shown = _without_incomplete_character(earlier)
     kept = common_prefix(shown, later)
     grows = kept == len(shown) - 1 and kept < len(later) and later[kept].startswith(shown[kept])
     return shown[:-1] if grows else shown
 
 
-def _without_half_character(units: Sequence[str]) -> list[str]:
-    """The units without what stands for the bytes of an unfinished character at their end."""
+def _without_incomplete_character(units: Sequence[str]) -> list[str]:
+    """Return the units without the replacement of an incomplete character at their end."""
     shown = list(units)
     while shown and shown[-1].endswith(REPLACEMENT):
         shown[-1:] = [rest] if (rest := shown[-1].rstrip(REPLACEMENT)) else []
@@ -57,13 +56,12 @@ def _without_half_character(units: Sequence[str]) -> list[str]:
 
 
 def erased_units(outputs: Iterable[Sequence[str]]) -> int:
-    """Units taken back over all steps of an utterance; what is deleted and written again the same counts as nothing.
+    """Count the units deleted over all steps of an utterance; what a step rewrites unchanged does not count.
 
-    NE of a corpus is Σ erased units / Σ units of the final outputs: every unit weighs the same, long utterances are
-    not averaged with short ones.
+    NE of a corpus is Σ erased units / Σ units of the final outputs (micro-average).
 
     Args:
-        outputs: units shown after each step, in order.
+        outputs: units displayed after each step, in order.
 
     Source: Arivazhagan et al. 2020 (arXiv 1912.03393).
 

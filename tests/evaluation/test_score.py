@@ -101,7 +101,7 @@ def warnings_of(tmp_path, *rows: dict) -> tuple[str, ...]:
         ({"prediction": "Guten ĠTag Ġs"}, "subwords in the prediction"),
         ({"prediction": "guten Tag [UNK]"}, "special token"),
         ({"prediction": "guten Tag <turn|>"}, "special token"),
-        ({"elapsed": [0.9, 1.8, 2.7]}, "elapsed lies before the delay"),
+        ({"elapsed": [0.9, 1.8, 2.7]}, "elapsed is below the delay"),
         ({"prediction": "guten Tag <end_of_turn>"}, "special token"),
         ({"prediction": "guten Tag <|im_end|>"}, "special token"),
         ({"prediction": "guten Tag </s>"}, "special token"),

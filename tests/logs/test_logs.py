@@ -150,7 +150,7 @@ def test_times_that_were_not_measured_are_not_written(tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{not json", "line 2: no JSON"),
+        ("{not json", "line 2: not valid JSON"),
         ("[1, 2]", "line 2: a JSON list; expected an object"),
         ('{"index": 1, "prediction": "a", "delays": [NaN]}', "line 2: holds NaN"),
         ('{"index": 1, "prediction": "a", "delays": [Infinity]}', "line 2: holds Infinity"),
@@ -159,7 +159,7 @@ def test_times_that_were_not_measured_are_not_written(tmp_path):
             '{"index": 1, "prediction": "a", "delays": [%s]}' % ("9" * 400),
             "line 2: delays holds a number of 400 digits",
         ),
-        ('{"index": 1, "prediction": "a", "delays": [%s]}' % ("9" * 9000), "line 2: no JSON"),
+        ('{"index": 1, "prediction": "a", "delays": [%s]}' % ("9" * 9000), "line 2: not valid JSON"),
         ('{"index": 1, "prediction": "a", "delays": ["1"]}', 'line 2: delays holds "1"; expected milliseconds'),
         ('{"index": 1, "prediction": "a", "delays": [true]}', "line 2: delays holds true"),
         ('{"index": 1, "prediction": "a", "delays": 5}', "line 2: delays is 5; expected a list"),
@@ -172,8 +172,8 @@ def test_times_that_were_not_measured_are_not_written(tmp_path):
         ('{"index": 1, "prediction": "a", "delays": [1], "source_length": NaN}', "line 2: holds NaN"),
         ('{"index": 1, "prediction": "a", "delays": [1], "source_length": "x"}', 'source_length holds "x"'),
         ('{"index": 1, "prediction": "a", "delays": [1], "elapsed": [{}]}', "line 2: elapsed holds {}"),
-        ("[" * 100000, "line 2: no JSON"),
-        ('{"index": 1, "prediction": "\\ud800", "delays": [1]}', "line 2: prediction holds half a character"),
+        ("[" * 100000, "line 2: not valid JSON"),
+        ('{"index": 1, "prediction": "\\ud800", "delays": [1]}', "line 2: prediction holds a lone surrogate"),
     ],
 )
 def test_a_bad_line_is_refused_with_its_number(write, line, message):
@@ -186,7 +186,7 @@ def test_a_bad_line_is_refused_with_its_number(write, line, message):
 def test_a_line_that_is_no_utf_8_is_refused_with_its_number(tmp_path):
     path = tmp_path / "x.log"
     path.write_bytes(json.dumps(ROW).encode() + b"\n\xff\xfe\n")
-    with pytest.raises(LogError, match="line 2: no JSON"):
+    with pytest.raises(LogError, match="line 2: not valid JSON"):
         read_log(path)
 
 
