@@ -132,7 +132,7 @@ def compare_tuned(
     budgets = [budget for budget in first.tuned if budget in second.tuned]
     if goals[0] != goals[1] or not budgets:
         raise UsageError(
-            f"{first.path} and {second.path} were tuned for different goals ({_describe_goal(first.goal)}; "
+            f"{first.path} and {second.path} were tuned for other goals ({_describe_goal(first.goal)}; "
             f"{_describe_goal(second.goal)}). Tune both for one --quality, --latency and --budget."
         )
     return [_at_budget(budget, tunings, tests, sides) for budget in budgets]

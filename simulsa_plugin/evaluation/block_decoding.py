@@ -1,9 +1,8 @@
-"""A test set decoded block by block, each block written whole: what a killed run goes on from, and ranks share.
+"""Decodes a test set in blocks, written atomically, so that a stopped run resumes, and several processes can share it.
 
 `decoding/00012/` holds one file of steps for every cell, in the form of the final `steps.jsonl`, `instances.jsonl`, and
-`block.json` with the checksums of all and the work that they are part of. Which utterances form a block depends on the
-test set alone, so neither restarts nor the number of ranks change a byte. A block that does not hold what it should, as
-after a loss of power, is decoded again.
+`block.json` with the checksums of all and the configuration of the run. Blocks depend on the test set alone, so neither
+restarts nor the number of processes change the result. A damaged block, as after a power failure, is decoded again.
 """
 
 from __future__ import annotations
@@ -48,30 +47,30 @@ from simulsa_plugin.streaming.session import MIN_DECODED_MS, SAMPLES_PER_MS, Ses
 from simulsa_plugin.terminal import progress
 
 UTTERANCES_PER_BLOCK = 128  # utterances whose audio is in memory at once
-HEAD_SEARCH_ROWS = 8  # utterances about which attention heads are found
+HEAD_SEARCH_ROWS = 8  # utterances on which attention heads are selected
 POLL_SECONDS = 0.2
-STARTED = "started.json"  # the work that has begun
+STARTED = "started.json"  # the configuration of the run
 _INSTANCES = "instances.jsonl"
 BLOCK_NOTE = "block.json"
 
 
 @dataclass(frozen=True)
 class DecodingJob:
-    """What is decoded, and how.
+    """What is decoded, and with which settings.
 
     Attributes:
-        model: what decodes.
-        name: the dataset's name, from which ids are made.
+        model: the model.
+        name: of the dataset, part of the ids.
         rows: the test set in order.
         cells: settings.
         limits: of batches.
-        measures_time: one session at a time, with a stopwatch.
+        measures_time: whether sessions are decoded one at a time, to measure computation.
         folder: where the blocks are written.
-        work: what decides the bytes of the result; blocks of another work are not used.
-        whole: blocks that were seen to hold what they should.
-        listening: rows about which attention heads are found for policies that need some; the first ones of `rows`
-            unless given, and the same ones for every part of one piece of work.
-        heads: those that were found, once they were.
+        work: the configuration that determines the result; blocks of another one are not used.
+        complete_blocks: blocks whose files were verified.
+        head_rows: rows on which attention heads are selected for policies that need them; by default the first ones of
+            `rows`. The same for all parts of a run.
+        heads: the selected ones, empty until then.
     """
 
     model: AudioLanguageModel
@@ -82,34 +81,34 @@ class DecodingJob:
     measures_time: bool
     folder: Path
     work: Mapping[str, Any] = field(default_factory=dict)
-    whole: set[int] = field(default_factory=set)
-    listening: Sequence[Sample | UnusableRow] = ()
+    complete_blocks: set[int] = field(default_factory=set)
+    head_rows: Sequence[Sample | UnusableRow] = ()
     heads: list[AttentionHead] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        if not self.listening:
-            object.__setattr__(self, "listening", self.rows[:HEAD_SEARCH_ROWS])
+        if not self.head_rows:
+            object.__setattr__(self, "head_rows", self.rows[:HEAD_SEARCH_ROWS])
 
     @property
     def num_blocks(self) -> int:
-        """Blocks of the test set."""
+        """The number of blocks."""
         return -(-len(self.rows) // UTTERANCES_PER_BLOCK)
 
     def block_folder(self, block: int) -> Path:
-        """Where a block is written."""
+        """Return the folder of a block."""
         return self.folder / f"{block:05d}"
 
     def identifier(self, row: Sample | UnusableRow) -> str:
-        """The id of a row in every file that is written about it."""
+        """Return the id of a row in the output files."""
         return f"{self.name}-{row.row:08d}"
 
     def block_rows(self, block: int) -> Sequence[Sample | UnusableRow]:
-        """Rows of a block."""
+        """Return the rows of a block."""
         return self.rows[block * UTTERANCES_PER_BLOCK : (block + 1) * UTTERANCES_PER_BLOCK]
 
 
 def decode_blocks(job: DecodingJob, share: Shard | None = None) -> None:
-    """Decode the blocks that are not there yet, or are damaged: all of them, or every `share.count`-th.
+    """Decode the missing and damaged blocks: all of them, or every `share.count`-th.
 
     Raises:
         ModelError: a batch does not fit into memory.
@@ -124,43 +123,43 @@ def decode_blocks(job: DecodingJob, share: Shard | None = None) -> None:
     total = sum(len(job.block_rows(block)) for block in missing) * len(job.cells)
     with progress(total, f"decode {job.name}", "session") as counting:
         for block in missing:
-            if is_complete(job, block):  # by another process meanwhile
+            if is_complete(job, block):  # decoded by another process meanwhile
                 counting.update(len(job.block_rows(block)) * len(job.cells))
                 continue
-            damage = _damage(job, block)
+            damage = _find_damage(job, block)
             if damage is not None:
                 print(f"warning: {job.block_folder(block)} is decoded again: {damage}", file=sys.stderr)
             _write_block(job, block, counting)
 
 
 def find_attention_heads(job: DecodingJob) -> list[str]:
-    """Find the attention heads that policies need, without references, and say which they are.
+    """Select the attention heads that policies need, without references, and print them.
 
     Returns:
-        Each as layer/head, as `simulsa_attention_heads` names them; none where no policy needs any.
+        Each as layer/head, as for `simulsa_attention_heads`; empty where no policy needs any.
     """
     found = not job.heads
     if found:
-        job.heads.extend(choose_alignment_heads(job.model, job.cells, lambda: _loaded(job.model, job.listening)))
+        job.heads.extend(choose_alignment_heads(job.model, job.cells, lambda: _load_all(job.model, job.head_rows)))
     names = [f"{layer}/{head}" for layer, head in job.heads]
     if found and names:
         print(f"attention heads (layer/head): {','.join(names)}", file=sys.stderr)
     return names
 
 
-def _loaded(model: AudioLanguageModel, rows: Sequence[Sample | UnusableRow]) -> list[StreamSource]:
+def _load_all(model: AudioLanguageModel, rows: Sequence[Sample | UnusableRow]) -> list[StreamSource]:
     return [loaded for row in rows if isinstance(loaded := _load(model, row), StreamSource)]
 
 
 def is_complete(job: DecodingJob, block: int) -> bool:
-    """Whether a block is there, and holds what it should."""
-    if block not in job.whole and job.block_folder(block).exists() and _damage(job, block) is None:
-        job.whole.add(block)
-    return block in job.whole
+    """Return whether a block exists and its files are unchanged."""
+    if block not in job.complete_blocks and job.block_folder(block).exists() and _find_damage(job, block) is None:
+        job.complete_blocks.add(block)
+    return block in job.complete_blocks
 
 
 def recorded_work(job: DecodingJob) -> dict[str, Any] | None:
-    """The work that is written down in a block whose files are whole; None where there is none."""
+    """Return the configuration recorded in an unchanged block; None where there is none."""
     for block in range(job.num_blocks):
         noted = read_sealed(job.block_folder(block) / BLOCK_NOTE)
         if noted is not None and first_damaged(job.block_folder(block), noted["files"]) is None:
@@ -170,21 +169,21 @@ def recorded_work(job: DecodingJob) -> dict[str, Any] | None:
 
 
 def wait_for_blocks(job: DecodingJob) -> None:
-    """Wait until every block is there, whoever decodes it.
+    """Wait until every block is complete, whichever process decodes it.
 
     Raises:
-        StorageError: no block has come for long.
+        StorageError: no block was completed for too long.
     """
     for block in range(job.num_blocks):
-        wait_until(partial(is_complete, job, block), partial(_blocks_there, job), "the other processes")
+        wait_until(partial(is_complete, job, block), partial(_count_blocks, job), "the other processes")
 
 
-def _blocks_there(job: DecodingJob) -> int:
+def _count_blocks(job: DecodingJob) -> int:
     return sum(job.block_folder(block).exists() for block in range(job.num_blocks))
 
 
 def remove_blocks(job: DecodingJob) -> None:
-    """Remove the blocks and their folder; what is not ours in it stays."""
+    """Remove the blocks, and their folder unless it contains other files."""
     for path in list(job.folder.glob("*")):
         if path.name in (STARTED, LOCK) or path.name.endswith(UNFINISHED) or re.fullmatch(r"\d{5,}", path.name):
             with contextlib.suppress(OSError):
@@ -194,23 +193,23 @@ def remove_blocks(job: DecodingJob) -> None:
 
 
 def read_instances(job: DecodingJob) -> Iterator[dict[str, Any]]:
-    """One row per utterance: id, row, and why it was left out, or what decoded it and if it exceeds the window."""
+    """Yield one row per utterance: id, row, and why it was skipped, or the device and whether it exceeds the window."""
     for block in range(job.num_blocks):
         yield from read_jsonl(job.block_folder(block) / _INSTANCES)
 
 
 def read_steps(job: DecodingJob, cell: DecodingSetting) -> Iterator[tuple[str, list[ShownStep]]]:
-    """(id, steps) of every utterance decoded in a cell."""
+    """Yield (id, steps) of every utterance decoded in a cell."""
     return read_sessions(steps_file(job, block, cell) for block in range(job.num_blocks))
 
 
 def steps_file(job: DecodingJob, block: int, cell: DecodingSetting) -> Path:
-    """The steps of a block in a cell."""
+    """Return the file of a block's steps in a cell."""
     return job.block_folder(block) / f"{cell_folder(cell)}.jsonl"
 
 
 def cell_folder(cell: DecodingSetting) -> str:
-    """Name of a cell's folder."""
+    """Return the name of a cell's folder."""
     policy = cell.policy.cell()
     return folder_name(cell.policy.name, cell.chunk_ms, policy["rollback"], policy["parameters"])
 
@@ -232,7 +231,7 @@ def _write_block(job: DecodingJob, block: int, counting: Any) -> None:
         sources.append(loaded)
     sessions = _decode(job, sources, counting)
     ids = [instance["id"] for instance in instances if "skipped" not in instance]
-    temporary = _temporary(job.folder)
+    temporary = _make_temporary(job.folder)
     try:
         for cell, decoded in zip(job.cells, sessions, strict=True):
             write_jsonl(temporary / f"{cell_folder(cell)}.jsonl", _step_rows(job.model, ids, decoded))
@@ -240,32 +239,32 @@ def _write_block(job: DecodingJob, block: int, counting: Any) -> None:
         write_sealed(temporary / BLOCK_NOTE, {"files": checksums(temporary, _file_names(job)), "work": job.work})
         _put_in_place(job, temporary, block)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)  # it is gone where it has become the block
+        shutil.rmtree(temporary, ignore_errors=True)  # absent where it was renamed to the block
 
 
 def _put_in_place(job: DecodingJob, temporary: Path, block: int) -> None:
     folder = job.block_folder(block)
     with writing_to(folder):
-        if _damage(job, block) is not None:
+        if _find_damage(job, block) is not None:
             _remove(folder)
         try:
             temporary.rename(folder)
         except OSError:
-            if not folder.exists():  # else another process was quicker, and wrote the same
+            if not folder.exists():  # else another process has written the same
                 raise
     sync_folder(job.folder)
 
 
 def _remove(path: Path) -> None:
-    """Remove whatever stands there, if anything does."""
+    """Remove a file, link or folder, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
 
 
-def _damage(job: DecodingJob, block: int) -> str | None:
-    """Why a block that is there cannot be used; None where it can, or is not there."""
+def _find_damage(job: DecodingJob, block: int) -> str | None:
+    """Return why an existing block cannot be used; None where it can, or does not exist."""
     folder = job.block_folder(block)
     if not folder.exists():
         return None
@@ -278,11 +277,11 @@ def _damage(job: DecodingJob, block: int) -> str | None:
     if damaged is not None:
         return f"{damaged} is damaged or missing."
     ids = [row.get("id") for row in read_jsonl(folder / _INSTANCES)]
-    return None if ids == [job.identifier(row) for row in job.block_rows(block)] else "it holds other utterances."
+    return None if ids == [job.identifier(row) for row in job.block_rows(block)] else "it holds different utterances."
 
 
 def _file_names(job: DecodingJob) -> list[str]:
-    """The files of a block that hold something."""
+    """List the data files of a block."""
     return [*(f"{cell_folder(cell)}.jsonl" for cell in job.cells), _INSTANCES]
 
 
@@ -290,7 +289,7 @@ def _decode(job: DecodingJob, sources: Sequence[StreamSource], counting: Any) ->
     if not job.measures_time:
         return decode_batched(job.model, sources, job.cells, job.limits, on_finished=lambda _: counting.update())
     for cell in job.cells if sources else ():
-        decode_timed(job.model, sources[0], cell, job.limits)  # warm-up: whatever is slow only once
+        decode_timed(job.model, sources[0], cell, job.limits)  # warm-up
     sessions: list[list[Session]] = []
     for cell in job.cells:
         sessions.append([])
@@ -301,7 +300,7 @@ def _decode(job: DecodingJob, sources: Sequence[StreamSource], counting: Any) ->
 
 
 def _load(model: AudioLanguageModel, row: Sample | UnusableRow) -> StreamSource | str:
-    """A row's prompt and audio, or the reason why it cannot be decoded."""
+    """Load a row's prompt and audio, or return the reason why it cannot be decoded."""
     if isinstance(row, UnusableRow):
         return row.reason
     try:
@@ -321,14 +320,14 @@ def _step_rows(model: AudioLanguageModel, ids: Sequence[str], sessions: Sequence
         yield from step_rows(identifier, session.steps, model.decode)
 
 
-def _temporary(folder: Path) -> Path:
-    """A folder that is a block only when it is renamed; its name says whose it is."""
+def _make_temporary(folder: Path) -> Path:
+    """Make a temporary folder for a block; its name contains process and host."""
     with writing_to(folder):
         return Path(tempfile.mkdtemp(dir=folder, prefix=f".{os.getpid()}@{platform.node()}.", suffix=UNFINISHED))
 
 
 def _remove_unfinished(folder: Path) -> None:
-    """Remove what killed processes of this machine left behind; those that are alive work on."""
+    """Remove the temporary folders of dead processes of this host."""
     for path in folder.glob(f".*@{glob.escape(platform.node())}.*{UNFINISHED}"):
         owner = path.name[1:].partition("@")[0]
         if not Path(f"/proc/{owner}").exists():

@@ -1,4 +1,4 @@
-"""A cell's latency by other delays than the committed ones, and on other clocks than SimulEval's."""
+"""Latencies of a cell by each kind of delay, and on each clock."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from simulsa_plugin.metrics.records import EmissionRecord
 
 
 class DelayClockMeans:
-    """Means over the sessions of a cell as they come.
+    """Averages latencies over a stream of sessions of a cell.
 
     Args:
         measure: how latency is counted.
 
     Attributes:
-        truncated_steps: steps cut off by the limit on new tokens.
+        truncated_steps: number of steps that reached the limit on new tokens.
     """
 
     def __init__(self, measure: Measure) -> None:
@@ -38,7 +38,7 @@ class DelayClockMeans:
             name: MetricColumns((*BASE_LATENCIES, *(metric + CA_CU_SUFFIX for metric in SOURCE_BOUNDED)))
             for name in CLOCKS
         }
-        self._computed_ms = self._heard_ms = 0.0
+        self._computed_ms = self._audio_ms = 0.0
         self._measured = False
         self.truncated_steps = 0
 
@@ -51,7 +51,7 @@ class DelayClockMeans:
             return
         self._measured = True
         self._computed_ms += sum(step.compute_ms or 0.0 for step in steps)
-        self._heard_ms += steps[-1].audio_ms
+        self._audio_ms += steps[-1].audio_ms
         for clock, columns in self._clocks.items():
             on_clock = with_elapsed(record, elapsed_times(steps, self._measure.unit, clock))
             same = same_unit_latencies(on_clock, self._measure)
@@ -61,16 +61,16 @@ class DelayClockMeans:
             )
 
     def as_json(self) -> dict[str, Any]:
-        """`delays` and, where computation was measured, `clocks` and `real_time_factor` of a cell; else null."""
+        """Return `delays`, `clocks` and `real_time_factor` of a cell, the last two None where time was not measured."""
         return {
             "delays": {name: _means(columns) for name, columns in self._delays.items()},
             "clocks": {name: _means(columns) for name, columns in self._clocks.items()} if self._measured else None,
-            "real_time_factor": self._computed_ms / self._heard_ms if self._measured and self._heard_ms else None,
+            "real_time_factor": self._computed_ms / self._audio_ms if self._measured and self._audio_ms else None,
         }
 
 
 def _means(columns: MetricColumns) -> dict[str, Any]:
-    """Means, and how many instances have none."""
+    """Average columns, and count the instances without a value."""
     return {name: columns.mean(name) for name in columns.names} | {
         "skipped": {name: columns.skipped(name) for name in columns.names}
     }

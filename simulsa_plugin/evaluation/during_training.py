@@ -1,4 +1,4 @@
-"""Simultaneous decoding beside a training: which cells, what is reported of them, and the history of a run."""
+"""Simultaneous decoding during training: cells, reported metrics, and the history of a run."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from simulsa_plugin.streaming.session import MIN_DECODED_MS, SAMPLES_PER_MS
 
 HISTORY, PICTURE = "simulsa_eval.jsonl", "simulsa_eval.png"
 METRIC_PREFIX = "eval_simul_"
-LOGGED_METRICS = ("BLEU", "LAAL", "NE")  # reach the log of a training; the history has all
+LOGGED_METRICS = ("BLEU", "LAAL", "NE")  # logged by the trainer; the history has all
 UTTERANCES_PER_BATCH = 64  # utterances whose audio is in memory at once
 
 Sessions = dict[int, list[list[ShownStep]]]  # row → the steps of every cell
@@ -43,13 +43,13 @@ HistoryRow = dict[str, Any]
 
 @dataclass(frozen=True)
 class TrainingEvaluation:
-    """What is decoded at every evaluation.
+    """What is decoded at every evaluation of a training.
 
     Attributes:
-        dataset: its name.
-        samples: the utterances that can be decoded, in order.
-        skipped: rows that cannot, by reason.
-        cells: settings; offline is the first.
+        dataset: name of the test set.
+        samples: decodable utterances, in order.
+        skipped: number of other rows by reason.
+        cells: the first is offline.
         settings: units, tokenizer and limits.
         warnings: about the references.
     """
@@ -63,11 +63,11 @@ class TrainingEvaluation:
 
     @property
     def names(self) -> list[str]:
-        """Names of all metrics that reach the log."""
+        """Names of all logged metrics."""
         return [metric_name(cell, metric) for cell in self.cells for metric in LOGGED_METRICS]
 
     def cost(self, seconds: float) -> str:
-        """What an evaluation costs, in words; `seconds` of audio."""
+        """Describe the cost of an evaluation of `seconds` of audio."""
         steps = sum(1000 * seconds / cell.chunk_ms if cell.chunk_ms else len(self.samples) for cell in self.cells)
         return (
             f"every evaluation also decodes {len(self.samples)} utterances of {self.dataset} ({seconds:.0f} s of "
@@ -78,7 +78,7 @@ class TrainingEvaluation:
 def plan_training_evaluation(
     dataset: str, rows: Iterable[Sample | UnusableRow], cells: Sequence[DecodingSetting], settings: EvaluationSettings
 ) -> tuple[TrainingEvaluation, float]:
-    """The plan, and the seconds of audio that it takes.
+    """Choose what is decoded; return it with its seconds of audio.
 
     Raises:
         DatasetError: no row can be decoded.
@@ -88,7 +88,7 @@ def plan_training_evaluation(
     skipped: dict[str, int] = {}
     seconds = 0.0
     for row in rows:
-        length = _samples_of(row)
+        length = _count_samples(row)
         if isinstance(length, str):
             skipped[length] = skipped.get(length, 0) + 1
         elif isinstance(row, Sample):
@@ -110,11 +110,11 @@ def decode_share(
         plan: what.
         number: of this process.
         count: of all processes.
-        progress: has `update()`, called once for every session.
+        progress: its `update()` is called once per session.
 
     Raises:
         ModelError: a batch does not fit into memory, or the template refuses a prompt.
-        AudioError: an audio file has gone since the start.
+        AudioError: an audio file disappeared since the start.
     """
     mine = list(range(number, len(plan.samples), count))
     limits = BatchLimits(
@@ -137,7 +137,7 @@ def _sources(plan: TrainingEvaluation, rows: Iterable[int]) -> list[StreamSource
 
 
 def score_cells(plan: TrainingEvaluation, sessions: Sessions) -> list[HistoryRow]:
-    """A row for every cell: its keys, all corpus scores, and counts; `sessions` are those of all utterances."""
+    """Make a row for every cell: its keys, corpus scores, and counts; `sessions` are those of all utterances."""
     unit = plan.settings.latency_unit
     rows = []
     for position, cell in enumerate(plan.cells):
@@ -164,7 +164,7 @@ def score_cells(plan: TrainingEvaluation, sessions: Sessions) -> list[HistoryRow
 
 
 def logged_metrics(plan: TrainingEvaluation, rows: Sequence[HistoryRow]) -> dict[str, float]:
-    """Metric name → value, for the log; what has no value is left out."""
+    """Return metric name → value for the log, without missing values."""
     return {
         metric_name(cell, metric): row[metric]
         for cell, row in zip(plan.cells, rows, strict=True)
@@ -174,7 +174,7 @@ def logged_metrics(plan: TrainingEvaluation, rows: Sequence[HistoryRow]) -> dict
 
 
 def metric_name(cell: DecodingSetting, metric: str) -> str:
-    """A metric's name in the log: that of the cell's folder, without the word rollback.
+    """Return a metric's name in the log: that of the cell's folder, without the word rollback.
 
     >>> from simulsa_plugin.streaming.policies import Offline
     >>> metric_name(DecodingSetting(Offline(), None), "BLEU")
@@ -193,39 +193,39 @@ class History:
     def __init__(self, folder: Path) -> None:
         self._path, self._picture = folder / HISTORY, folder / PICTURE
 
-    def forget_after(self, step: int) -> None:
-        """Drop what a training that goes on from an earlier checkpoint will do again."""
+    def drop_after(self, step: int) -> None:
+        """Drop the evaluations that a training resumed from an earlier checkpoint repeats."""
         rows = self._rows()
         kept = [row for row in rows if row["step"] <= step] if step else []
         if len(kept) < len(rows):
             write_jsonl(self._path, kept)
 
     def add(self, step: int, epoch: float | None, seconds: float, rows: Iterable[HistoryRow]) -> None:
-        """Add an evaluation, in the place of one at the same step, and draw the picture anew."""
+        """Add an evaluation, replacing one of the same step, and redraw the picture."""
         where = {"step": step, "epoch": epoch, "seconds": seconds}
         kept = [row for row in self._rows() if row["step"] != step]
         written = [*kept, *(where | row for row in rows)]
         write_jsonl(self._path, written)
         with replacing(self._picture) as handle:
-            _draw(written, handle)
+            _draw_history(written, handle)
 
     def _rows(self) -> list[HistoryRow]:
-        """The rows that can be read: what a crash made of the others must not stop those that come."""
+        """Read the valid rows; lines damaged by a crash are dropped."""
         if not self._path.exists():
             return []
-        lines = map(_parsed, self._path.read_bytes().splitlines())
+        lines = map(_parse_line, self._path.read_bytes().splitlines())
         return [row for row in lines if isinstance(row, dict) and isinstance(row.get("step"), int)]
 
 
-def _parsed(line: bytes) -> object:
+def _parse_line(line: bytes) -> object:
     try:
         return json.loads(line)
     except (ValueError, RecursionError):
         return None
 
 
-def _samples_of(row: Sample | UnusableRow) -> int | str:
-    """Samples of a row's audio, or why it cannot be decoded."""
+def _count_samples(row: Sample | UnusableRow) -> int | str:
+    """Return the samples of a row's audio, or why it cannot be decoded."""
     if isinstance(row, UnusableRow):
         return row.reason
     try:
@@ -235,8 +235,8 @@ def _samples_of(row: Sample | UnusableRow) -> int | str:
     return length if length >= MIN_DECODED_MS * SAMPLES_PER_MS else "too_short"
 
 
-def _draw(rows: Sequence[HistoryRow], handle: Any) -> None:
-    """BLEU and LAAL over training steps, a line for every cell."""
+def _draw_history(rows: Sequence[HistoryRow], handle: Any) -> None:
+    """Draw BLEU and LAAL over training steps, a line for every cell."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9.0, 4.0), layout="constrained")

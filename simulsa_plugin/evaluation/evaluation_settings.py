@@ -35,7 +35,7 @@ UNITS_OF_WRITING: dict[str, tuple[LatencyUnit, str]] = {
 
 @dataclass(frozen=True)
 class CometSettings(Settings):
-    """The keys of COMET, which is added to a result that is finished, and changes nothing else in it.
+    """The keys of COMET, which is added to a finished result, and changes nothing else in it.
 
     Attributes:
         comet: a COMET or XCOMET checkpoint on disk; not set: no COMET.
@@ -55,7 +55,7 @@ class CometSettings(Settings):
 
 @dataclass(frozen=True)
 class HookSettings(Settings):
-    """The keys of simultaneous decoding during training; what is not named here is as in `EvaluationSettings`.
+    """The keys of simultaneous decoding during training; others are as in `EvaluationSettings`.
 
     Attributes:
         eval_dataset: a test set in dataset_info.json; not set: no decoding during training.
@@ -78,7 +78,7 @@ class HookSettings(Settings):
 
 @dataclass(frozen=True)
 class TuneSettings(Settings):
-    """The keys that only `simulsa-eval tune` reads.
+    """The keys of `simulsa-eval tune` alone.
 
     Attributes:
         dev_dataset: the set in dataset_info.json on which settings are chosen.
@@ -94,7 +94,7 @@ class TuneSettings(Settings):
 
 @dataclass(frozen=True)
 class EvaluationSettings(Settings):
-    """Which cells to decode, and how to count; chunks in milliseconds, rollbacks and `hold_n` in tokens.
+    """Cells to decode, and how to score; chunks in milliseconds, rollbacks and `hold_n` in tokens.
 
     Attributes:
         chunks: k in milliseconds; offline is always added.
@@ -155,11 +155,11 @@ class EvaluationSettings(Settings):
             ("simulsa_agreement_n", self.agreement_n),
         ):
             if len(set(values)) != len(values):
-                raise UsageError(f"{key} names a value twice: {', '.join(map(str, values))}.")
+                raise UsageError(f"{key} repeats a value: {', '.join(map(str, values))}.")
         _check_cells("simulsa_", self.chunks, self.rollbacks, self.policies)
         for threshold in self.confidence_threshold:
             check_range("simulsa_confidence_threshold", threshold, above=0, maximum=1)
-        _heads(self.attention_heads)
+        _parse_heads(self.attention_heads)
         for key in ("confidence_window", "attention_ms", "hold_n", "wait_k", "agreement_n"):
             for value in getattr(self, key):
                 check_range(f"simulsa_{key}", value, minimum=0 if key == "hold_n" else 1)
@@ -173,14 +173,14 @@ class EvaluationSettings(Settings):
 
     @property
     def policy_options(self) -> PolicyOptions:
-        """What the policies are made with."""
+        """The options of the policies."""
         return PolicyOptions(
             rollbacks=self.rollbacks,
             rollback_floor=self.rollback_floor,
             confidence_thresholds=self.confidence_threshold,
             confidence_windows=self.confidence_window,
             attention_ms=self.attention_ms,
-            attention_heads=_heads(self.attention_heads),
+            attention_heads=_parse_heads(self.attention_heads),
             hold_n=self.hold_n,
             wait_k=self.wait_k,
             agreement_n=self.agreement_n,
@@ -189,7 +189,7 @@ class EvaluationSettings(Settings):
 
     @property
     def latency_unit(self) -> LatencyUnit:
-        """`unit`, or what the target language is counted in: char where it has no spaces (word where none is named)."""
+        """`unit`, or the unit of the target language: char where it has no spaces, else word."""
         return self._of_language[0] if self.unit == AUTO else check_unit(self.unit)
 
     @property
@@ -203,7 +203,7 @@ class EvaluationSettings(Settings):
 
 
 def _check_cells(prefix: str, chunks: Iterable[int], rollbacks: Iterable[int], policies: Iterable[str]) -> None:
-    """Check what cells are made of, under the keys that begin with `prefix`."""
+    """Check the settings of cells, under keys that begin with `prefix`."""
     for chunk in chunks:
         check_range(f"{prefix}chunks", chunk, minimum=1)
     for rollback in rollbacks:
@@ -212,7 +212,7 @@ def _check_cells(prefix: str, chunks: Iterable[int], rollbacks: Iterable[int], p
         check_policy_name(f"{prefix}policies", policy)
 
 
-def _heads(words: Iterable[str]) -> tuple[AttentionHead, ...]:
+def _parse_heads(words: Iterable[str]) -> tuple[AttentionHead, ...]:
     """Attention heads by layer/head; UsageError for what is none."""
     heads = []
     for word in words:
@@ -230,5 +230,5 @@ def _check_language(key: str, language: str) -> None:
         raise UsageError(
             f"{key} is {short_repr(language)}, which is not a language tag (BCP 47); allowed: de, zh, zh-CN, "
             f"cmn_hans_cn, jpn … {f'Did you mean {meant}? ' if meant else ''}Correct it, or set both simulsa_unit and "
-            "simulsa_tokenizer, which it chooses."
+            "simulsa_tokenizer, which depend on it."
         )

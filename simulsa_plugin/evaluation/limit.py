@@ -1,7 +1,7 @@
-"""The limit of a test set with truth: every unit of the reference at the first step at which it is supported.
+"""The latency limit of a test set with known alignment: each reference unit as soon as the audio supports it.
 
-Supported is what is certain from the audio heard, whatever may follow. No policy and no model translates it sooner
-without guessing, so a cell's distance from it is what is left to gain.
+A unit is supported when it is certain from the audio so far, whatever follows. No policy can write it earlier without
+guessing, so the distance of a cell from the limit is the possible gain.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from simulsa_plugin.metrics.corpus_scores import CorpusScorer
 from simulsa_plugin.metrics.instance import Measure
 from simulsa_plugin.metrics.records import EmissionRecord, LatencyUnit, count_units
 
-LIMIT = "limit"  # stands for a policy in tables, never among the cells of scores.json
+LIMIT = "limit"  # in place of a policy in tables; not among the cells of scores.json
 LIMITS = "limits"  # of scores.json
-ABOVE = {name: f"{name}_above_limit" for name in ("LAAL", "YAAL")}  # of a cell: milliseconds
-_ROUNDING = 1e-9  # of seconds that were multiplied
+ABOVE = {name: f"{name}_above_limit" for name in ("LAAL", "YAAL")}  # keys of a cell, milliseconds
+_ROUNDING = 1e-9  # relative, of products of floats
 
 
 class SupportedPrefixes(Protocol):
-    """What can be said of each row of a test set, whatever may follow."""
+    """Which part of the reference the audio supports at each time, for the rows of a test set."""
 
     def supported(self, row: int, reference: str) -> Sequence[tuple[float, str]] | None:
-        """(Seconds heard, the part of the reference that they support), in order; ∞ is the end. None: not known."""
+        """Return (seconds of audio, supported part of the reference) in order, ∞ for the end; None where unknown."""
         ...
 
 
@@ -35,50 +35,50 @@ def limits(
     measure: Measure,
     tokenizer: str,
 ) -> list[dict[str, Any]]:
-    """Score the limit for each chunk, and for a system that may write at any moment.
+    """Score the limit for each chunk length, and for a system that can write at any time.
 
     Args:
         records: of the offline cell, with the rows of the test set: references and lengths of the source.
-        truth: of the test set.
+        truth: supported parts of the references of the test set.
         chunks: k in milliseconds.
-        measure: latency unit, and which length counts.
+        measure: how latency is counted.
         tokenizer: of BLEU; the translation is the reference.
 
     Returns:
-        Rows as those of `cells` in scores.json; none where nothing is known of any utterance.
+        Rows like those of `cells` in scores.json; empty where nothing is known about any utterance.
     """
     known = [
-        (record, said)
+        (record, supported)
         for row, record in records
-        if record.reference and record.source_length and (said := truth.supported(row, record.reference))
+        if record.reference and record.source_length and (supported := truth.supported(row, record.reference))
     ]
-    return [_row(known, chunk, measure, tokenizer) for chunk in (None, *sorted(chunks))] if known else []
+    return [_score_limit(known, chunk, measure, tokenizer) for chunk in (None, *sorted(chunks))] if known else []
 
 
 def earliest_delays(
-    said: Sequence[tuple[float, str]], unit: LatencyUnit, chunk_ms: float | None, source_length: float
+    supported: Sequence[tuple[float, str]], unit: LatencyUnit, chunk_ms: float | None, source_length: float
 ) -> tuple[float, ...]:
-    """Milliseconds heard when each unit can be written first, in steps of a chunk or at once (None).
+    """Return the earliest delay of each unit, milliseconds, in steps of a chunk or at any time (None).
 
-    The last step hears what is left, as in decoding.
+    The last step has the rest of the audio, as in decoding.
 
     >>> earliest_delays([(0.4, ""), (0.9, "das Haus"), (math.inf, "das Haus ist alt")], "word", 500.0, 1400.0)
     (1000.0, 1000.0, 1400.0, 1400.0)
     """
     delays: list[float] = []
-    for seconds, text in said:
-        heard = seconds * 1000
+    for seconds, text in supported:
+        received = seconds * 1000
         step = (
-            heard
-            if chunk_ms is None or math.isinf(heard)
-            else max(1, math.ceil(heard / chunk_ms - _ROUNDING)) * chunk_ms
+            received
+            if chunk_ms is None or math.isinf(received)
+            else max(1, math.ceil(received / chunk_ms - _ROUNDING)) * chunk_ms
         )
         delays += [min(step, source_length)] * (count_units(text, unit) - len(delays))
     return tuple(delays)
 
 
 def add_distances(cells: Iterable[dict[str, Any]], limit_rows: Iterable[Mapping[str, Any]]) -> None:
-    """Add to each streaming cell how far its latency lies above the limit of its chunk."""
+    """Add to each streaming cell its latency above the limit of its chunk."""
     by_chunk = {row["chunk_ms"]: row for row in limit_rows if row["chunk_ms"] is not None}
     for cell in cells:
         limit = by_chunk.get(cell["chunk_ms"])
@@ -87,15 +87,15 @@ def add_distances(cells: Iterable[dict[str, Any]], limit_rows: Iterable[Mapping[
             cell[key] = cell[name] - limit[name] if known and limit is not None else None
 
 
-def _row(
+def _score_limit(
     known: Sequence[tuple[EmissionRecord, Sequence[tuple[float, str]]]],
     chunk: float | None,
     measure: Measure,
     tokenizer: str,
 ) -> dict[str, Any]:
     scorer = CorpusScorer(measure, tokenizer, keep=False)
-    for record, said in known:
-        delays = earliest_delays(said, measure.unit, chunk, record.source_length or 0.0)
+    for record, supported in known:
+        delays = earliest_delays(supported, measure.unit, chunk, record.source_length or 0.0)
         scorer.add(
             EmissionRecord(
                 record.index,

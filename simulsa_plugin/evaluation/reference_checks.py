@@ -1,4 +1,4 @@
-"""Whether the references of a test set are written as their latency unit and BLEU tokenizer expect."""
+"""Checks that the writing system of references fits their latency unit and BLEU tokenizer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from simulsa_plugin.languages import (
 from simulsa_plugin.metrics.quality import make_metrics
 from simulsa_plugin.model.values import Sample, UnusableRow
 
-_IN_WORDS = {
+_DESCRIPTIONS = {
     CHINESE: ("in Chinese characters", "zh"),
     JAPANESE: ("in Japanese", "ja"),
     KOREAN: ("in Korean", "ko"),
@@ -33,16 +33,16 @@ def check_references(name: str, rows: Iterable[Sample | UnusableRow], settings: 
 
     Args:
         name: of the test set.
-        rows: of the test set; a row that cannot be decoded is passed over.
-        settings: those that name a unit or a tokenizer are taken at their word.
+        rows: of the test set; those that cannot be decoded are skipped.
+        settings: an explicit unit or tokenizer is accepted.
 
     Returns:
-        Warnings: references without spaces that count as one word each.
+        Warnings about references without spaces, each of which counts as a word.
 
     Raises:
-        UsageError: most references are written otherwise than the target language, or than what is taken where none
-            is named; or sacrebleu has no such tokenizer.
-        MissingExtraError: the tokenizer needs a package or a file that is not there.
+        UsageError: most references use another writing system than the target language (or the default); or sacrebleu
+            does not have the tokenizer.
+        MissingExtraError: the tokenizer needs a package or a file that is missing.
     """
     make_metrics(settings.bleu_tokenizer)
     texts = [row.reference for row in rows if isinstance(row, Sample)]
@@ -51,26 +51,26 @@ def check_references(name: str, rows: Iterable[Sample | UnusableRow], settings: 
         return []
     (most, count), *_ = writings.most_common()
     if 2 * count > writings.total():
-        _check_most(f"{count} of {writings.total()} references of {name}", most, settings)
+        _check_writing(f"{count} of {writings.total()} references of {name}", most, settings)
     whole = sum(map(is_without_spaces, texts)) if settings.latency_unit == "word" else 0
     return (
         [
-            f"{whole} of {len(texts)} references of {name} are written without spaces, and each counts as a word or "
-            "two: latency in words says nothing of them. Set simulsa_target_language, or simulsa_unit=char."
+            f"{whole} of {len(texts)} references of {name} are written without spaces, and each counts as one word or "
+            "two: latency in words is meaningless for them. Set simulsa_target_language, or simulsa_unit=char."
         ]
         if whole
         else []
     )
 
 
-def _check_most(references: str, writing: str, settings: EvaluationSettings) -> None:
-    """Raise UsageError where the writing of most references calls for a unit or tokenizer that was not chosen."""
+def _check_writing(references: str, writing: str, settings: EvaluationSettings) -> None:
+    """Raise UsageError where the writing system of most references needs another unit or tokenizer."""
     unit, tokenizer = UNITS_OF_WRITING[writing]
     taken = settings.latency_unit, settings.bleu_tokenizer
     if (settings.unit != AUTO or taken[0] == unit) and (settings.tokenizer != AUTO or taken[1] == tokenizer):
         return
     language = settings.target_language
-    how, examples = _IN_WORDS[writing]
+    how, examples = _DESCRIPTIONS[writing]
     raise UsageError(
         f"{references} are written {how}, and simulsa_target_language is {repr(language) if language else 'not set'}, "
         f"which gives the latency unit {taken[0]} and the BLEU tokenizer {taken[1]}. Set simulsa_target_language to "

@@ -1,4 +1,4 @@
-"""What a person reads of a run: a table on the terminal, scores.tsv, curves.png and report.html."""
+"""The report of a run: a table for the terminal, scores.tsv, curves.png and report.html."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 TSV, CURVES, PAGE = REPORT_FILES = ("scores.tsv", "curves.png", "report.html")
 KEY_COLUMNS = ("policy", "chunk_ms", "rollback")
-PARAMETERS = "parameters"  # a column of the tables where some cell has any
+PARAMETERS = "parameters"  # a column where some cell has any
 VALUE_COLUMNS = ("BLEU", "chrF", "AL", "LAAL", "AP", "DAL", "ATD", "YAAL", "StartOffset", "EndOffset", "SWF", "NE")
 OPTIONAL_COLUMNS = (COMET, "LAAL_CA", "LAAL_CA_CU", *ABOVE.values())  # a column where some cell has a value
 COUNT_COLUMNS = ("instances", "empty", "skipped")
@@ -38,30 +38,33 @@ ScoresRow = Mapping[str, Any]
 
 def write_result_report(scores: Mapping[str, Any], out: Path) -> None:
     """Write `scores.tsv`, `curves.png` and `report.html` beside scores.json."""
-    cells = _rows(scores)
+    cells = _table_rows(scores)
     with replacing(out / TSV, "w") as handle:
-        handle.writelines("\t".join(row) + "\n" for row in _tsv(cells))
+        handle.writelines("\t".join(row) + "\n" for row in _tsv_rows(cells))
     with replacing(out / CURVES) as handle:
         curves_figure(cells).savefig(handle, format="png", dpi=120)
     with replacing(out / PAGE, "w") as handle:
         handle.write(_page(scores))
 
 
-def _rows(scores: Mapping[str, Any]) -> list[ScoresRow]:
-    """What stands in the tables: the cells, then the limits where they are known."""
+def _table_rows(scores: Mapping[str, Any]) -> list[ScoresRow]:
+    """Return the rows of tables: the cells, then the limits where they are known."""
     return [*scores["cells"], *scores.get(LIMITS, [])]
 
 
 def cells_table(cells: Sequence[ScoresRow]) -> list[str]:
-    """The cells, and limits, as aligned lines, and remarks on what a reader must not miss."""
-    values, keys = _values(cells), _keys(cells)
-    rows = [[*_key(cell, keys), *(_shown(cell, name) for name in values), *_counts(cell)] for cell in cells]
-    return [*align([[*keys, *values, *COUNT_COLUMNS], *rows]), *_remarks(cells)]
+    """Format cells and limits as aligned lines, followed by notes."""
+    values, keys = _value_columns(cells), _key_columns(cells)
+    rows = [
+        [*_format_key(cell, keys), *(_format_cell_value(cell, name) for name in values), *_format_counts(cell)]
+        for cell in cells
+    ]
+    return [*align([[*keys, *values, *COUNT_COLUMNS], *rows]), *_notes(cells)]
 
 
-def _tsv(cells: Sequence[ScoresRow]) -> Iterator[list[str]]:
-    """The rows of scores.tsv; after the counts come parameters as JSON, and how many instances each value rests on."""
-    values = _values(cells)
+def _tsv_rows(cells: Sequence[ScoresRow]) -> Iterator[list[str]]:
+    """Yield the rows of scores.tsv; after the counts: parameters as JSON, and how many instances have each value."""
+    values = _value_columns(cells)
     columns = [*KEY_COLUMNS, *values, *COUNT_COLUMNS]
     yield [*columns, PARAMETERS, *ODD_COUNTS, *(f"{name}_measured" for name in values)]
     for cell in cells:
@@ -69,43 +72,43 @@ def _tsv(cells: Sequence[ScoresRow]) -> Iterator[list[str]]:
         found += [
             json.dumps(cell[PARAMETERS], sort_keys=True) if cell.get(PARAMETERS) else None,
             *(cell.get("counts", {}).get(name) for name in ODD_COUNTS),
-            *(_measured(cell, name) for name in values),
+            *(_measured_instances(cell, name) for name in values),
         ]
         yield ["" if value is None else str(value) for value in found]
 
 
-def _remarks(cells: Sequence[ScoresRow]) -> list[str]:
-    remarks = [
+def _notes(cells: Sequence[ScoresRow]) -> list[str]:
+    notes = [
         f"{cell_key(cell)}: likely degenerate, SWF and EFSW differ by more than 20 points (OmniSTEval's test)"
         for cell in cells
         if cell.get("degenerate")
     ]
-    remarks += [
-        f"{cell_key(cell)}: {count} steps were cut off by the limit on new tokens"
+    notes += [
+        f"{cell_key(cell)}: {count} steps were truncated by the limit on new tokens"
         for cell in cells
         if (count := cell.get("counts", {}).get("truncated_steps"))
     ]
     longer = max((cell.get("counts", {}).get("longer_than_window") or 0 for cell in cells), default=0)
     if longer:
-        remarks.append(f"{longer} utterances are longer than the model's window: it does not hear what lies beyond")
+        notes.append(f"{longer} utterances are longer than the model's window: it ignores the rest")
     if any(
-        is_partial(cell.get(name), _measured(cell, name), cell["instances"])
+        is_partial(cell.get(name), _measured_instances(cell, name), cell["instances"])
         for cell in cells
-        for name in _values(cells)
+        for name in _value_columns(cells)
     ):
-        remarks.append("(m/n): the value rests on m of n instances; the others have none")
-    return remarks
+        notes.append("(m/n): the mean of m of n instances; the others have no value")
+    return notes
 
 
-def _values(cells: Sequence[ScoresRow]) -> list[str]:
+def _value_columns(cells: Sequence[ScoresRow]) -> list[str]:
     return [*VALUE_COLUMNS, *(name for name in OPTIONAL_COLUMNS if any(cell.get(name) is not None for cell in cells))]
 
 
-def _keys(cells: Sequence[ScoresRow]) -> list[str]:
+def _key_columns(cells: Sequence[ScoresRow]) -> list[str]:
     return [*KEY_COLUMNS, *([PARAMETERS] if any(cell.get(PARAMETERS) for cell in cells) else [])]
 
 
-def _key(cell: ScoresRow, keys: Sequence[str]) -> list[str]:
+def _format_key(cell: ScoresRow, keys: Sequence[str]) -> list[str]:
     return [
         format_parameters(cell.get(name) or {}) or "–"
         if name == PARAMETERS
@@ -116,19 +119,19 @@ def _key(cell: ScoresRow, keys: Sequence[str]) -> list[str]:
     ]
 
 
-def _counts(cell: ScoresRow) -> list[str]:
+def _format_counts(cell: ScoresRow) -> list[str]:
     return [str(cell[name]) for name in COUNT_COLUMNS]
 
 
-def _measured(cell: ScoresRow, name: str) -> int | None:
-    """Instances that a value rests on; None where the scores do not say."""
+def _measured_instances(cell: ScoresRow, name: str) -> int | None:
+    """Return how many instances have a value; None where the scores do not record it."""
     skipped = cell.get("counts", {}).get("skipped", {}).get(name)
     return None if skipped is None else cell["instances"] - skipped
 
 
-def _shown(cell: ScoresRow, name: str) -> str:
-    """A value, and how many instances it rests on where these are not all; limits have no COMET."""
-    return format_measured(cell.get(name), _measured(cell, name), cell["instances"])
+def _format_cell_value(cell: ScoresRow, name: str) -> str:
+    """Format a value, and how many instances have one where these are not all; limits have no COMET."""
+    return format_measured(cell.get(name), _measured_instances(cell, name), cell["instances"])
 
 
 def curves_figure(cells: Sequence[ScoresRow], quality: str = "BLEU", latency: str = "LAAL") -> Figure:
@@ -157,8 +160,8 @@ def curves_figure(cells: Sequence[ScoresRow], quality: str = "BLEU", latency: st
         axes.errorbar(
             [cell[latency] for cell in points],
             [cell[quality] for cell in points],
-            yerr=_errors(points, quality),
-            xerr=_errors(points, latency),
+            yerr=_cell_error_bars(points, quality),
+            xerr=_cell_error_bars(points, latency),
             marker="o",
             capsize=2,
             label=label,
@@ -180,7 +183,7 @@ def curves_figure(cells: Sequence[ScoresRow], quality: str = "BLEU", latency: st
     return figure
 
 
-def _errors(cells: Sequence[ScoresRow], name: str) -> list[list[float]]:
+def _cell_error_bars(cells: Sequence[ScoresRow], name: str) -> list[list[float]]:
     return error_bars([cell[name] for cell in cells], [cell.get("intervals", {}).get(name) for cell in cells])
 
 
@@ -198,9 +201,9 @@ def error_bars(values: Sequence[float], intervals: Sequence[Sequence[float] | No
 
 
 def _page(scores: Mapping[str, Any]) -> str:
-    cells, signatures = _rows(scores), scores["signatures"]
+    cells, signatures = _table_rows(scores), scores["signatures"]
     model = html_text(", ".join(f"{key}: {value}" for key, value in scores["model"].items()))
-    values, keys = _values(cells), _keys(cells)
+    values, keys = _value_columns(cells), _key_columns(cells)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Simultaneous translation</title>\n'
         "<style>body{font:15px sans-serif;margin:2em}table{border-collapse:collapse}"
@@ -209,29 +212,36 @@ def _page(scores: Mapping[str, Any]) -> str:
         f"<h1>{html_text(scores['dataset'])}</h1><p>{model}</p>\n"
         + _html_table(
             [*keys, *values, *COUNT_COLUMNS],
-            ([*_key(cell, keys), *(_with_interval(cell, name) for name in values), *_counts(cell)] for cell in cells),
+            (
+                [
+                    *_format_key(cell, keys),
+                    *(_format_with_interval(cell, name) for name in values),
+                    *_format_counts(cell),
+                ]
+                for cell in cells
+            ),
         )
-        + f"<p>Delays are of committed units, in ms of source heard; {_said_of_clocks(cells)} [low, high]: 95 % "
-        f"bootstrap intervals. {len(scores['skipped'])} utterances skipped in every cell. A mean of latency leaves out "
+        + f"<p>Delays are of committed units, in ms of source received; {_clock_note(cells)} [low, high]: 95 % "
+        f"bootstrap intervals. {len(scores['skipped'])} utterances skipped in every cell. Mean latencies exclude "
         f"instances without output; scores.json counts them for every metric.</p>\n"
-        + "".join(f"<p>{html_text(remark)}</p>\n" for remark in _remarks(cells))
+        + "".join(f"<p>{html_text(note)}</p>\n" for note in _notes(cells))
         + '<img src="curves.png" alt="BLEU over LAAL"><h2>LAAL by three delays, and on three clocks</h2>\n'
         + _html_table(
             [*keys, *DELAY_KINDS, *CLOCKS, "real_time_factor"],
             (
                 [
-                    *_key(cell, keys),
-                    *_views(cell, "delays", DELAY_KINDS),
-                    *_views(cell, "clocks", CLOCKS),
+                    *_format_key(cell, keys),
+                    *_format_latencies(cell, "delays", DELAY_KINDS),
+                    *_format_latencies(cell, "clocks", CLOCKS),
                     format_number(cell.get("real_time_factor")),
                 ]
                 for cell in cells
             ),
         )
-        + "<p>First stable: from then on the screen holds the unit. Last written: it was not written again. Committed: "
-        "nothing can change it. Cumulative: all computation so far, as SimulEval counts; per step: that of the step, "
-        "as simulstream counts; queue: a step starts when its audio is there and the step before it is done, which is "
-        "what a user waits. Clocks have values where computation was measured.</p>\n<h2>Signatures</h2><ul>"
+        + "<p>First stable: from then on the unit is displayed. Last written: it was not written again. Committed: "
+        "nothing can change it. Cumulative: all computation so far, as in SimulEval; per step: that of the step, "
+        "as in simulstream; queue: a step starts when its audio has arrived and the step before it is done, the real "
+        "waiting time. Clocks have values where computation was measured.</p>\n<h2>Signatures</h2><ul>"
         + "".join(
             f"<li><code>{html_text(name)}: {html_text(str(text))}</code></li>" for name, text in signatures.items()
         )
@@ -239,25 +249,25 @@ def _page(scores: Mapping[str, Any]) -> str:
     )
 
 
-def _said_of_clocks(cells: Sequence[ScoresRow]) -> str:
+def _clock_note(cells: Sequence[ScoresRow]) -> str:
     if all(cell.get("LAAL_CA") is None for cell in cells):
         return "computation was not measured."
-    return "_CA with the computation measured, _CA_CU over the units that the unaware value averages."
+    return "_CA: computation-aware; _CA_CU: over the units that the unaware value averages."
 
 
-def _with_interval(cell: ScoresRow, name: str) -> str:
+def _format_with_interval(cell: ScoresRow, name: str) -> str:
     found = cell.get("intervals", {}).get(name) if name in WITH_INTERVAL else None
-    return _shown(cell, name) + ("" if found is None else f" {format_interval(found)}")
+    return _format_cell_value(cell, name) + ("" if found is None else f" {format_interval(found)}")
 
 
-def _views(cell: ScoresRow, group: str, names: Iterable[str]) -> list[str]:
-    views = cell.get(group) or {}
-    return [_shown_view(cell, views[name]) if name in views else format_number(None) for name in names]
+def _format_latencies(cell: ScoresRow, group: str, names: Iterable[str]) -> list[str]:
+    groups = cell.get(group) or {}
+    return [_format_laal(cell, groups[name]) if name in groups else format_number(None) for name in names]
 
 
-def _shown_view(cell: ScoresRow, view: Mapping[str, Any]) -> str:
-    measured = cell["instances"] - view["skipped"]["LAAL"]
-    return format_measured(view["LAAL"], measured, cell["instances"])
+def _format_laal(cell: ScoresRow, means: Mapping[str, Any]) -> str:
+    measured = cell["instances"] - means["skipped"]["LAAL"]
+    return format_measured(means["LAAL"], measured, cell["instances"])
 
 
 def _html_table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

@@ -1,4 +1,4 @@
-"""Result folders: which cells `simulsa-eval run` wrote, and where the log of each stands."""
+"""Cells of a result folder of `simulsa-eval run`: keys, values, logs."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from simulsa_plugin.metrics.corpus_scores import METRICS
 SCORES = "scores.json"
 OFFLINE = "offline"
 COMET = "COMET"
-COMET_SCORES = "comet.jsonl"  # of a cell: id, and the score of the instance
+COMET_SCORES = "comet.jsonl"  # in a cell's folder: index and score of each instance
 CELL_METRICS = (*METRICS, COMET)
 
 
 @dataclass(frozen=True)
 class CellKey:
-    """What identifies a cell: policy, chunk (ms) and rollback (tokens), null for offline, and the policy's parameters.
+    """Identifies a cell: policy, chunk (ms) and rollback (tokens), None for offline, and the policy's parameters.
 
     Attributes:
-        parameters: the parameters as canonical JSON, so that keys can be compared; "" where there are none.
+        parameters: canonical JSON, so that keys can be compared; "" where there are none.
     """
 
     policy: str
@@ -39,18 +39,18 @@ class CellKey:
         return f"{self.policy}{chunk}{rollback}{' ' if self.parameters else ''}{self.parameters}"
 
     def as_json(self) -> dict[str, Any]:
-        """The fields as `cells` of scores.json has them."""
+        """Return the fields as in `cells` of scores.json."""
         parameters = json.loads(self.parameters) if self.parameters else {}
         return {"policy": self.policy, "chunk_ms": self.chunk_ms, "rollback": self.rollback, "parameters": parameters}
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of a result: its values (metric → value or None), and its log where there is one.
+    """A cell of a result: its values (metric → value or None), and its log where there is one.
 
     Attributes:
-        instances: how many there are.
-        skipped: metric → how many of them have no value.
+        instances: number of them.
+        skipped: metric → number of instances without a value.
     """
 
     key: CellKey
@@ -63,7 +63,7 @@ class Cell:
 def folder_name(
     policy: str, chunk_ms: float | None, rollback: int | None, parameters: Mapping[str, Any] | None = None
 ) -> str:
-    """Name of a cell's folder in a result folder; what can no name be is left out of it.
+    """Return the name of a cell's folder in a result folder; characters that names cannot have are removed.
 
     >>> folder_name("rollback", 500, 3), folder_name("offline", None, None)
     ('rollback_k500_b3', 'offline')
@@ -76,7 +76,7 @@ def folder_name(
 
 
 def cell_key(row: Mapping[str, Any]) -> CellKey:
-    """The key of a row of `cells`."""
+    """Return the key of a row of `cells`."""
     parameters = row.get("parameters")
     return CellKey(
         row["policy"], row["chunk_ms"], row["rollback"], json.dumps(parameters, sort_keys=True) if parameters else ""
@@ -84,10 +84,10 @@ def cell_key(row: Mapping[str, Any]) -> CellKey:
 
 
 def read_scores(folder: Path) -> dict[str, Any]:
-    """The scores.json of a result folder.
+    """Read the scores.json of a result folder.
 
     Raises:
-        LogError: it is missing, is no JSON object, or has no list of cells.
+        LogError: it is missing, is not a JSON object, or has no list of cells.
     """
     path = folder / SCORES
     try:
@@ -98,24 +98,24 @@ def read_scores(folder: Path) -> dict[str, Any]:
             f"Give a folder of `simulsa-eval run`, or an {INSTANCES_LOG}."
         ) from error
     except (ValueError, RecursionError) as error:
-        raise LogError(f"{path} is no JSON ({error}). Run `simulsa-eval run` again.") from error
+        raise LogError(f"{path} is not valid JSON ({error}). Run `simulsa-eval run` again.") from error
     if not isinstance(scores, dict) or not isinstance(scores.get("cells"), list):
         raise LogError(f"{path} has no list `cells`. Give a folder of `simulsa-eval run`.")
     return scores
 
 
 def read_cells(folder: Path, scores: Mapping[str, Any]) -> dict[CellKey, Cell]:
-    """The cells of a result folder, in its order.
+    """Read the cells of a result folder, in its order.
 
     Raises:
-        LogError: a cell is no object, has no policy or a value that is no number, or stands there twice.
+        LogError: a cell is not an object, has no policy or a value that is not a number, or is repeated.
     """
     cells: dict[CellKey, Cell] = {}
     for number, row in enumerate(scores["cells"], 1):
         where = f"{folder / SCORES}, cell {number}"
         cell = _read_cell(folder, row, where)
         if cell.key in cells:
-            raise LogError(f"{where}: {cell.key} stands there twice. Run `simulsa-eval run` again.")
+            raise LogError(f"{where}: {cell.key} is repeated. Run `simulsa-eval run` again.")
         cells[cell.key] = cell
     return cells
 
@@ -123,14 +123,14 @@ def read_cells(folder: Path, scores: Mapping[str, Any]) -> dict[CellKey, Cell]:
 def _read_cell(folder: Path, row: object, where: str) -> Cell:
     if not isinstance(row, dict) or not isinstance(row.get("policy"), str) or not row["policy"].isprintable():
         raise LogError(f"{where}: expected an object with a policy.")
-    values = {name: _number(row, name, where) for name in CELL_METRICS if name in row}
-    chunk_ms, rollback = _number(row, "chunk_ms", where), _number(row, "rollback", where)
+    values = {name: _read_number(row, name, where) for name in CELL_METRICS if name in row}
+    chunk_ms, rollback = _read_number(row, "chunk_ms", where), _read_number(row, "rollback", where)
     key = cell_key(row | {"chunk_ms": chunk_ms, "rollback": None if rollback is None else int(rollback)})
     name = str(row.get("folder") or folder_name(key.policy, key.chunk_ms, key.rollback, key.as_json()["parameters"]))
     if name != Path(name).name or name == ".." or "\0" in name or len(name) > 255:
         raise LogError(f"{where}: folder is {name[:60]!r}; expected the name of a folder in {folder}.")
     log = folder / name / INSTANCES_LOG
-    instances = _number(row, "instances", where)
+    instances = _read_number(row, "instances", where)
     counts = row.get("counts")
     skipped = counts.get("skipped") if isinstance(counts, dict) else None
     return Cell(
@@ -142,7 +142,7 @@ def _read_cell(folder: Path, row: object, where: str) -> Cell:
     )
 
 
-def _number(row: Mapping[str, Any], key: str, where: str) -> float | None:
+def _read_number(row: Mapping[str, Any], key: str, where: str) -> float | None:
     value = row.get(key)
     if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 1e15):
         raise LogError(f"{where}: {key} is {str(value)[:60]!r}; expected a number or null.")

@@ -1,4 +1,4 @@
-"""Result folders: scores.json is written last, knows what every other file holds, and is checked before it is used."""
+"""Result folders: scores.json is written last, with checksums of the other files, and verified before use."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ FILE_CHECKSUMS = "checksums"  # of scores.json and frontier.json: file → check
 
 
 def write_scores(scores: Mapping[str, Any], out: Path) -> None:
-    """Write the tables and the report, then scores.json: its presence says that everything else is there.
+    """Write the tables and the report, then scores.json, whose presence marks a complete result.
 
     Args:
-        scores: scores.json; the logs of its cells are written.
+        scores: content of scores.json; the logs of its cells exist.
         out: the result folder.
     """
     write_result_report(scores, out)
@@ -31,20 +31,20 @@ def write_scores(scores: Mapping[str, Any], out: Path) -> None:
 
 
 def check_sealed(scores: Mapping[str, Any], out: Path) -> None:
-    """Check that scores.json is as it was written; one that has no checksum is taken as it is.
+    """Verify the checksum of scores.json, if it has one.
 
     Raises:
-        StorageError: it is not.
+        StorageError: it does not match.
     """
     if CHECKSUM in scores and not is_sealed(scores):
         raise StorageError(f"{out / SCORES} is not as it was written: its checksum does not fit. {decode_again(out)}")
 
 
 def check_files(scores: Mapping[str, Any], out: Path) -> None:
-    """Check the files that scores.json has checksums of; tables and report that do not fit are written again.
+    """Verify the files whose checksums scores.json has; changed tables and reports are written again.
 
     Raises:
-        StorageError: the log or the steps of a cell do not fit.
+        StorageError: the log or the steps of a cell do not match.
     """
     noted = scores.get(FILE_CHECKSUMS) or {}
     refuse_damaged(
@@ -55,7 +55,7 @@ def check_files(scores: Mapping[str, Any], out: Path) -> None:
 
 
 def decode_again(out: Path) -> str:
-    """The next step for a result that is damaged."""
+    """Return the advice for a damaged result."""
     return (
         f"Remove {out / SCORES} and start `simulsa-eval run` again, which decodes everything again, or choose "
         f"another --out."
@@ -63,7 +63,7 @@ def decode_again(out: Path) -> str:
 
 
 def _cell_files(scores: Mapping[str, Any], out: Path) -> Iterator[str]:
-    """The log and the steps of every cell, where they are."""
+    """Yield the existing logs and steps of all cells."""
     for cell in read_cells(out, scores).values():
         if cell.log is not None:
             files = (cell.log, cell.log.with_name(STEPS))

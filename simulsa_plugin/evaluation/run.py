@@ -1,4 +1,4 @@
-"""Decode a test set in every cell, score it, write the result folder."""
+"""`simulsa-eval run`: decodes a test set in every cell, scores it, writes the result folder."""
 
 from __future__ import annotations
 
@@ -79,24 +79,24 @@ def evaluate(
 ) -> list[dict[str, Any]]:
     """Decode and score a test set; write scores.json, scores.tsv, curves.png, report.html and a folder per cell.
 
-    Started again after a stop, it goes on, and ends with the same bytes; a folder that is finished is only read.
+    A stopped run resumes, and ends with the same bytes; a finished folder is only read.
 
     Args:
-        model: what decodes.
+        model: the model.
         name: the dataset's name.
         rows: the test set in order.
         settings: cells and units.
         out: result folder.
-        share: decode only this part, as one of several processes; the first waits for the others, and finishes.
-        truth: what can be said of each row, for the limit.
+        share: the part of this process among several; the first one waits for the others, and writes the result.
+        truth: supported parts of the references, for the limit.
 
     Returns:
-        the cells of scores.json, then its limits; none for a share that is not the first.
+        The cells of scores.json, then its limits; empty for all shares but the first.
 
     Raises:
-        UsageError, MissingExtraError: a policy cannot be had, or the references do not fit the unit or the tokenizer;
+        UsageError, MissingExtraError: a policy cannot be made, or the references do not fit the unit or the tokenizer;
             see `plan_cells` and `check_references`.
-        DatasetError: there is no utterance, or none can be decoded.
+        DatasetError: there are no utterances, or none can be decoded.
         StorageError: the folder cannot be used, or holds another evaluation.
     """
     if not rows:
@@ -106,7 +106,7 @@ def evaluate(
     limits = BatchLimits(settings.max_new_tokens, settings.eval_batch_size, settings.eval_memory_gb * 1e9)
     refuse_foreign_results(out, settings)
     if (out / OWNED).exists():  # it may be damaged
-        claim(out, _names(cells), recognised=_is_known(out))
+        claim(out, _output_names(cells), recognised=_has_evaluation(out))
     job = DecodingJob(model, name, rows, cells, limits, settings.measure_time, make_folder(out) / DECODING)
     work = describe_evaluation(job, settings)
     if share and share.number > 1:
@@ -115,7 +115,7 @@ def evaluate(
     if (out / SCORES).exists():
         return _read_finished(job, work, out)
     with locked(out):
-        if (out / SCORES).exists():  # by who held the folder a moment ago
+        if (out / SCORES).exists():  # written by the process that held the lock
             return _read_finished(job, work, out)
         for path in (SCORES, *REPORT_FILES):
             remove_leftovers(out, path)
@@ -126,17 +126,17 @@ def evaluate(
 
 
 def refuse_foreign_results(out: Path, settings: EvaluationSettings) -> None:
-    """Raise StorageError where a link, or what no evaluation has made, stands where the results would be written."""
-    refuse_foreign(out, _names(plan_cells(settings)), recognised=_is_known(out))
+    """Raise StorageError where links or foreign files are in the place of results."""
+    refuse_foreign(out, _output_names(plan_cells(settings)), recognised=_has_evaluation(out))
 
 
-def _names(cells: Sequence[DecodingSetting]) -> list[str]:
-    """What an evaluation writes into its folder."""
+def _output_names(cells: Sequence[DecodingSetting]) -> list[str]:
+    """List what an evaluation writes into its folder."""
     return [DECODING, SCORES, *REPORT_FILES, *map(cell_folder, cells)]
 
 
-def _is_known(out: Path) -> bool:
-    """Whether the folder has an evaluation, with or without a list of what it made: earlier versions left none."""
+def _has_evaluation(out: Path) -> bool:
+    """Return whether the folder has an evaluation; earlier versions kept no list of their files."""
     for path in (out / SCORES, out / DECODING, out / DECODING / STARTED):
         refuse_link(path)
     if (out / SCORES).exists():
@@ -145,10 +145,10 @@ def _is_known(out: Path) -> bool:
 
 
 def plan_cells(settings: EvaluationSettings) -> list[DecodingSetting]:
-    """Offline, then for every policy each chunk with each of its values, or those of them that `cells` names.
+    """Return offline, then for every policy each chunk with each of its settings, restricted to `settings.cells`.
 
     Raises:
-        UsageError: a policy cannot be had, two cells cannot be told apart, or `cells` names none of them.
+        UsageError: a policy cannot be made, two cells have the same name, or `cells` has an unknown one.
     """
     named = [make_policies(name, settings.policy_options) for name in settings.policies]
     cells = [DecodingSetting(policy, chunk) for policies in named for chunk in settings.chunks for policy in policies]
@@ -156,44 +156,44 @@ def plan_cells(settings: EvaluationSettings) -> list[DecodingSetting]:
     for folder in (name for name, count in folders.items() if count > 1):
         raise UsageError(
             f"simulsa_policies gives {folders[folder]} cells by the name {folder}. "
-            "Give policies of your own another name, or parameters in cell() that differ."
+            "Rename your policies, or give them different parameters in cell()."
         )
-    return [DecodingSetting(Offline(), None), *_chosen(cells, settings.cells)]
+    return [DecodingSetting(Offline(), None), *_select_cells(cells, settings.cells)]
 
 
-def _chosen(cells: Sequence[DecodingSetting], names: Sequence[str] | None) -> list[DecodingSetting]:
-    """Those of the cells that `simulsa_cells` names; all of them where it is not set."""
+def _select_cells(cells: Sequence[DecodingSetting], names: Sequence[str] | None) -> list[DecodingSetting]:
+    """Return the cells that `simulsa_cells` names; all where it is not set."""
     if names is None:
         return list(cells)
     folders = [cell_folder(cell) for cell in cells]
     for name in names:
         if name not in folders:
             raise UsageError(
-                f"simulsa_cells names {short_repr(name)}, which is none of the {len(folders)} cells that "
-                f"simulsa_policies, simulsa_chunks and the policies' keys make.{did_you_mean(name, folders)}"
+                f"simulsa_cells names {short_repr(name)}, which is not among the {len(folders)} cells of "
+                f"simulsa_policies, simulsa_chunks and the policies' keys.{did_you_mean(name, folders)}"
             )
     return [cell for cell, folder in zip(cells, folders, strict=True) if folder in names]
 
 
 def _decode_share(job: DecodingJob, work: dict[str, Any], share: Shard, out: Path) -> None:
-    """Decode a share beside whoever finishes; one that comes after the end leaves nothing behind."""
+    """Decode a share; a process that starts after the end leaves no files."""
     try:
         if not (out / SCORES).exists():
             decode_blocks(_begin(job, work, out), share)
     except StorageError:
-        if not (out / SCORES).exists():  # else somebody has finished meanwhile, and cleared away
+        if not (out / SCORES).exists():  # else another process has finished and removed the blocks
             raise
     if (out / SCORES).exists():
         _read_finished(job, work, out)
 
 
 def _begin(job: DecodingJob, work: dict[str, Any], out: Path) -> DecodingJob:
-    """Write down what is decoded, or see that it is what others have begun; the job with the work as it was begun."""
-    claim(out, _names(job.cells), recognised=_is_known(out))
+    """Record the configuration, or compare it with the recorded one; return the job with the recorded one."""
+    claim(out, _output_names(job.cells), recognised=_has_evaluation(out))
     with locked(make_own_folder(job.folder), wait=True):
         run = run_folder(out, SCORES)
         noted = run.read(run.started)
-        begun = noted or recorded_work(job)  # a crash may have left no more than the blocks
+        begun = noted or recorded_work(job)  # after a crash only the blocks may be left
         if noted is None:
             run.begin(begun or work)
         job = dataclasses.replace(job, work=run.read(run.started) or {})
@@ -204,7 +204,7 @@ def _begin(job: DecodingJob, work: dict[str, Any], out: Path) -> DecodingJob:
 
 
 def _read_finished(job: DecodingJob, work: dict[str, Any], out: Path) -> list[dict[str, Any]]:
-    """The cells of a finished folder, whose files are checked; what a kill left of the blocks goes."""
+    """Read the cells of a finished folder, verify its files, and remove left-over blocks."""
     scores = read_configuration(out / SCORES)
     check_sealed(scores, out)
     refuse_other_evaluation(out, scores, work, decodes=False)
@@ -215,11 +215,11 @@ def _read_finished(job: DecodingJob, work: dict[str, Any], out: Path) -> list[di
 
 
 def describe_evaluation(job: DecodingJob, settings: EvaluationSettings) -> dict[str, Any]:
-    """What decides the bytes of the result."""
+    """Return the configuration that determines the result."""
     digest = hashlib.sha256()
     for row in job.rows:
-        said = [row.reason] if isinstance(row, UnusableRow) else [row.audio, row.reference, vars(row.prompt)]
-        digest.update(f"{dump_line([row.row, *said])}\n".encode())
+        content = [row.reason] if isinstance(row, UnusableRow) else [row.audio, row.reference, vars(row.prompt)]
+        digest.update(f"{dump_line([row.row, *content])}\n".encode())
     own = policy_sources(settings.policies)
     return {
         "dataset": job.name,
@@ -239,10 +239,10 @@ def run_folder(out: Path, finished: str, blocks: str = DECODING) -> RunFolder:
 
 
 def refuse_other_evaluation(out: Path, before: dict[str, Any], work: dict[str, Any], *, decodes: bool) -> None:
-    """Refuse to go on in a folder that holds other work; `decodes`: whether forward passes are left.
+    """Check that a folder has the same configuration; `decodes`: whether some blocks are still to be decoded.
 
     Raises:
-        StorageError: what differs is named.
+        StorageError: the configurations differ.
     """
     run_folder(out, SCORES).refuse_other(before, work, "Choose another --out.", computes=decodes)
     if before["model"].get("weights") != work["model"].get("weights"):
@@ -256,7 +256,7 @@ def _finish(
     skipped = [{"id": one["id"], "reason": one["skipped"]} for one in instances if "skipped" in one]
     if len(skipped) == len(instances):
         reasons = dict(Counter(one["reason"] for one in skipped))
-        remove_blocks(job)  # nothing was decoded: a corrected test set may come here
+        remove_blocks(job)  # so that a corrected test set can use the folder
         raise DatasetError(f"No utterance of {job.name} can be decoded; reasons: {reasons}.")
     samples = {job.identifier(row): row for row in job.rows if isinstance(row, Sample)}
     longer = sum(one.get("longer_than_window", False) for one in instances)
@@ -265,14 +265,14 @@ def _finish(
         row["skipped"] = len(skipped)
         row["counts"]["longer_than_window"] = longer
     cells = [row for row, _ in scored]
-    limit_rows = _limits(job, samples, settings, truth) if truth else []
+    limit_rows = _score_limits(job, samples, settings, truth) if truth else []
     add_distances(cells, limit_rows)
     scores: dict[str, Any] = {
         "cells": cells,
         **({LIMITS: limit_rows} if limit_rows else {}),
         "signatures": scored[0][1],
         **work,
-        "model": job.work["model"],  # what decoded: this process may be on another device
+        "model": job.work["model"],  # the one that decoded: this process may be on another device
         "decoded_on": sorted({one["device"] for one in instances if "skipped" not in one}),
         "skipped": skipped,
     }
@@ -281,10 +281,10 @@ def _finish(
     return [*cells, *limit_rows]
 
 
-def _limits(
+def _score_limits(
     job: DecodingJob, samples: dict[str, Sample], settings: EvaluationSettings, truth: SupportedPrefixes
 ) -> list[dict[str, Any]]:
-    """The limit of the utterances that were decoded; those without truth are counted as skipped."""
+    """Score the limit of the decoded utterances; those without truth are counted as skipped."""
     unit = settings.latency_unit
     sessions = enumerate(read_steps(job, job.cells[0]))
     records = (
@@ -305,13 +305,13 @@ def _write_cell(
     remove_leftovers(folder)
     with writing_to(folder):
         (folder / COMET_SCORES).unlink(missing_ok=True)  # of an earlier result
-    scorer, views = CorpusScorer(measure, settings.bleu_tokenizer, keep=True), DelayClockMeans(measure)
-    write_simuleval_log(folder / INSTANCES_LOG, _watched(read_steps(job, cell), samples, scorer, views))
+    scorer, means = CorpusScorer(measure, settings.bleu_tokenizer, keep=True), DelayClockMeans(measure)
+    write_simuleval_log(folder / INSTANCES_LOG, _score_sessions(read_steps(job, cell), samples, scorer, means))
     with replacing(folder / STEPS) as handle:
-        for part in _parts(job, cell):
+        for part in _step_files(job, cell):
             handle.write(part)
     scores = scorer.scores(Bootstrap()).as_json()
-    counts = scores["counts"] | {"truncated_steps": views.truncated_steps}
+    counts = scores["counts"] | {"truncated_steps": means.truncated_steps}
     row = {
         "policy": cell.policy.name,
         "chunk_ms": cell.chunk_ms,
@@ -319,7 +319,7 @@ def _write_cell(
         "folder": folder.name,
         **scores["corpus"],
         **{name: scores[name] for name in ("intervals", "percentiles", "degenerate")},
-        **views.as_json(),
+        **means.as_json(),
         "instances": counts["instances"],
         "empty": counts["empty"],
         "counts": counts,
@@ -327,20 +327,20 @@ def _write_cell(
     return row, scores["signatures"] | {"CA": "clock:cumulative|as:SimulEval-1.1.4"}
 
 
-def _watched(
+def _score_sessions(
     sessions: Iterator[tuple[str, list[ShownStep]]],
     samples: dict[str, Sample],
     scorer: CorpusScorer,
-    views: DelayClockMeans,
+    means: DelayClockMeans,
 ) -> Iterator[EmissionRecord]:
-    """The record of every session, scored as it passes on to the log."""
+    """Yield the record of every session after adding it to the scores."""
     for index, (identifier, steps) in enumerate(sessions):
         sample = samples[identifier]
         record = emission_record(steps, index, sample.reference, sample.audio, scorer.measure.unit)
         scorer.add(record)
-        views.add(record, steps)
+        means.add(record, steps)
         yield record
 
 
-def _parts(job: DecodingJob, cell: DecodingSetting) -> Iterator[bytes]:
+def _step_files(job: DecodingJob, cell: DecodingSetting) -> Iterator[bytes]:
     return (steps_file(job, block, cell).read_bytes() for block in range(job.num_blocks))

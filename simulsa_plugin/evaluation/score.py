@@ -1,4 +1,4 @@
-"""The work behind `simulsa-eval score`: read a log, score it, say what is odd about it."""
+"""`simulsa-eval score`: reads and scores a log, and warns about its problems."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from simulsa_plugin.worker_processes import Processes
 
 logger = logging.getLogger(__name__)
 _WORTH_PROCESSES = 2 * 2**20  # bytes of a log
-_MOST_PROCESSES = 4  # more than that wait for the one that reads
+_MOST_PROCESSES = 4  # more would wait for the reader
 
 
 @dataclass(frozen=True)
 class ScoreOptions:
-    """Options of `simulsa-eval score`; their meanings stand in its help."""
+    """Options of `simulsa-eval score`, explained in its help."""
 
     references: Path | None = None
     segments: Path | None = None
@@ -46,13 +46,13 @@ class ScoreOptions:
 
     @property
     def read(self) -> ReadOptions:
-        """What the log does not say itself."""
+        """What the log does not contain."""
         return ReadOptions(self.references, self.segments, self.detokenizer, self.unit, self.keep_end_marks)
 
 
 @dataclass(frozen=True)
 class ScoredLog:
-    """A log, its scores, and what is odd about it, one message per kind."""
+    """A log, its scores, and one warning per kind of problem."""
 
     log: Log
     scores: CorpusScores
@@ -60,9 +60,9 @@ class ScoredLog:
 
 
 def score_log(path: Path, options: ScoreOptions, executor: Executor | None = None) -> ScoredLog:
-    """Read and score a log as SimulEval (and, for YAAL, OmniSTEval) does, odd lines included.
+    """Read and score a log as SimulEval (for YAAL: OmniSTEval) does, lines with problems included.
 
-    The log is read once, line by line; of each instance a number per metric stays.
+    The log is read once, line by line; only a number per instance and metric is kept.
 
     Args:
         path: the log.
@@ -70,11 +70,11 @@ def score_log(path: Path, options: ScoreOptions, executor: Executor | None = Non
         executor: counts n-grams in other processes.
 
     Raises:
-        LogError: the log cannot be scored, or has an odd line and `strict` is set; file and line are named.
+        LogError: the log cannot be scored, or `strict` is set and a line has a problem.
         UsageError, MissingExtraError: as `CorpusScorer`.
     """
     log = Log(path, options.read)
-    odd = LogChecker(log, options.unit, strict=options.strict)
+    checker = LogChecker(log, options.unit, strict=options.strict)
     scorer = CorpusScorer(
         Measure(options.unit, options.use_ref_len),
         options.tokenizer,
@@ -82,7 +82,7 @@ def score_log(path: Path, options: ScoreOptions, executor: Executor | None = Non
         sentences=options.sentences,
         executor=executor,
     )
-    for record in odd.checked_records():
+    for record in checker.checked_records():
         scorer.add(record)
     scores = scorer.scores(options.bootstrap)
     counts = {
@@ -91,11 +91,11 @@ def score_log(path: Path, options: ScoreOptions, executor: Executor | None = Non
         "repeated_index": log.repeated_index.count,
     }
     scores = dataclasses.replace(scores, counts=scores.counts | counts, signatures=scores.signatures | log.signatures)
-    return ScoredLog(log, scores, tuple(odd.warnings()))
+    return ScoredLog(log, scores, tuple(checker.warnings()))
 
 
 def run_score(path: Path, options: ScoreOptions, json_path: Path | None = None) -> ScoredLog:
-    """Score a log, log its warnings, and write the JSON where asked for. Raises as `score_log`."""
+    """Score a log, log its warnings, write the JSON to a path if given. Raises as `score_log`."""
     refuse_input_as_output(json_path, [path, options.read.references, options.read.segments])
     with other_processes(path) as executor:
         scored = score_log(path, options, executor)
@@ -109,7 +109,7 @@ def run_score(path: Path, options: ScoreOptions, json_path: Path | None = None) 
 
 @contextlib.contextmanager
 def other_processes(path: Path) -> Iterator[Executor | None]:
-    """Processes that count the n-grams of a log while it is read; None where it is short, or there is one core."""
+    """Start processes that count the n-grams of a log while it is read; None for short logs, or on one core."""
     cores = len(os.sched_getaffinity(0))
     if cores < 2 or not path.is_file() or path.stat().st_size < _WORTH_PROCESSES:
         yield None
@@ -119,7 +119,7 @@ def other_processes(path: Path) -> Iterator[Executor | None]:
 
 
 def score_table(scored: ScoredLog) -> list[str]:
-    """The lines that `score` prints."""
+    """Return the lines that `score` prints."""
     scores, instances = scored.scores, scored.scores.counts["instances"]
     intervals, time = scores.intervals, time_unit(scores.signatures)
     rows = [["metric", "value", *(["[low, high]"] if intervals is not None else []), "p50", "p90", "unit", "measured"]]
@@ -136,7 +136,7 @@ def score_table(scored: ScoredLog) -> list[str]:
             ]
         )
     lines = [f"{scored.log.path}: {scored.log.form}, {instances} instances, {scores.counts['empty']} empty", ""]
-    lines += [*align(rows), "", *_remarks(scores)]
+    lines += [*align(rows), "", *_notes(scores)]
     lines += [f"{name}: {signature}" for name, signature in scores.signatures.items()]
     if scores.sentences is not None:
         columns = [[name, *map(format_number, scores.sentences[name])] for name in SENTENCE_METRICS]
@@ -145,15 +145,15 @@ def score_table(scored: ScoredLog) -> list[str]:
     return lines
 
 
-def _remarks(scores: CorpusScores) -> list[str]:
-    """What a reader of the table must not miss."""
+def _notes(scores: CorpusScores) -> list[str]:
+    """Return notes on the scores."""
     lines = []
     if scores.degenerate:
         lines.append("Likely a degenerate policy: SWF and EFSW differ by more than 20 points (OmniSTEval's test).")
     plain, aware = scores.corpus["LAAL"], scores.corpus["LAAL_CA"]
     if plain is not None and aware is not None and aware < plain:
         lines.append(
-            "LAAL_CA lies below LAAL: by its own clock it stops at an earlier unit. LAAL_CA_CU has the same "
+            "LAAL_CA is below LAAL: on its clock it stops at an earlier unit. LAAL_CA_CU averages the same "
             "units as LAAL."
         )
     return [*lines, ""] if lines else []

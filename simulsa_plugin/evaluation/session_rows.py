@@ -1,4 +1,4 @@
-"""Sessions as rows of `steps.jsonl`, and as the steps that are read from it."""
+"""Converts sessions to rows of `steps.jsonl`, or to the steps that are read from it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from simulsa_plugin.streaming.session import Step
 def step_rows(
     identifier: str, steps: Sequence[Step], decode: Callable[[Sequence[int]], str]
 ) -> Iterator[dict[str, Any]]:
-    """The rows of a session.
+    """Yield the rows of a session.
 
     Args:
         identifier: of the utterance.
         steps: of the session.
-        decode: token ids to text, special tokens left out.
+        decode: token ids to text, without special tokens.
     """
     for number, step in enumerate(steps, 1):
         row = {
@@ -36,5 +36,5 @@ def step_rows(
 
 
 def shown_steps(steps: Sequence[Step], decode: Callable[[Sequence[int]], str]) -> list[ShownStep]:
-    """The steps of a session in text; `decode` as for `step_rows`."""
+    """Convert the steps of a session to text; `decode` as for `step_rows`."""
     return [parse_step(row) for row in step_rows("", steps, decode)]

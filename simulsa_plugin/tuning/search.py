@@ -258,7 +258,7 @@ def _decode(search: Search, cells: Sequence[int], utterances: int) -> None:
             rows=rows,
             cells=[search.job.cells[cell] for cell in group],
             folder=search.job.folder / f"{search.parts:03d}",
-            whole=set(),
+            complete_blocks=set(),
         )
         search.parts += 1
         decode_blocks(part)

@@ -36,7 +36,7 @@ def place(tmp_path, monkeypatch):
         (["eval_dataset=toy", "simulsa_dev_dataset=tou"], "tou"),
         (
             ["eval_dataset=toy", "simulsa_dev_dataset=other", "simulsa_cells=rollback_k500_b33"],
-            "simulsa_cells names 'rollback_k500_b33', which is none of the 248 cells",
+            "simulsa_cells names 'rollback_k500_b33', which is not among the 248 cells",
         ),
         (["simulsa_policies=[]", "simulsa_dev_dataset=other"], "There is no cell to choose from"),
         (

@@ -235,7 +235,7 @@ def test_a_program_that_is_no_python_is_found_out(checkpoint):
         ("[0.5]", "1 scores for 5 segments"),
         (
             "[0.5, 0.5, math.nan, 0.5, math.inf]",
-            "2 of 5 segments a score that is no number, the first of them segment 3",
+            "2 of 5 segments a score that is not finite, first in segment 3",
         ),
     ],
 )

@@ -300,7 +300,7 @@ def test_a_mean_over_fewer_than_all_instances_says_so_in_every_table(rows, tmp_p
     lines = cells_table(cells)
     assert expected in lines[2]
     assert "(2/3)" not in lines[1]  # the offline cell has no YAAL, and LAAL of all
-    assert "(m/n): the value rests on m of n instances; the others have none" in lines
+    assert "(m/n): the mean of m of n instances; the others have no value" in lines
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert expected in page
     head, _, row = [
@@ -320,7 +320,7 @@ def test_what_is_not_heard_or_cut_off_is_said_in_the_tables(rows, tmp_path):
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     for said in (
         "1 utterances are longer than the model&#x27;s window",
-        f"rollback k=1000 b=0: {steps} steps were cut off by the limit on new tokens",
+        f"rollback k=1000 b=0: {steps} steps were truncated by the limit on new tokens",
     ):
         assert said in page
         assert said.replace("&#x27;", "'") in "\n".join(cells_table(cells))

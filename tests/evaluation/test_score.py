@@ -378,4 +378,4 @@ def test_an_average_that_computation_seems_to_lower_is_explained(tmp_path, capsy
     assert scores["LAAL"] == (900.0 + 2000.0 - 500.0) / 2
     assert scores["LAAL_CA"] == 1001.0 < scores["LAAL"]
     assert scores["LAAL_CA_CU"] == (1001.0 + 9000.0 - 500.0) / 2
-    assert "LAAL_CA lies below LAAL" in capsys.readouterr().out
+    assert "LAAL_CA is below LAAL" in capsys.readouterr().out

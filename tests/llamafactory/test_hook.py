@@ -545,10 +545,10 @@ def test_a_training_that_goes_on_does_its_later_steps_again(tmp_path):
     for step in (1, 2, 3):
         history.add(step, 0.1, 1.0, [row | {"BLEU": float(step)}])
     history.add(3, 0.1, 1.0, [row | {"BLEU": 9.0}])  # the best model, at the last step
-    history.forget_after(2)
+    history.drop_after(2)
     rows = list(read_jsonl(tmp_path / "simulsa_eval.jsonl"))
     assert [(one["step"], one["BLEU"]) for one in rows] == [(1, 1.0), (2, 2.0)]
-    history.forget_after(0)
+    history.drop_after(0)
     assert (tmp_path / "simulsa_eval.jsonl").read_text() == ""
 
 

@@ -1,4 +1,4 @@
-"""The work behind `simulsa-eval comet`: COMET of a log, or of every cell of a result folder, added to its scores."""
+"""`simulsa-eval comet`: COMET of a log, or of every cell of a result folder, added to its scores."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CometOptions:
-    """Options of `simulsa-eval comet`; their meanings stand in its help."""
+    """Options of `simulsa-eval comet`, explained in its help."""
 
     checkpoint: Path
     python: str | None = None
@@ -53,7 +53,7 @@ def add_comet_if_wanted(folder: Path, settings: CometSettings) -> None:
 
 
 def add_comet(path: Path, options: CometOptions) -> dict[str, float]:
-    """Score a log, or every cell of a result folder that has one; of a folder, write it down.
+    """Score a log, or every cell of a result folder that has one; the scores are added to the folder.
 
     The folder's scores.json, tables and report get the means, each cell a `comet.jsonl` with a score per instance,
     which `compare` resamples.
@@ -66,7 +66,7 @@ def add_comet(path: Path, options: CometOptions) -> dict[str, float]:
         Cell → mean.
 
     Raises:
-        LogError: a log cannot be read, or the sources are not as many, or the folder has been changed meanwhile.
+        LogError: a log cannot be read, the number of sources is wrong, or the folder was changed meanwhile.
         StorageError: a file of the folder is damaged.
         UsageError, MissingExtraError, ModelError: as `comet_scores`.
     """
@@ -81,11 +81,11 @@ def add_comet(path: Path, options: CometOptions) -> dict[str, float]:
         raise LogError(f"{path} has no {INSTANCES_LOG} in any cell. Give a folder of `simulsa-eval run`.")
     for cell in cells:
         refuse_link((cell.log or Path()).parent)
-    triples = [_triples(cell, scores, options) for cell in cells]
+    triples = [_read_triples(cell, scores, options) for cell in cells]
     scored = _score(triples, options)
     with locked(path):
         if read_scores(path)["cells"] != scores["cells"]:
-            raise LogError(f"{path / SCORES} has been changed while COMET was computed. Start again.")
+            raise LogError(f"{path / SCORES} was changed while COMET was computed. Start again.")
         remove_leftovers(path)
         for cell, one in zip(cells, scored, strict=True):
             _write_cell(cell, one)
@@ -93,15 +93,15 @@ def add_comet(path: Path, options: CometOptions) -> dict[str, float]:
     return {str(cell.key): _mean(one.scores) for cell, one in zip(cells, scored, strict=True)}
 
 
-def _triples(cell: Cell, scores: Mapping[str, Any], options: CometOptions) -> list[dict[str, str]]:
-    """The texts of a cell."""
+def _read_triples(cell: Cell, scores: Mapping[str, Any], options: CometOptions) -> list[dict[str, str]]:
+    """Read the texts of a cell."""
     log = cell.log or Path()
     rows = list(text_rows(Log(log, options.read).records(), None))
     if options.sources is None:
         return rows
     sources = list(read_references(options.sources))
     if len(sources) != len(rows) and len(sources) == scores.get("rows"):
-        # An id ends with the number of its row in the test set.
+        # An id ends with its row in the test set.
         sources = [
             sources[int(identifier.rpartition("-")[2])] for identifier, _ in read_sessions([log.with_name(STEPS)])
         ]
@@ -114,7 +114,7 @@ def _triples(cell: Cell, scores: Mapping[str, Any], options: CometOptions) -> li
 
 
 def _score(cells: Sequence[Sequence[Mapping[str, str]]], options: CometOptions) -> list[CometScores]:
-    """Scores of several cells by one start of the model, which may take minutes."""
+    """Score several cells with a single start of the model, which may take minutes."""
     everything = comet_scores(
         [triple for cell in cells for triple in cell],
         options.checkpoint,
@@ -142,7 +142,7 @@ def _write_scores(folder: Path, scores: dict[str, Any], scored: Mapping[Path | N
         if one is not None:
             scores["signatures"][COMET] = one.signature
             row.setdefault("intervals", {})[COMET] = _interval(one.scores)
-    write_scores(scores, folder)  # a reader uses no comet.jsonl whose mean is another than here
+    write_scores(scores, folder)  # readers reject a comet.jsonl with another mean
 
 
 def _interval(scores: Sequence[float]) -> list[float] | None:

@@ -1,7 +1,7 @@
-"""COMET and XCOMET from a checkpoint on disk, computed by an interpreter of its own.
+"""COMET and XCOMET from a local checkpoint, computed by a separate interpreter.
 
-unbabel-comet needs transformers < 5, numpy < 2 and huggingface-hub < 1; LLaMA-Factory needs newer ones. So the two do
-not share an environment, and the scores come from `comet_worker.py` in a second one.
+unbabel-comet needs transformers < 5, numpy < 2 and huggingface-hub < 1; LLaMA-Factory needs newer ones. So the two need
+separate environments, and `worker.py` computes the scores in the second one.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ INSTALLING = (
 
 @dataclass(frozen=True)
 class CometScores:
-    """A score per segment, in the order given (mostly 0…1, more is better), and what they can be compared by."""
+    """A score per segment, in input order (mostly 0…1, higher is better), and their signature."""
 
     scores: tuple[float, ...]
     signature: str
@@ -42,27 +42,26 @@ class CometScores:
 def comet_scores(
     triples: Sequence[Mapping[str, str]], checkpoint: Path, *, python: str | None = None, batch_size: int = 8
 ) -> CometScores:
-    """Score segments with a COMET or XCOMET checkpoint; nothing is fetched. A corpus score is their mean.
+    """Score segments with a COMET or XCOMET checkpoint, without network. The corpus score is their mean.
 
-    On a GPU if there is one that the interpreter's torch can use. A checkpoint is a pickle: give only one that you
-    trust.
+    Runs on a GPU if the interpreter's torch has one. A checkpoint is a pickle: use only one that you trust.
 
     Args:
         triples: shape (n,), n ≥ 1; texts "mt" (the translation), "src" and "ref". All may lack "src", or "ref", if the
-            model can do without. Other keys are left out.
+            model does not need it. Other keys are ignored.
         checkpoint: a folder as on the hub (hparams.yaml, checkpoints/model.ckpt), or the .ckpt file in it. The encoder
             it names is a folder, relative to the checkpoint's, or in the Hugging Face cache.
-        python: an interpreter that has unbabel-comet; without one, this one.
+        python: an interpreter with unbabel-comet; None for the current one.
         batch_size: segments scored at a time.
 
     Raises:
         MissingExtraError: the interpreter has no unbabel-comet.
         UsageError: the checkpoint or the interpreter does not exist, the checkpoint has no hparams.yaml, a triple
             lacks a text that others have or the model needs, or the batch size is less than 1.
-        ModelError: the checkpoint cannot be loaded, or the scoring failed in another way.
+        ModelError: the checkpoint cannot be loaded, or scoring failed otherwise.
     """
     if batch_size < 1:
-        raise UsageError(f"The batch size for COMET is {batch_size}; it is at least 1.")
+        raise UsageError(f"The batch size for COMET is {batch_size}; allowed: 1 or more.")
     lines = _input_lines(triples)
     try:
         file = comet_worker.find_checkpoint(checkpoint)
@@ -70,17 +69,17 @@ def comet_scores(
         raise UsageError(str(error)) from error
     interpreter = os.path.expanduser(python) if python else sys.executable
     with tempfile.TemporaryDirectory(prefix="simulsa-comet-") as folder:
-        given, got = Path(folder) / "input.jsonl", Path(folder) / "output.json"
-        given.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-        _run([interpreter, str(WORKER), str(file), str(given), str(got), "--batch-size", str(batch_size)])
-        result = _read_result(got, interpreter)
-    return CometScores(_checked(result["scores"], len(lines)), _signature(file, result))
+        inputs, output = Path(folder) / "input.jsonl", Path(folder) / "output.json"
+        inputs.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+        _run([interpreter, str(WORKER), str(file), str(inputs), str(output), "--batch-size", str(batch_size)])
+        result = _read_result(output, interpreter)
+    return CometScores(_check_scores(result["scores"], len(lines)), _signature(file, result))
 
 
 def _input_lines(triples: Sequence[Mapping[str, str]]) -> list[str]:
-    """The triples as JSON, each with the same segments. Here, as comet would score a None as the word "None"."""
+    """Check the triples and write them as JSON; comet would score None as the word "None"."""
     if not triples:
-        raise UsageError("There is nothing to score with COMET: no segments.")
+        raise UsageError("There are no segments to score with COMET.")
     names = [name for name in SEGMENTS if name in triples[0]]
     if "mt" not in names or len(names) == 1:
         raise UsageError(f"COMET scores mt with src, ref or both; the first segment has {', '.join(triples[0])}.")
@@ -94,14 +93,14 @@ def _input_lines(triples: Sequence[Mapping[str, str]]) -> list[str]:
 
 
 def _run(command: list[str]) -> None:
-    # A progress bar, if any, goes to the worker's stdout; its stderr is for what went wrong.
+    # The worker's progress bar goes to stdout, its errors to stderr.
     terminal = sys.stderr if sys.stderr.isatty() else subprocess.DEVNULL
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=terminal, stderr=subprocess.PIPE, check=False)
     except OSError as error:
         raise UsageError(
             f"The interpreter for COMET, {command[0]}, cannot be started: {error.strerror}. "
-            "Give the path of a Python that has unbabel-comet."
+            "Give the path of a Python with unbabel-comet."
         ) from error
     if done.returncode == 0:
         return
@@ -110,7 +109,7 @@ def _run(command: list[str]) -> None:
         raise MissingExtraError(f"{reason} {INSTALLING}")
     if done.returncode == comet_worker.EXIT_INPUT:
         raise UsageError(reason)
-    raise ModelError(f"COMET failed: {reason or _how_it_ended(done.returncode)}")
+    raise ModelError(f"COMET failed: {reason or _describe_exit(done.returncode)}")
 
 
 def _last_line(output: bytes) -> str:
@@ -118,27 +117,29 @@ def _last_line(output: bytes) -> str:
     return next((line for line in reversed(lines) if line), "")
 
 
-def _how_it_ended(returncode: int) -> str:
+def _describe_exit(returncode: int) -> str:
     if returncode < 0:
-        return f"its process was ended by signal {-returncode}; 9 often means that memory ran out."
-    return f"its process ended with status {returncode} and said nothing."
+        return f"its process was killed by signal {-returncode}; 9 often means out of memory."
+    return f"its process ended with status {returncode} without a message."
 
 
 def _read_result(path: Path, interpreter: str) -> dict[str, Any]:
     try:
         result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ModelError(f"COMET failed: {interpreter} ended well but left no scores. Is it a Python?") from error
+        raise ModelError(
+            f"COMET failed: {interpreter} exited without error but wrote no scores. Is it a Python interpreter?"
+        ) from error
     return result
 
 
-def _checked(scores: Sequence[float], expected: int) -> tuple[float, ...]:
+def _check_scores(scores: Sequence[float], expected: int) -> tuple[float, ...]:
     if len(scores) != expected:
         raise ModelError(f"COMET gave {len(scores)} scores for {expected} segments.")
     odd = [number for number, score in enumerate(scores, 1) if not math.isfinite(score)]
     if odd:
         raise ModelError(
-            f"COMET gave {len(odd)} of {expected} segments a score that is no number, the first of them "
+            f"COMET gave {len(odd)} of {expected} segments a score that is not finite, first in "
             f"segment {odd[0]}; the checkpoint may be damaged."
         )
     return tuple(scores)
@@ -158,10 +159,7 @@ def _signature(file: Path, result: Mapping[str, Any]) -> str:
 
 
 def _fingerprint(file: Path) -> str:
-    """What tells a checkpoint from another of the same name: a hash of its size and of parts all over it.
-
-    A whole one may have 40 GB.
-    """
+    """Hash the size and samples of a checkpoint, which may have 40 GB."""
     digest = hashlib.sha256()
     size = file.stat().st_size
     digest.update(str(size).encode())

@@ -1,17 +1,16 @@
-"""Score translations with COMET or XCOMET. Run as a file, by an interpreter that has unbabel-comet.
+"""Score translations with COMET or XCOMET. Run as a script, by an interpreter with unbabel-comet.
 
-That interpreter need not have this package, so nothing of it is imported here: only the standard library and comet.
+That interpreter may lack this package, so only the standard library and comet are imported here.
 
-    PYTHON comet_worker.py CHECKPOINT INPUT OUTPUT [--batch-size N] [--gpus 0|1]
+    PYTHON worker.py CHECKPOINT INPUT OUTPUT [--batch-size N] [--gpus 0|1]
 
 CHECKPOINT is a folder as on the hub (hparams.yaml and checkpoints/model.ckpt) or the .ckpt file in it. A .ckpt file is
-a pickle, and to load a pickle can mean to run what its maker put there: give only checkpoints that you trust. Nothing
-is fetched. The encoder that the checkpoint names (`pretrained_model`; only its configuration and tokenizer are read) is
-a folder, relative to the checkpoint's, or else stands in the Hugging Face cache; a folder that hparams.yaml names
-replaces what the .ckpt file names.
+a pickle, and loading a pickle can run arbitrary code: use only checkpoints that you trust. Nothing is downloaded. The
+encoder of the checkpoint (`pretrained_model`; only its configuration and tokenizer are read) is a folder, relative to
+the checkpoint's, or in the Hugging Face cache; a folder in hparams.yaml overrides the one in the .ckpt file.
 
 INPUT holds one JSON object per line: {"src": text, "mt": text, "ref": text}; all lines may lack src, or ref. OUTPUT
-becomes one object: {"scores": [number, …], "segments": those of src and ref that the model looked at, "class": that of
+becomes one object: {"scores": [number, …], "segments": those of src and ref that the model used, "class": that of
 the model, "version": "unbabel-comet x"}. A failure is one line on stderr and the exit status. A progress bar goes to
 stdout if that is a terminal.
 """
@@ -32,7 +31,7 @@ from typing import Any
 EXIT_FAILED = 1
 EXIT_NO_COMET = 3  # 2 is argparse's
 EXIT_INPUT = 4
-# Class → the segments it cannot do without; the others take what is there of their hparams' input_segments.
+# Class → the segments it needs; other classes use what is given of their hparams' input_segments.
 REQUIRED_SEGMENTS = {
     "RegressionMetric": ("src", "ref"),
     "RankingMetric": ("src", "ref"),
@@ -42,7 +41,7 @@ LONGEST_MESSAGE = 600  # characters
 
 
 class WorkerError(Exception):
-    """A failure that can be said in one line; `exit_code` says whose it is."""
+    """A failure with a one-line message and an exit code."""
 
     def __init__(self, message: str, exit_code: int = EXIT_FAILED) -> None:
         super().__init__(message)
@@ -50,7 +49,7 @@ class WorkerError(Exception):
 
 
 def find_checkpoint(path: Path) -> Path:
-    """The absolute path of the .ckpt file of a checkpoint given as that file or as the folder around it.
+    """Return the absolute path of the .ckpt file of a checkpoint, given as that file or its folder.
 
     Links are not followed: in a hub's cache, model.ckpt is one, and hparams.yaml is not beside its target.
 
@@ -77,7 +76,7 @@ def find_checkpoint(path: Path) -> Path:
 
 
 def score_lines(checkpoint: Path, lines: Sequence[dict[str, str]], *, batch_size: int, gpus: int) -> dict[str, Any]:
-    """What becomes the output file; the scores are in the order of the lines.
+    """Score lines; return the content of the output file, scores in the order of the lines.
 
     Args:
         checkpoint: as `find_checkpoint` gives it.
@@ -86,12 +85,12 @@ def score_lines(checkpoint: Path, lines: Sequence[dict[str, str]], *, batch_size
         gpus: 1: on a GPU if there is one; 0: not.
 
     Raises:
-        WorkerError: comet is not there, the checkpoint cannot be loaded, or the model needs other segments.
+        WorkerError: comet is missing, the checkpoint cannot be loaded, or the model needs other segments.
     """
     _stay_offline()
     model = _load(checkpoint)
     segments = _segments_used(model, lines[0])
-    # comet draws its bar on stderr, where others' warnings would tear it.
+    # comet's progress bar goes to stderr, where warnings would interrupt it.
     with contextlib.redirect_stderr(sys.stdout), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         prediction = model.predict(
@@ -106,12 +105,12 @@ def score_lines(checkpoint: Path, lines: Sequence[dict[str, str]], *, batch_size
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what the module says; the exit status is 0, or one of the EXIT_ numbers after a line on stderr."""
+    """Run the script; return 0, or one of the EXIT_ codes after a line on stderr."""
     options = _parser().parse_args(arguments)
     try:
         text = options.input.read_text(encoding="utf-8")
         lines = [json.loads(line) for line in text.split("\n") if line]
-        output = Path(os.path.abspath(options.output))  # the working folder will be another
+        output = Path(os.path.abspath(options.output))  # the working directory will change
         result = score_lines(
             find_checkpoint(options.checkpoint), lines, batch_size=options.batch_size, gpus=options.gpus
         )
@@ -141,18 +140,18 @@ def _stay_offline() -> None:
 
 
 def _load(checkpoint: Path) -> Any:
-    load_from_checkpoint = _comets_loader()
+    load_from_checkpoint = _import_loader()
     folder = checkpoint.parents[1]
     encoder = _named_encoder(folder / "hparams.yaml")
-    # transformers takes a name for a folder, if there is one, relative to the working folder.
+    # transformers resolves names of folders relative to the working directory.
     os.chdir(folder)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            # Without reload_hparams, comet takes nothing but the class from hparams.yaml.
+            # Without reload_hparams, comet reads only the class from hparams.yaml.
             model = load_from_checkpoint(str(checkpoint), reload_hparams=os.path.isdir(encoder), local_files_only=True)
         except Exception as error:
-            # What transformers raises for an encoder that is not there differs between its versions.
+            # The exception of transformers for a missing encoder differs between versions.
             hint = (
                 ""
                 if os.path.isdir(encoder)
@@ -163,7 +162,7 @@ def _load(checkpoint: Path) -> Any:
             )
             cause = f"{type(error).__name__}: {error}"
             raise WorkerError(f"{checkpoint} cannot be loaded.{hint} The cause: {cause}") from error
-    # comet loads a checkpoint that lacks weights with a mere warning; the scores would be random numbers.
+    # comet only warns about missing weights; the scores would be random.
     lacking = [name for name, _ in model.named_parameters() if any(repr(name) in str(w.message) for w in caught)]
     if lacking:
         raise WorkerError(
@@ -173,18 +172,18 @@ def _load(checkpoint: Path) -> Any:
     return model
 
 
-def _comets_loader() -> Any:
+def _import_loader() -> Any:
     try:
         from comet import load_from_checkpoint
     except ImportError as error:
-        # Otherwise comet is there and something that it needs is not, or is too new.
+        # Otherwise a dependency of comet is missing or too new.
         reason = "has no unbabel-comet" if error.name == "comet" else f"cannot import its unbabel-comet ({error})"
         raise WorkerError(f"{sys.executable} {reason}.", EXIT_NO_COMET) from error
     return load_from_checkpoint
 
 
 def _named_encoder(hparams: Path) -> str:
-    """`pretrained_model` in a file that is a flat mapping; empty if it is not there."""
+    """Read `pretrained_model` from a flat YAML mapping; empty if it is missing."""
     for line in hparams.read_text(encoding="utf-8").splitlines():
         key, _, value = line.partition(":")
         if key.strip() == "pretrained_model":
@@ -224,12 +223,12 @@ def _one_line(text: str) -> str:
     return line if len(line) <= LONGEST_MESSAGE else line[:LONGEST_MESSAGE] + "…"
 
 
-def _forget_own_folder() -> None:
-    """Take this file's folder, where Python looks first, off the path: a module in it is named comet, too."""
+def _remove_own_folder_from_path() -> None:
+    """Remove this file's folder from the path: its package is also named comet."""
     own = os.path.dirname(os.path.abspath(__file__))
     sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry) != own]
 
 
 if __name__ == "__main__":
-    _forget_own_folder()
+    _remove_own_folder_from_path()
     sys.exit(main())

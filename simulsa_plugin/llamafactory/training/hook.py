@@ -67,7 +67,7 @@ class Evaluator:
         if rank_and_count()[0] != 0:
             return
         try:
-            self._history.forget_after(step)
+            self._history.drop_after(step)
         except Exception as error:  # a full disk must not end a training
             notify(f"{HISTORY} could not be cut at step {step}, and may hold later steps: {one_line(error)}")
 
