@@ -1,1 +1,1 @@
-"""Experiments over seeds and settings, made of the commands a user would type."""
+"""Experiments over seeds and settings, which run the public commands."""

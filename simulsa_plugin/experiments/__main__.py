@@ -1,7 +1,7 @@
-"""Augment, train and evaluate over seeds and settings; goes on where it stopped.
+"""Augment, train and evaluate over seeds and settings; resumes after a stop.
 
 `python -m simulsa_plugin.experiments NAME --out DIR`, from the folder that holds `recipes/` and `data/`. NAME is a
-file in recipes/experiments, or any YAML file. Runs of equal settings are shared by arms and experiments.
+file in recipes/experiments, or any YAML file. Arms and experiments share runs of equal settings.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from simulsa_plugin.errors import UsageError
 
 if TYPE_CHECKING:
     from simulsa_plugin.experiments.description import Arm, Experiment
-    from simulsa_plugin.experiments.runs import Done
+    from simulsa_plugin.experiments.runs import RunFolders
 
 _PROG = "simulsa_plugin.experiments"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run an experiment, or go on with it."""
+    """Run or resume an experiment."""
     return run_command(_PROG, lambda: _main(argv))
 
 
@@ -33,17 +33,19 @@ def _main(argv: Sequence[str] | None) -> int:
     parser.add_argument(
         "experiment", metavar="NAME", help="a file of recipes/experiments (shares, mixing …), or any YAML file"
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="runs, tables and pictures")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="output folder of runs, tables and pictures"
+    )
     parser.add_argument(
         "--data",
         type=Path,
         default=Path("data"),
         metavar="DIR",
-        help="what `simulsa-augment --out data/` made (default: data)",
+        help="output of `simulsa-augment --out data/` (default: data)",
     )
     parser.add_argument(
         "--seeds",
-        type=_integers,
+        type=_parse_integers,
         default=(1, 2, 3),
         metavar="N,N…",
         help="seed and simulsa_seed together (default: 1,2,3)",
@@ -55,7 +57,7 @@ def _main(argv: Sequence[str] | None) -> int:
 
     experiment = read_experiment(options.experiment, options.seeds, read_recipe(None, options.train))
     if not (options.data / "dataset_info.json").exists():
-        raise UsageError(f"{options.data} holds no dataset_info.json. Make it: simulsa-augment --out {options.data}")
+        raise UsageError(f"{options.data} holds no dataset_info.json. Create it: simulsa-augment --out {options.data}")
     from simulsa_plugin.files.atomic import make_folder
     from simulsa_plugin.files.locks import locked
 
@@ -72,7 +74,9 @@ def _run(experiment: Experiment, seeds: Sequence[int], data: Path, out: Path) ->
     from simulsa_plugin.files.ownership import claim
 
     claim(out, [f"{experiment.name}.{suffix}" for suffix in ("json", "png", "txt")])
-    for position in range(len(seeds)):  # all arms of a seed before the next seed: what is there can be compared
+    for position in range(
+        len(seeds)
+    ):  # all arms of a seed before the next seed, so that partial results can be compared
         for arm in experiment.arms:
             do_run(arm.runs[position], data, out)
     done = [(arm, [do_run(run, data, out) for run in arm.runs]) for arm in experiment.arms]
@@ -85,9 +89,9 @@ def _run(experiment: Experiment, seeds: Sequence[int], data: Path, out: Path) ->
 
 
 def _summarise(
-    title: str, done: Sequence[tuple[Arm, Sequence[Done]]], seeds: int, picture: Path
+    title: str, done: Sequence[tuple[Arm, Sequence[RunFolders]]], seeds: int, picture: Path
 ) -> tuple[dict[str, Any], list[str]]:
-    """Summarise fixed settings, tuned ones or both, as far as all arms have them, and draw the tuned ones rather."""
+    """Summarise fixed settings, tuned ones or both, where all arms have them; draw the tuned ones if there are any."""
     from simulsa_plugin.experiments.summary import average_arm, draw_curves, summarise, summary_table
     from simulsa_plugin.experiments.tuned_arms import draw_tuned, read_tuned_arm, summarise_tuned, tuned_table
     from simulsa_plugin.metrics.significance import Bootstrap
@@ -111,8 +115,8 @@ def _summarise(
     return summary, lines
 
 
-def _integers(text: str) -> tuple[int, ...]:
-    """Whole numbers between commas."""
+def _parse_integers(text: str) -> tuple[int, ...]:
+    """Parse integers between commas."""
     return tuple(int(part) for part in text.split(","))
 
 

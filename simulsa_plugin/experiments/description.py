@@ -1,4 +1,4 @@
-"""An experiment as its YAML describes it: arms, and the runs that they need."""
+"""Reads experiments from YAML: arms, and the runs that they need."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ Keys = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Run:
-    """Augmentation, training and evaluation under one seed; arms and experiments that need the same share it.
+    """Augmentation, training and evaluation with one seed; shared by arms and experiments with equal settings.
 
     Attributes:
-        recipe: that trains.
-        content: what the recipe says.
-        augment: keys of `simulsa-augment`; None trains on the offline rows alone.
+        recipe: of the training.
+        content: of the recipe.
+        augment: keys of `simulsa-augment`; None to train on the offline rows alone.
         train: keys that override the recipe.
-        evaluate: keys of `simulsa-eval` for fixed settings; None, none are decoded.
-        seed: `seed` and `simulsa_seed` together.
-        tune: keys of `simulsa-eval tune` with `budget`, `latency` and `quality`; None, nothing is tuned.
-        test: keys that override the recipe of what was tuned, on the test set.
-        scored_by: the run whose model scores the cuts; None, the packaged one.
-        starts_from: the run whose model is trained further; None, what the recipe names.
-        variant: arguments of `experiments.variants`, which changes the augmented rows before training, if any.
+        evaluate: keys of `simulsa-eval` for fixed settings; None for no such evaluation.
+        seed: for `seed` and `simulsa_seed`.
+        tune: keys of `simulsa-eval tune` with `budget`, `latency` and `quality`; None for no tuning.
+        test: keys that override the tuned recipe on the test set.
+        scored_by: the run whose model scores the cuts; None for the packaged one.
+        starts_from: the run whose model is trained further; None for the model of the recipe.
+        variant: arguments of `experiments.variants`, which changes the augmented rows before training; None for none.
     """
 
     recipe: str
@@ -57,12 +57,12 @@ class Run:
 
     @property
     def model_name(self) -> str:
-        """A name for the trained model: what it is made of, hashed; the content of the recipe, not its name."""
-        made_of: list[object] = [self.content, self.augment, self.train, self.seed]
-        made_of += [] if self.scored_by is None else [self.scored_by.model_name]
-        made_of += [] if self.starts_from is None else ["from", self.starts_from.model_name]
-        made_of += [] if self.variant is None else [self.variant]
-        return f"seed{self.seed}_{short_hash(made_of)}"
+        """A name for the trained model: a hash of its settings, with the content of the recipe instead of its name."""
+        settings: list[object] = [self.content, self.augment, self.train, self.seed]
+        settings += [] if self.scored_by is None else [self.scored_by.model_name]
+        settings += [] if self.starts_from is None else ["from", self.starts_from.model_name]
+        settings += [] if self.variant is None else [self.variant]
+        return f"seed{self.seed}_{short_hash(settings)}"
 
     @property
     def result_name(self) -> str:
@@ -71,13 +71,13 @@ class Run:
 
     @property
     def tuning_name(self) -> str:
-        """A name for the search on the dev set; another default grid is another search."""
+        """A name for the search on the dev set, which depends on the default grid."""
         return f"tune_{short_hash([self.tune, GRID])}"
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One line of the picture: runs over seeds, and the policy whose cells it shows."""
+    """One line of the picture: runs over seeds, and the policy of its cells."""
 
     name: str
     runs: tuple[Run, ...]
@@ -94,7 +94,7 @@ class Experiment:
 
 
 def experiment_names() -> list[str]:
-    """Experiments in `recipes/experiments`."""
+    """List the experiments in `recipes/experiments`."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
@@ -104,14 +104,14 @@ def read_experiment(name: str, seeds: Sequence[int], overrides: Keys) -> Experim
     Args:
         name: of a file in `recipes/experiments`, or the path of any YAML file.
         seeds: one run of every arm each.
-        overrides: keys of training that override all arms'.
+        overrides: training keys that override those of all arms.
 
     Raises:
-        UsageError: there is no such experiment, a key in it is unknown, a recipe that it names cannot be read, the arms
-            are tuned for different goals, or a seed is named twice.
+        UsageError: there is no such experiment, a key in it is unknown, a recipe cannot be read, the arms are tuned for
+            different goals, or a seed is repeated.
     """
     if len(set(seeds)) < len(seeds):
-        raise UsageError(f"--seeds names a seed twice: {', '.join(map(str, seeds))}. Name each once.")
+        raise UsageError(f"--seeds repeats a seed: {', '.join(map(str, seeds))}.")
     path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
     if not path.is_file():
         raise UsageError(
@@ -123,27 +123,27 @@ def read_experiment(name: str, seeds: Sequence[int], overrides: Keys) -> Experim
     arms = described.get("arms")
     if not isinstance(arms, Mapping) or not arms:
         raise UsageError(f"{path} has no arms; expected a mapping of names to settings.")
-    made: dict[str, Arm] = {}
+    read: dict[str, Arm] = {}
     for name, settings in arms.items():
-        made[str(name)] = _make_arm(path, str(name), settings or {}, described, made, seeds, overrides)
+        read[str(name)] = _read_arm(path, str(name), settings or {}, described, read, seeds, overrides)
     goals = {
         None if (tune := arm.runs[0].tune) is None else tuple(str(tune.get(key)) for key in GOAL)
-        for arm in made.values()
+        for arm in read.values()
     }
     if len(goals) > 1:
         raise UsageError(
-            f"{path}: its arms are tuned for other goals, or only some are. Give all of them one tune "
+            f"{path}: its arms are tuned for other goals, or only some are. Give all of them a tune "
             f"with the same {', '.join(GOAL)}."
         )
-    return Experiment(path.stem, str(described.get("title", path.stem)), tuple(made.values()))
+    return Experiment(path.stem, str(described.get("title", path.stem)), tuple(read.values()))
 
 
-def _make_arm(
+def _read_arm(
     path: Path, name: str, arm: Keys, common: Keys, before: Mapping[str, Arm], seeds: Sequence[int], overrides: Keys
 ) -> Arm:
     _check_keys(path, f"arm {name}, ", arm, _ARM_KEYS)
 
-    def other(key: str, number: int) -> Run | None:
+    def run_of(key: str, number: int) -> Run | None:
         if arm.get(key) is None:
             return None
         if arm[key] not in before:
@@ -164,7 +164,7 @@ def _make_arm(
     evaluate = DEFAULT_EVALUATION | merged("evaluate") if not tuned or merged("evaluate") else None
     tune = merged("tune") if tuned else None
     if tune is not None and "budget" not in tune:
-        raise UsageError(f"{path}, arm {name}: tune names no budget. Add budget: with milliseconds of mean latency.")
+        raise UsageError(f"{path}, arm {name}: tune has no budget. Add budget: with milliseconds of mean latency.")
     runs = tuple(
         Run(
             recipe,
@@ -175,8 +175,8 @@ def _make_arm(
             seed,
             tune,
             merged("test"),
-            other("scored_by", number),
-            other("starts_from", number),
+            run_of("scored_by", number),
+            run_of("starts_from", number),
             arm.get("variant"),
         )
         for number, seed in enumerate(seeds)

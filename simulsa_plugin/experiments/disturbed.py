@@ -1,7 +1,7 @@
 """Disturbed copies of the demo's test set: silence, noise, another speed, unseen voices, a telephone's band.
 
 `python -m simulsa_plugin.experiments.disturbed --data data/ --out disturbed/` writes a dataset `demo_test_CONDITION`
-for each condition, with the times of its words, and registers it in `disturbed/dataset_info.json`.
+for each condition, with its word times, and registers it in `disturbed/dataset_info.json`.
 """
 
 from __future__ import annotations
@@ -39,22 +39,22 @@ from simulsa_plugin.files.ownership import add_datasets, claim, refuse_other_dat
 
 _PROG = "simulsa_plugin.experiments.disturbed"
 CLEAN = "clean"
-UNSEEN_VOICES = ("en-us-nyc", "en-gb-x-gbclan", "en-gb-x-gbcwmd")  # none of the corpus's
+UNSEEN_VOICES = ("en-us-nyc", "en-gb-x-gbclan", "en-gb-x-gbcwmd")  # not in the corpus
 UNSEEN_VARIANTS = ("m2", "m4", "m5", "m8", "f5", "Annie")
 
 
 @dataclass(frozen=True)
 class Condition:
-    """What is done to every recording, in the order of the attributes.
+    """A disturbance of recordings, applied in the order of the attributes.
 
     Attributes:
         title: in tables.
-        voice: speak the sentence again, with another voice.
-        sample_rate: resample to so many Hz and back.
-        snr_db: add white noise, so many dB below the mean power of the whole recording.
-        lead_ms: put so much before the recording,
-        trail_ms: and so much after it,
-        room_noise: white noise at the level of the recording's quietest 20 ms; else digital zeros.
+        voice: synthesise the sentence again, with another voice.
+        sample_rate: resample to this rate (Hz) and back.
+        snr_db: add white noise, this many dB below the mean power of the whole recording.
+        lead_ms: silence before the recording.
+        trail_ms: silence after it.
+        room_noise: the silence is white noise at the level of the recording's quietest 20 ms, instead of zeros.
     """
 
     title: str
@@ -66,10 +66,10 @@ class Condition:
     room_noise: bool = False
 
     def disturb(self, utterance: DemoUtterance, rng: np.random.Generator) -> DemoUtterance:
-        """The utterance as it is heard under this condition, word times included; its voice stays.
+        """Disturb an utterance and shift its word times; its voice is unchanged.
 
         Args:
-            utterance: spoken with the voice that it is to have.
+            utterance: already spoken with the right voice.
             rng: of the noise.
         """
         waveform = utterance.waveform
@@ -95,7 +95,7 @@ def faster(_: int, voice: Voice) -> Voice:
 
 
 def unseen(index: int, voice: Voice) -> Voice:
-    """Speak with an accent and a variant that the corpus does not use; each pair as often as any other."""
+    """Speak with an accent and a variant that the corpus does not use, each pair equally often."""
     accent, variant = index % len(UNSEEN_VOICES), index // len(UNSEEN_VOICES) % len(UNSEEN_VARIANTS)
     return dataclasses.replace(voice, name=f"{UNSEEN_VOICES[accent]}+{UNSEEN_VARIANTS[variant]}")
 
@@ -120,16 +120,16 @@ CONDITIONS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write the disturbed test sets, or those that are named."""
+    """Write all disturbed test sets, or the requested ones."""
     return run_command(_PROG, lambda: _main(argv))
 
 
 def _main(argv: Sequence[str] | None) -> int:
-    listed = "\n".join(f"  {name:15} {condition.title}" for name, condition in CONDITIONS.items())
+    conditions = "\n".join(f"  {name:15} {condition.title}" for name, condition in CONDITIONS.items())
     parser = Parser(
         prog=f"python -m {_PROG}",
         description=__doc__,
-        epilog=f"conditions:\n{listed}",
+        epilog=f"conditions:\n{conditions}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
@@ -137,12 +137,12 @@ def _main(argv: Sequence[str] | None) -> int:
         type=Path,
         default=Path("data"),
         metavar="DIR",
-        help="what `simulsa-augment --out data/` made (default: data)",
+        help="output of `simulsa-augment --out data/` (default: data)",
     )
     parser.add_argument("--out", type=output_folder, required=True, metavar="DIR", help="folder of the test sets")
     parser.add_argument(
         "--conditions",
-        type=_conditions,
+        type=_parse_conditions,
         default=tuple(CONDITIONS),
         metavar="NAME,NAME…",
         help="write only these (default: all)",
@@ -153,7 +153,7 @@ def _main(argv: Sequence[str] | None) -> int:
     return 0
 
 
-def _conditions(text: str) -> tuple[str, ...]:
+def _parse_conditions(text: str) -> tuple[str, ...]:
     names = tuple(text.split(","))
     unknown = next((name for name in names if name not in CONDITIONS), None)
     if unknown is not None:
@@ -162,7 +162,7 @@ def _conditions(text: str) -> tuple[str, ...]:
 
 
 def dataset_name(condition: str) -> str:
-    """Name of the test set of a condition.
+    """Return the name of the test set of a condition.
 
     >>> dataset_name("lead500")
     'demo_test_lead500'
@@ -171,17 +171,17 @@ def dataset_name(condition: str) -> str:
 
 
 def write_disturbed(data: Path, folder: Path, conditions: Sequence[str]) -> None:
-    """Write a test set for each condition; the same bytes whenever it is written.
+    """Write a test set for each condition; the bytes are reproducible.
 
     Args:
-        data: what `simulsa-augment --out data/` made.
+        data: output of `simulsa-augment --out data/`.
         folder: of the test sets.
         conditions: of `CONDITIONS`.
 
     Raises:
-        UsageError: `data` holds no test set of the demo.
-        DatasetError: its test set is another than the one that this version speaks.
-        StorageError: the folder cannot be written, or what others have made stands there.
+        UsageError: `data` has no test set of the demo.
+        DatasetError: its test set differs from the one of this version.
+        StorageError: the folder cannot be written, or has foreign files in their place.
     """
     utterances = read_test_set(data)
     folder = make_folder(folder).absolute()
@@ -196,11 +196,11 @@ def write_disturbed(data: Path, folder: Path, conditions: Sequence[str]) -> None
 
 
 def read_test_set(data: Path) -> list[DemoUtterance]:
-    """The demo's test set with the times of its words. Raises as `write_disturbed`."""
+    """Read the demo's test set with its word times. Raises as `write_disturbed`."""
     entry = registered_datasets(data).get(TEST_NAME)
     truth = None if entry is None else find_truth(TEST_NAME, entry)
     if truth is None or not truth.rows:
-        raise UsageError(f"{data} holds no dataset {TEST_NAME} with its truth. Make it: simulsa-augment --out {data}")
+        raise UsageError(f"{data} holds no dataset {TEST_NAME} with its truth. Create it: simulsa-augment --out {data}")
     return [
         DemoUtterance(
             Sentence(tuple(row["source"].split()), tuple(row["target"]), tuple(row["needs"])),
@@ -212,26 +212,26 @@ def read_test_set(data: Path) -> list[DemoUtterance]:
 
 
 def disturb_test_set(utterances: Sequence[DemoUtterance], condition: str) -> Iterator[DemoUtterance]:
-    """The test set under a condition. Raises DatasetError as `write_disturbed`."""
-    doing = CONDITIONS[condition]
-    spoken = utterances if doing.voice is None else _spoken_again(utterances, doing.voice)
+    """Disturb the test set. Raises DatasetError as `write_disturbed`."""
+    disturbance = CONDITIONS[condition]
+    spoken = utterances if disturbance.voice is None else _speak_again(utterances, disturbance.voice)
     for row, utterance in enumerate(spoken):
-        yield doing.disturb(utterance, np.random.default_rng([*condition.encode(), row]))
+        yield disturbance.disturb(utterance, np.random.default_rng([*condition.encode(), row]))
 
 
-def _spoken_again(utterances: Sequence[DemoUtterance], change: VoiceChange) -> Iterator[DemoUtterance]:
+def _speak_again(utterances: Sequence[DemoUtterance], change: VoiceChange) -> Iterator[DemoUtterance]:
     again = iterate_utterances(TEST_SPLIT, len(utterances), change=change)
     for row, (before, now) in enumerate(zip(utterances, again, strict=True)):
         if before.sentence != now.sentence:
             raise DatasetError(
                 f"Row {row} of {TEST_NAME} is {before.sentence.source_text!r}; this version of the "
-                f"plugin speaks {now.sentence.source_text!r}. Make the data again: simulsa-augment."
+                f"plugin has {now.sentence.source_text!r}. Create the data again: simulsa-augment."
             )
         yield now
 
 
 def _white_noise(waveform: Waveform, snr_db: float, rng: np.random.Generator) -> Waveform:
-    """Noise for (num_samples,), `snr_db` below its mean power."""
+    """Make noise for a waveform (num_samples,), `snr_db` below its mean power."""
     power = float(np.mean(waveform.astype(np.float64) ** 2))
     return rng.standard_normal(len(waveform), dtype=np.float32) * np.float32(np.sqrt(power / 10 ** (snr_db / 10)))
 

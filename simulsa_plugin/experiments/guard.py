@@ -1,8 +1,8 @@
-"""Runs a command that does not outlive who asked for it: a program of its own, of the standard library alone.
+"""Runs a command that ends with its caller; a separate program that needs the standard library alone.
 
 `python guard.py FOLDER COMMAND …` with a pipe as standard input. When the other end of the pipe is closed, which the
-kernel does for a process that is killed, the command ends with all that it has started, also with workers in their own
-sessions, as torchrun's are. Until then the folder is held: who starts again waits until nothing old writes there.
+kernel does for a process that is killed, the command and its descendants are killed, including workers in their own
+sessions, as torchrun's are. Until then the folder is locked, so that a restart waits until nothing writes there.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from typing import IO, NoReturn
 
 _SET_PARENT_DEATH_SIGNAL, _SET_CHILD_SUBREAPER = 1, 36  # of Linux's prctl
 _CANNOT_RUN = 127  # as shells report it
-_LOOK_AGAIN_SECONDS = 0.02
+_POLL_SECONDS = 0.02
 
 
 def run_guarded(command: Sequence[str], folder: Path, output: IO[str]) -> int:
-    """Run a command that ends with this process, however this process ends.
+    """Run a command that ends with this process, even if this process is killed.
 
     Args:
-        command: its words; the first one is a path.
-        folder: where it writes; it begins when no other guarded command works there.
-        output: takes what it prints.
+        command: argument list; the first one is a path.
+        folder: where it writes; waits for other guarded commands there.
+        output: receives what it prints.
 
     Returns:
-        Its exit code; 128 + the signal's number where a signal has ended it.
+        Its exit code; 128 + the number of the signal that killed it.
     """
     words = [sys.executable, "-I", __file__, str(folder), *command]
     environment = os.environ | {"TQDM_DISABLE": "1"}
@@ -44,32 +44,32 @@ def run_guarded(command: Sequence[str], folder: Path, output: IO[str]) -> int:
 
 
 def main(folder: str, *command: str) -> int:
-    """Hold the folder, run the command, and end what is left of it."""
+    """Lock the folder, run the command, and kill its remaining processes."""
     libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(_SET_CHILD_SUBREAPER, 1)  # what loses its parent becomes a child of this process
+    libc.prctl(_SET_CHILD_SUBREAPER, 1)  # orphans become children of this process
     for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # the terminal tells the command as well, which may end in its own way
-    signal.signal(signal.SIGTERM, _stop)
+        signal.signal(number, signal.SIG_IGN)  # the terminal signals the command as well
+    signal.signal(signal.SIGTERM, _raise_exit)
 
-    def in_the_command() -> None:
+    def prepare_child() -> None:
         libc.prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
         for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
 
-    with _held(folder):
+    with _lock_folder(folder):
         try:
-            child = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=in_the_command)
+            child = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=prepare_child)
         except OSError as error:
             print(f"Cannot run {command[0]}: {error.strerror}.", flush=True)
             return _CANNOT_RUN
         try:
-            return _exit_code(child)
+            return _wait_for(child)
         finally:
-            _end_descendants()
+            _kill_find_descendants()
 
 
-def _exit_code(child: subprocess.Popen[bytes]) -> int:
-    """Wait for the command, or for the end of who asked for it."""
+def _wait_for(child: subprocess.Popen[bytes]) -> int:
+    """Wait for the command, or for the end of the caller."""
     ended = os.pidfd_open(child.pid)
     ready, _, _ = select.select([ended, sys.stdin.fileno()], [], [])
     if ended not in ready:
@@ -79,8 +79,8 @@ def _exit_code(child: subprocess.Popen[bytes]) -> int:
 
 
 @contextlib.contextmanager
-def _held(folder: str) -> Iterator[None]:
-    """Wait for the folder. Some network file systems have no locks; there a restart does not wait."""
+def _lock_folder(folder: str) -> Iterator[None]:
+    """Lock the folder. Some network file systems have no locks; there a restart does not wait."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):
@@ -90,20 +90,20 @@ def _held(folder: str) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _end_descendants() -> None:
-    """Kill until nothing is left; what is started meanwhile is found in the next round."""
-    while descendants := _descendants():
+def _kill_find_descendants() -> None:
+    """Kill until no process is left; new ones are found in the next round."""
+    while descendants := _find_descendants():
         for number in descendants:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(number, signal.SIGKILL)
         with contextlib.suppress(ChildProcessError):
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
-        time.sleep(_LOOK_AGAIN_SECONDS)
+        time.sleep(_POLL_SECONDS)
 
 
-def _descendants() -> set[int]:
-    """All processes below this one; those that have ended and wait for their parent do not count."""
+def _find_descendants() -> set[int]:
+    """Find all descendants of this process except zombies."""
     parents = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -119,7 +119,7 @@ def _descendants() -> set[int]:
     return found
 
 
-def _stop(*_: object) -> NoReturn:
+def _raise_exit(*_: object) -> NoReturn:
     raise SystemExit(128 + signal.SIGTERM)
 
 

@@ -1,7 +1,7 @@
-"""How much a disturbance costs: results of `simulsa-eval` on the disturbed test sets against those on the clean one.
+"""Robustness: results of `simulsa-eval` on disturbed test sets compared with the clean one.
 
 `python -m simulsa_plugin.experiments.robustness ARM …`, where ARM is a folder with a result for each condition,
-`ARM/clean` among them; each result has offline decoding and one other cell. Arms are held against the first one.
+`ARM/clean` among them; each result has offline decoding and one other cell. Arms are compared with the first one.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ _ABOVE = ABOVE["LAAL"]
 
 @dataclass(frozen=True)
 class ModeResult:
-    """One cell of one result.
+    """The cell of a mode in a result.
 
     Attributes:
         values: BLEU, LAAL (ms), and how far LAAL lies above the limit (ms; None where that is not known).
-        sampled: the same on every resample of the utterances.
-        early: utterances of which something was committed while only added silence had been heard.
+        resampled: the resampled log.
+        early: utterances with text committed during the added silence.
         instances: utterances.
     """
 
     values: Mapping[str, float | None]
-    sampled: ResampledLog
+    resampled: ResampledLog
     early: int
     instances: int
 
@@ -54,7 +54,7 @@ ConditionResults = Mapping[str, Mapping[str, ModeResult]]  # condition → mode 
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the tables."""
+    """Print the tables of robustness."""
     return run_command(_PROG, lambda: _main(argv), goes_on=False)
 
 
@@ -83,52 +83,52 @@ def _main(argv: Sequence[str] | None) -> int:
 
 
 def read_conditions(folder: Path, bootstrap: Bootstrap) -> ConditionResults:
-    """The results of an arm, in the order of `CONDITIONS`.
+    """Read the results of an arm, in the order of `CONDITIONS`.
 
     Raises:
-        UsageError: there is none of the clean test set, or a result has not one streaming cell.
-        LogError: a result cannot be read, or is about other utterances.
+        UsageError: the clean test set is missing, or a result does not have exactly one streaming cell.
+        LogError: a result cannot be read, or has different utterances.
     """
     found = [name for name in CONDITIONS if (folder / name / SCORES).is_file()]
     if CLEAN not in found:
         raise UsageError(
-            f"{folder} holds no result {CLEAN}. Make it: "
+            f"{folder} has no result {CLEAN}. Create it: "
             f"simulsa-eval RECIPE eval_dataset=demo_test_{CLEAN} --out {folder / CLEAN}"
         )
-    arm = {name: read_outcomes(folder / name, CONDITIONS[name].lead_ms, bootstrap) for name in found}
+    arm = {name: read_modes(folder / name, CONDITIONS[name].lead_ms, bootstrap) for name in found}
     for outcomes in arm.values():
         _check_same_utterances(arm[CLEAN], outcomes)
     return arm
 
 
-def read_outcomes(folder: Path, lead_ms: float, bootstrap: Bootstrap) -> dict[str, ModeResult]:
-    """Mode → outcome of a result folder; `lead_ms`: of silence that was added. Raises as `read_conditions`."""
+def read_modes(folder: Path, lead_ms: float, bootstrap: Bootstrap) -> dict[str, ModeResult]:
+    """Read mode → result of a folder; `lead_ms`: of added silence. Raises as `read_conditions`."""
     result = load_result(folder, CompareOptions())
     modes = {OFFLINE if key.policy == OFFLINE else STREAMING: key for key in result.cells}
     if len(result.cells) != len(MODES) or modes.keys() != {*MODES}:
         raise UsageError(
             f"{folder} has the cells {', '.join(map(str, result.cells))}; expected offline and one more. "
-            "Name one: simulsa_cells=FOLDER."
+            "Choose one: simulsa_cells=FOLDER."
         )
-    above, sampled = _above_limit(folder), resample_result(result, bootstrap)
+    above, logs = _read_above_limit(folder), resample_result(result, bootstrap)
     outcomes = {}
     for mode, key in modes.items():
         cell = result.cells[key]
-        if cell.log is None or key not in sampled:
+        if cell.log is None or key not in logs:
             raise LogError(f"{folder} has no log of {key}. Run `simulsa-eval run` again.")
         values = {name: cell.values.get(name) for name in COMPARED_METRICS} | {_ABOVE: above.get(key.policy)}
         early = count_early((steps for _, steps in read_sessions([cell.log.with_name(STEPS)])), lead_ms)
-        outcomes[mode] = ModeResult(values, sampled[key], early, len(sampled[key].references))
+        outcomes[mode] = ModeResult(values, logs[key], early, len(logs[key].references))
     return outcomes
 
 
-def _above_limit(folder: Path) -> dict[str, float | None]:
-    """Policy → LAAL above the limit."""
+def _read_above_limit(folder: Path) -> dict[str, float | None]:
+    """Read policy → LAAL above the limit."""
     return {row["policy"]: row.get(_ABOVE) for row in read_scores(folder)["cells"]}
 
 
 def count_early(sessions: Iterable[Sequence[ShownStep]], lead_ms: float) -> int:
-    """How many sessions have committed text within the first `lead_ms` of audio.
+    """Count the sessions that committed text within the first `lead_ms` of audio.
 
     >>> silent = ShownStep(500.0, "", "", False)
     >>> count_early([[silent, ShownStep(1000.0, "Ich", "Ich", False)], [silent]], 1000.0)
@@ -138,7 +138,7 @@ def count_early(sessions: Iterable[Sequence[ShownStep]], lead_ms: float) -> int:
 
 
 def differences_from_clean(arm: ConditionResults) -> list[Json]:
-    """Every condition and mode of an arm: its values, and their differences from the clean test set."""
+    """Return values of every condition and mode of an arm, and their differences from the clean test set."""
     return [
         {
             "condition": name,
@@ -146,7 +146,7 @@ def differences_from_clean(arm: ConditionResults) -> list[Json]:
             **outcome.values,
             "early": outcome.early,
             "instances": outcome.instances,
-            **_differences(arm[CLEAN][mode], outcome),
+            **_paired_differences(arm[CLEAN][mode], outcome),
         }
         for mode in MODES
         for name, outcomes in arm.items()
@@ -155,10 +155,10 @@ def differences_from_clean(arm: ConditionResults) -> list[Json]:
 
 
 def differences_between(baseline: ConditionResults, arm: ConditionResults) -> list[Json]:
-    """Differences of an arm from another one, for every condition and mode of both; errors as `read_conditions`."""
+    """Compare an arm with another one in every condition and mode of both. Raises LogError as `read_conditions`."""
     _check_same_utterances(baseline[CLEAN], arm[CLEAN])
     return [
-        {"condition": name, "mode": mode, **_differences(baseline[name][mode], outcomes[mode])}
+        {"condition": name, "mode": mode, **_paired_differences(baseline[name][mode], outcomes[mode])}
         for mode in MODES
         for name, outcomes in arm.items()
         if name in baseline
@@ -166,27 +166,31 @@ def differences_between(baseline: ConditionResults, arm: ConditionResults) -> li
 
 
 def _check_same_utterances(one: Mapping[str, ModeResult], other: Mapping[str, ModeResult]) -> None:
-    first, second = ({CellKey(OFFLINE): outcomes[OFFLINE].sampled} for outcomes in (one, other))
+    first, second = ({CellKey(OFFLINE): outcomes[OFFLINE].resampled} for outcomes in (one, other))
     check_same_references(first, second)
 
 
-def _differences(baseline: ModeResult, other: ModeResult) -> Json:
-    """Value → difference and its interval, by paired bootstrap."""
+def _paired_differences(baseline: ModeResult, other: ModeResult) -> Json:
+    """Compute the difference and its paired bootstrap interval of every metric."""
     found: Json = {}
     for name in COMPARED_METRICS:
         first, second = baseline.values[name], other.values[name]
-        bounds = interval(other.sampled.values[name] - baseline.sampled.values[name])
+        bounds = interval(other.resampled.values[name] - baseline.resampled.values[name])
         found[f"{name}_difference"] = None if first is None or second is None else second - first
         found[f"{name}_interval"] = bounds and bounds.as_json()
     return found
 
 
 def robustness_tables(summary: Json) -> list[str]:
-    """The summary as aligned lines."""
+    """Format the summary as aligned lines."""
     lines: list[str] = []
     for name, rows in summary["arms"].items():
         for mode in MODES:
-            lines += [f"{name}, {mode}", *align([_HEAD, *(_row(row) for row in rows if row["mode"] == mode)]), ""]
+            lines += [
+                f"{name}, {mode}",
+                *align([_HEAD, *(_format_row(row) for row in rows if row["mode"] == mode)]),
+                "",
+            ]
     for name, rows in summary["differences"].items():
         head = [f"{name} less {summary['against']}", "mode", "BLEU", "[low, high]", "LAAL ms", "[low, high]"]
         lines += [
@@ -194,7 +198,12 @@ def robustness_tables(summary: Json) -> list[str]:
                 [
                     head,
                     *(
-                        [_title(row), row["mode"], *_difference(row, "BLEU", 1), *_difference(row, "LAAL", 0)]
+                        [
+                            _title(row),
+                            row["mode"],
+                            *_format_difference(row, "BLEU", 1),
+                            *_format_difference(row, "LAAL", 0),
+                        ]
                         for row in rows
                     ),
                 ]
@@ -203,22 +212,22 @@ def robustness_tables(summary: Json) -> list[str]:
         ]
     return [
         *lines,
-        "[low, high]: 95 % over utterances (paired bootstrap). early: utterances of which text was "
-        "committed while only added silence had been heard.",
+        "[low, high]: 95 % over utterances (paired bootstrap). early: utterances with text "
+        "committed during the added silence.",
     ]
 
 
 _HEAD = ["condition", "BLEU", "less clean", "[low, high]", "LAAL ms", "less clean", "above limit", "early"]
 
 
-def _row(row: Json) -> list[str]:
+def _format_row(row: Json) -> list[str]:
     early = f"{row['early']}/{row['instances']}" if CONDITIONS[row["condition"]].lead_ms else "–"
     return [
         _title(row),
         format_number(row["BLEU"], 1),
-        *_difference(row, "BLEU", 1),
+        *_format_difference(row, "BLEU", 1),
         format_number(row["LAAL"], 0),
-        _difference(row, "LAAL", 0)[0],
+        _format_difference(row, "LAAL", 0)[0],
         format_number(row[_ABOVE], 0),
         early,
     ]
@@ -228,7 +237,7 @@ def _title(row: Json) -> str:
     return CONDITIONS[row["condition"]].title
 
 
-def _difference(row: Json, name: str, digits: int) -> list[str]:
+def _format_difference(row: Json, name: str, digits: int) -> list[str]:
     difference, bounds = row[f"{name}_difference"], row[f"{name}_interval"]
     return [
         format_number(difference, digits, signed=True),

@@ -1,4 +1,4 @@
-"""Runs: the commands that a user would type, each done once; what was stopped goes on."""
+"""Runs the public commands, each once; stopped runs are resumed."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from simulsa_plugin.tuning.search import FINALISTS
 
 RUN_NOTE = "run.json"
 BIN = Path(sys.executable).parent
-_PAPER = {"simulsa_preset": "paper"}  # what an arm does not say is as in the paper
-_AUGMENTED = {"dataset": "demo"}  # unless an arm says otherwise
-TRAINED_NOTE = "trained.json"  # written when the training has ended well
+_PAPER = {"simulsa_preset": "paper"}  # settings that an arm lacks are those of the paper
+_AUGMENTED = {"dataset": "demo"}  # unless an arm overrides it
+TRAINED_NOTE = "trained.json"  # written when the training has succeeded
 MODEL = "model"
 
 
 @dataclass(frozen=True)
-class Done:
+class RunFolders:
     """Folders of a run.
 
     Attributes:
         model: the trained model.
-        result: of `simulsa-eval` in fixed settings; None where the experiment wants none.
+        result: of `simulsa-eval` in fixed settings; None where the experiment has none.
         tuning: of `simulsa-eval tune`; None likewise.
-        tested: of `simulsa-eval` on the test set, in every setting that was decoded on the whole dev set.
+        tested: of `simulsa-eval` on the test set, in every cell that was decoded on the whole dev set.
     """
 
     model: Path
@@ -46,39 +46,39 @@ class Done:
     tested: Path | None
 
 
-def do_run(run: Run, data: Path, out: Path) -> Done:
-    """Augment, train, evaluate and tune, as far as it is not done.
+def do_run(run: Run, data: Path, out: Path) -> RunFolders:
+    """Augment, train, evaluate and tune; completed steps are skipped.
 
-    The folders are named by what the run is made of, so that a recipe or data of other content is another run.
+    Folders are named by hashes of settings and data, so that changed recipes or data give another run.
 
     Args:
-        run: what.
-        data: what `simulsa-augment --out data/` made.
+        run: the run.
+        data: output of `simulsa-augment --out data/`.
         out: holds a folder for every run.
 
     Raises:
-        SimulsaError: a command failed; it is named, and what it said stands in its log.
+        SimulsaError: a command failed; the message has its log.
     """
-    model = _do_training(run, data, out)
+    model = _train_once(run, data, out)
     folder = model.parent
     result = None if run.evaluate is None else _evaluate(run, run.evaluate, folder)
     if run.tune is None:
-        return Done(model, result, None, None)
+        return RunFolders(model, result, None, None)
     tuning = _tune(run, run.tune, folder)
-    return Done(model, result, tuning, _test(run, tuning, folder))
+    return RunFolders(model, result, tuning, _test(run, tuning, folder))
 
 
-def _do_training(run: Run, data: Path, out: Path) -> Path:
-    """Train where it is not done; the model's folder."""
-    signature = _signature(run, data)
+def _train_once(run: Run, data: Path, out: Path) -> Path:
+    """Train unless it is done; return the model's folder."""
+    signature = _training_data_signature(run, data)
     name = f"{run.model_name}_{signature}"
     claim(out, [name], recognised=(out / name / RUN_NOTE).is_file())
     folder = make_own_folder(out / name)
     if not (folder / TRAINED_NOTE).exists():
         scorer, start = (
-            None if one is None else _do_training(one, data, out) for one in (run.scored_by, run.starts_from)
+            None if one is None else _train_once(one, data, out) for one in (run.scored_by, run.starts_from)
         )
-        made_of = {
+        description = {
             "recipe": run.recipe,
             "content": run.content,
             "augment": run.augment,
@@ -90,38 +90,40 @@ def _do_training(run: Run, data: Path, out: Path) -> Path:
             "data": str(data),
             "data_signature": signature,
         }
-        write_json(folder / RUN_NOTE, json.loads(json.dumps(made_of, default=str)))  # YAML knows dates, JSON does not
+        write_json(
+            folder / RUN_NOTE, json.loads(json.dumps(description, default=str))
+        )  # YAML knows dates, JSON does not
         _train(run, data, folder, scorer, start)
         write_json(folder / TRAINED_NOTE, {"model": MODEL})
     return folder / MODEL
 
 
 def _evaluate(run: Run, evaluate: Keys, folder: Path) -> Path:
-    result = folder / (run.result_name + _content_of_datasets(evaluate))
+    result = folder / (run.result_name + _dataset_suffix(evaluate))
     if not (result / SCORES).exists():
         keys = {"model_name_or_path": folder / MODEL} | _PAPER | dict(evaluate)
-        _call(folder, "simulsa-eval", *_words(keys), "--out", str(result))
+        _run_command(folder, "simulsa-eval", *_as_arguments(keys), "--out", str(result))
     return result
 
 
 def _tune(run: Run, tune: Keys, folder: Path) -> Path:
-    tuning = folder / (run.tuning_name + _content_of_datasets(tune))
+    tuning = folder / (run.tuning_name + _dataset_suffix(tune))
     if not (tuning / FINALISTS).exists():
         keys = {"model_name_or_path": folder / MODEL} | {key: tune[key] for key in tune if key not in GOAL}
         goal = [word for key in GOAL if key in tune for word in (f"--{key}", str(tune[key]))]
-        _call(folder, "simulsa-eval", "tune", *_words(keys), *goal, "--out", str(tuning))
+        _run_command(folder, "simulsa-eval", "tune", *_as_arguments(keys), *goal, "--out", str(tuning))
     return tuning
 
 
 def _test(run: Run, tuning: Path, folder: Path) -> Path:
-    tested = folder / f"{tuning.name}_test_{short_hash(run.test)}{_content_of_datasets(run.test)}"
+    tested = folder / f"{tuning.name}_test_{short_hash(run.test)}{_dataset_suffix(run.test)}"
     if not (tested / SCORES).exists():
-        _call(folder, "simulsa-eval", str(tuning / FINALISTS), *_words(run.test), "--out", str(tested))
+        _run_command(folder, "simulsa-eval", str(tuning / FINALISTS), *_as_arguments(run.test), "--out", str(tested))
     return tested
 
 
-def _signature(run: Run, data: Path) -> str:
-    """Of the data that a model is made of; simultaneous samples are made of it in the run's own folder."""
+def _training_data_signature(run: Run, data: Path) -> str:
+    """Hash the training data; simultaneous samples are made from it in the folder of the run."""
     if run.augment is not None:
         keys = _AUGMENTED | dict(run.augment)
     else:
@@ -129,8 +131,8 @@ def _signature(run: Run, data: Path) -> str:
     return data_signature(Path(keys.get("dataset_dir", data)), named_datasets(keys))
 
 
-def _content_of_datasets(keys: Keys) -> str:
-    """A suffix for results on datasets that are not the embedded ones: their content."""
+def _dataset_suffix(keys: Keys) -> str:
+    """Return a suffix for results on other than the embedded datasets: a hash of their content."""
     place = keys.get("dataset_dir")
     if not isinstance(place, str):
         return ""
@@ -143,10 +145,10 @@ def _train(run: Run, data: Path, folder: Path, scorer: Path | None, start: Path 
         dataset_dir = folder / "data"
         keys: dict[str, Any] = {"model_name_or_path": scorer} if scorer else {}
         keys |= _PAPER | _AUGMENTED | {"dataset_dir": data, "simulsa_seed": run.seed} | dict(run.augment)
-        _call(folder, "simulsa-augment", *_words(keys), "--out", str(dataset_dir))
+        _run_command(folder, "simulsa-augment", *_as_arguments(keys), "--out", str(dataset_dir))
     if run.variant is not None:
         augmented, dataset_dir = dataset_dir, folder / "variant"
-        _call(
+        _run_command(
             folder,
             "python",
             "-m",
@@ -158,18 +160,18 @@ def _train(run: Run, data: Path, folder: Path, scorer: Path | None, start: Path 
             str(dataset_dir),
         )
     with writing_to(folder / MODEL), contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(folder / MODEL)  # of a training that was stopped: what it left may be half a file
+        shutil.rmtree(folder / MODEL)  # of a stopped training, with files that may be incomplete
     training: dict[str, Any] = {"model_name_or_path": start} if start else {}
     training |= {"dataset_dir": dataset_dir, "seed": run.seed, "output_dir": folder / MODEL} | dict(run.train)
-    _call(folder, "llamafactory-cli", "train", run.recipe, *_words(training))
+    _run_command(folder, "llamafactory-cli", "train", run.recipe, *_as_arguments(training))
 
 
-def _words(keys: Mapping[str, Any]) -> list[str]:
+def _as_arguments(keys: Mapping[str, Any]) -> list[str]:
     return [f"{key}={value}" for key, value in keys.items()]
 
 
-def _call(folder: Path, command: str, *arguments: str) -> None:
-    """Run one command as typed; its output goes to a log, and it ends with this process."""
+def _run_command(folder: Path, command: str, *arguments: str) -> None:
+    """Run a command, with its output in a log; it ends with this process."""
     print("$", command, *arguments, flush=True)
     log = folder / f"{command}.log"
     refuse_link(log)

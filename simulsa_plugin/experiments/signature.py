@@ -1,4 +1,4 @@
-"""What a run rests on besides its settings: the content of the data that it trains or is evaluated on."""
+"""Hashes of settings and of the data of a run."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from simulsa_plugin.files.dataset_info import registered_datasets
 
 
 def short_hash(value: object) -> str:
-    """Ten characters that change with any change of a JSON value."""
+    """Hash a JSON value to ten characters."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:10]
 
 
 def named_datasets(*recipes: Mapping[str, Any]) -> tuple[str, ...]:
-    """The datasets that recipes name, as they stand in `dataset` and `eval_dataset`.
+    """Return the datasets in `dataset` and `eval_dataset` of recipes.
 
     >>> named_datasets({"dataset": "demo, demo_simulsa"}, {"eval_dataset": ["test"]})
     ('demo', 'demo_simulsa', 'test')
@@ -35,11 +35,11 @@ def named_datasets(*recipes: Mapping[str, Any]) -> tuple[str, ...]:
 
 @functools.cache
 def data_signature(folder: Path, names: tuple[str, ...]) -> str:
-    """Hash what a folder's dataset_info.json and files say of some datasets; audio counts by its path alone.
+    """Hash entries and files of datasets; of audio only the path counts.
 
     Args:
         folder: holds dataset_info.json.
-        names: those that are not registered there change nothing.
+        names: of datasets; unregistered ones are ignored.
 
     Raises:
         StorageError: a file cannot be read.
@@ -49,27 +49,27 @@ def data_signature(folder: Path, names: tuple[str, ...]) -> str:
     for name in names:
         if name in entries:
             digest.update(json.dumps([name, entries[name]], sort_keys=True).encode())
-            for path in _files(folder, entries[name]):
-                digest.update(_content(path))
+            for path in _data_files(folder, entries[name]):
+                digest.update(_hash_file(path))
     return digest.hexdigest()[:10]
 
 
-def _files(folder: Path, entry: object) -> Iterator[Path]:
+def _data_files(folder: Path, entry: object) -> Iterator[Path]:
     named = entry.get("file_name") if isinstance(entry, Mapping) else None
     if not isinstance(named, str):
         return
     path = folder / named
     if path.is_dir():
-        yield from (Path(place) / name for place, name in _walk(path))
+        yield from (Path(place) / name for place, name in _list_data_files(path))
     elif path.is_file():
         yield path
 
 
-def _walk(folder: Path) -> Iterable[tuple[str, str]]:
+def _list_data_files(folder: Path) -> Iterable[tuple[str, str]]:
     return sorted((place, name) for place, _, names in os.walk(folder) for name in names)
 
 
-def _content(path: Path) -> bytes:
+def _hash_file(path: Path) -> bytes:
     try:
         with path.open("rb") as handle:
             return hashlib.file_digest(handle, "sha256").digest()

@@ -1,4 +1,4 @@
-"""What came out: every arm averaged over its seeds, with intervals, and against the first arm at equal latency."""
+"""Summary of fixed settings: arms averaged over seeds, with intervals, compared with the first arm at equal latency."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ class ArmResult:
     Attributes:
         name: of the arm.
         cells: offline and those of its policy, each value the mean over seeds, counts the sums.
-        sampled: the same on every resample of the utterances, which all seeds share.
+        resampled: the same on every resample of the utterances, which all seeds share.
         spread: cell → metric → standard deviation over seeds (n − 1); None for a single seed.
     """
 
     name: str
     cells: Mapping[CellKey, Cell]
-    sampled: ResampledCells
+    resampled: ResampledCells
     spread: Mapping[CellKey, Mapping[str, float | None]]
 
 
@@ -47,7 +47,7 @@ def average_arm(name: str, folders: Sequence[Path], policy: str, bootstrap: Boot
     """Average result folders of several seeds.
 
     Raises:
-        LogError: a folder is no result, or the folders' utterances differ.
+        LogError: a folder is not a result, or the folders have different utterances.
     """
     results = [load_result(folder, CompareOptions()) for folder in folders]
     keys = [key for key in results[0].cells if key.policy in (policy, OFFLINE_CELL.policy)]
@@ -59,24 +59,26 @@ def average_arm(name: str, folders: Sequence[Path], policy: str, bootstrap: Boot
         check_same_references(sides[0], side)
     cells = {key: _average_cell([result.cells[key] for result in results]) for key in keys}
     spread = {
-        key: {value: _spread([result.cells[key].values.get(value) for result in results]) for value in SUMMARY_METRICS}
+        key: {
+            value: _deviation([result.cells[key].values.get(value) for result in results]) for value in SUMMARY_METRICS
+        }
         for key in keys
     }
-    return ArmResult(name, cells, {key: _average_sampled([side[key] for side in sides]) for key in keys}, spread)
+    return ArmResult(name, cells, {key: _average_logs([side[key] for side in sides]) for key in keys}, spread)
 
 
 def summarise(arms: Sequence[ArmResult]) -> Json:
-    """Every cell of every arm, and every arm against the first at equal LAAL."""
+    """Return every cell of every arm, and compare every arm with the first at equal LAAL."""
     baseline = arms[0]
     return {
-        "cells": [_row(arm, key) for arm in arms for key in arm.cells],
+        "cells": [_cell_row(arm, key) for arm in arms for key in arm.cells],
         "against": baseline.name,
-        "equal_latency": [{"arm": arm.name} | _against(baseline, arm) for arm in arms[1:]],
+        "equal_latency": [{"arm": arm.name} | _compare_with(baseline, arm) for arm in arms[1:]],
     }
 
 
 def summary_table(summary: Json, seeds: int) -> list[str]:
-    """The summary as aligned lines."""
+    """Format the summary as aligned lines."""
     rows = [["arm", "cell", "BLEU", "[low, high]", "± seeds", "LAAL ms", "± seeds", "NE"]]
     for row in summary["cells"]:
         rows.append(
@@ -109,7 +111,7 @@ def summary_table(summary: Json, seeds: int) -> list[str]:
                 format_number(entry["mean_difference"], 2, signed=True),
                 format_interval(entry["sampling_interval"], 2),
                 format_interval(entry["interval"], 2),
-                _cells(entry["grids"]),
+                _format_grids(entry["grids"]),
                 "no common range" if shared is None else f"{shared[0]:.0f}–{shared[1]:.0f}",
             ]
         )
@@ -119,13 +121,13 @@ def summary_table(summary: Json, seeds: int) -> list[str]:
         *align(compared),
         "",
         f"Means over {seeds} seed{'s' if seeds > 1 else ''}; [low, high]: 95 % over utterances, and over halves of "
-        f"the cells, which show what interpolation may be wrong by; cells: those of both, where they share some; "
+        f"the cells, for the error of interpolation; cells: those of both, where they share some; "
         f"±: standard deviation over seeds.",
     ]
 
 
 def draw_curves(title: str, arms: Sequence[ArmResult], path: Path) -> None:
-    """BLEU over LAAL with 95 % intervals, a line for every arm and chunk."""
+    """Draw BLEU over LAAL with 95 % intervals, a line for every arm and chunk."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.2, 4.8), layout="constrained")
@@ -138,7 +140,7 @@ def draw_curves(title: str, arms: Sequence[ArmResult], path: Path) -> None:
                 for key, cell in streaming.items()
                 if key.chunk_ms == chunk
             )
-            bounds = [interval(arm.sampled[key].values["BLEU"]) for _, _, key in points]
+            bounds = [interval(arm.resampled[key].values["BLEU"]) for _, _, key in points]
             axes.errorbar(
                 [point[0] for point in points],
                 [point[1] for point in points],
@@ -159,9 +161,9 @@ def draw_curves(title: str, arms: Sequence[ArmResult], path: Path) -> None:
         figure.savefig(handle, format="png", dpi=100)
 
 
-def _row(arm: ArmResult, key: CellKey) -> Json:
+def _cell_row(arm: ArmResult, key: CellKey) -> Json:
     values, spread = arm.cells[key].values, arm.spread[key]
-    found = interval(arm.sampled[key].values["BLEU"])
+    found = interval(arm.resampled[key].values["BLEU"])
     return {
         "arm": arm.name,
         "cell": str(key),
@@ -174,9 +176,9 @@ def _row(arm: ArmResult, key: CellKey) -> Json:
     }
 
 
-def _against(baseline: ArmResult, arm: ArmResult) -> Json:
-    """Quality at equal latency; policies may differ, so all streaming cells of each make its curve."""
-    return compare_curves(None, (baseline.cells, arm.cells), (baseline.sampled, arm.sampled), Axes())
+def _compare_with(baseline: ArmResult, arm: ArmResult) -> Json:
+    """Compare quality at equal latency, over all streaming cells, as policies may differ."""
+    return compare_curves(None, (baseline.cells, arm.cells), (baseline.resampled, arm.resampled), Axes())
 
 
 def _average_cell(cells: Sequence[Cell]) -> Cell:
@@ -196,18 +198,18 @@ def _measured_instances(row: Json) -> int | None:
     return row["instances"] - row["LAAL_skipped"] if row["instances"] and row["LAAL_skipped"] else None
 
 
-def _average_sampled(several: Sequence[ResampledLog]) -> ResampledLog:
+def _average_logs(several: Sequence[ResampledLog]) -> ResampledLog:
     values = {name: np.mean([one.values[name] for one in several], axis=0) for name in several[0].values}
     return ResampledLog(several[0].path, several[0].statistics, values, several[0].references)
 
 
-def _spread(values: Sequence[float | None]) -> float | None:
+def _deviation(values: Sequence[float | None]) -> float | None:
     numbers = [value for value in values if value is not None]
     return statistics.stdev(numbers) if len(numbers) > 1 else None
 
 
-def _cells(grids: Json) -> str:
-    """How many cells each curve is made of, and whether their choice could be what differs."""
+def _format_grids(grids: Json) -> str:
+    """Format how many cells each curve has, and whether only the grids may differ."""
     counts = grids["cells"]
     if grids["compared"] == "shared":
         return str(counts["baseline"])

@@ -1,8 +1,8 @@
-"""Arms tuned alike: quality at latency budgets over seeds, against the first arm, and beside the limit.
+"""Tuned arms: quality at latency budgets over seeds, compared with the first arm and with the limit.
 
-Settings are chosen on the dev set and values come from the test set. Intervals cover the utterances of both sets (the
-choice included), which all arms and seeds share, and the seeds: the mean over n seeds of one draw of the utterances
-gets Student's t with n − 1 degrees of freedom, scaled by the standard error between the seeds.
+Settings are chosen on the dev set, values are from the test set. Intervals cover the utterances of both sets (and so
+the choice), which all arms and seeds share, and the seeds: Student's t with n − 1 degrees of freedom, scaled by the
+standard error between the seeds, is added to the mean over n seeds of each resample.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ class TunedArm:
 
     Attributes:
         name: of the arm.
-        latency: the metric that the budgets are of.
-        budgets: budget in milliseconds → the arm on the test set, one for each seed; None where a seed had no cell
-            within the budget on dev.
+        latency: metric of the budgets.
+        budgets: budget in milliseconds → the tested system of each seed; None where a seed had no cell within the
+            budget on dev.
         cells: budget → the cell that each seed chose.
-        offline: of each seed, decoded after the end of the utterance.
-        limits: rows of the limit in scores.json; they are those of the test set, whatever the model.
+        offline: offline decoding of each seed.
+        limits: rows of the limit in scores.json, which do not depend on the model.
     """
 
     name: str
@@ -67,7 +67,7 @@ class Estimate:
     bounds: tuple[float, float] | None
 
     def as_json(self) -> Json:
-        """The fields, as the summary has them."""
+        """Return the fields as in the summary."""
         return {"value": self.value, "spread": self.spread, "interval": self.bounds and list(self.bounds)}
 
 
@@ -77,11 +77,11 @@ def read_tuned_arm(name: str, runs: Sequence[tuple[Path, Path]], bootstrap: Boot
     Args:
         name: of the arm.
         runs: for each seed the folder of `simulsa-eval tune` and that of the test set.
-        bootstrap: how utterances are drawn; equal draws for all arms.
+        bootstrap: of utterances; equal draws for all arms.
 
     Raises:
-        LogError, UsageError: a folder is not what was written, the seeds were tested on other utterances, or a cell
-            that was tuned was not decoded on the test set.
+        LogError, UsageError: a folder was changed, the seeds were tested on different utterances, or a tuned cell was
+            not decoded on the test set.
     """
     tunings = [load_tuning(tuning, bootstrap) for tuning, _ in runs]
     results = [load_result(tested, CompareOptions()) for _, tested in runs]
@@ -89,7 +89,7 @@ def read_tuned_arm(name: str, runs: Sequence[tuple[Path, Path]], bootstrap: Boot
     for _, side in loaded[1:]:
         check_same_references(loaded[0][1], side)
     budgets = {
-        budget: _all(
+        budget: _complete(
             [
                 score_at_budget(budget, tuning, cells, side)
                 for tuning, (cells, side) in zip(tunings, loaded, strict=True)
@@ -137,14 +137,14 @@ def over_seeds(values: Sequence[float], samples: Sequence[FloatArray], seed: int
 
 
 def summarise_tuned(arms: Sequence[TunedArm], bootstrap: Bootstrap) -> Json:
-    """Every arm at every budget, its difference to the first arm, and the limit."""
+    """Summarise every arm at every budget, its difference from the first arm, and the limit."""
     first = arms[0]
-    rows = [_row(arm, first, budget, bootstrap) for arm in arms for budget in arm.budgets]
+    rows = [_budget_row(arm, first, budget, bootstrap) for arm in arms for budget in arm.budgets]
     offline = [
         {
             "arm": arm.name,
-            **{name: _estimate(arm.offline, name, bootstrap).as_json() for name in QUALITY_METRICS},
-            "difference": None if arm is first else _differences(first.offline, arm.offline, bootstrap),
+            **{name: _estimate_metric(arm.offline, name, bootstrap).as_json() for name in QUALITY_METRICS},
+            "difference": None if arm is first else _seed_differences(first.offline, arm.offline, bootstrap),
         }
         for arm in arms
     ]
@@ -158,7 +158,7 @@ def summarise_tuned(arms: Sequence[TunedArm], bootstrap: Bootstrap) -> Json:
 
 
 def tuned_table(summary: Json, seeds: int) -> list[str]:
-    """The summary as aligned lines."""
+    """Format the summary as aligned lines."""
     latency, against = summary["latency"], summary["against"]
     head = [
         "budget ms",
@@ -173,12 +173,14 @@ def tuned_table(summary: Json, seeds: int) -> list[str]:
     ]
     rows = [head]
     for row in sorted(summary["tuned"], key=lambda row: row["budget"]):
-        rows.append([f"{row['budget']:g}", row["arm"], *_shown(row, latency), "; ".join(dict.fromkeys(row["cells"]))])
+        rows.append(
+            [f"{row['budget']:g}", row["arm"], *_format_estimates(row, latency), "; ".join(dict.fromkeys(row["cells"]))]
+        )
     for row in summary["offline"]:
-        rows.append(["offline", row["arm"], *_shown(row, latency), ""])
-    over = "utterances and seeds" if seeds > 1 else "utterances; one seed says nothing about the spread of trainings"
+        rows.append(["offline", row["arm"], *_format_estimates(row, latency), ""])
+    over = "utterances and seeds" if seeds > 1 else "utterances; not over seeds, as there is only one"
     limit = [
-        f"limit: every word when the truth allows it, nothing lost: {latency} {row[latency]:.0f} ms"
+        f"limit: every word as soon as it is certain: {latency} {row[latency]:.0f} ms"
         + ("" if row["chunk_ms"] is None else f" in chunks of {row['chunk_ms']:g} ms")
         for row in summary["limits"]
         if row.get(latency) is not None
@@ -188,12 +190,12 @@ def tuned_table(summary: Json, seeds: int) -> list[str]:
         "",
         *limit,
         f"Settings are chosen on the dev set, values are from the test set; means over {seeds} "
-        f"seed{'s' if seeds > 1 else ''}; [low, high]: 95 % over {over}, the choice included.",
+        f"seed{'s' if seeds > 1 else ''}; [low, high]: 95 % over {over}, the choice of settings included.",
     ]
 
 
 def draw_tuned(title: str, summary: Json, path: Path) -> None:
-    """Quality over latency: a line for each arm through its budgets, its offline quality, and the limit."""
+    """Draw quality over latency: a line for each arm through its budgets, its offline quality, and the limit."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.2, 4.6), layout="constrained")
@@ -226,26 +228,26 @@ def draw_tuned(title: str, summary: Json, path: Path) -> None:
         figure.savefig(handle, format="png", dpi=110)
 
 
-def _all(tested: Sequence[TestedSystem | None]) -> Sequence[TestedSystem] | None:
-    there = [one for one in tested if one is not None]
-    return there if len(there) == len(tested) else None
+def _complete(tested: Sequence[TestedSystem | None]) -> Sequence[TestedSystem] | None:
+    known = [one for one in tested if one is not None]
+    return known if len(known) == len(tested) else None
 
 
-def _row(arm: TunedArm, first: TunedArm, budget: float, bootstrap: Bootstrap) -> Json:
+def _budget_row(arm: TunedArm, first: TunedArm, budget: float, bootstrap: Bootstrap) -> Json:
     found, baseline = arm.budgets[budget], first.budgets.get(budget)
     row: Json = {"budget": budget, "arm": arm.name, "cells": arm.cells[budget]}
     for name in (*QUALITY_METRICS, arm.latency):
-        row[name] = None if found is None else _estimate(found, name, bootstrap).as_json()
+        row[name] = None if found is None else _estimate_metric(found, name, bootstrap).as_json()
     compared = found is not None and baseline is not None and arm is not first
-    return row | {"difference": _differences(baseline or (), found or (), bootstrap) if compared else None}
+    return row | {"difference": _seed_differences(baseline or (), found or (), bootstrap) if compared else None}
 
 
-def _estimate(tested: Sequence[TestedSystem], name: str, bootstrap: Bootstrap) -> Estimate:
+def _estimate_metric(tested: Sequence[TestedSystem], name: str, bootstrap: Bootstrap) -> Estimate:
     return over_seeds([one.value[name] for one in tested], [one.samples[name] for one in tested], bootstrap.seed)
 
 
-def _differences(baseline: Sequence[TestedSystem], other: Sequence[TestedSystem], bootstrap: Bootstrap) -> Json:
-    """The difference of each quality, seed by seed: a seed stands for the same order of the same data."""
+def _seed_differences(baseline: Sequence[TestedSystem], other: Sequence[TestedSystem], bootstrap: Bootstrap) -> Json:
+    """Estimate the difference of each quality, paired by seed, which fixes the order of the data."""
     pairs = list(zip(baseline, other, strict=True))
     return {
         name: over_seeds(
@@ -257,19 +259,19 @@ def _differences(baseline: Sequence[TestedSystem], other: Sequence[TestedSystem]
     }
 
 
-def _shown(row: Json, latency: str) -> list[str]:
-    """Latency, BLEU, its spread, chrF, and both differences, as the table shows them."""
+def _format_estimates(row: Json, latency: str) -> list[str]:
+    """Format latency, BLEU, its spread, chrF, and both differences."""
     delay, bleu, chrf, difference = (row.get(name) for name in (latency, "BLEU", "chrF", "difference"))
     return [
         format_number(delay and delay["value"], 0),
         format_number(bleu and bleu["value"], 1),
         format_number(bleu and bleu["spread"], 1),
         format_number(chrf and chrf["value"], 1),
-        *(_difference(difference and difference[name]) for name in QUALITY_METRICS),
+        *(_format_difference(difference and difference[name]) for name in QUALITY_METRICS),
     ]
 
 
-def _difference(estimate: Json | None) -> str:
+def _format_difference(estimate: Json | None) -> str:
     if estimate is None:
         return "–"
     bounds = estimate["interval"]

@@ -1,4 +1,4 @@
-"""What `simulsa-augment` wrote of the embedded corpus, and the folder of datasets that a variant makes of it."""
+"""Reads the output of `simulsa-augment` on the embedded corpus, and writes the datasets of a variant."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ class Augmented:
     Attributes:
         entry: of the offline dataset in dataset_info.json, its file name absolute.
         scores: rows of scores.jsonl, their clips absolute.
-        truth: what can be said at any time.
-        output_width: V of the model that scored.
+        truth: supported parts of the references.
+        output_width: V of the scoring model.
     """
 
     entry: Mapping[str, Any]
@@ -61,7 +61,7 @@ class Augmented:
         """Read a folder.
 
         Raises:
-            StorageError: its scores.jsonl is missing or broken.
+            StorageError: its scores.jsonl is missing or damaged.
             DatasetError: the offline dataset is not registered there, or has no truth beside it.
         """
         scored = ScoredFile.open(folder / AUGMENTED_NAME / "scores.jsonl")
@@ -69,36 +69,36 @@ class Augmented:
         width = scored.manifest.get("output_width")
         if truth is None or not isinstance(width, int):
             raise DatasetError(
-                f"{folder} is not the embedded corpus with its truth and a manifest. Make it: "
+                f"{folder} is not the embedded corpus with its truth and a manifest. Create it: "
                 f"simulsa-augment dataset={OFFLINE_NAME} dataset_dir=data --out {folder}"
             )
         rows = scored.rows(Layout(folder.absolute(), OFFLINE_NAME), portable=False)
         return cls(scored.entry, list(rows), truth, width)
 
     def offline_rows(self) -> list[dict[str, Any]]:
-        """The rows of the offline dataset."""
+        """Read the rows of the offline dataset."""
         return list(read_jsonl(Path(self.entry["file_name"])))
 
     def true_partial(self, row: DataRow) -> str:
-        """The part of a scored row's reference that is certain from its clip, whatever may follow.
+        """Return the part of a scored row's reference that is certain from its clip, whatever follows.
 
         Raises:
-            DatasetError: the truth is about another corpus.
+            DatasetError: the truth belongs to another corpus.
         """
         partial = self.truth.true_partial(parse_sample_id(row["id"])[1], row["reference"], row["cut_seconds"])
         if partial is None:
             raise DatasetError(
-                f"The truth beside {self.entry['file_name']} is not about {row['id']}. Augment the "
-                "corpus that lies there now."
+                f"The truth beside {self.entry['file_name']} does not contain {row['id']}. Augment the "
+                "current corpus again."
             )
         return partial
 
 
-def own_folder(out: Path, name: str) -> Path:
-    """A folder in the output folder for what rows name, made where it is missing.
+def make_audio_folder(out: Path, name: str) -> Path:
+    """Create a folder for audio of rows in the output folder, if it is missing.
 
     Raises:
-        StorageError: what stands there is not ours, or it cannot be made.
+        StorageError: a foreign folder is in its place, or it cannot be created.
     """
     out = make_folder(out).absolute()
     claim(out, [name])
@@ -106,7 +106,7 @@ def own_folder(out: Path, name: str) -> Path:
 
 
 def speak_evaluation_sets(folder: Path) -> dict[str, Dataset]:
-    """The embedded dev and test set, spoken into a folder unless they are there; the audio stays there.
+    """Synthesise the embedded dev and test set into a folder, unless they exist there.
 
     Raises:
         StorageError: the folder cannot be used.
@@ -119,20 +119,20 @@ def speak_evaluation_sets(folder: Path) -> dict[str, Dataset]:
 
 
 def sharegpt(rows: Sequence[DataRow], truth: Sequence[DataRow] = ()) -> Dataset:
-    """Rows of `messages` and `audios`."""
+    """Make a dataset of rows with `messages` and `audios`."""
     return Dataset(rows, SHAREGPT_ENTRY, truth)
 
 
 def write_datasets(out: Path, offline: Mapping[str, Any], datasets: Mapping[str, Dataset]) -> None:
-    """Write datasets and register them, with the offline one where it is not among them.
+    """Write datasets and register them, and the offline one unless it is among them.
 
     Args:
-        out: the folder; what stands there and is not ours stays as it is.
+        out: the folder; foreign files in it are kept.
         offline: entry of the offline dataset, its file name absolute.
         datasets: by name.
 
     Raises:
-        StorageError: the folder cannot be used, or has another dataset by one of the names.
+        StorageError: the folder cannot be used, or has another dataset with one of the names.
     """
     out = make_folder(out).absolute()
     entries = {name: {"file_name": str(out / f"{name}.jsonl"), **dataset.entry} for name, dataset in datasets.items()}

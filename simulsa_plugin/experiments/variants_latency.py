@@ -1,12 +1,12 @@
-"""A latency word in the prompt: one model for several latencies, each asked for by name.
+"""A latency word in the prompt: one model for several latencies, each requested by name.
 
-Every cut is decided again under three thresholds, which needs no model: a low one commits early, the paper's 100 / V
-is in between, a high one commits late; the prompt says which (`… Latency: low.`). The offline rows have the words in
-turn as well. With the plain prompt there, a word would tell a cut from a whole utterance, and the model could learn to
-stop early from the prompt instead of from the audio; all words have the same answer to a whole utterance.
+Every cut is labelled with three thresholds, without a model: a low one commits early, the paper's 100 / V is in
+between, a high one commits late; the prompt names it (`… Latency: low.`). The offline rows have the words in turn as
+well: with a plain prompt there, a word would distinguish a cut from a whole utterance, and the model could learn to
+stop early from the prompt instead of from the audio. All words have the same answer to a whole utterance.
 
-With every cut under each word there are three times as many simultaneous rows as cuts. Where shares must be equal,
-either fewer cuts or `one_word` makes them so.
+With every cut under each word there are three times as many simultaneous rows as cuts. For equal shares use
+fewer cuts, or `one_word`.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ Messages = Sequence[Mapping[str, str]]
 
 
 def check_thresholds(low: float, high: float) -> dict[str, float | None]:
-    """The threshold τ of each word; None is 100 / V.
+    """Return the threshold τ of each word; None is 100 / V.
 
     Raises:
-        UsageError: one of them is no probability.
+        UsageError: one of them is not a probability.
     """
     check_range("--low", low, above=0, maximum=1)
     check_range("--high", high, above=0, maximum=1)
@@ -43,21 +43,21 @@ def check_thresholds(low: float, high: float) -> dict[str, float | None]:
 def latency_words(
     data: Augmented, evaluation_sets: Mapping[str, Dataset], thresholds: Mapping[str, float | None], *, one_word: bool
 ) -> dict[str, Dataset]:
-    """`demo` and `demo_simulsa` with words in their prompts, and every evaluation set once for each word.
+    """Make `demo` and `demo_simulsa` with words in their prompts, and every evaluation set once for each word.
 
     Args:
         data: scored cuts.
-        evaluation_sets: NAME gives NAME_low, NAME_normal and NAME_high.
+        evaluation_sets: NAME becomes NAME_low, NAME_normal and NAME_high.
         thresholds: of each word; None is 100 / V.
-        one_word: every cut has one word in turn, instead of all of them.
+        one_word: use one word per cut, in turn, instead of all of them.
     """
-    offline = [with_word(row, word) for row, word in zip(data.offline_rows(), _in_turn(), strict=False)]
+    offline = [with_word(row, word) for row, word in zip(data.offline_rows(), _cycle_words(), strict=False)]
     asked = (
-        zip(data.scores, _in_turn(), strict=False)
+        zip(data.scores, _cycle_words(), strict=False)
         if one_word
         else ((row, word) for row in data.scores for word in WORDS)
     )
-    cuts = [with_word(_decided(row, thresholds[word], data.output_width), word) for row, word in asked]
+    cuts = [with_word(_relabelled(row, thresholds[word], data.output_width), word) for row, word in asked]
     worded = {
         f"{name}_{word}": replace(one, rows=[with_word(row, word) for row in one.rows])
         for name, one in evaluation_sets.items()
@@ -67,7 +67,7 @@ def latency_words(
 
 
 def with_word(row: DataRow, word: str) -> dict[str, Any]:
-    """A row whose user asks for a latency.
+    """Add a requested latency to the prompt of a row.
 
     >>> with_word({"messages": [{"role": "user", "content": "<audio>Translate."}], "audios": ["a.wav"]}, "low")
     {'messages': [{'role': 'user', 'content': '<audio>Translate. Latency: low.'}], 'audios': ['a.wav']}
@@ -80,10 +80,10 @@ def with_word(row: DataRow, word: str) -> dict[str, Any]:
     return {**row, "messages": asked}
 
 
-def _decided(row: DataRow, threshold: float | None, output_width: int) -> dict[str, Any]:
+def _relabelled(row: DataRow, threshold: float | None, output_width: int) -> dict[str, Any]:
     decision = decide(row, AugmentSettings(threshold=threshold), output_width)
     return training_row({**row, "partial": decision.partial})
 
 
-def _in_turn() -> Iterator[str]:
+def _cycle_words() -> Iterator[str]:
     return itertools.cycle(WORDS)

@@ -1,13 +1,12 @@
 """Preference pairs about where to stop, for LLaMA-Factory's own `stage: dpo`.
 
-*A cut clip*: preferred is the partial translation, rejected the same partial and what the offline model goes on to
-say. It is made to begin with the partial and then decodes freely, so the rejected answer is one that a model really
-gives, and both answers share all but the decision to stop and what follows it. `greedy` in scores.jsonl would not do:
-each of these tokens follows the reference, not what the model said before. Cuts about which the model stops there as
-well give no pair.
+*A cut clip*: chosen is the partial translation, rejected the same partial with the offline model's continuation. The
+model decodes freely after the partial as a forced prefix, so the rejected answer is its real output, and the answers
+differ only in the decision to stop and what follows. `greedy` in scores.jsonl cannot be used: each of its tokens
+follows the reference, not the model's output. Cuts where the model stops as well give no pair.
 
-*The whole utterance*: preferred is the reference, rejected the partial, which stops too soon. Without these pairs
-stopping would always be right, and could be learned without listening.
+*The whole utterance*: chosen is the reference, rejected the partial, which stops too early. Without these pairs
+stopping would always be right, and could be learned without the audio.
 """
 
 from __future__ import annotations
@@ -31,25 +30,25 @@ ENTRY: dict[str, Any] = SHAREGPT_ENTRY | {
 
 
 def preferences(data: Augmented, model: AudioLanguageModel) -> dict[str, Dataset]:
-    """The dataset `demo_preferences`: both pairs of every cut, where there are two different answers.
+    """Make the dataset `demo_preferences`: both pairs of every cut, where the answers differ.
 
     Args:
         data: scored cuts with their partials.
-        model: goes on from the partials; the offline model.
+        model: the offline model, which continues the partials.
 
     Raises:
-        AudioError: a clip is missing or broken.
+        AudioError: a clip is missing or damaged.
     """
     rows: list[DataRow] = []
     for start in range(0, len(data.scores), CLIPS_PER_BATCH):
         part = data.scores[start : start + CLIPS_PER_BATCH]
-        for row, longer in zip(part, _continued(model, part), strict=True):
+        for row, longer in zip(part, _continue_partials(model, part), strict=True):
             rows += _pairs(row, longer)
     return {PREFERENCES: Dataset(rows, ENTRY)}
 
 
-def _continued(model: AudioLanguageModel, rows: Sequence[DataRow]) -> list[str | None]:
-    """Each partial and what the model goes on to say about its clip; None where it does not come to an end."""
+def _continue_partials(model: AudioLanguageModel, rows: Sequence[DataRow]) -> list[str | None]:
+    """Decode each partial and its continuation by the model; None where it reaches the limit on new tokens."""
     waveforms: list[Waveform] = [read_mono(row["clip"]) for row in rows]
     prompts = [
         model.render_prompt(Prompt(tuple(row["messages"])), waveform)

@@ -1,15 +1,15 @@
 """Several cuts of one utterance as one conversation: a turn for each cut, whose answer adds to the answers before.
 
-Answers are monotone: what the cuts up to a turn support at most, less what has been said. The last turn brings the
+Answers are monotone: the longest partial of the cuts up to a turn, without the answers before. The last turn has the
 rest of the audio and of the reference, so that a conversation is a whole translation.
 
-A user's turn holds either the audio since the last cut (`delta`) or all audio up to the cut (`prefix`). Our decoding
-has neither form: it asks in a single turn about all audio so far, with what is committed as the forced beginning of
-the answer. `delta` is how conversational systems stream (each turn is encoded once, and nothing is heard twice), but
-at decoding time only its first turn is familiar. `prefix` lies closer: its audio is that of decoding, and what was said
-before stands before the answer as the forced beginning does, though as turns of its own. So `prefix` is the default,
-and `delta` shows what the audio's form changes. Nearest of all are the same monotone partials as rows of one turn
-(`single`), which differ from `simulsa_cuts` alone in that no partial is shorter than an earlier cut's.
+A user's turn holds either the audio since the last cut (`delta`) or all audio up to the cut (`prefix`). Simultaneous
+decoding has neither form: its single turn has all audio so far, with the committed text as a forced prefix of the
+answer. `delta` is how conversational systems stream (all audio is encoded once), but only its first turn matches
+decoding. `prefix` is closer: its audio is that of decoding, and the earlier text precedes the answer like the forced
+prefix, though in separate turns. So `prefix` is the default, and `delta` isolates the effect of the audio's form.
+Closest are the same monotone partials as rows of one turn (`single`), which differ from `simulsa_cuts` only in that no
+partial is shorter than that of an earlier cut.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from simulsa_plugin.experiments.variants_data import AUGMENTED_NAME, Augmented, 
 from simulsa_plugin.files.atomic import replacing
 
 TURN_FORMS = ("prefix", "delta", "single")
-SHORTEST_TURN_SECONDS = 0.2  # of new audio in a turn: encoders make no token of much less
+SHORTEST_TURN_SECONDS = 0.2  # of new audio in a turn: encoders need about as much for a token
 AUDIO_PLACEHOLDER = "<audio>"
 
 
@@ -37,29 +37,29 @@ class Turn:
     """One turn of a conversation.
 
     Attributes:
-        clip: audio up to its end.
-        start_seconds: where the turn before ends.
-        end_seconds: how much has been heard at its end.
-        said: the whole translation after it; never shorter than the one before.
+        clip: audio up to the end of the turn.
+        start_seconds: end of the previous turn.
+        end_seconds: audio received at the end of the turn.
+        translation: the whole translation after the turn; never shorter than before.
     """
 
     clip: str
     start_seconds: float
     end_seconds: float
-    said: str
+    translation: str
 
 
 def conversations(data: Augmented, form: str, clips: Path) -> dict[str, Dataset]:
-    """The dataset `demo_simulsa` with a row for every utterance, or for every turn (`single`).
+    """Make the dataset `demo_simulsa` with a row for every utterance, or for every turn (`single`).
 
     Args:
         data: scored cuts, several of each utterance (`simulsa_cuts`).
         form: one of `TURN_FORMS`.
-        clips: folder for the audio between cuts (`delta`); it exists.
+        clips: existing folder for the audio between cuts (`delta`).
 
     Raises:
         DatasetError: no utterance has several cuts.
-        AudioError: an utterance is missing or broken.
+        AudioError: an utterance is missing or damaged.
     """
     by_utterance = [list(group) for _, group in groupby(data.scores, lambda row: parse_sample_id(row["id"])[1])]
     if max(map(len, by_utterance)) < 2:
@@ -68,41 +68,41 @@ def conversations(data: Augmented, form: str, clips: Path) -> dict[str, Dataset]
     for cuts in by_utterance:
         turns = list(turns_of(cuts))
         if form == "single":
-            rows += [training_row({**cuts[0], "clip": turn.clip, "partial": turn.said}) for turn in turns[:-1]]
+            rows += [training_row({**cuts[0], "clip": turn.clip, "partial": turn.translation}) for turn in turns[:-1]]
         else:
-            audios = _between(cuts[0], turns, clips) if form == "delta" else [turn.clip for turn in turns]
+            audios = _write_clips(cuts[0], turns, clips) if form == "delta" else [turn.clip for turn in turns]
             rows.append({"messages": _messages(cuts[0]["messages"], turns), "audios": audios})
     return {AUGMENTED_NAME: sharegpt(rows)}
 
 
 def turns_of(cuts: Sequence[DataRow]) -> Iterator[Turn]:
-    """The turns of one utterance: its cuts by time, as far as they bring enough new audio, and its end."""
-    said, start = "", 0.0
+    """Yield the turns of an utterance: its cuts by time, if they have enough new audio, and its end."""
+    translation, start = "", 0.0
     duration = cuts[0]["duration_seconds"]
     for row in sorted(cuts, key=lambda row: float(row["cut_seconds"])):
-        said = max(said, row["partial"], key=len)  # both are beginnings of one reference
+        translation = max(translation, row["partial"], key=len)  # both are prefixes of the reference
         end = row["cut_seconds"]
         if min(end - start, duration - end) >= SHORTEST_TURN_SECONDS:
-            yield Turn(row["clip"], start, end, said)
+            yield Turn(row["clip"], start, end, translation)
             start = end
     yield Turn(cuts[0]["audio"], start, duration, cuts[0]["reference"])
 
 
 def _messages(prompt: Sequence[Mapping[str, str]], turns: Sequence[Turn]) -> list[dict[str, str]]:
-    """The prompt in the first turn, audio alone in the others, and what each answer adds, its leading space included.
+    """Make messages: the prompt in the first turn, audio alone in the others, and what each answer adds.
 
-    So the tokens of all answers together are those of the translation, wherever a token ends.
+    Answers keep their leading space, so that together their tokens are those of the translation.
     """
     messages: list[dict[str, str]] = []
-    answers = ["", *(turn.said for turn in turns)]
+    answers = ["", *(turn.translation for turn in turns)]
     for number, (before, now) in enumerate(pairwise(answers)):
         messages += [{"role": "user", "content": AUDIO_PLACEHOLDER}] if number else map(dict, prompt)
         messages.append({"role": "assistant", "content": now[len(before) :]})
     return messages
 
 
-def _between(row: DataRow, turns: Sequence[Turn], folder: Path) -> list[str]:
-    """Clips of the audio between the ends of turns."""
+def _write_clips(row: DataRow, turns: Sequence[Turn], folder: Path) -> list[str]:
+    """Write the audio between the ends of turns as clips."""
     waveform = read_mono(row["audio"])
     paths = []
     for number, turn in enumerate(turns):

@@ -145,7 +145,7 @@ def test_a_set_of_other_sentences_is_refused(data, tmp_path, capsys):
 
 def test_mistakes_are_one_line(data, tmp_path, capsys):
     assert main(["--data", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
-    assert "holds no dataset demo_test with its truth. Make it: simulsa-augment --out" in capsys.readouterr().err
+    assert "holds no dataset demo_test with its truth. Create it: simulsa-augment --out" in capsys.readouterr().err
     assert main(["--data", str(data), "--out", str(tmp_path / "out"), "--conditions", "lead700"]) == 2
     assert "there is no condition 'lead700'; allowed: clean, lead500" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

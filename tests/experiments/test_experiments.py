@@ -57,7 +57,7 @@ def commands(folder, monkeypatch):
             settings = EvaluationSettings(chunks=(500, 1000), rollbacks=(0, 3))
             evaluate(ClockModel(regret=True), "toy", rows, settings, Path(words[-1]))
 
-    monkeypatch.setattr(runs, "_call", call)
+    monkeypatch.setattr(runs, "_run_command", call)
     return typed
 
 
@@ -206,7 +206,7 @@ def test_a_command_that_fails_is_named_with_its_log(folder, monkeypatch, tmp_pat
     (tmp_path / "false").write_text("#!/bin/sh\necho no >&2\nexit 3\n")
     (tmp_path / "false").chmod(0o755)
     with pytest.raises(SimulsaError, match=r"false failed with exit code 3; see .*false.log"):
-        runs._call(tmp_path, "false")
+        runs._run_command(tmp_path, "false")
     assert (tmp_path / "false.log").read_text() == "no\n"
 
 
@@ -234,7 +234,10 @@ def test_an_experiment_of_ones_own_is_a_file(folder):
     ("words", "message"),
     [
         (["nothing", "--out", "x"], "There is no experiment recipes/experiments/nothing.yaml; allowed: acceptance"),
-        (["mixing", "--out", "x", "--data", "no"], "no holds no dataset_info.json. Make it: simulsa-augment --out no"),
+        (
+            ["mixing", "--out", "x", "--data", "no"],
+            "no holds no dataset_info.json. Create it: simulsa-augment --out no",
+        ),
         (["mixing", "--out", "x", "--seeds", "a"], "invalid"),
         (["gone.yaml", "--out", "x"], "gone-recipe.yaml"),
     ],

@@ -15,8 +15,8 @@ NAME = f"{RUN.model_name}_data"
 
 @pytest.fixture
 def out(tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "_signature", lambda *_: "data")
-    monkeypatch.setattr(runs, "_call", None)  # nothing may be called
+    monkeypatch.setattr(runs, "_training_data_signature", lambda *_: "data")
+    monkeypatch.setattr(runs, "_run_command", None)  # nothing may be called
     (tmp_path / "out").mkdir()
     return tmp_path / "out"
 

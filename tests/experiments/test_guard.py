@@ -29,7 +29,7 @@ import sys
 from pathlib import Path
 from simulsa_plugin.experiments import runs
 runs.BIN = Path(sys.argv[1])
-runs._call(Path(sys.argv[1]), "train", sys.argv[2])
+runs._run_command(Path(sys.argv[1]), "train", sys.argv[2])
 """
 
 

@@ -97,14 +97,14 @@ def test_latency_and_its_distance_from_the_limit_stand_beside(arms):
 def test_a_result_of_many_cells_names_the_key_that_chooses_one(arms, tmp_path, capsys):
     decode(tmp_path, tmp_path / "arm/clean", settings=EvaluationSettings(chunks=(500, 1000), rollbacks=(0,)))
     assert main([str(tmp_path / "arm")]) == 2
-    assert "expected offline and one more. Name one: simulsa_cells=" in capsys.readouterr().err
+    assert "expected offline and one more. Choose one: simulsa_cells=" in capsys.readouterr().err
 
 
 def test_other_utterances_and_a_missing_clean_result_are_refused(arms, tmp_path, capsys):
     shutil.copytree(arms / "one", tmp_path / "arm")
     shutil.rmtree(tmp_path / "arm/clean")
     assert main([str(tmp_path / "arm")]) == 2
-    assert "holds no result clean. Make it: simulsa-eval" in capsys.readouterr().err
+    assert "holds no result clean. Create it: simulsa-eval" in capsys.readouterr().err
     rows = [
         Sample(
             0, Prompt(({"role": "user", "content": "<audio>Translate."},)), TEXT, write_noise(tmp_path / "a.wav", 1.0)

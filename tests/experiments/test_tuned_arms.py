@@ -84,7 +84,7 @@ def commands(folder, monkeypatch):
                 settings = EvaluationSettings.from_keys(read_recipe(words[0]))
                 evaluate(model, "test", test, settings, Path(words[-1]))
 
-    monkeypatch.setattr(runs, "_call", call)
+    monkeypatch.setattr(runs, "_run_command", call)
     return typed
 
 
@@ -170,7 +170,7 @@ def test_the_shipped_experiment_tunes_every_arm_alike(folder):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("tune: {}\narms: {a: {}}", "tune names no budget"),
+        ("tune: {}\narms: {a: {}}", "tune has no budget"),
         ("arms: {a: {tune: {budget: 700}}, b: {}}", "only some are. Give all of them one tune with the same budget"),
         ("tune: {budget: 700}\narms: {a: {}, b: {tune: {latency: AL}}}", "its arms are tuned for other goals"),
         ("arms: {a: {scored_by: b}, b: {}}", "scored_by is 'b'; allowed: an arm above it: there is none"),
@@ -183,7 +183,7 @@ def test_mistakes_are_named(folder, text, message):
 
 
 def test_a_seed_is_named_once(folder):
-    with pytest.raises(UsageError, match="names a seed twice: 1, 1"):
+    with pytest.raises(UsageError, match="repeats a seed: 1, 1"):
         plan.read_experiment("shares", [1, 1], {})
 
 

@@ -78,7 +78,7 @@ def test_it_waits_less_than_german(pairs):
 
 def test_a_sentence_of_others_is_refused():
     for english in ("the dog bought a car", "the man bought a car quickly"):
-        with pytest.raises(DatasetError, match="is no sentence of the embedded corpus"):
+        with pytest.raises(DatasetError, match="is not a sentence of the embedded corpus"):
             in_english_order(Sentence(tuple(english.split()), ("Der", "Mann"), (1, 2)))
 
 
