@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import logging
 import os
 import platform
 import re
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -46,6 +46,7 @@ from simulsa_plugin.streaming.engine import (
 from simulsa_plugin.streaming.session import MIN_DECODED_MS, SAMPLES_PER_MS, Session
 from simulsa_plugin.terminal import progress
 
+logger = logging.getLogger(__name__)
 UTTERANCES_PER_BLOCK = 128  # utterances whose audio is in memory at once
 HEAD_SEARCH_ROWS = 8  # utterances on which attention heads are selected
 POLL_SECONDS = 0.2
@@ -128,12 +129,12 @@ def decode_blocks(job: DecodingJob, share: Shard | None = None) -> None:
                 continue
             damage = _find_damage(job, block)
             if damage is not None:
-                print(f"warning: {job.block_folder(block)} is decoded again: {damage}", file=sys.stderr)
+                logger.warning(f"{job.block_folder(block)} is decoded again: {damage}")
             _write_block(job, block, counting)
 
 
 def find_attention_heads(job: DecodingJob) -> list[str]:
-    """Select the attention heads that policies need, without references, and print them.
+    """Select the attention heads that policies need, without references, and log them.
 
     Returns:
         Each as layer/head, as for `simulsa_attention_heads`; empty where no policy needs any.
@@ -143,7 +144,7 @@ def find_attention_heads(job: DecodingJob) -> list[str]:
         job.heads.extend(choose_alignment_heads(job.model, job.cells, lambda: _load_all(job.model, job.head_rows)))
     names = [f"{layer}/{head}" for layer, head in job.heads]
     if found and names:
-        print(f"attention heads (layer/head): {','.join(names)}", file=sys.stderr)
+        logger.info(f"attention heads (layer/head): {','.join(names)}")
     return names
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import sys
+import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -65,6 +65,7 @@ from simulsa_plugin.streaming.catalogue import make_policies, policy_sources
 from simulsa_plugin.streaming.engine import BatchLimits, DecodingSetting
 from simulsa_plugin.streaming.policies import Offline
 
+logger = logging.getLogger(__name__)
 DECODING = "decoding"
 
 
@@ -246,7 +247,7 @@ def refuse_other_evaluation(out: Path, before: dict[str, Any], work: dict[str, A
     """
     run_folder(out, SCORES).refuse_other(before, work, "Choose another --out.", computes=decodes)
     if before["model"].get("weights") != work["model"].get("weights"):
-        print(f"warning: {out}: {unequal_weights(before, work)}", file=sys.stderr)
+        logger.warning(f"{out}: {unequal_weights(before, work)}")
 
 
 def _finish(

@@ -259,13 +259,13 @@ def test_a_log_is_not_compared_with_a_folder(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "is no JSON"),
+        ("{", "is not valid JSON"),
         ("[]", "has no list `cells`"),
         ('{"cells": 1}', "has no list `cells`"),
         ('{"cells": [1]}', "cell 1: expected an object with a policy"),
         ('{"cells": [{"policy": "rollback", "BLEU": "x"}]}', "cell 1: BLEU is 'x'"),
-        ('{"cells": [{"policy": "rollback", "BLEU": NaN}]}', "is no JSON .*NaN"),
-        ('{"cells": [{"policy": "offline"}, {"policy": "offline"}]}', "cell 2: offline stands there twice"),
+        ('{"cells": [{"policy": "rollback", "BLEU": NaN}]}', "is not valid JSON .*NaN"),
+        ('{"cells": [{"policy": "offline"}, {"policy": "offline"}]}', "cell 2: offline is repeated"),
     ],
 )
 def test_a_damaged_scores_json_is_one_clear_error(tmp_path, text, message):
@@ -567,7 +567,7 @@ def test_a_cell_does_not_leave_its_folder(tmp_path, folder):
 )
 def test_numbers_that_are_none_are_one_clear_error(tmp_path, text):
     (tmp_path / "scores.json").write_text(text)
-    with pytest.raises(LogError, match=r"expected a number or null|is no JSON"):
+    with pytest.raises(LogError, match=r"expected a number or null|is not valid JSON"):
         load_result(tmp_path, CompareOptions())
 
 

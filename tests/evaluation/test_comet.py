@@ -222,7 +222,7 @@ def test_an_interpreter_that_does_not_exist_is_named(checkpoint):
 
 
 def test_a_program_that_is_no_python_is_found_out(checkpoint):
-    assert "left no scores" in error_of(ModelError, TRIPLES, checkpoint, python=shutil.which("true"))
+    assert "wrote no scores" in error_of(ModelError, TRIPLES, checkpoint, python=shutil.which("true"))
 
 
 @pytest.mark.parametrize(
@@ -274,7 +274,7 @@ def test_segments_that_cannot_be_scored_are_named(stub, checkpoint, triples, tol
 
 
 def test_a_batch_has_at_least_one_segment(checkpoint):
-    assert "at least 1" in error_of(UsageError, TRIPLES, checkpoint, batch_size=0)
+    assert "1 or more" in error_of(UsageError, TRIPLES, checkpoint, batch_size=0)
 
 
 # Against comet

@@ -37,13 +37,14 @@ class MortalModel(Mortal, ClockModel):
     pass
 
 
-def test_whoever_decodes_what_is_left_finds_the_same_attention_heads(rows, tmp_path, capsys):
+def test_whoever_decodes_what_is_left_finds_the_same_attention_heads(rows, tmp_path, caplog):
+    caplog.set_level("INFO")
     attention = {"policies": ("attention",), "attention_ms": (100, 300)}
     rows = [UnusableRow(7, "no_audio"), *rows, *(dataclasses.replace(row, row=row.row + 10) for row in rows)]
     heads = tuple((0, 900 + 300 * row) for row in range(7))  # by the milliseconds of what is heard: eight rows less one
     whole, mortal, alive = ClockModel(), MortalModel(), ClockModel()
     run(rows, tmp_path / "whole", whole, **attention)
-    assert "attention heads (layer/head): 0/900,0/1200," in capsys.readouterr().err
+    assert "attention heads (layer/head): 0/900,0/1200," in caplog.text
     mortal.lives = 20
     with pytest.raises(Killed):
         run(rows, tmp_path / "killed", mortal, **attention)

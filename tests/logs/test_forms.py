@@ -405,13 +405,13 @@ def test_a_bad_line_of_simulstream_is_refused_with_its_number(write, rows, messa
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: 1", "holds no list"),
+        ("a: 1", "does not hold a list"),
         ("- {wav: talk.wav, offset: 0}", "entry 1: duration holds null; expected seconds"),
         ("- [1]", "entry 1: "),
         ("- {wav: none.wav, offset: 0, duration: 1}", "has no audio named none"),
         ("- !!python/object/apply:os.system [true]", "Cannot read the segments"),
         ("- {", "Cannot read the segments"),
-        ("[]", "holds no list"),
+        ("[]", "does not hold a list"),
         ("- {wav: 2020-01-01, offset: 0, duration: 1}", "entry 1: .*expected an object"),
         ("- {wav: talk.wav, offset: 2020-13-45, duration: 1}", "Cannot read the segments"),
         ("- &a {wav: *a}", "entry 1: "),
@@ -554,7 +554,7 @@ def test_an_event_that_deletes_more_than_there_is_is_refused():
 
 def test_a_folder_that_is_no_tokenizer_is_one_line(tmp_path, write, capsys):
     path = str(write(*audio(1, (1.0, 0.0, "", "a"))))
-    for name, message in ((str(tmp_path), "holds no tokenizer.json"), ("nothing", "allowed: word, char, spm")):
+    for name, message in ((str(tmp_path), "cannot read a tokenizer.json"), ("nothing", "allowed: word, char, spm")):
         assert main(["score", path, "--detokenizer", name]) == 2
         assert message in capsys.readouterr().err
     assert simulstream.make_detokenizer("char")(["a", "b"]) == "ab"
