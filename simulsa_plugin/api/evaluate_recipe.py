@@ -175,7 +175,7 @@ def evaluate_recipe(
 
     model, (dataset,) = load_model_and_data(toolkit, names, settings.eval_memory_gb * 1e9, read_rows)
     from simulsa_plugin.evaluation.comet.command import add_comet_if_wanted
-    from simulsa_plugin.evaluation.run import evaluate as evaluate_rows
+    from simulsa_plugin.evaluation.run import run_evaluation
 
     if first:
         logger.info(
@@ -184,7 +184,7 @@ def evaluate_recipe(
         )
         for line in [*leakage_warnings(opened, dataset, corpus), *warnings]:
             logger.warning(line)
-    cells = evaluate_rows(model, dataset.name, rows, settings, out, share, find_truth(dataset.name, dataset.entry))
+    cells = run_evaluation(model, dataset.name, rows, settings, out, share, find_truth(dataset.name, dataset.entry))
     if cells:
         add_comet_if_wanted(out, comet)
     return bool(cells)

@@ -12,13 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from simulsa_plugin.comparison.equal_latency import LOG_POLICY, Axes, CurveCells, choose_cells, compare_curves
-from simulsa_plugin.comparison.resampled_cells import (
-    ResampledCells,
-    ResampledLog,
-    check_same_references,
-    resample_cells,
-)
-from simulsa_plugin.comparison.tuned_systems import TuningResult, compare_tuned, load_tuning, tuned_files
+from simulsa_plugin.comparison.resampled_cells import ResampledLog, ResampledPair, check_same_references, resample_cells
+from simulsa_plugin.comparison.tuned_systems import TunedSystem, compare_tuned, load_tuning, tuned_files
 from simulsa_plugin.comparison.verdict import verdict
 from simulsa_plugin.errors import UsageError
 from simulsa_plugin.evaluation.formatting import MILLISECONDS, SOURCE_TOKENS
@@ -105,7 +100,7 @@ class ComparedResult:
 
 
 def run_compare(paths: Sequence[Path], options: CompareOptions, json_path: Path | None = None) -> Json:
-    """Compare results, log warnings, write the JSON to a path if given. Raises as `load_result` and `compare`."""
+    """Compare results, log warnings, write the JSON to a path if given. Raises as the functions it calls."""
     results = [load_result(path, options) for path in paths]
     for warning in (one for result in results for one in result.warnings):
         logger.warning(warning)
@@ -114,7 +109,7 @@ def run_compare(paths: Sequence[Path], options: CompareOptions, json_path: Path 
         *(path for folder in options.tuned for path in tuned_files(folder)),
     ]
     refuse_input_as_output(json_path, read)
-    comparison = compare(results, options)
+    comparison = compare_with_baseline(results, options)
     for pair in comparison["comparisons"]:
         if "left_out" in pair:
             logger.warning(f"{pair['left_out']} It is left out.")
@@ -146,7 +141,7 @@ def resample_result(
     )
 
 
-def compare(results: Sequence[ComparedResult], options: CompareOptions) -> Json:
+def compare_with_baseline(results: Sequence[ComparedResult], options: CompareOptions) -> Json:
     """Compare each result with the first.
 
     Args:
@@ -168,7 +163,7 @@ def compare(results: Sequence[ComparedResult], options: CompareOptions) -> Json:
             f"--tuned names {len(options.tuned)} folders, and there are {len(results)} results. Give one "
             "for each, in the same order."
         )
-    tunings: list[TuningResult | None] = [load_tuning(path, options.bootstrap) for path in options.tuned]
+    tunings: list[TunedSystem | None] = [load_tuning(path, options.bootstrap) for path in options.tuned]
     tunings = tunings or [None] * len(results)
     return {
         "baseline": _decode_path(baseline.path),
@@ -268,7 +263,7 @@ def _compare_two(
     baseline: ComparedResult,
     other: ComparedResult,
     options: CompareOptions,
-    tunings: tuple[TuningResult | None, TuningResult | None],
+    tunings: tuple[TunedSystem | None, TunedSystem | None],
 ) -> Json:
     mismatch = _comet_mismatch(baseline, other)
     if mismatch is not None:
@@ -287,9 +282,9 @@ def _compare_two(
 
 
 def _compare_tuned(
-    tunings: tuple[TuningResult | None, TuningResult | None],
+    tunings: tuple[TunedSystem | None, TunedSystem | None],
     results: tuple[ComparedResult, ComparedResult],
-    sides: tuple[ResampledCells, ResampledCells],
+    sides: ResampledPair,
 ) -> Json:
     """Compare tuned results at their budgets; empty where they were not tuned."""
     first, second = tunings
@@ -299,11 +294,7 @@ def _compare_tuned(
 
 
 def _compare_curves(
-    policy: str | None,
-    baseline: ComparedResult,
-    other: ComparedResult,
-    sides: tuple[ResampledCells, ResampledCells],
-    options: CompareOptions,
+    policy: str | None, baseline: ComparedResult, other: ComparedResult, sides: ResampledPair, options: CompareOptions
 ) -> Json:
     cells = baseline.cells, other.cells
     count = _count_differing(choose_cells(policy, cells, options.axes), sides, options.axes)
@@ -315,9 +306,7 @@ def _decode_path(path: Path) -> str:
     return os.fsencode(path).decode("utf-8", "replace")
 
 
-def _resample_both(
-    baseline: ComparedResult, other: ComparedResult, options: CompareOptions
-) -> tuple[ResampledCells, ResampledCells]:
+def _resample_both(baseline: ComparedResult, other: ComparedResult, options: CompareOptions) -> ResampledPair:
     """Resample both results with the same utterances; empty where one has no log."""
     if not all(any(cell.log for cell in result.cells.values()) for result in (baseline, other)):
         return {}, {}
@@ -330,11 +319,7 @@ def _resample_both(
 
 
 def _compare_cell(
-    key: CellKey,
-    baseline: ComparedResult,
-    other: ComparedResult,
-    sides: tuple[ResampledCells, ResampledCells],
-    options: CompareOptions,
+    key: CellKey, baseline: ComparedResult, other: ComparedResult, sides: ResampledPair, options: CompareOptions
 ) -> Json:
     cells = {"baseline": baseline.cells.get(key), "other": other.cells.get(key)}
     missing = next((side for side, cell in cells.items() if cell is None), None)
@@ -390,7 +375,7 @@ def _uncertainty(
     }
 
 
-def _count_differing(grids: CurveCells, sides: tuple[ResampledCells, ResampledCells], axes: Axes) -> int | None:
+def _count_differing(grids: CurveCells, sides: ResampledPair, axes: Axes) -> int | None:
     """Count the utterances whose quality or latency differs in some cell of two curves; None without logs."""
     pairs = [tuple(side.get(key) for side in sides) for key in grids.compared[0]] if grids.paired else []
     found = [

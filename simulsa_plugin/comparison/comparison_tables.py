@@ -156,7 +156,6 @@ def _format_difference(value: float | None) -> str:
 
 
 def _format_test(value: dict[str, Any]) -> str:
-    """Format p, the differing utterances, and sacrebleu's p."""
     if value.get("randomisation_p_value") is None:
         return "–"
     theirs = value["sacrebleu_randomisation_p_value"]

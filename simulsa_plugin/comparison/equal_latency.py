@@ -17,7 +17,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from simulsa_plugin.comparison.resampled_cells import ResampledCells
+from simulsa_plugin.comparison.resampled_cells import ResampledCells, ResampledPair
 from simulsa_plugin.errors import UsageError
 from simulsa_plugin.evaluation.result_cells import OFFLINE, Cell, CellKey
 from simulsa_plugin.files.json_files import Json
@@ -99,11 +99,7 @@ def choose_cells(policy: str | None, cells: tuple[Cells, Cells], axes: Axes) -> 
 
 
 def compare_curves(
-    policy: str | None,
-    cells: tuple[Cells, Cells],
-    sides: tuple[ResampledCells, ResampledCells],
-    axes: Axes,
-    seed: int = Bootstrap.seed,
+    policy: str | None, cells: tuple[Cells, Cells], sides: ResampledPair, axes: Axes, seed: int = Bootstrap.seed
 ) -> Json:
     """Compare the curves of the streaming cells of one policy, or of all (None), of a baseline and another system.
 
@@ -222,9 +218,7 @@ def _measured_curve(cells: Cells, keys: Iterable[CellKey], axes: Axes) -> Curve:
     return frontier([(cell[axes.latency] or 0.0, cell[axes.quality] or 0.0) for cell in values])
 
 
-def _resample_curves(
-    sides: tuple[ResampledCells, ResampledCells], grids: CurveCells, axes: Axes, seed: int
-) -> ResampledCurves:
+def _resample_curves(sides: ResampledPair, grids: CurveCells, axes: Axes, seed: int) -> ResampledCurves:
     """Compute both curves of each resample; none where a cell has no log, or lacks a metric."""
     complete = all(
         key in side and {axes.quality, axes.latency} <= set(side[key].values)

@@ -48,6 +48,7 @@ class ResampledLog:
 
 
 ResampledCells = Mapping[CellKey, ResampledLog]
+ResampledPair = tuple[ResampledCells, ResampledCells]  # of the baseline, of the other
 
 
 def resample_cells(

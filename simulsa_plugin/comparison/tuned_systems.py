@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from simulsa_plugin.comparison.resampled_cells import ResampledCells, resample_cells
+from simulsa_plugin.comparison.resampled_cells import ResampledCells, ResampledPair, resample_cells
 from simulsa_plugin.errors import LogError, UsageError
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
 from simulsa_plugin.evaluation.formatting import format_interval
@@ -34,7 +34,7 @@ SIDES = ("baseline", "other")
 
 
 @dataclass(frozen=True)
-class TuningResult:
+class TunedSystem:
     """A folder of `simulsa-eval tune`.
 
     Attributes:
@@ -74,7 +74,7 @@ def tuned_files(folder: Path) -> list[Path]:
     return [*(folder / name for name in (FRONTIER, TUNED, FINALISTS)), *folder.glob(f"{DEV_LOGS}/*/{INSTANCES_LOG}")]
 
 
-def load_tuning(path: Path, bootstrap: Bootstrap) -> TuningResult:
+def load_tuning(path: Path, bootstrap: Bootstrap) -> TunedSystem:
     """Load a folder of `simulsa-eval tune`; its dev logs are resampled independently of a test set of equal size.
 
     Raises:
@@ -104,15 +104,15 @@ def load_tuning(path: Path, bootstrap: Bootstrap) -> TuningResult:
     tuned = {
         one["budget"]: None if one["cell"] is None else _cell_key_of(rows[one["cell"]]) for one in content["budgets"]
     }
-    return TuningResult(
+    return TunedSystem(
         path, Goal(tuple(goal["budgets"]), goal["latency"], goal["quality"]), tuned, finalists, content["dataset"]
     )
 
 
 def compare_tuned(
-    tunings: tuple[TuningResult, TuningResult],
+    tunings: tuple[TunedSystem, TunedSystem],
     tests: tuple[Mapping[CellKey, Cell], Mapping[CellKey, Cell]],
-    sides: tuple[ResampledCells, ResampledCells],
+    sides: ResampledPair,
 ) -> list[Json]:
     """Compare two tuned systems at each budget of both.
 
@@ -140,9 +140,9 @@ def compare_tuned(
 
 def _at_budget(
     budget: float,
-    tunings: tuple[TuningResult, TuningResult],
+    tunings: tuple[TunedSystem, TunedSystem],
     tests: tuple[Mapping[CellKey, Cell], Mapping[CellKey, Cell]],
-    sides: tuple[ResampledCells, ResampledCells],
+    sides: ResampledPair,
 ) -> Json:
     goal, keys = tunings[0].goal, [tuning.tuned[budget] for tuning in tunings]
     found: Json = {
@@ -164,12 +164,7 @@ def _at_budget(
     for name in (goal.quality, goal.latency):
         one, two = baseline.value[name], other.value[name]
         bounds = interval(other.samples[name] - baseline.samples[name])
-        found[name] = {
-            "baseline": one,
-            "other": two,
-            "difference": two - one,
-            "interval": bounds and bounds.as_json(),
-        }
+        found[name] = {"baseline": one, "other": two, "difference": two - one, "interval": bounds and bounds.as_json()}
     found |= {
         share: {side: getattr(system, share) for side, system in zip(SIDES, (baseline, other), strict=True)}
         for share in ("otherwise", "missing")
@@ -178,7 +173,7 @@ def _at_budget(
 
 
 def score_at_budget(
-    budget: float, tuning: TuningResult, cells: Mapping[CellKey, Cell], side: ResampledCells
+    budget: float, tuning: TunedSystem, cells: Mapping[CellKey, Cell], side: ResampledCells
 ) -> TestedSystem | None:
     """Score a tuned system on the test set at a budget, choosing settings on every resample of the dev set.
 
@@ -223,13 +218,7 @@ def score_at_budget(
     )
 
 
-def _as_tuned(key: CellKey | None, tuned: CellKey) -> CellKey:
-    """What stands for a resample of the dev set in which no cell is within the budget: what was tuned."""
-    return tuned if key is None else key
-
-
-def _choices(tuning: TuningResult, budget: float) -> list[CellKey | None]:
-    """Return the cell that each resample of the dev set chooses."""
+def _choices(tuning: TunedSystem, budget: float) -> list[CellKey | None]:
     keys = list(tuning.finalists)
     qualities, latencies = (
         np.stack([tuning.finalists[key].values[name] for key in keys])

@@ -124,7 +124,6 @@ def _at_equal_latency(curves: Json, quality: str, latency: str) -> str:
 
 
 def _no_claim(curves: Json) -> str:
-    """Explain why a difference has no interval."""
     if curves["sampling_interval"] is not None and min(curves["grids"]["cells"].values()) < LEAST_THINNED:
         return f"none is claimed from fewer than {LEAST_THINNED} cells, as their interpolation has no interval"
     return "the difference has no interval, so none is claimed"
@@ -152,7 +151,6 @@ def _ranges(points: Sequence[Json], latency: str, kind: str) -> list[str]:
 
 
 def _direction(bounds: Sequence[float] | None) -> str | None:
-    """Return the direction of a difference by its interval."""
     if bounds is None:
         return None
     return UP if bounds[0] > 0 else DOWN if bounds[1] < 0 else LEVEL

@@ -49,7 +49,6 @@ from simulsa_plugin.terminal import progress
 logger = logging.getLogger(__name__)
 UTTERANCES_PER_BLOCK = 128  # utterances whose audio is in memory at once
 HEAD_SEARCH_ROWS = 8  # utterances on which attention heads are selected
-POLL_SECONDS = 0.2
 STARTED = "started.json"  # the configuration of the run
 _INSTANCES = "instances.jsonl"
 BLOCK_NOTE = "block.json"
@@ -282,7 +281,6 @@ def _find_damage(job: DecodingJob, block: int) -> str | None:
 
 
 def _file_names(job: DecodingJob) -> list[str]:
-    """List the data files of a block."""
     return [*(f"{cell_folder(cell)}.jsonl" for cell in job.cells), _INSTANCES]
 
 

@@ -236,7 +236,6 @@ def _count_samples(row: Sample | UnusableRow) -> int | str:
 
 
 def _draw_history(rows: Sequence[HistoryRow], handle: Any) -> None:
-    """Draw BLEU and LAAL over training steps, a line for every cell."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9.0, 4.0), layout="constrained")

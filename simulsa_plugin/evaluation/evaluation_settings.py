@@ -203,7 +203,6 @@ class EvaluationSettings(Settings):
 
 
 def _check_cells(prefix: str, chunks: Iterable[int], rollbacks: Iterable[int], policies: Iterable[str]) -> None:
-    """Check the settings of cells, under keys that begin with `prefix`."""
     for chunk in chunks:
         check_range(f"{prefix}chunks", chunk, minimum=1)
     for rollback in rollbacks:
@@ -224,7 +223,6 @@ def _parse_heads(words: Iterable[str]) -> tuple[AttentionHead, ...]:
 
 
 def _check_language(key: str, language: str) -> None:
-    """Raise UsageError unless this is the tag of a language."""
     if not is_language(language):
         meant = language_of_region(language)
         raise UsageError(

@@ -7,15 +7,7 @@ from collections.abc import Iterable
 
 from simulsa_plugin.errors import UsageError
 from simulsa_plugin.evaluation.evaluation_settings import AUTO, UNITS_OF_WRITING, EvaluationSettings
-from simulsa_plugin.languages import (
-    CHINESE,
-    JAPANESE,
-    KOREAN,
-    SPACED,
-    UNSPACED,
-    is_without_spaces,
-    writing_of_text,
-)
+from simulsa_plugin.languages import CHINESE, JAPANESE, KOREAN, SPACED, UNSPACED, is_without_spaces, writing_of_text
 from simulsa_plugin.metrics.quality import make_metrics
 from simulsa_plugin.model.values import Sample, UnusableRow
 

@@ -48,7 +48,6 @@ def write_result_report(scores: Mapping[str, Any], out: Path) -> None:
 
 
 def _table_rows(scores: Mapping[str, Any]) -> list[ScoresRow]:
-    """Return the rows of tables: the cells, then the limits where they are known."""
     return [*scores["cells"], *scores.get(LIMITS, [])]
 
 

@@ -63,7 +63,6 @@ def decode_again(out: Path) -> str:
 
 
 def _cell_files(scores: Mapping[str, Any], out: Path) -> Iterator[str]:
-    """Yield the existing logs and steps of all cells."""
     for cell in read_cells(out, scores).values():
         if cell.log is not None:
             files = (cell.log, cell.log.with_name(STEPS))

@@ -69,7 +69,7 @@ logger = logging.getLogger(__name__)
 DECODING = "decoding"
 
 
-def evaluate(
+def run_evaluation(
     model: AudioLanguageModel,
     name: str,
     rows: Sequence[Sample | UnusableRow],
@@ -132,7 +132,6 @@ def refuse_foreign_results(out: Path, settings: EvaluationSettings) -> None:
 
 
 def _output_names(cells: Sequence[DecodingSetting]) -> list[str]:
-    """List what an evaluation writes into its folder."""
     return [DECODING, SCORES, *REPORT_FILES, *map(cell_folder, cells)]
 
 

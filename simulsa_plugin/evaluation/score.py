@@ -146,7 +146,6 @@ def score_table(scored: ScoredLog) -> list[str]:
 
 
 def _notes(scores: CorpusScores) -> list[str]:
-    """Return notes on the scores."""
     lines = []
     if scores.degenerate:
         lines.append("Likely a degenerate policy: SWF and EFSW differ by more than 20 points (OmniSTEval's test).")

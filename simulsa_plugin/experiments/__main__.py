@@ -6,7 +6,7 @@ file in recipes/experiments, or any YAML file. Arms and experiments share runs o
 
 from __future__ import annotations
 
-import argparse
+from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,9 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str] | None) -> int:
-    parser = Parser(
-        prog=f"python -m {_PROG}", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog=f"python -m {_PROG}", description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument(
         "experiment", metavar="NAME", help="a file of recipes/experiments (shares, mixing …), or any YAML file"
     )
@@ -116,7 +114,6 @@ def _summarise(
 
 
 def _parse_integers(text: str) -> tuple[int, ...]:
-    """Parse integers between commas."""
     return tuple(int(part) for part in text.split(","))
 
 

@@ -65,7 +65,7 @@ def main(folder: str, *command: str) -> int:
         try:
             return _wait_for(child)
         finally:
-            _kill_find_descendants()
+            _kill_descendants()
 
 
 def _wait_for(child: subprocess.Popen[bytes]) -> int:
@@ -90,7 +90,7 @@ def _lock_folder(folder: str) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _kill_find_descendants() -> None:
+def _kill_descendants() -> None:
     """Kill until no process is left; new ones are found in the next round."""
     while descendants := _find_descendants():
         for number in descendants:

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-import argparse
+from argparse import RawDescriptionHelpFormatter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,9 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str] | None) -> int:
-    parser = Parser(
-        prog=f"python -m {_PROG}", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog=f"python -m {_PROG}", description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("arms", type=Path, nargs="+", metavar="ARM", help="folder of results, named by condition")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the tables as JSON")
     options = parser.parse_args(argv)
@@ -123,7 +121,6 @@ def read_modes(folder: Path, lead_ms: float, bootstrap: Bootstrap) -> dict[str, 
 
 
 def _read_above_limit(folder: Path) -> dict[str, float | None]:
-    """Read policy → LAAL above the limit."""
     return {row["policy"]: row.get(_ABOVE) for row in read_scores(folder)["cells"]}
 
 
@@ -239,10 +236,7 @@ def _title(row: Json) -> str:
 
 def _format_difference(row: Json, name: str, digits: int) -> list[str]:
     difference, bounds = row[f"{name}_difference"], row[f"{name}_interval"]
-    return [
-        format_number(difference, digits, signed=True),
-        format_interval(bounds, digits, signed=True),
-    ]
+    return [format_number(difference, digits, signed=True), format_interval(bounds, digits, signed=True)]
 
 
 if __name__ == "__main__":

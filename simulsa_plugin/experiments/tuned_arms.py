@@ -260,7 +260,6 @@ def _seed_differences(baseline: Sequence[TestedSystem], other: Sequence[TestedSy
 
 
 def _format_estimates(row: Json, latency: str) -> list[str]:
-    """Format latency, BLEU, its spread, chrF, and both differences."""
     delay, bleu, chrf, difference = (row.get(name) for name in (latency, "BLEU", "chrF", "difference"))
     return [
         format_number(delay and delay["value"], 0),

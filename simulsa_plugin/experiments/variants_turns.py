@@ -29,7 +29,7 @@ from simulsa_plugin.files.atomic import replacing
 
 TURN_FORMS = ("prefix", "delta", "single")
 SHORTEST_TURN_SECONDS = 0.2  # of new audio in a turn: encoders need about as much for a token
-AUDIO_PLACEHOLDER = "<audio>"
+AUDIO_MARK = "<audio>"
 
 
 @dataclass(frozen=True)
@@ -96,13 +96,12 @@ def _messages(prompt: Sequence[Mapping[str, str]], turns: Sequence[Turn]) -> lis
     messages: list[dict[str, str]] = []
     answers = ["", *(turn.translation for turn in turns)]
     for number, (before, now) in enumerate(pairwise(answers)):
-        messages += [{"role": "user", "content": AUDIO_PLACEHOLDER}] if number else map(dict, prompt)
+        messages += [{"role": "user", "content": AUDIO_MARK}] if number else map(dict, prompt)
         messages.append({"role": "assistant", "content": now[len(before) :]})
     return messages
 
 
 def _write_clips(row: DataRow, turns: Sequence[Turn], folder: Path) -> list[str]:
-    """Write the audio between the ends of turns as clips."""
     waveform = read_mono(row["audio"])
     paths = []
     for number, turn in enumerate(turns):

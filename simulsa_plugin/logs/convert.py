@@ -183,7 +183,6 @@ class _CountingIterator:
 
 
 def _records(source: Path, options: ConvertOptions) -> Iterator[EmissionRecord]:
-    """Read the records of a log or a cell, with the requested delays."""
     if options.delays == "committed":
         yield from Log(_log_of(source), options.read).records()
         return
@@ -203,7 +202,6 @@ def _sessions(source: Path, options: ConvertOptions) -> Iterator[tuple[EmissionR
 
 
 def _with_steps(source: Path, options: ConvertOptions) -> Iterator[tuple[EmissionRecord, list[ShownStep]]]:
-    """Read the records of a cell with their steps."""
     if not (source / STEPS).is_file():
         raise UsageError(
             f"--delays {options.delays} needs {STEPS}; give the folder of a cell of `simulsa-eval run`. "

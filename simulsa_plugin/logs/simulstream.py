@@ -318,7 +318,6 @@ def _find_audios(wanted: Sequence[str], names: Sequence[str]) -> dict[str, str]:
 
 
 def _most_similar(audio: str, names: Sequence[str]) -> str:
-    """Find the name that is most similar to an audio's."""
     similarities = [_similarity(audio, name) for name in names]
     most = max(similarities)
     best = [name for name, one in zip(names, similarities, strict=True) if one == most]

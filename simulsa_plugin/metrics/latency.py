@@ -17,10 +17,7 @@ TEXT_TOKEN = 1.0  # of source and target, where the source is text and time is c
 
 
 def average_lagging(
-    delays: Sequence[float],
-    source_length: float | None,
-    target_length: int,
-    elapsed: Sequence[float] | None = None,
+    delays: Sequence[float], source_length: float | None, target_length: int, elapsed: Sequence[float] | None = None
 ) -> float | None:
     """AL = 1/τ · Σ_{i ≤ τ} (d_i − (i − 1)·X/Y), τ = first i with d_i ≥ X, else n; d_1 where d_1 > X.
 
@@ -53,10 +50,7 @@ def average_lagging(
 
 
 def length_adaptive_average_lagging(
-    delays: Sequence[float],
-    source_length: float | None,
-    target_length: int,
-    elapsed: Sequence[float] | None = None,
+    delays: Sequence[float], source_length: float | None, target_length: int, elapsed: Sequence[float] | None = None
 ) -> float | None:
     """LAAL = AL with Y = max(n, target_length), so that writing too much is not rewarded.
 

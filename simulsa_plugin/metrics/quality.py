@@ -99,7 +99,6 @@ def make_metrics(tokenizer: str) -> tuple[QualityMetric, ...]:
 
 
 def _make_bleu(tokenizer: str) -> tuple[BLEU, BLEU]:
-    """Make BLEU of a corpus and of a sentence."""
     from sacrebleu.metrics.bleu import BLEU
 
     if tokenizer not in BLEU.TOKENIZERS:

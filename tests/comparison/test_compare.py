@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from simulsa_plugin.commands.evaluate import main
-from simulsa_plugin.comparison.compare import CompareOptions, compare, load_result
+from simulsa_plugin.comparison.compare import CompareOptions, compare_with_baseline, load_result
 from simulsa_plugin.comparison.equal_latency import Axes
 from simulsa_plugin.errors import LogError, UsageError
 from simulsa_plugin.logs.reader import Log
@@ -57,7 +57,7 @@ def records_of(path: Path) -> list:
 
 def compare_paths(*paths: Path, axes=PLAIN, **drawn) -> dict:
     chosen = CompareOptions(axes=axes, bootstrap=Bootstrap(**{"samples": 1000, "trials": 200} | drawn))
-    return compare([load_result(path, chosen) for path in paths], chosen)
+    return compare_with_baseline([load_result(path, chosen) for path in paths], chosen)
 
 
 def between(one: list, two: list) -> list:

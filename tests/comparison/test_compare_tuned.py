@@ -8,7 +8,7 @@ from helpers.fakes import HastyModel, write_noise
 
 from simulsa_plugin.commands.evaluate import main
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
-from simulsa_plugin.evaluation.run import evaluate
+from simulsa_plugin.evaluation.run import run_evaluation
 from simulsa_plugin.model.values import Prompt, Sample
 from simulsa_plugin.settings import read_recipe
 from simulsa_plugin.tuning.halving import Goal
@@ -39,7 +39,7 @@ def place(tmp_path_factory):
         write_tuned({}, settings, result, folder / f"{name}_tuned")
         for recipe in ("tuned", "finalists"):
             keys = EvaluationSettings.from_keys(read_recipe(folder / f"{name}_tuned" / f"{recipe}.yaml"))
-            evaluate(model, "test", test, keys, folder / f"{name}_{recipe}_results")
+            run_evaluation(model, "test", test, keys, folder / f"{name}_{recipe}_results")
     return folder
 
 

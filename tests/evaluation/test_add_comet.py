@@ -10,14 +10,14 @@ from helpers.fakes import ClockModel, Killed, write_noise
 from helpers.files import tree
 
 from simulsa_plugin.commands.evaluate import main
-from simulsa_plugin.comparison.compare import CompareOptions, compare, load_result
+from simulsa_plugin.comparison.compare import CompareOptions, compare_with_baseline, load_result
 from simulsa_plugin.errors import LogError, MissingExtraError
 from simulsa_plugin.evaluation import report
 from simulsa_plugin.evaluation.comet import command as module
 from simulsa_plugin.evaluation.comet.scoring import CometScores
 from simulsa_plugin.evaluation.evaluation_settings import CometSettings, EvaluationSettings
 from simulsa_plugin.evaluation.result_cells import COMET
-from simulsa_plugin.evaluation.run import evaluate
+from simulsa_plugin.evaluation.run import run_evaluation
 from simulsa_plugin.files import atomic, json_files
 from simulsa_plugin.metrics.significance import Bootstrap
 from simulsa_plugin.model.values import Prompt, Sample, UnusableRow
@@ -56,7 +56,7 @@ def result_rows(folder):
 @pytest.fixture
 def result(tmp_path):
     """Two cells."""
-    evaluate(ClockModel(), "toy", result_rows(tmp_path), SETTINGS, tmp_path / "out")
+    run_evaluation(ClockModel(), "toy", result_rows(tmp_path), SETTINGS, tmp_path / "out")
     return tmp_path / "out"
 
 
@@ -161,7 +161,8 @@ def test_killed_between_its_files_the_next_run_completes_and_no_reader_takes_the
             main(words)
     without = load_result(result, CompareOptions())
     assert not any(COMET in cell.values for cell in without.cells.values())
-    assert compare([without, without], CompareOptions(bootstrap=Bootstrap(20, 20)))  # comet.jsonl is not looked at
+    options = CompareOptions(bootstrap=Bootstrap(20, 20))
+    assert compare_with_baseline([without, without], options)  # comet.jsonl is not looked at
     assert main(words) == 0
     whole = tree(result)
     with monkeypatch.context() as patched:
@@ -176,7 +177,7 @@ def test_killed_between_its_files_the_next_run_completes_and_no_reader_takes_the
             match=r"does not hold the scores of offline in scores.json: their mean is 0.7000, "
             r"there it is 0.0700; `simulsa-eval comet` may have been stopped",
         ):
-            compare([stopped, stopped], CompareOptions(bootstrap=Bootstrap(20, 20)))
+            compare_with_baseline([stopped, stopped], CompareOptions(bootstrap=Bootstrap(20, 20)))
     assert main(words) == 0
     assert tree(result) == whole
 
@@ -184,7 +185,7 @@ def test_killed_between_its_files_the_next_run_completes_and_no_reader_takes_the
 def test_a_result_that_is_decoded_again_has_no_comet_of_the_one_before(result, scorer, tmp_path):
     assert main(["comet", str(result), "--checkpoint", "toy"]) == 0
     (result / "scores.json").unlink()
-    evaluate(ClockModel(), "toy", result_rows(tmp_path), SETTINGS, result)
+    run_evaluation(ClockModel(), "toy", result_rows(tmp_path), SETTINGS, result)
     assert not list(result.rglob("comet.jsonl"))
 
 

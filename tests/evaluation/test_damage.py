@@ -12,7 +12,7 @@ from simulsa_plugin.errors import StorageError
 from simulsa_plugin.evaluation import block_decoding as decoding
 from simulsa_plugin.evaluation import run as module
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
-from simulsa_plugin.evaluation.run import evaluate
+from simulsa_plugin.evaluation.run import run_evaluation
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +27,7 @@ def rows(tmp_path):
 
 def run(rows, out, model=None, **settings):
     chosen = EvaluationSettings(**({"chunks": (500,), "rollbacks": (0, 3)} | settings))
-    return evaluate(model or ClockModel(regret=True), "toy", rows, chosen, out)
+    return run_evaluation(model or ClockModel(regret=True), "toy", rows, chosen, out)
 
 
 def flip(data):

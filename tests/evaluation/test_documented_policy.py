@@ -7,7 +7,7 @@ from pathlib import Path
 from helpers.fakes import ClockModel, write_noise
 
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
-from simulsa_plugin.evaluation.run import evaluate
+from simulsa_plugin.evaluation.run import run_evaluation
 from simulsa_plugin.model.values import Prompt, Sample
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "policies.md"
@@ -22,7 +22,7 @@ def test_the_documented_example_commits_whole_clauses(tmp_path, monkeypatch):
     prompt = Prompt(({"role": "user", "content": "<audio>Translate."},))
     rows = [Sample(0, prompt, "Ja, sie kommt. Gut", write_noise(tmp_path / "a.wav", 1.8))]
     settings = EvaluationSettings(policies=("my_policy.Clauses",), chunks=(500,))
-    cells = evaluate(ClockModel(text="Ja, sie kommt. Gut"), "toy", rows, settings, tmp_path / "out")
+    cells = run_evaluation(ClockModel(text="Ja, sie kommt. Gut"), "toy", rows, settings, tmp_path / "out")
     assert [cell["policy"] for cell in cells] == ["offline", "clauses"]
     steps = (tmp_path / "out" / "clauses_k500" / "steps.jsonl").read_text(encoding="utf-8").splitlines()
     # «Ja, s» after 500 ms, «Ja, sie ko» after 1000, «Ja, sie kommt. » after 1500, all after 1800: «Ja, » is the clause.

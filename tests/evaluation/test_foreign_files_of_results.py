@@ -12,7 +12,7 @@ from simulsa_plugin.errors import LogError, StorageError
 from simulsa_plugin.evaluation.comet.command import CometOptions, add_comet
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
 from simulsa_plugin.evaluation.result_cells import read_cells, read_scores
-from simulsa_plugin.evaluation.run import evaluate
+from simulsa_plugin.evaluation.run import run_evaluation
 from simulsa_plugin.model.values import Prompt, Sample
 
 SETTINGS = EvaluationSettings(chunks=(500,), rollbacks=(0,))
@@ -32,7 +32,7 @@ def out(tmp_path):
 
 
 def run(rows, out, settings=SETTINGS):
-    return evaluate(ClockModel(), "toy", rows, settings, out)
+    return run_evaluation(ClockModel(), "toy", rows, settings, out)
 
 
 @pytest.mark.parametrize("name", ["decoding/notes.txt", "offline/notes.txt", f"{CELL}/instances.log", "report.html",

@@ -10,7 +10,7 @@ from simulsa_plugin.demo.truth import TruthFile
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
 from simulsa_plugin.evaluation.limit import earliest_delays, limits
 from simulsa_plugin.evaluation.report import cells_table
-from simulsa_plugin.evaluation.run import evaluate
+from simulsa_plugin.evaluation.run import run_evaluation
 from simulsa_plugin.metrics.instance import Measure
 from simulsa_plugin.metrics.records import EmissionRecord
 from simulsa_plugin.model.values import Prompt, Sample
@@ -81,7 +81,7 @@ def test_a_result_says_how_far_its_cells_are_from_the_limit(tmp_path):
         for row in range(2)
     ]
     settings = EvaluationSettings(chunks=(500,), rollbacks=(3,))
-    shown = evaluate(ClockModel(), "toy", rows, settings, tmp_path / "out", truth=TruthFile([ROW]))
+    shown = run_evaluation(ClockModel(), "toy", rows, settings, tmp_path / "out", truth=TruthFile([ROW]))
     scores = json.loads((tmp_path / "out" / "scores.json").read_text(encoding="utf-8"))
     offline, cell = scores["cells"]
     at_once, limit = scores["limits"]
@@ -91,7 +91,7 @@ def test_a_result_says_how_far_its_cells_are_from_the_limit(tmp_path):
     assert "LAAL_above_limit" not in offline
     lines = cells_table(shown)
     assert "LAAL_above_limit" in lines[0] and lines[4].startswith("limit")
-    assert evaluate(ClockModel(), "toy", rows, settings, tmp_path / "out") == shown  # finished: only read
+    assert run_evaluation(ClockModel(), "toy", rows, settings, tmp_path / "out") == shown  # finished: only read
     assert "limit" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert [line.split("\t")[0] for line in (tmp_path / "out" / "scores.tsv").read_text().splitlines()] == [
         "policy",

@@ -20,7 +20,7 @@ from helpers.other_tools import (
 
 from simulsa_plugin.commands.evaluate import main
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
-from simulsa_plugin.evaluation.run import evaluate
+from simulsa_plugin.evaluation.run import run_evaluation
 from simulsa_plugin.evaluation.score import ScoreOptions, score_log
 from simulsa_plugin.model.values import Prompt, Sample
 
@@ -54,7 +54,7 @@ def result(request, tmp_path_factory):
         for row, seconds in enumerate([2.0, 1.7, 0.9, 1.2])
     ]
     settings = EvaluationSettings(chunks=(300,), rollbacks=(3,), measure_time=True, unit=request.param)
-    cells = evaluate(ClockModel(regret=True), "toy", rows, settings, folder / "out")
+    cells = run_evaluation(ClockModel(regret=True), "toy", rows, settings, folder / "out")
     return request.param, cells[1], folder / "out" / "rollback_k300_b3"
 
 

@@ -7,7 +7,7 @@ from simulsa_plugin.errors import UsageError
 from simulsa_plugin.evaluation.during_training import plan_training_evaluation
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
 from simulsa_plugin.evaluation.reference_checks import check_references
-from simulsa_plugin.evaluation.run import evaluate, plan_cells
+from simulsa_plugin.evaluation.run import plan_cells, run_evaluation
 from simulsa_plugin.model.values import Prompt, Sample, UnusableRow
 
 DE = "Heute ist das Wetter sehr gut."
@@ -71,13 +71,13 @@ def test_rows_that_cannot_be_decoded_say_nothing():
 
 def test_a_tokenizer_that_is_not_there_is_refused_before_anything_is_decoded(tmp_path):
     with pytest.raises(UsageError, match="The BLEU tokenizer is '14b'"):
-        evaluate(ClockModel(), "toy", rows_of(DE), EvaluationSettings(tokenizer="14b"), tmp_path / "out")
+        run_evaluation(ClockModel(), "toy", rows_of(DE), EvaluationSettings(tokenizer="14b"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_a_run_without_a_language_decodes_no_chinese(tmp_path):
     with pytest.raises(UsageError, match="1 of 1 references of toy are written in Chinese"):
-        evaluate(ClockModel(text=ZH), "toy", rows_of(ZH), EvaluationSettings(), tmp_path / "out")
+        run_evaluation(ClockModel(text=ZH), "toy", rows_of(ZH), EvaluationSettings(), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -96,6 +96,6 @@ def test_a_perfect_output_without_spaces_has_bleu_100_and_less_latency_than_the_
     seconds = 0.1 * len(text.encode())  # the model writes a byte for each 100 ms
     rows = rows_of(text, audio=write_noise(tmp_path / "a.wav", seconds))
     settings = EvaluationSettings(chunks=(500,), rollbacks=(0,), target_language=language)
-    _, cell = evaluate(ClockModel(text=text), "toy", rows, settings, tmp_path / "out")
+    _, cell = run_evaluation(ClockModel(text=text), "toy", rows, settings, tmp_path / "out")
     assert cell["BLEU"] == pytest.approx(100)
     assert 0 < cell["LAAL"] < 1000  # two chunks: it is never further behind

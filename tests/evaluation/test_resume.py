@@ -13,7 +13,7 @@ from simulsa_plugin.evaluation import block_decoding as decoding
 from simulsa_plugin.evaluation import result_folder as results
 from simulsa_plugin.evaluation import run as module
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
-from simulsa_plugin.evaluation.run import evaluate
+from simulsa_plugin.evaluation.run import run_evaluation
 from simulsa_plugin.model.values import UnusableRow
 from simulsa_plugin.sharding import Shard
 
@@ -30,7 +30,7 @@ def rows(tmp_path):
 
 def run(rows, out, model=None, share=None, **settings):
     chosen = EvaluationSettings(**({"chunks": (500,), "rollbacks": (0, 3)} | settings))
-    return evaluate(model or ClockModel(regret=True), "toy", rows, chosen, out, share)
+    return run_evaluation(model or ClockModel(regret=True), "toy", rows, chosen, out, share)
 
 
 class MortalModel(Mortal, ClockModel):

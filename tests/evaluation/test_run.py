@@ -9,7 +9,7 @@ from helpers.files import read_json_lines
 from simulsa_plugin.errors import DatasetError, StorageError
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
 from simulsa_plugin.evaluation.report import cells_table
-from simulsa_plugin.evaluation.run import evaluate
+from simulsa_plugin.evaluation.run import run_evaluation
 from simulsa_plugin.model.values import Prompt, Sample, UnusableRow
 
 LATENCIES = ("AL", "LAAL", "AP", "DAL", "ATD", "YAAL")
@@ -27,7 +27,7 @@ def rows(tmp_path):
 
 def run(rows, out, model=None, **settings):
     settings = {"chunks": (500, 1000), "rollbacks": (0, 3)} | settings
-    return evaluate(model or ClockModel(), "toy", rows, EvaluationSettings(**settings), out)
+    return run_evaluation(model or ClockModel(), "toy", rows, EvaluationSettings(**settings), out)
 
 
 def cell(cells, chunk, rollback):

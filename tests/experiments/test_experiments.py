@@ -11,7 +11,7 @@ from helpers.fakes import ClockModel, write_noise
 
 from simulsa_plugin.errors import SimulsaError, UsageError
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
-from simulsa_plugin.evaluation.run import evaluate
+from simulsa_plugin.evaluation.run import run_evaluation
 from simulsa_plugin.experiments import description as plan
 from simulsa_plugin.experiments import runs, signature
 from simulsa_plugin.experiments.__main__ import main
@@ -55,7 +55,7 @@ def commands(folder, monkeypatch):
             (folder / keys["output_dir"] / "all_results.json").write_text("{}")
         if command == "simulsa-eval":
             settings = EvaluationSettings(chunks=(500, 1000), rollbacks=(0, 3))
-            evaluate(ClockModel(regret=True), "toy", rows, settings, Path(words[-1]))
+            run_evaluation(ClockModel(regret=True), "toy", rows, settings, Path(words[-1]))
 
     monkeypatch.setattr(runs, "_run_command", call)
     return typed

@@ -7,7 +7,7 @@ import pytest
 from helpers.fakes import ClockModel, write_noise
 
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
-from simulsa_plugin.evaluation.run import evaluate
+from simulsa_plugin.evaluation.run import run_evaluation
 from simulsa_plugin.experiments.robustness import main
 from simulsa_plugin.model.values import Prompt, Sample
 
@@ -32,7 +32,7 @@ def decode(folder, out, text=TEXT, lead=0.0, settings=SETTINGS):
         )
         for row, seconds in enumerate([2.0, 2.2, 2.4])
     ]
-    evaluate(ClockModel(text), "toy", rows, settings, out, None, Truth())
+    run_evaluation(ClockModel(text), "toy", rows, settings, out, None, Truth())
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +110,6 @@ def test_other_utterances_and_a_missing_clean_result_are_refused(arms, tmp_path,
             0, Prompt(({"role": "user", "content": "<audio>Translate."},)), TEXT, write_noise(tmp_path / "a.wav", 1.0)
         )
     ]
-    evaluate(ClockModel(TEXT), "toy", rows, SETTINGS, tmp_path / "arm/clean")
+    run_evaluation(ClockModel(TEXT), "toy", rows, SETTINGS, tmp_path / "arm/clean")
     assert main([str(tmp_path / "arm")]) == 1
     assert "a comparison needs the same utterances" in capsys.readouterr().err

@@ -11,7 +11,7 @@ from helpers.fakes import HastyModel, write_noise
 
 from simulsa_plugin.errors import UsageError
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
-from simulsa_plugin.evaluation.run import evaluate
+from simulsa_plugin.evaluation.run import run_evaluation
 from simulsa_plugin.experiments import description as plan
 from simulsa_plugin.experiments import runs, signature
 from simulsa_plugin.experiments.__main__ import main
@@ -82,7 +82,7 @@ def commands(folder, monkeypatch):
                 write_tuned({}, settings, tune(model, "dev", dev, settings, Goal((700.0, 950.0)), out), out)
             else:
                 settings = EvaluationSettings.from_keys(read_recipe(words[0]))
-                evaluate(model, "test", test, settings, Path(words[-1]))
+                run_evaluation(model, "test", test, settings, Path(words[-1]))
 
     monkeypatch.setattr(runs, "_run_command", call)
     return typed

@@ -26,7 +26,7 @@ from simulsa_plugin.evaluation.during_training import (
     score_cells,
 )
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
-from simulsa_plugin.evaluation.run import evaluate, plan_cells
+from simulsa_plugin.evaluation.run import plan_cells, run_evaluation
 from simulsa_plugin.files.json_files import read_jsonl, write_json, write_jsonl
 from simulsa_plugin.llamafactory.model.arguments import InferenceArguments
 from simulsa_plugin.llamafactory.training import hook
@@ -284,7 +284,7 @@ def test_ranks_find_the_same_attention_heads(samples):
 
 def test_the_metrics_are_those_of_an_evaluation_of_its_own(plan, samples, settings, tmp_path):
     rows = score_cells(plan, decode_share(ClockModel(regret=True), plan, 0, 1, Bar()))
-    cells = evaluate(ClockModel(regret=True), "toy", samples, settings, tmp_path / "out")
+    cells = run_evaluation(ClockModel(regret=True), "toy", samples, settings, tmp_path / "out")
     for ours, theirs in zip(rows, cells, strict=True):
         assert {name: ours[name] for name in ("BLEU", "chrF", "LAAL", "YAAL", "NE", "SWF")} == {
             name: theirs[name] for name in ("BLEU", "chrF", "LAAL", "YAAL", "NE", "SWF")

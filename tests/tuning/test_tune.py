@@ -13,7 +13,7 @@ from simulsa_plugin.errors import DatasetError, StorageError
 from simulsa_plugin.evaluation import block_decoding as decoding
 from simulsa_plugin.evaluation import run
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
-from simulsa_plugin.evaluation.run import evaluate, plan_cells
+from simulsa_plugin.evaluation.run import plan_cells, run_evaluation
 from simulsa_plugin.files.atomic import make_folder
 from simulsa_plugin.files.ownership import claim
 from simulsa_plugin.metrics.significance import Bootstrap
@@ -59,7 +59,7 @@ def found(rows, tmp_path_factory):
 def test_it_finds_what_the_whole_grid_finds_with_a_part_of_its_sessions(rows, found, tmp_path, monkeypatch):
     result, _ = found
     monkeypatch.setattr(run, "Bootstrap", lambda: Bootstrap(samples=10))  # of the whole grid, where it takes long
-    grid = evaluate(HastyModel(), "dev", rows, settings(), tmp_path / "grid")[1:]
+    grid = run_evaluation(HastyModel(), "dev", rows, settings(), tmp_path / "grid")[1:]
     for one in result["budgets"]:
         best = max((row for row in grid if row["LAAL"] <= one["budget"]), key=lambda row: (row["BLEU"], -row["LAAL"]))
         assert one["cell"] == best["folder"]
@@ -146,7 +146,7 @@ def test_the_test_set_is_decoded_with_the_attention_heads_of_the_dev_set(tmp_pat
         assert read_recipe(tmp_path / "out" / f"{name}.yaml")["simulsa_attention_heads"] == heads
     test, model = make_rows(tmp_path, 3, seconds=3.0), HastyModel()
     frozen = EvaluationSettings.from_keys(read_recipe(tmp_path / "out" / "tuned.yaml"))
-    evaluate(model, "test", test, frozen, tmp_path / "results")
+    run_evaluation(model, "test", test, frozen, tmp_path / "results")
     assert [f"{layer}/{head}" for layer, head in model.watched[0]] == heads
 
 
@@ -248,7 +248,7 @@ def test_tuned_yaml_decodes_the_chosen_cells_and_no_others(found, tmp_path):
     assert not {"simulsa_wait_k", "simulsa_confidence_threshold", "simulsa_hold_n"} & set(written)
     assert "\n# 700 ms: rollback k=" in (tmp_path / "tuned.yaml").read_text()
     test = make_rows(tmp_path, 5, start=100)
-    cells = evaluate(HastyModel(), "test", test, EvaluationSettings.from_keys(written), tmp_path / "results")
+    cells = run_evaluation(HastyModel(), "test", test, EvaluationSettings.from_keys(written), tmp_path / "results")
     assert [row["folder"] for row in cells[:1]] == ["offline"]
     assert {row["folder"] for row in cells[1:]} == set(chosen)
 
@@ -284,7 +284,7 @@ def test_a_recipes_own_keys_say_what_is_searched():
 
 
 def test_hold_n_emits_what_rollback_does_so_that_one_of_them_is_searched(rows, tmp_path):
-    cells = evaluate(
+    cells = run_evaluation(
         HastyModel(),
         "dev",
         rows[:6],

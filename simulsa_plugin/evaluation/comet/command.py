@@ -94,7 +94,6 @@ def add_comet(path: Path, options: CometOptions) -> dict[str, float]:
 
 
 def _read_triples(cell: Cell, scores: Mapping[str, Any], options: CometOptions) -> list[dict[str, str]]:
-    """Read the texts of a cell."""
     log = cell.log or Path()
     rows = list(text_rows(Log(log, options.read).records(), None))
     if options.sources is None:

@@ -23,7 +23,7 @@ from simulsa_plugin.evaluation.comet import worker as comet_worker
 
 WORKER = Path(comet_worker.__file__)
 _PARTS, _PART_BYTES = 64, 2**18
-SEGMENTS = ("src", "mt", "ref")
+TRIPLE_KEYS = ("src", "mt", "ref")
 # torchmetrics 0.10, which unbabel-comet 2.2 asks for, imports pkg_resources; setuptools 82 has dropped it.
 INSTALLING = (
     "COMET needs an environment of its own: `python -m venv comet-env && comet-env/bin/pip install "
@@ -80,11 +80,11 @@ def _input_lines(triples: Sequence[Mapping[str, str]]) -> list[str]:
     """Check the triples and write them as JSON; comet would score None as the word "None"."""
     if not triples:
         raise UsageError("There are no segments to score with COMET.")
-    names = [name for name in SEGMENTS if name in triples[0]]
+    names = [name for name in TRIPLE_KEYS if name in triples[0]]
     if "mt" not in names or len(names) == 1:
         raise UsageError(f"COMET scores mt with src, ref or both; the first segment has {', '.join(triples[0])}.")
     for number, triple in enumerate(triples, 1):
-        if [name for name in SEGMENTS if name in triple] != names:
+        if [name for name in TRIPLE_KEYS if name in triple] != names:
             raise UsageError(f"Segment {number} for COMET has {', '.join(triple)}; the first has {', '.join(names)}.")
         for name in names:
             if not isinstance(triple[name], str):
