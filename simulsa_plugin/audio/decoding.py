@@ -26,7 +26,7 @@ from simulsa_plugin.audio.checks import (
     name_of,
 )
 from simulsa_plugin.audio.resampling import resample_waveform
-from simulsa_plugin.audio.samples import SAMPLE_RATE, Waveform, average_channels
+from simulsa_plugin.audio.samples import SAMPLE_RATE, Waveform, average_channels, seconds_to_samples
 from simulsa_plugin.errors import AudioError, StorageError
 
 _UNKNOWN_COUNT = 1 << 62  # libsndfile's SF_COUNT_MAX, 2⁶³ − 1, and what lies near it
@@ -186,7 +186,7 @@ def sound_blocks(file: Any, handle: IO[bytes], seconds: float = _BLOCK_SECONDS) 
         OSError: the system cannot read it.
     """
     file.seekable = lambda: False  # else soundfile jumps after each reading, to where it is
-    length = max(1, min(round(seconds * file.samplerate), _BLOCK_VALUES // int(file.channels)))
+    length = max(1, min(seconds_to_samples(seconds, file.samplerate), _BLOCK_VALUES // int(file.channels)))
     try:
         while len(block := file.read(length, dtype="float32", always_2d=True)):
             yield block

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from simulsa_plugin.audio.samples import SAMPLE_RATE
+from simulsa_plugin.audio.samples import seconds_to_samples
 from simulsa_plugin.augmentation.augment_settings import CUTTING_KEYS, AugmentSettings
 from simulsa_plugin.augmentation.label_quality import TruePartials
 from simulsa_plugin.augmentation.labeling import Labeler
@@ -235,5 +235,5 @@ def _is_there(clip: str, row: Mapping[str, Any]) -> bool:
         return False
     if "clip_checksum" not in row:  # not written by us, in whatever form
         return True
-    samples = round(SAMPLE_RATE * (row["cut_seconds"] + sum(row["silence_seconds"])))
+    samples = seconds_to_samples(row["cut_seconds"] + sum(row["silence_seconds"]))
     return bool(num_bytes == WAV_HEADER_BYTES + 2 * samples)

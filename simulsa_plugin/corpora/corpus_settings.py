@@ -10,7 +10,6 @@ from pathlib import Path
 from simulsa_plugin.errors import UsageError
 from simulsa_plugin.settings import Settings, check_choice, check_range
 
-CORPORA = ("covost2", "mustc", "fleurs", "europarl_st", "kaldi", "nemo", "lhotse", "table")
 _UNSAFE = re.compile(r"[^\w.+-]+")  # in names of files, and of datasets, which a recipe separates by commas
 
 
@@ -49,11 +48,11 @@ class CorpusSettings(Settings):
 
     def __post_init__(self) -> None:
         if self.corpus is not None:
-            check_choice("simulsa_corpus", self.corpus, CORPORA)
+            check_choice("simulsa_corpus", self.corpus, _formats())
         if self.corpus_dir is not None and self.corpus is None:
             raise UsageError(
                 "simulsa_corpus_dir is set, but not what lies there. "
-                f"Set simulsa_corpus to one of {', '.join(CORPORA)}."
+                f"Set simulsa_corpus to one of {', '.join(_formats())}."
             )
         check_range("simulsa_corpus_max_seconds", self.corpus_max_seconds, above=0)
         check_range("simulsa_corpus_workers", self.corpus_workers, minimum=1, maximum=256)
@@ -88,6 +87,12 @@ class CorpusSettings(Settings):
         splits = [part for part in split if not part.startswith("train")]
         parts = [self.corpus, self.source_language, self.target_language, *splits]
         return "_".join(_UNSAFE.sub("-", part) for part in parts if part)
+
+
+def _formats() -> list[str]:
+    from simulsa_plugin.corpora.formats.registry import FORMATS  # its readers need NumPy, which --help does without
+
+    return list(FORMATS)
 
 
 def _existing(key: str, value: str) -> Path:

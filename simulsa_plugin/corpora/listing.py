@@ -48,7 +48,7 @@ def list_utterances(rows: Iterator[Utterance | Dropped], layout: CorpusLayout, *
     """Go through what a reader gives; audio that comes inside tables is written to files of its own.
 
     Args:
-        rows: of `Form.read`.
+        rows: of `CorpusFormat.read`.
         layout: where those files lie.
         writes: False only says where they would.
 

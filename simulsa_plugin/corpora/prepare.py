@@ -14,7 +14,7 @@ from typing import Any
 
 from simulsa_plugin.corpora.corpus_layout import CorpusLayout
 from simulsa_plugin.corpora.corpus_settings import CorpusSettings
-from simulsa_plugin.corpora.formats.registry import FORMS
+from simulsa_plugin.corpora.formats.registry import FORMATS
 from simulsa_plugin.corpora.listing import Listing, list_utterances, refuse_nothing
 from simulsa_plugin.corpora.parts import are_whole
 from simulsa_plugin.corpora.paths import AudioFinder
@@ -104,7 +104,7 @@ def splits_for(settings: CorpusSettings, *, evaluation: bool) -> tuple[str, ...]
     """The splits that a command takes: the recipe's, or the form's own for training or testing."""
     if settings.corpus is None:
         return ()
-    form = FORMS[settings.corpus]
+    form = FORMATS[settings.corpus]
     named = (settings.eval_split or settings.split) if evaluation else settings.split
     usual = form.test_split if evaluation else form.train_split
     return named or ((usual,) if usual else ())
@@ -155,7 +155,7 @@ def read_corpus(
         settings.target_language,
         settings.columns,
     )
-    listing = list_utterances(FORMS[str(settings.corpus)].read(request), layout, writes=writes)
+    listing = list_utterances(FORMATS[str(settings.corpus)].read(request), layout, writes=writes)
     refuse_nothing(listing, settings.folder)
     return listing
 

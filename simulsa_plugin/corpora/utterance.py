@@ -111,8 +111,8 @@ class CorpusRequest:
 
 
 @dataclass(frozen=True)
-class Form:
-    """A form of corpus.
+class CorpusFormat:
+    """How corpora of one kind are read.
 
     Attributes:
         read: utterances and dropped rows, in the order of the corpus. What is wrong with one row drops that row.

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from simulsa_plugin.corpora.formats.registry import FORMS
+from simulsa_plugin.corpora.formats.registry import FORMATS
 from simulsa_plugin.corpora.paths import AudioFinder
 from simulsa_plugin.corpora.utterance import CorpusRequest, Dropped, EncodedAudio
 from simulsa_plugin.errors import DatasetError
@@ -57,7 +57,7 @@ def read(corpus, folder, *splits, audio=None, source="en", target="de", columns=
     """What the reader of a form gives, as a list."""
     folder = Path(folder)
     request = CorpusRequest(folder, splits, AudioFinder(folder, audio).find, source, target, columns)
-    return list(FORMS[corpus].read(request))
+    return list(FORMATS[corpus].read(request))
 
 
 def rows(corpus, folder, *splits, **settings):

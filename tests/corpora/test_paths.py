@@ -7,10 +7,10 @@ import unicodedata
 import pytest
 from corpora_files import WITH_TIMES, read, refusal, row_refusal, rows, write_one, write_text
 
-from simulsa_plugin.corpora.corpus_settings import CORPORA
+from simulsa_plugin.corpora.formats.registry import FORMATS
 from simulsa_plugin.corpora.paths import AudioFinder
 
-FORMS = (*CORPORA, "table of JSON")
+FORMS = (*FORMATS, "table of JSON")
 NFD = unicodedata.normalize("NFD", "Grüße.wav")
 NFC = unicodedata.normalize("NFC", "Grüße.wav")
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from simulsa_plugin.audio.decoding import read_mono
-from simulsa_plugin.audio.samples import SAMPLE_RATE, Waveform, samples_to_seconds
+from simulsa_plugin.audio.samples import SAMPLE_RATE, Waveform, samples_to_seconds, seconds_to_samples
 from simulsa_plugin.augmentation.augment_settings import AugmentSettings
 from simulsa_plugin.augmentation.clips import Cut
 from simulsa_plugin.augmentation.manifest import note_scorer
@@ -126,7 +126,7 @@ def score_batch(
     rendered, scores = _score(batch, clips, model)
     extra: dict[str, list[Any]] = {}
     if "full" in settings.scored_extras:
-        window = round(model.window_seconds * SAMPLE_RATE) if model.window_seconds else None
+        window = seconds_to_samples(model.window_seconds) if model.window_seconds else None
         sources = [read_mono(cut.sample.audio) for cut in batch]
         whole = [_whole(*three, window) for three in zip(batch, clips, sources, strict=True)]
         extra["logprobs_full"] = [list(score.logprobs) for score in _score(batch, whole, model)[1]]
@@ -217,7 +217,7 @@ def _whole(cut: Cut, clip: Waveform, source: Waveform, window: int | None) -> Wa
 
 def _earlier(cut: Cut, clip: Waveform, lookback_ms: float) -> Waveform:
     """A clip without the last milliseconds of the source; its silences stay."""
-    back = round(lookback_ms * SAMPLE_RATE / 1000)
+    back = seconds_to_samples(lookback_ms / 1000)
     heard = max(cut.num_samples - back, min(cut.num_samples, LEAST_HEARD))
     return np.concatenate([clip[: cut.lead + heard], clip[cut.lead + cut.num_samples :]])
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from simulsa_plugin.corpora.choice import PARQUET, choose_parquet
 from simulsa_plugin.corpora.formats.table import read_parquet
 from simulsa_plugin.corpora.lines import listed, read_tsv
-from simulsa_plugin.corpora.utterance import CorpusRequest, Dropped, FindAudio, Form, Utterance, utterance_or_dropped
+from simulsa_plugin.corpora.utterance import CorpusRequest, Dropped, FindAudio, Utterance, utterance_or_dropped
 from simulsa_plugin.errors import DatasetError
 
 COMMON_VOICE = "validated.tsv"
@@ -26,8 +26,8 @@ _ADDED = {"train": "train_covost"}
 _ESCAPED = re.compile(r"\\(.)")  # get_covost_splits.py reads with escapechar="\\"
 
 
-def read(request: CorpusRequest) -> Iterator[Utterance | Dropped]:
-    """The rows of the translation table that are in the splits, in its order; see `Form.read`."""
+def read_covost2(request: CorpusRequest) -> Iterator[Utterance | Dropped]:
+    """Yield the rows of the translation table that are in the splits, in its order."""
     shards = _parquet(request)
     if shards:
         yield from read_parquet(shards, request)
@@ -120,6 +120,3 @@ def _translations(request: CorpusRequest) -> Path:
         f"{request.folder} needs one table {exact}, there or in {request.source}/; found: {names}. "
         "Set simulsa_source_language and simulsa_target_language as its name has them."
     )
-
-
-FORM = Form(read, train_split="train", test_split="test")

@@ -13,14 +13,14 @@ from pathlib import Path
 
 from simulsa_plugin.corpora.lines import listed, numbered_lines, read_aligned
 from simulsa_plugin.corpora.spans import span_of
-from simulsa_plugin.corpora.utterance import CorpusRequest, Dropped, FindAudio, Form, Utterance, utterance_or_dropped
+from simulsa_plugin.corpora.utterance import CorpusRequest, Dropped, FindAudio, Utterance, utterance_or_dropped
 from simulsa_plugin.errors import DatasetError, RowError
 
 _SEGMENTS = "segments.lst"
 
 
-def read(request: CorpusRequest) -> Iterator[Utterance | Dropped]:
-    """The segments of the splits, in order; see `Form.read`. An id is the recording and the segment's number in it."""
+def read_europarl_st(request: CorpusRequest) -> Iterator[Utterance | Dropped]:
+    """Yield the segments of the splits, in order. An id is the recording and the segment's number in it."""
     source = _source_folder(request)
     for split in request.splits:
         folder = source / request.target / split
@@ -69,6 +69,3 @@ def _source_folder(request: CorpusRequest) -> Path:
 def _file_name(name: str) -> str:
     """Recordings are listed without their ending; dots stand in their names."""
     return name if name.endswith((".m4a", ".wav", ".flac")) else f"{name}.m4a"
-
-
-FORM = Form(read, train_split="train", test_split="test")

@@ -11,15 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from simulsa_plugin.corpora.lines import listed, numbered_lines
-from simulsa_plugin.corpora.utterance import CorpusRequest, Dropped, Form, Utterance
+from simulsa_plugin.corpora.utterance import CorpusRequest, Dropped, Utterance
 from simulsa_plugin.errors import DatasetError, RowError
 
 _FIELDS = 7
 _ID, _FILE, _RAW = 0, 1, 2
 
 
-def read(request: CorpusRequest) -> Iterator[Utterance | Dropped]:
-    """Every recording with each raw transcription of its sentence in the target language; see `Form.read`."""
+def read_fleurs(request: CorpusRequest) -> Iterator[Utterance | Dropped]:
+    """Yield every recording with each raw transcription of its sentence in the target language."""
     source, target = _language_folder(request, request.source), _language_folder(request, request.target)
     for split in request.splits:
         sentences = _sentences(_table(target, split))
@@ -84,6 +84,3 @@ def _rows(table: Path) -> Iterator[tuple[str, list[str] | None]]:
         fields = line.split("\t")
         if line:
             yield f"{table}, line {number}", fields if len(fields) == _FIELDS else None
-
-
-FORM = Form(read, train_split="train", test_split="test")

@@ -16,15 +16,15 @@ from pathlib import Path
 from simulsa_plugin.audio.recordings import Span
 from simulsa_plugin.corpora.lines import listed, numbered_lines
 from simulsa_plugin.corpora.spans import channel_of, span_of
-from simulsa_plugin.corpora.utterance import CorpusRequest, Dropped, Form, Utterance, utterance_or_dropped
+from simulsa_plugin.corpora.utterance import CorpusRequest, Dropped, Utterance, utterance_or_dropped
 from simulsa_plugin.errors import DatasetError, RowError
 
 _TO_THE_END = -1.0  # as an end in `segments`: "end_time of -1 means the segment runs till the end of the WAV file"
 _ARCHIVE = re.compile(r"\.ark:\d+(?:\[.*\])?$")
 
 
-def read(request: CorpusRequest) -> Iterator[Utterance | Dropped]:
-    """The utterances of the data folders in the order of their audio, then texts without audio; see `Form.read`."""
+def read_kaldi(request: CorpusRequest) -> Iterator[Utterance | Dropped]:
+    """Yield the utterances of the data folders in the order of their audio, then texts without audio."""
     for folder in _data_folders(request):
         recordings = _recordings(folder, request)
         translations = _translations(_text_file(folder, request))
@@ -158,6 +158,3 @@ def _entries(table: Path) -> Iterator[tuple[str, str, str]]:
         first, *rest = line.split(maxsplit=1)[:2] if line.strip() else ("",)
         if first:
             yield f"{table}, line {number}", first, rest[0].strip() if rest else ""
-
-
-FORM = Form(read)

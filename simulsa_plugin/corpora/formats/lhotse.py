@@ -16,7 +16,7 @@ from simulsa_plugin.corpora.choice import choose_table
 from simulsa_plugin.corpora.lines import read_objects
 from simulsa_plugin.corpora.spans import seconds
 from simulsa_plugin.corpora.table_columns import check_roles
-from simulsa_plugin.corpora.utterance import CorpusRequest, Dropped, Form, Utterance, utterance_or_dropped
+from simulsa_plugin.corpora.utterance import CorpusRequest, Dropped, Utterance, utterance_or_dropped
 from simulsa_plugin.errors import MissingExtraError, RowError
 
 _ENDINGS = (".jsonl.gz", ".jsonl", "_cuts.jsonl.gz", "_cuts.jsonl")
@@ -26,8 +26,8 @@ _MIXED = ("MixedCut", "PaddingCut")
 _STRANGE = (KeyError, TypeError, ValueError, AttributeError, AssertionError, IndexError, RecursionError)
 
 
-def read(request: CorpusRequest) -> Iterator[Utterance | Dropped]:
-    """The supervisions of the cuts, in order; see `Form.read`.
+def read_lhotse(request: CorpusRequest) -> Iterator[Utterance | Dropped]:
+    """Yield the supervisions of the cuts, in order.
 
     The id of a cut's only supervision is the cut's. Supervisions that the cut holds a part of, as windows do, are
     dropped: nobody knows which part of the translation belongs to it.
@@ -170,6 +170,3 @@ def _translation(supervision: Any, cut: Any, request: CorpusRequest) -> str | No
             if isinstance(value, str):
                 return value
     return None
-
-
-FORM = Form(read)

@@ -17,7 +17,7 @@ import yaml
 
 from simulsa_plugin.corpora.lines import MAX_LINE_BYTES, listed, numbered_lines, read_aligned
 from simulsa_plugin.corpora.spans import span_from
-from simulsa_plugin.corpora.utterance import CorpusRequest, Dropped, FindAudio, Form, Utterance, utterance_or_dropped
+from simulsa_plugin.corpora.utterance import CorpusRequest, Dropped, FindAudio, Utterance, utterance_or_dropped
 from simulsa_plugin.errors import DatasetError, RowError
 
 _ITEM = "- "
@@ -25,8 +25,8 @@ _ITEM = "- "
 _Loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 
 
-def read(request: CorpusRequest) -> Iterator[Utterance | Dropped]:
-    """The segments of the splits, in order; see `Form.read`. An id is the talk and the segment's number in it."""
+def read_mustc(request: CorpusRequest) -> Iterator[Utterance | Dropped]:
+    """Yield the segments of the splits, in order. An id is the talk and the segment's number in it."""
     for split in request.splits:
         folder = _split_folder(request, split)
         table = folder / "txt" / f"{split}.yaml"
@@ -117,6 +117,3 @@ def _segment(text: str, place: str) -> Mapping[str, str] | RowError:
         pass
     expected = "expected `- {duration: …, offset: …, wav: …}`"
     return RowError("broken_row", f"{place}: {expected}, got {text.strip()[:80]!r}.")
-
-
-FORM = Form(read, train_split="train", test_split="tst-COMMON")

@@ -12,15 +12,15 @@ from simulsa_plugin.corpora.choice import choose_table
 from simulsa_plugin.corpora.lines import read_objects
 from simulsa_plugin.corpora.spans import span_from
 from simulsa_plugin.corpora.table_columns import check_roles
-from simulsa_plugin.corpora.utterance import CorpusRequest, Dropped, Form, Utterance, utterance_or_dropped
+from simulsa_plugin.corpora.utterance import CorpusRequest, Dropped, Utterance, utterance_or_dropped
 from simulsa_plugin.errors import RowError
 from simulsa_plugin.languages import language_code
 
 _ENDINGS = (".json", ".jsonl", "_manifest.json", "_manifest.jsonl")
 
 
-def read(request: CorpusRequest) -> Iterator[Utterance | Dropped]:
-    """The rows of the manifests, in order; see `Form.read`.
+def read_nemo(request: CorpusRequest) -> Iterator[Utterance | Dropped]:
+    """Yield the rows of the manifests, in order.
 
     Rows that name other languages than the recipe are dropped, and so are rows without a translation: multilingual
     manifests hold transcripts as well.
@@ -76,6 +76,3 @@ def _other(language: object, wanted: str | None) -> bool:
     if not isinstance(language, str) or not language or wanted is None:
         return False
     return language_code(language) != language_code(wanted)
-
-
-FORM = Form(read)

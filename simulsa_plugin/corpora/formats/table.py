@@ -20,7 +20,7 @@ from simulsa_plugin.corpora.choice import PARQUET, choose_parquet, choose_table
 from simulsa_plugin.corpora.lines import MAX_LINE_BYTES, listed, read_csv, read_objects, read_tsv
 from simulsa_plugin.corpora.spans import channel_of, span_from, span_of
 from simulsa_plugin.corpora.table_columns import USUAL_NAMES, check_roles, find_columns
-from simulsa_plugin.corpora.utterance import CorpusRequest, Dropped, EncodedAudio, Form, Utterance, utterance_or_dropped
+from simulsa_plugin.corpora.utterance import CorpusRequest, Dropped, EncodedAudio, Utterance, utterance_or_dropped
 from simulsa_plugin.errors import DatasetError, RowError, UsageError
 
 _DICT, _STATE = "dataset_dict.json", "state.json"  # what `save_to_disk` leaves
@@ -37,8 +37,8 @@ _READERS: dict[str, Callable[[Path], Iterator[tuple[int, _Row]]]] = {
 }
 
 
-def read(request: CorpusRequest) -> Iterator[Utterance | Dropped]:
-    """The rows of the tables, in order; see `Form.read`. Without a column for it, an id is the split and the number."""
+def read_table(request: CorpusRequest) -> Iterator[Utterance | Dropped]:
+    """Yield the rows of the tables, in order. Without a column for it, an id is the split and the number."""
     check_roles(request.columns)
     for split in request.splits or ("",):
         prefix = f"{split}-" if split else ""
@@ -52,7 +52,7 @@ def read(request: CorpusRequest) -> Iterator[Utterance | Dropped]:
 
 
 def read_parquet(shards: Sequence[Path], request: CorpusRequest, prefix: str = "") -> Iterator[Utterance | Dropped]:
-    """The rows of parquet files, one after another.
+    """Yield the rows of parquet files, one after another.
 
     Args:
         shards: the files; not empty.
@@ -189,6 +189,3 @@ def _span(fields: Mapping[str, Any], place: str) -> Span | None:
     begin = 0.0 if start is None else start
     span = span_from(begin, fields["duration"], place) if end is None else span_of(begin, end, place)
     return replace(span, channel=channel)
-
-
-FORM = Form(read)
