@@ -57,7 +57,26 @@ REPLACED = {
 }
 FILES = yaml.safe_load((REPOSITORY / "docs" / "output_files.yaml").read_text(encoding="utf-8"))
 FEW_CELLS = ["simulsa_chunks=500", "simulsa_rollbacks=3"]
+# Of the output that docs/quickstart.md shows: still printed in these words.
+SHOWN_OUTPUT = (
+    "preset recommended: simulsa_ratio=0.1",
+    "partial samples from",
+    "of the reference tokens accepted)",
+    "heard samples empty accepted",
+    "skipped: none",
+    "tokenized otherwise in training:",
+    "of the threshold (float32):",
+    "train with dataset:",
+    "diff [low, high] p, differ, sacrebleu's p LAAL ms other diff [low, high]",
+    "BLEU at equal LAAL",
+    "At fixed (k, b) the other differs by",
+    "BLEU on average (significantly better in",
+)
 OWN_DATA = ["template=qwen2_audio", "dataset_dir=data", "eval_dataset=MY_TEST_SET"]
+
+
+def page(document):
+    return (REPOSITORY / document).read_text(encoding="utf-8")
 
 
 def excuse(document, command):
@@ -134,8 +153,7 @@ def user(tmp_path, monkeypatch):
     (tmp_path / "data" / "dataset_info.json").write_text(json.dumps(info), encoding="utf-8")
     recipe = {"model_name_or_path": "simulsa-demo", "template": "qwen2_audio", "dataset": "NAME", "dataset_dir": "data"}
     (tmp_path / "my_recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
-    page = (REPOSITORY / "docs" / "policies.md").read_text(encoding="utf-8")
-    (example,) = re.findall(r"```python\n(# my_policy\.py.*?)```", page, re.DOTALL)
+    (example,) = re.findall(r"```python\n(# my_policy\.py.*?)```", page("docs/policies.md"), re.DOTALL)
     (tmp_path / "my_policy.py").write_text(example, encoding="utf-8")
     return tmp_path
 
@@ -174,7 +192,7 @@ def added(words):
 
 
 @pytest.mark.parametrize("document", RUN_HERE)
-def test_the_commands_of_a_page_run_in_their_order(document, user):
+def test_the_commands_of_a_page_run_in_their_order(document, user, capsys):
     ran = []
     for one, words in COMMANDS:
         if one != document or excuse(document, " ".join(words)):
@@ -191,6 +209,9 @@ def test_the_commands_of_a_page_run_in_their_order(document, user):
             assert undocumented(out, FILES[f"{place} --out DIR"]) == []
         ran.append(words)
     assert len(ran) >= 4
+    if document == "docs/quickstart.md":
+        printed, shown = (" ".join(text.split()) for text in (capsys.readouterr().out, page(document)))
+        assert [phrase for phrase in SHOWN_OUTPUT if phrase not in printed or phrase not in shown] == []
 
 
 def kind(words):
