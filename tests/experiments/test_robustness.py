@@ -104,7 +104,7 @@ def test_other_utterances_and_a_missing_clean_result_are_refused(arms, tmp_path,
     shutil.copytree(arms / "one", tmp_path / "arm")
     shutil.rmtree(tmp_path / "arm/clean")
     assert main([str(tmp_path / "arm")]) == 2
-    assert "holds no result clean. Create it: simulsa-eval" in capsys.readouterr().err
+    assert "has no result clean. Create it: simulsa-eval" in capsys.readouterr().err
     rows = [
         Sample(
             0, Prompt(({"role": "user", "content": "<audio>Translate."},)), TEXT, write_noise(tmp_path / "a.wav", 1.0)

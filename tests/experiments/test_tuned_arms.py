@@ -140,7 +140,7 @@ def test_the_summary_holds_arms_against_the_first_at_each_budget(folder, command
             low, high = difference["interval"]
             assert low <= difference["value"] <= high
             assert 0 < difference["value"]
-    assert "means over 2 seeds; [low, high]: 95 % over utterances and seeds, the choice included" in out
+    assert "means over 2 seeds; [low, high]: 95 % over utterances and seeds, the choice of settings included" in out
     assert (folder / "results" / "mine.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -171,7 +171,7 @@ def test_the_shipped_experiment_tunes_every_arm_alike(folder):
     ("text", "message"),
     [
         ("tune: {}\narms: {a: {}}", "tune has no budget"),
-        ("arms: {a: {tune: {budget: 700}}, b: {}}", "only some are. Give all of them one tune with the same budget"),
+        ("arms: {a: {tune: {budget: 700}}, b: {}}", "only some are. Give all of them a tune with the same budget"),
         ("tune: {budget: 700}\narms: {a: {}, b: {tune: {latency: AL}}}", "its arms are tuned for other goals"),
         ("arms: {a: {scored_by: b}, b: {}}", "scored_by is 'b'; allowed: an arm above it: there is none"),
     ],

@@ -64,7 +64,7 @@ def test_a_truth_of_another_corpus_is_refused(data, tmp_path, capsys):
     truth = data / "offline" / "demo_truth.jsonl"
     truth.write_text(truth.read_text().replace(UTTERANCES[0][1].split()[-1], "verkauft."))
     assert main(["truth", "--data", str(data), "--out", str(tmp_path / "out")]) == 1
-    assert "is not about demo-00000000-0" in capsys.readouterr().err
+    assert "does not contain demo-00000000-0" in capsys.readouterr().err
 
 
 @pytest.fixture
