@@ -8,6 +8,7 @@ follows from what was decoded before, so it ends with the same bytes.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -66,6 +67,7 @@ from simulsa_plugin.tuning.halving import (
     with_trust,
 )
 
+logger = logging.getLogger(__name__)
 FRONTIER, TUNED, FINALISTS = "frontier.json", "tuned.yaml", "finalists.yaml"
 DEV_LOGS = "dev"  # a folder per cell that was decoded on the whole dev set
 SEARCH = "search"  # what is decoded, until the search is finished; `run` has a folder of its own
@@ -210,20 +212,17 @@ def _search(job: DecodingJob, settings: EvaluationSettings, goal: Goal) -> Searc
     )
     left, steps = everything, rungs(len(job.rows))
     for number, utterances in enumerate(steps, 1):
-        print(f"{len(left)} of {len(everything)} cells on {utterances} of {len(job.rows)} utterances", flush=True)
+        logger.info(f"{len(left)} of {len(everything)} cells on {utterances} of {len(job.rows)} utterances")
         _decode(search, left, utterances)
         left = _promising(search, left, round(len(everything) * KEPT**number)) if utterances < len(job.rows) else left
     while slow := _within_reach(search):
-        print(f"{len(slow)} more cells on all utterances: the best so far turned out too slow", flush=True)
+        logger.info(f"{len(slow)} more cells on all utterances: the best so far turned out too slow")
         _decode(search, slow, len(job.rows))
     for _ in range(SECOND_LOOKS):
         better = _perhaps_better(search)
         if not better:
             break
-        print(
-            f"{len(better)} more cells on all utterances: by the utterances they have had they may be better",
-            flush=True,
-        )
+        logger.info(f"{len(better)} more cells on all utterances: by the utterances they have had they may be better")
         _decode(search, better, len(job.rows))
     if not any(search.records):
         raise DatasetError(
