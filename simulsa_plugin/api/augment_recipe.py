@@ -267,11 +267,11 @@ class _AugmentRun:
         from simulsa_plugin.augmentation.audit import audit, audit_line
         from simulsa_plugin.augmentation.cutoff import cutoff_line
         from simulsa_plugin.augmentation.output_layout import Layout
-        from simulsa_plugin.augmentation.pipeline import augment
+        from simulsa_plugin.augmentation.pipeline import augment_dataset
         from simulsa_plugin.demo.truth import find_truth
 
         truth = find_truth(dataset.name, dataset.entry)
-        outcome = augment(dataset, model, self.settings, self.out, truth=truth)
+        outcome = augment_dataset(dataset, model, self.settings, self.out, truth=truth)
         _log_outcome(outcome)
         if self.audited:
             logger.info(f"  {audit_line(audit(dataset, model, self.settings, self.out, self.audited))}")

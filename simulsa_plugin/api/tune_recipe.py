@@ -158,14 +158,14 @@ def tune_recipe(
             logger.warning(line)
 
     model, _ = load_model_and_data(toolkit, [dev.name], settings.eval_memory_gb * 1e9, read_rows)
-    from simulsa_plugin.tuning.search import tune as search_cells
+    from simulsa_plugin.tuning.search import search_frontier
     from simulsa_plugin.tuning.tuned_recipe import write_tuned
 
     logger.info(
         f"dev set {dev.name}: {len(rows)} rows, model {toolkit['model_name_or_path']}, "
         f"latency unit {settings.latency_unit}"
     )
-    frontier = search_cells(model, dev.name, rows, settings, goal, out)
+    frontier = search_frontier(model, dev.name, rows, settings, goal, out)
     if all(one["cell"] is None for one in frontier["budgets"]):
         _refuse_without_choice(frontier)
     write_tuned((toolkit if opened.embedded else opened.toolkit) | opened.simulsa, settings, frontier, out)

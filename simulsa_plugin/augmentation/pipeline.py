@@ -30,7 +30,7 @@ from simulsa_plugin.model.protocol import AudioLanguageModel
 from simulsa_plugin.sharding import Shard
 
 
-def augment(
+def augment_dataset(
     dataset: SourceDataset,
     model: AudioLanguageModel,
     settings: AugmentSettings,
@@ -74,7 +74,7 @@ def augment(
 def augment_shard(
     dataset: SourceDataset, model: AudioLanguageModel, settings: AugmentSettings, out: Path, shard: Shard
 ) -> list[str]:
-    """Score one shard's batches, unless they are scored; `augment` finishes when the shards are done.
+    """Score one shard's batches, unless they are scored; `augment_dataset` finishes when the shards are done.
 
     Returns:
         what the user should know, a line each.

@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Any
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
-PATIENCE_SECONDS = 3.0  # for files to be closed and worker processes to end
+UNWINDING_SECONDS = 3.0  # for files to be closed and worker processes to end
 
 
 class Interruption:
@@ -42,7 +42,7 @@ class Interruption:
         if self.happened:
             self._end()
         self.happened = True
-        timer = threading.Timer(PATIENCE_SECONDS, self._end)
+        timer = threading.Timer(UNWINDING_SECONDS, self._end)
         timer.daemon = True
         timer.start()
         raise KeyboardInterrupt

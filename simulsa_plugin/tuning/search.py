@@ -124,7 +124,7 @@ class Search:
     parts: int = 0
 
 
-def tune(
+def search_frontier(
     model: AudioLanguageModel,
     name: str,
     rows: Sequence[Sample | UnusableRow],

@@ -12,8 +12,8 @@ from helpers.files import tree
 from simulsa_plugin.augmentation.audit import audit, audit_line
 from simulsa_plugin.augmentation.augment_settings import AugmentSettings
 from simulsa_plugin.augmentation.method.selection import walk
-from simulsa_plugin.augmentation.pipeline import augment
-from simulsa_plugin.commands import augment as command
+from simulsa_plugin.augmentation.pipeline import augment_dataset
+from simulsa_plugin.commands import augment_dataset as command
 from simulsa_plugin.demo.corpus import write_demo_corpus
 from simulsa_plugin.errors import ModelError
 
@@ -48,7 +48,7 @@ class Planted(ByteModel):
 
 
 def test_without_errors_the_difference_is_the_models_own(toy, tmp_path):
-    augment(toy, ByteModel(), SETTINGS, tmp_path)
+    augment_dataset(toy, ByteModel(), SETTINGS, tmp_path)
     found = audit(toy, ByteModel(), SETTINGS, tmp_path, 8)
     # 1e-9 for each token of the others in the batch: 40 of a reference and 25 for each second, of three others.
     assert 3 * 1e-9 * 40 < found["largest_difference"] < 3 * 1e-9 * (40 + 5 * 25)
@@ -58,7 +58,7 @@ def test_without_errors_the_difference_is_the_models_own(toy, tmp_path):
 def test_the_largest_difference_is_found_where_it_was_planted(toy, tmp_path):
     settings = replace(SETTINGS, samples=10)
     model = Planted()
-    augment(toy, model, settings, tmp_path)
+    augment_dataset(toy, model, settings, tmp_path)
     found = audit(toy, model, settings, tmp_path, 10)
     assert found["largest_difference"] == pytest.approx(1.0, abs=1e-5)
     assert (found["id"], found["token"]) == ("toy-00000005-0", 0)
@@ -80,7 +80,7 @@ def test_half_precision_has_a_tolerance_of_its_own(toy, tmp_path, dtype, verdict
             return {**super().describe(), "dtype": dtype}
 
     settings = replace(SETTINGS, samples=10)
-    augment(toy, Half(), settings, tmp_path)
+    augment_dataset(toy, Half(), settings, tmp_path)
     found = audit(toy, Half(), settings, tmp_path, 10)
     assert found["dtype"] == dtype
     assert f"a log-probability 0.2 (toy-00000003-0, token 2), {verdict} ({dtype}); 0 decided" in audit_line(found)
@@ -90,7 +90,7 @@ def test_the_first_samples_are_scored_one_by_one_and_no_others(toy, tmp_path):
     order = list(walk("toy", 10, 42))
     first = order.index(3) + 1
     settings = replace(SETTINGS, samples=10)
-    augment(toy, Planted(), settings, tmp_path)
+    augment_dataset(toy, Planted(), settings, tmp_path)
     model = Planted()
     found = audit(toy, model, settings, tmp_path, first)
     assert model.batches == [1] * first
@@ -110,14 +110,14 @@ def test_scores_of_the_whole_and_of_the_earlier_are_looked_at_too(toy, tmp_path)
 
     settings = replace(SETTINGS, samples=10, acceptance="ratio")
     model = Late()
-    augment(toy, model, settings, tmp_path)
+    augment_dataset(toy, model, settings, tmp_path)
     found = audit(toy, ByteModel(), settings, tmp_path, 10)
     assert (found["id"], found["token"]) == ("toy-00000003-0", 2)
     assert found["largest_difference"] == pytest.approx(0.25, abs=1e-5)
 
 
 def test_more_than_there_are_is_all_of_them_and_makes_no_clip(toy, tmp_path):
-    augment(toy, ByteModel(), SETTINGS, tmp_path)
+    augment_dataset(toy, ByteModel(), SETTINGS, tmp_path)
     before = tree(tmp_path)
     assert audit(toy, ByteModel(), SETTINGS, tmp_path, 1000)["samples"] == 8
     assert tree(tmp_path).keys() - before.keys() == {"toy_simulsa/audit.json"}
@@ -125,10 +125,10 @@ def test_more_than_there_are_is_all_of_them_and_makes_no_clip(toy, tmp_path):
 
 def test_nothing_but_audit_json_changes(tmp_path):
     dataset = make_dataset(tmp_path / "offline", 12)
-    augment(dataset, ByteModel(), SETTINGS, tmp_path / "out")
+    augment_dataset(dataset, ByteModel(), SETTINGS, tmp_path / "out")
     before = tree(tmp_path / "out")
     model = ByteModel()
-    augment(dataset, model, SETTINGS, tmp_path / "out")
+    augment_dataset(dataset, model, SETTINGS, tmp_path / "out")
     assert model.batches == []
     for _ in range(2):
         audit(dataset, model, SETTINGS, tmp_path / "out", 3)
@@ -146,7 +146,7 @@ def test_a_model_that_gives_no_numbers_is_one_line_that_names_the_row(toy, tmp_p
             return [replace(one, logprobs=(*one.logprobs[:-1], value)) for one in scores]
 
     with pytest.raises(ModelError, match=r"^The model gives NaN or infinity for toy-\d{8}-0\. Its weights are broken"):
-        augment(toy, Overflowing(), SETTINGS, tmp_path)
+        augment_dataset(toy, Overflowing(), SETTINGS, tmp_path)
     assert (tmp_path / "toy_simulsa" / "scores.partial.jsonl").read_bytes() == b""
 
 

@@ -9,7 +9,7 @@ from helpers.files import read_json_lines, tree
 from simulsa_plugin.api.augment_recipe import outcome_lines
 from simulsa_plugin.augmentation.augment_settings import AugmentSettings
 from simulsa_plugin.augmentation.clean import clean_lines
-from simulsa_plugin.augmentation.pipeline import augment
+from simulsa_plugin.augmentation.pipeline import augment_dataset
 from simulsa_plugin.augmentation.relabeling import relabel
 
 
@@ -26,7 +26,7 @@ def dataset(tmp_path):
 def test_all_broken_rows_are_listed_and_left_out_of_a_dataset_that_the_advice_names(dataset, tmp_path):
     out = tmp_path / "out"
     offline = tree(tmp_path / "offline")
-    outcome = augment(dataset, ByteModel(), AugmentSettings(samples=5), out)
+    outcome = augment_dataset(dataset, ByteModel(), AugmentSettings(samples=5), out)
     assert outcome.manifest["counts"]["samples"] == 5  # so the walk has not seen every row
     broken = read_json_lines(outcome.folder / "broken.jsonl")
     assert [row["row"] for row in broken] == list(range(0, 30, 3))
@@ -50,7 +50,7 @@ def test_an_entry_of_that_name_stays_the_users(dataset, tmp_path):
     (tmp_path / "out").mkdir()
     mine = {"toy_clean": {"file_name": "mine.jsonl"}}
     (tmp_path / "out" / "dataset_info.json").write_text(json.dumps(mine))
-    outcome = augment(dataset, ByteModel(), AugmentSettings(samples=5), tmp_path / "out")
+    outcome = augment_dataset(dataset, ByteModel(), AugmentSettings(samples=5), tmp_path / "out")
     assert outcome.manifest["clean"]["name"] is None
     assert json.loads((tmp_path / "out" / "dataset_info.json").read_text())["toy_clean"] == mine["toy_clean"]
     assert clean_lines(outcome.manifest)[0].endswith("; remove them from toy")
@@ -60,6 +60,6 @@ def test_without_broken_rows_nothing_is_looked_at(tmp_path, monkeypatch):
     dataset = make_dataset(tmp_path / "offline", count=20)
     dataset.rows[3] = "multi_turn"  # a training takes it
     monkeypatch.setattr(dataset, "for_training", lambda row: 1 / 0, raising=False)
-    outcome = augment(dataset, ByteModel(), AugmentSettings(samples=19), tmp_path / "out")
+    outcome = augment_dataset(dataset, ByteModel(), AugmentSettings(samples=19), tmp_path / "out")
     assert "clean" not in outcome.manifest and clean_lines(outcome.manifest) == []
     assert not (outcome.folder / "clean.jsonl").exists()

@@ -11,7 +11,7 @@ from scipy import stats
 
 from simulsa_plugin.augmentation.augment_settings import AugmentSettings
 from simulsa_plugin.augmentation.method.selection import walk
-from simulsa_plugin.augmentation.pipeline import augment
+from simulsa_plugin.augmentation.pipeline import augment_dataset
 from simulsa_plugin.errors import UsageError
 
 
@@ -21,7 +21,7 @@ def toy(tmp_path_factory):
 
 
 def run(dataset, out, model=None, **settings):
-    return augment(dataset, model or ByteModel(), AugmentSettings(**{"batch_size": 4} | settings), out)
+    return augment_dataset(dataset, model or ByteModel(), AugmentSettings(**{"batch_size": 4} | settings), out)
 
 
 def scored(out):

@@ -13,8 +13,8 @@ from helpers.files import tree
 from simulsa_plugin.augmentation.augment_settings import AugmentSettings
 from simulsa_plugin.augmentation.dry_run import ModelSize, dry_run
 from simulsa_plugin.augmentation.manifest import describe_augmentation
-from simulsa_plugin.augmentation.pipeline import augment, augment_shard
-from simulsa_plugin.commands import augment as command
+from simulsa_plugin.augmentation.pipeline import augment_dataset, augment_shard
+from simulsa_plugin.commands import augment_dataset as command
 from simulsa_plugin.demo.checkpoint import checkpoint_path
 from simulsa_plugin.demo.corpus import write_demo_corpus
 from simulsa_plugin.errors import StorageError
@@ -48,7 +48,7 @@ def test_what_it_says_is_what_the_run_does(tmp_path):
     dataset = ListDataset("toy", ["multi_turn", *rows])
     text = say(dataset, tmp_path / "out", size=ModelSize(3_000_000, 1_000_000, 2))
     model = Noting()
-    manifest = augment(dataset, model, SETTINGS, tmp_path / "out").manifest
+    manifest = augment_dataset(dataset, model, SETTINGS, tmp_path / "out").manifest
     clips = [soundfile.info(path) for path in (tmp_path / "out" / "toy_simulsa" / "clips").iterdir()]
     num_bytes = sum(path.stat().st_size for path in (tmp_path / "out" / "toy_simulsa" / "clips").iterdir())
     samples = manifest["counts"]["samples"]
@@ -74,7 +74,7 @@ def test_scoring_whole_and_earlier_audio_is_counted(toy, tmp_path):
 def test_nothing_is_written(toy, tmp_path):
     say(toy, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
-    augment(toy, ByteModel(), SETTINGS, tmp_path / "out")
+    augment_dataset(toy, ByteModel(), SETTINGS, tmp_path / "out")
     before = tree(tmp_path)
     say(toy, tmp_path / "out")
     assert tree(tmp_path) == before
@@ -90,7 +90,7 @@ def test_what_a_folder_holds_is_said(toy, tmp_path):
     journal = out / "toy_simulsa" / "shards" / "1-of-2" / "scores.partial.jsonl"
     journal.write_bytes(journal.read_bytes()[:-20])
     assert "5 of 10 scored so far" in say(toy, out)  # a torn row is no row
-    augment(toy, ByteModel(), SETTINGS, out)
+    augment_dataset(toy, ByteModel(), SETTINGS, out)
     assert f"{out / 'toy_simulsa'} is finished: a run would change nothing" in say(toy, out)
     (out / "toy_simulsa" / "manifest.json").rename(tmp_path / "manifest.json")
     assert "all scored; a run would decide and finish" in say(toy, out)
@@ -101,7 +101,7 @@ def refused(dataset, out, settings, model):
     said = []
     for attempt in (
         lambda: say(dataset, out, settings, model),
-        lambda: augment(dataset, model, settings, out),
+        lambda: augment_dataset(dataset, model, settings, out),
     ):
         with pytest.raises(StorageError) as error:
             attempt()
@@ -116,7 +116,7 @@ def test_it_refuses_what_the_run_would_refuse(toy, tmp_path, stopped):
     if stopped:
         augment_shard(toy, ByteModel(), SETTINGS, out, Shard(1, 2))
     else:
-        augment(toy, ByteModel(), SETTINGS, out)
+        augment_dataset(toy, ByteModel(), SETTINGS, out)
     model = ByteModel()
     assert "another simulsa_seed (42, now 1)" in refused(
         toy, out, AugmentSettings(samples=10, batch_size=4, cuts=2, silence_ms=100.0, seed=1), model
@@ -130,7 +130,7 @@ def test_it_refuses_what_the_run_would_refuse(toy, tmp_path, stopped):
 
 
 def test_other_audio_behind_the_same_clips_is_refused(toy, tmp_path):
-    augment(toy, ByteModel(), SETTINGS, tmp_path / "out")
+    augment_dataset(toy, ByteModel(), SETTINGS, tmp_path / "out")
     (tmp_path / "other").mkdir()
     rows = [
         (reference, write_noise(tmp_path / "other" / f"{row}.wav", soundfile.info(audio).duration, seed=99 + row))

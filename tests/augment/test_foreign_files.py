@@ -9,7 +9,7 @@ from helpers.fakes import ByteModel, ListDataset, make_dataset
 from helpers.files import tree
 
 from simulsa_plugin.augmentation.augment_settings import AugmentSettings
-from simulsa_plugin.augmentation.pipeline import augment
+from simulsa_plugin.augmentation.pipeline import augment_dataset
 from simulsa_plugin.augmentation.relabeling import relabel
 from simulsa_plugin.errors import StorageError
 from simulsa_plugin.files.dataset_info import SHAREGPT_ENTRY
@@ -30,7 +30,7 @@ def out(tmp_path):
 
 
 def run(dataset, out):
-    return augment(dataset, ByteModel(), SETTINGS, out)
+    return augment_dataset(dataset, ByteModel(), SETTINGS, out)
 
 
 def again(out, other):
@@ -68,7 +68,7 @@ def test_a_run_refuses_what_is_not_its_own_and_changes_nothing(toy, out, files):
         put(out / name, content)
     before, model = tree(out), ByteModel()
     with pytest.raises(StorageError, match=r"Choose another --out"):
-        augment(toy, model, SETTINGS, out)
+        augment_dataset(toy, model, SETTINGS, out)
     after = tree(out)
     assert before.items() <= after.items()
     assert set(after) - set(before) <= {"toy_simulsa/owned.json"}
@@ -149,7 +149,7 @@ def test_a_foreign_file_in_the_place_of_the_rewritten_one_is_refused_before_the_
     put(out / "toy.jsonl")
     model = ByteModel()
     with pytest.raises(StorageError, match=r"toy\.jsonl was not made by simulsa-augment, and stays as it is"):
-        augment(ListDataset("toy", toy.rows, toy.entry, relative=True), model, SETTINGS, out)
+        augment_dataset(ListDataset("toy", toy.rows, toy.entry, relative=True), model, SETTINGS, out)
     assert ((out / "toy.jsonl").read_bytes(), model.batches) == (b"mine\n", [])
 
 

@@ -57,7 +57,7 @@ def load_real(offline):
 
 
 def work(request, out, model, dataset, settings):
-    from simulsa_plugin.augmentation.pipeline import augment, augment_shard
+    from simulsa_plugin.augmentation.pipeline import augment_dataset, augment_shard
     from simulsa_plugin.augmentation.relabeling import relabel
     from simulsa_plugin.sharding import Shard
 
@@ -67,7 +67,7 @@ def work(request, out, model, dataset, settings):
         return
     for number in (1, 2) if kind == "shards" else ():
         augment_shard(dataset, model, settings, out, Shard(number, 2))
-    augment(dataset, model, settings, out)
+    augment_dataset(dataset, model, settings, out)
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from simulsa_plugin.augmentation.augment_report import augment_summary
 from simulsa_plugin.augmentation.augment_settings import AugmentSettings
 from simulsa_plugin.augmentation.label_quality import LabelQuality, LabelQualityTally, compare_partials
-from simulsa_plugin.augmentation.pipeline import augment
+from simulsa_plugin.augmentation.pipeline import augment_dataset
 from simulsa_plugin.augmentation.relabeling import relabel
-from simulsa_plugin.commands import augment as command
+from simulsa_plugin.commands import augment_dataset as command
 from simulsa_plugin.demo.corpus import iterate_utterances
 from simulsa_plugin.demo.truth import find_truth, true_partial
 from simulsa_plugin.errors import DatasetError
@@ -181,7 +181,7 @@ def run(corpus, out, sure, **settings):
     """Every row cut at 0.75 s exactly: l = m."""
     settings = AugmentSettings(**{"samples": 3, "min_seconds": 0.75, "max_seconds": 0.75} | settings)
     truth = find_truth(corpus.name, corpus.entry)
-    return augment(corpus, SureOfWords(sure), settings, out, truth=truth)
+    return augment_dataset(corpus, SureOfWords(sure), settings, out, truth=truth)
 
 
 def test_a_run_against_the_truth_on_paper(corpus, tmp_path):

@@ -6,7 +6,7 @@ from helpers.fakes import ByteModel, ListDataset, write_noise
 from simulsa_plugin.augmentation.augment_settings import AugmentSettings
 from simulsa_plugin.augmentation.cutoff import cutoff_line
 from simulsa_plugin.augmentation.output_layout import Layout
-from simulsa_plugin.augmentation.pipeline import augment
+from simulsa_plugin.augmentation.pipeline import augment_dataset
 
 
 @pytest.fixture(scope="module")
@@ -14,7 +14,7 @@ def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("offline")
     rows = [("x" * 20, write_noise(folder / f"{second}.wav", float(second), seed=second)) for second in (6, 2, 10, 4)]
     dataset = ListDataset("toy", rows)
-    augment(dataset, ByteModel(), AugmentSettings(ratio=2.0, cuts=2), folder / "out")
+    augment_dataset(dataset, ByteModel(), AugmentSettings(ratio=2.0, cuts=2), folder / "out")
     return dataset, Layout((folder / "out").absolute(), "toy")
 
 
@@ -50,7 +50,7 @@ def test_a_shorter_audio_with_a_longer_answer_is_found(tmp_path):
         ("x" * 10, write_noise(tmp_path / "2.wav", 2.0, seed=2)),
     ]
     dataset = ListDataset("toy", rows)
-    augment(dataset, ByteModel(), AugmentSettings(ratio=2.0, cuts=2), tmp_path / "out")
+    augment_dataset(dataset, ByteModel(), AugmentSettings(ratio=2.0, cuts=2), tmp_path / "out")
     layout = Layout((tmp_path / "out").absolute(), "toy")
     # 261, 451 and 61 tokens
     line = cutoff_line(dataset, ByteModel(), layout, 300)

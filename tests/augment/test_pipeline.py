@@ -13,7 +13,7 @@ from helpers.processes import lock_holder
 from simulsa_plugin.audio.decoding import read_mono
 from simulsa_plugin.augmentation.augment_settings import AugmentSettings
 from simulsa_plugin.augmentation.method.selection import walk
-from simulsa_plugin.augmentation.pipeline import augment
+from simulsa_plugin.augmentation.pipeline import augment_dataset
 from simulsa_plugin.errors import DatasetError, StorageError
 from simulsa_plugin.files.atomic import UNFINISHED
 from simulsa_plugin.files.journal import Journal
@@ -26,7 +26,7 @@ def toy(tmp_path_factory):
 
 def run(dataset, out, model=None, **settings):
     settings = {"samples": 12, "batch_size": 4} | settings
-    return augment(dataset, model or ByteModel(), AugmentSettings(**settings), out)
+    return augment_dataset(dataset, model or ByteModel(), AugmentSettings(**settings), out)
 
 
 def test_all_files_of_the_contract(toy, tmp_path):

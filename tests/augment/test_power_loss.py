@@ -7,7 +7,7 @@ from helpers.fakes import ByteModel, Killed, make_dataset
 from helpers.files import damaged_files, recorded_disk, tree
 
 from simulsa_plugin.augmentation.augment_settings import AugmentSettings
-from simulsa_plugin.augmentation.pipeline import augment, augment_shard
+from simulsa_plugin.augmentation.pipeline import augment_dataset, augment_shard
 from simulsa_plugin.augmentation.relabeling import relabel
 from simulsa_plugin.errors import SimulsaError, StorageError
 from simulsa_plugin.files.atomic import UNFINISHED
@@ -31,12 +31,12 @@ def toy(tmp_path_factory):
 
 
 def whole(toy, out):
-    augment(toy, ByteModel(), SETTINGS, out)
+    augment_dataset(toy, ByteModel(), SETTINGS, out)
 
 
 def stopped(toy, out):
     with pytest.raises(Killed):
-        augment(toy, StoppingModel(), SETTINGS, out)
+        augment_dataset(toy, StoppingModel(), SETTINGS, out)
 
 
 def shard(toy, out):
@@ -51,7 +51,7 @@ def redecide(toy, out):
 def test_what_is_relied_on_is_on_the_disk_first(toy, tmp_path, monkeypatch, last):
     events = recorded_disk(monkeypatch)
     shard(toy, tmp_path)
-    augment(toy, ByteModel(), SETTINGS, tmp_path)
+    augment_dataset(toy, ByteModel(), SETTINGS, tmp_path)
     last(toy, tmp_path)
     whole_files, named_folders, renamed = set(), set(), set()
     for event, path in events:
@@ -131,7 +131,7 @@ def test_a_row_that_is_missing_is_scored_again_with_its_batch(toy, tmp_path):
     with pytest.raises(StorageError, match=r"scores\.jsonl has 4 rows, and the manifest\.json beside it says 5\."):
         redecide(toy, tmp_path)
     model = ByteModel()
-    outcome = augment(toy, model, SETTINGS, tmp_path)
+    outcome = augment_dataset(toy, model, SETTINGS, tmp_path)
     assert tree(tmp_path) == expected
     assert len(model.batches) == 1
     assert "1 of 5 rows of " in outcome.warnings[0]

@@ -15,9 +15,9 @@ from helpers.processes import FORK, PATIENCE_SECONDS, REFUSED, lock_holder, star
 
 from simulsa_plugin.augmentation.augment_settings import AugmentSettings
 from simulsa_plugin.augmentation.method.selection import walk
-from simulsa_plugin.augmentation.pipeline import augment
+from simulsa_plugin.augmentation.pipeline import augment_dataset
 from simulsa_plugin.augmentation.relabeling import relabel
-from simulsa_plugin.commands import augment as command
+from simulsa_plugin.commands import augment_dataset as command
 from simulsa_plugin.errors import StorageError, UsageError
 from simulsa_plugin.files.locks import LOCK
 from simulsa_plugin.run_configuration import read_sealed_configuration
@@ -53,7 +53,7 @@ def toy(tmp_path_factory):
 
 def run(dataset, out, **settings):
     settings = {"samples": 12, "batch_size": 4} | settings
-    return augment(dataset, ByteModel(), AugmentSettings(**settings), out)
+    return augment_dataset(dataset, ByteModel(), AugmentSettings(**settings), out)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from helpers.files import read_json_lines
 from simulsa_plugin.augmentation.augment_report import augment_summary, write_augment_report
 from simulsa_plugin.augmentation.augment_settings import AugmentSettings
 from simulsa_plugin.augmentation.method.acceptance import Decision
-from simulsa_plugin.augmentation.pipeline import augment
+from simulsa_plugin.augmentation.pipeline import augment_dataset
 from simulsa_plugin.augmentation.relabeling import relabel
 from simulsa_plugin.augmentation.tally import EXAMPLES, Tally
 from simulsa_plugin.terminal import printable
@@ -68,7 +68,7 @@ def toy(tmp_path_factory):
 @pytest.fixture(scope="module")
 def finished(toy, tmp_path_factory):
     out = tmp_path_factory.mktemp("out")
-    outcome = augment(toy, ByteModel(sure_per_second=9.0), AugmentSettings(samples=45), out)
+    outcome = augment_dataset(toy, ByteModel(sure_per_second=9.0), AugmentSettings(samples=45), out)
     rows = read_json_lines(outcome.folder / "scores.jsonl")
     return outcome, rows
 
@@ -173,7 +173,7 @@ def test_settings_model_and_versions_stand_on_the_page(finished):
 def test_the_same_run_elsewhere_and_later_has_the_same_page(toy, finished, tmp_path):
     # No date, no folder, nothing by chance.
     outcome, _ = finished
-    other = augment(toy, ByteModel(sure_per_second=9.0), AugmentSettings(samples=45), tmp_path / "elsewhere")
+    other = augment_dataset(toy, ByteModel(sure_per_second=9.0), AugmentSettings(samples=45), tmp_path / "elsewhere")
     page = (outcome.folder / "report.html").read_bytes()
     assert (other.folder / "report.html").read_bytes() == page
     assert str(outcome.folder.parent).encode() not in page
@@ -200,7 +200,7 @@ HOSTILE = [
 @pytest.mark.parametrize("sure", [0.0, 3.0, 1000.0], ids=["nothing", "some", "all"])
 def test_hostile_references_stay_text(tmp_path, sure):
     rows = [(text, write_noise(tmp_path / f"{row}.wav", 2.0, seed=row)) for row, text in enumerate(HOSTILE)]
-    outcome = augment(ListDataset("toy", rows), ByteModel(sure), AugmentSettings(samples=6), tmp_path / "out")
+    outcome = augment_dataset(ListDataset("toy", rows), ByteModel(sure), AugmentSettings(samples=6), tmp_path / "out")
     page = page_of(outcome.folder)
     assert not page.tags & {"script", "img", "b"}
     shown = {row[0]: row[3] for row in page.table("id", "heard", "of", "reference")}
@@ -210,7 +210,7 @@ def test_hostile_references_stay_text(tmp_path, sure):
 def test_hostile_names_reasons_and_settings_stay_text(tmp_path):
     name, reason, model = "a<i>&b", "<script>x</script>", {"model": "</code><script>", "<b>": "&amp;"}
     dataset = ListDataset(name, [("Auto", write_noise(tmp_path / "a.wav", 2.0)), reason])
-    outcome = augment(dataset, ByteModel(description=model), AugmentSettings(samples=2), tmp_path / "out")
+    outcome = augment_dataset(dataset, ByteModel(description=model), AugmentSettings(samples=2), tmp_path / "out")
     page = page_of(outcome.folder)
     assert not page.tags & {"script", "i", "b"}
     assert page.table("reason", "rows") == [[reason, "1"]]
@@ -291,14 +291,14 @@ def test_what_is_not_known_is_not_a_number(tmp_path):
 
 
 def test_an_empty_page_of_dropped_samples_is_still_a_page(toy, tmp_path):
-    outcome = augment(toy, ByteModel(0.0), AugmentSettings(samples=5, keep_empty=False), tmp_path)
+    outcome = augment_dataset(toy, ByteModel(0.0), AugmentSettings(samples=5, keep_empty=False), tmp_path)
     lines = augment_summary(outcome.manifest)
     assert lines[0].startswith("toy: 0 partial samples from 60 rows (5 empty, 0 whole, 0% of the reference tokens")
     assert ["empty_partial", "5"] in page_of(outcome.folder).table("reason", "rows")
 
 
 def test_deciding_again_writes_the_same_page(toy, tmp_path):
-    outcome = augment(toy, ByteModel(), AugmentSettings(samples=9), tmp_path)
+    outcome = augment_dataset(toy, ByteModel(), AugmentSettings(samples=9), tmp_path)
     before = (outcome.folder / "report.html").read_bytes()
     again = relabel(outcome.folder / "scores.jsonl", {}, tmp_path, lambda name, entry: None)
     assert (again.folder / "report.html").read_bytes() == before

@@ -16,8 +16,8 @@ from helpers.fakes import ByteModel, Killed, make_dataset
 from helpers.files import read_json_lines, tree
 
 from simulsa_plugin.augmentation.augment_settings import AugmentSettings
-from simulsa_plugin.augmentation.pipeline import augment, augment_shard
-from simulsa_plugin.commands import augment as command
+from simulsa_plugin.augmentation.pipeline import augment_dataset, augment_shard
+from simulsa_plugin.commands import augment_dataset as command
 from simulsa_plugin.demo.corpus import write_demo_corpus
 from simulsa_plugin.sharding import Shard
 
@@ -45,7 +45,7 @@ def out(tmp_path):
 @pytest.fixture
 def expected(toy, out):
     """The tree of an undisturbed run into `out`, which is empty again."""
-    augment(toy, ByteModel(), SETTINGS, out)
+    augment_dataset(toy, ByteModel(), SETTINGS, out)
     found = tree(out)
     out.rename(out.with_name("undisturbed"))
     return found
@@ -58,9 +58,9 @@ def test_batches_are_a_function_of_the_chosen_list_alone(toy, out):
             return super().score(rendered, waveforms)
 
     whole, part, rest = Noting(), Noting(), Noting()
-    augment(toy, whole, SETTINGS, out.with_name("whole"))
+    augment_dataset(toy, whole, SETTINGS, out.with_name("whole"))
     augment_shard(toy, part, SETTINGS, out, Shard(2, 3))
-    augment(toy, rest, SETTINGS, out)
+    augment_dataset(toy, rest, SETTINGS, out)
     assert part.seen == whole.seen[1::3]
     assert rest.seen == [batch for number, batch in enumerate(whole.seen) if number % 3 != 1]
     assert sorted(map(len, whole.seen)) == [2, *[4] * 7]
@@ -75,7 +75,7 @@ def test_the_first_batch_is_the_largest_in_every_way(toy, out):
             return super().score(rendered, waveforms)
 
     model = Noting()
-    augment(toy, model, SETTINGS, out)
+    augment_dataset(toy, model, SETTINGS, out)
     assert model.sizes[0] == (4, max(longest for _, longest in model.sizes))
     assert model.sizes == sorted(model.sizes, reverse=True)
 
@@ -87,7 +87,7 @@ def test_any_number_of_shards_in_any_order(toy, out, expected, count):
     for number in order:
         augment_shard(toy, ByteModel(), SETTINGS, out, Shard(number, count))
     model = ByteModel()
-    augment(toy, model, SETTINGS, out)
+    augment_dataset(toy, model, SETTINGS, out)
     assert model.batches == []
     assert tree(out) == expected
 
@@ -97,7 +97,7 @@ def test_some_shards_and_then_a_plain_run(toy, out, expected, done):
     for number in done:
         augment_shard(toy, ByteModel(), SETTINGS, out, Shard(number, 5))
     model = ByteModel()
-    augment(toy, model, SETTINGS, out)
+    augment_dataset(toy, model, SETTINGS, out)
     assert len(model.batches) == 8 - sum(len(range(number - 1, 8, 5)) for number in done)
     assert tree(out) == expected
 
@@ -105,7 +105,7 @@ def test_some_shards_and_then_a_plain_run(toy, out, expected, done):
 def test_shards_of_several_divisions_may_be_mixed(toy, out, expected):
     for text in ("2/3", "1/2", "5/5", "1/1"):
         augment_shard(toy, ByteModel(), SETTINGS, out, Shard.parse(text))
-    augment(toy, ByteModel(), SETTINGS, out)
+    augment_dataset(toy, ByteModel(), SETTINGS, out)
     assert tree(out) == expected
 
 
@@ -120,16 +120,16 @@ def test_stopped_plain_runs_and_stopped_shards_may_be_mixed(toy, out, expected, 
     for place in places:
         with pytest.raises(Killed):
             if place == "plain":
-                augment(toy, Dying(), SETTINGS, out)
+                augment_dataset(toy, Dying(), SETTINGS, out)
             else:
                 augment_shard(toy, Dying(), SETTINGS, out, Shard(1, 2))
-    augment(toy, ByteModel(), SETTINGS, out)
+    augment_dataset(toy, ByteModel(), SETTINGS, out)
     assert tree(out) == expected
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
 def test_other_batches_give_the_same_ids_cuts_clips_and_decisions(toy, out, expected, batch_size):
-    augment(toy, ByteModel(), replace(SETTINGS, batch_size=batch_size), out)
+    augment_dataset(toy, ByteModel(), replace(SETTINGS, batch_size=batch_size), out)
     name = "toy_simulsa/clips/"
     assert {key: value for key, value in tree(out).items() if key.startswith(name)} == {
         key: value for key, value in expected.items() if key.startswith(name)

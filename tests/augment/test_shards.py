@@ -15,9 +15,9 @@ from helpers.processes import FORK, PATIENCE_SECONDS, REFUSED, kill, start, wait
 from simulsa_plugin import sharding
 from simulsa_plugin.augmentation import shards
 from simulsa_plugin.augmentation.augment_settings import AugmentSettings
-from simulsa_plugin.augmentation.pipeline import augment, augment_shard
+from simulsa_plugin.augmentation.pipeline import augment_dataset, augment_shard
 from simulsa_plugin.augmentation.shards import wait_for_all
-from simulsa_plugin.commands import augment as command
+from simulsa_plugin.commands import augment_dataset as command
 from simulsa_plugin.commands import evaluate
 from simulsa_plugin.commands.torchrun import take_rank
 from simulsa_plugin.errors import StorageError
@@ -41,7 +41,7 @@ def out(tmp_path):
 @pytest.fixture
 def expected(toy, out):
     """The tree of an undisturbed run into `out`, which is empty again."""
-    augment(toy, ByteModel(), SETTINGS, out)
+    augment_dataset(toy, ByteModel(), SETTINGS, out)
     found = tree(out)
     out.rename(out.with_name("undisturbed"))
     return found
@@ -53,7 +53,7 @@ def shard(toy, out, text, model=None):
 
 def finish(toy, out):
     model = ByteModel()
-    augment(toy, model, SETTINGS, out)
+    augment_dataset(toy, model, SETTINGS, out)
     return model
 
 
@@ -245,31 +245,31 @@ def test_shards_scored_on_accelerators_are_finished_on_another_machine(toy, out,
     shard(toy, out, "2/2", on(A100, "NVIDIA H100"))
     scored = {path.name: path.read_bytes() for path in out.glob("toy_simulsa/clips/*")}
     model = on(finisher, "EPYC")
-    outcome = augment(toy, model, SETTINGS, out)
+    outcome = augment_dataset(toy, model, SETTINGS, out)
     assert model.batches == []
     assert {path.name: path.read_bytes() for path in out.glob("toy_simulsa/clips/*")} == scored
     assert manifest(out)["model"] == A100  # what the rows were scored with
     assert manifest(out)["scored_on"] == ["NVIDIA A100", "NVIDIA H100"]
     assert any("weights cannot be compared" in line for line in outcome.warnings) is warned
     before = tree(out)
-    augment(toy, on(finisher, "EPYC"), SETTINGS, out)  # and a finished folder is left as it is
+    augment_dataset(toy, on(finisher, "EPYC"), SETTINGS, out)  # and a finished folder is left as it is
     assert tree(out) == before
 
 
 def test_finishing_elsewhere_ends_with_the_bytes_of_finishing_there(toy, out):
-    augment(toy, on(A100, "NVIDIA A100"), SETTINGS, out)
+    augment_dataset(toy, on(A100, "NVIDIA A100"), SETTINGS, out)
     expected = tree(out)
     out.rename(out.with_name("there"))
     for number in (1, 2):
         shard(toy, out, f"{number}/2", on(A100, "NVIDIA A100"))
-    augment(toy, on(CPU, "EPYC"), SETTINGS, out)
+    augment_dataset(toy, on(CPU, "EPYC"), SETTINGS, out)
     assert tree(out) == expected
 
 
 def test_devices_may_share_what_is_left_to_score_and_are_all_listed(toy, out):
     shard(toy, out, "1/2", on(A100, "NVIDIA A100"))
     model = on(CPU, "EPYC")
-    augment(toy, model, SETTINGS, out)
+    augment_dataset(toy, model, SETTINGS, out)
     assert len(model.batches) == 3  # of six; the other three were scored by the shard
     assert manifest(out)["scored_on"] == ["EPYC", "NVIDIA A100"]
 
@@ -288,10 +288,10 @@ def test_no_run_mixes_weights_or_dtypes_in_its_scores(toy, out, change, said):
     for part in (None, Shard(2, 2)):
         with pytest.raises(StorageError, match=said) as caught:
             other = on(A100 | change, "EPYC")
-            augment_shard(toy, other, SETTINGS, out, part) if part else augment(toy, other, SETTINGS, out)
+            augment_shard(toy, other, SETTINGS, out, part) if part else augment_dataset(toy, other, SETTINGS, out)
         assert "\n" not in str(caught.value)
     assert {name: content for name, content in tree(out).items() if name in before} == before
-    augment(toy, on(A100, "NVIDIA A100"), SETTINGS, out)  # what was scored is of use
+    augment_dataset(toy, on(A100, "NVIDIA A100"), SETTINGS, out)  # what was scored is of use
 
 
 @pytest.mark.parametrize(
@@ -307,14 +307,14 @@ def test_another_model_does_not_finish_what_was_scored(toy, out, change, said):
     for number in (1, 2):
         shard(toy, out, f"{number}/2", on(A100, "NVIDIA A100"))
     with pytest.raises(StorageError, match=said):
-        augment(toy, on(A100 | change, "EPYC"), SETTINGS, out)
+        augment_dataset(toy, on(A100 | change, "EPYC"), SETTINGS, out)
 
 
 def test_a_merged_adapter_may_differ_in_its_last_bit_where_nothing_is_left_to_score(toy, out):
     lora = A100 | {"adapter": ["lora"]}
     for number in (1, 2):
         shard(toy, out, f"{number}/2", on(lora, "NVIDIA A100"))
-    outcome = augment(toy, on(lora | {"device": "cpu", "weights": "9a"}, "EPYC"), SETTINGS, out)
+    outcome = augment_dataset(toy, on(lora | {"device": "cpu", "weights": "9a"}, "EPYC"), SETTINGS, out)
     assert manifest(out)["model"]["weights"] == "4f"
     assert "weights cannot be compared" in outcome.warnings[0]
 
@@ -334,8 +334,8 @@ def test_a_run_killed_before_its_first_row_leaves_no_device_behind(toy, out):
             raise Killed
 
     with pytest.raises(Killed):
-        augment(toy, Dying(description=CPU | {"dtype": "float32"}, device="EPYC"), SETTINGS, out)
-    augment(toy, on(A100, "NVIDIA A100"), SETTINGS, out)
+        augment_dataset(toy, Dying(description=CPU | {"dtype": "float32"}, device="EPYC"), SETTINGS, out)
+    augment_dataset(toy, on(A100, "NVIDIA A100"), SETTINGS, out)
     assert (manifest(out)["model"], manifest(out)["scored_on"]) == (A100, ["NVIDIA A100"])
 
 

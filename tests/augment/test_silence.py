@@ -14,7 +14,7 @@ from simulsa_plugin.audio.samples import SAMPLE_RATE, from_pcm16, to_pcm16, writ
 from simulsa_plugin.augmentation.augment_settings import AugmentSettings
 from simulsa_plugin.augmentation.method.selection import generator
 from simulsa_plugin.augmentation.method.silence import draw_silence, noise_floor, surround
-from simulsa_plugin.augmentation.pipeline import augment
+from simulsa_plugin.augmentation.pipeline import augment_dataset
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ class Listening(ByteModel):
 
 
 def run(dataset, out, model=None, **settings):
-    augment(dataset, model or ByteModel(), AugmentSettings(**{"samples": 30, "batch_size": 4} | settings), out)
+    augment_dataset(dataset, model or ByteModel(), AugmentSettings(**{"samples": 30, "batch_size": 4} | settings), out)
     rows = (out / "toy_simulsa" / "scores.jsonl").read_text(encoding="utf-8").splitlines()
     return {row["id"]: row for row in map(json.loads, rows)}
 

@@ -15,7 +15,7 @@ from helpers.files import read_json_lines
 
 from simulsa_plugin.audio.samples import SAMPLE_RATE
 from simulsa_plugin.augmentation.augment_settings import AugmentSettings
-from simulsa_plugin.augmentation.pipeline import augment
+from simulsa_plugin.augmentation.pipeline import augment_dataset
 from simulsa_plugin.demo.checkpoint import checkpoint_path
 from simulsa_plugin.demo.grammar import sample_sentence
 from simulsa_plugin.model.values import Prompt, ReferenceScores, RenderedReference
@@ -97,7 +97,7 @@ def audio(tmp_path_factory):
 def run(audio, out, *, cut=0.8, model=None, **settings):
     """One sample, cut exactly there: l = m makes every distribution a point."""
     settings = AugmentSettings(**{"samples": 1, "min_seconds": cut, "max_seconds": cut} | settings)
-    outcome = augment(ListDataset("toy", [(REFERENCE, audio)]), model or ToyModel(), settings, out)
+    outcome = augment_dataset(ListDataset("toy", [(REFERENCE, audio)]), model or ToyModel(), settings, out)
     (row,) = read_json_lines(out / "toy_simulsa" / "scores.jsonl")
     return row, outcome.manifest
 

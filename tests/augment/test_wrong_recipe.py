@@ -7,7 +7,7 @@ from helpers.files import read_json_lines, tree
 from simulsa_plugin.augmentation import pipeline
 from simulsa_plugin.augmentation.augment_report import augment_summary
 from simulsa_plugin.augmentation.augment_settings import AugmentSettings
-from simulsa_plugin.augmentation.pipeline import augment, augment_shard
+from simulsa_plugin.augmentation.pipeline import augment_dataset, augment_shard
 from simulsa_plugin.augmentation.shards import holding
 from simulsa_plugin.errors import DatasetError, ModelError, StorageError
 from simulsa_plugin.sharding import Shard
@@ -28,7 +28,7 @@ def dataset(tmp_path):
 
 @pytest.fixture
 def expected(dataset, tmp_path):
-    augment(dataset, RIGHT, SETTINGS, tmp_path / "out")
+    augment_dataset(dataset, RIGHT, SETTINGS, tmp_path / "out")
     files = tree(tmp_path / "out")
     (tmp_path / "out").rename(tmp_path / "undisturbed")
     return files
@@ -40,14 +40,14 @@ def test_after_a_wrong_template_the_right_one_takes_the_folder(dataset, expected
     parts = [Shard(number, shards) for number in range(1, shards + 1)]
     for part in parts or [None]:
         with pytest.raises(DatasetError, match=r"not_renderable.*First not_renderable: the template refuses"):
-            augment_shard(dataset, WRONG, SETTINGS, tmp_path / "out", part) if part else augment(
+            augment_shard(dataset, WRONG, SETTINGS, tmp_path / "out", part) if part else augment_dataset(
                 dataset, WRONG, SETTINGS, tmp_path / "out"
             )
     (skipped, *_) = read_json_lines(tmp_path / "out" / "toy_simulsa" / "skipped.jsonl")
     assert skipped["cause"] == "the template refuses the prompt: no <|AUDIO|>"
     for part in parts:
         augment_shard(dataset, RIGHT, SETTINGS, tmp_path / "out", part)
-    augment(dataset, RIGHT, SETTINGS, tmp_path / "out")
+    augment_dataset(dataset, RIGHT, SETTINGS, tmp_path / "out")
     assert tree(tmp_path / "out") == expected
 
 
@@ -58,12 +58,12 @@ def test_killed_before_it_scored_a_run_leaves_its_folder_to_another(dataset, exp
 
     monkeypatch.setattr(pipeline, "score_cuts", killed)
     with pytest.raises(KeyboardInterrupt):
-        augment(dataset, RIGHT, AugmentSettings(samples=9, seed=1), tmp_path / "out")
+        augment_dataset(dataset, RIGHT, AugmentSettings(samples=9, seed=1), tmp_path / "out")
     monkeypatch.undo()
     assert list((tmp_path / "out" / "toy_simulsa" / "clips").iterdir())  # of other rows, cut elsewhere
     if torn:
         (tmp_path / "out" / "toy_simulsa" / "started.json").write_text("")
-    augment(dataset, RIGHT, SETTINGS, tmp_path / "out")
+    augment_dataset(dataset, RIGHT, SETTINGS, tmp_path / "out")
     assert tree(tmp_path / "out") == expected
 
 
@@ -81,17 +81,17 @@ def test_work_that_another_shard_is_at_is_not_taken_over(dataset, tmp_path, monk
 def test_what_is_scored_in_part_is_kept_for_its_own_recipe(dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(pipeline.Labeler, "write", lambda *arguments: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        augment(dataset, RIGHT, SETTINGS, tmp_path / "out")
+        augment_dataset(dataset, RIGHT, SETTINGS, tmp_path / "out")
     monkeypatch.undo()
     with pytest.raises(StorageError, match="another template"):
-        augment(dataset, WRONG, SETTINGS, tmp_path / "out")
-    augment(dataset, RIGHT, SETTINGS, tmp_path / "out")
+        augment_dataset(dataset, WRONG, SETTINGS, tmp_path / "out")
+    augment_dataset(dataset, RIGHT, SETTINGS, tmp_path / "out")
 
 
 def test_a_summary_names_the_first_cause_of_each_reason(dataset, tmp_path):
     missing = str(tmp_path / "gone.wav")
     rows = [*dataset.rows, ("x", missing), "multi_turn"]
-    outcome = augment(ListDataset("toy", rows), ByteModel(), AugmentSettings(samples=22), tmp_path / "out")
+    outcome = augment_dataset(ListDataset("toy", rows), ByteModel(), AugmentSettings(samples=22), tmp_path / "out")
     said = "\n".join(augment_summary(outcome.manifest))
     skipped = {row["reason"]: row.get("cause") for row in read_json_lines(outcome.folder / "skipped.jsonl")}
     assert missing in skipped["audio_missing"] and f"first audio_missing: {skipped['audio_missing']}" in said

@@ -178,7 +178,7 @@ SWALLOWED = """
 import sys, time
 from simulsa_plugin.commands import interruption
 from simulsa_plugin.commands.console import run_command
-interruption.PATIENCE_SECONDS = 0.5
+interruption.UNWINDING_SECONDS = 0.5
 def work():
     open("working", "w").close()
     while True:

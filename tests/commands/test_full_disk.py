@@ -112,7 +112,7 @@ def every_size(disk, dataset, options, unit):
 def attempt(disk, dataset):
     """Run the pipeline with the model made of arithmetic; what it said, or None where it came to its end."""
     from simulsa_plugin.augmentation.augment_settings import AugmentSettings
-    from simulsa_plugin.augmentation.pipeline import augment as augment_dataset
+    from simulsa_plugin.augmentation.pipeline import augment_dataset
 
     try:
         augment_dataset(dataset, ByteModel(), AugmentSettings(samples=8, batch_size=3, max_seconds=0.6), disk.out)

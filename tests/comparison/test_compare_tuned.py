@@ -12,7 +12,7 @@ from simulsa_plugin.evaluation.run import run_evaluation
 from simulsa_plugin.model.values import Prompt, Sample
 from simulsa_plugin.settings import read_recipe
 from simulsa_plugin.tuning.halving import Goal
-from simulsa_plugin.tuning.search import tune
+from simulsa_plugin.tuning.search import search_frontier
 from simulsa_plugin.tuning.tuned_recipe import searched_settings, write_tuned
 
 TEXT = "guten Tag liebe Welt"
@@ -35,7 +35,7 @@ def place(tmp_path_factory):
     dev, test = rows(folder / "dev", 20, 0), rows(folder / "test", 16, 100)
     for name, model in (("hasty", HastyModel(7)), ("calm", HastyModel(2))):
         settings = searched_settings(KEYS)
-        result = tune(model, "dev", dev, settings, Goal((700.0, 950.0)), folder / f"{name}_tuned")
+        result = search_frontier(model, "dev", dev, settings, Goal((700.0, 950.0)), folder / f"{name}_tuned")
         write_tuned({}, settings, result, folder / f"{name}_tuned")
         for recipe in ("tuned", "finalists"):
             keys = EvaluationSettings.from_keys(read_recipe(folder / f"{name}_tuned" / f"{recipe}.yaml"))

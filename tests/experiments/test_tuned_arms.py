@@ -19,7 +19,7 @@ from simulsa_plugin.experiments.tuned_arms import over_seeds
 from simulsa_plugin.model.values import Prompt, Sample
 from simulsa_plugin.settings import read_recipe
 from simulsa_plugin.tuning.halving import Goal
-from simulsa_plugin.tuning.search import tune
+from simulsa_plugin.tuning.search import search_frontier
 from simulsa_plugin.tuning.tuned_recipe import searched_settings, write_tuned
 
 REPOSITORY = Path(__file__).parents[2]
@@ -79,7 +79,7 @@ def commands(folder, monkeypatch):
             model = HastyModel(HASTE[(folder / "model" / "recipe").read_text()])
             if words[0] == "tune":
                 settings, out = searched_settings(SEARCHED), Path(words[-1])
-                write_tuned({}, settings, tune(model, "dev", dev, settings, Goal((700.0, 950.0)), out), out)
+                write_tuned({}, settings, search_frontier(model, "dev", dev, settings, Goal((700.0, 950.0)), out), out)
             else:
                 settings = EvaluationSettings.from_keys(read_recipe(words[0]))
                 run_evaluation(model, "test", test, settings, Path(words[-1]))

@@ -16,7 +16,7 @@ from helpers.forked_programs import run_program
 from offline_data import register
 
 from simulsa_plugin.augmentation.augment_settings import AugmentSettings
-from simulsa_plugin.augmentation.pipeline import augment
+from simulsa_plugin.augmentation.pipeline import augment_dataset
 from simulsa_plugin.augmentation.relabeling import relabel
 from simulsa_plugin.demo.corpus import OFFLINE_NAME
 from simulsa_plugin.errors import DatasetError, StorageError, UsageError
@@ -95,7 +95,7 @@ def toy(tmp_path_factory):
 
 def run(dataset, out, **settings):
     settings = {"samples": SAMPLES, "batch_size": 4} | settings
-    augment(dataset, ByteModel(), AugmentSettings(**settings), out)
+    augment_dataset(dataset, ByteModel(), AugmentSettings(**settings), out)
     return out
 
 

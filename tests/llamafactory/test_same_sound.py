@@ -9,7 +9,7 @@ from scipy.stats import mannwhitneyu
 
 from simulsa_plugin.audio.decoding import read_mono
 from simulsa_plugin.augmentation.augment_settings import AugmentSettings
-from simulsa_plugin.augmentation.pipeline import augment
+from simulsa_plugin.augmentation.pipeline import augment_dataset
 
 ROWS = 24
 TAIL = 800  # 50 ms
@@ -53,7 +53,7 @@ def pairs(request, tmp_path_factory):
     folder, (rate, channels) = tmp_path_factory.mktemp("rates"), request.param
     files = [write_recording(folder / f"{row}.wav", rate, channels, row) for row in range(ROWS)]
     dataset = ListDataset("toy", [("das haus ist alt", file) for file in files])
-    augment(dataset, ByteModel(), AugmentSettings(samples=ROWS), folder / "out")
+    augment_dataset(dataset, ByteModel(), AugmentSettings(samples=ROWS), folder / "out")
     clips = sorted((folder / "out" / "toy_simulsa" / "clips").iterdir())
     assert len(clips) == ROWS
     return [(heard(str(clip)), heard(file)) for clip, file in zip(clips, files, strict=True)]

@@ -21,7 +21,7 @@ from simulsa_plugin.model.values import Prompt, Sample, UnusableRow
 from simulsa_plugin.settings import read_recipe
 from simulsa_plugin.tuning import search as module
 from simulsa_plugin.tuning.halving import Goal, neighbours, promising
-from simulsa_plugin.tuning.search import NAMES, SEARCH, frontier_table, tune
+from simulsa_plugin.tuning.search import NAMES, SEARCH, frontier_table, search_frontier
 from simulsa_plugin.tuning.tuned_recipe import GRID, searched_settings, write_tuned
 
 TEXT = "guten Tag liebe Welt"
@@ -53,7 +53,7 @@ def rows(tmp_path_factory):
 @pytest.fixture(scope="module")
 def found(rows, tmp_path_factory):
     out = tmp_path_factory.mktemp("found") / "out"
-    return tune(HastyModel(), "dev", rows, settings(), Goal((700.0, 950.0)), out), out
+    return search_frontier(HastyModel(), "dev", rows, settings(), Goal((700.0, 950.0)), out), out
 
 
 def test_it_finds_what_the_whole_grid_finds_with_a_part_of_its_sessions(rows, found, tmp_path, monkeypatch):
@@ -91,7 +91,9 @@ def test_the_files_say_what_was_found(found):
 
 def test_the_default_grid_takes_a_tenth_of_its_sessions(tmp_path):
     rows = make_rows(tmp_path, 200, seconds=0.2)
-    result = tune(ClockModel(text="a b"), "dev", rows, searched_settings({}), Goal((300.0, 600.0)), tmp_path / "out")
+    result = search_frontier(
+        ClockModel(text="a b"), "dev", rows, searched_settings({}), Goal((300.0, 600.0)), tmp_path / "out"
+    )
     assert len(result["cells"]) == 8 * (13 + 11 + 2 + 5)
     assert result["sessions"]["grid"] >= 10 * result["sessions"]["decoded"]
 
@@ -100,7 +102,7 @@ def test_the_default_grid_takes_a_tenth_of_its_sessions(tmp_path):
 def small(tmp_path, monkeypatch):
     monkeypatch.setattr(decoding, "UTTERANCES_PER_BLOCK", 4)
     rows = [*make_rows(tmp_path, 14), UnusableRow(14, "no_audio")]
-    return lambda out, model=None, goal=Goal((950.0,)), rows=rows: tune(  # noqa: B008
+    return lambda out, model=None, goal=Goal((950.0,)), rows=rows: search_frontier(  # noqa: B008
         model or HastyModel(), "dev", rows, settings(simulsa_chunks="300"), goal, out
     )
 
@@ -135,12 +137,12 @@ def test_the_test_set_is_decoded_with_the_attention_heads_of_the_dev_set(tmp_pat
     dev, keys = make_rows(tmp_path, 5), {"simulsa_policies": "attention", "simulsa_attention_ms": "100,300"}
     chosen, goal = settings(**keys), Goal((2000.0,))
     heads = [f"0/{2200 + 100 * row}" for row in range(5)]  # as HastyModel finds them: by what is heard
-    result = tune(HastyModel(), "dev", dev, chosen, goal, tmp_path / "out")
+    result = search_frontier(HastyModel(), "dev", dev, chosen, goal, tmp_path / "out")
     assert result["attention_heads"] == heads
     with pytest.raises(Killed), pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "write_simuleval_log", raise_killed)  # everything is decoded
-        tune(HastyModel(), "dev", dev, chosen, goal, tmp_path / "killed")
-    assert tune(HastyModel(), "dev", dev, chosen, goal, tmp_path / "killed") == result
+        search_frontier(HastyModel(), "dev", dev, chosen, goal, tmp_path / "killed")
+    assert search_frontier(HastyModel(), "dev", dev, chosen, goal, tmp_path / "killed") == result
     write_tuned({}, chosen, result, tmp_path / "out")
     for name in ("tuned", "finalists"):
         assert read_recipe(tmp_path / "out" / f"{name}.yaml")["simulsa_attention_heads"] == heads
@@ -304,7 +306,7 @@ def test_what_no_search_has_made_stays_as_it_is(rows, tmp_path, name):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_bytes(b"mine")
     with pytest.raises(StorageError, match="was not made by this command, and stays as it is"):
-        tune(HastyModel(), "dev", rows, settings(), Goal((700.0,)), tmp_path)
+        search_frontier(HastyModel(), "dev", rows, settings(), Goal((700.0,)), tmp_path)
     assert (tmp_path / name).read_bytes() == b"mine"
 
 
@@ -314,32 +316,32 @@ def test_a_search_writes_through_no_link(rows, tmp_path, name):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / name).symlink_to(tmp_path / "outside")
     with pytest.raises(StorageError, match="is a link and will not be written through"):
-        tune(HastyModel(), "dev", rows, settings(), Goal((700.0,)), tmp_path / "out")
+        search_frontier(HastyModel(), "dev", rows, settings(), Goal((700.0,)), tmp_path / "out")
     assert not list((tmp_path / "outside").iterdir())
 
 
 def test_a_finished_search_leaves_the_decoding_of_others_and_checks_its_logs(rows, tmp_path):
     arguments = (HastyModel(), "dev", rows, settings(), Goal((700.0,)), tmp_path)
-    result = tune(*arguments)
+    result = search_frontier(*arguments)
     (tmp_path / "decoding").mkdir()
-    assert tune(*arguments) == result
+    assert search_frontier(*arguments) == result
     assert (tmp_path / "decoding").is_dir()
     log = next(tmp_path.glob("dev/*/instances.log"))
     log.write_bytes(log.read_bytes().replace(b"1", b"2", 1))
     with pytest.raises(StorageError, match=r"its checksum does not fit\. Remove .*frontier\.json"):
-        tune(*arguments)
+        search_frontier(*arguments)
     (tmp_path / "frontier.json").unlink()
-    assert tune(*arguments) == result
+    assert search_frontier(*arguments) == result
 
 
 @pytest.mark.parametrize("content", [b"", b"{}"])
 def test_a_note_of_what_was_begun_that_a_crash_has_damaged_is_written_again(rows, tmp_path, content):
-    expected = tune(HastyModel(), "dev", rows, settings(), Goal((700.0,)), tmp_path / "whole")
+    expected = search_frontier(HastyModel(), "dev", rows, settings(), Goal((700.0,)), tmp_path / "whole")
     out = tmp_path / "out"
     claim(make_folder(out), NAMES)
     make_folder(out / SEARCH)
     (out / SEARCH / "started.json").write_bytes(content)
-    assert tune(HastyModel(), "dev", rows, settings(), Goal((700.0,)), out) == expected
+    assert search_frontier(HastyModel(), "dev", rows, settings(), Goal((700.0,)), out) == expected
 
 
 def test_cells_lie_beside_those_of_the_next_chunk_and_the_next_value():
