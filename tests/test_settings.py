@@ -251,7 +251,7 @@ def test_an_upside_down_range_is_refused():
 
 
 def test_a_chunk_named_twice_is_refused():
-    with pytest.raises(UsageError, match="simulsa_chunks names a value twice"):
+    with pytest.raises(UsageError, match="simulsa_chunks repeats a value"):
         EvaluationSettings.from_keys({"simulsa_chunks": "500,500"})
 
 

@@ -142,11 +142,7 @@ def resample_result(
 
 
 def compare_with_baseline(results: Sequence[ComparedResult], options: CompareOptions) -> Json:
-    """Compare each result with the first.
-
-    Args:
-        results: from `load_result`; the baseline first.
-        options: of the comparison.
+    """Compare each result with the first, the baseline.
 
     Returns:
         The JSON of `simulsa-eval compare`.
@@ -167,12 +163,7 @@ def compare_with_baseline(results: Sequence[ComparedResult], options: CompareOpt
     tunings = tunings or [None] * len(results)
     return {
         "baseline": _decode_path(baseline.path),
-        "scale": {
-            "unit": baseline.scale.unit,
-            "length": baseline.scale.length,
-            "tokenizer": baseline.scale.tokenizer,
-            "time": baseline.scale.time,
-        },
+        "scale": dataclasses.asdict(baseline.scale),
         "bootstrap": {"method": "paired over utterances, percentiles", "share": 0.95, **vars(options.bootstrap)},
         "p_values": P_VALUES,
         "comparisons": [

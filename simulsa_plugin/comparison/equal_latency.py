@@ -129,15 +129,8 @@ def compare_curves(
     }
     shared = common_range(*curves)
     if shared is None:
-        return entry | {
-            "range": None,
-            "points": [],
-            "area": None,
-            "area_interval": None,
-            "mean_difference": None,
-            "interval": None,
-            "sampling_interval": None,
-        }
+        nothing = ("area", "area_interval", "mean_difference", "interval", "sampling_interval")
+        return entry | {"range": None, "points": [], **dict.fromkeys(nothing)}
     resampled = _resample_curves(
         sides, grids, axes, seed
     )  # on a resample a curve may be a single point, but the range is kept

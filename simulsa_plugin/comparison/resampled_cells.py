@@ -133,17 +133,17 @@ def _check_scores_match(cell: Cell, path: Path, corpus: Mapping[str, float | Non
 
 def _read_comet(cell: Cell, path: Path, count: int) -> FloatArray | None:
     """Read the COMET scores of a cell; None where there are none, or scores.json has none."""
-    said = cell.values.get(COMET)
-    if said is None or not path.is_file():
+    expected = cell.values.get(COMET)
+    if expected is None or not path.is_file():
         return None
     scores = [row.get("score") for row in read_jsonl(path)]
     if len(scores) != count or not all(isinstance(score, float) for score in scores):
         raise LogError(f"{path} does not hold a score for each of {count} instances. Run `simulsa-eval comet` again.")
     found = np.array(scores, dtype=np.float64)
-    if not abs(found.mean() - said) <= _ROUNDING * max(1.0, abs(said)):
+    if not abs(found.mean() - expected) <= _ROUNDING * max(1.0, abs(expected)):
         raise LogError(
             f"{path} does not hold the scores of {cell.key} in scores.json: their mean is "
-            f"{found.mean():.4f}, there it is {said:.4f}; `simulsa-eval comet` may have been stopped. "
+            f"{found.mean():.4f}, there it is {expected:.4f}; `simulsa-eval comet` may have been stopped. "
             "Run it again."
         )
     return found

@@ -116,11 +116,6 @@ def compare_tuned(
 ) -> list[Json]:
     """Compare two tuned systems at each budget of both.
 
-    Args:
-        tunings: of the baseline, of the other.
-        tests: their cells on the test set.
-        sides: the same cells, resampled.
-
     Returns:
         One object per budget, with a sentence that summarises it.
 

@@ -32,10 +32,6 @@ _CONCLUSIONS: dict[tuple[str | None, str | None, str | None], str] = {
 def verdict(curves: Json, cells: Sequence[Json]) -> str:
     """Summarise the comparison of one policy, or of all streaming cells, in sentences.
 
-    Args:
-        curves: an entry of `equal_latency`.
-        cells: the compared cells.
-
     "Better" and "worse" are claimed only where the 95 % interval of the difference excludes 0, delays only where the
     cells' latency intervals do. Only shared cells count.
     """

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from simulsa_plugin.audio.decoding import read_mono
-from simulsa_plugin.audio.samples import samples_to_seconds
+from simulsa_plugin.audio.samples import Waveform, samples_to_seconds
 from simulsa_plugin.errors import AudioError, ModelError
 from simulsa_plugin.evaluation.result_cells import folder_name
 from simulsa_plugin.evaluation.session_rows import step_rows
@@ -298,17 +298,23 @@ def _decode(job: DecodingJob, sources: Sequence[StreamSource], counting: Any) ->
     return sessions
 
 
-def _load(model: AudioLanguageModel, row: Sample | UnusableRow) -> StreamSource | str:
-    """Load a row's prompt and audio, or return the reason why it cannot be decoded."""
-    if isinstance(row, UnusableRow):
-        return row.reason
+def load_waveform(audio: str) -> Waveform | str:
+    """Load an audio file, or return the reason why it cannot be decoded."""
     try:
-        waveform = read_mono(row.audio)
-        if len(waveform) < MIN_DECODED_MS * SAMPLES_PER_MS:
-            return "too_short"
-        model.render_prompt(row.prompt, waveform)
+        waveform = read_mono(audio)
     except AudioError as error:
         return f"audio_{error.reason}"
+    return waveform if len(waveform) >= MIN_DECODED_MS * SAMPLES_PER_MS else "too_short"
+
+
+def _load(model: AudioLanguageModel, row: Sample | UnusableRow) -> StreamSource | str:
+    if isinstance(row, UnusableRow):
+        return row.reason
+    waveform = load_waveform(row.audio)
+    if isinstance(waveform, str):
+        return waveform
+    try:
+        model.render_prompt(row.prompt, waveform)
     except ModelError:
         return "not_renderable"
     return StreamSource(row.prompt, waveform)

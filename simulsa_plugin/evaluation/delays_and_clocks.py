@@ -24,9 +24,6 @@ from simulsa_plugin.metrics.records import EmissionRecord
 class DelayClockMeans:
     """Averages latencies over a stream of sessions of a cell.
 
-    Args:
-        measure: how latency is counted.
-
     Attributes:
         truncated_steps: number of steps that reached the limit on new tokens.
     """

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from simulsa_plugin.audio.decoding import read_mono
-from simulsa_plugin.errors import AudioError, DatasetError
-from simulsa_plugin.evaluation.block_decoding import HEAD_SEARCH_ROWS, cell_folder
+from simulsa_plugin.audio.samples import samples_to_seconds
+from simulsa_plugin.errors import DatasetError
+from simulsa_plugin.evaluation.block_decoding import HEAD_SEARCH_ROWS, cell_folder, load_waveform
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
 from simulsa_plugin.evaluation.reference_checks import check_references
 from simulsa_plugin.evaluation.result_cells import folder_name
@@ -30,7 +31,6 @@ from simulsa_plugin.streaming.engine import (
     choose_alignment_heads,
     decode_batched,
 )
-from simulsa_plugin.streaming.session import MIN_DECODED_MS, SAMPLES_PER_MS
 
 HISTORY, PICTURE = "simulsa_eval.jsonl", "simulsa_eval.png"
 METRIC_PREFIX = "eval_simul_"
@@ -88,12 +88,12 @@ def plan_training_evaluation(
     skipped: dict[str, int] = {}
     seconds = 0.0
     for row in rows:
-        length = _count_samples(row)
-        if isinstance(length, str):
-            skipped[length] = skipped.get(length, 0) + 1
+        waveform = row.reason if isinstance(row, UnusableRow) else load_waveform(row.audio)
+        if isinstance(waveform, str):
+            skipped[waveform] = skipped.get(waveform, 0) + 1
         elif isinstance(row, Sample):
             samples.append(row)
-            seconds += length / (1000 * SAMPLES_PER_MS)
+            seconds += samples_to_seconds(len(waveform))
     if not samples:
         raise DatasetError(f"No utterance of simulsa_eval_dataset {dataset} can be decoded; reasons: {skipped}.")
     warnings = tuple(check_references(dataset, samples, settings))
@@ -184,11 +184,7 @@ def metric_name(cell: DecodingSetting, metric: str) -> str:
 
 
 class History:
-    """`simulsa_eval.jsonl` and its picture in the folder of a training.
-
-    Args:
-        folder: output_dir.
-    """
+    """`simulsa_eval.jsonl` and its picture in the folder of a training."""
 
     def __init__(self, folder: Path) -> None:
         self._path, self._picture = folder / HISTORY, folder / PICTURE
@@ -222,17 +218,6 @@ def _parse_line(line: bytes) -> object:
         return json.loads(line)
     except (ValueError, RecursionError):
         return None
-
-
-def _count_samples(row: Sample | UnusableRow) -> int | str:
-    """Return the samples of a row's audio, or why it cannot be decoded."""
-    if isinstance(row, UnusableRow):
-        return row.reason
-    try:
-        length = len(read_mono(row.audio))
-    except AudioError as error:
-        return f"audio_{error.reason}"
-    return length if length >= MIN_DECODED_MS * SAMPLES_PER_MS else "too_short"
 
 
 def _draw_history(rows: Sequence[HistoryRow], handle: Any) -> None:

@@ -141,21 +141,9 @@ class EvaluationSettings(Settings):
     measure_time: bool = False
 
     def __post_init__(self) -> None:
-        for key, values in (
-            ("simulsa_chunks", self.chunks),
-            ("simulsa_rollbacks", self.rollbacks),
-            ("simulsa_policies", self.policies),
-            ("simulsa_cells", self.cells or ()),
-            ("simulsa_confidence_threshold", self.confidence_threshold),
-            ("simulsa_confidence_window", self.confidence_window),
-            ("simulsa_attention_ms", self.attention_ms),
-            ("simulsa_attention_heads", self.attention_heads),
-            ("simulsa_hold_n", self.hold_n),
-            ("simulsa_wait_k", self.wait_k),
-            ("simulsa_agreement_n", self.agreement_n),
-        ):
-            if len(set(values)) != len(values):
-                raise UsageError(f"{key} repeats a value: {', '.join(map(str, values))}.")
+        for key, values in vars(self).items():
+            if isinstance(values, tuple) and len(set(values)) != len(values):
+                raise UsageError(f"simulsa_{key} repeats a value: {', '.join(map(str, values))}.")
         _check_cells("simulsa_", self.chunks, self.rollbacks, self.policies)
         for threshold in self.confidence_threshold:
             check_range("simulsa_confidence_threshold", threshold, above=0, maximum=1)

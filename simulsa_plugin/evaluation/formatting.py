@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from simulsa_plugin.metrics.instance import PERCENT_METRICS
 
-MILLISECONDS, SOURCE_TOKENS = "ms", "tokens"  # of source heard, or of source read
+MILLISECONDS, SOURCE_TOKENS = "ms", "tokens"  # of source audio, or of source text
 
 
 def time_unit(signatures: Mapping[str, str]) -> str:

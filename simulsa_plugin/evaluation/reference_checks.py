@@ -15,8 +15,8 @@ _DESCRIPTIONS = {
     CHINESE: ("in Chinese characters", "zh"),
     JAPANESE: ("in Japanese", "ja"),
     KOREAN: ("in Korean", "ko"),
-    UNSPACED: ("in a script without spaces", "th, lo, km or my, say"),
-    SPACED: ("with spaces between words", "en or de, say"),
+    UNSPACED: ("in a script without spaces", "such as th, lo, km or my"),
+    SPACED: ("with spaces between words", "such as en or de"),
 }
 
 
@@ -58,13 +58,13 @@ def check_references(name: str, rows: Iterable[Sample | UnusableRow], settings: 
 def _check_writing(references: str, writing: str, settings: EvaluationSettings) -> None:
     """Raise UsageError where the writing system of most references needs another unit or tokenizer."""
     unit, tokenizer = UNITS_OF_WRITING[writing]
-    taken = settings.latency_unit, settings.bleu_tokenizer
-    if (settings.unit != AUTO or taken[0] == unit) and (settings.tokenizer != AUTO or taken[1] == tokenizer):
+    chosen = settings.latency_unit, settings.bleu_tokenizer
+    if (settings.unit != AUTO or chosen[0] == unit) and (settings.tokenizer != AUTO or chosen[1] == tokenizer):
         return
     language = settings.target_language
     how, examples = _DESCRIPTIONS[writing]
     raise UsageError(
         f"{references} are written {how}, and simulsa_target_language is {repr(language) if language else 'not set'}, "
-        f"which gives the latency unit {taken[0]} and the BLEU tokenizer {taken[1]}. Set simulsa_target_language to "
+        f"which gives the latency unit {chosen[0]} and the BLEU tokenizer {chosen[1]}. Set simulsa_target_language to "
         f"their language ({examples}), or both simulsa_unit and simulsa_tokenizer."
     )

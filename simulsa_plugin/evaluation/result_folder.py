@@ -17,12 +17,7 @@ FILE_CHECKSUMS = "checksums"  # of scores.json and frontier.json: file → check
 
 
 def write_scores(scores: Mapping[str, Any], out: Path) -> None:
-    """Write the tables and the report, then scores.json, whose presence marks a complete result.
-
-    Args:
-        scores: content of scores.json; the logs of its cells exist.
-        out: the result folder.
-    """
+    """Write the tables and the report, then scores.json, whose presence marks a complete result."""
     write_result_report(scores, out)
     content = {key: value for key, value in scores.items() if key not in (CHECKSUM, FILE_CHECKSUMS)}
     write_json(

@@ -64,11 +64,6 @@ def score_log(path: Path, options: ScoreOptions, executor: Executor | None = Non
 
     The log is read once, line by line; only a number per instance and metric is kept.
 
-    Args:
-        path: the log.
-        options: how to read and to score it.
-        executor: counts n-grams in other processes.
-
     Raises:
         LogError: the log cannot be scored, or `strict` is set and a line has a problem.
         UsageError, MissingExtraError: as `CorpusScorer`.

@@ -66,12 +66,7 @@ class Condition:
     room_noise: bool = False
 
     def disturb(self, utterance: DemoUtterance, rng: np.random.Generator) -> DemoUtterance:
-        """Disturb an utterance and shift its word times; its voice is unchanged.
-
-        Args:
-            utterance: already spoken with the right voice.
-            rng: of the noise.
-        """
+        """Disturb an utterance and shift its word times; its voice is unchanged."""
         waveform = utterance.waveform
         if self.sample_rate is not None:
             narrow = resample_waveform(waveform, SAMPLE_RATE, self.sample_rate)
@@ -172,11 +167,6 @@ def dataset_name(condition: str) -> str:
 
 def write_disturbed(data: Path, folder: Path, conditions: Sequence[str]) -> None:
     """Write a test set for each condition; the bytes are reproducible.
-
-    Args:
-        data: output of `simulsa-augment --out data/`.
-        folder: of the test sets.
-        conditions: of `CONDITIONS`.
 
     Raises:
         UsageError: `data` has no test set of the demo.

@@ -126,11 +126,6 @@ def sharegpt(rows: Sequence[DataRow], truth: Sequence[DataRow] = ()) -> Dataset:
 def write_datasets(out: Path, offline: Mapping[str, Any], datasets: Mapping[str, Dataset]) -> None:
     """Write datasets and register them, and the offline one unless it is among them.
 
-    Args:
-        out: the folder; foreign files in it are kept.
-        offline: entry of the offline dataset, its file name absolute.
-        datasets: by name.
-
     Raises:
         StorageError: the folder cannot be used, or has another dataset with one of the names.
     """

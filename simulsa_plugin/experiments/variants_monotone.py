@@ -110,8 +110,8 @@ def _reorder_clause(reader: _PhraseReader, german: list[str]) -> Iterator[Word]:
     yield from _reorder_verb(reader)
     yield from _certain_after(_read_noun_phrase(reader, THINGS, german), reader.position)
     for phrases in (PLACES, TIMES):
-        if said := reader.read(phrases):
-            yield from _certain_after(said.split(), reader.position)
+        if phrase := reader.read(phrases):
+            yield from _certain_after(phrase.split(), reader.position)
 
 
 def _reorder_verb(reader: _PhraseReader) -> Iterator[Word]:

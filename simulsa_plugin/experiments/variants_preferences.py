@@ -32,10 +32,6 @@ ENTRY: dict[str, Any] = SHAREGPT_ENTRY | {
 def preferences(data: Augmented, model: AudioLanguageModel) -> dict[str, Dataset]:
     """Make the dataset `demo_preferences`: both pairs of every cut, where the answers differ.
 
-    Args:
-        data: scored cuts with their partials.
-        model: the offline model, which continues the partials.
-
     Raises:
         AudioError: a clip is missing or damaged.
     """
@@ -55,10 +51,10 @@ def _continue_partials(model: AudioLanguageModel, rows: Sequence[DataRow]) -> li
         for row, waveform in zip(rows, waveforms, strict=True)
     ]
     requests = [GenerationRequest(prefix=tuple(row["token_ids"][: row["accepted_tokens"]])) for row in rows]
-    said = model.generate(model.encode_prompts(prompts, waveforms), requests)
+    continuations = model.generate(model.encode_prompts(prompts, waveforms), requests)
     return [
         None if one.truncated else model.decode((*request.prefix, *one.token_ids)).strip()
-        for request, one in zip(requests, said, strict=True)
+        for request, one in zip(requests, continuations, strict=True)
     ]
 
 

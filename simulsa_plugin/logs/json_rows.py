@@ -19,10 +19,6 @@ LONGEST_LOG_LINE = 32 * 2**20  # bytes; a ten-hour talk in characters stays belo
 def read_rows(path: Path, forms: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (line number, JSON object) of every line; blank lines are allowed at the end only.
 
-    Args:
-        path: the file.
-        forms: what can be read, for the error message.
-
     Raises:
         LogError: the file cannot be read, or a line is not a JSON object, holds NaN or infinity, or is too long.
     """
@@ -41,11 +37,6 @@ def read_rows(path: Path, forms: str) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def read_log_lines(path: Path, what: str, forms: str) -> Iterator[bytes]:
     r"""Yield the lines of a file, ended by \n.
-
-    Args:
-        path: the file.
-        what: what the file is, for the error message.
-        forms: what can be read, for the error message.
 
     Raises:
         LogError: the file cannot be read, or a line is too long.

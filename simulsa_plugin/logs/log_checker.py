@@ -36,13 +36,7 @@ _WITHOUT_STRICT = "Fix the log, or score it without --strict."
 
 
 class LogChecker:
-    """Checks the records of a log while they are read.
-
-    Args:
-        log: the log.
-        unit: the latency unit that it is scored in.
-        strict: whether the first problem is an error.
-    """
+    """Checks the records of a log while they are read."""
 
     def __init__(self, log: Log, unit: LatencyUnit, *, strict: bool = False) -> None:
         self._log, self._unit, self._strict = log, unit, strict
@@ -129,7 +123,7 @@ class _UnitCheck:
     def check(self) -> None:
         """Raise LogError where the unit does not fit most lines.
 
-        A single line that fits no unit is accepted: it says nothing about the unit.
+        A single line that fits no unit is accepted: the unit may still be right.
         """
         unfit = self._checked - self._fitting[self._unit]
         better = max(LATENCY_UNITS, key=self._fitting.__getitem__)

@@ -32,7 +32,7 @@ def parse_omnisteval_row(row: Mapping[str, Any], position: int) -> EmissionRecor
 
 
 def _recording_end(row: Mapping[str, Any]) -> float | None:
-    """Return milliseconds to the end of the recording; OmniSTEval takes a segment that does not say for endless."""
+    """Return milliseconds to the end of the recording; segments without it are endless, as in OmniSTEval."""
     is_segment = ("docid" in row and "segid" in row) or row.get("longform") is True
     end = get_number(row, "time_to_recording_end")
     return LONGEST_MS if end is None and is_segment else end

@@ -30,7 +30,7 @@ def has_end_mark(record: EmissionRecord) -> bool:
 
 
 def without_end_mark(record: EmissionRecord) -> EmissionRecord:
-    """Remove the `</s>` that SimulEval 1.0 writes, and its delay; 1.1 writes neither, so that both score alike."""
+    """Remove the `</s>` that SimulEval 1.0 writes, and its delay; 1.1 writes neither, so that both score the same."""
     if not has_end_mark(record):
         return record
     return dataclasses.replace(

@@ -125,7 +125,7 @@ def check_not_subwords(path: Path, screens: Collection[Screen]) -> None:
     """Raise LogError where tokens are subwords.
 
     Raises:
-        LogError: ▁, SentencePiece's space, stands in most texts.
+        LogError: most texts contain ▁, SentencePiece's space.
     """
     written = [screen.text for screen in screens if screen.text]
     if 2 * sum("▁" in text for text in written) > len(written):
@@ -300,18 +300,18 @@ def _find_audios(wanted: Sequence[str], names: Sequence[str]) -> dict[str, str]:
     Raises:
         LogError: an audio is not in the log, or matches several, or two match the same.
     """
-    exact, alike = set(names), dict[str, list[str]]()
+    exact, by_stem = set(names), dict[str, list[str]]()
     for name in names:
-        alike.setdefault(_stem(name), []).append(name)
-    missing = [audio for audio in wanted if audio not in exact and _stem(audio) not in alike]
+        by_stem.setdefault(_stem(name), []).append(name)
+    missing = [audio for audio in wanted if audio not in exact and _stem(audio) not in by_stem]
     if missing:
         raise LogError(f"The log has no audio named {missing[0]}; the segments name {len(missing)} that are not in it.")
-    found, taken = {}, dict[str, str]()
+    found, claimed = {}, dict[str, str]()
     for audio in wanted:
-        found[audio] = name = audio if audio in exact else _most_similar(audio, alike[_stem(audio)])
-        if taken.setdefault(name, audio) != audio:
+        found[audio] = name = audio if audio in exact else _most_similar(audio, by_stem[_stem(audio)])
+        if claimed.setdefault(name, audio) != audio:
             raise LogError(
-                f"The segments name {taken[name]} and {audio}; the log has only {name} for both. "
+                f"The segments name {claimed[name]} and {audio}; the log has only {name} for both. "
                 f"Name them as the log does."
             )
     return found

@@ -56,12 +56,6 @@ def common_range(first: Curve, second: Curve) -> tuple[float, float] | None:
 def area_between(baseline: Curve, other: Curve, low: float, high: float) -> float:
     """Integrate (other − baseline) over latency from low to high; exact, as both are linear between knots.
 
-    Args:
-        baseline: a curve that covers [low, high].
-        other: a curve that covers [low, high].
-        low: milliseconds.
-        high: milliseconds, above low.
-
     Returns:
         Quality × milliseconds; divided by (high − low) it is the mean difference.
 

@@ -4,7 +4,7 @@
   extend it: a word also needs the space after it, or the end. From then on the unit is final.
 - `first_stable`: the first step from which on every shown text holds the unit, and all before it, as the final text
   does. From then on the unit is displayed, though the system may not have committed to it.
-- `last_written`: the last step that wrote the unit; what is taken back and written again the same is written.
+- `last_written`: the last step that wrote the unit, also where it rewrote it unchanged.
 
 first_stable ≤ last_written ≤ committed. Which step it was is all that differs, so that every clock can time each.
 """
@@ -49,15 +49,7 @@ class ShownStep:
 def emission_record(
     steps: Sequence[ShownStep], index: int, reference: str | None, source: str, unit: LatencyUnit
 ) -> EmissionRecord:
-    """Make the record of a finished session: committed delays, and SimulEval's elapsed times where measured.
-
-    Args:
-        steps: of the session.
-        index: number of the instance in its log.
-        reference: reference translation.
-        source: name of the audio.
-        unit: word or char.
-    """
+    """Make the record of a finished session: committed delays, and SimulEval's elapsed times where measured."""
     final = split_units(steps[-1].shown, unit)
     return EmissionRecord(
         index,

@@ -100,13 +100,7 @@ def same_unit_latencies(record: EmissionRecord, measure: Measure) -> MetricValue
 
 
 def ratio_terms(record: EmissionRecord, measure: Measure, yaal: float | None) -> dict[str, tuple[float, float] | None]:
-    """Return what a record adds to numerator and denominator of RATIO_METRICS; None where it has no value.
-
-    Args:
-        record: the record.
-        measure: how units are counted.
-        yaal: of the record, milliseconds.
-    """
+    """Return what a record adds to numerator and denominator of RATIO_METRICS; None where it has no value."""
     source_length = record.source_length
     # OmniSTEval's test is for whole utterances: in a segment of a recording units may well come after its end.
     if record.recording_end is not None:

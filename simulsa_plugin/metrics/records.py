@@ -11,7 +11,7 @@ from simulsa_plugin.errors import LogError, UsageError
 
 LatencyUnit = Literal["word", "char"]
 LATENCY_UNITS: tuple[LatencyUnit, ...] = get_args(LatencyUnit)
-END_MARK = "</s>"  # what SimulEval 1.0 writes at the end of a prediction, with a delay of its own
+END_MARK = "</s>"  # which SimulEval 1.0 appends to a prediction, with a delay
 LONGEST_MS = 1e13  # about 300 years: longer times are errors, and their sums overflow
 
 
@@ -25,7 +25,7 @@ class EmissionRecord:
         reference: the reference text, as written in the log or the references file; None where it is null.
         delays: milliseconds of source received when each latency unit of the prediction was written, shape (units,).
         elapsed: the same with the time of computation added, shape (units,); None where it was not measured.
-        source_length: milliseconds of source; None where the log does not say.
+        source_length: milliseconds of source; None where it is unknown.
         source: name of the audio, or the lines that SimulEval writes about it.
         erased: displayed units that were deleted again (see `stability.erased_units`); None where it is not known.
         recording_end: of a segment of a recording, milliseconds to the end of the recording; None for whole recordings.

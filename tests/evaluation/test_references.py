@@ -33,9 +33,9 @@ def test_references_in_the_writing_of_the_language_pass(text, language):
 @pytest.mark.parametrize(("text", "language", "written", "example"), [
     (ZH, None, "in Chinese characters", "(zh)"), (ZH, "de", "in Chinese characters", "(zh)"),
     (JA, "zh", "in Japanese", "(ja)"), (KO, None, "in Korean", "(ko)"),
-    (TH, None, "in a script without spaces", "(th, "),
-    (TH, "zh", "in a script without spaces", "(th, "), (DE, "zh", "with spaces between words", "(en or de"),
-    (DE, "th", "with spaces between words", "(en or de"),
+    (TH, None, "in a script without spaces", "(such as th, "),
+    (TH, "zh", "in a script without spaces", "(such as th, "), (DE, "zh", "with spaces between words", "(such as en or de"),
+    (DE, "th", "with spaces between words", "(such as en or de"),
 ])  # fmt: skip
 def test_references_in_another_writing_are_refused_with_the_next_step(text, language, written, example):
     with pytest.raises(UsageError) as raised:

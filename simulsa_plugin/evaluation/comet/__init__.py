@@ -1,1 +1,1 @@
-"""COMET and XCOMET, computed by an interpreter of its own."""
+"""COMET and XCOMET, computed by a separate interpreter."""

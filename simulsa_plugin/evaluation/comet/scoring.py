@@ -26,7 +26,7 @@ _PARTS, _PART_BYTES = 64, 2**18
 TRIPLE_KEYS = ("src", "mt", "ref")
 # torchmetrics 0.10, which unbabel-comet 2.2 asks for, imports pkg_resources; setuptools 82 has dropped it.
 INSTALLING = (
-    "COMET needs an environment of its own: `python -m venv comet-env && comet-env/bin/pip install "
+    "COMET needs a separate environment: `python -m venv comet-env && comet-env/bin/pip install "
     "unbabel-comet 'setuptools<82'`; then give comet-env/bin/python."
 )
 
@@ -136,11 +136,11 @@ def _read_result(path: Path, interpreter: str) -> dict[str, Any]:
 def _check_scores(scores: Sequence[float], expected: int) -> tuple[float, ...]:
     if len(scores) != expected:
         raise ModelError(f"COMET gave {len(scores)} scores for {expected} segments.")
-    odd = [number for number, score in enumerate(scores, 1) if not math.isfinite(score)]
-    if odd:
+    bad = [number for number, score in enumerate(scores, 1) if not math.isfinite(score)]
+    if bad:
         raise ModelError(
-            f"COMET gave {len(odd)} of {expected} segments a score that is not finite, first in "
-            f"segment {odd[0]}; the checkpoint may be damaged."
+            f"COMET gave {len(bad)} of {expected} segments a score that is not finite, first in "
+            f"segment {bad[0]}; the checkpoint may be damaged."
         )
     return tuple(scores)
 
