@@ -34,7 +34,8 @@ def test_references_in_the_writing_of_the_language_pass(text, language):
     (ZH, None, "in Chinese characters", "(zh)"), (ZH, "de", "in Chinese characters", "(zh)"),
     (JA, "zh", "in Japanese", "(ja)"), (KO, None, "in Korean", "(ko)"),
     (TH, None, "in a script without spaces", "(such as th, "),
-    (TH, "zh", "in a script without spaces", "(such as th, "), (DE, "zh", "with spaces between words", "(such as en or de"),
+    (TH, "zh", "in a script without spaces", "(such as th, "),
+    (DE, "zh", "with spaces between words", "(such as en or de"),
     (DE, "th", "with spaces between words", "(such as en or de"),
 ])  # fmt: skip
 def test_references_in_another_writing_are_refused_with_the_next_step(text, language, written, example):
