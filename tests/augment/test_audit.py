@@ -13,7 +13,7 @@ from simulsa_plugin.augmentation.audit import audit, audit_line
 from simulsa_plugin.augmentation.augment_settings import AugmentSettings
 from simulsa_plugin.augmentation.method.selection import walk
 from simulsa_plugin.augmentation.pipeline import augment_dataset
-from simulsa_plugin.commands import augment_dataset as command
+from simulsa_plugin.commands import augment as command
 from simulsa_plugin.demo.corpus import write_demo_corpus
 from simulsa_plugin.errors import ModelError
 

@@ -14,7 +14,7 @@ from simulsa_plugin.augmentation.augment_settings import AugmentSettings
 from simulsa_plugin.augmentation.dry_run import ModelSize, dry_run
 from simulsa_plugin.augmentation.manifest import describe_augmentation
 from simulsa_plugin.augmentation.pipeline import augment_dataset, augment_shard
-from simulsa_plugin.commands import augment_dataset as command
+from simulsa_plugin.commands import augment as command
 from simulsa_plugin.demo.checkpoint import checkpoint_path
 from simulsa_plugin.demo.corpus import write_demo_corpus
 from simulsa_plugin.errors import StorageError

@@ -14,7 +14,7 @@ from simulsa_plugin.augmentation.augment_settings import AugmentSettings
 from simulsa_plugin.augmentation.label_quality import LabelQuality, LabelQualityTally, compare_partials
 from simulsa_plugin.augmentation.pipeline import augment_dataset
 from simulsa_plugin.augmentation.relabeling import relabel
-from simulsa_plugin.commands import augment_dataset as command
+from simulsa_plugin.commands import augment as command
 from simulsa_plugin.demo.corpus import iterate_utterances
 from simulsa_plugin.demo.truth import find_truth, true_partial
 from simulsa_plugin.errors import DatasetError

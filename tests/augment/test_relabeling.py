@@ -17,7 +17,7 @@ from simulsa_plugin.augmentation.augment_settings import AugmentSettings
 from simulsa_plugin.augmentation.method.selection import walk
 from simulsa_plugin.augmentation.pipeline import augment_dataset
 from simulsa_plugin.augmentation.relabeling import relabel
-from simulsa_plugin.commands import augment_dataset as command
+from simulsa_plugin.commands import augment as command
 from simulsa_plugin.errors import StorageError, UsageError
 from simulsa_plugin.files.locks import LOCK
 from simulsa_plugin.run_configuration import read_sealed_configuration

@@ -17,7 +17,7 @@ from helpers.files import read_json_lines, tree
 
 from simulsa_plugin.augmentation.augment_settings import AugmentSettings
 from simulsa_plugin.augmentation.pipeline import augment_dataset, augment_shard
-from simulsa_plugin.commands import augment_dataset as command
+from simulsa_plugin.commands import augment as command
 from simulsa_plugin.demo.corpus import write_demo_corpus
 from simulsa_plugin.sharding import Shard
 

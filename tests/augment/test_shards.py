@@ -17,7 +17,7 @@ from simulsa_plugin.augmentation import shards
 from simulsa_plugin.augmentation.augment_settings import AugmentSettings
 from simulsa_plugin.augmentation.pipeline import augment_dataset, augment_shard
 from simulsa_plugin.augmentation.shards import wait_for_all
-from simulsa_plugin.commands import augment_dataset as command
+from simulsa_plugin.commands import augment as command
 from simulsa_plugin.commands import evaluate
 from simulsa_plugin.commands.torchrun import take_rank
 from simulsa_plugin.errors import StorageError
