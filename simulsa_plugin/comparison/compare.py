@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -80,7 +81,7 @@ class ScoringConventions:
     """How a result was scored; must be equal for two results to be compared."""
 
     unit: LatencyUnit
-    length: str
+    length: Literal["reference", "prediction"]
     tokenizer: str
     time: str = MILLISECONDS
 
@@ -207,7 +208,7 @@ def _conventions_of(signatures: object, options: CompareOptions) -> ScoringConve
     tokenizer = fields.get("tok") or options.tokenizer or default_tokenizer(unit)
     return ScoringConventions(
         unit,
-        {"ref": "reference", "hyp": "prediction"}.get(fields.get("len", "ref"), "reference"),
+        "prediction" if fields.get("len") == "hyp" else "reference",
         tokenizer,
         SOURCE_TOKENS if fields.get("time") == "source-tokens" else MILLISECONDS,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Literal
 
 from simulsa_plugin.comparison.equal_latency import LEAST_THINNED
 from simulsa_plugin.evaluation.formatting import format_interval
@@ -14,9 +15,12 @@ from simulsa_plugin.metrics.significance import LEAST_DIFFERING
 
 SIGNIFICANT = 0.05  # p below it
 _NAMED = 3  # cells that a sentence names
-UP, DOWN, LEVEL = "up", "down", "level"  # the direction of a difference, by its interval
+Direction = Literal["up", "down", "level"]  # of a difference, by its interval
+UP: Direction = "up"
+DOWN: Direction = "down"
+LEVEL: Direction = "level"
 # (quality at fixed settings, quality at equal latency, latency at fixed settings) → conclusion; None: any
-_CONCLUSIONS: dict[tuple[str | None, str | None, str | None], str] = {
+_CONCLUSIONS: dict[tuple[Direction | None, Direction | None, Direction | None], str] = {
     (UP, UP, None): "The gain at fixed (k, b) is more than a shift along the curve.",
     (UP, LEVEL, UP): "The gain at fixed (k, b) is not shown to be more than a shift along the curve: it costs delay.",
     (UP, LEVEL, None): "The gain at fixed (k, b) does not show at equal latency.",
@@ -111,7 +115,7 @@ def _at_equal_latency(curves: Json, quality: str, latency: str) -> str:
     }
     points = sorted(curves["points"], key=lambda point: point[latency])
     direction = _curve_direction(curves)
-    word = {UP: "better", DOWN: "worse"}.get(direction or "")  # of several points one may differ by chance
+    word = {UP: "better", DOWN: "worse"}.get(direction or LEVEL)  # of several points one may differ by chance
     places = _ranges(points, latency, direction) if direction and word else []
     if direction == LEVEL and _differ_too_few(curves):
         size += f" ({curves['differing']} utterances differ, too few to tell)"
@@ -125,7 +129,7 @@ def _no_claim(curves: Json) -> str:
     return "the difference has no interval, so none is claimed"
 
 
-def _majority(cells: Sequence[Json], name: str) -> str | None:
+def _majority(cells: Sequence[Json], name: str) -> Direction | None:
     """Return UP or DOWN where most cells are, and none is opposite; LEVEL where all are; None where they disagree."""
     directions = [found for cell in cells if (found := _cell_direction(cell, name)) is not None]
     if not directions:
@@ -136,7 +140,7 @@ def _majority(cells: Sequence[Json], name: str) -> str | None:
     return LEVEL if set(directions) == {LEVEL} else None
 
 
-def _ranges(points: Sequence[Json], latency: str, kind: str) -> list[str]:
+def _ranges(points: Sequence[Json], latency: str, kind: Direction) -> list[str]:
     """Return ranges of latencies at which neighbouring points have a direction."""
     ranges = []
     for agreed, group in itertools.groupby(points, key=lambda point: _direction(point["interval"]) == kind):
@@ -146,13 +150,13 @@ def _ranges(points: Sequence[Json], latency: str, kind: str) -> list[str]:
     return ranges
 
 
-def _direction(bounds: Sequence[float] | None) -> str | None:
+def _direction(bounds: Sequence[float] | None) -> Direction | None:
     if bounds is None:
         return None
     return UP if bounds[0] > 0 else DOWN if bounds[1] < 0 else LEVEL
 
 
-def _cell_direction(cell: Json, name: str) -> str | None:
+def _cell_direction(cell: Json, name: str) -> Direction | None:
     """Return the direction of a cell's difference; LEVEL where p is large or few utterances differ."""
     metric = cell["metrics"][name]
     direction, p_value = _direction(metric["interval"]), metric.get("randomisation_p_value")
@@ -160,7 +164,7 @@ def _cell_direction(cell: Json, name: str) -> str | None:
     return LEVEL if direction is not None and (insignificant or _differ_too_few(metric)) else direction
 
 
-def _curve_direction(curves: Json) -> str | None:
+def _curve_direction(curves: Json) -> Direction | None:
     """Return the direction of the mean difference; LEVEL where few utterances differ."""
     direction = _direction(curves["interval"])
     return LEVEL if direction is not None and _differ_too_few(curves) else direction

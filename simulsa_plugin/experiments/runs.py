@@ -90,9 +90,8 @@ def _train_once(run: Run, data: Path, out: Path) -> Path:
             "data": str(data),
             "data_signature": signature,
         }
-        write_json(
-            folder / RUN_NOTE, json.loads(json.dumps(description, default=str))
-        )  # YAML knows dates, JSON does not
+        # YAML knows dates, JSON does not
+        write_json(folder / RUN_NOTE, json.loads(json.dumps(description, default=str)))
         _train(run, data, folder, scorer, start)
         write_json(folder / TRAINED_NOTE, {"model": MODEL})
     return folder / MODEL
@@ -148,17 +147,8 @@ def _train(run: Run, data: Path, folder: Path, scorer: Path | None, start: Path 
         _run_command(folder, "simulsa-augment", *_as_arguments(keys), "--out", str(dataset_dir))
     if run.variant is not None:
         augmented, dataset_dir = dataset_dir, folder / "variant"
-        _run_command(
-            folder,
-            "python",
-            "-m",
-            "simulsa_plugin.experiments.variants",
-            *run.variant.split(),
-            "--data",
-            str(augmented),
-            "--out",
-            str(dataset_dir),
-        )
+        kind = ["-m", "simulsa_plugin.experiments.variants", *run.variant.split()]
+        _run_command(folder, "python", *kind, "--data", str(augmented), "--out", str(dataset_dir))
     with writing_to(folder / MODEL), contextlib.suppress(FileNotFoundError):
         shutil.rmtree(folder / MODEL)  # of a stopped training, with files that may be incomplete
     training: dict[str, Any] = {"model_name_or_path": start} if start else {}

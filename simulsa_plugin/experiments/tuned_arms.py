@@ -88,14 +88,9 @@ def read_tuned_arm(name: str, runs: Sequence[tuple[Path, Path]], bootstrap: Boot
     loaded = [(result.cells, resample_result(result, bootstrap)) for result in results]
     for _, side in loaded[1:]:
         check_same_references(loaded[0][1], side)
+    systems = [(tuning, *one) for tuning, one in zip(tunings, loaded, strict=True)]
     budgets = {
-        budget: _complete(
-            [
-                score_at_budget(budget, tuning, cells, side)
-                for tuning, (cells, side) in zip(tunings, loaded, strict=True)
-            ]
-        )
-        for budget in tunings[0].tuned
+        budget: _complete([score_at_budget(budget, *system) for system in systems]) for budget in tunings[0].tuned
     }
     chosen = {
         budget: [
@@ -107,8 +102,8 @@ def read_tuned_arm(name: str, runs: Sequence[tuple[Path, Path]], bootstrap: Boot
         TestedSystem(
             {name: value for name, value in cells[OFFLINE_CELL].values.items() if value is not None},
             side[OFFLINE_CELL].values,
-            0.0,
-            0.0,
+            otherwise=0.0,
+            missing=0.0,
         )
         for cells, side in loaded
     ]

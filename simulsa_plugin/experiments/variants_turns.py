@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 from pathlib import Path
+from typing import Literal, get_args
 
 from simulsa_plugin.audio.decoding import read_mono
 from simulsa_plugin.audio.samples import seconds_to_samples, to_pcm16, write_wav
@@ -27,7 +28,8 @@ from simulsa_plugin.errors import DatasetError
 from simulsa_plugin.experiments.variants_data import AUGMENTED_NAME, Augmented, DataRow, Dataset, sharegpt
 from simulsa_plugin.files.atomic import replacing
 
-TURN_FORMS = ("prefix", "delta", "single")
+TurnForm = Literal["prefix", "delta", "single"]
+TURN_FORMS: tuple[TurnForm, ...] = get_args(TurnForm)
 SHORTEST_TURN_SECONDS = 0.2  # of new audio in a turn: encoders need about as much for a token
 AUDIO_MARK = "<audio>"
 
@@ -49,7 +51,7 @@ class Turn:
     translation: str
 
 
-def conversations(data: Augmented, form: str, clips: Path) -> dict[str, Dataset]:
+def conversations(data: Augmented, form: TurnForm, clips: Path) -> dict[str, Dataset]:
     """Make the dataset `demo_simulsa` with a row for every utterance, or for every turn (`single`).
 
     Args:

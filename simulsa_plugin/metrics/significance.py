@@ -112,11 +112,8 @@ def differing_utterances(first: Statistics, second: Statistics, name: str) -> ND
     if name in first.quality:
         return np.asarray((first.quality[name][1] != second.quality[name][1]).any(axis=1))
     one, two = ((side.values[name],) if name in side.values else side.ratios[name] for side in (first, second))
-    return np.asarray(
-        np.stack([~np.isclose(a, b, rtol=_TIE, atol=0.0, equal_nan=True) for a, b in zip(one, two, strict=True)]).any(
-            axis=0
-        )
-    )
+    equal = [np.isclose(a, b, rtol=_TIE, atol=0.0, equal_nan=True) for a, b in zip(one, two, strict=True)]
+    return np.asarray(~np.all(equal, axis=0))
 
 
 def bootstrap_weights(count: int, samples: int, seed: int) -> Iterator[FloatArray]:
