@@ -5,8 +5,12 @@ What is added to a command or put in its place makes it quick (a tiny dataset, f
 
 import fnmatch
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -34,7 +38,8 @@ NOT_RUN = {
     r"^python -m simulsa_plugin\.demo\.pretrain": "a quarter of an hour; tests/demo",
     r"^python -m simulsa_plugin\.experiments": "hours; tests/experiments runs experiments of stand-ins",
     r"^torchrun": "several processes; tests/llamafactory/test_ranks.py",
-    r"^llamafactory-cli train recipes/(demo|qwen)": "minutes; tests/test_recipes.py",
+    r"^llamafactory-cli train recipes/demo": "minutes; the slow test at the end of this file",
+    r"^llamafactory-cli train recipes/qwen": "minutes; tests/test_recipes.py",
     r"^llamafactory-cli": "minutes; tests/llamafactory/test_training.py, test_hook.py and test_labels.py",
     r"^simulsa-eval comet": "needs unbabel-comet; tests/evaluation/test_comet.py",
     r"--shard": "tests/augment/test_shards.py",
@@ -230,3 +235,29 @@ def test_the_files_of_the_embedded_corpus_are_documented(tmp_path):
     write_demo_corpus(tmp_path, rows=2, test_rows=2)
     patterns = {**FILES["simulsa-augment --out DIR"], **FILES["simulsa-augment --out DIR, of the embedded default"]}
     assert undocumented(tmp_path, patterns) == []
+
+
+@pytest.mark.slow
+def test_the_demo_is_trained_and_compared_as_the_readme_types_it(user):
+    shutil.copytree(REPOSITORY / "recipes", user / "recipes")
+    before(["--from-scores"], user)  # the datasets demo and demo_simulsa
+    steps = ["max_steps=2", "per_device_train_batch_size=2", "gradient_accumulation_steps=1"]
+    typed = [
+        words
+        for document, words in COMMANDS
+        if document == "README.md" and {"recipes", "saves", "results"} & parts(words)
+    ]
+    assert [words[:2] for words in typed[:2]] == [["llamafactory-cli", "train"]] * 2
+    paths = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "CUDA_VISIBLE_DEVICES": ""}
+    for words in typed:
+        more = steps if words[0] == "llamafactory-cli" else [] if words[1] == "compare" else [*OWN_DATA, *FEW_CELLS]
+        done = subprocess.run(
+            [*words, *more], cwd=user, env=os.environ | paths, capture_output=True, text=True, timeout=600, check=False
+        )
+        assert done.returncode == 0, f"{words}\n{done.stderr[-3000:]}"
+    assert "At fixed (k, b) the other differs by" in done.stdout
+
+
+def parts(words):
+    """First folders of the paths among the words, those behind `key=` as well."""
+    return {word.rpartition("=")[2].split("/")[0] for word in words if "experiments" not in word}
