@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from helpers.fakes import ByteModel, ListDataset, make_dataset, write_noise
+from helpers.fakes import ByteModel, ListDataset, write_noise
 from helpers.files import read_json_lines
 from scipy import stats
 
@@ -13,11 +13,6 @@ from simulsa_plugin.augmentation.augment_settings import AugmentSettings
 from simulsa_plugin.augmentation.method.selection import walk
 from simulsa_plugin.augmentation.pipeline import augment_dataset
 from simulsa_plugin.errors import UsageError
-
-
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory):
-    return make_dataset(tmp_path_factory.mktemp("offline"))
 
 
 def run(dataset, out, model=None, **settings):

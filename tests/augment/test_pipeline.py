@@ -19,11 +19,6 @@ from simulsa_plugin.files.atomic import UNFINISHED
 from simulsa_plugin.files.journal import Journal
 
 
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory):
-    return make_dataset(tmp_path_factory.mktemp("offline"))
-
-
 def run(dataset, out, model=None, **settings):
     settings = {"samples": 12, "batch_size": 4} | settings
     return augment_dataset(dataset, model or ByteModel(), AugmentSettings(**settings), out)

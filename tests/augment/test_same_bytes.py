@@ -38,11 +38,6 @@ def toy(tmp_path_factory):
 
 
 @pytest.fixture
-def out(tmp_path):
-    return tmp_path / "out"
-
-
-@pytest.fixture
 def expected(toy, out):
     """The tree of an undisturbed run into `out`, which is empty again."""
     augment_dataset(toy, ByteModel(), SETTINGS, out)

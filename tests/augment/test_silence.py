@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from helpers.fakes import ByteModel, ListDataset, make_dataset, write_noise
+from helpers.fakes import ByteModel, ListDataset, write_noise
 from scipy import stats
 
 from simulsa_plugin.audio.decoding import read_mono
@@ -15,11 +15,6 @@ from simulsa_plugin.augmentation.augment_settings import AugmentSettings
 from simulsa_plugin.augmentation.method.selection import generator
 from simulsa_plugin.augmentation.method.silence import draw_silence, noise_floor, surround
 from simulsa_plugin.augmentation.pipeline import augment_dataset
-
-
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory):
-    return make_dataset(tmp_path_factory.mktemp("offline"))
 
 
 class Listening(ByteModel):

@@ -4,35 +4,25 @@ import json
 
 import numpy as np
 import pytest
-from helpers.fakes import HastyModel, write_noise
+from helpers.fakes import HastyModel, noise_samples, varied_seconds
 
 from simulsa_plugin.commands.evaluate import main
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
 from simulsa_plugin.evaluation.run import run_evaluation
-from simulsa_plugin.model.values import Prompt, Sample
 from simulsa_plugin.settings import read_recipe
 from simulsa_plugin.tuning.halving import Goal
 from simulsa_plugin.tuning.search import search_frontier
 from simulsa_plugin.tuning.tuned_recipe import searched_settings, write_tuned
 
-TEXT = "guten Tag liebe Welt"
 KEYS = {"simulsa_policies": "rollback", "simulsa_chunks": "300", "simulsa_rollbacks": "0,1,2,3,4,5,6,7,8,9"}
-
-
-def rows(folder, count, start):
-    folder.mkdir()
-    prompt = Prompt(({"role": "user", "content": "<audio>Translate."},))
-    return [
-        Sample(row, prompt, TEXT, write_noise(folder / f"{row}.wav", 2.2 + 0.1 * (row % 5), seed=start + row))
-        for row in range(count)
-    ]
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """Two systems, one as often wrong as the other is right, tuned on dev and decoded on test."""
     folder = tmp_path_factory.mktemp("place")
-    dev, test = rows(folder / "dev", 20, 0), rows(folder / "test", 16, 100)
+    dev = noise_samples(folder / "dev", varied_seconds(20))
+    test = noise_samples(folder / "test", varied_seconds(16), seed=100)
     for name, model in (("hasty", HastyModel(7)), ("calm", HastyModel(2))):
         settings = searched_settings(KEYS)
         result = search_frontier(model, "dev", dev, settings, Goal((700.0, 950.0)), folder / f"{name}_tuned")

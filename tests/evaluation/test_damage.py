@@ -5,24 +5,20 @@ import re
 import shutil
 
 import pytest
-from helpers.fakes import ClockModel, growing_samples
+from helpers.fakes import ClockModel, noise_samples
 from helpers.files import recorded_disk, tree
 
 from simulsa_plugin.errors import StorageError
-from simulsa_plugin.evaluation import block_decoding as decoding
 from simulsa_plugin.evaluation import run as module
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
 from simulsa_plugin.evaluation.run import run_evaluation
 
-
-@pytest.fixture(autouse=True)
-def small_blocks(monkeypatch):
-    monkeypatch.setattr(decoding, "UTTERANCES_PER_BLOCK", 2)
+pytestmark = pytest.mark.usefixtures("small_blocks")
 
 
 @pytest.fixture
 def rows(tmp_path):
-    return growing_samples(tmp_path, 5)
+    return noise_samples(tmp_path, [0.9 + 0.3 * row for row in range(5)])
 
 
 def run(rows, out, model=None, **settings):

@@ -4,7 +4,7 @@ import json
 import math
 
 import pytest
-from helpers.fakes import ClockModel, write_noise
+from helpers.fakes import TEXT, ClockModel, noise_samples
 
 from simulsa_plugin.demo.truth import TruthFile
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
@@ -13,9 +13,7 @@ from simulsa_plugin.evaluation.report import cells_table
 from simulsa_plugin.evaluation.run import run_evaluation
 from simulsa_plugin.metrics.instance import Measure
 from simulsa_plugin.metrics.records import EmissionRecord
-from simulsa_plugin.model.values import Prompt, Sample
 
-TEXT = "guten Tag liebe Welt"
 # The first two words are certain after the first word heard, the third after both, the last when nothing follows.
 ROW = {"source": "hello world", "target": TEXT.split(), "needs": [1, 1, 2, 3], "word_ends": [0.4, 1.1]}
 
@@ -71,15 +69,7 @@ def test_utterances_without_truth_have_no_limit():
 
 
 def test_a_result_says_how_far_its_cells_are_from_the_limit(tmp_path):
-    rows = [
-        Sample(
-            row,
-            Prompt(({"role": "user", "content": "<audio>Translate."},)),
-            TEXT,
-            write_noise(tmp_path / f"{row}.wav", 2.0, seed=row),
-        )
-        for row in range(2)
-    ]
+    rows = noise_samples(tmp_path, [2.0, 2.0], TEXT)
     settings = EvaluationSettings(chunks=(500,), rollbacks=(3,))
     shown = run_evaluation(ClockModel(), "toy", rows, settings, tmp_path / "out", truth=TruthFile([ROW]))
     scores = json.loads((tmp_path / "out" / "scores.json").read_text(encoding="utf-8"))

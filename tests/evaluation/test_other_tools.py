@@ -6,9 +6,10 @@ Each is fetched with pip (`pytest -m 'not other_tools'` leaves these tests out),
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
-from helpers.fakes import ClockModel, write_noise
+from helpers.fakes import ClockModel, noise_samples
 from helpers.other_tools import (
     omnisteval_scores,
     run_tool,
@@ -22,7 +23,6 @@ from simulsa_plugin.commands.evaluate import main
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
 from simulsa_plugin.evaluation.run import run_evaluation
 from simulsa_plugin.evaluation.score import ScoreOptions, score_log
-from simulsa_plugin.model.values import Prompt, Sample
 
 pytestmark = [pytest.mark.other_tools, pytest.mark.filterwarnings("ignore")]  # the aligner's binding warns of its own
 REFERENCE = "guten Tag liebe Welt"
@@ -44,15 +44,8 @@ def tools(tmp_path_factory):
 def result(request, tmp_path_factory):
     """A measured result of a model that changes its mind, and the cell with most of it."""
     folder = tmp_path_factory.mktemp("result")
-    rows = [
-        Sample(
-            row,
-            Prompt(({"role": "user", "content": "<audio>Translate."},)),
-            REFERENCE[: 4 + 5 * row],
-            write_noise(folder / f"{row}.wav", seconds, seed=row),
-        )
-        for row, seconds in enumerate([2.0, 1.7, 0.9, 1.2])
-    ]
+    samples = noise_samples(folder, [2.0, 1.7, 0.9, 1.2])
+    rows = [replace(sample, reference=REFERENCE[: 4 + 5 * sample.row]) for sample in samples]
     settings = EvaluationSettings(chunks=(300,), rollbacks=(3,), measure_time=True, unit=request.param)
     cells = run_evaluation(ClockModel(regret=True), "toy", rows, settings, folder / "out")
     return request.param, cells[1], folder / "out" / "rollback_k300_b3"

@@ -5,7 +5,7 @@ import itertools
 import json
 
 import pytest
-from helpers.fakes import ClockModel, Killed, Mortal, growing_samples
+from helpers.fakes import ClockModel, Killed, Mortal, noise_samples
 from helpers.files import read_json_lines, tree
 
 from simulsa_plugin.errors import StorageError
@@ -17,15 +17,12 @@ from simulsa_plugin.evaluation.run import run_evaluation
 from simulsa_plugin.model.values import UnusableRow
 from simulsa_plugin.sharding import Shard
 
-
-@pytest.fixture(autouse=True)
-def small_blocks(monkeypatch):
-    monkeypatch.setattr(decoding, "UTTERANCES_PER_BLOCK", 2)
+pytestmark = pytest.mark.usefixtures("small_blocks")
 
 
 @pytest.fixture
 def rows(tmp_path):
-    return growing_samples(tmp_path, 7)
+    return noise_samples(tmp_path, [0.9 + 0.3 * row for row in range(7)])
 
 
 def run(rows, out, model=None, share=None, **settings):

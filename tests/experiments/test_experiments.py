@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from helpers.fakes import ClockModel, write_noise
+from helpers.fakes import ClockModel, noise_samples
 
 from simulsa_plugin.errors import SimulsaError, UsageError
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
@@ -17,7 +17,6 @@ from simulsa_plugin.experiments import runs, signature
 from simulsa_plugin.experiments.__main__ import main
 from simulsa_plugin.files.locks import locked
 from simulsa_plugin.llamafactory.plugin.recipe_keys import GROUPS
-from simulsa_plugin.model.values import Prompt, Sample
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -37,15 +36,7 @@ def commands(folder, monkeypatch):
     """What was typed; a trained model is a folder, an evaluation is that of a model of arithmetic."""
     signature.data_signature.cache_clear()
     typed: list[list[str]] = []
-    rows = [
-        Sample(
-            row,
-            Prompt(({"role": "user", "content": "<audio>Translate."},)),
-            "guten Tag liebe Welt",
-            write_noise(folder / f"{row}.wav", seconds, seed=row),
-        )
-        for row, seconds in enumerate([2.0, 1.7, 0.9])
-    ]
+    rows = noise_samples(folder, [2.0, 1.7, 0.9])
 
     def call(_, command, *words):
         typed.append([command, *words])

@@ -4,15 +4,13 @@ import json
 import shutil
 
 import pytest
-from helpers.fakes import ClockModel, write_noise
+from helpers.fakes import TEXT, ClockModel, noise_samples
 
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
 from simulsa_plugin.evaluation.run import run_evaluation
 from simulsa_plugin.experiments.robustness import main
-from simulsa_plugin.model.values import Prompt, Sample
 
 SETTINGS = EvaluationSettings(chunks=(500,), rollbacks=(0,))
-TEXT = "guten Tag liebe Welt"
 
 
 class Truth:
@@ -23,15 +21,7 @@ class Truth:
 
 
 def decode(folder, out, text=TEXT, lead=0.0, settings=SETTINGS):
-    rows = [
-        Sample(
-            row,
-            Prompt(({"role": "user", "content": "<audio>Translate."},)),
-            TEXT,
-            write_noise(folder / f"{row}_{lead}.wav", seconds + lead, seed=row),
-        )
-        for row, seconds in enumerate([2.0, 2.2, 2.4])
-    ]
+    rows = noise_samples(folder / str(lead), [seconds + lead for seconds in (2.0, 2.2, 2.4)], TEXT)
     run_evaluation(ClockModel(text), "toy", rows, settings, out, None, Truth())
 
 
@@ -104,12 +94,8 @@ def test_other_utterances_and_a_missing_clean_result_are_refused(arms, tmp_path,
     shutil.copytree(arms / "one", tmp_path / "arm")
     shutil.rmtree(tmp_path / "arm/clean")
     assert main([str(tmp_path / "arm")]) == 2
-    assert "has no result clean. Create it: simulsa-eval" in capsys.readouterr().err
-    rows = [
-        Sample(
-            0, Prompt(({"role": "user", "content": "<audio>Translate."},)), TEXT, write_noise(tmp_path / "a.wav", 1.0)
-        )
-    ]
+    assert "holds no result clean. Make it: simulsa-eval" in capsys.readouterr().err
+    rows = noise_samples(tmp_path, [1.0], TEXT)
     run_evaluation(ClockModel(TEXT), "toy", rows, SETTINGS, tmp_path / "arm/clean")
     assert main([str(tmp_path / "arm")]) == 1
     assert "a comparison needs the same utterances" in capsys.readouterr().err

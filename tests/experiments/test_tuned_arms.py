@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.fakes import HastyModel, write_noise
+from helpers.fakes import HastyModel, noise_samples, varied_seconds
 
 from simulsa_plugin.errors import UsageError
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
@@ -16,7 +16,6 @@ from simulsa_plugin.experiments import description as plan
 from simulsa_plugin.experiments import runs, signature
 from simulsa_plugin.experiments.__main__ import main
 from simulsa_plugin.experiments.tuned_arms import over_seeds
-from simulsa_plugin.model.values import Prompt, Sample
 from simulsa_plugin.settings import read_recipe
 from simulsa_plugin.tuning.halving import Goal
 from simulsa_plugin.tuning.search import search_frontier
@@ -48,24 +47,12 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def rows(folder, name, count, start):
-    prompt = Prompt(({"role": "user", "content": "<audio>Translate."},))
-    return [
-        Sample(
-            row,
-            prompt,
-            "guten Tag liebe Welt",
-            write_noise(folder / f"{name}{row}.wav", 2.2 + 0.1 * (row % 5), seed=start + row),
-        )
-        for row in range(count)
-    ]
-
-
 @pytest.fixture
 def commands(folder, monkeypatch):
     """What was typed; a trained model is its recipe's name, decoded by a model of arithmetic."""
     typed: list[list[str]] = []
-    dev, test = rows(folder, "dev", 12, 0), rows(folder, "test", 10, 100)
+    dev = noise_samples(folder / "dev_audio", varied_seconds(12))
+    test = noise_samples(folder / "test_audio", varied_seconds(10), seed=100)
 
     def call(_, command, *words):
         typed.append([command, *words])

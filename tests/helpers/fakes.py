@@ -23,6 +23,8 @@ from simulsa_plugin.model.values import (
 )
 
 AUDIO_TOKEN = 1000
+ASK = Prompt(({"role": "user", "content": "<audio>Translate."},))
+TEXT = "guten Tag liebe Welt"
 
 
 @dataclass
@@ -167,7 +169,7 @@ class ClockModel:
     It says no end of turn: like every model behind the protocol, it stops.
     """
 
-    text: str = "guten Tag liebe Welt"
+    text: str = TEXT
     ms_per_byte: float = 100.0
     regret: bool = False
     window_seconds: float | None = None
@@ -298,10 +300,15 @@ def write_offline(folder, count):
     write_json(Path(folder) / "dataset_info.json", {"toy": {"file_name": "offline.jsonl", **SHAREGPT_ENTRY}})
 
 
-def growing_samples(folder, count):
-    """Utterances of 0.9 s, 1.2 s, 1.5 s … with the same reference."""
-    prompt = Prompt(({"role": "user", "content": "<audio>Translate."},))
+def noise_samples(folder, seconds, text=TEXT, seed=0):
+    """A sample for each length in `seconds`: noise in 0.wav, 1.wav …, with the reference `text`."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
     return [
-        Sample(row, prompt, "guten Tag liebe Welt", write_noise(folder / f"{row}.wav", 0.9 + 0.3 * row, seed=row))
-        for row in range(count)
+        Sample(row, ASK, text, write_noise(Path(folder) / f"{row}.wav", length, seed=seed + row))
+        for row, length in enumerate(seconds)
     ]
+
+
+def varied_seconds(count, shortest=2.2):
+    """`count` lengths of five kinds, a tenth of a second apart."""
+    return [shortest + 0.1 * (row % 5) for row in range(count)]

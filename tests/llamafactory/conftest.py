@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.forked_programs import run_program
+from offline_data import make_folder
 
 from simulsa_plugin.audio.samples import write_wav
 from simulsa_plugin.demo.corpus import OFFLINE_NAME
@@ -81,3 +82,17 @@ def llamafactory_cli(project_folder, clean_environment):
         return run_program("llamafactory-cli", *arguments, folder=project_folder, environment=environment)
 
     return run
+
+
+@pytest.fixture(scope="package")
+def renderer():
+    """The packaged model's."""
+    from simulsa_plugin.llamafactory.data.rendering import load_renderer
+    from simulsa_plugin.llamafactory.model.arguments import inference_arguments
+
+    return load_renderer(inference_arguments({"model_name_or_path": "simulsa-demo", "template": "qwen2_audio"}))
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    return make_folder(tmp_path, monkeypatch)

@@ -8,15 +8,8 @@ import pytest
 from datasets.fingerprint import Hasher
 
 from simulsa_plugin.errors import DatasetError
-from simulsa_plugin.llamafactory.data.rendering import load_renderer
 from simulsa_plugin.llamafactory.data.training_data import rows_in_file
-from simulsa_plugin.llamafactory.model.arguments import inference_arguments
 from simulsa_plugin.llamafactory.patches import cutoff_len as cutoff
-
-
-@pytest.fixture(scope="module")
-def renderer():
-    return load_renderer(inference_arguments({"model_name_or_path": "simulsa-demo", "template": "qwen2_audio"}))
 
 
 def processor_of(renderer, cutoff_len):

@@ -7,7 +7,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 from helpers.fakes import write_noise
-from offline_data import ASK, load, make_folder, register, write_rows
+from offline_data import ASK, load, register, write_rows
 
 from simulsa_plugin.errors import DatasetError
 from simulsa_plugin.model.values import Prompt, Sample, UnusableRow
@@ -20,11 +20,6 @@ OPENAI_TAGS = {
     "system_tag": "system",
 }
 SHAREGPT = {"formatting": "sharegpt", "columns": {"messages": "messages", "audios": "audios"}, "tags": OPENAI_TAGS}
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    return make_folder(tmp_path, monkeypatch)
 
 
 def talk(reference, audio, ask=ASK, system=None):

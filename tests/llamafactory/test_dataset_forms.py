@@ -9,17 +9,12 @@ import pyarrow.parquet
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import _registry as file_systems
-from offline_data import ASK, SHAREGPT, TAGS, load, make_folder, register, turns, write_rows
+from offline_data import ASK, SHAREGPT, TAGS, load, register, turns, write_rows
 
 from simulsa_plugin.errors import DatasetError
 from simulsa_plugin.model.values import Prompt, Sample, UnusableRow
 
 COLUMNS = {"prompt": "task", "query": "source", "response": "translation", "audios": "sound"}
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    return make_folder(tmp_path, monkeypatch)
 
 
 def talk(reference, audio):

@@ -11,7 +11,7 @@ import datasets
 import pyarrow
 import pyarrow.parquet
 import pytest
-from offline_data import ASK, SHAREGPT, load, make_folder, register, turns, write_rows
+from offline_data import ASK, SHAREGPT, load, register, turns, write_rows
 from PIL import Image
 
 from simulsa_plugin.errors import DatasetError
@@ -20,11 +20,6 @@ from simulsa_plugin.model.values import Sample, UnusableRow
 
 FUNCTION = '[{"name": "look_up", "description": "", "parameters": {"properties": {}}}]'
 CALL = '{"name": "look_up", "arguments": {}}'
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    return make_folder(tmp_path, monkeypatch)
 
 
 @pytest.fixture(scope="module")

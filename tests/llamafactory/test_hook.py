@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from helpers.fakes import ClockModel, write_noise
+from helpers.fakes import ClockModel, noise_samples, write_noise
 from helpers.files import read_json_lines
 
 from simulsa_plugin.demo.corpus import OFFLINE_NAME
@@ -31,7 +31,7 @@ from simulsa_plugin.files.json_files import read_jsonl, write_json, write_jsonl
 from simulsa_plugin.llamafactory.model.arguments import InferenceArguments
 from simulsa_plugin.llamafactory.training import hook
 from simulsa_plugin.llamafactory.training.preserved_state import as_loud_as_before, undisturbed
-from simulsa_plugin.model.values import Prompt, Sample, UnusableRow
+from simulsa_plugin.model.values import Sample, UnusableRow
 from simulsa_plugin.presets import PRESETS
 
 SMALL = (
@@ -194,15 +194,7 @@ def test_a_mistake_shows_before_anything_is_trained(llamafactory_cli, words, exp
 
 @pytest.fixture
 def samples(tmp_path):
-    return [
-        Sample(
-            row,
-            Prompt(({"role": "user", "content": "<audio>Translate."},)),
-            "guten Tag liebe Welt",
-            write_noise(tmp_path / f"{row}.wav", seconds, seed=row),
-        )
-        for row, seconds in enumerate([2.0, 1.7, 0.9])
-    ]
+    return noise_samples(tmp_path, [2.0, 1.7, 0.9])
 
 
 @pytest.fixture

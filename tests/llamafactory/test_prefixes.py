@@ -2,22 +2,16 @@
 
 import numpy as np
 import pytest
+from helpers.fakes import ASK
 from tokenizers import normalizers
 
 from simulsa_plugin.errors import ModelError
 from simulsa_plugin.llamafactory.data.prefixes import prefix_lengths, unlike_prefixes
-from simulsa_plugin.llamafactory.data.rendering import TemplateRenderer, load_renderer
-from simulsa_plugin.llamafactory.model.arguments import inference_arguments
+from simulsa_plugin.llamafactory.data.rendering import TemplateRenderer
 from simulsa_plugin.model.values import Prompt
 
-ASK = Prompt(({"role": "user", "content": "<audio>Translate."},))
 SILENCE = np.zeros(16_000, np.float32)
 WORDS = ["der", "Hund", "läuft", "„schnell“,", "我用GPT。", "🙂🇩🇪", "\ufffd", "e\u0301", "  a", "\n", "don't", "3.14"]
-
-
-@pytest.fixture(scope="module")
-def renderer():
-    return load_renderer(inference_arguments({"model_name_or_path": "simulsa-demo", "template": "qwen2_audio"}))
 
 
 def text_of(count, seed=0):

@@ -39,16 +39,6 @@ SEGMENT = {
 }
 
 
-@pytest.fixture
-def write(tmp_path):
-    def write(*rows: dict | str, name: str = "log.jsonl") -> Path:
-        path = tmp_path / name
-        path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows), "utf-8")
-        return path
-
-    return write
-
-
 def audio(identity, *steps, name="talk.wav"):
     """Lines of one audio: (seconds heard, seconds computed, deleted, generated)."""
     rows = [{"id": identity, "metadata": {"wav_name": name}}]

@@ -67,16 +67,6 @@ def check_unit_fits(path: Path, unit: str) -> None:
         pass
 
 
-@pytest.fixture
-def write(tmp_path):
-    def write(*rows: dict | str, name: str = "instances.log") -> Path:
-        path = tmp_path / name
-        path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows), "utf-8")
-        return path
-
-    return write
-
-
 def test_a_line_of_1_1_becomes_a_record(write):
     log = read_log(write(ROW))
     assert log.form == "SimulEval 1.1"

@@ -2,17 +2,14 @@
 
 import numpy as np
 import pytest
-from helpers.fakes import ClockModel
+from helpers.fakes import ASK, ClockModel
 
-from simulsa_plugin.model.values import Prompt
 from simulsa_plugin.streaming.engine import BatchLimits, DecodingSetting, StreamSource, decode_batched, decode_timed
 from simulsa_plugin.streaming.policies import Offline, Rollback
 
-PROMPT = Prompt(({"role": "user", "content": "<audio>Translate."},))
-
 
 def source(milliseconds):
-    return StreamSource(PROMPT, np.zeros(round(milliseconds * 16), dtype=np.float32))
+    return StreamSource(ASK, np.zeros(round(milliseconds * 16), dtype=np.float32))
 
 
 def run(milliseconds, cell, model=None, max_new_tokens=256):

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from helpers.fakes import ClockModel
+from helpers.fakes import ASK, ClockModel
 
 from simulsa_plugin.errors import UsageError
-from simulsa_plugin.model.values import Continuation, Prompt
+from simulsa_plugin.model.values import Continuation
 from simulsa_plugin.streaming.catalogue import PolicyOptions, make_policies
 from simulsa_plugin.streaming.engine import (
     BatchLimits,
@@ -26,12 +26,10 @@ from simulsa_plugin.streaming.policies import (
     WaitK,
 )
 
-PROMPT = Prompt(({"role": "user", "content": "<audio>Translate."},))
-
 
 def run(policy, milliseconds=2000, chunk=500, model=None):
     """(shown, committed) after every step, as text."""
-    source = StreamSource(PROMPT, np.zeros(milliseconds * 16, dtype=np.float32))
+    source = StreamSource(ASK, np.zeros(milliseconds * 16, dtype=np.float32))
     ((session,),) = decode_batched(
         model or ClockModel(), [source], [DecodingSetting(policy, chunk)], BatchLimits(99, 4)
     )
@@ -116,7 +114,7 @@ def test_attention_stops_before_what_is_said_about_the_end_of_the_audio():
 
 def test_heads_are_those_of_the_policy_or_found_once():
     model, found = ClockModel(), ((0, 1000), (0, 2000))
-    sources = [StreamSource(PROMPT, np.zeros(16 * ms, dtype=np.float32)) for _, ms in found]
+    sources = [StreamSource(ASK, np.zeros(16 * ms, dtype=np.float32)) for _, ms in found]
     cells = [DecodingSetting(Attention(ms), chunk) for ms in (160, 320) for chunk in (500, 700)]
     assert choose_alignment_heads(model, cells, lambda: sources) == found
     named = [DecodingSetting(Attention(160, ((7, 1),)), 500), DecodingSetting(Rollback(3), 500)]
@@ -158,7 +156,7 @@ def test_an_utterance_is_read_once_at_each_time(batch_size):
     cells = [DecodingSetting(Rollback(b), k) for k in (500, 1000, 1500) for b in (0, 3)] + [
         DecodingSetting(Retranslation(), 500)
     ]
-    sources = [StreamSource(PROMPT, np.zeros(ms * 16, dtype=np.float32)) for ms in (1700, 2600)]
+    sources = [StreamSource(ASK, np.zeros(ms * 16, dtype=np.float32)) for ms in (1700, 2600)]
     decode_batched(model, sources, cells, BatchLimits(99, batch_size))
     times = {500, 1000, 1500, 1700}, {500, 1000, 1500, 2000, 2500, 2600}
     assert sorted(model.read_samples) == sorted(16 * time for found in times for time in found)
@@ -166,7 +164,7 @@ def test_an_utterance_is_read_once_at_each_time(batch_size):
 
 def test_the_budget_bounds_the_tokens_of_a_batch():
     model = ClockModel(bytes_per_token=10)
-    sources = [StreamSource(PROMPT, np.zeros(16_000, dtype=np.float32))] * 6
+    sources = [StreamSource(ASK, np.zeros(16_000, dtype=np.float32))] * 6
     # At 500 ms a prompt has 500 tokens, with 9 new ones 509: two sessions fit into 12,000 bytes, three do not.
     decode_batched(model, sources, [DecodingSetting(Rollback(0), 500)], BatchLimits(9, 64, memory_bytes=12_000))
     assert max(model.batches) == 2
@@ -178,7 +176,7 @@ def test_the_budget_bounds_the_audio_that_is_read_at_once():
             self.widths = [*getattr(self, "widths", []), len(waveforms)]
             return super().encode_prompts(prompts, waveforms)
 
-    sources = [StreamSource(PROMPT, np.zeros(16_000, dtype=np.float32))] * 7
+    sources = [StreamSource(ASK, np.zeros(16_000, dtype=np.float32))] * 7
     found = {}
     for memory in (48_000, 10_000, 1e9):
         model = Reading(bytes_per_sample=2.0)

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from helpers.fakes import ClockModel, HastyModel, Killed, Mortal, write_noise
+from helpers.fakes import ClockModel, HastyModel, Killed, Mortal, noise_samples, varied_seconds
 from helpers.files import tree
 
 from simulsa_plugin.errors import DatasetError, StorageError
@@ -17,26 +17,16 @@ from simulsa_plugin.evaluation.run import plan_cells, run_evaluation
 from simulsa_plugin.files.atomic import make_folder
 from simulsa_plugin.files.ownership import claim
 from simulsa_plugin.metrics.significance import Bootstrap
-from simulsa_plugin.model.values import Prompt, Sample, UnusableRow
+from simulsa_plugin.model.values import UnusableRow
 from simulsa_plugin.settings import read_recipe
 from simulsa_plugin.tuning import search as module
 from simulsa_plugin.tuning.halving import Goal, neighbours, promising
 from simulsa_plugin.tuning.search import NAMES, SEARCH, frontier_table, search_frontier
 from simulsa_plugin.tuning.tuned_recipe import GRID, searched_settings, write_tuned
 
-TEXT = "guten Tag liebe Welt"
-
 
 class MortalModel(Mortal, HastyModel):
     pass
-
-
-def make_rows(folder, count, seconds=2.2, start=0):
-    prompt = Prompt(({"role": "user", "content": "<audio>Translate."},))
-    return [
-        Sample(row, prompt, TEXT, write_noise(folder / f"{row}.wav", seconds + 0.1 * (row % 5), seed=start + row))
-        for row in range(count)
-    ]
 
 
 def settings(**keys):
@@ -47,7 +37,7 @@ def settings(**keys):
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
-    return make_rows(tmp_path_factory.mktemp("dev"), 32)
+    return noise_samples(tmp_path_factory.mktemp("dev"), varied_seconds(32))
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +80,7 @@ def test_the_files_say_what_was_found(found):
 
 
 def test_the_default_grid_takes_a_tenth_of_its_sessions(tmp_path):
-    rows = make_rows(tmp_path, 200, seconds=0.2)
+    rows = noise_samples(tmp_path, varied_seconds(200, 0.2))
     result = search_frontier(
         ClockModel(text="a b"), "dev", rows, searched_settings({}), Goal((300.0, 600.0)), tmp_path / "out"
     )
@@ -101,7 +91,7 @@ def test_the_default_grid_takes_a_tenth_of_its_sessions(tmp_path):
 @pytest.fixture
 def small(tmp_path, monkeypatch):
     monkeypatch.setattr(decoding, "UTTERANCES_PER_BLOCK", 4)
-    rows = [*make_rows(tmp_path, 14), UnusableRow(14, "no_audio")]
+    rows = [*noise_samples(tmp_path, varied_seconds(14)), UnusableRow(14, "no_audio")]
     return lambda out, model=None, goal=Goal((950.0,)), rows=rows: search_frontier(  # noqa: B008
         model or HastyModel(), "dev", rows, settings(simulsa_chunks="300"), goal, out
     )
@@ -134,7 +124,10 @@ def test_killed_between_its_parts_it_ends_with_the_same_bytes(small, tmp_path, m
 
 
 def test_the_test_set_is_decoded_with_the_attention_heads_of_the_dev_set(tmp_path):
-    dev, keys = make_rows(tmp_path, 5), {"simulsa_policies": "attention", "simulsa_attention_ms": "100,300"}
+    dev, keys = (
+        noise_samples(tmp_path, varied_seconds(5)),
+        {"simulsa_policies": "attention", "simulsa_attention_ms": "100,300"},
+    )
     chosen, goal = settings(**keys), Goal((2000.0,))
     heads = [f"0/{2200 + 100 * row}" for row in range(5)]  # as HastyModel finds them: by what is heard
     result = search_frontier(HastyModel(), "dev", dev, chosen, goal, tmp_path / "out")
@@ -146,7 +139,7 @@ def test_the_test_set_is_decoded_with_the_attention_heads_of_the_dev_set(tmp_pat
     write_tuned({}, chosen, result, tmp_path / "out")
     for name in ("tuned", "finalists"):
         assert read_recipe(tmp_path / "out" / f"{name}.yaml")["simulsa_attention_heads"] == heads
-    test, model = make_rows(tmp_path, 3, seconds=3.0), HastyModel()
+    test, model = noise_samples(tmp_path, varied_seconds(3, 3.0)), HastyModel()
     frozen = EvaluationSettings.from_keys(read_recipe(tmp_path / "out" / "tuned.yaml"))
     run_evaluation(model, "test", test, frozen, tmp_path / "results")
     assert [f"{layer}/{head}" for layer, head in model.watched[0]] == heads
@@ -249,7 +242,7 @@ def test_tuned_yaml_decodes_the_chosen_cells_and_no_others(found, tmp_path):
     }
     assert not {"simulsa_wait_k", "simulsa_confidence_threshold", "simulsa_hold_n"} & set(written)
     assert "\n# 700 ms: rollback k=" in (tmp_path / "tuned.yaml").read_text()
-    test = make_rows(tmp_path, 5, start=100)
+    test = noise_samples(tmp_path, varied_seconds(5), seed=100)
     cells = run_evaluation(HastyModel(), "test", test, EvaluationSettings.from_keys(written), tmp_path / "results")
     assert [row["folder"] for row in cells[:1]] == ["offline"]
     assert {row["folder"] for row in cells[1:]} == set(chosen)
