@@ -94,7 +94,7 @@ def test_other_utterances_and_a_missing_clean_result_are_refused(arms, tmp_path,
     shutil.copytree(arms / "one", tmp_path / "arm")
     shutil.rmtree(tmp_path / "arm/clean")
     assert main([str(tmp_path / "arm")]) == 2
-    assert "holds no result clean. Make it: simulsa-eval" in capsys.readouterr().err
+    assert "no result clean. Create it: simulsa-eval" in capsys.readouterr().err
     rows = noise_samples(tmp_path, [1.0], TEXT)
     run_evaluation(ClockModel(TEXT), "toy", rows, SETTINGS, tmp_path / "arm/clean")
     assert main([str(tmp_path / "arm")]) == 1
