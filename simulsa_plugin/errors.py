@@ -1,4 +1,4 @@
-"""One exception tree. Every message says what happened, what was got, what is allowed, and the next step."""
+"""The exceptions. Every message tells what happened, the value got, what is allowed, and the next step."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ _LONGEST_WORD = 8  # letters between spaces, on average; words of Chinese have 2
 
 
 def language_code(language: str) -> str:
-    """The language of a tag by its short code, without script and region; what is not a tag stays, in lower case.
+    """Return the short code of the language of a tag, without script and region; other words stay, in lower case.
 
     >>> [language_code(tag) for tag in ("zh-CN", "zh_cn", "cmn_hans_cn", "zho", "pt-BR", "yue_hant_hk", "pes", "")]
     ['zh', 'zh', 'zh', 'zh', 'pt', 'yue', 'fa', '']
@@ -48,7 +48,7 @@ def language_code(language: str) -> str:
 
 
 def is_language(language: str) -> bool:
-    """Whether this is a valid tag (BCP 47) of one language, with `-` or `_`, in any case.
+    """Return whether this is a valid tag (BCP 47) of one language, with `-` or `_`, in any case.
 
     >>> is_language("zh_hant"), is_language("jpn"), is_language("cn"), is_language("Chinese"), is_language("und")
     (True, True, False, False, False)
@@ -58,7 +58,7 @@ def is_language(language: str) -> bool:
 
 
 def language_of_region(region: str) -> str | None:
-    """The language that is most likely meant where the code of a region stands in the place of a language's.
+    """Return the language that is most likely meant where the code of a region stands in the place of a language's.
 
     English is never returned: it is what CLDR has for a region that it knows nothing about.
 
@@ -73,7 +73,7 @@ def language_of_region(region: str) -> str | None:
 
 
 def writing_of_language(language: str) -> str:
-    """One of WRITINGS: that of the script of a tag, else of the script in which the language is most likely written.
+    """Return one of WRITINGS: that of the script of a tag, else of the most likely script of its language.
 
     >>> [writing_of_language(tag) for tag in ("zh-Hant", "ja", "ko", "th", "de", "ja-Latn")]
     ['Chinese', 'Japanese', 'Korean', 'unspaced', 'spaced', 'spaced']
@@ -83,7 +83,7 @@ def writing_of_language(language: str) -> str:
 
 
 def writing_of_text(text: str) -> str | None:
-    """One of WRITINGS, that of most words of a text; None where it has no letters.
+    """Return one of WRITINGS, that of most words of a text; None where it has no letters.
 
     >>> [writing_of_text(text) for text in ("iPhone 今天发布", "今日は", "Grüße aus 北", "12")]
     ['Chinese', 'Japanese', 'spaced', None]
@@ -105,7 +105,7 @@ def writing_of_text(text: str) -> str | None:
 
 
 def is_without_spaces(text: str) -> bool:
-    """Whether words cannot be told by white space: a script without spaces, and no spaces put in by a segmenter.
+    """Return whether words cannot be told by white space: a script without spaces, and no spaces put in by a segmenter.
 
     >>> [is_without_spaces(text) for text in ("今天天气很好我们去公园", "今天 天气 很 好", "Donaudampfschiff")]
     [True, False, False]
@@ -117,13 +117,13 @@ def is_without_spaces(text: str) -> bool:
 
 
 def _spaceless_lengths(text: str) -> Iterator[int]:
-    """Letters of scripts without spaces in each part between white space that has some."""
+    """Yield the letters of scripts without spaces in each part between white space that has some."""
     return (count for part in text.split() if (count := len(_SPACELESS.findall(part))))
 
 
 @functools.lru_cache(maxsize=256)
 def _parsed(language: str) -> Language | None:
-    """The tag in its preferred form, as CLDR has it (`cmn` is `zh`); None where it is not in the form of a tag."""
+    """Return the tag in its preferred form, as CLDR has it (`cmn` is `zh`); None where it is not a well-formed tag."""
     from langcodes import Language, standardize_tag
     from langcodes.tag_parser import LanguageTagError
 

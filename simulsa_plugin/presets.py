@@ -78,7 +78,7 @@ class Preset:
     values: Mapping[str, Any]
 
     def __str__(self) -> str:
-        """A line for the user.
+        """Describe the preset in a line.
 
         >>> print(Preset("paper", {"simulsa_rollbacks": (0, 3)}))
         preset paper: simulsa_rollbacks=0,3
@@ -113,5 +113,5 @@ def apply_preset(
 
 
 def _typed(value: Any) -> str:
-    """A value as it is typed behind `key=`."""
+    """Format a value as it is typed behind `key=`."""
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -49,7 +49,7 @@ def read_sealed_configuration(path: Path) -> dict[str, Any]:
             raise ValueError("it is not an object")
     except (OSError, ValueError) as error:
         raise StorageError(
-            f"{path} cannot be read ({error}); it says what its folder was made with. Remove that folder, or choose "
+            f"{path} cannot be read ({error}); it records how its folder was made. Remove that folder, or choose "
             "another --out. If you know that this recipe and model made it, remove only the file, and start again."
         ) from error
     return found

@@ -42,7 +42,7 @@ class _RecipeLoader(yaml.SafeLoader):
     """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """A mapping whose keys all differ."""
+        """Construct a mapping whose keys all differ."""
         seen: set[Any] = set()
         for key_node, _ in node.value:
             if key_node.tag != "tag:yaml.org,2002:merge":
@@ -71,7 +71,7 @@ class Settings:
 
     @classmethod
     def keys(cls) -> dict[str, dataclasses.Field[Any]]:
-        """Recipe key → field."""
+        """Return recipe key → field."""
         return {KEY_PREFIX + field.name: field for field in dataclasses.fields(cls)}
 
     @classmethod
@@ -91,7 +91,7 @@ class Settings:
         return cls(**chosen)
 
     def as_keys(self) -> dict[str, Any]:
-        """The group as recipe keys and JSON values, for manifests."""
+        """Return the group as recipe keys and JSON values, for manifests."""
         values = {key: getattr(self, field.name) for key, field in self.keys().items()}
         return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
@@ -104,7 +104,7 @@ def read_recipe(path: str | Path | None, overrides: Iterable[str] = ()) -> dict[
         overrides: strings `key=value`.
 
     Raises:
-        UsageError: the file is missing, is no YAML mapping, or an override has no `=`.
+        UsageError: the file is missing, is not a YAML mapping, or an override has no `=`.
     """
     recipe: dict[str, Any] = {}
     if path is not None:
@@ -134,7 +134,7 @@ def split_recipe(recipe: Mapping[str, Any], groups: Iterable[type[Settings]]) ->
 
 
 def unknown_key(key: str, known: Iterable[str]) -> UsageError:
-    """The error for a key nobody reads, with the nearest known one."""
+    """Return the error for an unknown key, with the nearest known one."""
     known = sorted(known)
     own = {name.removeprefix(KEY_PREFIX): name for name in known}  # a shared prefix would make everything near
     near = difflib.get_close_matches(key.removeprefix(KEY_PREFIX), own, n=1)
@@ -148,7 +148,7 @@ def unknown_key(key: str, known: Iterable[str]) -> UsageError:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A sentence that names the known word most like this one, with a space before it; empty where none is like it.
+    """Return a sentence with the nearest known word, with a space before it; empty where none is near.
 
     >>> did_you_mean("qwen2audio", ["qwen2_vl", "qwen2_audio"]), did_you_mean("xyzzy", ["qwen2_audio"])
     (' Did you mean qwen2_audio?', '')
@@ -166,7 +166,7 @@ def check_choice(key: str, value: str, allowed: Iterable[str]) -> None:
 
 
 def short_repr(value: object) -> str:
-    """A value for a message: as Python writes it, cut where that is long.
+    """Format a value for a message: as Python writes it, cut where that is long.
 
     >>> short_repr("a"), len(short_repr("a" * 1000)), short_repr(10**9999)
     ("'a'", 80, 'a number of thousands of digits')
@@ -230,7 +230,7 @@ def _parse_yaml(text: str, where: str) -> Any:
 
 
 def _odd_content(value: Any) -> str | None:
-    """What no recipe needs, and what would harm whoever prints or stores it; None where there is nothing such."""
+    """Name content that no recipe needs, and that would harm whoever prints or stores it; None where there is none."""
     level, room = [value], MAX_RECIPE_VALUES
     for _ in range(MAX_RECIPE_DEPTH):
         texts = {id(one): one for one in level if isinstance(one, str)}
@@ -278,12 +278,12 @@ def _convert(key: str, value: Any, hint: Any) -> Any:
 
 
 def _is_moderate(value: float) -> bool:
-    """Whether arrays, JSON's readers and the other libraries hold it, too."""
+    """Return whether arrays, JSON's readers and the other libraries hold it, too."""
     return isinstance(value, float) or -(2**63) <= value < 2**63
 
 
 def _as_mapping(key: str, value: Any) -> dict[str, str]:
-    """`{a: x, b: y}` and `a:x,b:y` are both mappings."""
+    """Convert `{a: x, b: y}` or `a:x,b:y` to a mapping."""
     if isinstance(value, str):
         pairs = [pair.partition(":") for pair in value.split(",")]
         if all(name.strip() and colon and of.strip() for name, colon, of in pairs):
@@ -294,7 +294,7 @@ def _as_mapping(key: str, value: Any) -> dict[str, str]:
 
 
 def _as_list(value: Any) -> list[Any]:
-    """`500,1000`, `[500, 1000]` and `500` are all lists."""
+    """Convert `500,1000`, `[500, 1000]` or `500` to a list."""
     if isinstance(value, str):
         return [_parse_yaml(item, "a list") for item in value.split(",") if item.strip()]
     return list(value) if isinstance(value, (list, tuple)) else [value]

@@ -27,7 +27,7 @@ class Shard:
         """Read `2/4`.
 
         Raises:
-            UsageError: it is no such thing.
+            UsageError: it is something else.
         """
         match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
         if match is None or not 1 <= int(match[1]) <= int(match[2]):

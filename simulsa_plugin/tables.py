@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def align(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows as lines: the first column to the left, the others to the right.
+    """Align rows as lines: the first column to the left, the others to the right.
 
     >>> align([["cell", "BLEU"], ["offline", "9"]])
     ['cell     BLEU', 'offline     9']

@@ -26,7 +26,7 @@ _MOVES_UP = re.compile(r"(?:\x1b\[A)+")  # all that tqdm writes where several ba
 
 
 def printable(text: str) -> str:
-    r"""The text with its control characters escaped; names and logs may come from anybody.
+    r"""Escape the control characters of a text; names and logs may come from anybody.
 
     >>> printable("a\x1b[31mb\tc\n")
     'a\\x1b[31mb\tc\n'
@@ -35,7 +35,7 @@ def printable(text: str) -> str:
 
 
 def html_text(text: str) -> str:
-    """Text as HTML that shows it, control characters escaped as on a terminal."""
+    """Escape text for HTML that shows it, control characters as on a terminal."""
     return html.escape(printable(text))
 
 
@@ -141,7 +141,7 @@ def progress_shown(shown: bool) -> Iterator[None]:
 
 
 def progress(total: int | None, desc: str, unit: str, initial: int = 0) -> tqdm[Any] | ProgressLines:
-    """A context whose `update(n)` counts things done: a bar on a terminal, else a line now and then.
+    """Return a context whose `update(n)` counts things done: a bar on a terminal, else a line now and then.
 
     Args:
         total: things to do, those that were done before included.
@@ -159,7 +159,7 @@ def progress(total: int | None, desc: str, unit: str, initial: int = 0) -> tqdm[
 
 
 def tracked(things: Iterable[T], total: int | None, desc: str, unit: str) -> Iterator[T]:
-    """The things themselves, with `progress` over them."""
+    """Yield the things themselves, with `progress` over them."""
     with progress(total, desc, unit) as counting:
         for thing in things:
             yield thing
@@ -167,7 +167,7 @@ def tracked(things: Iterable[T], total: int | None, desc: str, unit: str) -> Ite
 
 
 def _in_words(seconds: float) -> str:
-    """A span of time, roughly.
+    """Format a span of time, roughly.
 
     >>> _in_words(40), _in_words(600), _in_words(10_000)
     ('40 s', '10 min', '2.8 h')

@@ -37,7 +37,7 @@ class Task(Future[Any]):
         self.call = function, arguments
 
     def result(self, timeout: float | None = None) -> Any:
-        """What the function returned, or raises what it raised; `timeout` is not used."""
+        """Return what the function returned, or raise what it raised; `timeout` is not used."""
         self._processes.finish(self)
         return super().result()
 
@@ -129,7 +129,7 @@ class Processes(Executor):
             self._busy[connection] = task
 
     def _forget(self, connection: Connection, task: Task | None) -> None:
-        """Its process has died: memory may have run out."""
+        """Give up a process that has died, perhaps for lack of memory."""
         connection.close()
         if task is not None:
             self._waiting.appendleft(task)

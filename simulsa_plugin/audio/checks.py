@@ -21,7 +21,7 @@ _NOT_THERE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAM
 
 
 def cannot_read(name: str, error: OSError) -> AudioError | StorageError:
-    """What an OSError means: a file that is not there for us, or a system that fails.
+    """Tell what an OSError means: a file that is not accessible, or a system that fails.
 
     >>> print(cannot_read("a.wav", OSError(errno.EIO, "Input/output error")))
     Cannot read a.wav: Input/output error. This need not be the file's fault: repair the cause and start again.
@@ -69,7 +69,7 @@ def check_size(num_values: int, path: str | Path | IO[bytes]) -> None:
 
 
 def fits_memory(num_values: int) -> bool:
-    """Whether so many samples times channels may be held at once."""
+    """Return whether so many samples times channels may be held at once."""
     return num_values <= MAX_VALUES
 
 
@@ -88,7 +88,7 @@ def check_amplitude(samples: npt.NDArray[np.float32], name: str) -> None:
 
 
 def is_plausible(samples: npt.NDArray[np.float32]) -> bool:
-    """Whether no sample is NaN, infinite, or so large that its square soon is.
+    """Return whether no sample is NaN, infinite, or so large that its square soon is.
 
     >>> [is_plausible(np.array([[value]], dtype=np.float32)) for value in (-1, np.nan, np.inf, 1e30)]
     [True, False, False, False]
@@ -99,5 +99,5 @@ def is_plausible(samples: npt.NDArray[np.float32]) -> bool:
 
 
 def name_of(path: str | Path | IO[bytes]) -> str:
-    """Name a file or an open handle in messages."""
+    """Return the name of a file or an open handle for messages."""
     return str(path) if isinstance(path, (str, Path)) else str(getattr(path, "name", "audio"))

@@ -84,7 +84,7 @@ def _read_with_av(handle: IO[bytes], reason: NotForLibsndfile) -> tuple[npt.NDAr
 
 
 def _gather(blocks: Iterator[Waveform], handle: IO[bytes]) -> Waveform:
-    """All blocks as one array. What is really there decides the memory, not what a header claims."""
+    """Join all blocks into one array. The actual data decides the memory, not what a header claims."""
     pieces, num_values = [], 0
     for block in blocks:
         num_values += block.size
@@ -195,14 +195,14 @@ def sound_blocks(file: Any, handle: IO[bytes], seconds: float = _BLOCK_SECONDS) 
 
 
 def soundfile_errors() -> tuple[type[Exception], ...]:
-    """What `soundfile` raises where libsndfile cannot go on."""
+    """Return the exceptions that `soundfile` raises where libsndfile cannot go on."""
     import soundfile
 
     return soundfile.LibsndfileError, RuntimeError
 
 
 def not_for_libsndfile(error: Exception, handle: IO[bytes]) -> NotForLibsndfile:
-    """Why libsndfile failed; it does not tell a system that cannot read a file from a file that is broken.
+    """Return the error of libsndfile; it does not tell a system that cannot read a file from a file that is broken.
 
     Raises:
         OSError: the system cannot read the file.
@@ -225,7 +225,7 @@ def _check_count(file: Any, handle: IO[bytes]) -> None:
 
 
 def _is_chained_ogg(handle: IO[bytes]) -> bool:
-    """Whether a second logical stream begins anywhere in an Ogg file; joined files may even share a serial number."""
+    """Return whether a second logical stream begins in an Ogg file; joined files may even share a serial number."""
     position, found, chunk = handle.tell(), 0, b""
     handle.seek(0)
     while found < 2 and (more := handle.read(_SCAN_BYTES)):
@@ -281,7 +281,7 @@ def open_with_av(handle: IO[bytes], reason: NotForLibsndfile) -> Iterator[AvFile
 
 
 def _unnamed(handle: IO[bytes]) -> SimpleNamespace:
-    """What FFmpeg may know of a file: what is in it and how its name ends; it takes `%d.png` for many pictures."""
+    """Return what FFmpeg may know of a file: content and ending; it takes `%d.png` for many pictures."""
     suffix = Path(name_of(handle)).suffix
     name = f"audio{suffix}" if suffix[1:].isalnum() else "audio"
     return SimpleNamespace(name=name, read=handle.read, seek=handle.seek, tell=handle.tell)
@@ -297,7 +297,7 @@ def _av_blocks(container: Any, rate: int, handle: IO[bytes], reason: NotForLibsn
 
 
 def _frames(container: Any, handle: IO[bytes], reason: NotForLibsndfile) -> Iterator[Any]:
-    """What FFmpeg decodes; a bare MPEG stream goes on after junk (the tags of joined files), as in all players."""
+    """Yield the frames that FFmpeg decodes; a bare MPEG stream goes on after junk, such as tags of joined files."""
     import av
 
     try:
@@ -314,7 +314,7 @@ def _frames(container: Any, handle: IO[bytes], reason: NotForLibsndfile) -> Iter
 
 
 def _at_rate(frames: Iterator[Any], rate: int) -> Iterator[Any]:
-    """Frames at one sample rate: in joined files it may change, and FFmpeg resamples what comes at another."""
+    """Yield frames at one sample rate: in joined files it may change, and FFmpeg resamples what comes at another."""
     import av
 
     for (frame_rate, layout, *_), stretch in itertools.groupby(frames, key=_kind):
@@ -333,7 +333,7 @@ def _kind(frame: Any) -> tuple[Any, ...]:
 
 
 def _joined(frames: Iterator[Any]) -> Iterator[Any]:
-    """Frames of a second at least, of one kind each: what Python does for a frame of 20 ms costs more than decoding."""
+    """Yield frames of a second at least, of one kind each: Python spends more on a frame of 20 ms than its decoding."""
     import av
 
     for _, stretch in itertools.groupby(frames, key=_kind):
@@ -353,7 +353,7 @@ def _joined(frames: Iterator[Any]) -> Iterator[Any]:
 
 
 def _to_floats(frame: Any) -> Waveform:
-    """(num_samples, channels), full scale ±1."""
+    """Convert to (num_samples, channels), full scale ±1."""
     samples = frame.to_ndarray()
     samples = samples.T if frame.format.is_planar else samples.reshape(frame.samples, -1)
     if samples.dtype == np.uint8:

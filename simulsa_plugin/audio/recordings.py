@@ -67,7 +67,7 @@ class _Reader(Protocol):
     rate: int
 
     def read(self, start: int, stop: int) -> Waveform:
-        """Samples [start, stop) as (num_samples, channels), as far as they go; `start` never falls from call to call.
+        """Read samples [start, stop) as (num_samples, channels), as far as they go; `start` never falls.
 
         Raises:
             AudioError: `broken`.
@@ -78,7 +78,7 @@ class _Reader(Protocol):
 def read_parts(
     path: Path, spans: Sequence[Span], sample_rate: int = SAMPLE_RATE
 ) -> Iterator[tuple[int, Waveform | AudioError]]:
-    """Parts of one recording, mono at `sample_rate`; the recording is walked through once, and never held whole.
+    """Yield parts of one recording, mono at `sample_rate`; the recording is read once, and never held whole.
 
     A part is what `read_mono` would give for a file with just these samples: cut at the recording's own rate, then
     resampled. What reaches up to half a second past the end is taken as far as it goes.
@@ -105,7 +105,7 @@ def read_parts(
 
 
 def audio_info(path: Path) -> AudioInfo:
-    """Length and channels of an audio file, as decoding gives them.
+    """Return length and channels of an audio file, as decoding gives them.
 
     libsndfile's header has them; the first sample is decoded as a proof. What PyAV reads is decoded to its end: the
     lengths of MP3, AAC and other containers' headers are estimates, or those of a video.
@@ -133,7 +133,7 @@ def _info_with_soundfile(file: Any, handle: IO[bytes]) -> AudioInfo:
     try:
         if file.format == "FLAC":  # its header may promise what a broken download has not brought
             file.seek(frames - 1)
-        frames *= len(next(sound_blocks(file, handle, seconds=0), ()))  # a header alone is no audio
+        frames *= len(next(sound_blocks(file, handle, seconds=0), ()))  # a header alone is not audio
     except soundfile_errors() as error:
         raise not_for_libsndfile(error, handle) from error
     return AudioInfo(frames / file.samplerate, channels, _too_large(frames * channels))
@@ -168,7 +168,7 @@ def _read_part(reader: _Reader, span: Span, sample_rate: int) -> Waveform:
 
 
 def _chosen(samples: Waveform, channel: int | None) -> Waveform:
-    """(num_samples, channels) with all channels, or one."""
+    """Select all channels of (num_samples, channels), or one."""
     if channel is None:
         return samples
     if channel >= samples.shape[1]:
@@ -213,7 +213,7 @@ class _Jumping:
         return samples
 
     def _open_again(self) -> None:
-        """A decoder of FLAC that has failed fails at every other place as well."""
+        """Open a FLAC decoder anew: one that has failed fails at every other place as well."""
         self._file.close()
         with contextlib.suppress(NotForLibsndfile):  # then the next part finds a closed file
             self._file = open_with_soundfile(self._handle)

@@ -39,7 +39,7 @@ def resample_waveform(waveform: _Samples, from_rate: int, to_rate: int) -> _Samp
 
 @functools.lru_cache(maxsize=8)
 def _filter(down: int, up: int) -> tuple[_Samples, int]:
-    """Taps at `up` times the source's rate, and how many samples of the result come before the first.
+    """Compute the taps at `up` times the source's rate, and how many samples of the result come before the first.
 
     Tap n weighs source sample i for result j, where n = i · up − j · down. torchaudio splits it as
     n = index · up − phase · down with 0 ≤ phase < up and computes in float32; the taps differ by up to 1e-4 from exact

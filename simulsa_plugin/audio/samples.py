@@ -15,7 +15,7 @@ Waveform = npt.NDArray[np.float32]
 
 
 def seconds_to_samples(seconds: float, sample_rate: int = SAMPLE_RATE) -> int:
-    """Seconds to the nearest sample, halves up (docs/method.md: a cut is rounded to a sample once).
+    """Convert seconds to the nearest sample, halves up (docs/method.md: a cut is rounded to a sample once).
 
     >>> seconds_to_samples(0.5), seconds_to_samples(1.00003)
     (8000, 16000)
@@ -24,7 +24,7 @@ def seconds_to_samples(seconds: float, sample_rate: int = SAMPLE_RATE) -> int:
 
 
 def samples_to_seconds(num_samples: int, sample_rate: int = SAMPLE_RATE) -> float:
-    """Samples to seconds.
+    """Convert samples to seconds.
 
     >>> samples_to_seconds(8000)
     0.5
@@ -33,7 +33,7 @@ def samples_to_seconds(num_samples: int, sample_rate: int = SAMPLE_RATE) -> floa
 
 
 def average_channels(samples: npt.NDArray[np.float32]) -> Waveform:
-    """(num_samples, channels) to (num_samples,).
+    """Average (num_samples, channels) to (num_samples,).
 
     >>> average_channels(np.array([[0.5, 0.25]], dtype=np.float32)).tolist()
     [0.375]
@@ -43,7 +43,7 @@ def average_channels(samples: npt.NDArray[np.float32]) -> Waveform:
 
 
 def to_pcm16(waveform: Waveform) -> npt.NDArray[np.int16]:
-    """Float ±1 to 16-bit samples, rounded and clipped.
+    """Convert float ±1 to 16-bit samples, rounded and clipped.
 
     >>> to_pcm16(np.array([0.0, 1.0, -1.0], dtype=np.float32)).tolist()
     [0, 32767, -32768]
@@ -52,7 +52,7 @@ def to_pcm16(waveform: Waveform) -> npt.NDArray[np.int16]:
 
 
 def from_pcm16(samples: npt.NDArray[np.int16]) -> Waveform:
-    """16-bit samples to float ±1, as every reader gives them back."""
+    """Convert 16-bit samples to float ±1, as every reader returns them."""
     return (samples / np.float32(32768.0)).astype(np.float32)
 
 

@@ -1,4 +1,4 @@
-"""Score some samples again one by one, and say how far the batched scores are from that."""
+"""Score some samples again one by one, and measure how far the batched scores are from that."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def audit(
 
 
 def audit_line(found: Mapping[str, Any]) -> str:
-    """The audit in a line."""
+    """Summarise the audit in a line."""
     where = f" ({found['id']}, token {found['token']})" if found["id"] else ""
     in_dtype = f" ({found['dtype']})" if found["dtype"] else ""
     verdict = "within" if found["largest_difference"] <= found["tolerance"] else "NOT within"
@@ -70,7 +70,7 @@ def audit_line(found: Mapping[str, Any]) -> str:
 
 
 def _largest_difference(batched: Mapping[str, Any], alone: Mapping[str, Any]) -> tuple[float, int]:
-    """Over all tokens and kinds of scores: the difference, and the token's number."""
+    """Return the largest difference over all tokens and kinds of scores, and the token's number."""
     return max(
         (abs(one - other), token)
         for field in LOGPROB_FIELDS

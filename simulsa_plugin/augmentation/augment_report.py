@@ -1,4 +1,4 @@
-"""What a person reads of a run: a table on the terminal, and report.html."""
+"""Reports of a run: a table on the terminal, and report.html."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ code{font-size:13px;overflow-wrap:anywhere}"""
 
 
 def augment_summary(manifest: Mapping[str, Any]) -> list[str]:
-    """The table at the end of a run: rows, accepted share by cut share, empties, skips by reason, the signature."""
+    """Return the lines at the end of a run: counts, accepted share by cut share, skips by reason, the signature."""
     counts, rows = manifest["counts"], manifest["rows"] or "an unknown number of"
     lines = [
         f"{manifest['dataset']}: {counts['samples']} partial samples from {rows} rows "
@@ -148,7 +148,7 @@ def _cut_table(bins: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Cells are HTML already."""
+    """Build an HTML table; cells are HTML already."""
     lines = ["".join(f"<td>{cell}</td>" for cell in row) for row in rows]
     head_line = "".join(f"<th>{name}</th>" for name in head)
     return f"<table><tr>{head_line}</tr>\n" + "\n".join(f"<tr>{line}</tr>" for line in lines) + "</table>"

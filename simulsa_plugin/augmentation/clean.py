@@ -26,7 +26,7 @@ _AT_ONCE = 256  # rows between two looks at the dataset
 
 
 def offer_clean(dataset: SourceDataset, skipped: Sequence[Skipped], layout: Layout) -> dict[str, Any] | None:
-    """Where the walk met rows that stop a training, list all such rows, and register the dataset without them.
+    """List all rows that stop a training, where the walk met some, and register the dataset without them.
 
     Writes `NAME_simulsa/broken.jsonl` (row from 0, reason, cause) and `NAME_simulsa/clean.jsonl`, and the entry
     NAME_clean unless that is another's.
@@ -49,7 +49,7 @@ def offer_clean(dataset: SourceDataset, skipped: Sequence[Skipped], layout: Layo
 
 
 def _broken_rows(dataset: SourceDataset, met: Mapping[int, Skipped]) -> Iterator[dict[str, Any]]:
-    """Rows of broken.jsonl; `met` are those that the walk knows."""
+    """Yield rows of broken.jsonl; `met` are those that the walk knows."""
     rows = iter(range(len(dataset)))
     with (
         ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
@@ -65,7 +65,7 @@ def _broken_rows(dataset: SourceDataset, met: Mapping[int, Skipped]) -> Iterator
 
 
 def _problem(seen: tuple[str | None, Sequence[str]]) -> tuple[str, str] | None:
-    """(reason, cause) of what stops a training at a row, from `SourceDataset.for_training`."""
+    """Return (reason, cause) of what stops a training at a row, from `SourceDataset.for_training`."""
     cause, audios = seen
     if cause:
         return "text", cause
@@ -92,7 +92,7 @@ def _register_clean(dataset: SourceDataset, broken: set[int], layout: Layout) ->
 
 
 def clean_lines(manifest: dict[str, Any]) -> list[str]:
-    """What to say of rows that stop a training; nothing where none is known."""
+    """Return the message about rows that stop a training; nothing where none is known."""
     clean = manifest.get("clean")
     if not clean:
         return []

@@ -1,4 +1,4 @@
-"""Select and truncate: which rows, cut where, written as clips."""
+"""Select rows, truncate them, and write the clips."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ class CutSampler:
         return cuts, skipped, warnings
 
     def outcomes(self) -> Iterator[Cut | Skipped]:
-        """The walk itself, over all rows: every cut of a row, or why there is none."""
+        """Walk over all rows: yield every cut of a row, or why it was skipped."""
         for row in walk(self.dataset.name, len(self.dataset), self.settings.seed):
             number, found = 0, self.dataset.sample(row)
             try:
@@ -153,7 +153,7 @@ class CutSampler:
         return Skipped(identifier, skip.reason, row.audio, skip.cause, row.source_id)
 
     def _read(self, sample: Sample | UnusableRow) -> tuple[Sample, Waveform]:
-        """A row that can be cut, with its audio. Raises _SkipRow with the reason."""
+        """Read the audio of a row that can be cut. Raises _SkipRow with the reason."""
         if isinstance(sample, UnusableRow):
             raise _SkipRow(sample.reason, sample.cause)
         try:
@@ -170,7 +170,7 @@ class CutSampler:
         return sample, waveform
 
     def _cut(self, sample: Sample, waveform: Waveform, number: int, taken: set[int]) -> Cut:
-        """One cut of a row, its clip written. Raises _SkipCut with the reason."""
+        """Cut a row and write its clip. Raises _SkipCut with the reason."""
         key = (self.settings.seed, self.dataset.name, sample.row, number)
         duration = samples_to_seconds(len(waveform))
         num_samples = cut_samples(duration, self.settings, generator(*key))
@@ -215,14 +215,14 @@ class CutSampler:
 
     @property
     def _window_in_words(self) -> str:
-        return f", and the model hears no more than {self._window_seconds:g} s"
+        return f", and the model takes no more than {self._window_seconds:g} s"
 
     @property
     def _window_seconds(self) -> float:
         return self.renderer.window_seconds or math.inf
 
     def _room(self, num_samples: int) -> int:
-        """Samples of silence that the model's window leaves beside a cut."""
+        """Return how many samples of silence fit into the model's window beside a cut."""
         longest = self.settings.silence_ms * 2 * SAMPLE_RATE / 1000 + num_samples
         return math.floor(min(self._window_seconds * SAMPLE_RATE, longest)) - num_samples
 
@@ -247,7 +247,7 @@ class CutSampler:
 
 
 def scored_clips(layout: Layout) -> dict[str, str | None]:
-    """The checksum of each clip that a row was scored with; None where a row, of an older version, does not say.
+    """Return the checksum of each clip that a row was scored with; None where a row of an older version has none.
 
     Other processes may be adding rows meanwhile.
     """

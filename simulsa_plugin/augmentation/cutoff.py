@@ -53,7 +53,7 @@ def cutoff_line(dataset: SourceDataset, renderer: Renderer, layout: Layout, cuto
 
 
 def _prompt_tokens(dataset: SourceDataset, renderer: Renderer, row: int) -> int | None:
-    """Tokens of a whole row's prompt, audio included; None where it cannot be read (any more)."""
+    """Count the tokens of a whole row's prompt, audio included; None where it cannot be read any more."""
     sample = dataset.sample(row)
     if not isinstance(sample, Sample):
         return None
@@ -64,5 +64,5 @@ def _prompt_tokens(dataset: SourceDataset, renderer: Renderer, row: int) -> int 
 
 
 def _text_bytes(row: Mapping[str, Any]) -> int:
-    """Bytes of a prompt's text: it never has more tokens."""
+    """Count the bytes of a prompt's text: it never has more tokens."""
     return sum(len(message["content"].encode()) for message in row["messages"])

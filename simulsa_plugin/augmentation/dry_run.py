@@ -1,4 +1,4 @@
-"""What a run would do, and at what cost: nothing is scored, nothing is written."""
+"""Dry run: what a run would do, and its cost; nothing is scored, nothing is written."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def _state(layout: Layout, cuts: Sequence[Cut]) -> str:
 
 
 def _whole_rows(journal: Path) -> Iterator[dict[str, Any]]:
-    """Rows of a journal that another process may be writing, hence only looked at."""
+    """Yield rows of a journal that another process may be writing; it is only read."""
     with journal.open("rb") as lines:
         for line in lines:
             try:

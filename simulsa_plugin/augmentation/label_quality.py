@@ -10,7 +10,7 @@ class TruePartials(Protocol):
     """A corpus that knows what can be said at any time (the embedded one does)."""
 
     def true_partial(self, row: int, reference: str, heard_seconds: float) -> str | None:
-        """The part of a row's reference that is certain after so much audio; None where it is not known."""
+        """Return the part of a row's reference that is certain after so much audio; None where it is not known."""
         ...
 
 
@@ -84,7 +84,7 @@ class LabelQualityTally:
         return self.over + self.exact + self.under
 
     def summary(self) -> dict[str, Any]:
-        """The sums, and mean words over and under per known sample (None without one)."""
+        """Return the sums, and the mean words over and under per known sample (None without one)."""
         return asdict(self) | {
             "known": self.known,
             "mean_over_words": self.over_words / self.known if self.known else None,

@@ -1,4 +1,4 @@
-"""Decide over scored rows and write what training reads; no model, one row at a time."""
+"""Label scored rows with partial translations and write the training rows: no model, one row at a time."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Labeler:
         return tally
 
     def _note_retokenized(self, row: Mapping[str, Any], decision: Decision, write: Write) -> bool | None:
-        """Whether training gives other tokens for the text than those that were accepted; None if nobody looked."""
+        """Return whether training gives other tokens for the text than those accepted; None if that was not checked."""
         if row.get("unstable_prefixes") is None:
             return None
         otherwise = decision.accepted_tokens in row["unstable_prefixes"]
@@ -89,7 +89,7 @@ class Labeler:
 
 
 def training_row(decided: Mapping[str, Any]) -> dict[str, Any]:
-    """A decided row as LLaMA-Factory trains on it; the template adds the end of turn that teaches the model to stop."""
+    """Return a labelled row as LLaMA-Factory trains on it; the template adds the end of turn."""
     return {
         "messages": [*decided["messages"], {"role": "assistant", "content": decided["partial"]}],
         "audios": [decided["clip"]],
@@ -98,17 +98,17 @@ def training_row(decided: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def _writing(path: Path, dump: Callable[[Mapping[str, Any]], str] = dump_line) -> Iterator[Write]:
-    """JSONL row by row, whole or not at all."""
+    """Write JSONL row by row, whole or not at all."""
     with replacing(path, "w") as handle:
 
         def write(row: Mapping[str, Any]) -> None:
             try:
                 handle.write(f"{dump(row)}\n")
             except ValueError as error:  # NaN, or half a character
-                raise StorageError(f"{path}: {row.get('id')} cannot be written as JSON ({error}). Mend it.") from error
+                raise StorageError(f"{path}: {row.get('id')} cannot be written as JSON ({error}). Fix it.") from error
 
         yield write
 
 
 def _nowhere(row: Mapping[str, Any]) -> None:
-    """Where there is no truth, there is no file about it."""
+    """Drop a row: without a truth there is no file about it."""

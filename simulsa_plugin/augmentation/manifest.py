@@ -80,12 +80,12 @@ def _refuse_other(layout: Layout, configuration: Mapping[str, Any]) -> None:
     before = layout.run.recorded()
     if before.get("scores_from"):
         raise StorageError(
-            f"{layout.folder} holds decisions over {before['scores_from']}, with clips elsewhere. Choose another --out."
+            f"{layout.folder} holds labels over {before['scores_from']}, with clips elsewhere. Choose another --out."
         )
 
     def next_step(keys: set[str]) -> str:
         if layout.scores.exists() and DECIDING_KEYS.issuperset(keys):
-            return f"To decide again over its scores: --from-scores {layout.scores}. Otherwise choose another --out."
+            return f"To relabel its scores: --from-scores {layout.scores}. Otherwise choose another --out."
         return "Choose another --out, or remove that folder."
 
     layout.run.refuse_other(before, configuration, next_step)
@@ -134,7 +134,7 @@ def as_scored(layout: Layout, configuration: Mapping[str, Any]) -> tuple[dict[st
 def describe_augmentation(
     dataset: SourceDataset, model: Mapping[str, Any], settings: AugmentSettings, output_width: int | None = None
 ) -> dict[str, Any]:
-    """What decides the result; two runs with the same configuration make the same files.
+    """Return what decides the result; two runs with the same configuration write the same files.
 
     Args:
         dataset: what is cut.
@@ -217,7 +217,7 @@ def _cutting_fields(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def plugin_version() -> dict[str, str]:
-    """What decides, by name and version."""
+    """Return the version of what labels, by name."""
     return versions("simulsa-plugin")
 
 

@@ -1,4 +1,4 @@
-"""The end of a run, with a model or over scores: skips, report, manifest."""
+"""The end of a run, with a model or over scores: skipped rows, report, manifest."""
 
 from __future__ import annotations
 

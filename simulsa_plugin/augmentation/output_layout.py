@@ -42,11 +42,11 @@ class Layout:
         self.rewritten = out / f"{name}.jsonl"
 
     def shard_folder(self, shard: Shard) -> Path:
-        """Where a shard keeps its journal."""
+        """Return the folder of a shard, which holds its journal."""
         return self.shards / str(shard)
 
     def journals(self) -> list[Path]:
-        """Every journal that is there, the shards' in the order of their names."""
+        """Return the journals that exist, those of shards in the order of their names."""
         return [path for path in (self.journal, *sorted(self.shards.glob(f"*/{self.journal.name}"))) if path.exists()]
 
     def remove_leftovers(self) -> None:
@@ -59,7 +59,7 @@ class Layout:
 
 
 def other_data(folder: Path, identifier: str) -> StorageError:
-    """The refusal when a file is about other data than this run's, though the names are the same."""
+    """Return the error for a file about other data than this run's, though the names are the same."""
     return StorageError(
         f"{folder} holds a run on other data under the same name ({identifier} differs). "
         "Choose another --out, or remove that folder."

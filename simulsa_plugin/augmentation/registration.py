@@ -1,6 +1,6 @@
 """An offline dataset as the pipeline sees it, and the place of both datasets in the output folder.
 
-What stands in that folder and was made by nobody of ours is left as it is: `NAME_simulsa/owned.json` says which of the
+Files in that folder that no run wrote are left as they are: `NAME_simulsa/owned.json` says which of the
 files and entries beside it are a run's own.
 """
 
@@ -41,41 +41,41 @@ class SourceDataset(Protocol):
     def __len__(self) -> int: ...
 
     def sample(self, row: int) -> Sample | UnusableRow:
-        """One row as a sample, or the reason why it is none."""
+        """Return one row as a sample, or the reason why it cannot be used."""
         ...
 
     def for_training(self, row: int) -> tuple[str | None, list[str]]:
-        """What stops a training at a row, in words, before any audio is opened; and the audio that it would open."""
+        """Return what stops a training at a row, in words, before any audio is opened; and the audio to open."""
         ...
 
     def without(self, rows: Collection[int]) -> tuple[dict[str, Any], Iterator[dict[str, Any]]]:
-        """The entry, without `file_name`, and the rows with absolute paths of a file that leaves some rows out."""
+        """Return the entry, without `file_name`, and the rows, with absolute paths, of a file without some rows."""
         ...
 
     def is_registered_in(self, folder: Path) -> bool:
-        """Whether its entry was read from `folder/dataset_info.json`."""
+        """Return whether its entry was read from `folder/dataset_info.json`."""
         ...
 
     def has_relative_audio(self) -> bool:
-        """Whether its paths only make sense beside its own file."""
+        """Return whether its paths only make sense beside its own file."""
         ...
 
     def rewritten_entry(self) -> dict[str, Any]:
-        """The entry, without `file_name`, under which `sharegpt_rows` in a file are the same rows again."""
+        """Return the entry, without `file_name`, under which `sharegpt_rows` in a file are the same rows again."""
         ...
 
     def sharegpt_rows(self) -> list[dict[str, Any]]:
-        """All rows with absolute paths."""
+        """Return all rows with absolute paths."""
         ...
 
 
 def open_layout(out: Path, name: str, *, trusted: bool = False) -> Layout:
-    """The folder of a dataset in the output folder, made where it is missing.
+    """Return the layout of a dataset, its folder created where it is missing.
 
     Args:
         out: the output folder.
         name: of the offline dataset.
-        trusted: take the folder for ours, whatever is in it: the user has named a file of it as such.
+        trusted: take the folder for that of a run, whatever it holds: the user has named a file in it.
 
     Raises:
         StorageError: see `refuse_foreign_output`; or the folder cannot be written.
@@ -89,7 +89,7 @@ def open_layout(out: Path, name: str, *, trusted: bool = False) -> Layout:
 
 
 def refuse_foreign_output(layout: Layout, *, trusted: bool = False) -> None:
-    """Raise StorageError where a link, or what no run of ours has made, has the place of the augmented dataset."""
+    """Raise StorageError where a link, or a file that no run wrote, is in the place of the augmented dataset."""
     refuse_link(layout.folder)
     refuse_link(layout.rows)
     with writing_to(layout.folder):
@@ -112,7 +112,7 @@ def _refuse_foreign_folder(layout: Layout, *, trusted: bool) -> None:
 
 
 def offline_entry(dataset: SourceDataset, settings: AugmentSettings, layout: Layout) -> dict[str, Any] | None:
-    """The offline set's entry in the output folder; None where the one that it was read from stands there already.
+    """Return the entry of the offline set in the output folder; None where it is read from there already.
 
     Relative audio paths get a rewritten file.
 
@@ -148,14 +148,14 @@ def check_entry(layout: Layout, name: str, entry: Mapping[str, Any]) -> None:
 
 
 def portable_entry(entry: dict[str, Any], layout: Layout) -> dict[str, Any]:
-    """An entry whose file, where it lies in the output folder, is named from there."""
+    """Return an entry whose file, if it lies in the output folder, is named relative to it."""
     if "file_name" not in entry or not Path(entry["file_name"]).is_relative_to(layout.out):
         return entry
     return entry | {"file_name": str(Path(entry["file_name"]).relative_to(layout.out))}
 
 
 def register(dataset: SourceDataset, entry: dict[str, Any] | None, layout: Layout) -> None:
-    """Name both datasets in the output folder's dataset_info.json; `entry` is that of `offline_entry`."""
+    """Add both datasets to the output folder's dataset_info.json; `entry` is that of `offline_entry`."""
     if entry is None:
         note_relative_audio(layout, relative=dataset.has_relative_audio())
     elif dataset.has_relative_audio():
@@ -165,7 +165,7 @@ def register(dataset: SourceDataset, entry: dict[str, Any] | None, layout: Layou
 
 
 def put_entries(layout: Layout, entries: DatasetEntries) -> None:
-    """Put entries into dataset_info.json, and note that they are ours; those of others stay as they are.
+    """Put entries into dataset_info.json, and note that this run wrote them; those of others stay as they are.
 
     `check_entry` and `refuse_foreign_output` have seen that these lead to the same rows.
     """
@@ -180,7 +180,7 @@ def put_entries(layout: Layout, entries: DatasetEntries) -> None:
 
 
 def register_beside(dataset: SourceDataset, settings: AugmentSettings, out: Path) -> None:
-    """Name a dataset that is not cut, for it has no audio, in `out/dataset_info.json`: a training may take it as well.
+    """Add a dataset without audio to `out/dataset_info.json`: a training may take it as well.
 
     Raises:
         StorageError: see `offline_entry`.
@@ -197,18 +197,18 @@ def register_beside(dataset: SourceDataset, settings: AugmentSettings, out: Path
 
 
 def augmented_entry(layout: Layout) -> dict[str, dict[str, Any]]:
-    """NAME_simulsa in dataset_info.json."""
+    """Return the entry of NAME_simulsa in dataset_info.json."""
     return {layout.rows.stem: {"file_name": layout.rows.name, **SHAREGPT_ENTRY}}
 
 
 def note_relative_audio(layout: Layout, *, relative: bool) -> None:
-    """Note whether the offline set's audio is found from this folder alone, for who decides again into another."""
+    """Note whether the offline set's audio is found from this folder alone, for relabelling into another."""
     if relative != has_relative_audio(layout):
         _note(layout, {_RELATIVE: relative})
 
 
 def has_relative_audio(layout: Layout) -> bool:
-    """What `note_relative_audio` has noted."""
+    """Return what `note_relative_audio` has noted."""
     return _owned(layout).get(_RELATIVE) is True
 
 
@@ -219,7 +219,7 @@ def _foreign(path: Path, what: str = "") -> StorageError:
 
 
 def _is_ours(layout: Layout) -> bool:
-    """Whether a run has begun or ended in the folder; earlier versions left no owned.json."""
+    """Return whether a run has begun or ended in the folder; earlier versions left no owned.json."""
     if layout.owned.exists():
         return True
     noted = next((path for path in (layout.manifest, layout.started) if path.exists()), None)
@@ -227,14 +227,14 @@ def _is_ours(layout: Layout) -> bool:
 
 
 def _is_trace(path: Path) -> bool:
-    """Whether it is all that a run leaves which is killed before it says that the folder is its own."""
+    """Return whether the folder holds only what a run leaves that was killed before it claimed the folder."""
     if path.is_dir():
         return path.name == "clips" and all(map(_is_trace, path.iterdir()))
     return path.name == LOCK or (path.name.startswith(".") and path.name.endswith(UNFINISHED))
 
 
 def _are_rows_of(layout: Layout) -> bool:
-    """Whether a file of training rows names clips of this dataset: its folder was removed to begin anew."""
+    """Return whether a file of training rows names clips of this dataset: its folder was removed to start over."""
     try:
         first = next(read_jsonl(layout.rows), None)
         return first is None or Path(first["audios"][0]).parts[-3:-1] == (layout.folder.name, layout.clips.name)
@@ -243,7 +243,7 @@ def _are_rows_of(layout: Layout) -> bool:
 
 
 def _check_rewritten(layout: Layout, entry: Mapping[str, Any]) -> None:
-    """Raise StorageError where a file that is not ours has the place of the rewritten offline file."""
+    """Raise StorageError where a file that no run wrote is in the place of the rewritten offline file."""
     refuse_link(layout.rewritten)
     registered = registered_datasets(layout.out).get(layout.name)
     claimed = layout.rewritten.name in _owned(layout)[_FILES]
@@ -252,7 +252,7 @@ def _check_rewritten(layout: Layout, entry: Mapping[str, Any]) -> None:
 
 
 def _owned(layout: Layout) -> dict[str, Any]:
-    """What owned.json says; nothing where an earlier version, or a crash, left none."""
+    """Return the content of owned.json; empty where an earlier version, or a crash, left none."""
     empty: dict[str, Any] = {_FILES: [], _ENTRIES: {}}
     try:
         said = read_configuration(layout.owned) if layout.owned.exists() else empty
@@ -269,14 +269,14 @@ def _note(layout: Layout, changed: Mapping[str, Any]) -> None:
 
 
 def _located(folder: Path, entry: object) -> object:
-    """An entry with an absolute file name, so that two ways to write the same one are equal."""
+    """Return an entry with an absolute file name, so that two spellings of the same one are equal."""
     if not isinstance(entry, Mapping) or not isinstance(entry.get("file_name"), str):
         return entry
     return {**entry, "file_name": os.path.abspath(folder / entry["file_name"])}
 
 
 def _leads_to_the_same(folder: Path, registered: object, entry: Mapping[str, Any]) -> bool:
-    """Whether both name the same place of the rows."""
+    """Return whether both entries name the same source of rows."""
     one, other = _located(folder, registered), _located(folder, entry)
     return (
         isinstance(one, dict)

@@ -1,4 +1,4 @@
-"""Decide again over a scores.jsonl, without a model: score once, decide later."""
+"""Relabel a scores.jsonl with another rule, without a model: score once, decide later."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def _begun(layout: Layout, work: Mapping[str, Any], *, in_place: bool) -> Iterat
 
 
 def _settings(source: ScoredFile, keys: Mapping[str, Any], *, in_place: bool) -> AugmentSettings:
-    """Cutting and scoring as it was done, deciding as asked.
+    """Return the settings: cutting and scoring as it was done, labelling as asked.
 
     Raises:
         UsageError: the keys ask for other cuts, or another look back, than those that were scored.
@@ -120,7 +120,7 @@ def _settings(source: ScoredFile, keys: Mapping[str, Any], *, in_place: bool) ->
 
 
 def _wanted(source: ScoredFile, settings: AugmentSettings, keys: Mapping[str, Any]) -> int | None:
-    """How many of the scored rows; None means all of them."""
+    """Return how many of the scored rows are wanted; None means all of them."""
     if settings.samples is not None and keys.get("simulsa_samples") is not None:
         return settings.samples
     if "simulsa_ratio" not in keys:
@@ -134,7 +134,7 @@ def _wanted(source: ScoredFile, settings: AugmentSettings, keys: Mapping[str, An
 def _all_of_it(
     source: ScoredFile, settings: AugmentSettings, wanted: int | None, warnings: list[str]
 ) -> tuple[AugmentSettings, int | None]:
-    """In place no scores are lost, which cost a model's time, and none are added: a run's size stays.
+    """Keep the size of a run in place: no scores are lost, which cost a model's time, and none are added.
 
     Raises:
         StorageError: fewer samples are asked for than were scored.
@@ -154,18 +154,18 @@ def _too_few(source: ScoredFile, scored: int, wanted: int) -> str:
 
 
 def _check_place(layout: Layout, source: ScoredFile) -> None:
-    """Only what was decided over these scores is decided again."""
+    """Refuse a folder that holds anything but labels over these scores."""
     noted, before = layout.run.record, layout.run.recorded().get("scores_from")
     if before is not None and Path(before).resolve() == source.path.resolve():
         return
     if noted == layout.manifest:
-        raise StorageError(f"{layout.folder} holds a run of its own. Choose another --out.")
+        raise StorageError(f"{layout.folder} holds another run. Choose another --out.")
     if noted or layout.scores.exists() or layout.journals():
         raise StorageError(f"{layout.folder} holds a run that is not finished. Choose another --out.")
 
 
 def _work(source: ScoredFile, settings: AugmentSettings, keys: Mapping[str, Any], *, in_place: bool) -> dict[str, Any]:
-    """As `describe_augmentation` says it of a run that scored; None where that is not known."""
+    """Return the configuration as `describe_augmentation` does for a run that scored; None where it is not known."""
     known = {key: source.manifest.get(key) for key in ("dataset", "rows", "source", "model", "output_width")}
     own = settings.as_keys()
     own |= dict.fromkeys((SCORING_KEYS | (SIZE_KEYS - keys.keys())) - source.settings.keys())
@@ -181,7 +181,7 @@ def _work(source: ScoredFile, settings: AugmentSettings, keys: Mapping[str, Any]
 
 
 def _truth(source: ScoredFile, find_truth: FindTruth) -> TruePartials | None:
-    """Beside the offline file that was cut, or beside the one that is registered."""
+    """Find the truth beside the offline file that was cut, or beside the one that is registered."""
     original = source.manifest.get("source")
     found = find_truth(source.name, {"file_name": original}) if isinstance(original, str) else None
     return found or find_truth(source.name, source.entry)
@@ -228,7 +228,7 @@ def _checked_clips(rows: Iterator[dict[str, Any]], layout: Layout, warnings: lis
 
 
 def _is_there(clip: str, row: Mapping[str, Any]) -> bool:
-    """Whether a clip is there, and of the length that it was written with; its content would take long to read."""
+    """Return whether a clip exists with the length that it was written with; reading its content would take long."""
     try:
         num_bytes = os.stat(clip).st_size
     except OSError:

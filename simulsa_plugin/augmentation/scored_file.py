@@ -1,4 +1,4 @@
-"""A scores.jsonl as it is read again: every row checked, with what lies beside it where a run of ours wrote it."""
+"""A scores.jsonl read for relabelling: every row checked, with the files beside it if a run wrote it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ REQUIRED = frozenset({*TEXT_FIELDS, *SECONDS_FIELDS, "messages", "token_ids", "c
 
 @dataclass(frozen=True)
 class ScoredFile:
-    """A scores.jsonl, and what lies beside it where a run of ours wrote it.
+    """A scores.jsonl, and the files beside it if a run wrote it.
 
     Attributes:
         path: of the file, absolute.
@@ -65,12 +65,12 @@ class ScoredFile:
         return {key: value for key, value in self.manifest.get("settings", {}).items() if value is not None}
 
     def count(self, key: str) -> int | None:
-        """A count of the run that scored; None where it is not known."""
+        """Return a count of the run that scored; None where it is not known."""
         value: int | None = self.manifest.get("counts", {}).get(key)
         return value
 
     def rows(self, layout: Layout, *, portable: bool) -> Iterator[dict[str, Any]]:
-        """Rows with their clips as the output folder names them.
+        """Yield rows with their clips as the output folder names them.
 
         Raises:
             StorageError: a row is broken, is another dataset's, or stands twice, and its line is named; or the rows
@@ -106,7 +106,7 @@ class ScoredFile:
         return str(real.relative_to(_resolved(layout.out)))
 
     def skipped(self, last_id: str | None) -> list[Skipped]:
-        """What the walk left out on its way to `last_id`, or at all; the decisions of the run that scored apart.
+        """Return what the walk left out before `last_id`, or at all, without dropped empty partials.
 
         Raises:
             StorageError: skipped.jsonl is broken.
@@ -125,7 +125,7 @@ class ScoredFile:
 
 
 def _manifest_beside(path: Path) -> dict[str, Any]:
-    """The manifest of the run that wrote the file; empty where no run of ours did."""
+    """Read the manifest of the run that wrote the file; empty where it was written otherwise."""
     manifest_path = path.with_name("manifest.json")
     if not manifest_path.exists():
         if path.with_name("started.json").exists():
@@ -133,12 +133,12 @@ def _manifest_beside(path: Path) -> dict[str, Any]:
         return {}
     manifest = read_sealed_configuration(manifest_path)
     if not all(isinstance(manifest.get(key, {}), dict) for key in ("settings", "counts", "versions")):
-        raise StorageError(f"{manifest_path} is no manifest of simulsa-augment. Move it away, or mend it.")
+        raise StorageError(f"{manifest_path} is not a manifest of simulsa-augment. Move it away, or fix it.")
     return manifest
 
 
 def _offline_entry(folder: Path, name: str) -> dict[str, Any]:
-    """An offline dataset's entry in the folder of a run, its file name absolute."""
+    """Return an offline dataset's entry in the folder of a run, its file name absolute."""
     registered = registered_datasets(folder).get(name)
     if not isinstance(registered, dict) or not isinstance(registered.get("file_name", ""), str):
         return {}
@@ -155,7 +155,7 @@ def _skips(path: Path) -> Iterator[Skipped]:
                 raise ValueError("id and reason are not both text")
             parse_sample_id(identifier)
         except ValueError as error:
-            raise StorageError(f"{path}, row {number}: {error}. Mend or remove the file.") from error
+            raise StorageError(f"{path}, row {number}: {error}. Fix or remove the file.") from error
         if reason != "empty_partial":
             known = {key: row[key] for key in ("audio", "cause", "source_id") if isinstance(row.get(key), str)}
             yield Skipped(identifier, reason, **known)
@@ -170,7 +170,7 @@ def _check_row(row: Mapping[str, Any], number: int, path: Path) -> None:
     """Raise StorageError unless a rule can decide over the row."""
     problem = _problem(row)
     if problem:
-        raise StorageError(f"{path}, row {number}: {problem}. Score again, or mend the file.")
+        raise StorageError(f"{path}, row {number}: {problem}. Score again, or fix the file.")
 
 
 def _problem(row: Mapping[str, Any]) -> str | None:
@@ -180,11 +180,11 @@ def _problem(row: Mapping[str, Any]) -> str | None:
     if not all(isinstance(row[key], str) for key in TEXT_FIELDS):
         return f"{', '.join(TEXT_FIELDS)} are not all text"
     if not _are_finite([row[key] for key in SECONDS_FIELDS]) or min(row[key] for key in SECONDS_FIELDS) <= 0:
-        return f"{' and '.join(SECONDS_FIELDS)} are no positive numbers"
+        return f"{' and '.join(SECONDS_FIELDS)} are not positive numbers"
     if not isinstance(row["messages"], list) or not all(map(_is_message, row["messages"])):
-        return "messages is no list of turns with role and content"
+        return "messages is not a list of turns with role and content"
     if Path(row["clip"]).name in ("", "..") or "\0" in row["clip"] + row["id"]:
-        return f"clip {row['clip']!r} of {row['id']!r} is no name of a file"
+        return f"clip {row['clip']!r} of {row['id']!r} is not a file name"
     try:
         parse_sample_id(row["id"])
     except ValueError as error:
@@ -194,7 +194,7 @@ def _problem(row: Mapping[str, Any]) -> str | None:
 
 def _problem_with_tokens(row: Mapping[str, Any]) -> str | None:
     if not _are_whole(row["token_ids"]):
-        return "token_ids is no list of whole numbers"
+        return "token_ids is not a list of whole numbers"
     for key in TOKEN_FIELDS:
         values = row.get(key)
         if values is not None and (not isinstance(values, list) or len(values) != len(row["token_ids"])):
@@ -203,19 +203,19 @@ def _problem_with_tokens(row: Mapping[str, Any]) -> str | None:
     if not all(end is None or (type(end) is int and 0 <= end <= length) for end in row["char_ends"]):
         return f"char_ends holds something that is neither null nor from 0 to {length}, the length of the reference"
     if not _are_whole(row.get("unstable_prefixes") or []):
-        return "unstable_prefixes is no list of whole numbers"
+        return "unstable_prefixes is not a list of whole numbers"
     return _problem_with_scores(row)
 
 
 def _problem_with_scores(row: Mapping[str, Any]) -> str | None:
     if not _are_whole(row.get("greedy") or []):
-        return "greedy holds something that is no whole number"
+        return "greedy holds something that is not a whole number"
     for key in ("margins", *LOGPROB_FIELDS):
         if not _are_finite(row.get(key) or ()):
-            return f"{key} holds something that is no finite number"
+            return f"{key} holds something that is not a finite number"
     for key in LOGPROB_FIELDS:
         if max(row.get(key) or (), default=0.0) > LOGPROB_TOLERANCE:
-            return f"{key} holds something above 0, which is no logarithm of a probability"
+            return f"{key} holds something above 0, which is not the logarithm of a probability"
     return None
 
 

@@ -61,7 +61,7 @@ def holding_whole(layout: Layout, shard: Shard | None) -> Iterator[None]:
 
 
 def is_alone(layout: Layout, shard: Shard | None) -> bool:
-    """Whether nobody works in any other shard's folder; the whole is held, see `holding_whole`."""
+    """Return whether no process holds another shard's folder; the whole folder is held, see `holding_whole`."""
     if shard is None:
         return True
     own = layout.shard_folder(shard)
@@ -112,12 +112,12 @@ def mark_finished(layout: Layout, shard: Shard) -> None:
 
 
 def is_finished(layout: Layout, shard: Shard) -> bool:
-    """Whether all batches of a shard are scored, by itself or because all are."""
+    """Return whether all batches of a shard are scored, by itself or because all are."""
     return layout.scores.exists() or (layout.shard_folder(shard) / FINISHED).exists()
 
 
 def wait_for_all(out: Path, name: str, count: int) -> None:
-    """Wait until every shard of `count` has scored a dataset's batches and let go of its folder.
+    """Wait until every shard of `count` has scored a dataset's batches and released its folder.
 
     Raises:
         StorageError: a shard does not get on.

@@ -1,4 +1,4 @@
-"""What a run gave, counted row by row: the numbers of manifest.json, of the table and of report.html."""
+"""Counts of a run, row by row: the numbers of manifest.json, of the table and of report.html."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class Tally:
             self.examples.append({**{key: row[key] for key in shown}, "partial": decision.partial})
 
     def counts(self, wanted: int) -> dict[str, int | None]:
-        """The counts of manifest.json; `wanted` is how many samples were asked for."""
+        """Return the counts of manifest.json; `wanted` is how many samples were asked for."""
         return {
             "wanted": wanted,
             "scored": self.scored,
@@ -112,7 +112,7 @@ class Tally:
         }
 
     def by_cut_share(self) -> list[dict[str, Any]]:
-        """One row for each tenth of the utterance; `accepted_share` of the reference's tokens, None without samples."""
+        """Return one row for each tenth of the utterance; `accepted_share` is of the reference's tokens."""
         return [
             {
                 "from": number / SHARE_BINS,
@@ -127,7 +127,7 @@ class Tally:
         ]
 
     def by_cut_seconds(self) -> list[dict[str, float]]:
-        """Samples for each 500 ms of cut, from the first step to the last that has any."""
+        """Return samples for each 500 ms of cut, from the first step to the last that has any."""
         last = max(self.cut_bins, default=-1)
         return [
             {"from": number * CUT_BIN_SECONDS, "to": (number + 1) * CUT_BIN_SECONDS, "samples": self.cut_bins[number]}
@@ -136,7 +136,7 @@ class Tally:
 
 
 def _share_bin(share: float) -> int:
-    """Which tenth a share falls into, [0, 0.1), [0.1, 0.2) … [0.9, 1].
+    """Return the tenth that a share falls into, [0, 0.1), [0.1, 0.2) … [0.9, 1].
 
     >>> _share_bin(0.3 / 3.0), _share_bin(4.5 / 5.0), _share_bin(1.0)
     (1, 9, 9)

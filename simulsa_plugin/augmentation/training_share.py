@@ -79,7 +79,7 @@ class Part:
 
 
 def kept_rows(part: Part, mixing: Mixing) -> int | None:
-    """Rows of a dataset that LLaMA-Factory takes before mixing; None where that is not known.
+    """Return how many rows of a dataset LLaMA-Factory takes before mixing; None where that is not known.
 
     >>> kept_rows(Part("a", 200), Mixing(max_samples=20)), kept_rows(Part("a", 200, 300), Mixing())
     (20, 300)
@@ -91,7 +91,7 @@ def kept_rows(part: Part, mixing: Mixing) -> int | None:
 
 
 def mixed_rows(kept: Sequence[int], mixing: Mixing) -> list[float]:
-    """Rows of each dataset in one pass over the mixed data; expected ones where they are drawn by probabilities.
+    """Return the rows of each dataset in one pass over the mixed data; expected ones where they are drawn.
 
     >>> mixed_rows([200, 20], Mixing(mix_strategy="interleave_under"))
     [20, 20]
@@ -113,7 +113,7 @@ def mixed_rows(kept: Sequence[int], mixing: Mixing) -> list[float]:
 
 
 def held_out_rows(rows: float, val_size: float) -> int:
-    """Rows that go to validation: a whole number of them, or a share rounded up.
+    """Return how many rows go to validation: a whole number of them, or a share rounded up.
 
     >>> held_out_rows(220, 0.1), held_out_rows(220, 0.015), held_out_rows(220, 30), held_out_rows(220, 0)
     (22, 4, 30, 0)
@@ -151,7 +151,7 @@ def rows_line(parts: Sequence[Part], mixing: Mixing, kept: Sequence[int | None])
 
 
 def tokenized_line(path: object) -> str | None:
-    """Say that tokenized data which is there already is what a training reads; None where there is none."""
+    """Return the warning that a training reads existing tokenized data; None where there is none."""
     if not isinstance(path, str) or not os.path.isdir(path) or not os.listdir(path):
         return None
     return (
@@ -161,7 +161,7 @@ def tokenized_line(path: object) -> str | None:
 
 
 def _pairs(parts: Sequence[Part]) -> Iterator[tuple[int, int]]:
-    """Positions of NAME, or NAME_clean, and of NAME_simulsa."""
+    """Yield positions of NAME, or NAME_clean, and of NAME_simulsa."""
     places = {part.name: place for place, part in enumerate(parts)}
     for name, place in places.items():
         for stem in dict.fromkeys((name, name.removesuffix(CLEAN_SUFFIX))):
@@ -199,7 +199,7 @@ def _pair_lines(
 
 
 def _causes(pair: Sequence[Part], kept: Sequence[int | None], mixing: Mixing) -> list[tuple[str, str]]:
-    """What may change the share of a pair, each with the next step."""
+    """Return the keys that may change the share of a pair, each with the next step."""
     found = []
     if not mixing.streaming and any(part.num_samples is not None for part in pair):
         found.append(("num_samples in dataset_info.json", "Leave num_samples out."))
@@ -212,7 +212,7 @@ def _causes(pair: Sequence[Part], kept: Sequence[int | None], mixing: Mixing) ->
 
 
 def _other_lines(parts: Sequence[Part], mixed: Sequence[float] | None, mixing: Mixing) -> Iterator[str]:
-    """What keeps the share, and yet decides what becomes of the partial samples."""
+    """Yield warnings about keys that keep the share, but drop or change partial samples."""
     pairs = list(_pairs(parts))
     if not pairs:
         return

@@ -18,7 +18,7 @@ _SHARD = re.compile(
 
 
 def choose_table(where: Path, split: str, endings: Sequence[str], prefixes: Sequence[str] = ("",)) -> Path:
-    """The file itself, or the one in the folder that is called after the split.
+    """Return the file itself, or the one in the folder that is named after the split.
 
     Args:
         where: `simulsa_corpus_dir`.
@@ -47,7 +47,7 @@ def choose_table(where: Path, split: str, endings: Sequence[str], prefixes: Sequ
 
 
 def choose_parquet(where: Path, split: str) -> list[Path]:
-    """The parquet files of a split, in order; none where there are none.
+    """Return the parquet files of a split, in order; none where there are none.
 
     They lie in the folder or in its `data`: `SPLIT.parquet`, `SPLIT-00000-of-00002.parquet`, or all in `SPLIT/`.
 
@@ -79,7 +79,7 @@ def choose_parquet(where: Path, split: str) -> list[Path]:
 
 
 def files_in(folder: Path) -> list[Path]:
-    """The files of a folder, by name.
+    """Return the files of a folder, by name.
 
     Raises:
         DatasetError: it cannot be listed.
@@ -99,7 +99,7 @@ def _named(paths: Sequence[Path], split: str) -> list[Path]:
 
 
 def _stem(path: Path) -> str:
-    """What the files of one split have in common in their names."""
+    """Return the part of the name that all files of one split share."""
     match = _SHARD.fullmatch(path.stem)
     return (match["part"] or match["name"] or "") if match else path.stem
 
@@ -119,7 +119,7 @@ def _refuse_several(shards: Sequence[Path], where: Path) -> None:
 
 
 def _refuse_incomplete(shards: Sequence[Path]) -> None:
-    """`train-00001-of-00003.parquet` says how many there are: a part of a split is no split."""
+    """Refuse a part of a split: `train-00001-of-00003.parquet` tells how many files there are."""
     matches = [_SHARD.fullmatch(path.stem) for path in shards]
     numbers = [(int(match["number"]), int(match["count"])) for match in matches if match and match["count"]]
     if numbers and sorted(numbers) != [(number, len(shards)) for number in range(len(shards))]:

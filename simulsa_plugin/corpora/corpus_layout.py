@@ -33,5 +33,5 @@ class CorpusLayout:
         self.run = RunFolder(self.folder, self.started, self.manifest, "a corpus")
 
     def audio_file(self, number: int, suffix: str) -> Path:
-        """Where the audio of the `number`-th utterance is written, if it must be."""
+        """Return the path for the audio of the `number`-th utterance, if it must be written."""
         return self.audio / f"{number // _FOLDER_FILES:05d}" / f"{number:08d}{suffix}"

@@ -78,7 +78,7 @@ class CorpusSettings(Settings):
         return None if self.audio_dir is None else _existing("simulsa_audio_dir", self.audio_dir)
 
     def name(self, split: tuple[str, ...]) -> str:
-        """What the dataset is called where the recipe does not say: `covost2_en_zh`, `covost2_en_zh_test`.
+        """Return the default name of the dataset: `covost2_en_zh`, `covost2_en_zh_test`.
 
         >>> CorpusSettings(corpus="mustc", source_language="en", target_language="de").name(("tst-COMMON",))
         'mustc_en_de_tst-COMMON'

@@ -15,16 +15,16 @@ import orjson
 
 from simulsa_plugin.errors import DatasetError, RowError
 
-MAX_LINE_BYTES = 1 << 20  # a transcript is thousands of times shorter; what is longer is no line of a corpus
+MAX_LINE_BYTES = 1 << 20  # a transcript is thousands of times shorter; a longer one is not a line of a corpus
 _MAX_GROWTH = 200  # bytes that a byte of gzip may become, beyond one line; manifests grow ten- to twentyfold
 _BOM = b"\xef\xbb\xbf"
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
-    r"""(line number from 1, text) of a UTF-8 file, through gzip where its name ends in .gz.
+    r"""Yield (line number from 1, text) of a UTF-8 file, through gzip where its name ends in .gz.
 
     Only a line feed ends a line: U+2028 and its like stand inside sentences. A carriage return before it, and a byte
-    order mark, are left out. In a later line, bytes that are no UTF-8 become lone surrogates (PEP 383), and whoever
+    order mark, are left out. In a later line, bytes that are not UTF-8 become lone surrogates (PEP 383), and whoever
     gathers rows drops those that hold one: see `list_utterances`.
 
     Raises:
@@ -46,7 +46,7 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def read_aligned(path: Path, count: int, table: Path) -> list[str]:
-    """The lines of a file that belong, one by one, to the `count` entries of `table`; empty lines may follow.
+    """Return the lines of a file that belong, one by one, to the `count` entries of `table`; empty lines may follow.
 
     Raises:
         DatasetError: as `numbered_lines`, or there are fewer or more of them: no line can be trusted then.
@@ -63,7 +63,7 @@ def read_aligned(path: Path, count: int, table: Path) -> list[str]:
 
 
 def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any] | RowError]]:
-    """(line number, object) of a JSONL file, through gzip where its name ends in .gz; empty lines are passed over.
+    """Yield (line number, object) of a JSONL file, through gzip where its name ends in .gz; empty lines are skipped.
 
     A line that is not a JSON object gives what is wrong with it.
 
@@ -86,7 +86,7 @@ def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any] | RowError]]:
 
 
 def read_tsv(path: Path, needed: tuple[str, ...] = ()) -> Iterator[tuple[int, dict[str, str] | None]]:
-    """(line number, row) of a tab-separated file with a header; quotes and NA are text like any other.
+    """Yield (line number, row) of a tab-separated file with a header; quotes and NA are text like any other.
 
     A row with another number of fields than the header gives None.
 
@@ -105,7 +105,7 @@ def read_tsv(path: Path, needed: tuple[str, ...] = ()) -> Iterator[tuple[int, di
 
 
 def read_csv(path: Path) -> Iterator[tuple[int, dict[str, str] | None]]:
-    """(number of its last line, row) of a comma-separated file with a header; quoted fields may hold line feeds.
+    """Yield (number of its last line, row) of a comma-separated file with a header; quoted fields may hold line feeds.
 
     A row with another number of fields than the header gives None.
 
@@ -124,7 +124,7 @@ def read_csv(path: Path) -> Iterator[tuple[int, dict[str, str] | None]]:
 
 
 def listed(names: Iterable[object], limit: int = 20) -> str:
-    """Names in a message, which stays one line whatever they hold.
+    """Join names for a message, which stays one line whatever they hold.
 
     >>> listed(["train", "dev"]), listed([])
     ('train, dev', 'none')
@@ -156,7 +156,7 @@ def _refuse_large(line: bytes, left: float, place: str) -> None:
 
 def _open(path: Path) -> IO[bytes]:
     if path.exists() and not path.is_file():  # a pipe would wait for ever
-        raise DatasetError(f"{path} is no regular file.")
+        raise DatasetError(f"{path} is not a regular file.")
     return cast(IO[bytes], gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb"))
 
 

@@ -45,7 +45,7 @@ class Listing:
 
 
 def list_utterances(rows: Iterator[Utterance | Dropped], layout: CorpusLayout, *, writes: bool = True) -> Listing:
-    """Go through what a reader gives; audio that comes inside tables is written to files of its own.
+    """Go through what a reader gives; audio inside tables is written to separate files.
 
     Args:
         rows: of `CorpusFormat.read`.
@@ -74,7 +74,7 @@ def list_utterances(rows: Iterator[Utterance | Dropped], layout: CorpusLayout, *
 
 
 def _decodable(row: Utterance | Dropped) -> Utterance | Dropped:
-    """The row, dropped where it holds bytes that were no UTF-8 in its file; see `numbered_lines`."""
+    """Return the row, dropped where it holds bytes that were not UTF-8 in its file; see `numbered_lines`."""
     texts = [row.id]
     if isinstance(row, Utterance):
         texts += [row.translation, "" if isinstance(row.audio, EncodedAudio) else str(row.audio)]
@@ -87,7 +87,7 @@ def _decodable(row: Utterance | Dropped) -> Utterance | Dropped:
 
 
 def clean(text: str) -> str:
-    r"""A text as tokenizers were trained on it: NFC, no space at the ends; nothing else is touched.
+    r"""Normalise a text as tokenizers expect it: NFC, no space at the ends; nothing else changes.
 
     >>> clean(" Cafe\u0301 \n")
     'Café'
@@ -108,7 +108,7 @@ def _unusable(row: Utterance | Dropped, seen: set[str]) -> str | None:
 
 
 def _identity(row: Utterance | Dropped) -> list[object]:
-    """What two readings of the same corpus agree on."""
+    """Return the content by which two readings of a corpus are compared."""
     if isinstance(row, Dropped):
         return [row.id, row.reason]
     audio = zlib.crc32(row.audio.data) if isinstance(row.audio, EncodedAudio) else str(row.audio)

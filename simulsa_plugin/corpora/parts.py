@@ -33,7 +33,7 @@ class Parts:
                 self._rows.update((row["id"], row) for row in read_whole_rows(path) if isinstance(row.get("id"), str))
 
     def seconds_there(self, path: Path, utterance: Utterance) -> float | None:
-        """The length of a part that was written whole, of this very span; None where it must be cut."""
+        """Return the length of a part that was written whole, of this very span; None where it must be cut."""
         row = self._rows.get(self._name(path))
         if row is None or row.get("of") != _origin(utterance) or not _holds(path, row, all_of_it=True):
             return None
@@ -71,7 +71,7 @@ class Parts:
         remove_durably(self._layout.parts_noted)
 
     def _row_of_whole(self, path: Path) -> dict[str, Any]:
-        """Of a file that was inside a table; it was held against that when it was written."""
+        """Return the row of a file that was inside a table, with which it was compared when it was written."""
         return self._row(path, path.read_bytes())
 
     def _row(self, path: Path, data: bytes) -> dict[str, Any]:
@@ -82,7 +82,7 @@ class Parts:
 
 
 def are_whole(layout: CorpusLayout) -> bool:
-    """Whether every file that was written for a finished corpus is there, as long as it was, and unchanged.
+    """Return whether every file that was written for a finished corpus exists, with its length and checksum.
 
     Only those that are younger than the manifest are read: others were put on the disk before it.
     """

@@ -29,7 +29,7 @@ class AudioFinder:
         self._real_folder = functools.lru_cache(maxsize=None)(os.path.realpath)
 
     def find(self, name: str, place: str, *folders: Path) -> Path:
-        """The file that a corpus calls `name`; it need not exist.
+        """Return the path of the file that a corpus calls `name`; it need not exist.
 
         Relative names are looked up in the user's own folder of audio first, then in `folders`; so are names written
         with backslashes, and names in another Unicode normalisation than the disk's.
@@ -40,7 +40,7 @@ class AudioFinder:
             folders: that relative names may start from; absolute.
 
         Raises:
-            RowError: it is no plain path (`audio_not_a_path`), or leads out of the folders (`audio_outside`).
+            RowError: it is not a plain path (`audio_not_a_path`), or leads out of the folders (`audio_outside`).
         """
         self._refuse_no_path(name, place)
         starts = [start for start in (self.audio_folder, *folders) if start is not None]
@@ -55,7 +55,7 @@ class AudioFinder:
         elif "://" in name:
             reason = "is an address. Download it, and name the file"
         elif not name.strip() or name.strip() == "-" or _CONTROL.search(name):
-            reason = "is no file name"
+            reason = "is not a file name"
         elif _DRIVE.match(name):
             reason = "is a path of another machine. Make it relative to the corpus folder"
         else:
@@ -78,7 +78,7 @@ class AudioFinder:
 
 
 def _variants(name: str) -> list[str]:
-    """The name itself and how it may stand on this disk."""
+    """Return the spellings under which a name may exist on this disk."""
     spellings = [name, name.replace("\\", "/")]
     forms = [unicodedata.normalize(form, spelling) for spelling in spellings for form in ("NFC", "NFD")]
     return list(dict.fromkeys([*spellings, *forms]))

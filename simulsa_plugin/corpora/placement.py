@@ -39,10 +39,10 @@ class Placed:
 
 
 def place_audio(utterances: Sequence[Utterance], layout: CorpusLayout, workers: int | None) -> list[Placed]:
-    """A file for each utterance, in their order; what an earlier, stopped run has written whole is taken as it is.
+    """Return a file for each utterance, in their order; files that a stopped run has written whole are kept.
 
     Each recording is walked through once, and recordings are shared out over threads: the libraries that decode,
-    resample and write let go of Python's lock.
+    resample and write release Python's lock.
 
     Args:
         utterances: with paths as audio.
@@ -82,7 +82,7 @@ def place_audio(utterances: Sequence[Utterance], layout: CorpusLayout, workers: 
 
 
 def _recordings(utterances: Sequence[Utterance]) -> list[list[int]]:
-    """Numbers of utterances by the file that they are in."""
+    """Group the numbers of utterances by the file that they are in."""
     groups: dict[object, list[int]] = {}
     for number, utterance in enumerate(utterances):
         groups.setdefault(utterance.audio, []).append(number)
@@ -90,7 +90,7 @@ def _recordings(utterances: Sequence[Utterance]) -> list[list[int]]:
 
 
 def _tasks(recordings: list[list[int]]) -> Iterator[list[list[int]]]:
-    """Recordings, several together where they are short."""
+    """Yield recordings, several together where they are short."""
     task: list[list[int]] = []
     for numbers in recordings:
         if task and sum(map(len, task)) + len(numbers) > _TASK_UTTERANCES:

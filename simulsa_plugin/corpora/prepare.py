@@ -83,11 +83,11 @@ def prepare(
         out: folder that gets `NAME.jsonl`, `NAME_corpus/` and an entry in `dataset_info.json`.
         name: of the dataset.
         wait: wait for another process that is making it, instead of refusing.
-        new_prompt: rows with another prompt are written anew, for nothing was made of them; their audio stays.
+        new_prompt: rows with another prompt are written anew, as nothing was derived from them; their audio stays.
 
     Raises:
         UsageError: the recipe lacks a key that this corpus needs.
-        DatasetError: the corpus is not in its form, is hostile, or has nothing to use.
+        DatasetError: the corpus is not in its format, is hostile, or has nothing to use.
         StorageError: `out` cannot be written, is in use, or holds other work under this name.
     """
     layout = CorpusLayout(out.absolute(), name)
@@ -101,7 +101,7 @@ def prepare(
 
 
 def splits_for(settings: CorpusSettings, *, evaluation: bool) -> tuple[str, ...]:
-    """The splits that a command takes: the recipe's, or the form's own for training or testing."""
+    """Return the splits that a command takes: the recipe's, or the format's own for training or testing."""
     if settings.corpus is None:
         return ()
     form = FORMATS[settings.corpus]
@@ -113,7 +113,7 @@ def splits_for(settings: CorpusSettings, *, evaluation: bool) -> tuple[str, ...]
 def dry_run_corpus(
     settings: CorpusSettings, splits: Sequence[str], prompt: TranslationPrompt, out: Path, name: str
 ) -> list[str]:
-    """What `prepare` would do, in words; nothing where all is there already. Nothing is written, no audio is opened.
+    """Describe what `prepare` would do; nothing where all is done. Nothing is written, no audio is opened.
 
     Raises:
         SimulsaError: as `prepare` before it opens any audio.
@@ -140,11 +140,11 @@ def dry_run_corpus(
 def read_corpus(
     settings: CorpusSettings, splits: Sequence[str], layout: CorpusLayout, *, writes: bool = True
 ) -> Listing:
-    """Everything the corpus says, with no audio opened; `writes` as in `list_utterances`.
+    """List the utterances of a corpus without opening audio; `writes` as in `list_utterances`.
 
     Raises:
         UsageError: the recipe lacks a key that this corpus needs.
-        DatasetError: the corpus is not in its form, is hostile, or has nothing to use.
+        DatasetError: the corpus is not in its format, is hostile, or has nothing to use.
     """
     finder = AudioFinder(settings.folder, settings.audio_folder)
     request = CorpusRequest(
@@ -216,7 +216,7 @@ def _make(
 
 
 def _is_finished(layout: CorpusLayout) -> bool:
-    """Whether all files are there and hold what was written."""
+    """Return whether all files exist with the content that was written."""
     manifest = _noted(layout.manifest)
     if not manifest or not layout.rows.exists():
         return False
@@ -225,7 +225,7 @@ def _is_finished(layout: CorpusLayout) -> bool:
 
 
 def _noted(path: Path) -> dict[str, Any]:
-    """What a run noted; nothing where there is none, or it is damaged: all that follows from it is made again."""
+    """Read a record of a run; empty where it is missing or damaged, and all that follows from it is made again."""
     try:
         return read_sealed_configuration(path) if path.exists() else {}
     except StorageError:
@@ -237,7 +237,7 @@ def _recorded(layout: CorpusLayout) -> dict[str, Any]:
 
 
 def _crc32(path: Path) -> str | None:
-    """The checksum of a file; None where there is none."""
+    """Compute the checksum of a file; None where it is missing."""
     crc = 0
     try:
         with path.open("rb") as handle:
@@ -249,7 +249,7 @@ def _crc32(path: Path) -> str | None:
 
 
 def _remove_leftovers(layout: CorpusLayout) -> None:
-    """Of killed runs; those among the audio are removed where it is placed."""
+    """Remove what killed runs left; leftovers among the audio are removed where it is placed."""
     remove_leftovers(layout.folder)
     remove_leftovers(layout.out, layout.rows.name)
 
@@ -257,7 +257,7 @@ def _remove_leftovers(layout: CorpusLayout) -> None:
 def _describe(
     settings: CorpusSettings, splits: Sequence[str], prompt: TranslationPrompt, layout: CorpusLayout
 ) -> dict[str, Any]:
-    """What decides the rows; two runs with the same configuration, over the same content, make the same files."""
+    """Return what decides the rows; runs with the same configuration and content write the same files."""
     keys = settings.as_keys()
     for key in ("simulsa_split", "simulsa_eval_split", "simulsa_dev_split", "simulsa_prompt", "simulsa_corpus_workers"):
         del keys[key]  # they stand below as they came out, or change no byte
@@ -277,7 +277,7 @@ def _with_content(configuration: Mapping[str, Any], listing: Listing) -> dict[st
 
 
 def _refuse_foreign(layout: CorpusLayout) -> None:
-    """What no run of ours has made, or what it was made of is not known, stays as it is."""
+    """Raise StorageError where files are in the way that no run made, or whose corpus is not known."""
     entry = registered_datasets(layout.out).get(layout.name)
     ours = entry is None or (isinstance(entry, dict) and entry.get("file_name") in (str(layout.rows), layout.rows.name))
     for path in (layout.folder, layout.audio, layout.rows):
@@ -302,7 +302,7 @@ def _refuse_foreign(layout: CorpusLayout) -> None:
 
 
 def _give_up_other_prompt(layout: CorpusLayout, configuration: Mapping[str, Any]) -> None:
-    """Where rows have another prompt, note that they are to be written with this one; nothing else may differ."""
+    """Record that rows with another prompt are to be written with this one; nothing else may differ."""
     before = _recorded(layout)
     changed = {key for key, _, _ in changed_keys(before, configuration)}
     if before and changed and changed <= {"prompt", "system"}:
@@ -342,7 +342,7 @@ def _counts(listing: Listing, placed: Sequence[Placed], dropped: Mapping[str, in
 
 
 def corpus_summary(prepared: PreparedCorpus) -> list[str]:
-    """What was made, for a terminal."""
+    """Describe a prepared corpus, for a terminal."""
     manifest, counts = prepared.manifest, prepared.manifest["counts"]
     splits = ", ".join(manifest["splits"])
     lines = [

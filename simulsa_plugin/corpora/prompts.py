@@ -50,7 +50,7 @@ class TranslationPrompt:
 def translation_prompt(
     prompt: str | None, template: str | None, source_language: str | None, target_language: str | None
 ) -> TranslationPrompt:
-    """The prompt of a recipe, with its languages filled in.
+    """Return the prompt of a recipe, with its languages filled in.
 
     Args:
         prompt: `simulsa_prompt`: a name in prompts.yaml, or the prompt itself; None takes the template's. A single word
@@ -63,7 +63,7 @@ def translation_prompt(
 
     Raises:
         UsageError: no prompt has this name; the prompt has an unknown placeholder, several `<audio>`, or other media; a
-            language is needed and not set, or is no known code; the prompt was not published for this target language.
+            language is needed and not set, or is not a known code; the prompt has no such target language.
     """
     if prompt is None:
         return _published(_default_name(template), source_language, target_language)
@@ -77,7 +77,7 @@ def translation_prompt(
 
 
 def known_prompts() -> tuple[str, ...]:
-    """Names of the prompts, in the order of prompts.yaml."""
+    """Return the names of the prompts, in the order of prompts.yaml."""
     return tuple(_table()["prompts"])
 
 
@@ -100,7 +100,7 @@ def _default_name(template: str | None) -> str:
 
 
 def _checked(prompt: str) -> str:
-    """The user's own prompt, with `<audio>` once."""
+    """Check the user's own prompt, and return it with `<audio>` once."""
     if not prompt.strip():
         raise UsageError(
             f"simulsa_prompt is empty. Set it to one of {_known_in_words()}, write the prompt, or leave the key out."
@@ -136,8 +136,9 @@ def _filled(
         code = language_code(language)
         if code not in names:
             raise UsageError(
-                f"{what} says {match.group()}, and {key} is {language!r}, which is no known code; known are en, zh-CN, "
-                "cmn_hans_cn and the like. Correct it, or write the prompt without that placeholder as simulsa_prompt."
+                f"{what} says {match.group()}, and {key} is {language!r}, which is not a known code; "
+                "known are en, zh-CN, cmn_hans_cn and the like. Correct it, or write the prompt without that "
+                "placeholder as simulsa_prompt."
             )
         return code if placeholder.endswith("_code") else names[code]
 
@@ -156,5 +157,5 @@ def _known_in_words() -> str:
 
 @functools.cache
 def _table() -> Any:
-    """prompts.yaml: `prompts` and `languages`. Read when the first prompt is asked for."""
+    """Read prompts.yaml, `prompts` and `languages`, when the first prompt is needed."""
     return yaml.safe_load(Path(__file__).with_name("prompts.yaml").read_text(encoding="utf-8"))

@@ -17,7 +17,7 @@ _CHANNEL = re.compile(r"\d{1,2}(?:\.0)?", re.ASCII)
 
 
 def span_of(start: object, end: object, place: str) -> Span:
-    """The part of a recording from `start` to `end`, in seconds; numbers, or text that is one.
+    """Return the part of a recording from `start` to `end`, in seconds; numbers, or text that is one.
 
     A start up to half a second before the recording is taken as 0, as an end so much after it is taken as its end.
 
@@ -27,14 +27,14 @@ def span_of(start: object, end: object, place: str) -> Span:
         place: a file and a line, for messages.
 
     Raises:
-        RowError: a time is no number, negative, or beyond what any recording lasts.
+        RowError: a time is not a number, is negative, or beyond what any recording lasts.
     """
     begin = _time(start, "start", place, -OVERSHOOT_SECONDS)
     return Span(max(0.0, begin), None if end is None else seconds(end, "end", place))
 
 
 def span_from(offset: object, duration: object, place: str) -> Span:
-    """The part of a recording that begins at `offset` and lasts `duration` seconds; None is its end.
+    """Return the part of a recording that begins at `offset` and lasts `duration` seconds; None is its end.
 
     Raises:
         RowError: as `span_of`.
@@ -45,7 +45,7 @@ def span_from(offset: object, duration: object, place: str) -> Span:
 
 
 def seconds(value: object, what: str, place: str) -> float:
-    """A time in a manifest.
+    """Parse a time in a manifest.
 
     Raises:
         RowError: as `span_of`.
@@ -70,10 +70,10 @@ def _time(value: object, what: str, place: str, least: float) -> float:
 
 
 def channel_of(value: Any, place: str) -> int | None:
-    """A channel in a manifest, from 0; None where it says none.
+    """Parse a channel in a manifest, from 0; None where it has none.
 
     Raises:
-        RowError: it is no channel.
+        RowError: it is not a channel.
     """
     if value is None:
         return None

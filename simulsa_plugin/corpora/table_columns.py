@@ -32,7 +32,7 @@ class RoleColumns:
     named: Mapping[str, str]
 
     def value(self, row: Mapping[str, Any], role: str) -> Any:
-        """What a row has for a role; None where it has nothing."""
+        """Return the value of a row for a role; None where it has none."""
         column = self.named.get(role) or next((name for name in USUAL_NAMES[role] if name in row), None)
         if column is None or column in row:
             found = None if column is None else row[column]
@@ -44,14 +44,14 @@ class RoleColumns:
 
 
 def check_roles(named: Mapping[str, str] | None, allowed: Collection[str] = tuple(USUAL_NAMES)) -> None:
-    """Raise UsageError where `simulsa_columns` names a role that is none, or one that this corpus does not look up."""
+    """Raise UsageError where `simulsa_columns` names an unknown role, or one that this corpus does not look up."""
     unknown = sorted(set(named or ()) - set(allowed))
     if unknown:
         raise UsageError(f"simulsa_columns names a role {unknown[0]!r}; allowed: {', '.join(allowed)}.")
 
 
 def find_columns(row: Mapping[str, Any], named: Mapping[str, str], where: object) -> RoleColumns:
-    """The columns of a table, by one of its rows.
+    """Find the columns of a table by one of its rows.
 
     Args:
         row: the first one.

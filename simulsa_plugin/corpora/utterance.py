@@ -1,4 +1,4 @@
-"""What readers of corpora give: utterances, and rows that are none with the reason why."""
+"""What readers of corpora yield: utterances, and rows that cannot be used with the reason why."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Dropped:
 
 
 def utterance_or_dropped(identifier: str, read: Callable[[], Utterance | Dropped]) -> Utterance | Dropped:
-    """What `read` makes of one row; a row that it raises RowError about is dropped, and the others go on."""
+    """Read one row; a row that `read` raises RowError about is dropped, and the others go on."""
     try:
         return read()
     except RowError as error:
@@ -68,7 +68,7 @@ class FindAudio(Protocol):
     """`AudioFinder.find`."""
 
     def __call__(self, name: str, place: str, *folders: Path) -> Path:
-        """Where the file `name` is."""
+        """Return the path of the file `name`."""
         ...
 
 
@@ -78,7 +78,7 @@ class CorpusRequest:
 
     Attributes:
         folder: the corpus, or the file itself; absolute.
-        splits: as the corpus writes them; empty where the user names none and the form has none of its own.
+        splits: as the corpus writes them; empty where neither the user nor the format names any.
         columns: role → column of a table.
         find: (name of an audio file in the corpus, file and line where it stands, folders that relative names may
             start from) → its path, which is safe to open but need not exist; see `AudioFinder.find`.
@@ -116,7 +116,7 @@ class CorpusFormat:
 
     Attributes:
         read: utterances and dropped rows, in the order of the corpus. What is wrong with one row drops that row.
-            Raises DatasetError where the corpus is not in this form, UsageError where the recipe lacks a key.
+            Raises DatasetError where the corpus is not in this format, UsageError where the recipe lacks a key.
         train_split: what simulsa-augment takes where the recipe names no split; None: no split is needed.
         test_split: what simulsa-eval takes.
     """

@@ -8,7 +8,7 @@ DEMO_MODEL = "simulsa-demo"
 
 
 def checkpoint_path() -> Path:
-    """The folder of the packaged checkpoint, in a source tree and in an installed wheel alike."""
+    """Return the folder of the packaged checkpoint, in a source tree and in an installed wheel alike."""
     return Path(__file__).resolve().parent / DEMO_MODEL
 
 

@@ -55,7 +55,7 @@ class DemoUtterance:
         return samples_to_seconds(len(self.waveform))
 
     def truth(self) -> dict[str, Any]:
-        """What `true_partial` needs, as a JSON row."""
+        """Return what `true_partial` needs, as a JSON row."""
         return {
             "source": self.sentence.source_text,
             "target": list(self.sentence.target),
@@ -70,7 +70,7 @@ VoiceChange = Callable[[int, Voice], Voice]  # (number of the utterance, the voi
 def iterate_utterances(
     split: str, count: int, processes: int = 2, change: VoiceChange | None = None
 ) -> Iterator[DemoUtterance]:
-    """The first `count` utterances of a split: a prefix of any longer run, whatever the number of processes.
+    """Yield the first `count` utterances of a split: a prefix of any longer run, whatever the number of processes.
 
     Args:
         split: of `SPLITS`.
@@ -127,7 +127,7 @@ def write_demo_corpus(
 
 
 def written_names(name: str) -> list[str]:
-    """What `write_utterances` writes into the folder."""
+    """Return the names that `write_utterances` writes into the folder."""
     return [name, f"{name}.jsonl", f"{name}_truth.jsonl"]
 
 
@@ -158,7 +158,7 @@ def write_utterances(folder: Path, name: str, utterances: Iterable[DemoUtterance
 
 
 def messages(sentence: Sentence) -> list[dict[str, str]]:
-    """A sentence pair as LLaMA-Factory messages."""
+    """Return a sentence pair as LLaMA-Factory messages."""
     return [{"role": "user", "content": PROMPT}, {"role": "assistant", "content": sentence.target_text}]
 
 

@@ -183,7 +183,7 @@ class Sentence:
         return " ".join(self.target)
 
     def supported_words(self, words_heard: int, ended: bool) -> int:
-        """Number of German words that are certain after `words_heard` English words (and the end, if `ended`)."""
+        """Count the German words that are certain after `words_heard` English words (and the end, if `ended`)."""
         heard = len(self.source) + 1 if ended else words_heard
         count = 0
         for need in self.needs:
@@ -202,7 +202,7 @@ class _Phrase:
     end: int
 
     def certain_at(self) -> list[tuple[str, int]]:
-        """(word, English words needed); inside a phrase the last English word decides."""
+        """Return words with the English words needed; inside a phrase the last English word decides."""
         return [(word, self.end) for word in self.words]
 
 
@@ -227,7 +227,7 @@ def sample_sentence(rng: np.random.Generator, max_words: int = 16) -> Sentence:
 
 
 def _draw(rng: np.random.Generator) -> Sentence:
-    """A main clause, a *dass* clause after a matrix, or a main clause with a *weil* clause."""
+    """Draw a main clause, a *dass* clause after a matrix, or a main clause with a *weil* clause."""
     writer = _Writer()
     target: list[tuple[str, int]] = []
     kind = rng.choice(["main", "that", "because"], p=[0.4, 0.35, 0.25])
@@ -282,7 +282,7 @@ def _await(phrases: list[_Phrase], end: int) -> list[_Phrase]:
 
 
 def _awaiting(phrase: _Phrase, end: int) -> _Phrase:
-    """The phrase, certain only when the clause has ended: until then a time or place could still go before it."""
+    """Make a phrase certain only when the clause has ended: until then a time or place could still go before it."""
     return _Phrase(phrase.words, phrase.start, end)
 
 
@@ -306,7 +306,7 @@ def _noun_phrase(
 
 
 def _verb(writer: _Writer, rng: np.random.Generator) -> tuple[_Phrase, _Phrase]:
-    """(finite, non-finite): perfect tense for the English past, or a modal with an infinitive."""
+    """Return the finite and the non-finite part: perfect tense for the English past, or a modal with an infinitive."""
     past, infinitive, participle, german_infinitive = _pick(rng, VERBS)
     if rng.random() < 0.35:
         modal, german_modal = _pick(rng, MODALS)

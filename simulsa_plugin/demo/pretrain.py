@@ -103,7 +103,7 @@ def build_processor(texts: list[str]) -> Any:
 
 
 def build_model(processor: Any, features: torch.Tensor) -> Any:
-    """Random weights; the encoder's position table is Whisper's sinusoids, because transformers freezes it.
+    """Build a model with random weights; the encoder's positions are Whisper's sinusoids, as transformers freezes them.
 
     Args:
         processor: its tokenizer sizes the vocabulary.
@@ -147,7 +147,7 @@ def build_model(processor: Any, features: torch.Tensor) -> Any:
 
 @torch.no_grad()
 def _initialise(model: Any, features: torch.Tensor) -> None:
-    """Weights by fan-in, input standardised, positions quiet.
+    """Initialise weights by fan-in, input standardised, positions quiet.
 
     As transformers starts, the sound drowns in the position table. Encoder and CTC head alone reached a CTC loss of
     1.6 after 400 steps this way, and of 2.9 without.
@@ -164,7 +164,7 @@ def _initialise(model: Any, features: torch.Tensor) -> None:
 
 
 def _sinusoids(length: int, channels: int) -> torch.Tensor:
-    """Whisper's fixed positions (Radford et al. 2022), shape (length, channels)."""
+    """Compute Whisper's fixed positions (Radford et al. 2022), shape (length, channels)."""
     rates = torch.exp(-math.log(10_000) / (channels // 2 - 1) * torch.arange(channels // 2))
     angles = torch.arange(length)[:, None] * rates[None, :]
     return torch.cat([angles.sin(), angles.cos()], dim=1)
@@ -190,7 +190,7 @@ class Batches:
         return list(self.tokenizer(head).input_ids)
 
     def make(self, indices: np.ndarray[Any, Any]) -> dict[str, torch.Tensor]:
-        """Model inputs for some utterances, right-padded."""
+        """Build right-padded model inputs for some utterances."""
         features = self.features[indices].float()
         rows = [(self.prompt_ids[i], self.target_ids[i]) for i in indices]
         width = max(len(prompt) + len(target) for prompt, target in rows)
@@ -213,7 +213,7 @@ class Batches:
 
 
 def extract(processor: Any, utterances: list[DemoUtterance]) -> tuple[torch.Tensor, np.ndarray[Any, Any]]:
-    """Log-mel features (utterances, MEL_BINS, FRAMES) in fp16, and the valid frames of each."""
+    """Extract log-mel features (utterances, MEL_BINS, FRAMES) in fp16, and the valid frames of each."""
     features = torch.empty((len(utterances), MEL_BINS, FRAMES), dtype=torch.float16)
     frames = np.empty(len(utterances), dtype=np.int64)
     for start in tqdm(range(0, len(utterances), 64), desc="features"):
@@ -231,7 +231,7 @@ def extract(processor: Any, utterances: list[DemoUtterance]) -> tuple[torch.Tens
 
 
 def train(model: Any, data: Batches, plan: PretrainingSettings) -> None:
-    """Teacher forcing on the references, with a CTC head on the English words that is dropped afterwards."""
+    """Train on the references, with a CTC head on the English words that is dropped afterwards."""
     heard: dict[str, torch.Tensor] = {}
     hook = model.audio_tower.register_forward_hook(lambda _m, _i, out: heard.update(states=out.last_hidden_state))
     positions = model.audio_tower.embed_positions.weight.data
@@ -285,7 +285,7 @@ def _cosine(step: int, plan: PretrainingSettings) -> float:
 def _batch_indices(
     rng: np.random.Generator, frames: np.ndarray[Any, Any], plan: PretrainingSettings
 ) -> Iterator[np.ndarray[Any, Any]]:
-    """Batches of similar length, in random order: 32 batches are drawn, sorted by length, and dealt out shuffled."""
+    """Yield batches of similar length in random order: 32 are drawn, sorted by length, and dealt out shuffled."""
     order: np.ndarray[Any, Any] = np.empty(0, dtype=np.int64)
     pending: list[np.ndarray[Any, Any]] = []
     for _ in range(plan.steps):
@@ -312,7 +312,7 @@ def _ctc_loss(logits: torch.Tensor, targets: list[list[int]], frames: torch.Tens
 
 @torch.inference_mode()
 def offline_bleu(model: Any, processor: Any, utterances: list[DemoUtterance]) -> float:
-    """BLEU of greedy decoding on whole utterances."""
+    """Measure BLEU of greedy decoding on whole utterances."""
     import sacrebleu
 
     model.eval()

@@ -16,7 +16,7 @@ FIELDS = frozenset({"source", "target", "needs", "word_ends"})
 
 
 def true_partial(truth: dict[str, Any], cut_seconds: float) -> str:
-    """The part of the reference that is certain after `cut_seconds`, whatever may follow.
+    """Return the part of the reference that is certain after `cut_seconds`, whatever may follow.
 
     The end of the utterance counts as heard when its last word has been.
 
@@ -36,13 +36,13 @@ class TruthFile:
     rows: Sequence[Mapping[str, Any]]
 
     def true_partial(self, row: int, reference: str, heard_seconds: float) -> str | None:
-        """The part of a row's reference that is certain after `heard_seconds`; None where the row is about another."""
+        """Return the part of a row's reference that is certain after `heard_seconds`; None for another."""
         if row >= len(self.rows) or " ".join(self.rows[row]["target"]) != reference:
             return None
         return true_partial(dict(self.rows[row]), heard_seconds)
 
     def supported(self, row: int, reference: str) -> list[tuple[float, str]] | None:
-        """What each word heard adds: (seconds heard, the part of the reference that is certain), the end last.
+        """Return what each word adds: (seconds heard, the part of the reference that is certain), the end last.
 
         That nothing follows is known at the end of the audio (∞), not at that of its last word. None as above.
         """
@@ -56,7 +56,7 @@ class TruthFile:
 
 
 def find_truth(name: str, entry: Mapping[str, Any]) -> TruthFile | None:
-    """The truth beside an offline file, `NAME_truth.jsonl`; None where there is none.
+    """Find the truth beside an offline file, `NAME_truth.jsonl`; None where there is none.
 
     Args:
         name: of the dataset.
@@ -75,7 +75,7 @@ def find_truth(name: str, entry: Mapping[str, Any]) -> TruthFile | None:
     if number is not None:
         raise DatasetError(
             f"{path}, row {number}: no true partial translations; expected source, target, needs (a number for each "
-            "word of target) and word_ends (seconds for each word of source). Mend or rename the file."
+            "word of target) and word_ends (seconds for each word of source). Fix or rename the file."
         )
     return TruthFile(rows)
 

@@ -27,7 +27,7 @@ _SYNCS_AT_ONCE = 32  # the file system commits them together: a thousand clips i
 
 
 def cannot_write(what: object, error: OSError) -> StorageError:
-    """The one line for a write that the system refused: what could not be written, why, and what to do about it.
+    """Return the error for a write that the system refused: what could not be written, why, and the next step.
 
     >>> print(cannot_write("a.json", OSError(errno.ENOSPC, "No space left on device")))
     Cannot write a.json: No space left on device. Make room and start again: the run goes on where it stopped.
@@ -39,13 +39,13 @@ def cannot_write(what: object, error: OSError) -> StorageError:
     elif error.errno in {errno.ENOENT, errno.ENOTDIR}:
         step = "Choose a folder that exists."
     else:
-        step = "Mend that and start again: the run goes on where it stopped."
+        step = "Fix that and start again: the run goes on where it stopped."
     return StorageError(f"Cannot write {what}: {error.strerror or error}. {step}")
 
 
 @contextlib.contextmanager
 def writing_to(path: Path) -> Iterator[None]:
-    """Name `path` in what the system says. Only the writing itself belongs inside: all OSErrors are taken for its own.
+    """Name `path` in errors of the system. Only the writing itself belongs inside: all OSErrors are taken for its own.
 
     Raises:
         StorageError: of `cannot_write`.
@@ -84,7 +84,7 @@ def make_own_folder(path: Path) -> Path:
 
 
 def refuse_link(path: Path) -> None:
-    """Raise StorageError where a symbolic link stands: what lies behind it is not ours to write."""
+    """Raise StorageError where a symbolic link stands: the target of a link is not written."""
     if path.is_symlink():
         raise StorageError(f"{path} is a link and will not be written through. Remove it, or choose another place.")
 
@@ -190,7 +190,7 @@ def replacing(path: Path, mode: Literal["w", "wb"] = "wb", *, durable: bool = Tr
     with writing_to(path):
         refuse_link(path)
         if path.exists() and not path.is_file():
-            raise StorageError(f"{path} is no regular file and will not be replaced. Choose another name.")
+            raise StorageError(f"{path} is not a regular file and will not be replaced. Choose another name.")
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=UNFINISHED)
     with contextlib.suppress(OSError):  # some file systems have no locks
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # while it is held, the writer lives
@@ -219,7 +219,7 @@ def replacing(path: Path, mode: Literal["w", "wb"] = "wb", *, durable: bool = Tr
 
 
 def remove_abandoned(path: Path) -> None:
-    """Remove what killed writers of a file left beside it, where no lock of ours keeps others from writing it too.
+    """Remove what killed writers of a file left beside it, where no lock keeps others from writing it too.
 
     Those that are still at work hold their files; what cannot be told from theirs, or removed, stays.
     """
@@ -257,7 +257,7 @@ def remove_leftovers(folder: Path, name: str | None = None) -> None:
 
 
 def _mode(path: Path) -> int:
-    """The permissions of a file that is replaced, or those of a new one."""
+    """Return the permissions of a file that is replaced, or those of a new one."""
     try:
         return stat.S_IMODE(path.stat().st_mode)
     except FileNotFoundError:

@@ -17,7 +17,7 @@ from simulsa_plugin.files.json_files import CHECKSUM, write_json
 
 
 def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The content with its checksum as the last key.
+    """Return the content with its checksum as the last key.
 
     >>> is_sealed(sealed({"rows": 2})), is_sealed(sealed({"rows": 2}) | {"rows": 3})
     (True, False)
@@ -36,14 +36,14 @@ def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def is_sealed(content: object) -> bool:
-    """Whether this is what `sealed` made, unchanged, be it read from JSON or not."""
+    """Return whether this is what `sealed` made, unchanged, be it read from JSON or not."""
     if not isinstance(content, dict) or CHECKSUM not in content:
         return False
     return bool(sealed(content)[CHECKSUM] == content[CHECKSUM])
 
 
 def read_sealed(path: Path) -> dict[str, Any] | None:
-    """The content of a sealed file, without its checksum; None where it is missing, broken or changed.
+    """Return the content of a sealed file, without its checksum; None where it is missing, broken or changed.
 
     Raises:
         StorageError: the system cannot read it.
@@ -59,7 +59,7 @@ def read_sealed(path: Path) -> dict[str, Any] | None:
 
 
 def checksums(folder: Path, names: Iterable[str]) -> dict[str, str]:
-    """Name → checksum of files below a folder.
+    """Return name → checksum of files below a folder.
 
     Raises:
         StorageError: one is missing or cannot be read.
@@ -74,7 +74,7 @@ def checksums(folder: Path, names: Iterable[str]) -> dict[str, str]:
 
 
 def first_damaged(folder: Path, expected: Mapping[str, str]) -> str | None:
-    """The first file that is missing or holds something else than `checksums` found; None where all are whole.
+    """Return the first file that is missing or holds something else than `checksums` found; None where all are whole.
 
     Raises:
         StorageError: the system cannot read one.
@@ -102,7 +102,7 @@ def refuse_damaged(folder: Path, expected: Mapping[str, str], way_out: str) -> N
 
 
 def _read(path: Path) -> bytes | None:
-    """The bytes of a file; None where there is none."""
+    """Return the bytes of a file; None where there is none."""
     try:
         return path.read_bytes()
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):

@@ -46,7 +46,7 @@ def merge_dataset_info(folder: Path, entries: Mapping[str, Mapping[str, Any]]) -
 
 
 def registered_datasets(folder: Path) -> dict[str, Any]:
-    """The entries of `folder/dataset_info.json`; none where there is no such file.
+    """Return the entries of `folder/dataset_info.json`; none where there is no such file.
 
     Raises:
         StorageError: the file cannot be read, or is not a JSON object.
@@ -55,7 +55,7 @@ def registered_datasets(folder: Path) -> dict[str, Any]:
 
 
 def _read_dataset_info(path: Path) -> tuple[dict[str, Any], str]:
-    """The entries and the text of the file."""
+    """Return the entries and the text of the file."""
     try:
         with reading_from(path):
             text = path.read_bytes().decode("utf-8") if path.exists() else "{}\n"
@@ -68,7 +68,7 @@ def _read_dataset_info(path: Path) -> tuple[dict[str, Any], str]:
 
 
 def _with_entries(text: str, entries: Mapping[str, Any]) -> str:
-    r"""The text of a JSON object with entries put in; whatever else it says stays as it is written.
+    r"""Put entries into the text of a JSON object; whatever else it holds stays as it is written.
 
     >>> print(_with_entries('{"mine": [1.50], "a": 0}', {"a": 1, "b": 2}))
     {"mine": [1.50], "a": 1,
@@ -88,7 +88,7 @@ def _with_entries(text: str, entries: Mapping[str, Any]) -> str:
 
 
 def _value_spans(text: str) -> tuple[dict[str, tuple[int, int]], int]:
-    """Where the value of each key of a valid JSON object begins and ends, and where its closing brace is."""
+    """Return where the value of each key of a valid JSON object begins and ends, and where its closing brace is."""
     decoder, between = json.JSONDecoder(), re.compile(r"[\s,:]*")
     spans: dict[str, tuple[int, int]] = {}
     at = text.index("{") + 1
@@ -103,6 +103,6 @@ def _value_spans(text: str) -> tuple[dict[str, tuple[int, int]], int]:
 
 
 def _end(pattern: re.Pattern[str], text: str, at: int) -> int:
-    """Where a match that may be empty ends."""
+    """Return the end of a match that may be empty."""
     found = pattern.match(text, at)
     return found.end() if found else at

@@ -21,7 +21,7 @@ class Journal:
 
     Every row is handed to the kernel as it is appended: a kill loses at most the row that is being written, and a power
     loss about half a minute's; when it is closed, all is on the disk. Opening cuts off everything from the first line
-    on that is no whole row: no newline, no JSON object, no string as `id`, an `id` for the second time, or not the
+    on that is not a whole row: no newline, no JSON object, no string as `id`, an `id` for the second time, or not the
     checksum that every row gets.
 
     Raises:
@@ -65,7 +65,7 @@ class Journal:
         return len(self._index)
 
     def read(self, identifier: str) -> dict[str, Any]:
-        """One row, from the disk.
+        """Read one row from the disk.
 
         Raises:
             KeyError: no row has this id.
@@ -85,7 +85,7 @@ class Journal:
         """Add one row; it is in the file when this returns, or the file is as it was.
 
         Raises:
-            ValueError: its id is no string or is there already, or a value is no JSON (NaN among them).
+            ValueError: its id is not a string or exists already, or a value is not valid JSON (such as NaN).
         """
         identifier = row.get("id")
         if not isinstance(identifier, str):
@@ -119,7 +119,7 @@ class Journal:
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not valid JSON")
 
 
 # Checks every number and converts none (`len` is but a quick function): that halves the time to open a long journal.
@@ -127,7 +127,7 @@ _CHECKER = json.JSONDecoder(parse_float=len, parse_int=len, parse_constant=_refu
 
 
 def _journal_id(line: bytes) -> str | None:
-    """The id of a journal's line, or None where it is no whole row."""
+    """Return the id of a journal's line, or None where the row is torn or was changed."""
     if not line.endswith(b"\n"):
         return None
     try:

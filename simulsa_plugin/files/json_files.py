@@ -40,12 +40,12 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def dump_line(value: Any) -> str:
-    """One JSON line: UTF-8 as it is, NaN and infinity refused."""
+    """Dump a value as one JSON line: UTF-8 as it is, NaN and infinity refused."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
 def dump_sealed(row: Mapping[str, Any]) -> str:
-    """`dump_line` of a row that has a key, with the CRC-32 of that line as its last value.
+    """Dump a row that has a key as by `dump_line`, with the CRC-32 of that line as its last value.
 
     >>> dump_sealed({"id": "a"})
     '{"id": "a", "checksum": "af678071"}'
@@ -68,7 +68,7 @@ def _seal(checksum: object) -> str:
 
 
 def ends_with_checksum(line: str, checksum: object) -> bool:
-    """Whether a line ends with its checksum, and the rest is what it was made of."""
+    """Return whether a line ends with its checksum, and the rest is unchanged."""
     seal = _seal(checksum)
     return line.endswith(seal) and crc32_hex(f"{line[: -len(seal)]}}}".encode()) == checksum
 
@@ -78,7 +78,7 @@ class _ChangedError(ValueError):
 
 
 def load_sealed(line: str) -> Any:
-    """The value of a line; of a row that `dump_sealed` wrote, without its checksum.
+    """Load the value of a line; of a row that `dump_sealed` wrote, without its checksum.
 
     Raises:
         ValueError: it is not valid JSON, or was changed since; other spacing or escapes with the same values are no
@@ -94,7 +94,7 @@ def load_sealed(line: str) -> Any:
 
 
 def read_whole_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Rows of a JSONL file, sealed or not, without those that are torn or were changed after they were written.
+    """Yield rows of a JSONL file, sealed or not, without those that are torn or were changed after they were written.
 
     Raises:
         StorageError: the file is missing or unreadable.
@@ -108,7 +108,7 @@ def read_whole_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def read_jsonl(path: Path, *, sealed: bool = False) -> Iterator[dict[str, Any]]:
-    """Rows of a JSONL file.
+    """Yield rows of a JSONL file.
 
     Args:
         path: of the file.

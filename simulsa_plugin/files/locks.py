@@ -38,14 +38,14 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
         yield
     finally:
         if os.getpid() == owner:
-            with contextlib.suppress(OSError):  # a file that stays is no lock that stays
+            with contextlib.suppress(OSError):  # a file that stays does not keep the lock
                 path.unlink(missing_ok=True)
             _HELD.discard(descriptor)
             os.close(descriptor)
 
 
 def _lock_file(path: Path, folder: Path, wait: bool) -> int:
-    """A descriptor of the lock file, locked."""
+    """Open the lock file, lock it, and return its descriptor."""
     while True:
         refuse_link(path)
         with writing_to(folder):
@@ -84,7 +84,7 @@ _HELD: set[int] = set()  # descriptors of the locks of this process
 
 
 def _forget_locks() -> None:
-    """In a forked child: close the parent's locks without unlocking them."""
+    """Close the parent's locks in a forked child, without unlocking them."""
     while _HELD:
         os.close(_HELD.pop())
 

@@ -19,12 +19,12 @@ _FILES, _CHECKSUM = "files", "sha256"
 
 
 def refuse_foreign(folder: Path, names: Iterable[str], *, recognised: bool = False) -> None:
-    """Raise StorageError where a link, or what no command of ours has made, stands at one of the names.
+    """Raise StorageError where a link, or a file that no command wrote, has one of the names.
 
     Args:
         folder: the user's; it need not exist.
         names: of files and folders in it that are about to be written.
-        recognised: what is there is known to be ours, as what earlier versions made without a list.
+        recognised: the files are known to be those of a command, as earlier versions left them without a list.
     """
     owned = _owned(folder)
     for name in (OWNED, *names):
@@ -37,7 +37,7 @@ def refuse_foreign(folder: Path, names: Iterable[str], *, recognised: bool = Fal
 
 
 def claim(folder: Path, names: Iterable[str], *, recognised: bool = False) -> None:
-    """Note that the names are ours from now on; see `refuse_foreign`, which comes first.
+    """Claim the names from now on; see `refuse_foreign`, which comes first.
 
     Raises:
         StorageError: likewise; or the note cannot be written.
@@ -78,7 +78,7 @@ def refuse_input_as_output(output: Path | None, inputs: Iterable[Path | None]) -
 
 
 def _owned(folder: Path) -> set[str]:
-    """The names that are listed; none where a crash has damaged the list."""
+    """Return the names that are listed; none where a crash has damaged the list."""
     try:
         said = json.loads((folder / OWNED).read_bytes())
         return set(said[_FILES]) if said[_CHECKSUM] == _checksum(said[_FILES]) else set()
@@ -91,7 +91,7 @@ def _checksum(files: list[str]) -> str:
 
 
 def _place(folder: Path, entry: object) -> object:
-    """The file that an entry names; the entry itself where it names none."""
+    """Return the file that an entry names; the entry itself where it names none."""
     if isinstance(entry, Mapping) and isinstance(entry.get("file_name"), str):
         return os.path.abspath(folder / entry["file_name"])
     return entry

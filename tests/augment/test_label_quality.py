@@ -287,7 +287,7 @@ def test_a_file_that_is_no_truth_is_one_line(corpus, tmp_path, wrong):
     with pytest.raises(DatasetError) as caught:
         find_truth(corpus.name, corpus.entry)
     assert f"{tmp_path / 'toy_truth.jsonl'}, row 2: no true partial translations; expected source" in str(caught.value)
-    assert "Mend or rename the file." in str(caught.value)
+    assert "Fix or rename the file." in str(caught.value)
 
 
 def test_the_command_says_it_in_one_line(corpus, tmp_path, capsys):

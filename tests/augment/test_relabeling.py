@@ -268,7 +268,7 @@ def test_twice_into_the_same_other_folder_also_spelled_otherwise(scored, tmp_pat
 def test_a_folder_with_a_run_of_its_own_is_refused(toy, scored, tmp_path):
     run(toy, tmp_path / "own")
     before = tree(tmp_path / "own")
-    with pytest.raises(StorageError, match=r"toy_simulsa holds a run of its own\. Choose another --out"):
+    with pytest.raises(StorageError, match=r"toy_simulsa holds another run\. Choose another --out"):
         again(scored, {}, tmp_path / "own")
     assert tree(tmp_path / "own") == before
 
@@ -290,7 +290,7 @@ def test_decisions_over_decisions_keep_saying_where_the_clips_are(toy, scored, t
     assert third.manifest["scores_from"] == str(scores_of(tmp_path / "first"))
     clips = [Path(row["audios"][0]) for row in read_json_lines(tmp_path / "second" / "toy_simulsa.jsonl")]
     assert {clip.parents[2] for clip in clips} == {scored}
-    with pytest.raises(StorageError, match=r"holds decisions over .*, with clips elsewhere\. Choose another --out"):
+    with pytest.raises(StorageError, match=r"holds labels over .*, with clips elsewhere\. Choose another --out"):
         run(toy, tmp_path / "first")
 
 
@@ -452,34 +452,34 @@ BROKEN = [
     *(({key: ...}, f"no {key}") for key in by_hand() if key not in ("greedy", "eos_logprob")),
     *(({key: None}, f"no {key}") for key in ("logprobs", "char_ends", "token_ids", "clip")),
     ({"reference": 5}, "id, audio, clip, reference are not all text"),
-    ({"id": "own-1"}, "'own-1' is no id of a sample"),
-    ({"id": "own-00000001-0\n"}, "is no id of a sample"),
-    ({"cut_seconds": "1"}, "duration_seconds and cut_seconds are no positive numbers"),
-    ({"cut_seconds": 0}, "duration_seconds and cut_seconds are no positive numbers"),
-    ({"duration_seconds": NAN}, "duration_seconds and cut_seconds are no positive numbers"),
-    ({"duration_seconds": 10**400}, "duration_seconds and cut_seconds are no positive numbers"),
-    ({"messages": {}}, "messages is no list of turns with role and content"),
-    ({"messages": ["Translate."]}, "messages is no list of turns with role and content"),
-    ({"messages": [{"role": "user"}]}, "messages is no list of turns with role and content"),
-    ({"token_ids": "56"}, "token_ids is no list of whole numbers"),
-    ({"token_ids": [5, "6"]}, "token_ids is no list of whole numbers"),
+    ({"id": "own-1"}, "'own-1' is not the id of a sample"),
+    ({"id": "own-00000001-0\n"}, "is not the id of a sample"),
+    ({"cut_seconds": "1"}, "duration_seconds and cut_seconds are not positive numbers"),
+    ({"cut_seconds": 0}, "duration_seconds and cut_seconds are not positive numbers"),
+    ({"duration_seconds": NAN}, "duration_seconds and cut_seconds are not positive numbers"),
+    ({"duration_seconds": 10**400}, "duration_seconds and cut_seconds are not positive numbers"),
+    ({"messages": {}}, "messages is not a list of turns with role and content"),
+    ({"messages": ["Translate."]}, "messages is not a list of turns with role and content"),
+    ({"messages": [{"role": "user"}]}, "messages is not a list of turns with role and content"),
+    ({"token_ids": "56"}, "token_ids is not a list of whole numbers"),
+    ({"token_ids": [5, "6"]}, "token_ids is not a list of whole numbers"),
     ({"logprobs": [-1.0]}, "logprobs does not have one value for each token"),
     ({"char_ends": [3]}, "char_ends does not have one value for each token"),
     ({"greedy": [5, 6, 7]}, "greedy does not have one value for each token"),
-    ({"greedy": [5, 6.5]}, "greedy holds something that is no whole number"),
+    ({"greedy": [5, 6.5]}, "greedy holds something that is not a whole number"),
     ({"char_ends": [3, 9]}, "char_ends holds something that is neither null nor from 0 to 8"),
     ({"char_ends": [-1, 8]}, "char_ends holds something that is neither null nor from 0 to 8"),
     ({"char_ends": ["3", 8]}, "char_ends holds something that is neither null nor from 0 to 8"),
-    ({"logprobs": [-1.0, None]}, "logprobs holds something that is no finite number"),
-    ({"logprobs": [-1.0, NAN]}, "logprobs holds something that is no finite number"),
-    ({"logprobs": [-INFINITE, -1.0]}, "logprobs holds something that is no finite number"),
-    ({"logprobs": [True, -1.0]}, "logprobs holds something that is no finite number"),
-    ({"logprobs_full": [-(10**400), -1.0]}, "logprobs_full holds something that is no finite number"),
-    ({"margins": ["0", 0]}, "margins holds something that is no finite number"),
-    ({"logprobs": [0.9, 0.2]}, "logprobs holds something above 0, which is no logarithm of a probability"),
-    ({"unstable_prefixes": 2}, "unstable_prefixes is no list of whole numbers"),
-    ({"clip": "clips/.."}, "clip 'clips/..' of 'own-00000001-0' is no name of a file"),
-    ({"clip": "a\0.wav"}, "is no name of a file"),
+    ({"logprobs": [-1.0, None]}, "logprobs holds something that is not a finite number"),
+    ({"logprobs": [-1.0, NAN]}, "logprobs holds something that is not a finite number"),
+    ({"logprobs": [-INFINITE, -1.0]}, "logprobs holds something that is not a finite number"),
+    ({"logprobs": [True, -1.0]}, "logprobs holds something that is not a finite number"),
+    ({"logprobs_full": [-(10**400), -1.0]}, "logprobs_full holds something that is not a finite number"),
+    ({"margins": ["0", 0]}, "margins holds something that is not a finite number"),
+    ({"logprobs": [0.9, 0.2]}, "logprobs holds something above 0, which is not the logarithm of a probability"),
+    ({"unstable_prefixes": 2}, "unstable_prefixes is not a list of whole numbers"),
+    ({"clip": "clips/.."}, "clip 'clips/..' of 'own-00000001-0' is not a file name"),
+    ({"clip": "a\0.wav"}, "is not a file name"),
     ({"id": "own-00000000-0"}, "own-00000000-0 stands there twice"),
     ({"id": "other-00000001-0"}, "other-00000001-0 stands there twice, or is of another dataset than own"),
 ]
@@ -545,9 +545,9 @@ def test_no_portable_clip_leaves_the_folder(tmp_path, clip):
     ("name", "text", "said"),
     [
         ("manifest.json", "{", "manifest.json cannot be read"),
-        ("manifest.json", '{"settings": 5}', "manifest.json is no manifest of simulsa-augment"),
+        ("manifest.json", '{"settings": 5}', "manifest.json is not a manifest of simulsa-augment"),
         ("skipped.jsonl", '{"id": 5, "reason": "x"}\n', "skipped.jsonl, row 1: id and reason are not both text"),
-        ("skipped.jsonl", '{"id": "x", "reason": "x"}\n', "skipped.jsonl, row 1: 'x' is no id of a sample"),
+        ("skipped.jsonl", '{"id": "x", "reason": "x"}\n', "skipped.jsonl, row 1: 'x' is not the id of a sample"),
         ("../dataset_info.json", "{", "dataset_info.json is not valid JSON"),
     ],
 )

@@ -187,7 +187,7 @@ def test_a_shell_command_is_not_run_and_takes_its_own_utterances_alone(tmp_path,
 
 def test_a_recording_without_a_file_is_refused(tmp_path):
     write(tmp_path, wav="a\n", text="a A\n")
-    assert row_refusal("kaldi", tmp_path) == f"{tmp_path / 'wav.scp'}, line 1: the audio '' is no file name."
+    assert row_refusal("kaldi", tmp_path) == f"{tmp_path / 'wav.scp'}, line 1: the audio '' is not a file name."
 
 
 def test_spaces_of_other_scripts_stay_inside_a_text(tmp_path):

@@ -157,11 +157,11 @@ def test_an_empty_gzip_has_no_lines(tmp_path):
 
 def test_what_is_no_file_is_refused_at_once(tmp_path):
     assert refused(numbered_lines, tmp_path / "a") == f"Cannot read {tmp_path / 'a'}: No such file or directory."
-    assert refused(numbered_lines, tmp_path) == f"{tmp_path} is no regular file."
+    assert refused(numbered_lines, tmp_path) == f"{tmp_path} is not a regular file."
     os.mkfifo(tmp_path / "pipe")
-    assert refused(numbered_lines, tmp_path / "pipe") == f"{tmp_path / 'pipe'} is no regular file."
+    assert refused(numbered_lines, tmp_path / "pipe") == f"{tmp_path / 'pipe'} is not a regular file."
     (tmp_path / "endless").symlink_to("/dev/zero")
-    assert refused(numbered_lines, tmp_path / "endless") == f"{tmp_path / 'endless'} is no regular file."
+    assert refused(numbered_lines, tmp_path / "endless") == f"{tmp_path / 'endless'} is not a regular file."
 
 
 def aligned(tmp_path, text, count):

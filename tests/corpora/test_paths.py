@@ -109,7 +109,7 @@ def test_a_manifest_gives_its_own_folder_as_the_corpus(tmp_path):
 
 SHELL = "is a shell command, and none is run. Write its output to files, and name those."
 ADDRESS = "is an address. Download it, and name the file."
-NONE = "is no file name."
+NONE = "is not a file name."
 MACHINE = "is a path of another machine. Make it relative to the corpus folder."
 
 

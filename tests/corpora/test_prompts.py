@@ -209,8 +209,8 @@ def test_a_language_that_is_not_set_is_asked_for_by_its_key():
 
 def test_a_language_without_a_name_is_refused():
     assert refusal("plain", None, "en", "tlh_piqd") == (
-        "The prompt plain says {target}, and simulsa_target_language is 'tlh_piqd', which is no known code; known are "
-        "en, zh-CN, cmn_hans_cn and the like. Correct it, or write the prompt without that placeholder as "
+        "The prompt plain says {target}, and simulsa_target_language is 'tlh_piqd', which is not a known code; known "
+        "are en, zh-CN, cmn_hans_cn and the like. Correct it, or write the prompt without that placeholder as "
         "simulsa_prompt."
     )
     assert "{source_code}, and simulsa_source_language is 'Klingon'" in refusal(

@@ -110,7 +110,7 @@ def test_the_ending_of_a_file_says_what_it_is(tmp_path, ending):
 def test_a_file_that_is_no_table_is_refused(tmp_path, name):
     path = write_text(tmp_path / name, "audio\ttranslation\n")
     assert read_refusal("table", path) == (
-        f"{path} is no table that can be read; allowed: .tsv, .tsv.gz, .csv, .csv.gz, .jsonl, .jsonl.gz, .parquet."
+        f"{path} is not a table that can be read; allowed: .tsv, .tsv.gz, .csv, .csv.gz, .jsonl, .jsonl.gz, .parquet."
     )
 
 

@@ -100,7 +100,7 @@ def test_an_output_that_cannot_be_written_is_one_line(tmp_path, capsys):
     assert main(["score", log, "--json", str(tmp_path / "no" / "s.json")]) == 1
     assert "Cannot write" in capsys.readouterr().err
     assert main(["score", log, "--json", str(tmp_path)]) == 1
-    assert "no regular file" in capsys.readouterr().err
+    assert "not a regular file" in capsys.readouterr().err
 
 
 def test_a_reader_that_leaves_early_gets_no_traceback():

@@ -120,7 +120,7 @@ def test_nothing_is_written_through_a_link(tmp_path, name, behind):
 def test_what_cannot_be_written_is_one_line(tmp_path):
     with pytest.raises(StorageError, match="Choose a folder that exists"):
         write_json(tmp_path / "no" / "a.json", 1)
-    with pytest.raises(StorageError, match="no regular file"):
+    with pytest.raises(StorageError, match="not a regular file"):
         write_json(tmp_path, 1)
 
 

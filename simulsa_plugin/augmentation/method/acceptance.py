@@ -41,7 +41,7 @@ class Decision:
 
 
 def default_threshold(output_width: int) -> float:
-    """τ = 100 / V (arXiv 2509.15692), V = width of the output layer.
+    """Return τ = 100 / V (arXiv 2509.15692), V = width of the output layer.
 
     >>> round(default_threshold(151_646), 7)
     0.0006594

@@ -35,7 +35,7 @@ def grapheme_ends(text: str) -> Iterator[int]:
 
 
 def splits_grapheme(text: str, end: int) -> bool:
-    """Whether `text[:end]` ends inside a grapheme cluster.
+    """Return whether `text[:end]` ends inside a grapheme cluster.
 
     >>> splits_grapheme("u\N{COMBINING DIAERESIS}", 1), splits_grapheme("ur", 1)
     (True, False)
@@ -44,7 +44,7 @@ def splits_grapheme(text: str, end: int) -> bool:
 
 
 def is_word_end(text: str, end: int) -> bool:
-    """Whether `text[:end]` ends outside a word.
+    """Return whether `text[:end]` ends outside a word.
 
     Words end at white space. Scripts that are written without it have the word boundaries of UAX #29: there every
     Chinese character and every kana of Hiragana ends a word, while a run of Katakana, Latin letters or digits is one.

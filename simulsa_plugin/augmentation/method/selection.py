@@ -35,7 +35,7 @@ class Skipped:
     source_id: str | None = None
 
     def as_row(self) -> dict[str, str]:
-        """The row of skipped.jsonl, without what is not known."""
+        """Return the row of skipped.jsonl, without empty fields."""
         return {key: value for key, value in asdict(self).items() if value}
 
     @property
@@ -46,7 +46,7 @@ class Skipped:
 
 
 def first_causes(skipped: Iterable[Skipped]) -> dict[str, str]:
-    """Reason → the first cause of it, for rows that stop a training; where the reason says it all there is none."""
+    """Return reason → its first cause, for rows that stop a training; reasons that need no cause are left out."""
     causes: dict[str, str] = {}
     for one in skipped:
         if one.cause and one.stops_training and one.reason not in _SAY_IT_ALL:
@@ -55,7 +55,7 @@ def first_causes(skipped: Iterable[Skipped]) -> dict[str, str]:
 
 
 def wanted_samples(rows: int, settings: AugmentSettings) -> int:
-    """How many augmented rows: `samples`, or the share of the offline rows rounded half up, at least one.
+    """Return the number of augmented rows: `samples`, or the share of the offline rows rounded half up, at least one.
 
     >>> wanted_samples(8000, AugmentSettings()), wanted_samples(20, AugmentSettings())
     (80, 1)
@@ -69,12 +69,12 @@ def wanted_samples(rows: int, settings: AugmentSettings) -> int:
 
 
 def walk(name: str, rows: int, seed: int) -> Iterator[int]:
-    """Row numbers of a dataset in one permutation that depends on (seed, name) alone."""
+    """Yield row numbers of a dataset in one permutation that depends on (seed, name) alone."""
     yield from generator(seed, name, "walk").permutation(rows).tolist()
 
 
 def sample_id(name: str, row: int, cut_number: int = 0) -> str:
-    """The id of an augmented sample.
+    """Return the id of an augmented sample.
 
     >>> sample_id("demo", 17)
     'demo-00000017-0'
@@ -83,21 +83,21 @@ def sample_id(name: str, row: int, cut_number: int = 0) -> str:
 
 
 def parse_sample_id(identifier: str) -> tuple[str, int, int]:
-    """The dataset, row and cut number of an id.
+    """Split an id into dataset, row and cut number.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not an id.
 
     >>> parse_sample_id("my-set-00000017-2")
     ('my-set', 17, 2)
     """
     match = _ID.fullmatch(identifier)
     if match is None:
-        raise ValueError(f"{identifier!r} is no id of a sample; expected NAME-ROW-CUT, such as demo-00000017-0")
+        raise ValueError(f"{identifier!r} is not the id of a sample; expected NAME-ROW-CUT, such as demo-00000017-0")
     return match["name"], int(match["row"]), int(match["cut"])
 
 
 def generator(*key: object) -> np.random.Generator:
-    """Random numbers that depend on the key alone: never on paths, batches or processes."""
+    """Return a generator of random numbers that depend on the key alone: never on paths, batches or processes."""
     digest = hashlib.sha256("\0".join(map(str, key)).encode()).digest()
     return np.random.default_rng(int.from_bytes(digest, "big"))

@@ -10,7 +10,7 @@ FLOOR_FRAME = SAMPLE_RATE // 50  # 20 ms: shorter than the pauses inside words
 
 
 def draw_silence(silence_ms: float, room: int, rng: np.random.Generator) -> tuple[int, int]:
-    """Samples of silence before and after a clip, each U[0, silence_ms], together at most `room` samples.
+    """Draw samples of silence before and after a clip, each U[0, silence_ms], together at most `room` samples.
 
     >>> draw_silence(0.0, 16_000, np.random.default_rng(0))
     (0, 0)
@@ -24,7 +24,7 @@ def draw_silence(silence_ms: float, room: int, rng: np.random.Generator) -> tupl
 
 
 def noise_floor(waveform: Waveform) -> float:
-    """RMS of the quietest 20 ms of (num_samples,), full scale 1: what this recording sounds like when nobody speaks."""
+    """Return the RMS of the quietest 20 ms of (num_samples,), full scale 1: the noise without speech."""
     frames = waveform[: len(waveform) // FLOOR_FRAME * FLOOR_FRAME].reshape(-1, FLOOR_FRAME)
     if len(frames) == 0:
         return 0.0

@@ -95,7 +95,7 @@ def reopen_damaged_scores(cuts: Sequence[Cut], layout: Layout) -> list[str]:
 
 
 def scored_rows(cuts: Sequence[Cut], settings: AugmentSettings, layout: Layout) -> Iterator[dict[str, Any]]:
-    """Rows of scores.jsonl in the order of the chosen list, from a finished file or from the journals.
+    """Yield rows of scores.jsonl in the order of the chosen list, from a finished file or from the journals.
 
     Audio is named where it lies now: the output folder may have been moved between a stop and this run.
 
@@ -158,7 +158,7 @@ def _check_numbers(row: dict[str, Any]) -> None:
 
 
 def _scored(batches: Sequence[Sequence[Cut]], journals: Sequence[Journal], layout: Layout) -> set[str]:
-    """Ids that the journals hold, each checked to be about its cut."""
+    """Return the ids that the journals hold, each checked to be about its cut."""
     done = set()
     for cut in (cut for batch in batches for cut in batch):
         journal = next((journal for journal in journals if cut.id in journal), None)
@@ -169,7 +169,7 @@ def _scored(batches: Sequence[Sequence[Cut]], journals: Sequence[Journal], layou
 
 
 def check_scored(row: dict[str, Any], cut: Cut, layout: Layout) -> dict[str, Any]:
-    """A row scored before, if it is about this cut: the dataset may have changed under the same name.
+    """Check that a row scored before is about this cut, and return it: the dataset may have changed.
 
     Raises:
         StorageError: it is about other data.
@@ -188,7 +188,7 @@ def check_scored(row: dict[str, Any], cut: Cut, layout: Layout) -> dict[str, Any
 
 
 def make_batches(cuts: Sequence[Cut], size: int) -> list[list[Cut]]:
-    """Neighbours in length share a batch: less padding. The longest come first: what does not fit shows at once.
+    """Batch cuts of similar length, which need less padding; the longest come first: what does not fit shows at once.
 
     What is left for a smaller batch are the shortest, so that the first batch is the largest in every way.
     """
@@ -199,7 +199,7 @@ def make_batches(cuts: Sequence[Cut], size: int) -> list[list[Cut]]:
 def _score(
     batch: Sequence[Cut], waveforms: Sequence[Waveform], model: AudioLanguageModel
 ) -> tuple[list[RenderedReference], list[ReferenceScores]]:
-    """The references of a batch about these waveforms."""
+    """Score the references of a batch about these waveforms."""
     rendered = [
         model.render(cut.sample.prompt, waveform, cut.sample.reference)
         for cut, waveform in zip(batch, waveforms, strict=True)
@@ -208,7 +208,7 @@ def _score(
 
 
 def _whole(cut: Cut, clip: Waveform, source: Waveform, window: int | None) -> Waveform:
-    """The whole source between the silences of a clip, as far as the model's window reaches."""
+    """Put the whole source between the silences of a clip, as far as the model's window reaches."""
     lead, trail = clip[: cut.lead], clip[len(clip) - cut.trail :]
     room = len(clip) if window is None else max(window - len(source), 0)
     lead = lead[: min(len(lead), room)]
@@ -216,7 +216,7 @@ def _whole(cut: Cut, clip: Waveform, source: Waveform, window: int | None) -> Wa
 
 
 def _earlier(cut: Cut, clip: Waveform, lookback_ms: float) -> Waveform:
-    """A clip without the last milliseconds of the source; its silences stay."""
+    """Take the last milliseconds of the source out of a clip; its silences stay."""
     back = seconds_to_samples(lookback_ms / 1000)
     heard = max(cut.num_samples - back, min(cut.num_samples, LEAST_HEARD))
     return np.concatenate([clip[: cut.lead + heard], clip[cut.lead + cut.num_samples :]])

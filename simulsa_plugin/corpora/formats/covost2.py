@@ -61,7 +61,7 @@ def _utterance(row: Mapping[str, str], place: str, clips: Path, find: FindAudio)
 
 
 def _parquet(request: CorpusRequest) -> list[Path]:
-    """The published parquet form: `en_zh-CN/train-00000-of-00040.parquet`, with columns audio, translation and id."""
+    """Find the published parquet files: `en_zh-CN/train-00000-of-00040.parquet`, with audio, translation and id."""
     if request.folder.is_file():
         raise DatasetError(f"{request.folder} is a file. Give its folder, or set simulsa_corpus to table.")
     if any((folder / COMMON_VOICE).exists() for folder in _folders(request)):
@@ -77,7 +77,7 @@ def _parquet(request: CorpusRequest) -> list[Path]:
 
 
 def _pair_folder(request: CorpusRequest) -> Path:
-    """`en_zh-CN`, also where the user says zh; else the corpus folder itself."""
+    """Find `en_zh-CN`, also for the language zh; else return the corpus folder itself."""
     folders = sorted(path for path in request.folder.iterdir() if path.is_dir())
     found = [path for path in folders if path.name == f"{request.source}_{request.target}"]
     found = found or [path for path in folders if _region(request).fullmatch(path.name)]
@@ -108,7 +108,7 @@ def _common_voice(request: CorpusRequest) -> Path:
 
 
 def _translations(request: CorpusRequest) -> Path:
-    """`covost_v2.en_zh-CN.tsv`, also where the user says zh."""
+    """Find `covost_v2.en_zh-CN.tsv`, also for the language zh."""
     exact = f"covost_v2.{request.source}_{request.target}.tsv"
     region = re.compile(rf"covost_v2\.{_region(request).pattern}\.tsv")
     there = sorted(path for folder in _folders(request) for path in folder.glob("covost_v2.*.tsv"))

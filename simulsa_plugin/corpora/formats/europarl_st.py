@@ -53,7 +53,7 @@ def _utterance(
 
 
 def _source_folder(request: CorpusRequest) -> Path:
-    """The folder of the source language: the corpus, or one of its version folders, lies above it."""
+    """Find the folder of the source language, in the corpus or in one of its version folders."""
     above = [request.folder, *sorted(request.folder.glob("v*"))]
     candidates = [folder / request.source for folder in above] + [request.folder]
     found = [folder for folder in candidates if any((folder / request.target).glob(f"*/{_SEGMENTS}"))]
@@ -67,5 +67,5 @@ def _source_folder(request: CorpusRequest) -> Path:
 
 
 def _file_name(name: str) -> str:
-    """Recordings are listed without their ending; dots stand in their names."""
+    """Add the ending to the name of a recording: they are listed without it, and hold dots."""
     return name if name.endswith((".m4a", ".wav", ".flac")) else f"{name}.m4a"

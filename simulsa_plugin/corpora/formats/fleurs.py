@@ -70,7 +70,7 @@ def _audio_folder(language: Path, split: str) -> Path:
 
 
 def _sentences(table: Path) -> dict[str, list[str]]:
-    """Sentence id → its different raw transcriptions, in order; readers' copies of one sentence are the same text."""
+    """Return sentence id → its different raw transcriptions, in order; equal texts of several readers are one."""
     sentences: dict[str, dict[str, None]] = {}
     for _, fields in _rows(table):
         if fields is not None and fields[_RAW].strip():
@@ -79,7 +79,7 @@ def _sentences(table: Path) -> dict[str, list[str]]:
 
 
 def _rows(table: Path) -> Iterator[tuple[str, list[str] | None]]:
-    """(place, fields) of each row; None where a row has another number of fields."""
+    """Yield (place, fields) of each row; None where a row has another number of fields."""
     for number, line in numbered_lines(table):
         fields = line.split("\t")
         if line:

@@ -65,7 +65,7 @@ def _utterance(
 
 
 def _data_folders(request: CorpusRequest) -> list[Path]:
-    """A folder for each split; without splits, the corpus folder is one itself."""
+    """Return a folder for each split; without splits, the corpus folder itself."""
     folders = [request.folder / split for split in request.splits] or [request.folder]
     for folder in folders:
         if not (folder / "wav.scp").exists():
@@ -78,7 +78,7 @@ def _data_folders(request: CorpusRequest) -> list[Path]:
 
 
 def _recordings(folder: Path, request: CorpusRequest) -> dict[str, Path | RowError]:
-    """Recording → file, or why none is read; relative names start from the corpus folder or from the data folder."""
+    """Return recording → file, or why none is read; relative names start from the corpus or the data folder."""
     recordings = dict[str, Path | RowError]()
     for place, name, rest in _entries(folder / "wav.scp"):
         path = _recording(rest, place, folder, request)
@@ -108,7 +108,7 @@ def _segments(folder: Path, recordings: Iterable[str]) -> Iterator[_Segment]:
 
 
 def _place(segment: _Segment) -> tuple[str, Span | None]:
-    """The recording of an utterance, and its place in it. Raises RowError."""
+    """Return the recording of an utterance, and its span in it. Raises RowError."""
     if not segment.place:
         return segment.id, None
     if len(segment.fields) not in (3, 4):
@@ -127,7 +127,7 @@ def _is_open(end: str) -> bool:
 
 
 def _text_file(folder: Path, request: CorpusRequest) -> Path:
-    """The file with the translations: in the target language where the names of files tell, else `text`."""
+    """Find the file with the translations: by the target language in its name, else `text`."""
     target = request.target_language
     names = [f"text.tc.{target}", f"text.{target}"] if target else []
     named = [folder / name for name in names if (folder / name).exists()]
@@ -153,7 +153,7 @@ def _translations(table: Path) -> dict[str, str | RowError]:
 
 
 def _entries(table: Path) -> Iterator[tuple[str, str, str]]:
-    """(place, first word, the rest) of each line."""
+    """Yield (place, first word, the rest) of each line."""
     for number, line in numbered_lines(table):
         first, *rest = line.split(maxsplit=1)[:2] if line.strip() else ("",)
         if first:

@@ -22,7 +22,7 @@ from simulsa_plugin.errors import MissingExtraError, RowError
 _ENDINGS = (".jsonl.gz", ".jsonl", "_cuts.jsonl.gz", "_cuts.jsonl")
 _FIELDS = ("translation", "translated_text", "tgt_text")  # of `custom`, where simulsa_columns names none
 _MIXED = ("MixedCut", "PaddingCut")
-# What lhotse raises about manifests that are none of its own, and what they do to whoever reads them.
+# What lhotse raises about manifests of other tools, and what they do to whoever reads them.
 _STRANGE = (KeyError, TypeError, ValueError, AttributeError, AssertionError, IndexError, RecursionError)
 
 
@@ -46,7 +46,7 @@ def read_lhotse(request: CorpusRequest) -> Iterator[Utterance | Dropped]:
 def _whole_cut(
     row: dict[str, Any] | RowError, place: str, manifest: Path, request: CorpusRequest
 ) -> list[Utterance | Dropped]:
-    """All that a line gives. Raises RowError where it is no cut."""
+    """Return the rows of a line. Raises RowError where it is not a cut."""
     if isinstance(row, RowError):
         raise row
     try:
@@ -117,7 +117,7 @@ def _utterance(
 
 
 def _part(supervision: Any, cut: Any, place: str) -> tuple[float, float] | None:
-    """Where a supervision is in the recording; None where the cut does not hold all of it.
+    """Return where a supervision is in the recording; None where the cut does not hold all of it.
 
     The only supervision of a cut is the whole cut, if their ends differ by no more than rounding does.
     """
@@ -136,7 +136,7 @@ def _part(supervision: Any, cut: Any, place: str) -> tuple[float, float] | None:
 def _audio(
     supervision: Any, cut: Any, place: str, manifest: Path, request: CorpusRequest
 ) -> tuple[Path, int | None] | str:
-    """(file, which of its channels; None: all that it has), or why there is no such file."""
+    """Return (file, which of its channels; None: all that it has), or why there is no such file."""
     channels = _channels(cut.channel)
     if len(channels) > 1 and _channels(supervision.channel) < channels:  # each side of a telephone call, say
         channels = _channels(supervision.channel)
@@ -160,7 +160,7 @@ def _channels(channel: Any) -> set[Any]:
 
 
 def _translation(supervision: Any, cut: Any, request: CorpusRequest) -> str | None:
-    """A custom field of the supervision or the cut: text, or texts by language."""
+    """Return a custom field of the supervision or the cut: text, or texts by language."""
     named = (request.columns or {}).get("translation")
     for custom in (supervision.custom or {}, cut.custom or {}):
         for field in (named,) if named else _FIELDS:

@@ -64,7 +64,7 @@ def _utterance(
 
 
 def _recording(name: str, place: str, folder: Path, find: FindAudio) -> Path:
-    """The file of that name, or, where there is none, the FLAC file in its place."""
+    """Return the file of that name or, if it is missing, the FLAC file in its place."""
     path = find(name, place, folder)
     if path.suffix == ".wav" and not path.exists():
         flac = find(str(PurePosixPath(name).with_suffix(".flac")), place, folder)
@@ -73,7 +73,7 @@ def _recording(name: str, place: str, folder: Path, find: FindAudio) -> Path:
 
 
 def _split_folder(request: CorpusRequest, split: str) -> Path:
-    """`data/SPLIT` of the language pair's folder, or of the one above it."""
+    """Find `data/SPLIT` in the language pair's folder, or in the one above it."""
     pair = f"{request.source}-{request.target}"
     candidates = [request.folder / "data" / split, request.folder / pair / "data" / split, request.folder / split]
     found = next((folder for folder in candidates if (folder / "txt" / f"{split}.yaml").exists()), None)
@@ -88,7 +88,7 @@ def _split_folder(request: CorpusRequest, split: str) -> Path:
 
 
 def _segments(table: Path) -> Iterator[tuple[str, Mapping[str, str] | RowError]]:
-    """(place for messages, segment or what is wrong with it) of each item of the list.
+    """Yield (place for messages, segment or what is wrong with it) of each item of the list.
 
     Items are parsed one at a time: what the whole file would need of memory, and could hide, is out of bounds.
     """

@@ -38,7 +38,7 @@ def read_nemo(request: CorpusRequest) -> Iterator[Utterance | Dropped]:
 
 
 def _number_of(row: Mapping[str, Any], number: int) -> str:
-    """The id of a row that has none."""
+    """Return an id for a row without one."""
     name = row.get("audio_filepath")
     return f"{Path(name).stem}-{number}" if isinstance(name, str) else f"line {number}"
 
@@ -65,14 +65,14 @@ def _translation(row: Mapping[str, Any], request: CorpusRequest) -> Any:
 
 
 def _span(row: Mapping[str, Any], place: str) -> Span | None:
-    """None where the row is about a whole file: its duration alone says nothing that the file does not."""
+    """Return None where the row is about a whole file, whose duration says nothing new."""
     if row.get("offset") is None:
         return None
     return span_from(row["offset"], row.get("duration"), place)
 
 
 def _other(language: object, wanted: str | None) -> bool:
-    """Whether both are named, and differ: `en-US` is `en`."""
+    """Return whether both are named, and differ: `en-US` is `en`."""
     if not isinstance(language, str) or not language or wanted is None:
         return False
     return language_code(language) != language_code(wanted)

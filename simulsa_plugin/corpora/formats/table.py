@@ -57,7 +57,7 @@ def read_parquet(shards: Sequence[Path], request: CorpusRequest, prefix: str = "
     Args:
         shards: the files; not empty.
         request: columns, and where audio is found.
-        prefix: of the ids of rows that have none of their own.
+        prefix: of the ids of rows without an id.
     """
     check_roles(request.columns)
     yield from _utterances(_arrow_rows(shards, _parquet_batches), shards[0].parent, request, prefix)
@@ -72,11 +72,11 @@ def _reader(table: Path) -> Callable[[Path], Iterator[tuple[int, _Row]]]:
     for ending, reader in _READERS.items():
         if table.name.lower().endswith(ending):
             return reader
-    raise DatasetError(f"{table} is no table that can be read; allowed: {', '.join(_READERS)}, {PARQUET}.")
+    raise DatasetError(f"{table} is not a table that can be read; allowed: {', '.join(_READERS)}, {PARQUET}.")
 
 
 def _arrow_rows(files: Sequence[Path], batches: Callable[[Path], Iterator[Any]]) -> _Rows:
-    """Rows of Arrow's files, numbered through; audio as it is stored, undecoded. Nothing in them is run."""
+    """Yield rows of Arrow files, numbered through; audio stays encoded, and no code in them is run."""
     number = 0
     for file in files:
         with _reading(file):
@@ -105,7 +105,7 @@ def _saved_batches(file: Path) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def _reading(where: Path) -> Iterator[None]:
-    """Arrow raises what it likes about broken files."""
+    """Raise DatasetError for whatever Arrow raises about broken files."""
     try:
         yield
     except DatasetError:
@@ -115,7 +115,7 @@ def _reading(where: Path) -> Iterator[None]:
 
 
 def _saved_files(where: Path, split: str) -> list[Path]:
-    """The Arrow files of a dataset that `save_to_disk` wrote, in order; none where it wrote none."""
+    """Return the Arrow files of a dataset that `save_to_disk` wrote, in order; none where it wrote none."""
     folder = where / split
     if not (folder / _STATE).exists():
         if (where / _STATE).exists():
@@ -128,7 +128,7 @@ def _saved_files(where: Path, split: str) -> list[Path]:
 
 
 def _saved_names(state: Path) -> list[str]:
-    """The names of the files that belong to a saved dataset; they lie beside its state."""
+    """Return the names of the files that belong to a saved dataset; they lie beside its state."""
     with _reading(state):
         if state.stat().st_size > MAX_LINE_BYTES:
             raise ValueError(f"longer than {MAX_LINE_BYTES} bytes")
@@ -158,7 +158,7 @@ def _utterances(rows: _Rows, folder: Path, request: CorpusRequest, prefix: str) 
 def _utterance(
     identifier: str, fields: Mapping[str, Any], place: str, folder: Path, request: CorpusRequest
 ) -> Utterance | Dropped:
-    """From the values of the roles."""
+    """Build an utterance from the values of the roles."""
     audio, translation = _audio(fields["audio"]), fields["translation"]
     if audio is None:
         return Dropped(identifier, "no_audio")
@@ -169,7 +169,7 @@ def _utterance(
 
 
 def _audio(value: Any) -> str | EncodedAudio | None:
-    """What a row has as audio: a name, a file inside the table, or what is neither."""
+    """Return the audio of a row: a name, or a file inside the table; None where it is neither."""
     name, data = value, None
     if isinstance(value, bytes):
         name, data = None, value
@@ -182,7 +182,7 @@ def _audio(value: Any) -> str | EncodedAudio | None:
 
 
 def _span(fields: Mapping[str, Any], place: str) -> Span | None:
-    """None where the row is about a whole file: its duration alone says nothing that the file does not."""
+    """Return None where the row is about a whole file, whose duration says nothing new."""
     start, end, channel = fields["start"], fields["end"], channel_of(fields["channel"], place)
     if start is None and end is None and channel is None:
         return None
