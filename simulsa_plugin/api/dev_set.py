@@ -98,8 +98,8 @@ def _same_as_test(name: str) -> str:
 
 def dev_set_warnings(recipe: Recipe, dataset: OfflineDataset) -> list[str]:
     """Warn where the dev set is the test set, or is trained on; no line where that is not known."""
-    from simulsa_plugin.llamafactory.data.dataset import read_dataset_info
-    from simulsa_plugin.llamafactory.data.leakage import trained_on
+    from simulsa_plugin.llamafactory.data.dataset_registry import read_dataset_info
+    from simulsa_plugin.llamafactory.data.leakage import find_training_overlap
 
     if recipe.embedded or recipe.simulsa.get("simulsa_corpus") is not None:
         return []
@@ -107,9 +107,9 @@ def dev_set_warnings(recipe: Recipe, dataset: OfflineDataset) -> list[str]:
     info, where = read_dataset_info(folder), folder if isinstance(folder, str) else os.curdir
     test, training = (dataset_names(recipe.toolkit.get(key)) for key in ("eval_dataset", "dataset"))
     lines = []
-    if trained_on(dataset.name, dataset.entry, test or training, info, where):
+    if find_training_overlap(dataset.name, dataset.entry, test or training, info, where):
         lines.append(_same_as_test(dataset.name))
-    if test and (shared := trained_on(dataset.name, dataset.entry, training, info, where)):
+    if test and (shared := find_training_overlap(dataset.name, dataset.entry, training, info, where)):
         lines.append(
             f"the dev set {dataset.name} is {shared}: on what it remembers a model is surer than elsewhere, "
             "so settings chosen here are too fast. Set simulsa_dev_dataset to a set that is not trained on."

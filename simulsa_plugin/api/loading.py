@@ -86,8 +86,8 @@ def load_without_weights(
 
 def leakage_warnings(recipe: Recipe, dataset: OfflineDataset, corpus: RecipeCorpus | None) -> list[str]:
     """Warn of a test set that the recipe trains on, with the next step; no line where it is not known to."""
-    from simulsa_plugin.llamafactory.data.dataset import read_dataset_info
-    from simulsa_plugin.llamafactory.data.leakage import trained_on
+    from simulsa_plugin.llamafactory.data.dataset_registry import read_dataset_info
+    from simulsa_plugin.llamafactory.data.leakage import find_training_overlap
 
     if corpus:
         return corpus.leakage_warnings()
@@ -96,7 +96,7 @@ def leakage_warnings(recipe: Recipe, dataset: OfflineDataset, corpus: RecipeCorp
     if recipe.embedded or not training:
         return []
     where = folder if isinstance(folder, str) else os.curdir
-    shared = trained_on(dataset.name, dataset.entry, training, read_dataset_info(folder), where)
+    shared = find_training_overlap(dataset.name, dataset.entry, training, read_dataset_info(folder), where)
     if shared is None:
         return []
     missing = "" if recipe.toolkit.get("eval_dataset") else "the recipe has no eval_dataset, and "

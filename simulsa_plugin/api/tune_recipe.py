@@ -173,7 +173,7 @@ def tune_recipe(
 
 
 def _refuse_without_choice(frontier: Mapping[str, Any]) -> None:
-    from simulsa_plugin.tuning.search import frontier_table
+    from simulsa_plugin.tuning.frontier_file import frontier_table
 
     logger.info("\n".join(frontier_table(frontier)))
     raise UsageError(

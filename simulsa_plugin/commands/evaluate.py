@@ -121,8 +121,8 @@ def _tune(words: list[str]) -> int:
     path, overrides = recipe_and_overrides(options.words)
     from simulsa_plugin.api.tune_recipe import tune_recipe
     from simulsa_plugin.commands.torchrun import take_rank
+    from simulsa_plugin.tuning.frontier_file import frontier_table
     from simulsa_plugin.tuning.halving import Goal
-    from simulsa_plugin.tuning.search import frontier_table
 
     if take_rank():
         raise UsageError("simulsa-eval tune is one process: start it without torchrun.")

@@ -27,8 +27,8 @@ from simulsa_plugin.logs.simuleval import INSTANCES_LOG
 from simulsa_plugin.metrics.arrays import FloatArray
 from simulsa_plugin.metrics.instance import Measure
 from simulsa_plugin.metrics.significance import Bootstrap, interval
+from simulsa_plugin.tuning.frontier_file import DEV_LOGS, FINALISTS, FRONTIER, TUNED
 from simulsa_plugin.tuning.halving import Goal, best_within
-from simulsa_plugin.tuning.search import DEV_LOGS, FINALISTS, FRONTIER, TUNED
 
 SIDES = ("baseline", "other")
 

@@ -19,7 +19,7 @@ from simulsa_plugin.experiments.signature import data_signature, named_datasets,
 from simulsa_plugin.files.atomic import make_own_folder, refuse_link, writing_to
 from simulsa_plugin.files.json_files import write_json
 from simulsa_plugin.files.ownership import claim
-from simulsa_plugin.tuning.search import FINALISTS
+from simulsa_plugin.tuning.frontier_file import FINALISTS
 
 RUN_NOTE = "run.json"
 BIN = Path(sys.executable).parent

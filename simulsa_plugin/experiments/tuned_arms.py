@@ -27,7 +27,7 @@ from simulsa_plugin.metrics.arrays import FloatArray
 from simulsa_plugin.metrics.quality import QUALITY_METRICS
 from simulsa_plugin.metrics.significance import Bootstrap, interval
 from simulsa_plugin.tables import align
-from simulsa_plugin.tuning.search import cell_in_words
+from simulsa_plugin.tuning.frontier_file import cell_in_words
 
 
 @dataclass(frozen=True)

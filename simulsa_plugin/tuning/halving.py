@@ -1,6 +1,6 @@
-"""Which cells may be the best at a latency budget: from resampled values to those that are worth more decoding.
+"""Successive halving: which cells may be the best within a latency budget, and are decoded on more utterances.
 
-All arrays are over the same utterances: `qualities` and `latencies` have the shape (cells, resamples), NaN where a
+`qualities` and `latencies` are values on resamples of the same utterances, shape (cells, resamples), NaN where a
 resample has no value.
 """
 
@@ -13,22 +13,22 @@ import numpy as np
 
 from simulsa_plugin.metrics.arrays import FloatArray
 
-FIRST_UTTERANCES = 6  # fewer say nothing
-SHARES = (1 / 32, 1 / 8, 1 / 2, 1.0)  # of the dev set, decoded one after the other
-KEPT = 1 / 4  # of the cells, from one share to the next
-NEIGHBOUR = 1 / 4  # of a cell's share that a cell beside it gets on trust, as long as it was decoded on the fewest
-LEAST_KEPT = 3  # cells for each budget: what looks best now may turn out too slow
+FIRST_UTTERANCES = 6  # fewer give no useful estimate
+DEV_SHARES = (1 / 32, 1 / 8, 1 / 2, 1.0)  # of the dev set, one for each rung
+KEPT_SHARE = 1 / 4  # of the cells, from one rung to the next
+NEIGHBOUR_SHARE = 1 / 4  # of a cell's share that its neighbours get at least, if decoded on the fewest utterances
+MIN_KEPT = 3  # cells for each budget, as the best on few utterances may be too slow on all
 _TIE = 1e-9
 
 
 @dataclass(frozen=True)
 class Goal:
-    """What is tuned for.
+    """Objective of a search.
 
     Attributes:
-        budgets: milliseconds of mean latency, rising.
-        latency: the metric that the budgets are of.
-        quality: the metric to be highest.
+        budgets: milliseconds of mean latency, increasing.
+        latency: metric of the budgets.
+        quality: metric to be maximized.
     """
 
     budgets: tuple[float, ...]
@@ -37,18 +37,18 @@ class Goal:
 
 
 def rungs(utterances: int) -> list[int]:
-    """How many utterances of a dev set the cells that are left have been decoded on, rising to all.
+    """Return the numbers of utterances on which the remaining cells are decoded, increasing to all.
 
     >>> rungs(200), rungs(10), rungs(3)
     ([6, 25, 100, 200], [6, 10], [3])
     """
-    return sorted({min(utterances, max(FIRST_UTTERANCES, int(utterances * share))) for share in SHARES})
+    return sorted({min(utterances, max(FIRST_UTTERANCES, int(utterances * share))) for share in DEV_SHARES})
 
 
 def best_shares(qualities: FloatArray, latencies: FloatArray, budget: float) -> FloatArray:
-    """The share of the resamples in which each cell is the best within a budget, shape (cells,); ties are divided.
+    """Return the share of resamples in which each cell is the best within a budget, shape (cells,); ties are divided.
 
-    Where no cell of a resample is within the budget, the fastest stands for it.
+    Where no cell of a resample is within the budget, the fastest counts as the best.
 
     >>> best_shares(np.array([[50.0, 50.0], [60.0, 60.0]]), np.array([[500.0, 500.0], [900.0, 1100.0]]), 1000.0)
     array([0.5, 0.5])
@@ -61,48 +61,50 @@ def best_shares(qualities: FloatArray, latencies: FloatArray, budget: float) -> 
     return shares
 
 
-def neighbours(places: Sequence[tuple[str, int, int]]) -> list[list[int]]:
-    """The cells one step away from each: the same policy with the next chunk, or the next value of its parameters.
+def neighbours(positions: Sequence[tuple[str, int, int]]) -> list[list[int]]:
+    """Return the neighbours of each cell: the same policy with the next chunk, or the next value of its parameters.
 
     Args:
-        places: policy, number of the chunk and number of the value of each cell.
+        positions: policy, index of the chunk and index of the parameters of each cell.
 
     >>> neighbours([("wait_k", 0, 0), ("wait_k", 0, 1), ("wait_k", 1, 1), ("rollback", 0, 0)])
     [[1], [0, 2], [1], []]
     """
-    at = {place: cell for cell, place in enumerate(places)}
+    cell_at = {position: cell for cell, position in enumerate(positions)}
     return [
         sorted(
-            at[beside]
-            for step, way in ((1, 0), (-1, 0), (0, 1), (0, -1))
-            if (beside := (policy, chunk + step, value + way)) in at
+            cell_at[neighbour]
+            for chunk_step, value_step in ((1, 0), (-1, 0), (0, 1), (0, -1))
+            if (neighbour := (policy, chunk + chunk_step, value + value_step)) in cell_at
         )
-        for policy, chunk, value in places
+        for policy, chunk, value in positions
     ]
 
 
-def with_trust(shares: FloatArray, beside: Sequence[Sequence[int]], taken: Sequence[int]) -> FloatArray:
-    """The shares of cells, or more where a cell beside one is often the best: values change little from step to step.
+def shares_with_neighbours(
+    shares: FloatArray, neighbours_of: Sequence[Sequence[int]], utterances: Sequence[int]
+) -> FloatArray:
+    """Raise the shares of cells whose neighbours are often the best, as metrics change little between neighbours.
 
     The fewer utterances a cell was decoded on, the more its neighbours count.
 
     Args:
-        shares: of the cells, shape (cells,); 0 for those that were given up.
-        beside: `neighbours` of each.
-        taken: utterances that each was decoded on.
+        shares: of the cells, shape (cells,); 0 for dropped ones.
+        neighbours_of: `neighbours` of each.
+        utterances: number of utterances on which each was decoded.
 
-    >>> with_trust(np.array([0.8, 0.0, 0.0]), [[1], [0, 2], [1]], [25, 6, 6])
+    >>> shares_with_neighbours(np.array([0.8, 0.0, 0.0]), [[1], [0, 2], [1]], [25, 6, 6])
     array([0.8, 0.2, 0. ])
     """
-    trust = [
-        max((shares[one] for one in others), default=0.0) * NEIGHBOUR * min(1.0, FIRST_UTTERANCES / count)
-        for others, count in zip(beside, taken, strict=True)
+    least = [
+        max((shares[one] for one in others), default=0.0) * NEIGHBOUR_SHARE * min(1.0, FIRST_UTTERANCES / count)
+        for others, count in zip(neighbours_of, utterances, strict=True)
     ]
-    return np.maximum(shares, trust)
+    return np.maximum(shares, least)
 
 
 def spread_order(sizes: Sequence[int]) -> list[int]:
-    """Positions in an order whose beginnings are all spread over the sizes: the bits of the rank backwards.
+    """Return an order of positions every prefix of which is spread over all sizes (bit-reversal permutation).
 
     >>> spread_order([10, 20, 30, 40])
     [0, 2, 1, 3]
@@ -113,7 +115,7 @@ def spread_order(sizes: Sequence[int]) -> list[int]:
 
 
 def best_within(qualities: Sequence[float | None], latencies: Sequence[float | None], budget: float) -> int | None:
-    """The position of the cell tuned at a budget: the best quality, the fastest of equals; None where none is in it.
+    """Return the position of the best quality within a budget, the fastest of equals; None where none is within it.
 
     >>> best_within([50.0, 60.0, 60.0], [500.0, 900.0, 800.0], 1000.0), best_within([50.0], [500.0], 400.0)
     (2, None)
@@ -129,27 +131,27 @@ def best_within(qualities: Sequence[float | None], latencies: Sequence[float | N
 def promising(
     shares: Sequence[FloatArray], values: Sequence[tuple[float | None, float | None]], goal: Goal, keep: int
 ) -> list[int]:
-    """The cells that are worth more utterances: for each budget those of the largest share.
+    """Return the cells to be decoded on more utterances: for each budget those of the largest share.
 
     Args:
         shares: of each budget, shape (cells,).
-        values: (quality, latency) of each cell on its utterances so far; they decide between cells of equal share.
+        values: (quality, latency) of each cell on its utterances so far, to order cells of equal share.
         goal: the budgets.
-        keep: cells altogether, divided among the budgets; at least LEAST_KEPT for each.
+        keep: number of cells for all budgets together; at least MIN_KEPT for each.
 
     Returns:
         Positions of the cells, in order.
     """
-    each = max(LEAST_KEPT, -(-keep // len(goal.budgets)))
+    each = max(MIN_KEPT, -(-keep // len(goal.budgets)))
     kept: set[int] = set()
     for budget, share in zip(goal.budgets, shares, strict=True):
-        order = sorted(range(len(values)), key=lambda cell: (-share[cell], *_distance(*values[cell], budget)))
+        order = sorted(range(len(values)), key=lambda cell: (-share[cell], *_order_by_value(*values[cell], budget)))
         kept.update(order[:each])
     return sorted(kept)
 
 
-def _distance(quality: float | None, latency: float | None, budget: float) -> tuple[bool, float]:
-    """Orders cells by their values: within the budget by quality, then those beyond it by latency."""
+def _order_by_value(quality: float | None, latency: float | None, budget: float) -> tuple[bool, float]:
+    """Return a sort key: cells within the budget by quality, then those beyond it by latency."""
     if quality is None or latency is None:
         return True, float("inf")
     return (True, latency) if latency > budget else (False, -quality)

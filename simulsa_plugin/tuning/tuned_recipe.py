@@ -1,4 +1,4 @@
-"""The grid that is searched where a recipe names none, and the recipe that a search ends in."""
+"""The default grid of a search, and the recipes that it writes."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
 from simulsa_plugin.evaluation.result_cells import OFFLINE
 from simulsa_plugin.evaluation.run import plan_cells
 from simulsa_plugin.files.atomic import replacing
-from simulsa_plugin.tuning.search import FINALISTS, TUNED, cell_in_words
+from simulsa_plugin.tuning.frontier_file import FINALISTS, TUNED, cell_in_words
 
-# hold_n is not searched unless it is named: with the same number it commits the same text at the same time as rollback.
+# hold_n is not in the default grid: with the same number it commits the same text at the same time as rollback.
 GRID: dict[str, list[Any]] = {
     "simulsa_policies": ["rollback", "confidence", "local_agreement", "wait_k"],
     "simulsa_chunks": [160, 250, 320, 500, 750, 1000, 1500, 2000],
@@ -27,13 +27,13 @@ GRID: dict[str, list[Any]] = {
     "simulsa_agreement_n": [2, 3],
     "simulsa_wait_k": [1, 2, 3, 4, 5],
 }
-CELLS, HEADS = "simulsa_cells", "simulsa_attention_heads"
+CELLS_KEY, HEADS_KEY = "simulsa_cells", "simulsa_attention_heads"
 
 
 def searched_settings(simulsa: Mapping[str, Any]) -> EvaluationSettings:
-    """What is searched: the recipe's keys, and the grid for those that it does not have or that are null.
+    """Return the settings of a search: the recipe's keys, and the grid for those that are missing or null.
 
-    What only concerns the test set is left out: how many of its utterances are decoded, and whether time is measured.
+    Keys of the test set are ignored: how many of its utterances are decoded, and whether time is measured.
 
     Raises:
         UsageError: a value is wrong.
@@ -43,14 +43,14 @@ def searched_settings(simulsa: Mapping[str, Any]) -> EvaluationSettings:
 
 
 def write_tuned(recipe: Mapping[str, Any], settings: EvaluationSettings, result: Mapping[str, Any], out: Path) -> None:
-    """Write the recipe with the chosen cells and no others, and one with all that were decoded on the whole dev set.
+    """Write a recipe with the chosen cells, and one with all cells that were decoded on the whole dev set.
 
-    The second serves comparisons that include the choice: another draw of the dev set might have chosen them. Attention
-    heads that were found on the dev set are named, so that the test set has no part in them. What is there of an
-    earlier call stays, as somebody may have changed it.
+    The second serves comparisons that include the choice: another sample of the dev set might have chosen other cells.
+    Attention heads that were found on the dev set are named, so that they do not depend on the test set. Existing files
+    are kept, as a user may have changed them.
 
     Args:
-        recipe: what was searched with, LLaMA-Factory's keys and ours.
+        recipe: of the search, with LLaMA-Factory's keys and `simulsa_*`.
         settings: of the search.
         result: frontier.json.
         out: its folder.
@@ -61,46 +61,46 @@ def write_tuned(recipe: Mapping[str, Any], settings: EvaluationSettings, result:
         "Here are all cells that were decoded on the whole dev set, so that the intervals of "
         "`simulsa-eval compare --tuned` include the choice."
     )
-    recipe = {**recipe, **({HEADS: heads} if (heads := result.get("attention_heads")) else {})}
-    _write(recipe, settings, finalists, [*_head(result), others], out / FINALISTS)
-    _write(recipe, settings, tuned, [*_head(result), "Here are these cells alone."], out / TUNED)
+    recipe = {**recipe, **({HEADS_KEY: heads} if (heads := result.get("attention_heads")) else {})}
+    _write_recipe(recipe, settings, finalists, [*_header(result), others], out / FINALISTS)
+    _write_recipe(recipe, settings, tuned, [*_header(result), "Here are these cells alone."], out / TUNED)
 
 
-def _write(
+def _write_recipe(
     recipe: Mapping[str, Any], settings: EvaluationSettings, names: list[str], head: Sequence[str], path: Path
 ) -> None:
     if path.exists():
         return
-    rest = {key: value for key, value in recipe.items() if key not in GRID and key != CELLS}
-    keys = _narrowed(settings, rest, names)
+    rest = {key: value for key, value in recipe.items() if key not in GRID and key != CELLS_KEY}
+    keys = _narrow_grid(settings, rest, names)
     with replacing(path, "w") as handle:
         handle.writelines(f"# {line}\n" for line in head)
-        yaml.safe_dump(rest | keys | {CELLS: names}, handle, sort_keys=False, allow_unicode=True, width=120)
+        yaml.safe_dump(rest | keys | {CELLS_KEY: names}, handle, sort_keys=False, allow_unicode=True, width=120)
 
 
-def _narrowed(settings: EvaluationSettings, rest: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """The keys of the grid with no more values than the cells need; a key that decides nothing is left out."""
+def _narrow_grid(settings: EvaluationSettings, rest: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Return the keys of the grid with only the values that the cells need, without keys that have no effect."""
     searched = settings.as_keys()
     keys = {key: list(searched[key]) for key in GRID}
     for key in GRID:
         for value in list(keys[key]):
             fewer = keys | {key: [one for one in keys[key] if one != value]}
-            if fewer[key] and _makes({**rest, **fewer}, names):
+            if fewer[key] and _covers({**rest, **fewer}, names):
                 keys = fewer
     for key in GRID:
         without = {one: values for one, values in keys.items() if one != key}
-        if key not in ("simulsa_policies", "simulsa_chunks") and _makes({**rest, **without}, names):
+        if key not in ("simulsa_policies", "simulsa_chunks") and _covers({**rest, **without}, names):
             keys = without
     return keys
 
 
-def _makes(keys: Mapping[str, Any], names: Sequence[str]) -> bool:
-    """Whether all these cells are among those that the keys make."""
-    made = {cell_folder(cell) for cell in plan_cells(EvaluationSettings.from_keys(keys))}
-    return set(names) <= made - {OFFLINE}
+def _covers(keys: Mapping[str, Any], names: Sequence[str]) -> bool:
+    """Return whether all these cells are among those of the keys."""
+    cells = {cell_folder(cell) for cell in plan_cells(EvaluationSettings.from_keys(keys))}
+    return set(names) <= cells - {OFFLINE}
 
 
-def _head(result: Mapping[str, Any]) -> list[str]:
+def _header(result: Mapping[str, Any]) -> list[str]:
     goal, by_name = result["goal"], {row["cell"]: row for row in result["cells"]}
     quality, latency = goal["quality"], goal["latency"]
     lines = [
@@ -109,10 +109,10 @@ def _head(result: Mapping[str, Any]) -> list[str]:
     ]
     for one in result["budgets"]:
         row = by_name.get(one["cell"])
-        said = (
+        result_text = (
             "no cell is within it"
             if row is None
             else (f"{cell_in_words(row)}, on dev {quality} {row[quality]:.2f} at {row[latency]:.0f} ms")
         )
-        lines.append(f"{one['budget']:g} ms: {said}")
+        lines.append(f"{one['budget']:g} ms: {result_text}")
     return lines

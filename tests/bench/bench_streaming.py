@@ -163,7 +163,7 @@ def run_engine(model, rows, sources, cells, options):
 def counting(model):
     """Count passes and tokens of the language model, and frames of the encoder; padding is no work asked for."""
     work = {"passes": 0, "tokens": 0, "frames": 0}
-    hidden, embed = model.decoder.hidden, model._adapter.embed
+    hidden, embed = model.decoder.hidden_states, model._adapter.embed
 
     def counted_hidden(embeddings, mask, places, cache):
         work["passes"] += 1
@@ -174,11 +174,11 @@ def counting(model):
         work["frames"] += sum(len(waveform) // 160 for waveform in waveforms)
         return embed(waveforms)
 
-    model.decoder.hidden, model._adapter.embed = counted_hidden, counted_embed
+    model.decoder.hidden_states, model._adapter.embed = counted_hidden, counted_embed
     try:
         yield work
     finally:
-        del model.decoder.hidden, model._adapter.embed
+        del model.decoder.hidden_states, model._adapter.embed
 
 
 def bounds(model, work, device):

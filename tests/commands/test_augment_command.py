@@ -263,6 +263,6 @@ def test_features_that_do_not_fit_into_memory_are_one_line(spoken, tmp_path, cap
     def place(self, key, value):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(Backbone, "_place", place)
+    monkeypatch.setattr(Backbone, "_to_device", place)
     assert command.main(words(spoken, tmp_path)) == 1
     assert "does not fit into memory. Lower simulsa_batch_size" in capsys.readouterr().err

@@ -25,7 +25,7 @@ from simulsa_plugin.demo.corpus import iterate_utterances
 from simulsa_plugin.files.json_files import write_json
 from simulsa_plugin.llamafactory.model.arguments import inference_arguments
 from simulsa_plugin.llamafactory.model.backbone import load_backbone
-from simulsa_plugin.llamafactory.patches.batch_invariance import free_of_company
+from simulsa_plugin.llamafactory.patches.batch_invariance import make_batch_invariant
 from simulsa_plugin.model.values import GenerationRequest, Prompt
 
 ASK = "<audio>Translate the English speech into German."
@@ -220,7 +220,7 @@ def test_continuations_are_the_argmax_of_one_forward_pass_after_another(tiny, re
 
 def greedy(tiny, ids, waveform):
     """Up to the end of turn; what stands for media is passed over."""
-    passed_over = list(tiny.backbone.plain_decoder.special.never)
+    passed_over = list(tiny.backbone.plain_decoder.special.suppressed)
     for _ in range(NEW_TOKENS):
         last = tiny.logprobs(ids, waveform)[-1].clone()
         last[passed_over] = -torch.inf
@@ -241,7 +241,7 @@ def eager(tiny, monkeypatch):
 
 
 @torch.inference_mode()
-def unheard_by_transformers(tiny, ids, waveform, heads):
+def audio_ahead_by_transformers(tiny, ids, waveform, heads):
     """(heads, len(ids)) shares of the audio behind the place with the most attention; the last row is of all heads."""
     ids = torch.tensor([list(ids)])
     made = tiny.model(input_ids=ids, attention_mask=torch.ones_like(ids), output_attentions=True,
@@ -266,12 +266,12 @@ def test_attention_is_that_of_transformers(eager, rendered, waveforms):
     for one, waveform in zip(rendered, waveforms, strict=True):
         ids = [*one.prompt_ids, *one.content_ids]
         batch = backbone._collate([ids], [waveform], padding_side="right")
-        with backbone._attention.watching(batch["input_ids"] == backbone._audio_token, heads) as watch:
+        with backbone._attention.recording(batch["input_ids"] == backbone._audio_token, heads) as record:
             logits = backbone._forward(batch, 0)
-            found = watch.unheard_by_head()[0]
+            found = record.audio_ahead_by_head()[0]
         assert torch.equal(logits, backbone._forward(batch, 0))  # watching changes nothing
         after = len(one.prompt_ids) - len(one.prompt_ids) // 8  # from here on there is audio before
-        expected = unheard_by_transformers(eager, ids, waveform, heads)[:-1]
+        expected = audio_ahead_by_transformers(eager, ids, waveform, heads)[:-1]
         torch.testing.assert_close(found[:, after : len(ids)], expected[:, after:])
 
 
@@ -282,17 +282,19 @@ def test_answers_end_where_the_model_looks_at_the_end_of_the_audio(eager, render
     backbone.set_alignment_heads(heads)
     prompts = [one.prompt_ids for one in rendered]
     prefixes = [one.content_ids[: 3 * index] for index, one in enumerate(rendered)]
-    answers, unheard = [], []
+    answers, audio_ahead = [], []
     for prompt, waveform, prefix in zip(prompts, waveforms, prefixes, strict=True):
         answers.append(tuple(greedy(eager, [*prompt, *prefix], waveform)))
         ids = [*prompt, *prefix, *answers[-1]]
-        unheard.append(unheard_by_transformers(eager, ids, waveform, heads)[-1][-len(answers[-1]) - 1 :].tolist())
-    shares = sorted(share for row in unheard for share in row)
+        audio_ahead.append(
+            audio_ahead_by_transformers(eager, ids, waveform, heads)[-1][-len(answers[-1]) - 1 :].tolist()
+        )
+    shares = sorted(share for row in audio_ahead for share in row)
     for recent in (0.0, shares[len(shares) // 10] + 1e-4, shares[len(shares) // 4] + 1e-4, 1.1):
         requests = [GenerationRequest(prefix, (*answer[:2], 5), min_audio_ahead=recent if row else None,
                                       max_new_tokens=NEW_TOKENS)
                     for row, (prefix, answer) in enumerate(zip(prefixes, answers, strict=True))]  # fmt: skip
-        ends = [next((place for place, share in enumerate(row) if share < recent), NEW_TOKENS) for row in unheard]
+        ends = [next((place for place, share in enumerate(row) if share < recent), NEW_TOKENS) for row in audio_ahead]
         with torch.inference_mode():
             together = decoder.generate(decoder.encode_prompts(prompts, waveforms), requests)
             alone = [decoder.generate(decoder.encode_prompts([prompt], [waveform]), [request])[0]
@@ -311,7 +313,9 @@ def test_heads_are_found_from_what_the_model_says(tiny, rendered, waveforms):
 def test_what_stands_for_media_is_among_the_tokens_passed_over(tiny):
     tokenizer = tiny.backbone.tokenizer
     media = {getattr(tiny.backbone.template.mm_plugin, name) for name in MEDIA} - {None}
-    assert {tokenizer.convert_tokens_to_ids(token) for token in media} <= set(tiny.backbone.plain_decoder.special.never)
+    assert {tokenizer.convert_tokens_to_ids(token) for token in media} <= set(
+        tiny.backbone.plain_decoder.special.suppressed
+    )
 
 
 def test_audio_beyond_the_window_is_not_heard(tiny):
@@ -331,11 +335,11 @@ def test_features_are_as_long_as_the_longest_clip_and_score_as_the_whole_window(
     short = backbone._collate(rows, waveforms, padding_side="right")
     found = backbone.score(rendered, waveforms)
     with monkeypatch.context() as patch:
-        for name in ("window_of_batch", "shorten"):
+        for name in ("batch_window", "trim"):
             patch.setattr(
                 backbone._adapter,
                 name,
-                {"window_of_batch": lambda _: contextlib.nullcontext(), "shorten": lambda batch: batch}[name],
+                {"batch_window": lambda _: contextlib.nullcontext(), "trim": lambda batch: batch}[name],
             )
         whole = backbone._collate(rows, waveforms, padding_side="right")
         expected = backbone.score(rendered, waveforms)
@@ -387,7 +391,7 @@ class TestCompany:
         assert len(short) == 52
         for lengths in ((800,), (400, 800), (400, 100)):
             torch.testing.assert_close(self.heard(tiny.backbone.model, *lengths)[:52], short, atol=1e-5, rtol=0)
-            # Stock transformers: when it keeps to the windows, too, `audio_company` can go.
+            # Stock transformers: when it keeps to the windows, too, `batch_invariance` can be deleted.
             assert (self.heard(tiny.model, *lengths)[:52] - short).abs().max() > 1e-2
 
     @pytest.mark.parametrize("frames", [100, 350, 400])
@@ -407,7 +411,7 @@ class TestCompany:
     def test_fixing_twice_is_fixing_once(self, tiny):
         encoder = tiny.backbone.model.audio_tower
         before = encoder.forward, [len(layer._forward_pre_hooks) for layer in encoder.layers]
-        free_of_company(tiny.backbone.model)
+        make_batch_invariant(tiny.backbone.model)
         assert (encoder.forward, [len(layer._forward_pre_hooks) for layer in encoder.layers]) == before
         assert {*before[1]} == {1}
 

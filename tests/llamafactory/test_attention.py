@@ -11,7 +11,7 @@ from simulsa_plugin.demo.corpus import iterate_utterances
 from simulsa_plugin.demo.grammar import PROMPT
 from simulsa_plugin.errors import ModelError, UsageError
 from simulsa_plugin.llamafactory.model.arguments import inference_arguments
-from simulsa_plugin.llamafactory.model.attention import AudioAttention, concordance, following_heads
+from simulsa_plugin.llamafactory.model.attention import AudioAttention, concordance, select_alignment_heads
 from simulsa_plugin.llamafactory.model.backbone import load_backbone
 from simulsa_plugin.model.values import GenerationRequest, Prompt
 
@@ -40,8 +40,8 @@ def test_concordance_on_paper():
 
 def test_the_best_head_is_joined_by_those_that_are_nearly_as_good():
     scores = {(0, 0): 0.1, (1, 3): 4.0, (1, 2): 3.3, (2, 0): 3.1}
-    assert following_heads(scores) == ((1, 2), (1, 3))
-    assert following_heads({(0, head): 1.0 for head in range(30)}) == tuple((0, head) for head in range(8))
+    assert select_alignment_heads(scores) == ((1, 2), (1, 3))
+    assert select_alignment_heads({(0, head): 1.0 for head in range(30)}) == tuple((0, head) for head in range(8))
 
 
 def test_the_packaged_model_has_a_head_that_follows_the_audio(model, heard):
@@ -71,7 +71,7 @@ def test_nothing_stays_behind_after_an_answer_or_an_error(heard, flash_attn, mon
     assert found[0] == found[1]
     unlimited = model.generate(model.encode_prompts(prompts, clips), [GenerationRequest()] * 3)
     assert [one.token_ids for one in found[0]] != [one.token_ids for one in unlimited]
-    monkeypatch.setattr(model.decoder, "choose", lambda hidden: (_ for _ in ()).throw(ZeroDivisionError))
+    monkeypatch.setattr(model.decoder, "greedy_tokens", lambda hidden: (_ for _ in ()).throw(ZeroDivisionError))
     with pytest.raises(ZeroDivisionError):
         model.generate(model.encode_prompts(prompts, clips), [GenerationRequest(min_audio_ahead=0.1)] * 3)
     assert (dict(ALL_ATTENTION_FUNCTIONS._local_mapping), modeling_qwen2.eager_attention_forward) == before
@@ -84,9 +84,9 @@ def test_attention_is_in_fp32_under_the_autocast_of_a_training(model):
     query, key = torch.randn(1, 4, 3, 64), torch.randn(1, 4, 600, 64)
     module = model.model.language_model.model.layers[2].self_attn
     for enabled in (False, True):
-        with torch.autocast("cpu", torch.bfloat16, enabled=enabled), model._attention.watching(audio) as watch:
-            watch.note(module, query, key, None)
-            seen.append(watch._seen[0])
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled), model._attention.recording(audio) as record:
+            record.add(module, query, key, None)
+            seen.append(record._layers[0])
     assert torch.equal(*seen)
 
 

@@ -169,7 +169,7 @@ def test_a_hook_that_is_gone_is_named_and_the_rest_works(python, fake_toolkit):
         import llamafactory.launcher as launcher
         print(launcher.begin(), type(launcher.subprocess).__name__)
     """)
-    assert result.stdout.split() == ["begun", "OwnTorchrun"]
+    assert result.stdout.split() == ["begun", "TorchrunSubprocess"]
     assert result.stderr.count("\n") == 1
     assert "llamafactory.launcher.launch" in result.stderr
 
@@ -203,5 +203,7 @@ def test_a_way_past_the_plugin_is_said(python, fake_toolkit, module, way):
         autoload.activate()
         import llamafactory.{module}
     """)
-    assert result.stderr.startswith(f"simulsa_plugin: {way} takes a way of LLaMA-Factory past this plugin: its keys")
+    assert result.stderr.startswith(
+        f"simulsa_plugin: {way} uses a part of LLaMA-Factory that this plugin does not extend: its keys"
+    )
     assert result.stderr.count("\n") == 1

@@ -18,7 +18,7 @@ def processor_of(renderer, cutoff_len):
     # As the plugin does in a process that has it; without it the class is LLaMA-Factory's.
     checked = type("SupervisedDatasetProcessor", (SupervisedDatasetProcessor,), {})
     if not hasattr(SupervisedDatasetProcessor._encode_data_example, "__wrapped__"):
-        checked = cutoff.counting_cut_rows(cutoff.keeping_audio(checked))
+        checked = cutoff.check_truncated_rows(cutoff.record_truncated_rows(checked))
     keys = types.SimpleNamespace(cutoff_len=cutoff_len, mask_history=False, train_on_prompt=False)
     return checked(renderer.template, renderer.tokenizer, renderer.processor, keys)
 
@@ -66,9 +66,9 @@ def test_rows_that_lose_text_alone_are_a_line(renderer, capsys):
 def test_what_was_cut_before_changes_no_name_in_the_cache_of_datasets(renderer):
     processor = processor_of(renderer, 10_000)
     before = Hasher.hash(processor.preprocess_dataset)
-    cutoff._cut.append((1, 1))
+    cutoff._truncated.append((1, 1))
     assert Hasher.hash(processor.preprocess_dataset) == before
-    cutoff._cut.clear()
+    cutoff._truncated.clear()
 
 
 @pytest.mark.parametrize(

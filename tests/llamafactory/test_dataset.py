@@ -170,7 +170,7 @@ def test_a_relative_dataset_dir_is_registered_absolute(folder):
         (
             {"a": {"file_name": "a.jsonl", "formatting": "sharegpt"}},
             "a",
-            r"a has no audio: .* names no `audios` column",
+            r"a has no audio: .* has no `audios` column",
         ),
         ({"a": SHAREGPT | {"file_name": "gone.jsonl"}}, "a", r"its file .*gone\.jsonl does not exist"),
         ({"a": SHAREGPT | {"file_name": "broken.jsonl"}}, "a", r"The dataset a cannot be loaded: "),
@@ -179,7 +179,7 @@ def test_a_relative_dataset_dir_is_registered_absolute(folder):
         (
             {"a": SHAREGPT | {"file_name": "a.jsonl", "columns": {"messages": "talks", "audios": "audios"}}},
             "a",
-            r"The dataset a cannot be loaded: .talks. is no column of its rows, or a role without a tag\. Check",
+            r"The dataset a cannot be loaded: .talks. is not a column of its rows, or is a role without a tag\. Check",
         ),
         ({"a": "a.jsonl"}, "a", r"The entry of a in .* is a str; expected an object"),
     ],
@@ -200,7 +200,7 @@ def test_a_dataset_that_cannot_be_used_is_one_line(folder, entries, name, said):
     ("content", "said"),
     [
         (None, r"No dataset is registered in .*: cannot read .*dataset_info\.json"),
-        ("{", r"dataset_info\.json is no JSON"),
+        ("{", r"dataset_info\.json is not valid JSON"),
         ("[]", r"holds a list; expected an object of datasets by name"),
     ],
 )

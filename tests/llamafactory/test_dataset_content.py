@@ -12,7 +12,8 @@ from simulsa_plugin.augmentation.augment_settings import AugmentSettings
 from simulsa_plugin.augmentation.registration import register_beside
 from simulsa_plugin.commands import augment as command
 from simulsa_plugin.errors import DatasetError, UsageError
-from simulsa_plugin.llamafactory.data.dataset import load_datasets, read_dataset_info
+from simulsa_plugin.llamafactory.data.dataset import load_datasets
+from simulsa_plugin.llamafactory.data.dataset_registry import read_dataset_info
 from simulsa_plugin.llamafactory.model.arguments import inference_arguments
 
 TEXT = {"formatting": "sharegpt", "columns": {"messages": "messages"}, "tags": SHAREGPT["tags"]}
@@ -83,10 +84,10 @@ def test_the_command_cuts_speech_and_registers_the_text_beside_it(folder, tmp_pa
         ({"messages": turns(f"{ASK}{ASK}", "Ja."), "audios": ["wav/0.wav", "wav/1.wav"]}, None),
         ({"messages": turns(ASK, "Ja.", ASK, "Nein."), "audios": ["wav/0.wav", "wav/1.wav"]}, None),
         ({"messages": turns("Ja?", "Ja."), "audios": []}, None),
-        ({"messages": turns(f"{ASK}{ASK}", "Ja."), "audios": ["wav/0.wav"]}, "<audio> stands 2 times, and there are 1"),
-        ({"messages": turns(ASK, "<audio>"), "audios": ["wav/0.wav"]}, "<audio> stands 2 times, and there are 1 files"),
+        ({"messages": turns(f"{ASK}{ASK}", "Ja."), "audios": ["wav/0.wav"]}, "<audio> occurs 2 times, and there are 1"),
+        ({"messages": turns(ASK, "<audio>"), "audios": ["wav/0.wav"]}, "<audio> occurs 2 times, and there are 1 files"),
         ({"messages": turns(ASK, "<|AUDIO|>"), "audios": ["wav/0.wav"]}, "holds the template's audio token '<|AUDIO"),
-        ({"messages": turns(f"{ASK}<image>", "Ja."), "audios": ["wav/0.wav"]}, "<image> stands 1 times, and there"),
+        ({"messages": turns(f"{ASK}<image>", "Ja."), "audios": ["wav/0.wav"]}, "<image> occurs 1 times, and there"),
         ({"messages": turns(ASK, "Ja."), "audios": ["http://a.org/0.wav"]}, "not the path of a file"),
     ],
 )  # fmt: skip

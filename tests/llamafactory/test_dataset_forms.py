@@ -207,18 +207,18 @@ def write_nothing(folder, _rows):
 @pytest.mark.parametrize(
     ("write", "entry", "said"),
     [
-        (write_audio_itself, {"file_name": "a.parquet"}, r"column holds audio itself, where LLaMA-Factory trains on p"),
+        (write_audio_itself, {"file_name": "a.parquet"}, r"column holds audio data; LLaMA-Factory trains on p"),
         (write_script, {"script_url": "script"}, r"Dataset scripts are no longer supported.* register that with `file"),
         (write_nothing, {"script_url": "gone"}, r"its file .*gone does not exist"),
         (write_nothing, {"file_name": "empty"}, r"its folder .*empty is empty"),
         (write_nothing, {"file_name": "a.json"}, r"The dataset a (has no rows|cannot be loaded)"),
-        (write_nothing, {}, r"does not say where its rows are\. Add one of file_name, hf_hub_url"),
-        (write_nothing, {"file_name": 3}, r"does not say where its rows are"),
+        (write_nothing, {}, r"names no source of its rows\. Add one of file_name, hf_hub_url"),
+        (write_nothing, {"file_name": 3}, r"names no source of its rows"),
         (write_nothing, {"hf_hub_url": "nobody/nothing"}, r"cannot be loaded: Couldn't reach 'nobody/nothing'"),
         (write_nothing, {"cloud_file_name": "http://bucket/a.jsonl"}, r"cannot be loaded: Unsupported protocol"),
         (write_nothing, {"file_name": "a.jsonl", "columns": "sound"}, r"`columns` .* is a str; expected an object"),
         (write_nothing, {"file_name": "a.jsonl", "tags": None}, r"`tags` .* is a NoneType; expected an object"),
-        (write_nothing, {"file_name": "a.jsonl", "columns": {"audios": ["sound"]}}, r"names no `audios` column"),
+        (write_nothing, {"file_name": "a.jsonl", "columns": {"audios": ["sound"]}}, r"has no `audios` column"),
         (write_numbers, {"file_name": "a.jsonl", "split": "dev"}, r'cannot be loaded: Unknown split "dev"'),
         (write_numbers, {"file_name": "a.jsonl", "formatting": "odd"}, r"Dataset converter odd not found"),
         (write_numbers, {"file_name": "a.jsonl"}, r"cannot be loaded: .*expected str instance, int found\. Check"),
@@ -238,7 +238,7 @@ def test_what_cannot_be_loaded_is_one_line(folder, write, entry, said, workers):
 @pytest.mark.parametrize(
     ("place", "said"),
     [
-        ("ONLINE", r"ONLINE takes datasets without an entry, and so without audio\. Register"),
+        ("ONLINE", r"ONLINE loads datasets without an entry, and so without audio\. Register"),
         ("REMOTE:nobody/nothing", r"No dataset is registered in REMOTE:nobody/nothing: "),
         ("REMOTE:a/b/c", r"No dataset is registered in REMOTE:a/b/c: "),
     ],
@@ -252,5 +252,5 @@ def test_a_place_without_entries_is_one_line(place, said):
 def test_an_unknown_role_is_named(folder):
     write_rows(folder / "a.jsonl", [{"messages": turns(("critic", ASK), "x"), "audios": [str(folder / "wav/0.wav")]}])
     register(folder, {"a": SHAREGPT | {"formatting": "openai", "file_name": "a.jsonl", "tags": TAGS}})
-    with pytest.raises(DatasetError, match=r"'critic' is no column of its rows, or a role without a tag"):
+    with pytest.raises(DatasetError, match=r"'critic' is not a column of its rows, or is a role without a tag"):
         load(folder, "a")

@@ -250,7 +250,11 @@ def test_rewritten_rows_train_the_same_tokens(folder, tmp_path, processor):
     ("columns", "extra", "lost"),
     [
         ({"kto_tag": "good"}, {"good": True}, r"pairs of answers \(`ranking`, `kto_tag`\)"),
-        ({"images": "images"}, {"images": [{"path": "0.png", "bytes": None}]}, "images, videos or audio that are no p"),
+        (
+            {"images": "images"},
+            {"images": [{"path": "0.png", "bytes": None}]},
+            "images, videos or audio that are not p",
+        ),
     ],
 )
 def test_what_a_rewritten_file_cannot_carry_is_refused_in_one_line(folder, columns, extra, lost):
@@ -260,7 +264,7 @@ def test_what_a_rewritten_file_cannot_carry_is_refused_in_one_line(folder, colum
     (dataset,) = load(folder, "a")
     assert dataset.has_relative_audio()
     for refused in (dataset.rewritten_entry, dataset.sharegpt_rows):
-        with pytest.raises(DatasetError, match=rf"a has relative paths, .* no place for {lost}.*\. W") as caught:
+        with pytest.raises(DatasetError, match=rf"a has relative paths, .* cannot hold {lost}.*\. W") as caught:
             refused()
         assert "\n" not in str(caught.value)
 

@@ -18,9 +18,9 @@ from simulsa_plugin.llamafactory.data.rendering import load_renderer
 from simulsa_plugin.llamafactory.model.arguments import inference_arguments
 from simulsa_plugin.llamafactory.model.audio_encoder import Qwen2AudioAdapter
 from simulsa_plugin.llamafactory.model.backbone import Backbone, load_backbone
-from simulsa_plugin.llamafactory.model.batched_decoding import SharedPromptDecoder, _RoomyLayer
-from simulsa_plugin.llamafactory.model.features import ShortWhisperFeatureExtractor, window_of_batch
-from simulsa_plugin.llamafactory.model.plain_decoding import _Chooser
+from simulsa_plugin.llamafactory.model.batched_decoding import SharedPromptDecoder, _PreallocatedCacheLayer
+from simulsa_plugin.llamafactory.model.features import UnpaddedWhisperFeatureExtractor, batch_window
+from simulsa_plugin.llamafactory.model.plain_decoding import _GreedyRecorder
 from simulsa_plugin.model.values import GenerationRequest, Prompt
 from simulsa_plugin.streaming.engine import BatchLimits, DecodingSetting, StreamSource, decode_batched, decode_timed
 from simulsa_plugin.streaming.policies import (
@@ -83,13 +83,13 @@ def test_short_features_are_those_of_the_whole_window(options, length):
     batch = [noise(length), noise(max(1, length // 3), seed=1), np.zeros(length, dtype=np.float32)]
     call = {"sampling_rate": 16_000, "return_attention_mask": True, "padding": "max_length", "return_tensors": "np"}
     whole = WhisperFeatureExtractor(**options)(batch, **call)
-    short = ShortWhisperFeatureExtractor(**options)(batch, **call)
+    short = UnpaddedWhisperFeatureExtractor(**options)(batch, **call)
     # A processor may multiply small matrices in another order than large ones: the last bit differs on some.
     assert np.allclose(whole["input_features"], short["input_features"], rtol=0, atol=1e-6)
     assert np.array_equal(whole["attention_mask"], short["attention_mask"])
 
 
-@pytest.mark.parametrize("kind", [WhisperFeatureExtractor, ShortWhisperFeatureExtractor])
+@pytest.mark.parametrize("kind", [WhisperFeatureExtractor, UnpaddedWhisperFeatureExtractor])
 @pytest.mark.parametrize("options", [{"chunk_length": 300}, {"feature_size": 80, "hop_length": 320, "chunk_length": 6}])
 @pytest.mark.parametrize("length", [1, 160, 399, 400, 401, 16_000, 16_100, 95_999, 96_000, 96_001, 500_000])
 def test_features_padded_to_the_longest_clip_are_those_of_the_whole_window(kind, options, length):
@@ -97,7 +97,7 @@ def test_features_padded_to_the_longest_clip_are_those_of_the_whole_window(kind,
     batch = [noise(length), noise(max(1, length // 3), seed=1)]
     call = {"sampling_rate": 16_000, "return_attention_mask": True, "padding": "max_length", "return_tensors": "np"}
     whole = extractor(batch, **call)
-    with window_of_batch(extractor, batch):
+    with batch_window(extractor, batch):
         short = extractor(batch, **call)
     frames, window = short["input_features"].shape[-1], whole["input_features"].shape[-1]
     assert frames <= min(window, -(-length // extractor.hop_length) + 9)
@@ -111,7 +111,7 @@ def test_features_padded_to_the_longest_clip_are_those_of_the_whole_window(kind,
 
 def test_the_window_is_restored_after_an_error():
     extractor = WhisperFeatureExtractor()
-    with pytest.raises(ZeroDivisionError), window_of_batch(extractor, [noise(8000)]):
+    with pytest.raises(ZeroDivisionError), batch_window(extractor, [noise(8000)]):
         _ = 1 // 0
     assert extractor.n_samples == 480_000
 
@@ -208,7 +208,7 @@ def answers(fast, waveforms):
 
 def drafts_for(answer, number, fast):
     rng = random.Random(number)
-    stop, media = next(iter(fast.decoder.special.stop)), fast.decoder.special.never[0]
+    stop, media = next(iter(fast.decoder.special.stop)), fast.decoder.special.suppressed[0]
     wrong = tuple(rng.randrange(fast.output_width) for _ in range(rng.randrange(1, 30)))
     half, early = answer[: len(answer) // 2], (*answer[:2], stop)
     return [(), answer, half, wrong, (*answer[:3], *wrong), (*answer, *wrong), early, (media, *answer), answer[:1] * 40]
@@ -228,12 +228,12 @@ def test_no_draft_changes_an_answer(fast, answers):
 
 
 def count_passes(fast, prompts, requests):
-    calls, hidden = [], fast.decoder.hidden
-    fast.decoder.hidden = lambda *inputs: calls.append(tuple(inputs[0].shape[:2])) or hidden(*inputs)
+    calls, hidden = [], fast.decoder.hidden_states
+    fast.decoder.hidden_states = lambda *inputs: calls.append(tuple(inputs[0].shape[:2])) or hidden(*inputs)
     try:
         fast.generate(prompts, requests)
     finally:
-        del fast.decoder.hidden
+        del fast.decoder.hidden_states
     return calls
 
 
@@ -285,7 +285,7 @@ def test_a_prompt_that_does_not_fit_its_audio_is_refused(fast, waveforms):
 
 def test_the_cache_that_grows_in_steps_is_transformers_own():
     torch.manual_seed(0)
-    ours, theirs = Cache(layer_class_to_replicate=_RoomyLayer), Cache(layer_class_to_replicate=DynamicLayer)
+    ours, theirs = Cache(layer_class_to_replicate=_PreallocatedCacheLayer), Cache(layer_class_to_replicate=DynamicLayer)
     for number, length in enumerate((5, 1, 1, 40, 1, 1, 33, 1)):
         rows = ours.layers[0].keys.shape[0] if number else 3
         states = [torch.randn(rows, 2, length, 4) for _ in range(2)]
@@ -301,7 +301,7 @@ def test_the_cache_that_grows_in_steps_is_transformers_own():
 def test_the_probability_of_the_chosen_token_is_kept_and_no_logits():
     logits = torch.tensor([[4.0, 1.0, 2.0, 3.0], [0.0, 5.0, 0.0, 5.5]])
     for never, best in (((0,), (3, 3)), ((3, 0), (2, 1)), ((), (0, 3))):
-        chooser = _Chooser(never)
+        chooser = _GreedyRecorder(never)
         chosen = chooser(None, logits.clone()).argmax(-1)
         assert tuple(chosen.tolist()) == best
         # The softmax is over all tokens, those that are never chosen included.
@@ -340,7 +340,7 @@ def test_a_batch_that_does_not_fit_is_decoded_in_halves(fast, waveforms, monkeyp
     sources, cells = sources_of(waveforms[:9]), [POLICIES[1], POLICIES[-1]]
     expected = histories(decode_batched(fast, sources, cells, BatchLimits(64)))
     sizes = limited(monkeypatch, fast.decoder, name, 2, error)
-    monkeypatch.setattr(fast, "_has_split", False)
+    monkeypatch.setattr(fast, "_split_notified", False)
     assert histories(decode_batched(fast, sources, cells, BatchLimits(64))) == expected
     assert max(sizes) > 2
     (line,) = capfd.readouterr().err.splitlines()  # said once, not for every batch
@@ -381,13 +381,13 @@ def test_what_collating_and_encoding_extract_is_as_long_as_the_longest_clip(fast
     monkeypatch.setattr(fast.processor.feature_extractor, "n_samples", 300 * 16_000)
     clips = [noise(8000), noise(48_000, seed=1)]
     prompts = [list(fast.render_prompt(ASK, clip)) for clip in clips]
-    widths, extract = [], ShortWhisperFeatureExtractor._torch_extract_fbank_features
+    widths, extract = [], UnpaddedWhisperFeatureExtractor._torch_extract_fbank_features
 
     def noting(self, waveform, *options):
         widths.append(waveform.shape[-1])
         return extract(self, waveform, *options)
 
-    monkeypatch.setattr(ShortWhisperFeatureExtractor, "_torch_extract_fbank_features", noting)
+    monkeypatch.setattr(UnpaddedWhisperFeatureExtractor, "_torch_extract_fbank_features", noting)
     fast._adapter.embed(clips)
     batch = fast._collate(prompts, clips, padding_side="right")
     assert batch["input_features"].shape[-1] <= 150 + 6  # the packaged model's frames are 320 samples apart

@@ -25,7 +25,12 @@ from simulsa_plugin.llamafactory.model.arguments import inference_arguments
 from simulsa_plugin.llamafactory.model.attention import AudioAttention
 from simulsa_plugin.llamafactory.model.backbone import load_backbone
 from simulsa_plugin.llamafactory.model.batched_decoding import EncodedPrompt, SharedPromptDecoder
-from simulsa_plugin.llamafactory.model.devices import execution_device, placed, stored_parameters, weight_bytes
+from simulsa_plugin.llamafactory.model.devices import (
+    choose_device,
+    execution_device,
+    parameters_with_values,
+    weight_bytes,
+)
 from simulsa_plugin.llamafactory.model.special_tokens import SpecialTokens
 from simulsa_plugin.model.values import GenerationRequest, Prompt
 
@@ -58,7 +63,7 @@ class TestChoice:
     )
     def test_the_first_accelerator_with_room_is_taken(self, machine, capsys, free, chosen):
         used, before = machine(*free), inference_arguments(DEMO)
-        assert placed(before).model.device_map == {"": chosen}
+        assert choose_device(before).model.device_map == {"": chosen}
         assert used == [chosen]
         assert before.model.device_map == "auto"  # the caller's stays as it is
         said = capsys.readouterr().err
@@ -67,7 +72,7 @@ class TestChoice:
 
     def test_what_fits_nowhere_is_spread(self, machine, capsys):
         used = machine(16 * GB, 20 * GB)
-        assert placed(inference_arguments(DEMO)).model.device_map == "auto"
+        assert choose_device(inference_arguments(DEMO)).model.device_map == "auto"
         assert used == []
         said = capsys.readouterr().err
         assert "needs 21.0 GB (15.0 for weights), and no accelerator has more than 20.0 GB free: it is spread" in said
@@ -75,28 +80,28 @@ class TestChoice:
     def test_caches_need_room_besides_the_weights(self, machine):
         machine(24 * GB, 24 * GB)
         arguments = inference_arguments(DEMO)
-        assert placed(arguments, cache_bytes=7 * GB).model.device_map == {"": 0}
-        assert placed(arguments, cache_bytes=7 * GB + 1).model.device_map == "auto"
+        assert choose_device(arguments, cache_bytes=7 * GB).model.device_map == {"": 0}
+        assert choose_device(arguments, cache_bytes=7 * GB + 1).model.device_map == "auto"
 
     @pytest.mark.parametrize("free", [(), (80 * GB,)], ids=["none", "one"])
     def test_with_less_than_two_there_is_nothing_to_choose(self, machine, capsys, free):
         machine(*free)  # under torchrun a rank sees its own accelerator alone
         arguments = inference_arguments(DEMO)
-        assert placed(arguments) is arguments
+        assert choose_device(arguments) is arguments
         assert capsys.readouterr().err == ""
 
     def test_a_model_of_unknown_size_is_left_to_accelerate(self, machine):
         machine(80 * GB, 80 * GB, weights=None)
         arguments = inference_arguments(DEMO)
-        assert placed(arguments) is arguments
+        assert choose_device(arguments) is arguments
 
     def test_llamafactory_places_what_bitsandbytes_quantizes(self, machine):
         machine(80 * GB, 80 * GB)
         arguments = inference_arguments(DEMO)
         arguments.model.quantization_bit = 4
-        assert placed(arguments) is arguments
+        assert choose_device(arguments) is arguments
         arguments.model.quantization_method = "hqq"
-        assert placed(arguments).model.device_map == {"": 0}
+        assert choose_device(arguments).model.device_map == {"": 0}
 
     def test_loading_goes_where_it_was_chosen(self, machine, monkeypatch):
         machine(80 * GB, 80 * GB)
@@ -311,7 +316,7 @@ class TestKept:
 
     def test_a_weight_without_values_anywhere_is_refused(self):
         with pytest.raises(ModelError, match="The weight weight of Linear was not loaded"):
-            list(stored_parameters(torch.nn.Sequential(torch.nn.Linear(2, 2, device="meta"))))
+            list(parameters_with_values(torch.nn.Sequential(torch.nn.Linear(2, 2, device="meta"))))
 
     @staticmethod
     def arguments(template, tmp_path, monkeypatch):
@@ -332,4 +337,4 @@ def test_a_model_without_hooks_computes_where_its_weights_are():
     layer = torch.nn.Sequential(torch.nn.ReLU(), torch.nn.Linear(2, 2))
     assert execution_device(layer) == torch.device("cpu")
     assert execution_device(copy.deepcopy(layer).to("meta")) == torch.device("meta")
-    assert dict(stored_parameters(layer)).keys() == dict(layer.named_parameters()).keys()
+    assert dict(parameters_with_values(layer)).keys() == dict(layer.named_parameters()).keys()

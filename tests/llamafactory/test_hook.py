@@ -30,7 +30,7 @@ from simulsa_plugin.evaluation.run import plan_cells, run_evaluation
 from simulsa_plugin.files.json_files import read_jsonl, write_json, write_jsonl
 from simulsa_plugin.llamafactory.model.arguments import InferenceArguments
 from simulsa_plugin.llamafactory.training import hook
-from simulsa_plugin.llamafactory.training.preserved_state import as_loud_as_before, undisturbed
+from simulsa_plugin.llamafactory.training.preserved_state import preserved_log_levels, preserved_training_state
 from simulsa_plugin.model.values import Sample, UnusableRow
 from simulsa_plugin.presets import PRESETS
 
@@ -357,15 +357,15 @@ def test_ctrl_c_still_stops_a_training(evaluator, monkeypatch, name):
 
 
 class Ranks:
-    """Two ranks as threads that meet at every `gather`; one that comes alone has waited in vain."""
+    """Two ranks as threads that meet at every `gather_from_ranks`; one that comes alone has waited in vain."""
 
     def __init__(self):
         self.local, self.barrier, self.found = threading.local(), threading.Barrier(2, timeout=20), [None, None]
 
-    def rank_and_count(self):
+    def rank_and_world_size(self):
         return self.local.rank, 2
 
-    def gather(self, found):
+    def gather_from_ranks(self, found):
         self.found[self.local.rank] = found
         self.barrier.wait()
         both = list(self.found)
@@ -396,12 +396,12 @@ def test_ranks_agree_whichever_of_them_fails_and_none_waits_for_ever(plan, tmp_p
             raise ImportError("mecab")
         return score_cells(*arguments)
 
-    monkeypatch.setattr(hook, "rank_and_count", ranks.rank_and_count)
-    monkeypatch.setattr(hook, "gather", ranks.gather)
+    monkeypatch.setattr(hook, "rank_and_world_size", ranks.rank_and_world_size)
+    monkeypatch.setattr(hook, "gather_from_ranks", ranks.gather_from_ranks)
     monkeypatch.setattr(hook, "decode_share", decode)
     monkeypatch.setattr(hook, "score_cells", score)
     # All threads share one random state, which `undisturbed` would put back twice.
-    monkeypatch.setattr(hook, "undisturbed", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(hook, "preserved_training_state", lambda _: contextlib.nullcontext())
     from simulsa_plugin.llamafactory.model import backbone
 
     monkeypatch.setattr(backbone, "Backbone", lambda *_: None)
@@ -460,7 +460,7 @@ def test_a_tokenizer_that_is_not_there_shows_before_anything_is_loaded(monkeypat
 )
 def test_a_preset_stands_behind_the_keys_that_are_not_named(monkeypatch, keys, policies, chunks, rollbacks):
     planned = []
-    monkeypatch.setattr(hook, "_refuse_what_cannot_be", lambda _, settings: planned.append(settings))
+    monkeypatch.setattr(hook, "_refuse_unsupported", lambda _, settings: planned.append(settings))
     monkeypatch.setattr(hook, "make_metrics", lambda _: pytest.fail("the settings are made by now"))
     data = types.SimpleNamespace(simulsa_eval_dataset="x", **keys)
     with pytest.raises(pytest.fail.Exception):
@@ -508,7 +508,7 @@ def test_modes_and_random_states_are_as_before_also_after_a_failure(evaluator, m
 
 def test_undisturbed_leaves_a_model_that_is_evaluated_as_it_is():
     model = torch.nn.Dropout(0.5).eval()
-    with undisturbed(model):
+    with preserved_training_state(model):
         pass
     assert not model.training
 
@@ -521,7 +521,7 @@ def test_libraries_are_as_loud_as_before():
     logger.setLevel(logging.INFO)
     transformers.logging.set_verbosity_info()
     try:
-        with as_loud_as_before():
+        with preserved_log_levels():
             logger.setLevel(logging.ERROR)
             transformers.logging.set_verbosity_error()
         assert logger.level == logging.INFO
@@ -553,7 +553,7 @@ def test_flags_are_read_as_a_recipes_values_are():
         simulsa_measure_time=None,
         dataset="y",
     )
-    assert hook._own_keys(data) == {
+    assert hook._simulsa_keys(data) == {
         "simulsa_eval_chunks": "500,1000",
         "simulsa_eval_samples": 5,
         "simulsa_eval_dataset": "x",
@@ -572,7 +572,7 @@ def test_flags_are_read_as_a_recipes_values_are():
 def test_what_cannot_be_is_refused(arguments, settings, message):
     training = types.SimpleNamespace(**{"fsdp": [], "eval_strategy": "steps", "do_eval": False} | arguments)
     with pytest.raises(UsageError, match=message):
-        hook._refuse_what_cannot_be(training, EvaluationSettings(**settings))
+        hook._refuse_unsupported(training, EvaluationSettings(**settings))
 
 
 # Other stages of LLaMA-Factory
@@ -635,7 +635,7 @@ def test_stages_whose_model_translates_decode_at_every_evaluation(llamafactory_c
 @pytest.mark.parametrize("stage", ["pt", "rm", "ppo"])
 def test_stages_whose_model_does_not_translate_refuse_the_key(stage):
     arguments = types.SimpleNamespace(simulsa_eval_dataset="x"), types.SimpleNamespace(stage=stage)
-    run = hook.refusing_evaluation(lambda *_: "trained")
+    run = hook.with_evaluation_refused(lambda *_: "trained")
     with pytest.raises(UsageError, match=rf"does not work in stage: {stage}; allowed: sft, dpo, kto"):
         run(None, arguments[0], None, arguments[1])
     assert run(None, types.SimpleNamespace(simulsa_eval_dataset=None), None, arguments[1], None) == "trained"

@@ -47,7 +47,7 @@ def test_deepspeed_gets_torchrun(recipe, environ, devices, expected):
 def test_a_deepspeed_file_that_is_not_there_is_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match=r"recipes/deepspeed/z2\.json does not exist below"):
-        launching._ask_for_torchrun(DEEPSPEED)
+        launching._request_torchrun(DEEPSPEED)
 
 
 def test_paths_with_spaces_reach_torchrun_whole():
@@ -68,7 +68,7 @@ def test_paths_with_spaces_reach_torchrun_whole():
 
 def test_other_commands_are_run_as_they_are():
     assert launching.torchrun_command(["ls", "-l"], ["x.py"]) == ["ls", "-l"]
-    assert launching.OwnTorchrun(subprocess, "x.py").PIPE == subprocess.PIPE
+    assert launching.TorchrunSubprocess(subprocess, "x.py").PIPE == subprocess.PIPE
 
 
 def test_a_recipe_is_read_as_llamafactory_reads_it(tmp_path):
@@ -149,7 +149,7 @@ def test_data_on_a_hub_is_not_looked_for(folder):
 def test_deepspeed_compiles_only_where_it_can_and_helps(monkeypatch, processes, compiler, built):
     monkeypatch.setenv("WORLD_SIZE", processes)
     monkeypatch.setattr(launching.shutil, "which", lambda name: compiler)
-    assert launching.without_compiler(lambda: "compiled")() == ("compiled" if built else None)
+    assert launching.skip_unneeded_compilation(lambda: "compiled")() == ("compiled" if built else None)
 
 
 @pytest.fixture

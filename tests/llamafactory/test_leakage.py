@@ -2,7 +2,7 @@
 
 import pytest
 
-from simulsa_plugin.llamafactory.data.leakage import trained_on
+from simulsa_plugin.llamafactory.data.leakage import find_training_overlap
 
 ENTRIES = {
     "train": {"file_name": "train.jsonl"},
@@ -18,7 +18,7 @@ ENTRIES = {
 
 
 def said(test, *training):
-    return trained_on(test, ENTRIES[test], training, ENTRIES, "/data")
+    return find_training_overlap(test, ENTRIES[test], training, ENTRIES, "/data")
 
 
 @pytest.mark.parametrize(
@@ -50,11 +50,14 @@ def test_another_file_split_or_subset_is_another_set(test, training):
 
 
 def test_the_same_name_in_another_folder_is_another_set():
-    assert trained_on("train", {"file_name": "/results/corpus/train.jsonl"}, ["train"], ENTRIES, "/data") is None
+    assert (
+        find_training_overlap("train", {"file_name": "/results/corpus/train.jsonl"}, ["train"], ENTRIES, "/data")
+        is None
+    )
 
 
 def test_a_link_to_the_training_file_is_found(tmp_path):
     (tmp_path / "train.jsonl").touch()
     (tmp_path / "link.jsonl").symlink_to("train.jsonl")
     entries = {"a": {"file_name": "train.jsonl"}, "b": {"file_name": "link.jsonl"}}
-    assert "the training dataset a" in trained_on("b", entries["b"], ["a"], entries, str(tmp_path))
+    assert "the training dataset a" in find_training_overlap("b", entries["b"], ["a"], entries, str(tmp_path))

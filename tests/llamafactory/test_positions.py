@@ -135,7 +135,7 @@ def test_nothing_but_features_of_a_training_batch_is_floating_point(backbone, no
 
 
 def test_fractional_positions_of_a_video_stay_and_are_announced_once(capsys, monkeypatch):
-    monkeypatch.setattr(positions, "_told", set())
+    monkeypatch.setattr(positions, "_notified", set())
     fractions = torch.tensor([0.0, 6.5, 13.0])
     for _ in range(2):
         assert positions.as_integers(fractions) is fractions

@@ -6,7 +6,7 @@ from helpers.fakes import ASK
 from tokenizers import normalizers
 
 from simulsa_plugin.errors import ModelError
-from simulsa_plugin.llamafactory.data.prefixes import prefix_lengths, unlike_prefixes
+from simulsa_plugin.llamafactory.data.prefixes import prefix_lengths, unstable_prefix_lengths
 from simulsa_plugin.llamafactory.data.rendering import TemplateRenderer
 from simulsa_plugin.model.values import Prompt
 
@@ -75,7 +75,7 @@ def test_what_a_window_calls_unlike_is_looked_at_whole():
     # Every tenth text is unlike, and windows that begin after the start always say so.
     reference = "ab " * 100
     ends = range(1, 301)
-    found = unlike_prefixes(lambda start, stop: start == 0 and stop % 10 != 0, reference, list(ends))
+    found = unstable_prefix_lengths(lambda start, stop: start == 0 and stop % 10 != 0, reference, list(ends))
     assert found == tuple(range(10, 300, 10))
 
 

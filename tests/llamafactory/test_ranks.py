@@ -24,7 +24,7 @@ end = time.perf_counter() + 1.0
 while time.perf_counter() < end:
     pass
 """
-REGISTERED = "from simulsa_plugin.llamafactory.training import distributed as ranks; ranks.let_gloo_finish_at_exit()"
+REGISTERED = "from simulsa_plugin.llamafactory.training import distributed as ranks; ranks.wait_for_gloo_at_exit()"
 UNDER_TORCHRUN = "import llamafactory.hparams.parser"  # what a training imports; the plugin registers it there
 
 
@@ -49,4 +49,4 @@ def test_a_process_without_gloo_does_not_wait(monkeypatch):
     from simulsa_plugin.llamafactory.training import distributed as ranks
 
     monkeypatch.setattr(ranks.time, "sleep", lambda _: pytest.fail("it waits"))
-    ranks.let_gloo_finish()
+    ranks.wait_for_gloo_threads()

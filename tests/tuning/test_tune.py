@@ -19,9 +19,12 @@ from simulsa_plugin.files.ownership import claim
 from simulsa_plugin.metrics.significance import Bootstrap
 from simulsa_plugin.model.values import UnusableRow
 from simulsa_plugin.settings import read_recipe
+from simulsa_plugin.tuning import frontier_file
 from simulsa_plugin.tuning import search as module
+from simulsa_plugin.tuning.candidates import Candidates
+from simulsa_plugin.tuning.frontier_file import frontier_table
 from simulsa_plugin.tuning.halving import Goal, neighbours, promising
-from simulsa_plugin.tuning.search import NAMES, SEARCH, frontier_table, search_frontier
+from simulsa_plugin.tuning.search import NAMES, SEARCH, search_frontier
 from simulsa_plugin.tuning.tuned_recipe import GRID, searched_settings, write_tuned
 
 
@@ -111,12 +114,20 @@ def test_a_search_that_dies_again_and_again_ends_with_the_same_bytes(small, tmp_
     assert tree(tmp_path / "killed") == tree(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("place", ["write_simuleval_log", "run_folder", "write_sealed", "_promising"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        (frontier_file, "write_simuleval_log"),
+        (module, "run_folder"),
+        (frontier_file, "write_sealed"),
+        (module, "_select_promising"),
+    ],
+)
 def test_killed_between_its_parts_it_ends_with_the_same_bytes(small, tmp_path, monkeypatch, place):
     small(tmp_path / "whole")
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, place, raise_killed)
+        patch.setattr(*place, raise_killed)
         with pytest.raises(Killed):
             small(tmp_path / "out")
     small(tmp_path / "out")
@@ -133,7 +144,7 @@ def test_the_test_set_is_decoded_with_the_attention_heads_of_the_dev_set(tmp_pat
     result = search_frontier(HastyModel(), "dev", dev, chosen, goal, tmp_path / "out")
     assert result["attention_heads"] == heads
     with pytest.raises(Killed), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "write_simuleval_log", raise_killed)  # everything is decoded
+        patch.setattr(frontier_file, "write_simuleval_log", raise_killed)  # everything is decoded
         search_frontier(HastyModel(), "dev", dev, chosen, goal, tmp_path / "killed")
     assert search_frontier(HastyModel(), "dev", dev, chosen, goal, tmp_path / "killed") == result
     write_tuned({}, chosen, result, tmp_path / "out")
@@ -196,7 +207,7 @@ def test_a_cell_given_up_by_mistake_gets_a_second_look(small, tmp_path, monkeypa
     monkeypatch.setattr(module, "promising", lambda shares, values, goal, keep: [0, 1, 2])
     goal = Goal((5000.0,))
     with monkeypatch.context() as patch:
-        patch.setattr(module, "SECOND_LOOKS", 0)
+        patch.setattr(module, "MAX_RECHECKS", 0)
         assert chosen_quality(small(tmp_path / "none", goal=goal)) < 50
     assert chosen_quality(small(tmp_path / "out", goal=goal)) == pytest.approx(100)
 
@@ -208,16 +219,16 @@ def chosen_quality(result):
 
 def test_what_is_predicted_allows_for_first_utterances_that_were_fast_and_easy(monkeypatch):
     values = [(60.0, 680.0), (85.0, 650.0), (90.0, 590.0), (75.0, 500.0)]  # the first on all utterances
-    search = SimpleNamespace(
-        taken=[200, 6, 6, 6],
-        job=SimpleNamespace(rows=range(200)),
-        goal=Goal((700.0,)),
-        scored={cell: SimpleNamespace(value=value) for cell, value in enumerate(values)},
-    )
-    monkeypatch.setattr(module, "_shift", lambda search, full, taken: (-20.0, 100.0))
-    assert module._perhaps_better(search) == [2]  # 70 at 690 ms; the second cell will be too slow, the last not better
-    monkeypatch.setattr(module, "_shift", lambda search, full, taken: (-40.0, 100.0))
-    assert module._perhaps_better(search) == []
+    search = Candidates(
+        SimpleNamespace(rows=range(200)), Goal((700.0,)), settings(), (), (), utterances=[200, 6, 6, 6], records=[],
+        scores={cell: SimpleNamespace(value=value) for cell, value in enumerate(values)},
+    )  # fmt: skip
+    monkeypatch.setattr(module, "_mean_shift", lambda search, full, taken: (-20.0, 100.0))
+    assert module._predicted_better(search) == [
+        2
+    ]  # 70 at 690 ms; the second cell will be too slow, the last not better
+    monkeypatch.setattr(module, "_mean_shift", lambda search, full, taken: (-40.0, 100.0))
+    assert module._predicted_better(search) == []
 
 
 def test_the_cells_kept_are_those_that_may_be_the_best_at_some_budget():
@@ -344,7 +355,7 @@ def test_cells_lie_beside_those_of_the_next_chunk_and_the_next_value():
     names = [decoding.cell_folder(cell) for cell in cells]
     beside = {
         name: [names[one] for one in others]
-        for name, others in zip(names, neighbours(module._places(cells)), strict=True)
+        for name, others in zip(names, neighbours(module._grid_positions(cells)), strict=True)
     }
     assert beside["rollback_k500_b3"] == ["rollback_k500_b0", "rollback_k500_b5", "rollback_k1000_b3"]
     assert beside["wait_k_k1000_wait_k1"] == ["wait_k_k500_wait_k1", "wait_k_k1000_wait_k2"]

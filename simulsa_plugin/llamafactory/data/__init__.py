@@ -1,1 +1,1 @@
-"""LLaMA-Factory's datasets: rows, prompts, labels decided at load time, test sets that are trained on."""
+"""LLaMA-Factory's datasets: rows, prompts, labels applied at load time, overlap of test and training sets."""

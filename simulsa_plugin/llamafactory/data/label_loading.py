@@ -1,9 +1,9 @@
-"""`formatting: simulsa` inside LLaMA-Factory: scored rows in, decided samples out, by its own `datasets.map`.
+"""`formatting: simulsa` inside LLaMA-Factory: scored rows to labeled samples, by its own `datasets.map`.
 
-Scored rows reach `datasets` as lines of text. Its JSON reader guesses types: it fails where a list is empty in the
-first ten megabytes alone (`unstable_prefixes` of a large file), and makes dates of references that look like some.
+Scored rows reach `datasets` as lines of text. Its JSON reader infers types: it fails where a list is empty in the first
+ten megabytes and not later (`unstable_prefixes` of a large file), and converts references that look like dates.
 
-A static module: the converter is pickled by name, for the workers of `datasets.map`.
+A module of its own, because the workers of `datasets.map` pickle the converter by its name.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ COLUMN = "scored_row"
 
 
 class LabelConverter:
-    """LLaMA-Factory's converter for `formatting: simulsa`: a scored row to a sample in its standard form.
+    """LLaMA-Factory's converter for `formatting: simulsa`: a scored row to a sample in its aligned form.
 
-    `datasets` makes its cache's name from what the converter holds: `Labels`, and so the rule, what the scores hold
-    and the version of the plugin.
+    `datasets` hashes the converter for its cache: `Labels`, and so the rule, the digest of the scores and the version
+    of the plugin.
     """
 
     def __init__(self, dataset_attr: Any, data_args: Any) -> None:
@@ -35,50 +35,50 @@ class LabelConverter:
         self.from_sharegpt = SharegptDatasetConverter(dataset_attr, data_args)
 
     def __call__(self, example: dict[str, Any]) -> dict[str, Any]:
-        """Decide over `{"scored_row": one line of scores.jsonl}`.
+        """Label `{"scored_row": one line of scores.jsonl}`.
 
         Raises:
-            UsageError: the rule needs a field that the row does not have; the option that computes it is named.
+            UsageError: the rule needs a field that the row does not have; the message names the option for it.
         """
         aligned: dict[str, Any] = self.from_sharegpt(self.labels.training_row(json.loads(example[COLUMN])))
         return aligned
 
 
-def registered(register_dataset_converter: Callable[..., None]) -> Callable[..., None]:
-    """Register the converter with LLaMA-Factory's `register_dataset_converter`, which stays as it is."""
+def with_label_converter(register_dataset_converter: Callable[..., None]) -> Callable[..., None]:
+    """Register the converter with LLaMA-Factory's `register_dataset_converter`, and return that unchanged."""
     register_dataset_converter(FORMATTING, LabelConverter)
     return register_dataset_converter
 
 
-def deciding(load_single_dataset: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap LLaMA-Factory's `_load_single_dataset`: where the entry has `Labels`, they say which rows there are."""
+def with_labels_applied(load_single_dataset: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap LLaMA-Factory's `_load_single_dataset`: entries with `Labels` are loaded by `load_labeled`."""
 
     @functools.wraps(load_single_dataset)
     def load(dataset_attr: Any, model_args: Any, data_args: Any, training_args: Any) -> Any:
         labels = getattr(dataset_attr, ATTRIBUTE, None)
         if labels is None:
             return load_single_dataset(dataset_attr, model_args, data_args, training_args)
-        return load_decided(labels, dataset_attr, model_args, data_args, training_args)
+        return load_labeled(labels, dataset_attr, model_args, data_args, training_args)
 
     return load
 
 
-def load_decided(labels: Labels, dataset_attr: Any, model_args: Any, data_args: Any, training_args: Any) -> Any:
-    """The samples of the share that is wanted, in file order, without empty partials where those are not kept.
+def load_labeled(labels: Labels, dataset_attr: Any, model_args: Any, data_args: Any, training_args: Any) -> Any:
+    """Load the samples of the requested share, in file order, without empty partials unless those are kept.
 
     Args:
-        labels: what is decided.
+        labels: scores and rule.
         dataset_attr: LLaMA-Factory's attributes of the dataset, with the labels.
         model_args: LLaMA-Factory's, for its cache folder.
-        data_args: LLaMA-Factory's; `max_samples` counts decided samples, as it does of NAME_simulsa.jsonl.
+        data_args: LLaMA-Factory's; `max_samples` counts labeled samples, as for NAME_simulsa.jsonl.
         training_args: LLaMA-Factory's.
 
     Returns:
         a `Dataset` of LLaMA-Factory's columns (`_prompt`, `_response`, …), or an `IterableDataset` when streaming.
 
     Raises:
-        StorageError: a row of the scores is broken; its line is named.
-        UsageError: the rule needs a field that the rows do not have; the option that computes it is named.
+        StorageError: a row of the scores is malformed; the message names its line.
+        UsageError: the rule needs a field that the rows do not have; the message names the option for it.
         DatasetError: no row is left.
     """
     from llamafactory.data.converter import align_dataset
@@ -109,26 +109,26 @@ def _scored_rows(scores: Scores, cache_dir: str | None) -> Any:
         )
     except DatasetGenerationError as error:
         if isinstance(error.__cause__, SimulsaError):
-            raise error.__cause__ from None  # our own words are enough
+            raise error.__cause__ from None  # its message is enough
         raise
 
 
 def scored_lines(scores: Scores) -> Iterator[dict[str, str]]:
-    """The checked rows of a scores.jsonl as text."""
+    """Yield the checked rows of a scores.jsonl as text."""
     for row in scores.rows():
         yield {COLUMN: dump_line(row)}
 
 
 def _without_empty(samples: Any, labels: Labels) -> Any:
-    kept = samples.filter(says_something, input_columns=["_response"])
+    kept = samples.filter(has_text, input_columns=["_response"])
     if next(iter(kept), None) is None:
         raise DatasetError(
             f"{labels.scores.path}: every partial translation is empty, and simulsa_keep_empty is false ({labels}). "
-            "Lower the bar of the rule, or keep them."
+            "Choose a rule that accepts more, or simulsa_keep_empty: true."
         )
     return kept
 
 
-def says_something(response: list[dict[str, str]]) -> bool:
-    """Whether a sample's answer holds any text."""
+def has_text(response: list[dict[str, str]]) -> bool:
+    """Return whether a sample's answer is not empty."""
     return bool(response[0]["content"])

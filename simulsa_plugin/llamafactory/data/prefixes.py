@@ -1,8 +1,8 @@
-"""Texts that grow token by token, each looked at through a window: linear work where whole prefixes would be quadratic.
+"""Texts and tokens of all prefixes of a text, computed in windows: linear instead of quadratic time.
 
-A tokenizer gives text and tokens of a place from what stands close by, so that a window with as much before it tells
-what the whole prefix would. Both functions hold the last one against the whole, or ask for the whole where a window
-disagrees: other tokenizers get the same answers, in more time.
+Text and tokens at a position depend only on what is close by in most tokenizers, so that a window with enough context
+gives the result of the whole prefix. Both functions verify a window against the whole prefix or text, and fall back to
+whole prefixes: other tokenizers get the same results, in more time.
 """
 
 from __future__ import annotations
@@ -10,31 +10,31 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 
-WINDOW = 32  # steps (tokens, or characters) before a window moves on; it then begins as many steps before
+WINDOW = 32  # steps (tokens, or characters) by which a window moves, and its least context before
 
 
 def prefix_lengths(text_of: Callable[[int, int], str | None], stops: Sequence[int], whole: str) -> list[int | None]:
-    """How long the text up to each stop is; None where `whole` does not begin with it.
+    """Return the length of the text up to each stop; None where `whole` does not begin with that text.
 
     Args:
-        text_of: the text between two places, or None where there is none.
-        stops: places, rising; the text up to the last one is `whole`.
-        whole: the text of all.
+        text_of: (start, stop) → text between two positions, or None where there is none.
+        stops: increasing positions; the text up to the last one is `whole`.
+        whole: the complete text.
 
     >>> words = ["a", "bc", "d"]
     >>> prefix_lengths(lambda start, stop: "".join(words[start:stop]), [1, 2, 3], "abcd")
     [1, 3, 4]
     """
-    lengths = list(_lengths(text_of, stops, whole, WINDOW))
-    if lengths and lengths[-1] != len(whole):  # windows of this tokenizer do not add up
-        lengths = list(_lengths(text_of, stops, whole, len(whole) + stops[-1]))
+    lengths = list(_windowed_lengths(text_of, stops, whole, WINDOW))
+    if lengths and lengths[-1] != len(whole):  # this tokenizer needs more context
+        lengths = list(_windowed_lengths(text_of, stops, whole, len(whole) + stops[-1]))
     return lengths
 
 
-def _lengths(
+def _windowed_lengths(
     text_of: Callable[[int, int], str | None], stops: Sequence[int], whole: str, window: int
 ) -> Iterator[int | None]:
-    begin = clean = known = 0  # the window begins at `begin`; `whole[:known]` is the text up to `clean`
+    begin = clean = known = 0  # the window starts at `begin`; `whole[:known]` is the text up to `clean`
     context = ""  # the text from `begin` to `clean`
     for stop in stops:
         text, length = text_of(begin, stop), None
@@ -46,31 +46,31 @@ def _lengths(
             context = text_of(begin, clean) or ""
 
 
-def unlike_prefixes(
-    is_like: Callable[[int, int], bool], reference: str, char_ends: Sequence[int | None]
+def unstable_prefix_lengths(
+    is_stable: Callable[[int, int], bool], reference: str, char_ends: Sequence[int | None]
 ) -> tuple[int, ...]:
-    """Numbers of leading tokens, less than all, whose text gives other tokens.
+    """Return the lengths of token prefixes, except the whole, whose text is tokenized differently.
 
     Args:
-        is_like: (start, stop) → whether the text from token `start` to token `stop`, on its own, gives these tokens.
+        is_stable: (start, stop) → whether the text from token `start` to token `stop` is tokenized to these tokens.
         reference: the text of all tokens.
         char_ends: characters of it complete after each token; None inside a character, where there is no text.
     """
-    unlike = []
+    unstable = []
     begin = clean = 0
     for count, end in enumerate(char_ends[:-1], 1):
         if end is None:
             continue
-        if is_like(begin, count) or (begin and is_like(0, count)):
+        if is_stable(begin, count) or (begin and is_stable(0, count)):
             if count - clean >= WINDOW and _ends_word(reference, end):
                 begin, clean = clean, count
         else:
-            unlike.append(count)
-    return tuple(unlike)
+            unstable.append(count)
+    return tuple(unstable)
 
 
 def _ends_word(text: str, end: int) -> bool:
-    """Whether a letter or digit stands before white space or punctuation: tokenizers look at both sides separately."""
+    """Return whether a word ends at this character, where tokenizers split before they merge."""
     if not 0 < end < len(text) or not text[end - 1].isalnum():
         return False
     return text[end].isspace() or unicodedata.category(text[end]).startswith("P")

@@ -1,4 +1,4 @@
-"""The training-time prompt of any LLaMA-Factory audio model: tokens through its own template and processor."""
+"""Prompts of any LLaMA-Factory audio model, tokenized with its template and processor as in training."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 from simulsa_plugin.audio.samples import Waveform
 from simulsa_plugin.augmentation.method.boundaries import grapheme_ends
 from simulsa_plugin.errors import ModelError
-from simulsa_plugin.llamafactory.data.prefixes import prefix_lengths, unlike_prefixes
-from simulsa_plugin.llamafactory.model.arguments import InferenceArguments, one_line, quieten_toolkit
+from simulsa_plugin.llamafactory.data.prefixes import prefix_lengths, unstable_prefix_lengths
+from simulsa_plugin.llamafactory.model.arguments import InferenceArguments, one_line, silence_libraries
 from simulsa_plugin.model.values import Prompt, RenderedReference
 
 LOADING_ERRORS = (OSError, ValueError, KeyError, ImportError, RuntimeError, AttributeError)
@@ -32,11 +32,11 @@ class TemplateRenderer:
         self.end_tokens = len(self._answer_end)
 
     def render(self, prompt: Prompt, waveform: Waveform, reference: str) -> RenderedReference:
-        """Tokens of prompt and reference, as LLaMA-Factory's supervised processor lays them out.
+        """Tokenize prompt and reference like LLaMA-Factory's supervised processor.
 
         Raises:
-            ModelError: the template has no place for this prompt or reference, or melts the reference into what
-                follows it.
+            ModelError: the template cannot render this prompt or reference, or merges the reference with the text
+                around it.
         """
         self._refuse_audio_token("reference", reference)
         prompt_ids = self.render_prompt(prompt, waveform)
@@ -44,7 +44,7 @@ class TemplateRenderer:
         return RenderedReference(prompt_ids, content_ids, self._char_ends(content_ids, reference))
 
     def render_prompt(self, prompt: Prompt, waveform: Waveform) -> tuple[int, ...]:
-        """Token ids of a prompt up to where the answer begins, audio tokens for (num_samples,) of waveform included.
+        """Return the token ids of a prompt up to where the answer begins, with the audio tokens of (num_samples,).
 
         Raises:
             ModelError: the template or the processor refuses the prompt.
@@ -63,15 +63,15 @@ class TemplateRenderer:
         return (*head, *body, *self._answer_start)
 
     def _refuse_audio_token(self, what: str, *texts: str) -> None:
-        """What the template puts in the place of audio stands for audio wherever it is, and a training stops at it."""
+        """Raise ModelError for texts with the template's audio placeholder, which have no audio for it."""
         token = self.template.mm_plugin.audio_token
         if token and any(token in text for text in texts):
             raise ModelError(f"the {what} holds the template's audio token {token!r}, and no audio for it")
 
     def _around_answer(self) -> tuple[list[int], list[int]]:
-        """What training puts before every answer (a thinking template's empty thought) and after it (end of turn)."""
+        """Return the tokens before every answer (a thinking template's empty thought) and after it (end of turn)."""
         one, other = self._encode_answer("a"), self._encode_answer("b")
-        return _shared_beginning(one, other), _shared_beginning(one[::-1], other[::-1])[::-1]
+        return _common_prefix(one, other), _common_prefix(one[::-1], other[::-1])[::-1]
 
     def _encode_answer(self, content: str) -> list[int]:
         turns = [{"role": "user", "content": ""}, {"role": "assistant", "content": content}]
@@ -82,7 +82,7 @@ class TemplateRenderer:
         start, end, answer_ids = self._answer_start, self._answer_end, self._encode_answer(content)
         content_ids = tuple(answer_ids[len(start) : len(answer_ids) - len(end)])
         if [*start, *content_ids, *end] != answer_ids:
-            raise ModelError("the template joins the reference with what stands around it in its turn")
+            raise ModelError("the template merges tokens of the reference with those around it")
         return content_ids
 
     def _char_ends(self, content_ids: Sequence[int], reference: str) -> tuple[int | None, ...]:
@@ -95,15 +95,15 @@ class TemplateRenderer:
         return tuple(None if length is None else ends.get(length) for length in lengths)
 
     def _normalized_ends(self, reference: str, whole: str) -> dict[int, int]:
-        """Length of what the tokenizer turns a prefix of a reference into → length of the shortest such prefix.
+        """Map the length of a normalized prefix of a reference to the length of the shortest prefix that gives it.
 
         Tokenizers normalize: Qwen's compose letters with their marks (NFC), others replace compatibility forms (NFKC),
-        lowercase or strip. Tokens then spell another text than the reference, of which a partial is a prefix. Marks
-        stay with their letters. A text that no prefix gives is inside a character.
+        lowercase or strip. The text of the tokens then differs from the reference, of which a partial is a prefix.
+        Prefixes end between graphemes. A length that no prefix gives is inside a character.
 
         Args:
-            reference: as it is written.
-            whole: what the tokenizer turns all of it into.
+            reference: original text.
+            whole: the text of all its tokens.
         """
         stops = (0, *grapheme_ends(reference))
         ends: dict[int, int] = {}
@@ -117,29 +117,29 @@ class TemplateRenderer:
     def _normalized(self, reference: str, start: int, stop: int) -> str | None:
         try:
             return self.decode(self._encode_content(reference[start:stop]))
-        except ModelError:  # a prefix that the template cannot carry is not a partial
+        except ModelError:  # a prefix that the template cannot render is not a partial
             return None
 
     def unstable_prefixes(self, rendered: RenderedReference, reference: str) -> tuple[int, ...]:
-        """Numbers of leading content tokens whose text training would tokenize otherwise.
+        """Return the lengths of token prefixes whose text training would tokenize differently.
 
-        A partial is written as text. Plain byte-pair merges never give other tokens for it; tokenizers that look whole
-        words up first (`ignore_merges`, as Llama 3's) do.
+        A partial is written as text. Byte-pair merges alone give the same tokens for it; tokenizers that look up whole
+        words first (`ignore_merges`, as in Llama 3) may not.
         """
         ends, content_ids = (0, *rendered.char_ends), rendered.content_ids
 
-        def is_like(start: int, stop: int) -> bool:
+        def is_stable(start: int, stop: int) -> bool:
             turn = [*self._answer_start, *content_ids[start:stop], *self._answer_end]
             return self._encode_answer(reference[ends[start] : ends[stop]]) == turn
 
-        return unlike_prefixes(is_like, reference, rendered.char_ends)
+        return unstable_prefix_lengths(is_stable, reference, rendered.char_ends)
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Text of token ids, special tokens left out, not stripped."""
+        """Detokenize, without special tokens; white space is not stripped."""
         return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
-def _shared_beginning(one: Sequence[int], other: Sequence[int]) -> list[int]:
+def _common_prefix(one: Sequence[int], other: Sequence[int]) -> list[int]:
     return [first for first, _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))]
 
 
@@ -147,9 +147,9 @@ def load_renderer(arguments: InferenceArguments) -> TemplateRenderer:
     """Load tokenizer, processor and template as LLaMA-Factory does for inference.
 
     Raises:
-        ModelError: something cannot be loaded, or the model takes no audio.
+        ModelError: something cannot be loaded, or the model does not support audio.
     """
-    quieten_toolkit()
+    silence_libraries()
     from llamafactory.data import get_template_and_fix_tokenizer
     from llamafactory.model import load_tokenizer
 
@@ -169,7 +169,7 @@ def load_renderer(arguments: InferenceArguments) -> TemplateRenderer:
 
 
 def cannot_load(arguments: InferenceArguments, error: BaseException) -> ModelError:
-    """The error for a model, adapter or template that LLaMA-Factory could not load."""
+    """Return the error for a model, adapter or template that LLaMA-Factory could not load."""
     reason = one_line(error.__cause__ or error).rstrip(".")
     return ModelError(
         f"Cannot load the model {arguments.model.model_name_or_path}: {reason}. "
@@ -178,12 +178,12 @@ def cannot_load(arguments: InferenceArguments, error: BaseException) -> ModelErr
 
 
 def _audio_processor(processor: Any) -> Any:
-    """The part of a processor that takes audio, under the names that LLaMA-Factory looks for."""
+    """Return the audio part of a processor, by the names that LLaMA-Factory uses."""
     return getattr(processor, "feature_extractor", None) or getattr(processor, "audio_processor", None)
 
 
 def _window_seconds(processor: Any) -> float | None:
-    """Extractors cut what is longer than their window, without a word.
+    """Return the window of a feature extractor, which silently cuts longer audio; None without one.
 
     Whisper's has an attribute for it, Gemma's a default.
     """

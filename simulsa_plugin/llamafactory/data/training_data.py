@@ -1,4 +1,4 @@
-"""What a training is about to read, said at its start: rows of each dataset, and where that changes the share.
+"""Report of a training's data at its start: rows of each dataset, and changes of the share of partial samples.
 
 LLaMA-Factory's `get_dataset` calls `_get_merged_dataset` for the training's datasets, which calls
 `_load_single_dataset` for each; all three are wrapped.
@@ -16,11 +16,11 @@ from simulsa_plugin.augmentation.training_share import Mixing, Part, rows_line, 
 from simulsa_plugin.llamafactory.data.labels import ATTRIBUTE
 from simulsa_plugin.llamafactory.plugin.notices import notify
 
-_loaded: list[tuple[Any, int | None]] = []  # attributes and rows of what is being merged in this process
+_loaded: list[tuple[Any, int | None]] = []  # attributes and rows of the datasets that are being merged in this process
 
 
-def counting(load_single_dataset: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap LLaMA-Factory's `_load_single_dataset`: remember how many rows it gave."""
+def with_row_counts(load_single_dataset: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap LLaMA-Factory's `_load_single_dataset`: record the number of rows."""
 
     @functools.wraps(load_single_dataset)
     def load(dataset_attr: Any, *arguments: Any, **named: Any) -> Any:
@@ -31,22 +31,22 @@ def counting(load_single_dataset: Callable[..., Any]) -> Callable[..., Any]:
     return load
 
 
-def saying_share(get_merged_dataset: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap LLaMA-Factory's `_get_merged_dataset`: say what becomes of the partial samples among its datasets."""
+def with_share_report(get_merged_dataset: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap LLaMA-Factory's `_get_merged_dataset`: report rows, and the share of partial samples among them."""
 
     @functools.wraps(get_merged_dataset)
     def merged(dataset_names: list[str] | None, model_args: Any, data_args: Any, *rest: Any, **more: Any) -> Any:
         _loaded.clear()
         dataset = get_merged_dataset(dataset_names, model_args, data_args, *rest, **more)
         if dataset_names and dataset_names is data_args.dataset and os.environ.get("RANK", "0") == "0":
-            _say(dataset_names, data_args)
+            _notify_rows(dataset_names, data_args)
         return dataset
 
     return merged
 
 
-def knowing_tokenized(get_dataset: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap LLaMA-Factory's `get_dataset`: say where tokenized data takes the place of the recipe's datasets."""
+def with_tokenized_warning(get_dataset: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap LLaMA-Factory's `get_dataset`: warn where tokenized data replaces the recipe's datasets."""
 
     @functools.wraps(get_dataset)
     def get(template: Any, model_args: Any, data_args: Any, *rest: Any, **more: Any) -> Any:
@@ -58,13 +58,13 @@ def knowing_tokenized(get_dataset: Callable[..., Any]) -> Callable[..., Any]:
     return get
 
 
-def _say(names: list[str], data_args: Any) -> None:
+def _notify_rows(names: list[str], data_args: Any) -> None:
     mixing = Mixing.from_keys(vars(data_args))
     parts = [_part(name, attributes, data_args) for name, (attributes, _) in zip(names, _loaded, strict=True)]
     kept = [rows for _, rows in _loaded]
     line = rows_line(parts, mixing, kept)
-    for said in [line] if line else []:
-        notify(said)
+    if line:
+        notify(line)
     for warning in share_lines(parts, mixing, kept):
         notify(f"WARNING: {warning}")
 
@@ -81,7 +81,7 @@ def _part(name: str, attributes: Any, data_args: Any) -> Part:
 
 
 def rows_in_file(path: str) -> int | None:
-    """Rows of a .jsonl or .json file; None where they cannot be counted without LLaMA-Factory's reader."""
+    """Count the rows of a .jsonl or .json file; None where that needs LLaMA-Factory's reader."""
     try:
         if path.endswith(".jsonl"):
             with open(path, "rb") as lines:

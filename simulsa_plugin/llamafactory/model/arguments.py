@@ -1,4 +1,4 @@
-"""A LLaMA-Factory recipe of any kind to LLaMA-Factory's inference arguments."""
+"""Any LLaMA-Factory recipe as LLaMA-Factory's inference arguments."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from simulsa_plugin.settings import short_repr, unknown_key
 
 # Read by LLaMA-Factory before its own parsers.
 _LAUNCH_KEYS = {"use_ray", "use_v1_kernels"}
-# About training alone, though inference shares their groups. LLaMA-Factory would check them here too: for packages that
-# only the training machine needs, or against keys that are not the training's (`val_size` beside an evaluation set).
+# Keys of training in groups that inference shares. LLaMA-Factory would check them here too: for packages that only the
+# training machine needs, or against keys that the training does not have (`val_size` beside an evaluation set).
 _TRAINING_DATA_KEYS = {
     "val_size",
     "streaming",
@@ -55,14 +55,14 @@ def check_named(recipe: Mapping[str, Any]) -> None:
 
 
 def inference_arguments(recipe: Mapping[str, Any]) -> InferenceArguments:
-    """Turn a recipe (without `simulsa_*` keys) into inference arguments; what only training reads is left out.
+    """Turn a recipe (without `simulsa_*` keys) into inference arguments, without the keys of training.
 
     Raises:
-        UsageError: a key that LLaMA-Factory does not know, or no model or template.
-        ModelError: LLaMA-Factory refuses the combination.
+        UsageError: LLaMA-Factory does not know a key, or model or template is missing.
+        ModelError: LLaMA-Factory refuses the recipe.
     """
     check_named(recipe)
-    quieten_toolkit()
+    silence_libraries()
     from llamafactory.hparams import FinetuningArguments, get_infer_args
     from llamafactory.hparams import parser as groups
 
@@ -83,17 +83,17 @@ def inference_arguments(recipe: Mapping[str, Any]) -> InferenceArguments:
 
 
 def _refuse_lists(recipe: Mapping[str, Any]) -> None:
-    """LLaMA-Factory splits these at commas, and dies of a list in training as well."""
+    """Raise UsageError for lists where LLaMA-Factory splits text at commas; its training fails on them as well."""
     for key in ("adapter_name_or_path", "add_tokens", "add_special_tokens"):
         if isinstance(recipe.get(key), (list, tuple)):
             text = ",".join(map(str, recipe[key]))
             raise UsageError(f"{key} is a list; LLaMA-Factory takes text with commas. Write  {key}: {text}")
 
 
-def quieten_toolkit() -> None:
-    """Keep the libraries' information off the terminal and their progress bars out of logs; errors come through.
+def silence_libraries() -> None:
+    """Show only errors of LLaMA-Factory and transformers, and no progress bars in logs.
 
-    LLaMA-Factory's warnings are about training, or about what is counted with a reason here, such as missing audio.
+    LLaMA-Factory's warnings are about training, or about rows that are reported as skipped here, such as missing audio.
     """
     os.environ.setdefault("LLAMAFACTORY_VERBOSITY", "ERROR")
     logging.getLogger("llamafactory").setLevel(logging.ERROR)
@@ -107,7 +107,7 @@ def quieten_toolkit() -> None:
 
 
 def one_line(error: BaseException) -> str:
-    """An error's text on one line; our own errors as they are."""
+    """Return an error's text on one line; SimulsaErrors keep theirs."""
     text = str(error) if isinstance(error, SimulsaError) else " ".join(str(error).split())
     return text or type(error).__name__
 

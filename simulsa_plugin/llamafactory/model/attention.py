@@ -1,8 +1,8 @@
-"""Where in the audio a decoder-only model looks as it says a token: queries and keys on their way to attention.
+"""Attention of a decoder-only model's generated tokens to its audio tokens, for AlignAtt.
 
 After AlignAtt (Papi et al. 2023, arXiv 2305.11408) and its form for decoder-only models (arXiv 2606.03967).
-transformers' attention functions get queries and keys after rotation, from every architecture alike; the few chosen
-heads are computed a second time, over the audio alone, and the model's own computation is left as it is.
+transformers' attention functions get queries and keys after the rotary embedding, in every architecture; the attention
+of the few chosen heads is recomputed from them, over the audio alone. The model's own computation does not change.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import torch
 from simulsa_plugin.errors import ModelError, UsageError
 from simulsa_plugin.model.values import AttentionHead
 
-MOST_HEADS = 8
-SHARE_OF_BEST = 0.8  # of the best head's score that another must have to be listened to
+MAX_HEADS = 8
+MIN_SHARE_OF_BEST = 0.8  # least score of an alignment head, as a share of the best head's
 
 
 class AudioAttention:
-    """Watches heads of a language model while it runs.
+    """Records the attention of chosen heads of a language model.
 
     Args:
         decoder: transformers' language model.
@@ -30,15 +30,17 @@ class AudioAttention:
 
     def __init__(self, decoder: Any) -> None:
         self._layers = {
-            module.layer_idx: module for module in decoder.modules() if _is_attention(module) and not _slides(module)
+            module.layer_idx: module
+            for module in decoder.modules()
+            if _is_attention(module) and not _has_sliding_window(module)
         }
         self.heads: tuple[AttentionHead, ...] = ()
 
     def all_heads(self) -> list[AttentionHead]:
-        """Every head that can hear the whole audio; those with a sliding window cannot.
+        """Return every head that attends to the whole audio; those with a sliding window do not.
 
         Raises:
-            ModelError: there is none, as where a model computes attention in a way of its own.
+            ModelError: there is none, as in models that do not use transformers' attention functions.
         """
         found = [(layer, head) for layer, module in self._layers.items() for head in range(_num_heads(module))]
         if not found:
@@ -48,11 +50,11 @@ class AudioAttention:
             )
         return found
 
-    def choose(self, heads: Sequence[AttentionHead]) -> None:
-        """Watch these from now on.
+    def set_heads(self, heads: Sequence[AttentionHead]) -> None:
+        """Set the heads that `recording` uses by default.
 
         Raises:
-            UsageError: there is no such head, or it does not hear the whole audio.
+            UsageError: a head does not exist, or does not attend to the whole audio.
         """
         known = self.all_heads()
         for layer, head in heads:
@@ -65,104 +67,108 @@ class AudioAttention:
         self.heads = tuple(heads)
 
     @contextlib.contextmanager
-    def watching(
-        self, audio: torch.Tensor, heads: Sequence[AttentionHead] | None = None, *, last: bool = False
-    ) -> Iterator[Watch]:
-        """Watch heads in all passes within.
+    def recording(
+        self, audio: torch.Tensor, heads: Sequence[AttentionHead] | None = None, *, last_position_only: bool = False
+    ) -> Iterator[AttentionRecord]:
+        """Record attention in all forward passes inside the context.
 
         Args:
-            audio: (rows, columns) of the cache, True where there is audio; later columns have none.
-            heads: which; those of `choose` unless given.
-            last: only the last position of each pass matters.
+            audio: (rows, columns of the cache), True for audio tokens; later columns have none.
+            heads: those of `set_heads` by default.
+            last_position_only: record the last position of each pass alone.
         """
         heads = self.heads if heads is None else heads
         by_layer: dict[int, list[int]] = {}
         for layer, head in heads:
             by_layer.setdefault(id(self._layers[layer]), []).append(head)
-        watch = Watch(audio, by_layer, last=last)
+        record = AttentionRecord(audio, by_layer, last_position_only=last_position_only)
         modules = [self._layers[layer] for layer in dict.fromkeys(layer for layer, _ in heads)]
         with contextlib.ExitStack() as stack:
-            for implementation, owner in dict.fromkeys((_implementation(one), _owner(one)) for one in modules):
-                stack.enter_context(_caught(implementation, owner, watch))
-            yield watch
+            for implementation, defining_module in dict.fromkeys(
+                (_implementation(module), type(module).__module__) for module in modules
+            ):
+                stack.enter_context(_intercepted(implementation, defining_module, record))
+            yield record
 
 
-class Watch:
-    """What was seen in one pass; `select` before the next where rows have gone.
+class AttentionRecord:
+    """Attention of one forward pass; call `select_rows` before the next one where rows were removed.
 
     Args:
-        audio: see `AudioAttention.watching`.
+        audio: see `AudioAttention.recording`.
         heads: id of an attention module → numbers of its heads.
-        last: see `AudioAttention.watching`.
+        last_position_only: see `AudioAttention.recording`.
     """
 
-    def __init__(self, audio: torch.Tensor, heads: dict[int, list[int]], *, last: bool) -> None:
-        self._audio, self._heads, self._last = audio, heads, last
-        self._seen: list[torch.Tensor] = []
+    def __init__(self, audio: torch.Tensor, heads: dict[int, list[int]], *, last_position_only: bool) -> None:
+        self._audio, self._heads, self._last_position_only = audio, heads, last_position_only
+        self._layers: list[torch.Tensor] = []
 
-    def note(self, module: Any, query: torch.Tensor, key: torch.Tensor, scaling: float | None) -> None:
-        """Add the attention of a module's heads, of (rows, heads, tokens, width) and keys of all columns so far."""
+    def add(self, module: Any, query: torch.Tensor, key: torch.Tensor, scaling: float | None) -> None:
+        """Add the attention of a module's heads, from queries (rows, heads, tokens, width) and keys of all columns."""
         heads = self._heads.get(id(module))
         if heads is None:
             return
         chosen = torch.tensor(heads, device=query.device)
-        shared = query.shape[1] // key.shape[1]  # query heads for one of keys and values
-        query = query[:, chosen, -1:] if self._last else query[:, chosen]
-        key = key[:, chosen // shared, : self._audio.shape[1]]
-        with torch.autocast(query.device.type, enabled=False):  # in bf16 places tie that do not
+        group_size = query.shape[1] // key.shape[1]  # query heads that share one head of keys and values
+        query = query[:, chosen, -1:] if self._last_position_only else query[:, chosen]
+        key = key[:, chosen // group_size, : self._audio.shape[1]]
+        with torch.autocast(query.device.type, enabled=False):  # bf16 would tie different scores
             scores = query.float() @ key.float().transpose(-1, -2)
         scores = scores * (query.shape[-1] ** -0.5 if scaling is None else scaling)
         scores = scores.masked_fill(~self._audio[:, None, None].to(scores.device), -torch.inf)
-        self._seen.append(scores.softmax(-1).to(self._audio.device))
+        self._layers.append(scores.softmax(-1).to(self._audio.device))
 
-    def unheard(self) -> torch.Tensor:
-        """The share of the audio behind the place that all heads together look at most, (rows, tokens)."""
-        attention = torch.cat(self._seen, dim=1).mean(dim=1)
-        self._seen.clear()
-        return self._behind(attention.argmax(-1))
+    def audio_ahead(self) -> torch.Tensor:
+        """Return the share of the audio after the position most attended on average over heads, (rows, tokens)."""
+        attention = torch.cat(self._layers, dim=1).mean(dim=1)
+        self._layers.clear()
+        return self._share_after(attention.argmax(-1))
 
-    def unheard_by_head(self) -> torch.Tensor:
-        """As `unheard`, for each head alone: (rows, heads, tokens), heads in the order of their layers' passes."""
-        attention = torch.cat(self._seen, dim=1)
-        self._seen.clear()
-        return self._behind(attention.argmax(-1).flatten(1)).reshape(attention.shape[:3])
+    def audio_ahead_by_head(self) -> torch.Tensor:
+        """Return `audio_ahead` of each head: (rows, heads, tokens), heads in the order of their layers."""
+        attention = torch.cat(self._layers, dim=1)
+        self._layers.clear()
+        return self._share_after(attention.argmax(-1).flatten(1)).reshape(attention.shape[:3])
 
-    def _behind(self, columns: torch.Tensor) -> torch.Tensor:
-        heard = self._audio.cumsum(1)
-        behind: torch.Tensor = 1 - heard.gather(1, columns) / heard[:, -1:]
-        return behind
+    def _share_after(self, columns: torch.Tensor) -> torch.Tensor:
+        position = self._audio.cumsum(1)
+        share: torch.Tensor = 1 - position.gather(1, columns) / position[:, -1:]
+        return share
 
-    def select(self, rows: torch.Tensor) -> None:
-        """Go on with these rows."""
+    def select_rows(self, rows: torch.Tensor) -> None:
+        """Keep these rows, in this order."""
         self._audio = self._audio[rows]
 
 
-def following_heads(scores: dict[AttentionHead, float]) -> tuple[AttentionHead, ...]:
-    """The heads that follow the audio best, at most `MOST_HEADS`; `scores` are of `concordance`."""
+def select_alignment_heads(scores: dict[AttentionHead, float]) -> tuple[AttentionHead, ...]:
+    """Return the heads that follow the audio best, at most `MAX_HEADS`, by their scores of `concordance`."""
     best = max(scores.values())
-    good = sorted((head for head in scores if scores[head] >= SHARE_OF_BEST * best), key=lambda head: -scores[head])
-    return tuple(sorted(good[:MOST_HEADS]))
+    good = sorted((head for head in scores if scores[head] >= MIN_SHARE_OF_BEST * best), key=lambda head: -scores[head])
+    return tuple(sorted(good[:MAX_HEADS]))
 
 
-def concordance(heard: torch.Tensor) -> torch.Tensor:
-    """How nearly heads go through the audio at the pace of the answer (Lin 1989), 1 at best; (heads, tokens) → (heads).
+def concordance(attended: torch.Tensor) -> torch.Tensor:
+    """Return Lin's concordance (1989) of attended position and position in the answer; (heads, tokens) → (heads,).
 
-    What always looks at one place, or keeps its distance from the token that it says, has about 0.
+    It is 1 for a head that moves through the audio at the pace of the answer, and about 0 for one that stays at one
+    position or at a fixed distance from the generated token.
 
     Args:
-        heard: share of the audio before the place that a head looks at.
+        attended: share of the audio before the position that a head attends to most.
     """
-    pace = torch.linspace(0, 1, heard.shape[-1], device=heard.device).expand_as(heard)
-    together = ((heard - heard.mean(-1, keepdim=True)) * (pace - pace.mean(-1, keepdim=True))).mean(-1)
-    apart = heard.var(-1, correction=0) + pace.var(-1, correction=0) + (heard.mean(-1) - pace.mean(-1)) ** 2
-    return 2 * together / apart.clamp_min(1e-9)
+    pace = torch.linspace(0, 1, attended.shape[-1], device=attended.device).expand_as(attended)
+    covariance = ((attended - attended.mean(-1, keepdim=True)) * (pace - pace.mean(-1, keepdim=True))).mean(-1)
+    mean_difference = attended.mean(-1) - pace.mean(-1)
+    total = attended.var(-1, correction=0) + pace.var(-1, correction=0) + mean_difference**2
+    return 2 * covariance / total.clamp_min(1e-9)
 
 
 def _is_attention(module: Any) -> bool:
     return isinstance(getattr(module, "layer_idx", None), int) and hasattr(module, "q_proj")
 
 
-def _slides(module: Any) -> bool:
+def _has_sliding_window(module: Any) -> bool:
     return getattr(module, "sliding_window", None) is not None
 
 
@@ -174,35 +180,36 @@ def _implementation(module: Any) -> str:
     return str(module.config._attn_implementation)
 
 
-def _owner(module: Any) -> str:
-    """The module of transformers that a class is written in, which has its eager attention."""
-    return type(module).__module__
-
-
 @contextlib.contextmanager
-def _caught(implementation: str, owner: str, watch: Watch) -> Iterator[None]:
-    """Let `watch` see what goes into transformers' attention function; afterwards all is as it was."""
+def _intercepted(implementation: str, defining_module: str, record: AttentionRecord) -> Iterator[None]:
+    """Pass queries and keys of transformers' attention function to `record`; the function is restored at the end.
+
+    Args:
+        implementation: name of the attention function.
+        defining_module: Python module of the model's attention class, which has its eager attention.
+        record: to be filled.
+    """
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS as FUNCTIONS
 
-    def catching(attend: Callable[..., Any]) -> Callable[..., Any]:
+    def intercept(attend: Callable[..., Any]) -> Callable[..., Any]:
         def attention(module: Any, query: torch.Tensor, key: torch.Tensor, *rest: Any, **options: Any) -> Any:
-            watch.note(module, query, key, options.get("scaling"))
+            record.add(module, query, key, options.get("scaling"))
             return attend(module, query, key, *rest, **options)
 
         return attention
 
     if implementation == "eager":  # not among the functions: each module of transformers has its own
-        place, name = vars(sys.modules[owner]), "eager_attention_forward"
-        before = place[name]
-        place[name] = catching(before)
+        namespace, name = vars(sys.modules[defining_module]), "eager_attention_forward"
+        before = namespace[name]
+        namespace[name] = intercept(before)
     else:
-        place, name = FUNCTIONS._local_mapping, implementation
-        before = place.get(name)
-        place[name] = catching(FUNCTIONS[name])
+        namespace, name = FUNCTIONS._local_mapping, implementation
+        before = namespace.get(name)
+        namespace[name] = intercept(FUNCTIONS[name])
     try:
         yield
     finally:
         if before is None:
-            del place[name]
+            del namespace[name]
         else:
-            place[name] = before
+            namespace[name] = before

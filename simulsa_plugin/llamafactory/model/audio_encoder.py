@@ -1,7 +1,7 @@
-"""Audio encoders that work for as long as the audio lasts, not for the whole of their window.
+"""Audio encoders whose cost follows the length of the audio, not of their window.
 
-Models of the Whisper family transform and encode 30 seconds whatever they hear. An adapter stands here for each model
-for which less is proven to give the same, within 1e-5 in fp32; other models work as transformers has them.
+Models of the Whisper family always encode a window of 30 seconds. The adapters here encode the audio alone, for the
+models for which that is tested to give the same embeddings, within 1e-5 in fp32; other models run as in transformers.
 """
 
 from __future__ import annotations
@@ -15,37 +15,37 @@ import torch
 
 from simulsa_plugin.audio.samples import SAMPLE_RATE, Waveform
 from simulsa_plugin.llamafactory.model.devices import execution_device
-from simulsa_plugin.llamafactory.model.features import window_of_batch
+from simulsa_plugin.llamafactory.model.features import batch_window
 
 
 class AudioAdapter(Protocol):
-    """What is known of one kind of model."""
+    """Audio encoder and language model of one architecture, and the length of their inputs."""
 
     decoder: Any
-    """Its language model without the output layer: embeddings in, hidden states out."""
+    """The language model without its output layer: embeddings to hidden states."""
 
     def num_tokens(self, num_samples: int) -> int:
-        """Audio tokens of (num_samples,) at 16 kHz."""
+        """Return the number of audio tokens of (num_samples,) at 16 kHz."""
         ...
 
-    def bytes_to_embed(self, num_samples: Sequence[int]) -> int:
-        """What `embed` occupies at most, about, on the device of the encoder, for waveforms of these lengths."""
+    def encoding_bytes(self, num_samples: Sequence[int]) -> int:
+        """Return the approximate peak memory of `embed` on the encoder's device, for waveforms of these lengths."""
         ...
 
-    def window_of_batch(self, waveforms: Sequence[Waveform]) -> contextlib.AbstractContextManager[None]:
-        """Features extracted within are as long as the longest audio of the batch."""
+    def batch_window(self, waveforms: Sequence[Waveform]) -> contextlib.AbstractContextManager[None]:
+        """Extract features of the length of the batch's longest audio inside this context."""
         ...
 
-    def shorten(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """A collated batch without the part of the window in which there is no audio."""
+    def trim(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Remove the part of the window without audio from a collated batch."""
         ...
 
-    def short_window(self, batch: Mapping[str, Any]) -> contextlib.AbstractContextManager[None]:
-        """While this lasts, the model's own forward takes such a shortened batch; afterwards it is as it was."""
+    def accept_trimmed(self, batch: Mapping[str, Any]) -> contextlib.AbstractContextManager[None]:
+        """Let the model's `forward` accept such a trimmed batch inside this context."""
         ...
 
     def embed(self, waveforms: Sequence[Waveform]) -> list[torch.Tensor]:
-        """What the language model reads in the place of audio tokens, (num_tokens, width) for each waveform."""
+        """Return the embeddings of the audio tokens, (num_tokens, width) for each waveform."""
         ...
 
 
@@ -58,87 +58,87 @@ class Qwen2AudioAdapter:
         self._extractor = processor.feature_extractor
 
     def num_tokens(self, num_samples: int) -> int:
-        """As LLaMA-Factory counts them: ((frames − 1) // 2 + 1 − 2) // 2 + 1."""
+        """Count as LLaMA-Factory does: ((frames − 1) // 2 + 1 − 2) // 2 + 1."""
         frames = _num_frames(self._extractor, num_samples)
         return int(((frames - 1) // 2 + 1 - 2) // 2 + 1)
 
-    def bytes_to_embed(self, num_samples: Sequence[int]) -> int:
-        """Every row of the batch is as long as its longest."""
+    def encoding_bytes(self, num_samples: Sequence[int]) -> int:
+        """Return an estimate; every row of the batch is padded to the longest."""
         positions = _num_frames(self._extractor, max(num_samples)) // 2 + 4
         weight = self._encoder.conv1.weight
         return len(num_samples) * _bytes_to_encode(self._encoder.config, positions, weight.element_size())
 
-    def window_of_batch(self, waveforms: Sequence[Waveform]) -> contextlib.AbstractContextManager[None]:
-        """See `features.window_of_batch`; the encoder takes any number of frames here."""
-        return window_of_batch(self._extractor, waveforms)
+    def batch_window(self, waveforms: Sequence[Waveform]) -> contextlib.AbstractContextManager[None]:
+        """Return `features.batch_window`."""
+        return batch_window(self._extractor, waveforms)
 
-    def shorten(self, batch: dict[str, Any]) -> dict[str, Any]:
+    def trim(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Cut `input_features` (batch, bands, frames) and their mask (batch, frames) to the longest audio."""
         mask = batch["feature_attention_mask"]
-        # The last position of sound looks one frame further in either convolution; four frames are one audio token.
+        # The receptive field of the last position ends one frame later in each convolution; four frames are one token.
         frames = min(mask.shape[-1], -(-(int(mask.sum(-1).max()) + 2) // 4) * 4)
         shorter = {"input_features": batch["input_features"][..., :frames], "feature_attention_mask": mask[:, :frames]}
         return batch | shorter
 
-    def short_window(self, batch: Mapping[str, Any]) -> contextlib.AbstractContextManager[None]:
-        """Let the encoder expect as many frames as the batch's `input_features` (batch, bands, frames) have."""
-        return _window_of(self._encoder, batch["input_features"].shape[-1] // 2)
+    def accept_trimmed(self, batch: Mapping[str, Any]) -> contextlib.AbstractContextManager[None]:
+        """Let the encoder accept the number of frames of the batch's `input_features` (batch, bands, frames)."""
+        return _encoder_window(self._encoder, batch["input_features"].shape[-1] // 2)
 
     def embed(self, waveforms: Sequence[Waveform]) -> list[torch.Tensor]:
         """Encode (num_samples,) waveforms in one batch."""
-        batch = self.shorten(_features(self._extractor, waveforms))
+        batch = self.trim(_extract_features(self._extractor, waveforms))
         weight = self._encoder.conv1.weight
         inputs = batch["input_features"].to(weight.device, weight.dtype)
         positions = torch.arange(inputs.shape[-1] // 2, device=weight.device)
-        heard = (batch["feature_attention_mask"].to(weight.device).sum(-1) - 1) // 2 + 1
-        mask = _bidirectional(self._encoder, positions < heard[:, None], weight)
-        with self.short_window({"input_features": inputs}):
+        lengths = (batch["feature_attention_mask"].to(weight.device).sum(-1) - 1) // 2 + 1
+        mask = _encoder_mask(self._encoder, positions < lengths[:, None], weight)
+        with self.accept_trimmed({"input_features": inputs}):
             hidden = self._encoder(inputs, attention_mask=mask)
         embedded = self._projector(hidden.last_hidden_state)
         return [row[: self.num_tokens(len(waveform))] for row, waveform in zip(embedded, waveforms, strict=True)]
 
 
 class QwenOmniAdapter:
-    """The thinkers of Qwen2.5-Omni and Qwen3-Omni, whose encoders run over the audio alone as they are."""
+    """The thinkers of Qwen2.5-Omni and Qwen3-Omni, whose encoders run over the audio alone without changes."""
 
     def __init__(self, model: Any, processor: Any) -> None:
         self._model, self._extractor, self.decoder = model, processor.feature_extractor, model.model
         self._counts: dict[int, int] = {}
 
     def num_tokens(self, num_samples: int) -> int:
-        """By the formula of the model's own module or encoder, from the frames of the audio."""
+        """Count by the formula of the model's module or encoder, from the frames of the audio."""
         frames = _num_frames(self._extractor, num_samples)
         if frames not in self._counts:
-            self._counts[frames] = self._tokens_of(frames)
+            self._counts[frames] = self._count_tokens(frames)
         return self._counts[frames]
 
-    def _tokens_of(self, frames: int) -> int:
-        # Qwen3-Omni's encoder has inherited a method that is not its own; its module has a function.
+    def _count_tokens(self, frames: int) -> int:
+        # Qwen3-Omni's encoder inherits a method with the formula of another model; its module has the right function.
         owners = (inspect.getmodule(type(self._model)), self._model.audio_tower)
         owner: Any = next(one for one in owners if hasattr(one, "_get_feat_extract_output_lengths"))
         found = owner._get_feat_extract_output_lengths(torch.tensor([frames]))
         return int(found[-1] if isinstance(found, tuple) else found)
 
-    def bytes_to_embed(self, num_samples: Sequence[int]) -> int:
-        """The encoder strings a batch together: its attention mask is as wide and as high as all audios in a row."""
+    def encoding_bytes(self, num_samples: Sequence[int]) -> int:
+        """Return an estimate; the encoder concatenates a batch, so its attention mask covers all audios together."""
         positions = sum(_num_frames(self._extractor, length) // 2 + 1 for length in num_samples)
         return _bytes_to_encode(self._model.audio_tower.config, positions, self._model.dtype.itemsize)
 
-    def window_of_batch(self, waveforms: Sequence[Waveform]) -> contextlib.AbstractContextManager[None]:
-        """See `features.window_of_batch`; the model takes the frames of the audio by their mask."""
-        return window_of_batch(self._extractor, waveforms)
+    def batch_window(self, waveforms: Sequence[Waveform]) -> contextlib.AbstractContextManager[None]:
+        """Return `features.batch_window`; the model selects the frames of the audio by their mask."""
+        return batch_window(self._extractor, waveforms)
 
-    def shorten(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Nothing to cut: the model takes the frames of the audio by their mask."""
+    def trim(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Return the batch unchanged: the model selects the frames of the audio by their mask."""
         return batch
 
-    def short_window(self, batch: Mapping[str, Any]) -> contextlib.AbstractContextManager[None]:
-        """Nothing to change: no batch is shortened."""
+    def accept_trimmed(self, batch: Mapping[str, Any]) -> contextlib.AbstractContextManager[None]:
+        """Change nothing: no batch is trimmed."""
         return contextlib.nullcontext()
 
     def embed(self, waveforms: Sequence[Waveform]) -> list[torch.Tensor]:
         """Encode (num_samples,) waveforms in one batch."""
-        features = _features(self._extractor, waveforms)
+        features = _extract_features(self._extractor, waveforms)
         device, dtype = execution_device(self._model.audio_tower), self._model.dtype
         encoded = self._model.get_audio_features(
             features["input_features"].to(device, dtype), features["feature_attention_mask"].to(device)
@@ -147,25 +147,25 @@ class QwenOmniAdapter:
 
 
 def _num_frames(extractor: Any, num_samples: int) -> int:
-    """Log-mel frames that hold sound, of (num_samples,) at 16 kHz; what is longer than the window is cut."""
+    """Count the log-mel frames of (num_samples,) at 16 kHz; audio beyond the window is cut."""
     return int(-(-min(num_samples, extractor.n_samples) // extractor.hop_length))
 
 
-def _features(extractor: Any, waveforms: Sequence[Waveform]) -> dict[str, torch.Tensor]:
-    """Log-mel frames (batch, bands, frames) of the longest audio's length, and their mask; LLaMA-Factory's names."""
-    with window_of_batch(extractor, waveforms):
-        made = extractor(
+def _extract_features(extractor: Any, waveforms: Sequence[Waveform]) -> dict[str, torch.Tensor]:
+    """Extract log-mel frames (batch, bands, frames) of the longest audio, and their mask."""
+    with batch_window(extractor, waveforms):
+        extracted = extractor(
             list(waveforms), sampling_rate=SAMPLE_RATE, return_attention_mask=True, padding="max_length",
             return_tensors="pt",
         )  # fmt: skip
-    return {"input_features": made["input_features"], "feature_attention_mask": made["attention_mask"]}
+    return {"input_features": extracted["input_features"], "feature_attention_mask": extracted["attention_mask"]}
 
 
 def _bytes_to_encode(config: Any, positions: int, element_size: int) -> int:
-    """Activations of one layer of a Whisper encoder over a row of `positions`, two frames each, and its attention.
+    """Estimate the activations and attention of a Whisper encoder layer over `positions` of two frames each.
 
-    Layers follow each other, so their number does not count. Queries, keys, values, residuals, norms: eight times the
-    width; the feed-forward network before and after its activation: twice its own. The convolutions need less.
+    Layers run one after the other, so their number does not matter. Queries, keys, values, residuals, norms: eight
+    times the width; the feed-forward network before and after its activation: twice its own. Convolutions need less.
     """
     activations = positions * (8 * config.d_model + 2 * config.encoder_ffn_dim) * element_size
     mask = positions**2 * element_size
@@ -175,16 +175,16 @@ def _bytes_to_encode(config: Any, positions: int, element_size: int) -> int:
     return int(activations + mask + scores)
 
 
-def _bidirectional(encoder: Any, valid: torch.Tensor, like: torch.Tensor) -> Any:
-    """The mask that Qwen2-Audio's own forward gives its encoder, from `valid` (batch, positions)."""
+def _encoder_mask(encoder: Any, valid: torch.Tensor, like: torch.Tensor) -> Any:
+    """Build the mask that Qwen2-Audio's `forward` passes to its encoder, from `valid` (batch, positions)."""
     from transformers.masking_utils import create_bidirectional_mask
 
     embeds = torch.zeros((*valid.shape, 1), dtype=like.dtype, device=like.device)
     return create_bidirectional_mask(config=encoder.config, inputs_embeds=embeds, attention_mask=valid.long())
 
 
-class _Positions(torch.nn.Module):
-    """The first rows of a table of positions."""
+class _PositionEmbeddings(torch.nn.Module):
+    """The first rows of a table of position embeddings."""
 
     def __init__(self, weight: torch.Tensor) -> None:
         super().__init__()
@@ -192,14 +192,14 @@ class _Positions(torch.nn.Module):
 
 
 @contextlib.contextmanager
-def _window_of(encoder: Any, positions: int) -> Iterator[None]:
-    """Let a Whisper encoder's own `forward` take 2 · `positions` frames, fewer than its window has.
+def _encoder_window(encoder: Any, positions: int) -> Iterator[None]:
+    """Let a Whisper encoder's `forward` accept 2 · `positions` frames, fewer than its window has.
 
-    It checks its input against the configuration, and adds the whole table of positions: both are replaced while this
-    lasts. A wrapper around `forward` would stay on the training's model, and be wrapped again at every evaluation.
+    It checks its input against the configuration, and adds the whole table of position embeddings: both are replaced
+    inside the context. A wrapper of `forward` would stay on a training's model, and be wrapped at every evaluation.
     """
     table, window = encoder.embed_positions, encoder.config.max_source_positions
-    encoder.embed_positions = _Positions(table.weight[:positions])
+    encoder.embed_positions = _PositionEmbeddings(table.weight[:positions])
     encoder.config.max_source_positions = positions
     try:
         yield
@@ -208,7 +208,7 @@ def _window_of(encoder: Any, positions: int) -> Iterator[None]:
 
 
 def adapter_for(model: Any, processor: Any) -> AudioAdapter | None:
-    """The adapter of a model (less its LoRA wrapping), or None where none is proven equal."""
+    """Return the adapter of a model (without its LoRA wrapper), or None where there is none for its architecture."""
     for kind in type(model).__mro__:
         if kind.__name__ in _ADAPTERS:
             return _ADAPTERS[kind.__name__](model, processor)

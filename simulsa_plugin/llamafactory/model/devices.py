@@ -1,10 +1,10 @@
-"""On which devices a model's weights are, and where its inputs belong.
+"""Devices of a model's weights and inputs.
 
-LLaMA-Factory loads for inference with `device_map="auto"`. Where a process sees several accelerators, accelerate then
-spreads the model over all of them, even if one would do, and every pass waits for the copies between them. So a model
-that fits on one device, with room for what decoding needs, is put there. One that does not is spread as before; where
-the accelerators together are too small, accelerate keeps the rest of the weights in the machine's memory or on disk and
-leaves parameters on PyTorch's `meta` device, which have a shape and no values.
+LLaMA-Factory loads for inference with `device_map="auto"`. With several visible accelerators, accelerate then spreads
+the model over all of them, even if one suffices, and every pass waits for copies between them. So a model that fits on
+one device, with the memory that decoding needs, is put there. A larger one is spread; where the accelerators together
+are too small, accelerate offloads the remaining weights to host memory or disk, and leaves parameters on PyTorch's
+`meta` device, which have shapes and no values.
 """
 
 from __future__ import annotations
@@ -25,20 +25,24 @@ from simulsa_plugin.llamafactory.plugin.notices import notify
 CACHE_BYTES = 4e9  # default of simulsa_eval_memory_gb
 WORK_BYTES = 2e9  # logits of a batch and activations
 GB = 1e9
-WAY_OUT = "Take more or larger accelerators, or set quantization_bit: 4."
+MEMORY_ADVICE = "Take more or larger accelerators, or set quantization_bit: 4."
 
 
-def placed(arguments: InferenceArguments, cache_bytes: float = CACHE_BYTES) -> InferenceArguments:
-    """Choose the device for a model: the first one on which it fits, where several are visible.
+def choose_device(arguments: InferenceArguments, cache_bytes: float = CACHE_BYTES) -> InferenceArguments:
+    """Choose a model's device: with several visible, the first one on which it fits.
 
     Args:
         arguments: with LLaMA-Factory's choice in `model.device_map`.
-        cache_bytes: what keys, values and the audio encoder may take while decoding.
+        cache_bytes: memory for keys, values and the audio encoder during decoding.
 
     Returns:
-        the arguments to load with; the same ones where there is nothing to choose.
+        the arguments to load with; unchanged where there is no choice.
     """
-    if torch.accelerator.device_count() < 2 or arguments.model.device_map != "auto" or _places_itself(arguments.model):
+    if (
+        torch.accelerator.device_count() < 2
+        or arguments.model.device_map != "auto"
+        or _has_fixed_placement(arguments.model)
+    ):
         return arguments
     weights = weight_bytes(arguments)
     if weights is None:
@@ -74,15 +78,15 @@ def fitting_device(free: dict[int, int], needed: float) -> int | None:
     return next((device for device in sorted(free) if free[device] >= needed), None)
 
 
-def _places_itself(model_arguments: Any) -> bool:
-    """LLaMA-Factory puts what bitsandbytes quantizes on one device, or spreads it under quantization_device_map."""
+def _has_fixed_placement(model_arguments: Any) -> bool:
+    """Return whether the model is quantized by bitsandbytes: on one device, or by quantization_device_map."""
     return model_arguments.quantization_bit is not None and model_arguments.quantization_method == "bnb"
 
 
 def weight_bytes(arguments: InferenceArguments) -> int | None:
-    """Return what a model takes while it is loaded, from its configuration; adapters and merging them included.
+    """Return the memory that loading a model needs, from its configuration; adapters and merging them included.
 
-    A whole Omni model is loaded with its voice. Linear layers are counted with the bits they are quantized to.
+    A complete Omni model is loaded with its speech output. Linear layers count with the bits they are quantized to.
 
     Returns:
         bytes, or None where the class cannot be built from the configuration alone.
@@ -101,7 +105,7 @@ def weight_bytes(arguments: InferenceArguments) -> int | None:
 
 
 def _adapter_bytes(adapters: list[str], model: Any) -> int:
-    """Files of local adapters, and the difference that is added to the largest weight when one is merged."""
+    """Return the size of local adapter files, and of the update of the largest weight when an adapter is merged."""
     if not adapters:
         return 0
     files = [path for folder in adapters for path in Path(folder).glob("adapter_model.*")]
@@ -110,7 +114,7 @@ def _adapter_bytes(adapters: list[str], model: Any) -> int:
 
 
 def _quantized_bits(model_arguments: Any, config: Any) -> float | None:
-    """Bits of linear layers: of a checkpoint that was saved quantized, else those that the recipe asks for."""
+    """Return the bits of linear layers: of a quantized checkpoint, else those that the recipe sets."""
     saved = getattr(config, "quantization_config", None)
     if not saved:
         return float(model_arguments.quantization_bit) if model_arguments.quantization_bit else None
@@ -122,7 +126,7 @@ def _quantized_bits(model_arguments: Any, config: Any) -> float | None:
 
 
 def execution_device(module: torch.nn.Module) -> torch.device:
-    """Return where a module computes: as accelerate's hooks say, else where its first weight is."""
+    """Return where a module computes: the device of accelerate's hooks, else that of its first weight."""
     for part in module.modules():
         for hook in _hooks(part):
             if getattr(hook, "execution_device", None) is not None:
@@ -133,22 +137,22 @@ def execution_device(module: torch.nn.Module) -> torch.device:
     return torch.device("cpu")
 
 
-def stored_parameters(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield what `named_parameters()` does, with the values of those that are kept in memory or on disk.
+def parameters_with_values(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield what `named_parameters()` does, with the values of those that are offloaded to host memory or disk.
 
     Raises:
-        ModelError: a parameter has no values anywhere.
+        ModelError: a parameter was not loaded.
     """
     for name, weight in module.named_parameters():
         owner, _, own_name = name.rpartition(".")
-        yield name, stored(module.get_submodule(owner), own_name) if weight.is_meta else weight.detach()
+        yield name, parameter_value(module.get_submodule(owner), own_name) if weight.is_meta else weight.detach()
 
 
-def stored(module: torch.nn.Module, name: str) -> torch.Tensor:
-    """Return a module's own weight; one that accelerate keeps in memory or on disk is taken from there.
+def parameter_value(module: torch.nn.Module, name: str) -> torch.Tensor:
+    """Return a module's own weight, from host memory or disk where accelerate has offloaded it.
 
     Raises:
-        ModelError: it has no values anywhere.
+        ModelError: it was not loaded.
     """
     weight: torch.Tensor = getattr(module, name)
     if not weight.is_meta:
@@ -159,22 +163,22 @@ def stored(module: torch.nn.Module, name: str) -> torch.Tensor:
     raise ModelError(f"The weight {name} of {type(module).__name__} was not loaded. Check the checkpoint's files.")
 
 
-def does_not_fit(name: str, error: BaseException) -> ModelError:
-    """Return the error for a model that an accelerator has no memory for."""
+def memory_error(name: str, error: BaseException) -> ModelError:
+    """Return the error for a model that does not fit on an accelerator."""
     reason = str(error).split(". ")[0].rstrip(".")  # PyTorch adds a paragraph about fragmentation
     return ModelError(
-        f"The model {name} does not fit: {reason}. {WAY_OUT} CUDA_VISIBLE_DEVICES chooses among accelerators."
+        f"The model {name} does not fit: {reason}. {MEMORY_ADVICE} CUDA_VISIBLE_DEVICES chooses among accelerators."
     )
 
 
-def kept_weights(model: torch.nn.Module) -> str | None:
-    """Return how much of a model does not fit on the accelerators, in words; None where all of it does."""
+def offloaded_weights(model: torch.nn.Module) -> str | None:
+    """Return a phrase for the share of weights that does not fit on the accelerators; None where all of it does."""
     sizes = [(weight.numel() * weight.element_size(), weight.is_meta) for weight in model.parameters()]
-    kept, total = sum(size for size, is_meta in sizes if is_meta), sum(size for size, _ in sizes)
-    return f"{kept / GB:.2f} of {total / GB:.2f} GB of the weights" if kept else None
+    offloaded, total = sum(size for size, is_meta in sizes if is_meta), sum(size for size, _ in sizes)
+    return f"{offloaded / GB:.2f} of {total / GB:.2f} GB of the weights" if offloaded else None
 
 
 def _hooks(module: torch.nn.Module) -> tuple[Any, ...]:
-    """Hooks that accelerate has given a module, in the order in which they run."""
+    """Return accelerate's hooks of a module, in the order in which they run."""
     hook = getattr(module, "_hf_hook", None)
     return tuple(getattr(hook, "hooks", (hook,)))

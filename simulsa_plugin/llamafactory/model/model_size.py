@@ -1,21 +1,21 @@
-"""How large a model is, from its configuration alone."""
+"""Size of a model, from its configuration alone."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from simulsa_plugin.augmentation.dry_run import ModelSize
-from simulsa_plugin.llamafactory.model.arguments import InferenceArguments, quieten_toolkit
+from simulsa_plugin.llamafactory.model.arguments import InferenceArguments, silence_libraries
 
-WITH_THINKER = ("qwen2_5_omni", "qwen3_omni_moe")  # LLaMA-Factory keeps this part of them, and drops their voice
+WITH_THINKER = ("qwen2_5_omni", "qwen3_omni_moe")  # LLaMA-Factory trains this part and drops the speech output
 AUDIO_TOWERS = ("audio_tower", "apm", "audio_encoder")  # as transformers and LLaMA-Factory name them
 
 
 def model_size(arguments: InferenceArguments) -> ModelSize | None:
-    """Build the model without memory (PyTorch's meta device) and count.
+    """Count the parameters of a model, built on PyTorch's meta device, which needs no memory.
 
     Returns:
-        its size; None where its class cannot be built from its configuration.
+        the size; None where its class cannot be built from its configuration.
     """
     import torch
 
@@ -33,12 +33,12 @@ def model_size(arguments: InferenceArguments) -> ModelSize | None:
 
 
 def build_on_meta(model_arguments: Any) -> Any:
-    """Build a model as its checkpoint has it on PyTorch's meta device, where weights have a shape and no values.
+    """Build a checkpoint's model on PyTorch's meta device, where weights have shapes and no values.
 
     Returns:
         the model; None where its class cannot be built from its configuration.
     """
-    quieten_toolkit()
+    silence_libraries()
     import torch
     from llamafactory.model.loader import load_config
 
@@ -47,11 +47,11 @@ def build_on_meta(model_arguments: Any) -> Any:
         with torch.device("meta"):
             return _auto_class(config).from_config(config)
     except (ValueError, TypeError, AttributeError, KeyError, ImportError, RuntimeError, OSError):
-        return None  # remote code, or a class that needs its weights: nobody knows the size
+        return None  # remote code, or a class that needs its weights: the size is unknown
 
 
 def _auto_class(config: Any) -> Any:
-    """The class that LLaMA-Factory's own loader takes for a configuration."""
+    """Return the class that LLaMA-Factory's loader uses for a configuration."""
     import transformers
 
     for name in ("AutoModelForImageTextToText", "AutoModelForSeq2SeqLM", "AutoModelForTextToWaveform"):

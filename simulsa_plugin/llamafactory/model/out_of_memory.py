@@ -1,4 +1,4 @@
-"""Batches that do not fit into memory: decoded in halves, or one line that says what helps."""
+"""Batches that do not fit into memory are processed in halves."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Result = TypeVar("Result")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an accelerator, PyTorch's allocator on the host or NumPy has run out of memory.
+    """Return whether an accelerator, PyTorch's allocator on the host or NumPy is out of memory.
 
     On the host PyTorch raises a plain RuntimeError: `DefaultCPUAllocator: can't allocate memory: you tried to …`.
     """
@@ -21,12 +21,12 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def in_halves(
-    work: Callable[..., Sequence[Result]], *columns: Sequence[Any], on_split: Callable[[int], object]
+    process: Callable[..., Sequence[Result]], *columns: Sequence[Any], on_split: Callable[[int], object]
 ) -> list[Result]:
-    """`work(*columns)`, row by row the same; what does not fit into memory is split in two, as often as needed.
+    """Return `process(*columns)`; a batch that does not fit into memory is split in two, as often as needed.
 
     Args:
-        work: takes columns of equal length and returns one result for each row.
+        process: takes columns of equal length and returns one result for each row.
         columns: rows of the batch.
         on_split: called with the number of rows of a batch that did not fit.
 
@@ -35,14 +35,14 @@ def in_halves(
     """
     rows = len(columns[0])
     try:
-        return list(work(*columns))
+        return list(process(*columns))
     except (RuntimeError, MemoryError) as error:
         if rows == 1 or not is_out_of_memory(error):
             raise
-    # Outside the handler: the traceback holds the tensors of the pass that failed.
+    # Outside the handler, whose traceback keeps the tensors of the failed pass.
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     on_split(rows)
     middle = (rows + 1) // 2
     first, second = [column[:middle] for column in columns], [column[middle:] for column in columns]
-    return [*in_halves(work, *first, on_split=on_split), *in_halves(work, *second, on_split=on_split)]
+    return [*in_halves(process, *first, on_split=on_split), *in_halves(process, *second, on_split=on_split)]

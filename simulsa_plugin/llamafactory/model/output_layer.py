@@ -1,4 +1,4 @@
-"""A model's output layer: its width V (default thresholds and ratio floors are 100 / V), and its product in fp32."""
+"""A model's output layer: its width V (the default threshold is 100 / V), and its product in fp32."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ ROWS_AT_ONCE = 16_384  # of the weight that are converted to fp32: 268 MB where 
 
 
 def output_width(model: Any) -> int:
-    """Return how many logits a model gives at each position.
+    """Return the number of logits at each position.
 
     Args:
-        model: transformers', or peft's around it.
+        model: transformers', with or without PEFT's wrapper.
 
     Raises:
-        ModelError: the output layer has another width than the configuration's vocabulary, or neither tells.
+        ModelError: the output layer has another width than the configuration's vocabulary, or its width is unknown.
     """
     layer = model.get_output_embeddings()
     width = _outputs(layer)
@@ -35,11 +35,11 @@ def output_width(model: Any) -> int:
 
 
 def _outputs(layer: Any) -> int | None:
-    """Outputs of a linear layer: rows of its weight (V, hidden size) where all of it is there, else what it declares.
+    """Return the outputs of a linear layer: rows of its weight (V, hidden size) if complete, else `out_features`.
 
-    bitsandbytes stores a 4-bit layer flat, as a column of packed values: transformers does so with the thinker's output
-    layer of a whole Omni model, where it leaves out the vocoder's last layer alone. peft, on the other hand, declares
-    the two sizes of a tied output layer in exchanged order.
+    bitsandbytes stores a 4-bit layer as a column of packed values; in a complete Omni model transformers quantizes the
+    thinker's output layer, as it excludes only the vocoder's last layer. PEFT, in turn, declares the two sizes of a
+    tied output layer in exchanged order.
     """
     declared, weight = getattr(layer, "out_features", None), getattr(layer, "weight", None)
     if weight is None or (declared is not None and weight.numel() != declared * layer.in_features):
@@ -48,7 +48,7 @@ def _outputs(layer: Any) -> int | None:
 
 
 def check_logits(num_logits: int, width: int) -> None:
-    """Compare what a model has returned with `output_width`.
+    """Check the number of logits that a model has returned against `output_width`.
 
     Raises:
         ModelError: they differ.
@@ -62,10 +62,10 @@ def check_logits(num_logits: int, width: int) -> None:
 
 @contextlib.contextmanager
 def fp32_product(layer: Any) -> Iterator[None]:
-    """Let an output layer in bf16 or fp16 multiply in fp32, also under autocast; afterwards it is as it was.
+    """Let an output layer in bf16 or fp16 multiply in fp32, also under autocast, inside this context.
 
-    In bf16 a logit of 20 is rounded to a multiple of 1/8: tokens tie that do not, and log-probabilities are off by up
-    to 6 %. Layers of another kind (quantized, with an adapter, with their weights elsewhere) keep their own product.
+    In bf16 a logit of 20 is rounded to a multiple of 1/8: different tokens tie, and probabilities are wrong by up to
+    6 %. Layers of other kinds (quantized, with an adapter, with offloaded weights) keep their own product.
 
     Args:
         layer: of `model.get_output_embeddings()`.
@@ -76,7 +76,7 @@ def fp32_product(layer: Any) -> Iterator[None]:
         return
 
     def product(hidden: torch.Tensor) -> torch.Tensor:
-        """(…, hidden size) to logits (…, V) in fp32."""
+        """Multiply (…, hidden size) to logits (…, V) in fp32."""
         with torch.autocast(hidden.device.type, enabled=False):
             parts = [hidden.float() @ rows.float().T for rows in layer.weight.split(ROWS_AT_ONCE)]
             logits = torch.cat(parts, dim=-1)

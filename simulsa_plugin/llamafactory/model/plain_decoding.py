@@ -1,4 +1,4 @@
-"""Greedy decoding through transformers' own `generate`: for every model, and what faster paths are held against."""
+"""Greedy decoding with transformers' `generate`: works for every model, and is the reference for faster decoders."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ from typing import Any
 import torch
 
 from simulsa_plugin.audio.samples import Waveform
-from simulsa_plugin.llamafactory.model.attention import AudioAttention, Watch
+from simulsa_plugin.llamafactory.model.attention import AttentionRecord, AudioAttention
 from simulsa_plugin.llamafactory.model.batched_decoding import bytes_per_token
 from simulsa_plugin.llamafactory.model.output_layer import fp32_product
 from simulsa_plugin.llamafactory.model.special_tokens import SpecialTokens
 from simulsa_plugin.model.values import Continuation, GenerationRequest
 
 Collate = Callable[[list[list[int]], Sequence[Waveform]], dict[str, Any]]
-ShortWindow = Callable[[dict[str, Any]], contextlib.AbstractContextManager[None]]
+AcceptTrimmed = Callable[[dict[str, Any]], contextlib.AbstractContextManager[None]]
 
 
 @dataclass(frozen=True, eq=False)
 class PlainPrompt:
-    """A prompt and the audio heard so far; nothing is computed before it is continued."""
+    """A prompt with the audio received so far; nothing is computed before `generate`."""
 
     token_ids: tuple[int, ...]
     waveform: Waveform
 
 
 class PlainDecoder:
-    """Reads prompts and continues answers for any model that LLaMA-Factory trains. Drafts are of no use here.
+    """Generates answers with any model that LLaMA-Factory trains. Drafts are ignored.
 
     Args:
         model: transformers' model.
         collate: (token ids, waveforms) → left-padded inputs of the model.
         special: tokens of the template.
-        short_window: a context in which the model takes what `collate` gives.
+        accept_trimmed: context manager in which the model accepts the batches of `collate`.
         attention: of the model's decoder.
-        audio_token: what stands for audio in a prompt.
+        audio_token: id of the audio placeholder in prompts.
     """
 
     def __init__(
@@ -45,35 +45,33 @@ class PlainDecoder:
         model: Any,
         collate: Collate,
         special: SpecialTokens,
-        short_window: ShortWindow,
+        accept_trimmed: AcceptTrimmed,
         attention: AudioAttention,
         audio_token: int,
     ) -> None:
-        self._model, self._collate, self.special, self._short_window = model, collate, special, short_window
+        self._model, self._collate, self.special, self._accept_trimmed = model, collate, special, accept_trimmed
         self._attention, self._audio_token = attention, audio_token
         self.bytes_per_token = bytes_per_token(model.config.get_text_config(decoder=True), model.dtype.itemsize)
 
     def encode_prompts(self, prompts: Sequence[Sequence[int]], waveforms: Sequence[Waveform]) -> list[PlainPrompt]:
-        """Keep both until they are needed."""
+        """Pair prompts with waveforms; `generate` encodes them."""
         return [PlainPrompt(tuple(prompt), waveform) for prompt, waveform in zip(prompts, waveforms, strict=True)]
 
     def encoding_bytes(self, num_samples: Sequence[int]) -> int:
-        """Nothing is computed."""
+        """Return 0: nothing is computed before `generate`."""
         return 0
 
     def generate(self, prompts: Sequence[PlainPrompt], requests: Sequence[GenerationRequest]) -> list[Continuation]:
-        """Continue the answer of each request about the prompt at the same place."""
+        """Generate the answer of each request about the prompt of the same index."""
         rows = [[*prompt.token_ids, *request.prefix] for prompt, request in zip(prompts, requests, strict=True)]
         batch = self._collate(rows, [prompt.waveform for prompt in prompts])
         limit = max(request.max_new_tokens for request in requests)
-        generated = self._generate(
-            batch, limit, watches=any(request.min_audio_ahead is not None for request in requests)
-        )
-        rows_and_requests = zip(*generated, requests, strict=True)
-        return [self._continuation(ids, judged, unheard, one) for ids, judged, unheard, one in rows_and_requests]
+        needs_attention = any(request.min_audio_ahead is not None for request in requests)
+        generated = self._generate(batch, limit, needs_attention=needs_attention)
+        return [self._continuation(*row) for row in zip(*generated, requests, strict=True)]
 
-    def _generate(self, batch: dict[str, Any], limit: int, *, watches: bool) -> tuple[list[list[Any]], ...]:
-        """(new tokens, their probabilities, the share of the audio behind the place looked at) of each row."""
+    def _generate(self, batch: dict[str, Any], limit: int, *, needs_attention: bool) -> tuple[list[list[Any]], ...]:
+        """Return new tokens, their probabilities, and the shares of audio after the most attended positions, by row."""
         from transformers import GenerationConfig, LogitsProcessorList
 
         greedy = GenerationConfig(
@@ -81,26 +79,26 @@ class PlainDecoder:
             pad_token_id=self.special.pad,
         )  # fmt: skip
         in_fp32 = fp32_product(self._model.get_output_embeddings())
-        watching = self._attention.watching(batch["input_ids"] == self._audio_token, last=True)
+        recording = self._attention.recording(batch["input_ids"] == self._audio_token, last_position_only=True)
         with (
             self._without_generation_defaults(),
-            self._short_window(batch),
+            self._accept_trimmed(batch),
             in_fp32,
-            watching if watches else contextlib.nullcontext() as watch,
+            recording if needs_attention else contextlib.nullcontext() as attention,
         ):
-            chooser = _Chooser(self.special.never, watch)
+            processor = _GreedyRecorder(self.special.suppressed, attention)
             generated = self._model.generate(
-                **batch, generation_config=greedy, logits_processor=LogitsProcessorList([chooser])
+                **batch, generation_config=greedy, logits_processor=LogitsProcessorList([processor])
             )
         token_ids = generated[:, batch["input_ids"].shape[1] :]
-        kept = [torch.stack(one, dim=1) for one in (chooser.probabilities, chooser.unheard)]
-        return token_ids.tolist(), *(one.tolist() for one in kept)
+        recorded = [torch.stack(steps, dim=1) for steps in (processor.probabilities, processor.audio_ahead)]
+        return token_ids.tolist(), *(one.tolist() for one in recorded)
 
     @contextlib.contextmanager
     def _without_generation_defaults(self) -> Iterator[None]:
         """Set aside the checkpoint's generation_config.json: `generate` fills gaps from it.
 
-        Chat checkpoints come with a repetition penalty, which is no greedy search.
+        Chat checkpoints have a repetition penalty, which greedy decoding must not apply.
         """
         from transformers import GenerationConfig
 
@@ -111,43 +109,44 @@ class PlainDecoder:
             self._model.generation_config = before
 
     def _continuation(
-        self, token_ids: list[int], probabilities: list[float], unheard: list[float], request: GenerationRequest
+        self, token_ids: list[int], probabilities: list[float], audio_ahead: list[float], request: GenerationRequest
     ) -> Continuation:
-        """What was generated, up to where a request's answer ends."""
-        length, truncated = self._end(token_ids, probabilities, unheard, request)
+        """Cut generated tokens at the end of a request's answer."""
+        length, truncated = self._find_end(token_ids, probabilities, audio_ahead, request)
         return Continuation(tuple(token_ids[:length]), truncated, tuple(probabilities[:length]))
 
-    def _end(
-        self, token_ids: list[int], probabilities: list[float], unheard: list[float], request: GenerationRequest
+    def _find_end(
+        self, token_ids: list[int], probabilities: list[float], audio_ahead: list[float], request: GenerationRequest
     ) -> tuple[int, bool]:
-        """(tokens of the answer, whether the limit came first)."""
+        """Return the length of the answer in tokens, and whether it was truncated at the maximum."""
         for count, token_id in enumerate(token_ids[: request.max_new_tokens]):
-            if token_id in self.special.stop or request.stops_before(probabilities[count], unheard[count]):
+            if token_id in self.special.stop or request.stops_before(probabilities[count], audio_ahead[count]):
                 return count, False
             if request.stopping_criterion is not None and request.stopping_criterion(token_ids[: count + 1]):
                 return count + 1, False
         return request.max_new_tokens, True
 
 
-class _Chooser:
-    """A logits processor that excludes tokens, and keeps the probability of the best one left instead of all logits.
+class _GreedyRecorder:
+    """A logits processor that suppresses tokens, and records the probability of the argmax instead of all logits.
 
     `output_logits=True` would keep (tokens, rows, V) in fp32: 17 GB for 64 rows, 256 tokens and Gemma's V = 262,144.
 
     Args:
-        never: token ids that are not chosen; their share of the probability is not given to others.
-        watch: of the pass that made the logits; None where nobody asks where the model looks.
+        suppressed: token ids that are not generated; probabilities are not renormalized.
+        attention: of the pass that computed the logits; None where no request needs it.
     """
 
-    def __init__(self, never: Sequence[int], watch: Watch | None = None) -> None:
-        self._never, self._watch = list(never), watch
+    def __init__(self, suppressed: Sequence[int], attention: AttentionRecord | None = None) -> None:
+        self._suppressed, self._attention = list(suppressed), attention
         self.probabilities: list[torch.Tensor] = []
-        self.unheard: list[torch.Tensor] = []
+        self.audio_ahead: list[torch.Tensor] = []
 
     def __call__(self, _: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-        """(rows, V) in fp32, of which `generate` takes the largest; two numbers a row are noted."""
+        """Process logits (rows, V) in fp32, of which `generate` takes the largest."""
         total = logits.logsumexp(-1)
-        logits[:, self._never] = -torch.inf
+        logits[:, self._suppressed] = -torch.inf
         self.probabilities.append(torch.exp(logits.max(-1).values - total))
-        self.unheard.append(self._watch.unheard()[:, -1] if self._watch else torch.ones(len(logits)))
+        ahead = self._attention.audio_ahead()[:, -1] if self._attention else torch.ones(len(logits))
+        self.audio_ahead.append(ahead)
         return logits

@@ -1,4 +1,4 @@
-"""Tokens that decoding treats unlike others."""
+"""Tokens with a special role in decoding."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ class SpecialTokens:
     """Token ids of a template and its tokenizer.
 
     Attributes:
-        stop: end an answer.
-        never: are not chosen; they stand for audio, images and videos.
-        pad: fills up rows that have ended.
+        stop: end of answer.
+        suppressed: never generated: placeholders of audio, images and videos.
+        pad: fills finished rows.
     """
 
     stop: frozenset[int]
-    never: tuple[int, ...]
+    suppressed: tuple[int, ...]
     pad: int

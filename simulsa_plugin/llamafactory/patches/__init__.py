@@ -1,1 +1,1 @@
-"""Faults of LLaMA-Factory and transformers that are repaired at import; a module can go when upstream is fixed."""
+"""Workarounds for bugs of LLaMA-Factory, transformers and torchaudio; each module says when it can be deleted."""

@@ -1,4 +1,7 @@
-"""How many tokens an audio takes in the prompt, where LLaMA-Factory counts something else."""
+"""Correct number of audio tokens for Gemma 4, which LLaMA-Factory 0.9.5 counts from the length of a path.
+
+Delete this module when LLaMA-Factory's `Gemma4Plugin` reads audio before it counts.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,11 @@ from typing import Any
 from simulsa_plugin.audio.samples import SAMPLE_RATE
 
 
-def counting_samples(plugin_class: type) -> type:
-    """LLaMA-Factory's Gemma 4 plugin, with every audio read before its tokens are counted.
+def read_audio_before_counting(plugin_class: type) -> type:
+    """Let LLaMA-Factory's Gemma 4 plugin read audio before it counts its tokens.
 
-    LLaMA-Factory 0.9.5 counts them from `len(audio)`. In training `audio` is still a path: the prompt gets as many
-    tokens as a sound of a few dozen samples, and the first forward pass fails.
+    It counts them from `len(audio)`. In training `audio` is still a path, so the prompt gets the tokens of a few dozen
+    samples, and the first forward pass fails.
     """
     process_messages = plugin_class.process_messages  # type: ignore[attr-defined]
 

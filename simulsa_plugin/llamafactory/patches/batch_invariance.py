@@ -1,14 +1,16 @@
-"""Audio encoders that make of an audio what they make of it alone, whatever else is in the batch.
+"""Batch invariance of Qwen3-Omni's audio encoder: embeddings of an audio must not depend on the rest of the batch.
 
-Two things in transformers 5.6 stand against that, both in Qwen3-Omni's encoder:
+transformers 5.6 has two bugs:
 
-It strings the audios of a batch together and attends within windows, none of which reaches into another audio. These
-windows reach FlashAttention alone: with sdpa or eager attention every audio hears all others, and one beyond 8 s is
-encoded otherwise than the model has learned (https://github.com/QwenLM/Qwen3-ASR/issues/213 is about the same encoder).
+The encoder concatenates the audios of a batch and attends within windows, none of which contains two audios. Only
+FlashAttention gets these windows: with sdpa or eager attention every audio attends to all others, and one beyond 8 s is
+not encoded as in pretraining (https://github.com/QwenLM/Qwen3-ASR/issues/213 is about the same encoder).
 
-It cuts audios into pieces of a second and pads a last, shorter one to the longest piece of the batch. Its convolutions
-have biases, which sound in that padding. So an audio below a second is another one alone than beside a longer one; here
-it is always padded to a second, as it is in nearly every batch of a training.
+The encoder splits audios into chunks of a second and pads the last, shorter one to the longest chunk of the batch. Its
+convolutions have biases, so padding changes the embeddings: an audio below a second is encoded differently alone than
+beside a longer one. Here it is always padded to a second, as in nearly every training batch.
+
+Delete this module when transformers passes the windows to all attention functions and pads to a whole chunk.
 """
 
 from __future__ import annotations
@@ -23,48 +25,48 @@ import torch
 from simulsa_plugin.llamafactory.plugin.notices import notify
 
 HALVINGS = 3  # strided convolutions between frames and tokens
-_FIXED = "_simulsa_fixed"  # attribute of an encoder
+_PATCHED = "_simulsa_patched"  # attribute of an encoder
 
 
-def company_free(load_model: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap LLaMA-Factory's `load_model`, which every stage of training and every inference calls."""
+def with_batch_invariant_encoder(load_model: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap LLaMA-Factory's `load_model`, which every training stage and every inference calls."""
 
     @functools.wraps(load_model)
     def load(*arguments: Any, **options: Any) -> Any:
-        model = free_of_company(load_model(*arguments, **options))
-        if getattr(model, "training", False) and _is_fixed(model):
+        model = make_batch_invariant(load_model(*arguments, **options))
+        if getattr(model, "training", False) and _has_patched_encoder(model):
             notify(
                 "the audio encoder of Qwen3-Omni is fixed for this training: in transformers 5.6 the audios of a batch "
-                "attend to each other (SIMULSA_PLUGIN=0 leaves it as it is)."
+                "attend to each other (SIMULSA_PLUGIN=0 turns the fix off)."
             )
         return model
 
     return load
 
 
-def free_of_company(model: Any) -> Any:
-    """Fix such encoders, once; what is added belongs to the encoder, so that a deep copy of the model has its own.
+def make_batch_invariant(model: Any) -> Any:
+    """Patch such encoders once; the patch is an attribute of the encoder, so that a deep copy of the model has its own.
 
     Returns:
-        the model itself; any other is left as it is.
+        the model itself; other models are unchanged.
     """
     for encoder in model.modules():
-        if getattr(encoder, _FIXED, False):
+        if getattr(encoder, _PATCHED, False):
             continue
         if _has_windows(encoder):
             for layer in encoder.layers:
                 layer.register_forward_pre_hook(functools.partial(_add_mask, encoder), with_kwargs=True)
-            setattr(encoder, _FIXED, True)
+            setattr(encoder, _PATCHED, True)
         if hasattr(encoder, "n_window_infer"):
             # Not a closure: `copy.deepcopy` would share it, and the copy would encode with the original's weights.
             encoder.forward = functools.update_wrapper(
                 functools.partial(_padded_forward, encoder, encoder.forward), encoder.forward
             )
-            setattr(encoder, _FIXED, True)
+            setattr(encoder, _PATCHED, True)
     return model
 
 
-def _is_fixed(model: Any) -> bool:
+def _has_patched_encoder(model: Any) -> bool:
     return any(hasattr(module, "n_window_infer") for module in model.modules())
 
 
@@ -76,7 +78,7 @@ def _has_windows(module: Any) -> bool:
 def _add_mask(
     encoder: Any, _layer: Any, arguments: tuple[Any, ...], options: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Before layer(hidden_states, cu_seqlens); Qwen2.5-Omni's encoder, which passes the mask itself, is let alone."""
+    """Add the mask to layer(hidden_states, cu_seqlens), unless the encoder passes one, as Qwen2.5-Omni's does."""
     if len(arguments) == 2 and "attention_mask" not in options:
         options = {**options, "attention_mask": encoder._prepare_attention_mask(*arguments)}
     return arguments, options
@@ -85,13 +87,13 @@ def _add_mask(
 def _padded_forward(
     encoder: Any, forward: Callable[..., Any], input_features: Any, feature_lens: Any = None, **options: Any
 ) -> Any:
-    """Call the encoder's `forward`; where no audio fills a piece, a silent one that does goes along, and is left out.
+    """Call the encoder's `forward`; if all audios are shorter than a chunk, encode a chunk of silence with them.
 
     Args:
-        encoder: that `forward` belongs to.
-        forward: as it was.
+        encoder: owner of `forward`.
+        forward: the original method.
         input_features: frames (mel bins, all frames).
-        feature_lens: how many of them each audio has.
+        feature_lens: number of frames of each audio.
         **options: for `forward`.
     """
     frames = 2 * encoder.n_window

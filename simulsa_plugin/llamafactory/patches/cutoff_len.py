@@ -1,7 +1,8 @@
-"""`cutoff_len` against audio: LLaMA-Factory truncates a prompt without regard to the audio tokens in it.
+"""`cutoff_len` with audio: LLaMA-Factory 0.9.5 truncates prompts without regard to their audio tokens.
 
-A prompt that has fewer audio tokens than its audio gives ends a training in the middle, with an error of the model that
-names neither the row nor the key. Here it ends while the rows are tokenized, with both.
+A prompt with fewer audio tokens than its audio needs stops a training in the middle, with an error of the model that
+names neither the rows nor the key. Here it stops during tokenization, with a message that does.
+Delete this module when LLaMA-Factory refuses such rows.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from simulsa_plugin.errors import DatasetError
 from simulsa_plugin.llamafactory.plugin.notices import notify
 
 Encode = Callable[..., tuple[list[int], list[int]]]
-_cut: list[tuple[int, int]] = []  # of the batch that is tokenized in this process: tokens of a row, audio tokens lost
+_truncated: list[tuple[int, int]] = []  # rows of the batch in work: tokens before, audio tokens lost
 
 
-def keeping_audio(processor_class: type) -> type:
-    """LLaMA-Factory's `SupervisedDatasetProcessor`, which now refuses rows that lose audio tokens."""
+def record_truncated_rows(processor_class: type) -> type:
+    """Let LLaMA-Factory's `SupervisedDatasetProcessor` record the rows that `cutoff_len` truncates."""
     encode: Encode = processor_class._encode_data_example  # type: ignore[attr-defined]
 
     @functools.wraps(encode)
@@ -29,46 +30,44 @@ def keeping_audio(processor_class: type) -> type:
         if len(input_ids) >= self.data_args.cutoff_len:
             whole, _ = encode(_without_cutoff(self), *arguments, **row)
             if len(whole) > len(input_ids):
-                _cut.append((len(whole), _audio_tokens(self, whole) - _audio_tokens(self, input_ids)))
+                _truncated.append((len(whole), _audio_tokens(self, whole) - _audio_tokens(self, input_ids)))
         return input_ids, labels
 
     processor_class._encode_data_example = checked  # type: ignore[attr-defined]
     return processor_class
 
 
-def counting_cut_rows(processor_class: type) -> type:
-    """A class with a `preprocess_dataset` of its own, which now says what `cutoff_len` did to a batch of rows.
-
-    Rows that lose only text are a line.
+def check_truncated_rows(processor_class: type) -> type:
+    """Let a processor's `preprocess_dataset` check the truncated rows of each batch, with a warning if they lose text.
 
     Raises:
-        DatasetError: rows lose audio tokens.
+        DatasetError: when rows lose audio tokens.
     """
     preprocess: Callable[..., Any] = processor_class.preprocess_dataset  # type: ignore[attr-defined]
 
     @functools.wraps(preprocess)
     def counted(self: Any, examples: dict[str, list[Any]]) -> Any:
-        _cut.clear()
+        _truncated.clear()
         rows = preprocess(self, examples)
-        _judge(self.data_args.cutoff_len, len(examples["_prompt"]))
+        _check_truncated(self.data_args.cutoff_len, len(examples["_prompt"]))
         return rows
 
     processor_class.preprocess_dataset = counted  # type: ignore[attr-defined]
     return processor_class
 
 
-def _judge(cutoff_len: int, rows: int) -> None:
-    lost = [tokens for tokens, audio in _cut if audio > 0]
+def _check_truncated(cutoff_len: int, rows: int) -> None:
+    lost = [tokens for tokens, audio in _truncated if audio > 0]
     if lost:
         raise DatasetError(
             f"cutoff_len: {cutoff_len} cuts audio tokens off {len(lost)} of the {rows} rows tokenized together, and "
             f"the training would fail at the first of them. The longest has {max(lost)} tokens: set cutoff_len to that "
             "or more, or leave long audio out."
         )
-    if _cut:
+    if _truncated:
         notify(
-            f"WARNING: cutoff_len: {cutoff_len} cuts text off {len(_cut)} of the {rows} rows tokenized together; the "
-            f"longest has {max(_cut)[0]} tokens. Set cutoff_len to that or more, so that translations end as they do."
+            f"WARNING: cutoff_len: {cutoff_len} cuts text off {len(_truncated)} of the {rows} rows tokenized together; "
+            f"the longest has {max(_truncated)[0]} tokens. Set cutoff_len to that or more: translations are incomplete."
         )
 
 

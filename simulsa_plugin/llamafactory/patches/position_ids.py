@@ -1,9 +1,9 @@
-"""Positions stay exact in bf16 and fp16.
+"""Integer position ids, so that bf16 and fp16 do not round them.
 
-transformers' `get_rope_index` gives Qwen3-Omni's positions as float32, because those of a video are fractions. In bf16
-whole numbers are exact up to 256 only: of 401 positions 329 are left, and tokens share them. A batch loses them in
-LLaMA-Factory's collator for SFT, which casts everything to the training's dtype, in transformers' Trainer under
-DeepSpeed, and under FSDP. All of them leave integers alone.
+transformers 5.6's `get_rope_index` gives Qwen3-Omni's position ids as float32, because those of a video are fractions.
+In bf16 integers are exact up to 256 only: of 401 positions 329 distinct ones are left. Batches are cast to the dtype of
+a training by LLaMA-Factory's collator for SFT, by transformers' Trainer under DeepSpeed, and under FSDP; integers
+are not. Delete this module when transformers returns integers, or none of these casts position ids.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import torch
 from simulsa_plugin.llamafactory.plugin.notices import notify
 
 POSITIONS = ("position_ids", "rope_deltas")
-_told: set[str] = set()
+_notified: set[str] = set()
 
 
-def exact_positions(compute: Callable[..., None]) -> Callable[..., None]:
-    """Wrap the collator's `_compute_rope_position_ids`, which adds `POSITIONS` to a batch: they become integers."""
+def with_integer_positions(compute: Callable[..., None]) -> Callable[..., None]:
+    """Wrap the collator's `_compute_rope_position_ids`: the `POSITIONS` that it adds to a batch become integers."""
 
     @functools.wraps(compute)
     def compute_integers(collator: Any, features: Any, *arguments: Any, **options: Any) -> None:
@@ -34,14 +34,14 @@ def exact_positions(compute: Callable[..., None]) -> Callable[..., None]:
 
 
 def as_integers(positions: torch.Tensor) -> torch.Tensor:
-    """Convert positions of any shape to int64; those of a video, which are fractions, stay as they are."""
+    """Convert positions of any shape to int64; fractions (of videos) are kept, with a notice."""
     if not positions.is_floating_point():
         return positions
     whole = positions.long()
     if torch.equal(whole.to(positions.dtype), positions):
         return whole
-    if "fractions" not in _told:
-        _told.add("fractions")
+    if "fractions" not in _notified:
+        _notified.add("fractions")
         notify(
             "positions of a video are fractions, which bf16 and fp16 round: beyond position 256 tokens share one in a "
             "half-precision training. Train rows with videos in fp32, or without the videos."
@@ -50,8 +50,8 @@ def as_integers(positions: torch.Tensor) -> torch.Tensor:
 
 
 def is_feature(name: str) -> bool:
-    """Whether a model's input of that name holds audio or image features, which the model wants in its own dtype.
+    """Return whether a model input of that name holds audio or image features, which need the model's dtype.
 
-    Everything else that is floating point (positions, deltas, masks, seconds) keeps its precision.
+    Other floating-point inputs (positions, deltas, masks, seconds) keep their precision.
     """
     return name.endswith("features") or name.startswith("pixel_values")

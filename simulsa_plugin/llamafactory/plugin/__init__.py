@@ -1,1 +1,1 @@
-"""How the plugin gets into LLaMA-Factory: autoload, recipe keys, checks before a launch."""
+"""Integration into LLaMA-Factory: autoload, extensions, recipe keys, checks before a launch."""

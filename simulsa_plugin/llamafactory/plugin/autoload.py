@@ -1,7 +1,7 @@
-"""The `torch.backends` entry point: waits for LLaMA-Factory's modules and hands them to `plugin` when they come.
+"""The `torch.backends` entry point: an import hook that passes LLaMA-Factory's modules to `extensions`.
 
-PyTorch calls `activate` in every process that imports torch, LLaMA-Factory or not. So this module needs the standard
-library alone, costs well under a millisecond, and never raises.
+PyTorch calls `activate` in every process that imports torch, with LLaMA-Factory or without. So this module needs only
+the standard library, takes well under a millisecond, and never raises.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 SWITCH = "SIMULSA_PLUGIN"
 OFF = frozenset({"0", "false", "no", "off"})
-# `llamafactory.train.tuner` is left out on purpose: torchrun's children import torch from inside a half-executed tuner.
+# Without `llamafactory.train.tuner`: torchrun's children import torch while that module is being executed.
 EXTENDED_MODULES = frozenset(
     {
         "llamafactory.launcher",
@@ -37,7 +37,7 @@ EXTENDED_MODULES = frozenset(
         "llamafactory.train.pt.workflow",
         "llamafactory.train.rm.workflow",
         "llamafactory.train.ppo.workflow",
-        # Only to say that these ways go past the plugin.
+        # Only to notify that the plugin does not work with these.
         "llamafactory.v1.launcher",
         "llamafactory.train.mca.workflow",
         "llamafactory.train.hyper_parallel.workflow",
@@ -47,24 +47,24 @@ EXTENDED_MODULES = frozenset(
 
 
 def activate() -> None:
-    """Install the import hook, once; `SIMULSA_PLUGIN=0` leaves everything as it is."""
+    """Install the import hook once; with `SIMULSA_PLUGIN=0` do nothing."""
     if os.environ.get(SWITCH, "").lower() in OFF or any(type(finder) is ModuleWatcher for finder in sys.meta_path):
         return
     sys.meta_path.insert(0, ModuleWatcher())
     for name in EXTENDED_MODULES & sys.modules.keys():
         module = sys.modules[name]
-        # A module that is still being executed would overwrite what is set on it now.
+        # A module that is still being executed would overwrite the extension.
         if not getattr(getattr(module, "__spec__", None), "_initializing", False):
             _extend(module)
 
 
 class ModuleWatcher:
-    """A meta-path finder that finds nothing itself: it wraps the loader of the modules to be extended."""
+    """A meta-path finder that wraps the loaders of the modules to be extended; other finders find them."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Let the other finders find `fullname`, and stay with its loader if it is one of ours."""
+        """Find a module of `EXTENDED_MODULES` with the other finders, and wrap its loader."""
         if fullname not in EXTENDED_MODULES:
             return None
         for finder in sys.meta_path:
@@ -78,7 +78,7 @@ class ModuleWatcher:
 
 
 class _ExtendingLoader:
-    """The module's own loader, plus the extension after the module's code has run."""
+    """A module's loader that extends the module after it has been executed."""
 
     def __init__(self, loader: Any) -> None:
         self._loader = loader
@@ -100,8 +100,8 @@ class _ExtendingLoader:
 
 def _extend(module: ModuleType) -> None:
     try:
-        from simulsa_plugin.llamafactory.plugin import extensions as plugin
+        from simulsa_plugin.llamafactory.plugin import extensions
 
-        plugin.extend(module)
-    except Exception as error:  # LLaMA-Factory must go on without us, whatever has changed in it
-        print(f"simulsa_plugin: cannot extend {module.__name__} ({error!r}); it stays as it is.", file=sys.stderr)
+        extensions.extend(module)
+    except Exception as error:  # LLaMA-Factory must work without the extension, whatever has changed in it
+        print(f"simulsa_plugin: cannot extend {module.__name__} ({error!r}); it is unchanged.", file=sys.stderr)

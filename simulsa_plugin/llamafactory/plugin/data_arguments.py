@@ -1,6 +1,6 @@
 """LLaMA-Factory's DataArguments with the `simulsa_*` keys: one recipe serves augmentation, training and evaluation.
 
-A static module: the class is pickled by name, for Ray workers and for the workers of `datasets.map`.
+A module of its own, because Ray and the workers of `datasets.map` pickle the class by its name.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from simulsa_plugin.llamafactory.plugin.recipe_keys import known_keys
 __all__ = ["DataArguments", "SimulsaDataArguments"]
 
 
-def _own_field(key: str) -> tuple[str, Any, Any]:
-    # Text or nothing: values are checked and converted by the settings group that owns the key.
+def _key_field(key: str) -> tuple[str, Any, Any]:
+    # Text or None: the settings group of the key checks and converts the value.
     return key, str | None, dataclasses.field(default=None, metadata={"help": f"{key}: see simulsa_plugin."})
 
 
 SimulsaDataArguments: type[Any] = dataclasses.make_dataclass(
     "SimulsaDataArguments",
-    [_own_field(key) for key in known_keys()],
+    [_key_field(key) for key in known_keys()],
     bases=(DataArguments,),
     namespace={"__module__": __name__, "__doc__": "DataArguments and the `simulsa_*` keys."},
 )

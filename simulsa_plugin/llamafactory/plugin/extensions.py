@@ -1,4 +1,4 @@
-"""What is done to which module of LLaMA-Factory (and one of DeepSpeed), right after it has been imported."""
+"""Extensions of LLaMA-Factory's modules (and one of DeepSpeed), applied right after their import."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ def _extend_launcher(launcher: ModuleType) -> None:
     from simulsa_plugin.llamafactory.plugin import launching
 
     launching.report_errors_in_one_line()
-    _wrap(launcher, "launch", launching.prepared)
-    _wrap(launcher, "subprocess", lambda subprocess: launching.OwnTorchrun(subprocess, str(launcher.__file__)))
+    _wrap(launcher, "launch", launching.with_recipe_checks)
+    _wrap(launcher, "subprocess", lambda subprocess: launching.TorchrunSubprocess(subprocess, str(launcher.__file__)))
 
 
 def _extend_parser(parser: ModuleType) -> None:
     from simulsa_plugin.llamafactory.plugin import launching, recipe_keys
-    from simulsa_plugin.llamafactory.training import distributed as ranks
+    from simulsa_plugin.llamafactory.training import distributed
 
     launching.report_errors_in_one_line()
-    ranks.let_gloo_finish_at_exit()
-    _wrap(parser, "read_args", recipe_keys.adapting)
+    distributed.wait_for_gloo_at_exit()
+    _wrap(parser, "read_args", recipe_keys.with_adapted_recipe)
     for name in ("_TRAIN_ARGS", "_INFER_ARGS", "_EVAL_ARGS", "_TRAIN_MCA_ARGS"):
-        _wrap(parser, name, _with_own_keys)
+        _wrap(parser, name, _with_simulsa_keys)
 
 
-def _with_own_keys(groups: list[type]) -> list[type]:
+def _with_simulsa_keys(groups: list[type]) -> list[type]:
     from simulsa_plugin.llamafactory.plugin.data_arguments import DataArguments, SimulsaDataArguments
 
     return [SimulsaDataArguments if group is DataArguments else group for group in groups]
@@ -42,105 +42,105 @@ def _with_own_keys(groups: list[type]) -> list[type]:
 
 def _extend_mm_plugin(mm_plugin: ModuleType) -> None:
     from simulsa_plugin.llamafactory.patches.audio_loading import AudioReader
-    from simulsa_plugin.llamafactory.patches.audio_tokens import counting_samples
+    from simulsa_plugin.llamafactory.patches.audio_tokens import read_audio_before_counting
 
     _wrap(mm_plugin, "torchaudio", AudioReader)
-    _wrap(mm_plugin, "Gemma4Plugin", counting_samples)
+    _wrap(mm_plugin, "Gemma4Plugin", read_audio_before_counting)
 
 
 def _extend_collator(collator: ModuleType) -> None:
-    from simulsa_plugin.llamafactory.patches.position_ids import exact_positions
+    from simulsa_plugin.llamafactory.patches.position_ids import with_integer_positions
 
-    _wrap(collator.MultiModalDataCollatorForSeq2Seq, "_compute_rope_position_ids", exact_positions)
+    _wrap(collator.MultiModalDataCollatorForSeq2Seq, "_compute_rope_position_ids", with_integer_positions)
 
 
 def _extend_dataset_entries(parser: ModuleType) -> None:
-    from simulsa_plugin.llamafactory.data.labels import carrying_labels
+    from simulsa_plugin.llamafactory.data.labels import with_label_entries
 
-    _wrap(parser, "get_dataset_list", carrying_labels)
+    _wrap(parser, "get_dataset_list", with_label_entries)
 
 
 def _extend_converters(converter: ModuleType) -> None:
-    from simulsa_plugin.llamafactory.data.label_loading import registered
+    from simulsa_plugin.llamafactory.data.label_loading import with_label_converter
 
-    _wrap(converter, "register_dataset_converter", registered)
+    _wrap(converter, "register_dataset_converter", with_label_converter)
 
 
 def _extend_loader(loader: ModuleType) -> None:
     from simulsa_plugin.llamafactory.data import training_data
-    from simulsa_plugin.llamafactory.data.label_loading import deciding
+    from simulsa_plugin.llamafactory.data.label_loading import with_labels_applied
 
-    _wrap(loader, "_load_single_dataset", deciding)
-    _wrap(loader, "_load_single_dataset", training_data.counting)
-    _wrap(loader, "_get_merged_dataset", training_data.saying_share)
-    _wrap(loader, "get_dataset", training_data.knowing_tokenized)
+    _wrap(loader, "_load_single_dataset", with_labels_applied)
+    _wrap(loader, "_load_single_dataset", training_data.with_row_counts)
+    _wrap(loader, "_get_merged_dataset", training_data.with_share_report)
+    _wrap(loader, "get_dataset", training_data.with_tokenized_warning)
 
 
 def _extend_processor(supervised: ModuleType) -> None:
-    from simulsa_plugin.llamafactory.patches.cutoff_len import counting_cut_rows, keeping_audio
+    from simulsa_plugin.llamafactory.patches.cutoff_len import check_truncated_rows, record_truncated_rows
 
-    _wrap(supervised, "SupervisedDatasetProcessor", keeping_audio)  # the packed one inherits it
+    _wrap(supervised, "SupervisedDatasetProcessor", record_truncated_rows)  # the packed one inherits it
     for name in ("SupervisedDatasetProcessor", "PackedSupervisedDatasetProcessor"):
-        _wrap(supervised, name, counting_cut_rows)
+        _wrap(supervised, name, check_truncated_rows)
 
 
 def _extend_deepspeed(deepspeed_comm: ModuleType) -> None:
     from simulsa_plugin.llamafactory.plugin import launching
 
     if "llamafactory" in sys.modules:
-        _wrap(deepspeed_comm, "build_shm_op", launching.without_compiler)
+        _wrap(deepspeed_comm, "build_shm_op", launching.skip_unneeded_compilation)
 
 
 def _extend_model_loader(loader: ModuleType) -> None:
-    from simulsa_plugin.llamafactory.patches.batch_invariance import company_free
+    from simulsa_plugin.llamafactory.patches.batch_invariance import with_batch_invariant_encoder
 
-    _wrap(loader, "load_model", company_free)
+    _wrap(loader, "load_model", with_batch_invariant_encoder)
 
 
 def _extend_stage(workflow: ModuleType) -> None:
-    """Give a stage of training its evaluation hook; `llamafactory.train.STAGE.workflow` holds `run_STAGE`."""
+    """Add the evaluation hook to a training stage; `llamafactory.train.STAGE.workflow` holds `run_STAGE`."""
     from simulsa_plugin.llamafactory.training import hook
 
-    announce()  # reached without `llamafactory-cli`: torchrun on a script, a Ray worker
+    announce()  # for processes without `llamafactory-cli`: torchrun on a script, a Ray worker
     stage = workflow.__name__.split(".")[-2]
     decoded = stage in hook.DECODED_STAGES
-    _wrap(workflow, f"run_{stage}", hook.with_evaluator if decoded else hook.refusing_evaluation)
+    _wrap(workflow, f"run_{stage}", hook.with_evaluator if decoded else hook.with_evaluation_refused)
 
 
 def _extend_sft(workflow: ModuleType) -> None:
     from simulsa_plugin.llamafactory.training import hook
 
     _extend_stage(workflow)
-    # The other stages import their trainers only when they run, from modules that are extended themselves.
-    _wrap(workflow, "CustomSeq2SeqTrainer", hook.evaluating)
+    # The other stages import their trainers when they run, from modules that are extended as well.
+    _wrap(workflow, "CustomSeq2SeqTrainer", hook.with_simultaneous_evaluation)
 
 
 def _extend_dpo_trainer(module: ModuleType) -> None:
     from simulsa_plugin.llamafactory.training import hook
 
-    _wrap(module, "CustomDPOTrainer", hook.evaluating)
+    _wrap(module, "CustomDPOTrainer", hook.with_simultaneous_evaluation)
 
 
 def _extend_kto_trainer(module: ModuleType) -> None:
     from simulsa_plugin.llamafactory.training import hook
 
-    _wrap(module, "CustomKTOTrainer", hook.evaluating)
+    _wrap(module, "CustomKTOTrainer", hook.with_simultaneous_evaluation)
 
 
-def _say_bypassed(module: ModuleType) -> None:
-    way = "USE_V1=1" if ".v1." in module.__name__ else module.__name__.split(".")[-2]
+def _notify_bypassed(module: ModuleType) -> None:
+    mode = "USE_V1=1" if ".v1." in module.__name__ else module.__name__.split(".")[-2]
     notify(
-        f"{way} takes a way of LLaMA-Factory past this plugin: its keys, its reading of audio, formatting: simulsa "
-        "and simulsa_eval_dataset are off there."
+        f"{mode} uses a part of LLaMA-Factory that this plugin does not extend: its keys, its audio loading, "
+        "formatting: simulsa and simulsa_eval_dataset do not work there."
     )
 
 
 def _wrap(module: ModuleType | type, name: str, wrap: Callable[[Any], Any]) -> None:
-    """Replace `module.name` by `wrap(module.name)`; a name that is gone is reported, and the rest goes on."""
+    """Replace `module.name` by `wrap(module.name)`; notify where the name does not exist."""
     if not hasattr(module, name):
         notify(
-            f"there is no {module.__name__}.{name}; what simulsa_plugin does there is off. "
-            "It is written for LLaMA-Factory 0.9.5; the rest works on."
+            f"{module.__name__}.{name} does not exist, so that its extension by simulsa_plugin is off. "
+            "The plugin is written for LLaMA-Factory 0.9.5; its other extensions work."
         )
         return
     setattr(module, name, wrap(getattr(module, name)))
@@ -164,8 +164,8 @@ _EXTENSIONS: dict[str, Callable[[ModuleType], None]] = {
     "llamafactory.train.pt.workflow": _extend_stage,
     "llamafactory.train.rm.workflow": _extend_stage,
     "llamafactory.train.ppo.workflow": _extend_stage,
-    "llamafactory.v1.launcher": _say_bypassed,
-    "llamafactory.train.mca.workflow": _say_bypassed,
-    "llamafactory.train.hyper_parallel.workflow": _say_bypassed,
+    "llamafactory.v1.launcher": _notify_bypassed,
+    "llamafactory.train.mca.workflow": _notify_bypassed,
+    "llamafactory.train.hyper_parallel.workflow": _notify_bypassed,
     "deepspeed.comm.torch": _extend_deepspeed,
 }

@@ -1,4 +1,4 @@
-"""What happens before `llamafactory-cli COMMAND` hands over: the recipe is checked, and torchrun is asked for."""
+"""Recipe checks and the choice of torchrun before `llamafactory-cli COMMAND` starts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 from simulsa_plugin.augmentation.output_layout import SUFFIX
 from simulsa_plugin.errors import DatasetError, SimulsaError, UsageError
-from simulsa_plugin.llamafactory.data.dataset import registered_file
+from simulsa_plugin.llamafactory.data.dataset_registry import registered_file
 from simulsa_plugin.llamafactory.plugin.notices import announce, notify
 from simulsa_plugin.llamafactory.plugin.recipe_keys import GROUPS, TrainingSettings, flags_to_recipe
 from simulsa_plugin.settings import KEY_PREFIX, YAML_ERRORS, split_recipe
@@ -26,19 +26,19 @@ OTHER_LAUNCHERS = ("USE_RAY", "USE_KT")
 TRUE = frozenset({"true", "y", "1"})  # as LLaMA-Factory reads its variables
 
 
-def prepared(launch: Callable[[], None]) -> Callable[[], None]:
-    """Wrap LLaMA-Factory's `launch`, which finds the command in `sys.argv`."""
+def with_recipe_checks(launch: Callable[[], None]) -> Callable[[], None]:
+    """Wrap LLaMA-Factory's `launch`, which reads the command from `sys.argv`: check the recipe first."""
 
     @functools.wraps(launch)
-    def prepare_and_launch() -> None:
+    def check_and_launch() -> None:
         if len(sys.argv) > 1 and sys.argv[1] in COMMANDS:
-            _prepare(sys.argv[1], sys.argv[2:])
+            _check_recipe(sys.argv[1], sys.argv[2:])
         launch()
 
-    return prepare_and_launch
+    return check_and_launch
 
 
-def _prepare(command: str, arguments: list[str]) -> None:
+def _check_recipe(command: str, arguments: list[str]) -> None:
     announce()
     if not arguments or "-h" in arguments or "--help" in arguments:
         return
@@ -46,11 +46,11 @@ def _prepare(command: str, arguments: list[str]) -> None:
     split_recipe(recipe, GROUPS)
     if command == "train":
         check_data(recipe)
-        _ask_for_torchrun(recipe)
+        _request_torchrun(recipe)
 
 
 def read_arguments(arguments: list[str]) -> dict[str, Any]:
-    """The recipe that LLaMA-Factory is about to read: a YAML file and key=value overrides, or flags.
+    """Read a recipe as LLaMA-Factory does: a YAML file and key=value overrides, or flags.
 
     Raises:
         UsageError: the YAML file cannot be read.
@@ -62,7 +62,7 @@ def read_arguments(arguments: list[str]) -> dict[str, Any]:
 
     try:
         merged = OmegaConf.merge(OmegaConf.load(arguments[0]), OmegaConf.from_cli(arguments[1:]))
-        return dict(OmegaConf.to_container(merged))  # type: ignore[arg-type]  # a list is no recipe, and raises
+        return dict(OmegaConf.to_container(merged))  # type: ignore[arg-type]  # a list raises
     except (*YAML_ERRORS, OSError, OmegaConfBaseException) as error:
         reason = " ".join(str(error).split())
         message = f"Cannot read the recipe {arguments[0]}: {reason}. Give a YAML file of `key: value`."
@@ -70,14 +70,16 @@ def read_arguments(arguments: list[str]) -> dict[str, Any]:
 
 
 def check_data(recipe: Mapping[str, Any]) -> None:
-    """Say in one line that data is missing; a recipe without our keys and datasets is left to LLaMA-Factory.
+    """Check that datasets exist; a recipe without simulsa keys and datasets is left to LLaMA-Factory.
 
     Raises:
-        DatasetError: dataset_info.json, an entry of it or its file is not there. The command that makes it is named,
-            where the recipe knows it.
+        DatasetError: dataset_info.json, an entry of it or its file is missing. The message names the command that
+            creates the data, where the recipe has it.
     """
     missing = missing_data(recipe)
-    ours = any(key.startswith(KEY_PREFIX) for key in recipe) or any(name.endswith(SUFFIX) for name in _names(recipe))
+    ours = any(key.startswith(KEY_PREFIX) for key in recipe) or any(
+        name.endswith(SUFFIX) for name in _dataset_names(recipe)
+    )
     if not missing or not ours:
         return
     made_by = TrainingSettings.from_keys(recipe).made_by
@@ -92,7 +94,7 @@ def check_data(recipe: Mapping[str, Any]) -> None:
 
 
 def missing_data(recipe: Mapping[str, Any]) -> str | None:
-    """The first thing of `dataset` and `eval_dataset` that is not there, in words; None where all is there."""
+    """Return what is missing first of `dataset` and `eval_dataset`, as a clause; None where everything exists."""
     folder = recipe.get("dataset_dir", "data")
     elsewhere = not isinstance(folder, str) or folder == "ONLINE" or folder.startswith("REMOTE:")
     if elsewhere or recipe.get("tokenized_path"):
@@ -106,12 +108,12 @@ def missing_data(recipe: Mapping[str, Any]) -> str | None:
         return f"{info_path} cannot be read ({error})"
     if not isinstance(entries, dict):
         return f"{info_path} holds a {type(entries).__name__} instead of an object of datasets by name"
-    problems = (_missing_entry(entries, name, info_path) for name in _names(recipe))
+    problems = (_missing_entry(entries, name, info_path) for name in _dataset_names(recipe))
     return next((problem for problem in problems if problem), None)
 
 
-def _names(recipe: Mapping[str, Any]) -> list[str]:
-    """The datasets that a training loads, as LLaMA-Factory reads `a,b` and [a, b]."""
+def _dataset_names(recipe: Mapping[str, Any]) -> list[str]:
+    """Return the datasets that a training loads, from `a,b` or [a, b] like LLaMA-Factory."""
     values = [recipe.get(key) or "" for key in ("dataset", "eval_dataset")]
     names = [name for value in values for name in (value if isinstance(value, list) else str(value).split(","))]
     return [str(name).strip() for name in names if str(name).strip()]
@@ -124,7 +126,7 @@ def _missing_entry(entries: Mapping[str, Any], name: str, info_path: Path) -> st
     return f"{path} (dataset {name}) does not exist" if path and not path.exists() else None
 
 
-def _ask_for_torchrun(recipe: Mapping[str, Any]) -> None:
+def _request_torchrun(recipe: Mapping[str, Any]) -> None:
     from llamafactory.extras.misc import get_device_count
 
     config = recipe.get("deepspeed")
@@ -141,10 +143,10 @@ def _ask_for_torchrun(recipe: Mapping[str, Any]) -> None:
 
 
 def torchrun_environment(recipe: Mapping[str, Any], environ: Mapping[str, str], device_count: int) -> dict[str, str]:
-    """The variables that make LLaMA-Factory start a `deepspeed` recipe under torchrun, less those already set.
+    """Return the environment variables that start a `deepspeed` recipe under torchrun, except those already set.
 
-    LLaMA-Factory refuses `deepspeed` outside torchrun, and asks torchrun for as many processes as there are GPUs:
-    none, on a CPU.
+    LLaMA-Factory refuses `deepspeed` outside torchrun, and requests as many processes as there are GPUs: none, on a
+    CPU.
     """
     other = any(environ.get(name, "").lower() in TRUE for name in OTHER_LAUNCHERS)
     if not recipe.get("deepspeed") or other or STARTED_BY_TORCHRUN & environ.keys():
@@ -155,30 +157,30 @@ def torchrun_environment(recipe: Mapping[str, Any], environ: Mapping[str, str], 
     return {name: value for name, value in wanted.items() if name not in environ}
 
 
-def without_compiler(build_shm_op: Callable[[], Any]) -> Callable[[], Any]:
-    """Wrap DeepSpeed's `build_shm_op`, which compiles C++ when a run starts on a CPU, and fails where no compiler is.
+def skip_unneeded_compilation(build_shm_op: Callable[[], Any]) -> Callable[[], Any]:
+    """Wrap DeepSpeed's `build_shm_op`, which compiles C++ when a run starts on a CPU, and fails without a compiler.
 
-    What it builds speeds up the exchange between the processes of one machine. A single process has none, and several
-    fall back to gloo.
+    Its operator speeds up the communication between processes of one machine. A single process does not need it, and
+    several fall back to gloo.
     """
 
     @functools.wraps(build_shm_op)
-    def build_where_it_helps() -> Any:
+    def build_if_needed() -> Any:
         compiler = shutil.which(os.environ.get("CXX", "c++"))
         return build_shm_op() if compiler and os.environ.get("WORLD_SIZE", "1") != "1" else None
 
-    return build_where_it_helps
+    return build_if_needed
 
 
-class OwnTorchrun:
-    """`subprocess` as LLaMA-Factory's launcher sees it: with the torchrun of this Python, and whole arguments.
+class TorchrunSubprocess:
+    """`subprocess` for LLaMA-Factory's launcher: it runs the torchrun of this Python, with unsplit arguments.
 
-    The launcher writes its command as one text and splits it at white space, which cuts paths that hold a space, and
-    takes `torchrun` from PATH, where there is none unless the virtual environment is activated.
+    The launcher joins its command to one text and splits it at white space, which breaks paths with spaces, and takes
+    `torchrun` from PATH, which has it only in an activated virtual environment.
     """
 
     def __init__(self, subprocess: ModuleType, script: str) -> None:
-        """Stand in for `subprocess` in the launcher, whose own file is `script`."""
+        """Wrap `subprocess` for the launcher, whose file is `script`."""
         self._subprocess = subprocess
         self._script = script
 
@@ -186,33 +188,33 @@ class OwnTorchrun:
         return getattr(self._subprocess, name)
 
     def run(self, command: list[str], **options: Any) -> Any:
-        """Run a command; the launcher's torchrun command is repaired first."""
+        """Run a command, with the launcher's torchrun command corrected."""
         return self._subprocess.run(torchrun_command(command, [self._script, *sys.argv[1:]]), **options)
 
 
 def torchrun_command(command: list[str], target: list[str]) -> list[str]:
-    """Replace `torchrun` by this Python's, and the cut-up target at the end by the whole one.
+    """Replace `torchrun` by this Python's, and the split target at the end by the original one.
 
     >>> torchrun_command(["torchrun", "--nnodes", "1", "a", "b.py", "x"], ["a b.py", "x"])[1:]
     ['-m', 'torch.distributed.run', '--nnodes', '1', 'a b.py', 'x']
     """
-    cut_up = " ".join(target).split()
-    options = command[1 : len(command) - len(cut_up)]
-    if command[:1] != ["torchrun"] or command[1 + len(options) :] != cut_up:
+    split_target = " ".join(target).split()
+    options = command[1 : len(command) - len(split_target)]
+    if command[:1] != ["torchrun"] or command[1 + len(options) :] != split_target:
         return command
     return [sys.executable, "-m", "torch.distributed.run", *options, *target]
 
 
 def report_errors_in_one_line() -> None:
-    """Let an uncaught SimulsaError end the process with its one line, not a traceback; in torchrun's children too."""
-    if getattr(sys.excepthook, "__name__", "") != _one_line.__name__:
-        sys.excepthook = functools.wraps(_one_line)(functools.partial(_one_line, sys.excepthook))
+    """Print an uncaught SimulsaError as one line instead of a traceback; in torchrun's children too."""
+    if getattr(sys.excepthook, "__name__", "") != _print_error.__name__:
+        sys.excepthook = functools.wraps(_print_error)(functools.partial(_print_error, sys.excepthook))
 
 
-def _one_line(
-    others: Callable[..., object], kind: type[BaseException], error: BaseException, trace: TracebackType | None
+def _print_error(
+    default: Callable[..., object], kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
     if isinstance(error, SimulsaError):
         print(printable(f"simulsa_plugin: {' '.join(str(error).split())}"), file=sys.stderr)
     else:
-        others(kind, error, trace)
+        default(kind, error, trace)

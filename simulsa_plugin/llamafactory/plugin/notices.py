@@ -1,4 +1,4 @@
-"""Lines the plugin says inside LLaMA-Factory: on stderr, from the main rank alone."""
+"""Messages of the plugin inside LLaMA-Factory: on stderr, from the main rank only."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ ANNOUNCED = "SIMULSA_PLUGIN_ANNOUNCED"
 
 
 def notify(message: str) -> None:
-    """Say one line, unless this is another rank than the first; a stderr that has gone is no reason to fail."""
+    """Print one line on the first rank; a closed stderr is ignored."""
     if os.environ.get("RANK", "0") == "0":
         with contextlib.suppress(OSError, ValueError):
             print(printable(f"simulsa_plugin: {message}"), file=sys.stderr, flush=True)
 
 
 def announce() -> None:
-    """Say once that the plugin is active; child processes inherit that it has been said."""
+    """Print once that the plugin is active; child processes inherit the mark in their environment."""
     if os.environ.setdefault(ANNOUNCED, "") == "":
         os.environ[ANNOUNCED] = "1"
         notify(f"version {__version__} is active in LLaMA-Factory (SIMULSA_PLUGIN=0 turns it off).")

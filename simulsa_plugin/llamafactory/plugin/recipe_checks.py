@@ -1,6 +1,6 @@
-"""What is wrong with a recipe and can be seen in a moment, before the libraries are imported, which takes many seconds.
+"""Quick checks of a recipe before the libraries are imported, which takes many seconds.
 
-LLaMA-Factory's loaders find everything that is missed here.
+LLaMA-Factory's loaders detect everything that is not checked here.
 """
 
 from __future__ import annotations
@@ -15,7 +15,12 @@ from typing import Any
 
 from simulsa_plugin.demo.checkpoint import resolve_model_name
 from simulsa_plugin.errors import DatasetError, ModelError, UsageError
-from simulsa_plugin.llamafactory.data.dataset import names_no_dataset, read_dataset_info, registered_file, unregistered
+from simulsa_plugin.llamafactory.data.dataset_registry import (
+    no_dataset_error,
+    read_dataset_info,
+    registered_file,
+    unknown_dataset_error,
+)
 from simulsa_plugin.llamafactory.model.arguments import check_named
 from simulsa_plugin.settings import did_you_mean
 
@@ -24,15 +29,15 @@ TRUE = frozenset({"true", "y", "1"})  # as LLaMA-Factory reads its variables
 
 
 def check_recipe(recipe: Mapping[str, Any], datasets: Sequence[str] | None) -> None:
-    """Check model, template and datasets as far as names and files tell.
+    """Check the names of model, template and datasets, and that local files exist.
 
     Args:
         recipe: LLaMA-Factory's keys.
-        datasets: names that will be loaded from `dataset_dir`; None where they are made first.
+        datasets: names in `dataset_dir`; None where they are created first.
 
     Raises:
-        UsageError: a key is missing, or there is no such template.
-        ModelError: there is no such model or adapter, or the template takes no audio.
+        UsageError: a key is missing, or the template is unknown.
+        ModelError: a model or adapter does not exist, or the template does not support audio.
         DatasetError: a dataset is not registered, or its file is missing.
     """
     check_named(recipe)
@@ -47,9 +52,9 @@ def check_recipe(recipe: Mapping[str, Any], datasets: Sequence[str] | None) -> N
 
 @functools.cache
 def known_templates() -> dict[str, bool]:
-    """LLaMA-Factory's templates, and whether each takes audio, read from its source; empty where that has moved.
+    """Return LLaMA-Factory's templates, and whether each supports audio, from its source; empty without it.
 
-    Importing them takes many seconds, for they come with transformers.
+    Importing them takes many seconds, as it imports transformers.
     """
     spec = importlib.util.find_spec("llamafactory")
     folders = (spec.submodule_search_locations or []) if spec else []
@@ -59,11 +64,11 @@ def known_templates() -> dict[str, bool]:
             tree = ast.parse(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, SyntaxError):
             return {}
-        found |= dict(_registered(tree))
+        found |= dict(_registered_templates(tree))
     return found
 
 
-def _registered(tree: ast.Module) -> Iterable[tuple[str, bool]]:
+def _registered_templates(tree: ast.Module) -> Iterable[tuple[str, bool]]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "register_template":
             given = {keyword.arg: keyword.value for keyword in node.keywords}
@@ -86,7 +91,7 @@ def _check_template(name: str) -> None:
 
 
 def _check_checkpoint(name: str, recipe: Mapping[str, Any], file_name: str) -> None:
-    """Whether a model or an adapter can be there: a folder that holds `file_name`, or a name on a hub."""
+    """Raise ModelError unless a model or adapter is a folder with `file_name`, or may be a name on a hub."""
     kind = "model" if file_name == "config.json" else "adapter"
     folder = Path(os.path.expanduser(name))
     if folder.is_dir():
@@ -109,7 +114,7 @@ def _folder_problem(folder: Path, file_name: str) -> str | None:
 
 
 def _hub_problem(name: str, recipe: Mapping[str, Any], file_name: str) -> str | None:
-    """Why a name that is no folder cannot come from a hub either, as far as that is known without the network."""
+    """Return why a name cannot be on a hub, as far as that is known without the network; None where it may be."""
     from huggingface_hub import constants, try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # it is in their documentation
@@ -129,15 +134,15 @@ def _hub_problem(name: str, recipe: Mapping[str, Any], file_name: str) -> str | 
 
 
 def _check_datasets(dataset_dir: object, names: Sequence[str]) -> None:
-    """Whether local datasets are registered, and their files there."""
+    """Raise DatasetError unless local datasets are registered and their files exist."""
     if not names:
-        raise names_no_dataset()
+        raise no_dataset_error()
     if not isinstance(dataset_dir, str) or dataset_dir == "ONLINE" or dataset_dir.startswith("REMOTE:"):
         return
     info = read_dataset_info(dataset_dir)
     for name in names:
         if name not in info:
-            raise unregistered(name, info, os.path.join(dataset_dir, "dataset_info.json"))
+            raise unknown_dataset_error(name, info, os.path.join(dataset_dir, "dataset_info.json"))
         path = registered_file(info[name], dataset_dir)
         if path and not path.exists():
             raise DatasetError(f"The dataset {name} is registered, but its file {path} does not exist.")

@@ -1,7 +1,7 @@
-"""Recipes on their way into LLaMA-Factory: own keys are known, model names resolved, bf16 kept off a bare CPU.
+"""Recipes for LLaMA-Factory: `simulsa_*` keys are checked, model names resolved, bf16 turned off without a GPU.
 
-`read_args` is the one function through which every LLaMA-Factory command gets its arguments, from a file, from flags
-or from a caller's dict; `adapting` wraps it.
+Every LLaMA-Factory command gets its arguments from `read_args`, be it from a file, from flags or from a caller's dict;
+`with_adapted_recipe` wraps it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Arguments = dict[str, Any] | list[str]
 
 @dataclass(frozen=True)
 class TrainingSettings(Settings):
-    """Keys that only training reads.
+    """Keys for training alone.
 
     Args:
         made_by: the command that makes the recipe's dataset, printed if the dataset is missing.
@@ -48,12 +48,12 @@ GROUPS: tuple[type[Settings], ...] = (
 
 
 def known_keys() -> list[str]:
-    """Every `simulsa_*` key a recipe may hold."""
+    """Return every `simulsa_*` key that a recipe may have."""
     return list(dict.fromkeys(key for group in GROUPS for key in group.keys()))
 
 
-def adapting(read_args: Callable[..., Arguments]) -> Callable[..., Arguments]:
-    """Wrap LLaMA-Factory's `read_args`."""
+def with_adapted_recipe(read_args: Callable[..., Arguments]) -> Callable[..., Arguments]:
+    """Wrap LLaMA-Factory's `read_args`: adapt what it returns."""
 
     @functools.wraps(read_args)
     def adapted(args: Arguments | None = None) -> Arguments:
@@ -64,13 +64,13 @@ def adapting(read_args: Callable[..., Arguments]) -> Callable[..., Arguments]:
 
 
 def adapt_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """What LLaMA-Factory gets instead of the recipe.
+    """Return the recipe for LLaMA-Factory: model names resolved, bf16 off where there is no GPU.
 
     Raises:
-        UsageError: a `simulsa_*` key nobody reads; the nearest known key is named.
+        UsageError: a `simulsa_*` key is unknown; the message names the nearest known one.
     """
     split_recipe(recipe, GROUPS)
-    adapted = {key: _resolved(value) if key in MODEL_KEYS else value for key, value in recipe.items()}
+    adapted = {key: _resolve_model_name(value) if key in MODEL_KEYS else value for key, value in recipe.items()}
     if adapted.get("bf16") is True and not adapted.get("use_cpu") and _device_count() == 0:
         notify("bf16 needs a GPU, and there is none: going on in fp32.")
         adapted["bf16"] = False
@@ -78,10 +78,10 @@ def adapt_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def adapt_flags(flags: list[str]) -> list[str]:
-    """The same for `--key value` and `--key=value`.
+    """Adapt `--key value` and `--key=value` like `adapt_recipe`.
 
     Raises:
-        UsageError: a `--simulsa_*` flag nobody reads; the nearest known key is named.
+        UsageError: a `--simulsa_*` flag is unknown; the message names the nearest known key.
     """
     split_recipe({key: None for key in flags_to_recipe(flags) if key.startswith(KEY_PREFIX)}, GROUPS)
     adapted = list(flags)
@@ -96,7 +96,7 @@ def adapt_flags(flags: list[str]) -> list[str]:
 
 
 def flags_to_recipe(flags: list[str]) -> dict[str, Any]:
-    """Command-line flags as the recipe they stand for; a flag without a value is true.
+    """Convert command-line flags to a recipe; a flag without a value is true.
 
     >>> flags_to_recipe(["--stage", "sft", "--seed=1", "--do_train"])
     {'stage': 'sft', 'seed': '1', 'do_train': True}
@@ -109,7 +109,7 @@ def flags_to_recipe(flags: list[str]) -> dict[str, Any]:
     return recipe
 
 
-def _resolved(value: Any) -> Any:
+def _resolve_model_name(value: Any) -> Any:
     return resolve_model_name(value) if isinstance(value, str) else value
 
 

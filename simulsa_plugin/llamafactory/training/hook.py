@@ -1,8 +1,8 @@
 """Simultaneous decoding at every evaluation of a training: `eval_simul_k500_b0_bleu` among its metrics.
 
-`run_sft`, `run_dpo` and `run_kto` are wrapped for what a trainer does not know (the dataset, the template), the
-trainer's class for what only it knows. The models of other stages do not translate: there the key is refused. Metrics
-are added before the trainer logs an evaluation, so that they go wherever its own go: TensorBoard, W&B, SwanLab,
+`run_sft`, `run_dpo` and `run_kto` are wrapped to load test set and template, the trainer's class to decode with the
+model in training. Models of other stages do not translate, so the key is refused there. Metrics are added before the
+trainer logs an evaluation, so that they appear wherever its own do: TensorBoard, W&B, SwanLab,
 trainer_state.json, all_results.json, `metric_for_best_model` and early stopping.
 """
 
@@ -32,8 +32,8 @@ from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings, Ho
 from simulsa_plugin.evaluation.run import plan_cells
 from simulsa_plugin.llamafactory.model.arguments import InferenceArguments, one_line
 from simulsa_plugin.llamafactory.plugin.notices import notify
-from simulsa_plugin.llamafactory.training.distributed import gather, rank_and_count, whole_weights
-from simulsa_plugin.llamafactory.training.preserved_state import as_loud_as_before, undisturbed
+from simulsa_plugin.llamafactory.training.distributed import gather_from_ranks, gathered_weights, rank_and_world_size
+from simulsa_plugin.llamafactory.training.preserved_state import preserved_log_levels, preserved_training_state
 from simulsa_plugin.metrics.quality import make_metrics
 from simulsa_plugin.model.values import Sample, UnusableRow
 from simulsa_plugin.presets import apply_preset
@@ -43,28 +43,28 @@ DECODED_STAGES = ("sft", "dpo", "kto")
 if TYPE_CHECKING:
     from simulsa_plugin.llamafactory.data.dataset import OfflineDataset
 
-Scored: TypeAlias = tuple[list[dict[str, Any]], dict[str, float]]  # rows of the history, metrics of the log
-_RUNTIME = "_runtime"  # ends the key of every evaluation's duration
-_current: list[Evaluator] = []  # of the training that is being set up in this process
+EvaluationResult: TypeAlias = tuple[list[dict[str, Any]], dict[str, float]]  # rows of the history, logged metrics
+_RUNTIME = "_runtime"  # end of the key of an evaluation's duration
+_current: list[Evaluator] = []  # the evaluator of the training that is being set up in this process
 
 
 class Evaluator:
-    """Decodes the plan with the model of a training, shared out over its processes.
+    """Decodes a test set with the model of a training, distributed over its ranks.
 
     Args:
-        plan: what.
-        renderer: tokenizer, processor and template of its own, so that the training's stay as they are.
-        history: where all of it is written.
+        plan: test set and settings.
+        renderer: tokenizer, processor and template apart from the training's, which do not change.
+        history: file of all results.
     """
 
     def __init__(self, plan: TrainingEvaluation, renderer: Any, history: History) -> None:
         self.plan, self._renderer, self._history = plan, renderer, history
         self._done: dict[int, dict[str, float]] = {}
-        self._count = self._failed = 0  # evaluations
+        self._count = self._failed = 0  # of evaluations
 
     def begin(self, step: int) -> None:
-        """A training starts, or goes on, after `step`."""
-        if rank_and_count()[0] != 0:
+        """Remove results after `step` from the history, when a training starts or resumes there."""
+        if rank_and_world_size()[0] != 0:
             return
         try:
             self._history.drop_after(step)
@@ -72,11 +72,11 @@ class Evaluator:
             notify(f"{HISTORY} could not be cut at step {step}, and may hold later steps: {one_line(error)}")
 
     def end(self) -> None:
-        """A training has ended: its best weights may have been loaded, so that the same step is another model."""
+        """Clear the metrics of steps: after a training its best weights may be loaded, a different model."""
         self._done.clear()
 
     def metrics(self, trainer: Any) -> dict[str, float]:
-        """The metrics of a step; several evaluation sets at one step decode once. A failure gives none."""
+        """Return the metrics of the current step, decoded once for several evaluation sets; none after a failure."""
         step = trainer.state.global_step
         if step not in self._done:
             self._done[step] = self._evaluate(trainer, step)
@@ -84,24 +84,24 @@ class Evaluator:
 
     def _evaluate(self, trainer: Any, step: int) -> dict[str, float]:
         start = time.perf_counter()
-        # What the first rank found counts for all of them: they must choose the same best model.
-        scored: Scored | str = gather(self._score(gather(self._decode(trainer))))[0]
+        # All ranks use the metrics of the first one, so that they choose the same best model.
+        result: EvaluationResult | str = gather_from_ranks(self._score(gather_from_ranks(self._decode(trainer))))[0]
         self._count += 1
-        if isinstance(scored, str):
+        if isinstance(result, str):
             self._failed += 1
             notify(
-                f"simultaneous decoding at step {step} FAILED, the training goes on without it: {scored} "
+                f"simultaneous decoding at step {step} FAILED, the training goes on without it: {result} "
                 f"({self._failed} of {self._count} evaluations so far failed)"
             )
-            return _none_for_best(self.plan, trainer.args)
-        rows, metrics = scored
-        if rank_and_count()[0] == 0:
-            self._write(step, trainer.state.epoch, time.perf_counter() - start, rows)
-        return _none_for_best(self.plan, trainer.args) | metrics
+            return _nan_for_best(self.plan, trainer.args)
+        rows, metrics = result
+        if rank_and_world_size()[0] == 0:
+            self._add_to_history(step, trainer.state.epoch, time.perf_counter() - start, rows)
+        return _nan_for_best(self.plan, trainer.args) | metrics
 
-    def _score(self, shares: list[dict[int, Any] | str]) -> Scored | str | None:
-        """On the first rank the rows and the metrics of the log, or why there are none."""
-        if rank_and_count()[0] != 0:
+    def _score(self, shares: list[dict[int, Any] | str]) -> EvaluationResult | str | None:
+        """Return the result on the first rank, or the reason of a failure; None on other ranks."""
+        if rank_and_world_size()[0] != 0:
             return None
         sessions: dict[int, Any] = {}
         for share in shares:
@@ -111,19 +111,19 @@ class Evaluator:
         try:
             rows = score_cells(self.plan, sessions)
             return rows, logged_metrics(self.plan, rows)
-        except Exception as error:  # whatever it is, hours of training are worth more
+        except Exception as error:  # no failure of an evaluation may end a training
             return f"{type(error).__name__}: {one_line(error)}"
 
     def _decode(self, trainer: Any) -> dict[int, Any] | str:
-        """This process's share, or why there is none: the others must hear of it, as they wait."""
+        """Decode this rank's share. Return a failure as text, as the other ranks wait for the result."""
         from simulsa_plugin.llamafactory.model.backbone import Backbone
 
-        number, count = rank_and_count()
+        number, count = rank_and_world_size()
         total = len(range(number, len(self.plan.samples), count)) * len(self.plan.cells)
         try:
             with (
-                whole_weights(trainer.model_wrapped),
-                undisturbed(trainer.model),
+                gathered_weights(trainer.model_wrapped),
+                preserved_training_state(trainer.model),
                 trainer.compute_loss_context_manager(),
                 tqdm(
                     total=total, desc="simultaneous", unit="session", disable=None if number == 0 else True, leave=False
@@ -131,10 +131,10 @@ class Evaluator:
             ):
                 model = Backbone(trainer.model, self._renderer)
                 return decode_share(model, self.plan, number, count, progress)
-        except Exception as error:  # whatever it is, hours of training are worth more
+        except Exception as error:  # no failure of an evaluation may end a training
             return f"{type(error).__name__}: {one_line(error)}"
 
-    def _write(self, step: int, epoch: float | None, seconds: float, rows: list[dict[str, Any]]) -> None:
+    def _add_to_history(self, step: int, epoch: float | None, seconds: float, rows: list[dict[str, Any]]) -> None:
         try:
             self._history.add(step, epoch, seconds, rows)
         except Exception as error:  # a full disk must not end a training either
@@ -142,9 +142,9 @@ class Evaluator:
 
 
 def with_evaluator(run_stage: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap LLaMA-Factory's `run_sft` or its like: its trainer decodes where a recipe names a `simulsa_eval_dataset`.
+    """Wrap LLaMA-Factory's `run_sft`, `run_dpo` or `run_kto`: set up the evaluator of a `simulsa_eval_dataset`.
 
-    The set is read before the training starts, so that a mistake shows at once.
+    The test set is read before the training starts, so that a mistake shows at once.
     """
 
     @functools.wraps(run_stage)
@@ -161,8 +161,8 @@ def with_evaluator(run_stage: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
-def refusing_evaluation(run_stage: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap `run_pt`, `run_rm` or `run_ppo`, whose models give no translations: a `simulsa_eval_dataset` is refused.
+def with_evaluation_refused(run_stage: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap `run_pt`, `run_rm` or `run_ppo`, whose models do not translate: refuse a `simulsa_eval_dataset`.
 
     Raises:
         UsageError: when called with the key.
@@ -172,7 +172,7 @@ def refusing_evaluation(run_stage: Callable[..., Any]) -> Callable[..., Any]:
     def wrapped(
         model_args: Any, data_args: Any, training_args: Any, finetuning_args: Any, *rest: Any, **more: Any
     ) -> Any:
-        if HookSettings.from_keys(_own_keys(data_args)).eval_dataset is not None:
+        if HookSettings.from_keys(_simulsa_keys(data_args)).eval_dataset is not None:
             raise UsageError(
                 f"simulsa_eval_dataset does not work in stage: {finetuning_args.stage}; allowed: "
                 f"{', '.join(DECODED_STAGES)}. Remove the key, and evaluate with simulsa-eval."
@@ -182,11 +182,11 @@ def refusing_evaluation(run_stage: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
-def evaluating(trainer_class: type) -> type:
-    """A subclass of a trainer that also decodes, if a recipe asks for it."""
+def with_simultaneous_evaluation(trainer_class: type) -> type:
+    """Return a subclass of a trainer that also decodes simultaneously, if the recipe has a `simulsa_eval_dataset`."""
 
-    class SimultaneouslyEvaluating(trainer_class):  # type: ignore[misc]  # transformers has no types
-        """Adds simultaneous metrics to those of an evaluation before they are logged."""
+    class SimultaneousEvaluationTrainer(trainer_class):  # type: ignore[misc]  # transformers has no types
+        """Adds simultaneous metrics to an evaluation before they are logged."""
 
         def __init__(self, *arguments: Any, **named: Any) -> None:
             super().__init__(*arguments, **named)
@@ -195,7 +195,7 @@ def evaluating(trainer_class: type) -> type:
         def train(self, *arguments: Any, **named: Any) -> Any:
             if self.simultaneous is None:
                 return super().train(*arguments, **named)
-            self.add_callback(_beginning(self.simultaneous))
+            self.add_callback(_begin_callback(self.simultaneous))
             try:
                 return super().train(*arguments, **named)
             finally:
@@ -206,46 +206,46 @@ def evaluating(trainer_class: type) -> type:
                 logs.update(self.simultaneous.metrics(self))
             super().log(logs, *arguments, **named)
 
-    SimultaneouslyEvaluating.__name__ = SimultaneouslyEvaluating.__qualname__ = trainer_class.__name__
-    return SimultaneouslyEvaluating
+    SimultaneousEvaluationTrainer.__name__ = SimultaneousEvaluationTrainer.__qualname__ = trainer_class.__name__
+    return SimultaneousEvaluationTrainer
 
 
-def _beginning(evaluator: Evaluator) -> Any:
+def _begin_callback(evaluator: Evaluator) -> Any:
     from transformers import TrainerCallback
 
-    class Beginning(TrainerCallback):  # type: ignore[misc]  # transformers has no types
-        """Tells at which step a training starts: only then is a checkpoint's state loaded."""
+    class BeginCallback(TrainerCallback):  # type: ignore[misc]  # transformers has no types
+        """Passes on the step at which a training starts, which is known once a checkpoint's state is loaded."""
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             evaluator.begin(state.global_step)
 
-    return Beginning()
+    return BeginCallback()
 
 
 def _is_evaluation(logs: Mapping[str, float]) -> bool:
     return any(key.startswith("eval_") and key.endswith(_RUNTIME) for key in logs)
 
 
-def _none_for_best(plan: TrainingEvaluation, training_args: Any) -> dict[str, float]:
-    """NaN, which is never the best, for the metric that chooses the best model: without a value the trainer stops."""
+def _nan_for_best(plan: TrainingEvaluation, training_args: Any) -> dict[str, float]:
+    """Return NaN, which is never the best, for the metric of the best model: without a value the trainer stops."""
     name = _best_metric(training_args)
     return {name: float("nan")} if name in plan.names else {}
 
 
 def _best_metric(training_args: Any) -> str | None:
-    """The metric that chooses the best model, by its whole name, as the trainer completes it."""
-    chosen: str | None = training_args.metric_for_best_model
-    return chosen if chosen is None or chosen.startswith("eval_") else f"eval_{chosen}"
+    """Return the metric that selects the best model, with the prefix that the trainer adds."""
+    metric: str | None = training_args.metric_for_best_model
+    return metric if metric is None or metric.startswith("eval_") else f"eval_{metric}"
 
 
 def _make_evaluator(arguments: InferenceArguments, training_args: Any) -> Evaluator | None:
-    """The evaluator that a recipe asks for.
+    """Set up the evaluator of a recipe; None without a `simulsa_eval_dataset`.
 
     Raises:
         UsageError, DatasetError, ModelError: the recipe's keys, its test set or its template are wrong.
-        MissingExtraError: the BLEU tokenizer needs a package or a file that is not there.
+        MissingExtraError: the BLEU tokenizer needs a package or a file that is missing.
     """
-    named, preset = apply_preset(_own_keys(arguments.data), [HookSettings, EvaluationSettings])
+    named, preset = apply_preset(_simulsa_keys(arguments.data), [HookSettings, EvaluationSettings])
     hook = HookSettings.from_keys(named)
     if hook.eval_dataset is None:
         return None
@@ -258,9 +258,9 @@ def _make_evaluator(arguments: InferenceArguments, training_args: Any) -> Evalua
             "simulsa_eval_samples": hook.eval_samples,
         }
     )
-    _refuse_what_cannot_be(training_args, settings)
-    make_metrics(settings.bleu_tokenizer)  # a package that is missing shows before the long part
-    with as_loud_as_before():
+    _refuse_unsupported(training_args, settings)
+    make_metrics(settings.bleu_tokenizer)  # a missing package shows before the training
+    with preserved_log_levels():
         from simulsa_plugin.llamafactory.data.dataset import load_datasets
         from simulsa_plugin.llamafactory.data.rendering import load_renderer
 
@@ -273,19 +273,19 @@ def _make_evaluator(arguments: InferenceArguments, training_args: Any) -> Evalua
     chosen = _best_metric(training_args)
     if chosen is not None and chosen.startswith(METRIC_PREFIX) and chosen not in plan.names:
         raise UsageError(f"metric_for_best_model is {chosen}; simultaneous decoding has {', '.join(plan.names)}.")
-    if rank_and_count()[0] == 0:
+    if rank_and_world_size()[0] == 0:
         if preset:
             notify(str(preset))
-        for line in _about_test_set(dataset, arguments.data, plan):
+        for line in _describe_test_set(dataset, arguments.data, plan):
             notify(line)
         notify(plan.cost(seconds) + (f" Skipped: {dict(plan.skipped)}." if plan.skipped else ""))
     return Evaluator(plan, renderer, History(Path(training_args.output_dir)))
 
 
-def _about_test_set(dataset: OfflineDataset, data_arguments: Any, plan: TrainingEvaluation) -> Iterator[str]:
-    """The test set, its rows and unit; then a warning, where it is a training set as well."""
-    from simulsa_plugin.llamafactory.data.dataset import read_dataset_info
-    from simulsa_plugin.llamafactory.data.leakage import trained_on
+def _describe_test_set(dataset: OfflineDataset, data_arguments: Any, plan: TrainingEvaluation) -> Iterator[str]:
+    """Yield a line about the test set, and warnings, such as that the model is trained on it."""
+    from simulsa_plugin.llamafactory.data.dataset_registry import read_dataset_info
+    from simulsa_plugin.llamafactory.data.leakage import find_training_overlap
 
     rows = len(plan.samples) + sum(plan.skipped.values())
     yield f"test set {dataset.name}: {rows} of {len(dataset)} rows, latency unit {plan.settings.latency_unit}."
@@ -293,7 +293,7 @@ def _about_test_set(dataset: OfflineDataset, data_arguments: Any, plan: Training
     folder = data_arguments.dataset_dir
     entries = read_dataset_info(folder)
     where = folder if isinstance(folder, str) else os.curdir
-    shared = trained_on(dataset.name, dataset.entry, data_arguments.dataset or [], entries, where)
+    shared = find_training_overlap(dataset.name, dataset.entry, data_arguments.dataset or [], entries, where)
     if shared:
         yield (
             f"WARNING: the test set {dataset.name} is {shared}: its scores say how well the model remembers, not "
@@ -301,14 +301,14 @@ def _about_test_set(dataset: OfflineDataset, data_arguments: Any, plan: Training
         )
 
 
-def _own_keys(data_arguments: Any) -> dict[str, Any]:
-    """The recipe's `simulsa_*` keys; flags come as text, and are read as a recipe's values are."""
+def _simulsa_keys(data_arguments: Any) -> dict[str, Any]:
+    """Return the recipe's `simulsa_*` keys; flags, which are text, are parsed like values of a recipe."""
     keys = {key: value for key, value in vars(data_arguments).items() if key.startswith(KEY_PREFIX)}
     flags = read_recipe(None, [f"{key}={value}" for key, value in keys.items() if isinstance(value, str)])
     return {key: flags.get(key, value) for key, value in keys.items() if value is not None}
 
 
-def _refuse_what_cannot_be(training_args: Any, settings: EvaluationSettings) -> None:
+def _refuse_unsupported(training_args: Any, settings: EvaluationSettings) -> None:
     if settings.measure_time:
         raise UsageError("simulsa_measure_time is not for an evaluation during training. Use simulsa-eval.")
     if getattr(training_args, "fsdp", None):

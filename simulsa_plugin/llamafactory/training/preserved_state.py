@@ -1,4 +1,4 @@
-"""Decoding in the middle of a training leaves no trace: modes, random states, and how loud libraries are."""
+"""Context managers that restore the state of a training after decoding: module modes, random states, log levels."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _VERBOSITY = "LLAMAFACTORY_VERBOSITY"
 
 
 @contextlib.contextmanager
-def undisturbed(model: Any) -> Iterator[None]:
-    """Put a model into evaluation mode, and everything back as it was: each module's mode, and all random states.
+def preserved_training_state(model: Any) -> Iterator[None]:
+    """Put a model into evaluation mode; restore each module's mode and all random states at the end.
 
     Args:
         model: a torch module.
@@ -39,8 +39,8 @@ def undisturbed(model: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def as_loud_as_before() -> Iterator[None]:
-    """Put back how much LLaMA-Factory, transformers and datasets say; our own loaders quieten them."""
+def preserved_log_levels() -> Iterator[None]:
+    """Restore the log levels of LLaMA-Factory, transformers and datasets, which `silence_libraries` changes."""
     import datasets
     import transformers
 
