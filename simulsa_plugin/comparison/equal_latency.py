@@ -141,7 +141,7 @@ def compare_curves(
     latencies = axes.at or [shared[0] + share * width for share in SHARES_OF_RANGE]
     return entry | {
         "range": list(shared),
-        "points": [_point(latency, curves, shared, resampled, axes) for latency in latencies],
+        "points": [_compare_at(latency, curves, shared, resampled, axes) for latency in latencies],
         "area": area,
         "area_interval": _as_json(held, width),
         "mean_difference": area / width,
@@ -278,7 +278,7 @@ def _frontier_of(cells: FloatArray) -> Curve:
     )
 
 
-def _point(
+def _compare_at(
     latency: float, curves: Sequence[Curve], shared: tuple[float, float], resampled: ResampledCurves, axes: Axes
 ) -> Json:
     """Compare both qualities at one latency; null where a curve does not reach it."""

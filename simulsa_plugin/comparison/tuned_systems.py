@@ -198,7 +198,7 @@ def score_at_budget(
             f"{tuned} was tuned at {budget:g} ms in {tuning.path}, and the result on the test set has no "
             f"{' and '.join(needed)} of it. Decode it with {tuning.path}/tuned.yaml."
         )
-    chosen = [tuned if key is None else key for key in _choices(tuning, budget)]  # None: no cell is within the budget
+    chosen = [key or tuned for key in _chosen_cells(tuning, budget)]  # None: no cell is within the budget
     scored = [key if key in side else tuned for key in chosen]
     names = [
         name
@@ -213,7 +213,7 @@ def score_at_budget(
     )
 
 
-def _choices(tuning: TunedSystem, budget: float) -> list[CellKey | None]:
+def _chosen_cells(tuning: TunedSystem, budget: float) -> list[CellKey | None]:
     keys = list(tuning.finalists)
     qualities, latencies = (
         np.stack([tuning.finalists[key].values[name] for key in keys])

@@ -60,13 +60,13 @@ class DelayClockMeans:
     def as_json(self) -> dict[str, Any]:
         """Return `delays`, `clocks` and `real_time_factor` of a cell, the last two None where time was not measured."""
         return {
-            "delays": {name: _means(columns) for name, columns in self._delays.items()},
-            "clocks": {name: _means(columns) for name, columns in self._clocks.items()} if self._measured else None,
+            "delays": {name: _averages(columns) for name, columns in self._delays.items()},
+            "clocks": {name: _averages(columns) for name, columns in self._clocks.items()} if self._measured else None,
             "real_time_factor": self._computed_ms / self._audio_ms if self._measured and self._audio_ms else None,
         }
 
 
-def _means(columns: MetricColumns) -> dict[str, Any]:
+def _averages(columns: MetricColumns) -> dict[str, Any]:
     """Average columns, and count the instances without a value."""
     return {name: columns.mean(name) for name in columns.names} | {
         "skipped": {name: columns.skipped(name) for name in columns.names}

@@ -121,18 +121,20 @@ def decode_share(
         plan.settings.max_new_tokens, plan.settings.eval_batch_size, plan.settings.eval_memory_gb * 1e9
     )
     found: Sessions = {}
-    choose_alignment_heads(model, plan.cells, lambda: _sources(plan, range(min(HEAD_SEARCH_ROWS, len(plan.samples)))))
+    choose_alignment_heads(
+        model, plan.cells, lambda: _load_sources(plan, range(min(HEAD_SEARCH_ROWS, len(plan.samples))))
+    )
     for start in range(0, len(mine), UTTERANCES_PER_BATCH):
         rows = mine[start : start + UTTERANCES_PER_BATCH]
         decoded = decode_batched(
-            model, _sources(plan, rows), plan.cells, limits, on_finished=lambda _: progress.update()
+            model, _load_sources(plan, rows), plan.cells, limits, on_finished=lambda _: progress.update()
         )
         for index, row in enumerate(rows):
             found[row] = [shown_steps(of_cell[index].steps, model.decode) for of_cell in decoded]
     return found
 
 
-def _sources(plan: TrainingEvaluation, rows: Iterable[int]) -> list[StreamSource]:
+def _load_sources(plan: TrainingEvaluation, rows: Iterable[int]) -> list[StreamSource]:
     return [StreamSource(plan.samples[row].prompt, read_mono(plan.samples[row].audio)) for row in rows]
 
 
@@ -191,7 +193,7 @@ class History:
 
     def drop_after(self, step: int) -> None:
         """Drop the evaluations that a training resumed from an earlier checkpoint repeats."""
-        rows = self._rows()
+        rows = self._read_rows()
         kept = [row for row in rows if row["step"] <= step] if step else []
         if len(kept) < len(rows):
             write_jsonl(self._path, kept)
@@ -199,13 +201,13 @@ class History:
     def add(self, step: int, epoch: float | None, seconds: float, rows: Iterable[HistoryRow]) -> None:
         """Add an evaluation, replacing one of the same step, and redraw the picture."""
         where = {"step": step, "epoch": epoch, "seconds": seconds}
-        kept = [row for row in self._rows() if row["step"] != step]
+        kept = [row for row in self._read_rows() if row["step"] != step]
         written = [*kept, *(where | row for row in rows)]
         write_jsonl(self._path, written)
         with replacing(self._picture) as handle:
             _draw_history(written, handle)
 
-    def _rows(self) -> list[HistoryRow]:
+    def _read_rows(self) -> list[HistoryRow]:
         """Read the valid rows; lines damaged by a crash are dropped."""
         if not self._path.exists():
             return []

@@ -44,7 +44,7 @@ def write_result_report(scores: Mapping[str, Any], out: Path) -> None:
     with replacing(out / CURVES) as handle:
         curves_figure(cells).savefig(handle, format="png", dpi=120)
     with replacing(out / PAGE, "w") as handle:
-        handle.write(_page(scores))
+        handle.write(_html_page(scores))
 
 
 def _table_rows(scores: Mapping[str, Any]) -> list[ScoresRow]:
@@ -199,7 +199,7 @@ def error_bars(values: Sequence[float], intervals: Sequence[Sequence[float] | No
     ]
 
 
-def _page(scores: Mapping[str, Any]) -> str:
+def _html_page(scores: Mapping[str, Any]) -> str:
     cells, signatures = _table_rows(scores), scores["signatures"]
     model = html_text(", ".join(f"{key}: {value}" for key, value in scores["model"].items()))
     values, keys = _value_columns(cells), _key_columns(cells)

@@ -61,11 +61,11 @@ def _main(argv: Sequence[str] | None) -> int:
 
     out = make_folder(options.out)
     with locked(out):
-        _run(experiment, options.seeds, options.data, out)
+        _run_experiment(experiment, options.seeds, options.data, out)
     return 0
 
 
-def _run(experiment: Experiment, seeds: Sequence[int], data: Path, out: Path) -> None:
+def _run_experiment(experiment: Experiment, seeds: Sequence[int], data: Path, out: Path) -> None:
     from simulsa_plugin.experiments.runs import do_run
     from simulsa_plugin.files.atomic import replacing
     from simulsa_plugin.files.json_files import write_json

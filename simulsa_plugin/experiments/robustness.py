@@ -196,7 +196,7 @@ def robustness_tables(summary: Json) -> list[str]:
                     head,
                     *(
                         [
-                            _title(row),
+                            _condition_title(row),
                             row["mode"],
                             *_format_difference(row, "BLEU", 1),
                             *_format_difference(row, "LAAL", 0),
@@ -220,7 +220,7 @@ _HEAD = ["condition", "BLEU", "less clean", "[low, high]", "LAAL ms", "less clea
 def _format_row(row: Json) -> list[str]:
     early = f"{row['early']}/{row['instances']}" if CONDITIONS[row["condition"]].lead_ms else "–"
     return [
-        _title(row),
+        _condition_title(row),
         format_number(row["BLEU"], 1),
         *_format_difference(row, "BLEU", 1),
         format_number(row["LAAL"], 0),
@@ -230,7 +230,7 @@ def _format_row(row: Json) -> list[str]:
     ]
 
 
-def _title(row: Json) -> str:
+def _condition_title(row: Json) -> str:
     return CONDITIONS[row["condition"]].title
 
 

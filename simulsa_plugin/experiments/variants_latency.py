@@ -57,7 +57,7 @@ def latency_words(
         if one_word
         else ((row, word) for row in data.scores for word in WORDS)
     )
-    cuts = [with_word(_relabelled(row, thresholds[word], data.output_width), word) for row, word in asked]
+    cuts = [with_word(_relabel(row, thresholds[word], data.output_width), word) for row, word in asked]
     worded = {
         f"{name}_{word}": replace(one, rows=[with_word(row, word) for row in one.rows])
         for name, one in evaluation_sets.items()
@@ -80,7 +80,7 @@ def with_word(row: DataRow, word: str) -> dict[str, Any]:
     return {**row, "messages": asked}
 
 
-def _relabelled(row: DataRow, threshold: float | None, output_width: int) -> dict[str, Any]:
+def _relabel(row: DataRow, threshold: float | None, output_width: int) -> dict[str, Any]:
     decision = decide(row, AugmentSettings(threshold=threshold), output_width)
     return training_row({**row, "partial": decision.partial})
 

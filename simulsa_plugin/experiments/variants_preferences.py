@@ -39,7 +39,7 @@ def preferences(data: Augmented, model: AudioLanguageModel) -> dict[str, Dataset
     for start in range(0, len(data.scores), CLIPS_PER_BATCH):
         part = data.scores[start : start + CLIPS_PER_BATCH]
         for row, longer in zip(part, _continue_partials(model, part), strict=True):
-            rows += _pairs(row, longer)
+            rows += _preference_pairs(row, longer)
     return {PREFERENCES: Dataset(rows, ENTRY)}
 
 
@@ -58,14 +58,14 @@ def _continue_partials(model: AudioLanguageModel, rows: Sequence[DataRow]) -> li
     ]
 
 
-def _pairs(row: DataRow, longer: str | None) -> Iterator[DataRow]:
+def _preference_pairs(row: DataRow, longer: str | None) -> Iterator[DataRow]:
     if longer is not None and longer != row["partial"]:
-        yield _pair(row, row["clip"], row["partial"], longer)
+        yield _preference(row, row["clip"], row["partial"], longer)
     if row["partial"] != row["reference"]:
-        yield _pair(row, row["audio"], row["reference"], row["partial"])
+        yield _preference(row, row["audio"], row["reference"], row["partial"])
 
 
-def _pair(row: DataRow, audio: str, chosen: str, rejected: str) -> DataRow:
+def _preference(row: DataRow, audio: str, chosen: str, rejected: str) -> DataRow:
     answers = {
         "chosen": {"role": "assistant", "content": chosen},
         "rejected": {"role": "assistant", "content": rejected},

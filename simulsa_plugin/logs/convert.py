@@ -59,12 +59,12 @@ def convert(source: Path, out: Path, options: ConvertOptions) -> int:
     written = [out / name for name in simulstream.FILES] if options.form == "simulstream" else [out]
     for path in written:
         refuse_input_as_output(
-            path, [_log_of(source), source / STEPS, options.sources, options.read.references, options.read.segments]
+            path, [_log_path(source), source / STEPS, options.sources, options.read.references, options.read.segments]
         )
     if options.form == "simulstream":
         claim(make_folder(out), simulstream.FILES)
-        return simulstream.write_simulstream_log(out, _sessions(source, options), options.read.unit)
-    counted = _CountingIterator(_records(source, options))
+        return simulstream.write_simulstream_log(out, _sessions_with_events(source, options), options.read.unit)
+    counted = _CountingIterator(_read_records(source, options))
     remove_abandoned(out)
     if options.form == "texts":
         write_jsonl(out, text_rows(counted, options.sources))
@@ -182,32 +182,32 @@ class _CountingIterator:
             yield record
 
 
-def _records(source: Path, options: ConvertOptions) -> Iterator[EmissionRecord]:
+def _read_records(source: Path, options: ConvertOptions) -> Iterator[EmissionRecord]:
     if options.delays == "committed":
-        yield from Log(_log_of(source), options.read).records()
+        yield from Log(_log_path(source), options.read).records()
         return
-    for record, steps in _with_steps(source, options):
+    for record, steps in _records_with_steps(source, options):
         yield dataclasses.replace(
             record, delays=tuple(unit_delays(steps, options.read.unit, options.delays)), elapsed=None
         )
 
 
-def _sessions(source: Path, options: ConvertOptions) -> Iterator[tuple[EmissionRecord, list[Event]]]:
+def _sessions_with_events(source: Path, options: ConvertOptions) -> Iterator[tuple[EmissionRecord, list[Event]]]:
     if options.delays == "committed" and not source.is_dir():
         for record in Log(source, options.read).records():
             yield record, record_events(record, options.read.unit)
         return
-    for record, steps in _with_steps(source, options):
+    for record, steps in _records_with_steps(source, options):
         yield record, shown_events(steps, options.read.unit, options.delays)
 
 
-def _with_steps(source: Path, options: ConvertOptions) -> Iterator[tuple[EmissionRecord, list[ShownStep]]]:
+def _records_with_steps(source: Path, options: ConvertOptions) -> Iterator[tuple[EmissionRecord, list[ShownStep]]]:
     if not (source / STEPS).is_file():
         raise UsageError(
             f"--delays {options.delays} needs {STEPS}; give the folder of a cell of `simulsa-eval run`. "
             f"A log alone has committed."
         )
-    records, sessions = Log(_log_of(source), options.read).records(), read_sessions([source / STEPS])
+    records, sessions = Log(_log_path(source), options.read).records(), read_sessions([source / STEPS])
     for record, session in itertools.zip_longest(records, sessions):
         if record is None or session is None:
             raise LogError(
@@ -229,5 +229,5 @@ def _written_units(steps: Sequence[ShownStep], unit: LatencyUnit) -> list[int]:
     return [sum(time <= step.audio_ms for time in times) for step in steps]
 
 
-def _log_of(source: Path) -> Path:
+def _log_path(source: Path) -> Path:
     return source / INSTANCES_LOG if source.is_dir() else source

@@ -178,16 +178,16 @@ def get_index(row: Mapping[str, Any], position: int) -> int:
 
 def abbreviated(value: object) -> str:
     """Abbreviate a value for an error message."""
-    shown = json.dumps(_pruned(value), ensure_ascii=False)
+    shown = json.dumps(_prune(value), ensure_ascii=False)
     return shown if len(shown) <= 60 else shown[:57] + "…"
 
 
-def _pruned(value: object, levels: int = 3) -> Any:
+def _prune(value: object, levels: int = 3) -> Any:
     """Cut a value down for an error message: it may contain itself, dates, or a million copies of a list."""
     if isinstance(value, (list, tuple)):
-        return [_pruned(item, levels - 1) for item in value[:9]] if levels else "…"
+        return [_prune(item, levels - 1) for item in value[:9]] if levels else "…"
     if isinstance(value, dict):
-        return {str(key): _pruned(item, levels - 1) for key, item in list(value.items())[:9]} if levels else "…"
+        return {str(key): _prune(item, levels - 1) for key, item in list(value.items())[:9]} if levels else "…"
     return value if isinstance(value, (str, bool, int, float)) or value is None else str(value)
 
 

@@ -104,7 +104,7 @@ class Log:
             MissingExtraError: a simulstream log has several segments in an audio, and the aligner is missing.
         """
         self._reset_counts()
-        records = self._simulstream() if self.form == SIMULSTREAM else self._lines()
+        records = self._simulstream_records() if self.form == SIMULSTREAM else self._json_records()
         for number, record in enumerate(records, 1):
             if record.index in self._seen:
                 self.repeated_index.add(number)
@@ -116,7 +116,7 @@ class Log:
         self.missing_reference, self.repeated_index = LineNumbers(), LineNumbers()
         self._seen: set[int] = set()
 
-    def _lines(self) -> Iterator[EmissionRecord]:
+    def _json_records(self) -> Iterator[EmissionRecord]:
         parse, references = _PARSERS[self.form], self._options.references
         texts = None if references is None else read_references(references)
         measured = self._is_measured()
@@ -159,7 +159,7 @@ class Log:
             f"expected one reference per line of the log, in its order."
         )
 
-    def _simulstream(self) -> Iterator[EmissionRecord]:
+    def _simulstream_records(self) -> Iterator[EmissionRecord]:
         options = self._options
         screens = simulstream.read_screens(
             self.path, options.unit, simulstream.make_detokenizer(options.detokenizer or options.unit)

@@ -93,7 +93,7 @@ class Screen:
         now = _milliseconds(event.audio_seconds)
         late = _milliseconds(event.audio_seconds + event.compute_seconds)
         text = detokenize(tokens)
-        units = _units(text, unit)
+        units = _split_at_spaces(text, unit)
         kept = min(len(units), len(self.units))
         if unit == "word" and kept and units[kept - 1] != self.units[kept - 1]:
             kept -= 1
@@ -112,7 +112,7 @@ def read_screens(path: Path, unit: LatencyUnit, detokenize: Detokenize) -> dict[
     screens: dict[str, Screen] = {}
     for number, row in read_rows(path, EXPECTED_LINES):
         if "metadata" in row:
-            names[_identity(row)] = name = on_line(path, number, _audio_name, row, screens)
+            names[_audio_id(row)] = name = on_line(path, number, _audio_name, row, screens)
             screens.setdefault(name, Screen())  # an audio without events has an empty translation
         else:
             on_line(path, number, _add_line, row, names, screens, unit, detokenize)
@@ -277,7 +277,7 @@ def write_simulstream_log(
     return count
 
 
-def _identity(row: Mapping[str, Any]) -> Any:
+def _audio_id(row: Mapping[str, Any]) -> Any:
     identity = row.get("id")
     return identity if isinstance(identity, (int, str)) else abbreviated(identity)
 
@@ -354,7 +354,7 @@ def _add_line(
 ) -> None:
     if "id" not in row:
         return  # skipped by simulstream as well
-    if _identity(row) not in names:
+    if _audio_id(row) not in names:
         raise LogError(f"id {abbreviated(row['id'])} has no metadata line before it.")
     event = Event(
         _seconds("total_audio_processed", row),
@@ -362,7 +362,7 @@ def _add_line(
         get_texts(row, "deleted_tokens"),
         get_texts(row, "generated_tokens"),
     )
-    screens[names[_identity(row)]].add(event, unit, detokenize)
+    screens[names[_audio_id(row)]].add(event, unit, detokenize)
 
 
 def _on_entry(path: Path, number: int, entry: object) -> Segment:
@@ -393,7 +393,7 @@ def _milliseconds(seconds: float) -> float:
     return round(seconds * 1000, 6)
 
 
-def _units(text: str, unit: LatencyUnit) -> list[str]:
+def _split_at_spaces(text: str, unit: LatencyUnit) -> list[str]:
     """Split as simulstream does: at spaces only, or into all characters."""
     return [word for word in text.split(" ") if word] if unit == "word" else list(text)
 
@@ -410,7 +410,7 @@ def _records_of_audio(
     texts = _texts_of_segments(name, screen, [references[index] for index in segments], unit)
     records, start, erased = {}, 0, screen.erased
     for (index, segment), text in zip(segments.items(), texts, strict=True):
-        end = start + len(_units(text, unit))
+        end = start + len(_split_at_spaces(text, unit))
         blank = common_prefix(text, " " * len(text)) if unit == "char" else 0  # simulstream gives white space delays
         stripped = slice(
             start + blank, end - (len(text) - len(text.rstrip()) if unit == "char" and text.strip() else 0)
@@ -443,7 +443,7 @@ def _texts_of_segments(name: str, screen: Screen, references: Sequence[str | Non
     filled = max((number for number, reference in enumerate(known, 1) if reference.strip()), default=1)
     # the aligner returns no line for empty references at the end
     parts = _align(screen.text, known[:filled], unit) if filled > 1 else [screen.text]
-    if len(parts) != filled or sum(len(_units(part, unit)) for part in parts) != len(screen.units):
+    if len(parts) != filled or sum(len(_split_at_spaces(part, unit)) for part in parts) != len(screen.units):
         raise LogError(
             f"The text of the audio {name} cannot be aligned with its {len(references)} references: "
             f"{len(parts)} parts, or different units. Check for line breaks in tokens or references."

@@ -127,7 +127,7 @@ class CorpusScorer:
         plain = latencies(record, self.measure)
         aware = computation_aware_latencies(record, self.measure)
         same = same_unit_latencies(record, self.measure)
-        self._latencies.append(plain | _suffixed(aware, CA_SUFFIX) | _suffixed(same, CA_CU_SUFFIX))
+        self._latencies.append(plain | _add_suffix(aware, CA_SUFFIX) | _add_suffix(same, CA_CU_SUFFIX))
         self._terms.append(
             {
                 f"{name} {term}": terms and value
@@ -155,13 +155,16 @@ class CorpusScorer:
             self._texts.signatures()
             | self.measure.signatures(long_form=self._long_form, text_source=self._has_text_sources()),
             None if bootstrap is None else dict.fromkeys(METRICS) | intervals(self.statistics(), bootstrap),
-            self._listed() if self._sentences else None,
+            self._sentence_values() if self._sentences else None,
         )
 
     def statistics(self) -> Statistics:
         """Return the statistics of each record, from which the corpus scores of a resample are computed."""
         ratios = {
-            name: (self._terms.values(f"{name} {_TERMS[0]}") * _scale(name), self._terms.values(f"{name} {_TERMS[1]}"))
+            name: (
+                self._terms.values(f"{name} {_TERMS[0]}") * _ratio_scale(name),
+                self._terms.values(f"{name} {_TERMS[1]}"),
+            )
             for name in RATIO_METRICS
         }
         return Statistics(self._texts.kept(), {name: self._latencies.values(name) for name in LATENCY_METRICS}, ratios)
@@ -170,7 +173,7 @@ class CorpusScorer:
         found: dict[str, float | None] = {}
         for name in RATIO_METRICS:
             numerator, denominator = (float(self._terms.present(f"{name} {term}").sum()) for term in _TERMS)
-            found[name] = _scale(name) * numerator / denominator if denominator > 0 else None
+            found[name] = _ratio_scale(name) * numerator / denominator if denominator > 0 else None
         return found
 
     def _count(self, record: EmissionRecord) -> None:
@@ -200,7 +203,7 @@ class CorpusScorer:
         skipped |= {name: self._terms.skipped(f"{name} {_TERMS[0]}") for name in RATIO_METRICS}
         return self._counts | {"skipped": {name: skipped[name] for name in METRICS}, "dropped": dict(self._dropped)}
 
-    def _listed(self) -> dict[str, list[float | None]]:
+    def _sentence_values(self) -> dict[str, list[float | None]]:
         return self._texts.listed() | {name: self._latencies.listed(name) for name in LATENCY_METRICS}
 
 
@@ -246,9 +249,9 @@ _COUNTED = ("instances", "empty", "non_monotone", "unit_mismatch", "unpaired_ela
 _DROPPING = ("YAAL", "YAAL" + CA_SUFFIX, "YAAL" + CA_CU_SUFFIX)
 
 
-def _suffixed(values: MetricValues, suffix: str) -> MetricValues:
+def _add_suffix(values: MetricValues, suffix: str) -> MetricValues:
     return {name + suffix: value for name, value in values.items()}
 
 
-def _scale(name: str) -> float:
+def _ratio_scale(name: str) -> float:
     return 100.0 if name in PERCENT_METRICS else 1.0

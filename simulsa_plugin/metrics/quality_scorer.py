@@ -122,7 +122,7 @@ class QualityScorer:
             if self._keep:
                 self._kept[name].append(counts.astype(np.int32))
             if self._with_sentences:
-                self._sentences[name] += _masked(metric.sentence_scores(counts), measured)
+                self._sentences[name] += _mask_scores(metric.sentence_scores(counts), measured)
 
 
 def count_ngrams(tokenizer: str, hypotheses: Sequence[str], references: Sequence[str]) -> list[Counts]:
@@ -135,5 +135,5 @@ def _cached_metrics(tokenizer: str) -> tuple[QualityMetric, ...]:
     return make_metrics(tokenizer)
 
 
-def _masked(scores: Sequence[float], measured: NDArray[np.bool_]) -> Iterator[float | None]:
+def _mask_scores(scores: Sequence[float], measured: NDArray[np.bool_]) -> Iterator[float | None]:
     return (score if there else None for score, there in zip(scores, measured, strict=True))

@@ -82,7 +82,7 @@ class Statistics:
         found = {name: metric.scores(weights @ counts) for name, (metric, counts) in self.quality.items()}
         found |= {name: weighted_mean(weights, values) for name, values in self.values.items()}
         return found | {
-            name: _divided(weights @ np.nan_to_num(numerator), weights @ np.nan_to_num(denominator))
+            name: _divide(weights @ np.nan_to_num(numerator), weights @ np.nan_to_num(denominator))
             for name, (numerator, denominator) in self.ratios.items()
         }
 
@@ -164,7 +164,7 @@ def weighted_mean(weights: FloatArray, values: FloatArray) -> FloatArray:
     [3.0]
     """
     present = ~np.isnan(values)
-    return _divided(weights @ np.where(present, values, 0.0), weights @ present)
+    return _divide(weights @ np.where(present, values, 0.0), weights @ present)
 
 
 def interval(values: FloatArray, least_share: float = _LEAST_SHARE) -> Interval | None:
@@ -296,7 +296,7 @@ def _blocks(total: int, count: int) -> Iterator[int]:
     return (min(block, total - start) for start in range(0, total, block))
 
 
-def _divided(numerators: FloatArray, denominators: FloatArray) -> FloatArray:
+def _divide(numerators: FloatArray, denominators: FloatArray) -> FloatArray:
     quotients: FloatArray = np.divide(
         numerators, denominators, out=np.full(len(numerators), np.nan), where=denominators > 0
     )

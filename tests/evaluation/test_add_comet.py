@@ -114,17 +114,16 @@ def test_a_recipe_without_a_checkpoint_asks_for_nothing(result, scorer):
     assert scorer == []
 
 
-def test_what_goes_wrong_in_a_run_is_a_warning_and_costs_no_bleu(result, monkeypatch, capsys):
+def test_what_goes_wrong_in_a_run_is_a_warning_and_costs_no_bleu(result, monkeypatch, caplog):
     def fail(*_, **__):
         raise MissingExtraError("There is no comet.")
 
     monkeypatch.setattr(module, "comet_scores", fail)
     before = read(result)
     module.add_comet_if_wanted(result, CometSettings(comet="toy"))
-    assert capsys.readouterr().err == (
-        "simulsa-eval: warning: COMET was not computed, all else was: There is no comet. "
-        f"Later: simulsa-eval comet {result} --checkpoint toy\n"
-    )
+    assert caplog.messages == [
+        f"COMET was not computed, all else was: There is no comet. Later: simulsa-eval comet {result} --checkpoint toy"
+    ]
     assert read(result) == before
 
 

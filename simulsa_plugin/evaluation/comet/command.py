@@ -71,7 +71,7 @@ def add_comet(path: Path, options: CometOptions) -> dict[str, float]:
         UsageError, MissingExtraError, ModelError: as `comet_scores`.
     """
     if not path.is_dir():
-        scored = _score([list(text_rows(Log(path, options.read).records(), options.sources))], options)
+        scored = _score_cells([list(text_rows(Log(path, options.read).records(), options.sources))], options)
         return {str(path): _mean(scored[0].scores)}
     scores = read_scores(path)
     check_sealed(scores, path)
@@ -82,7 +82,7 @@ def add_comet(path: Path, options: CometOptions) -> dict[str, float]:
     for cell in cells:
         refuse_link((cell.log or Path()).parent)
     triples = [_read_triples(cell, scores, options) for cell in cells]
-    scored = _score(triples, options)
+    scored = _score_cells(triples, options)
     with locked(path):
         if read_scores(path)["cells"] != scores["cells"]:
             raise LogError(f"{path / SCORES} was changed while COMET was computed. Start again.")
@@ -112,7 +112,7 @@ def _read_triples(cell: Cell, scores: Mapping[str, Any], options: CometOptions) 
     return [{"src": source} | row for source, row in zip(sources, rows, strict=True)]
 
 
-def _score(cells: Sequence[Sequence[Mapping[str, str]]], options: CometOptions) -> list[CometScores]:
+def _score_cells(cells: Sequence[Sequence[Mapping[str, str]]], options: CometOptions) -> list[CometScores]:
     """Score several cells with a single start of the model, which may take minutes."""
     everything = comet_scores(
         [triple for cell in cells for triple in cell],

@@ -71,7 +71,7 @@ def comet_scores(
     with tempfile.TemporaryDirectory(prefix="simulsa-comet-") as folder:
         inputs, output = Path(folder) / "input.jsonl", Path(folder) / "output.json"
         inputs.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-        _run([interpreter, str(WORKER), str(file), str(inputs), str(output), "--batch-size", str(batch_size)])
+        _run_worker([interpreter, str(WORKER), str(file), str(inputs), str(output), "--batch-size", str(batch_size)])
         result = _read_result(output, interpreter)
     return CometScores(_check_scores(result["scores"], len(lines)), _signature(file, result))
 
@@ -92,7 +92,7 @@ def _input_lines(triples: Sequence[Mapping[str, str]]) -> list[str]:
     return [json.dumps({name: triple[name] for name in names}) for triple in triples]
 
 
-def _run(command: list[str]) -> None:
+def _run_worker(command: list[str]) -> None:
     # The worker's progress bar goes to stdout, its errors to stderr.
     terminal = sys.stderr if sys.stderr.isatty() else subprocess.DEVNULL
     try:
