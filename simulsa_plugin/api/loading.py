@@ -56,7 +56,7 @@ def load_model_and_data(
     activate_plugin()
     from simulsa_plugin.llamafactory.data.dataset import load_datasets
     from simulsa_plugin.llamafactory.model.arguments import inference_arguments
-    from simulsa_plugin.llamafactory.model.backbone import load_backbone
+    from simulsa_plugin.llamafactory.model.backbone_loading import load_backbone
     from simulsa_plugin.llamafactory.model.devices import CACHE_BYTES
 
     arguments = inference_arguments(toolkit_keys)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from simulsa_plugin.errors import UsageError
+from simulsa_plugin.metrics.records import LatencyUnit
 from simulsa_plugin.model.values import AttentionHead
 from simulsa_plugin.settings import check_choice
 from simulsa_plugin.streaming.policies import (
@@ -56,7 +57,7 @@ class PolicyOptions:
     hold_n: tuple[int, ...] = (3,)
     wait_k: tuple[int, ...] = (3,)
     agreement_n: tuple[int, ...] = (2,)
-    unit: str = "word"
+    unit: LatencyUnit = "word"
 
 
 _FACTORIES: dict[str, Callable[[PolicyOptions], list[Policy]]] = {
@@ -125,7 +126,7 @@ def _call_factory(name: str, factory: Callable[[], Any]) -> list[Policy]:
         policies = list(result) if isinstance(result, Iterable) else [result]
     except (Exception, SystemExit) as error:  # whatever the user's code raises
         raise UsageError(
-            f"simulsa_policies names {name}, which fails when it is called without arguments ({_in_words(error)})."
+            f"simulsa_policies names {name}, which fails when called without arguments ({_describe_error(error)})."
         ) from error
     if not policies or not all(isinstance(policy, Policy) for policy in policies):
         raise UsageError(
@@ -168,7 +169,7 @@ def _import_factory(dotted: str) -> Callable[[], Any]:
         missing = isinstance(error, ImportError | AttributeError | ValueError)
         step = "Start from the folder that holds the module, or install it." if missing else "Fix that module."
         raise UsageError(
-            f"simulsa_policies names {dotted}, which cannot be imported ({_in_words(error)}). {step}"
+            f"simulsa_policies names {dotted}, which cannot be imported ({_describe_error(error)}). {step}"
         ) from error
     if not _is_policy_factory(found):
         kind = f"the class {found.__name__}" if isinstance(found, type) else f"a {type(found).__name__}"
@@ -186,5 +187,5 @@ def _is_policy_factory(found: object) -> bool:
     return isinstance(found, types.FunctionType | types.MethodType | functools.partial)
 
 
-def _in_words(error: BaseException) -> str:
+def _describe_error(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

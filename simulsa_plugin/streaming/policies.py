@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any, ClassVar
 
+from simulsa_plugin.metrics.records import LatencyUnit
 from simulsa_plugin.model.values import AttentionHead
-from simulsa_plugin.streaming.session import REPLACEMENT, SAMPLES_PER_MS, Decode, Output, Session
+from simulsa_plugin.streaming.session import REPLACEMENT_CHARACTER, SAMPLES_PER_MS, Decode, Output, Session
 
 
 class Policy(ABC):
@@ -200,7 +201,7 @@ class WaitK(AppendOnly):
     """
 
     wait_k: int
-    unit: str = "word"
+    unit: LatencyUnit = "word"
     name: ClassVar[str] = "wait_k"
 
     def stopping_criterion(self, session: Session, decode: Decode) -> Callable[[Sequence[int]], bool]:
@@ -223,7 +224,7 @@ class WaitK(AppendOnly):
         return max(0, len(session.steps) + 2 - self.wait_k)
 
     def _count_units(self, text: str) -> int:
-        return len(text.split()) if self.unit == "word" else len(text.strip().rstrip(REPLACEMENT))
+        return len(text.split()) if self.unit == "word" else len(text.strip().rstrip(REPLACEMENT_CHARACTER))
 
 
 @dataclass(frozen=True)

@@ -114,9 +114,9 @@ def frontier_table(result: Mapping[str, Any]) -> list[str]:
             [
                 budgets or "–",
                 f"{point[latency]:.0f}{parts}",
-                _format_bounds(point["intervals"][latency], 0),
+                _format_interval(point["intervals"][latency], 0),
                 f"{point[quality]:.2f}",
-                _format_bounds(point["intervals"][quality], 2),
+                _format_interval(point["intervals"][quality], 2),
                 cell_in_words(point),
             ]
         )
@@ -149,7 +149,7 @@ def cell_in_words(row: Mapping[str, Any]) -> str:
     return f"{row['policy']} k={row['chunk_ms']:g}{rollback} {format_parameters(row['parameters'])}".rstrip()
 
 
-def _format_bounds(bounds: Sequence[float] | None, digits: int) -> str:
+def _format_interval(bounds: Sequence[float] | None, digits: int) -> str:
     return "–" if bounds is None else f"[{bounds[0]:.{digits}f}, {bounds[1]:.{digits}f}]"
 
 

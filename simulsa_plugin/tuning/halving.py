@@ -18,7 +18,7 @@ DEV_SHARES = (1 / 32, 1 / 8, 1 / 2, 1.0)  # of the dev set, one for each rung
 KEPT_SHARE = 1 / 4  # of the cells, from one rung to the next
 NEIGHBOUR_SHARE = 1 / 4  # of a cell's share that its neighbours get at least, if decoded on the fewest utterances
 MIN_KEPT = 3  # cells for each budget, as the best on few utterances may be too slow on all
-_TIE = 1e-9
+_TIE_TOLERANCE = 1e-9
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def best_shares(qualities: FloatArray, latencies: FloatArray, budget: float) -> 
     slow = np.where(np.isnan(latencies), np.inf, latencies)
     within = np.where(slow <= budget, np.nan_to_num(qualities), -np.inf)
     worth = np.where(np.isinf(within).all(axis=0), -slow, within)
-    best = (worth >= worth.max(axis=0) - _TIE) & ~np.isinf(worth)
+    best = (worth >= worth.max(axis=0) - _TIE_TOLERANCE) & ~np.isinf(worth)
     shares: FloatArray = (best / np.maximum(best.sum(axis=0), 1)).mean(axis=1)
     return shares
 

@@ -16,7 +16,7 @@ from bench_streaming import DEMO, corpus
 
 from simulsa_plugin.audio.decoding import read_mono
 from simulsa_plugin.llamafactory.model.arguments import inference_arguments
-from simulsa_plugin.llamafactory.model.backbone import load_backbone
+from simulsa_plugin.llamafactory.model.backbone_loading import load_backbone
 from simulsa_plugin.model.values import Prompt
 from simulsa_plugin.streaming.engine import (
     BatchLimits,

@@ -28,7 +28,8 @@ from simulsa_plugin.demo.corpus import TEST_NAME, write_demo_corpus
 from simulsa_plugin.evaluation.session_rows import shown_steps
 from simulsa_plugin.llamafactory.data.rendering import load_renderer
 from simulsa_plugin.llamafactory.model.arguments import inference_arguments
-from simulsa_plugin.llamafactory.model.backbone import Backbone, load_backbone
+from simulsa_plugin.llamafactory.model.backbone import Backbone
+from simulsa_plugin.llamafactory.model.backbone_loading import load_backbone
 from simulsa_plugin.metrics.delays import emission_record
 from simulsa_plugin.model.values import Prompt
 from simulsa_plugin.streaming.engine import BatchLimits, DecodingSetting, StreamSource, decode_batched

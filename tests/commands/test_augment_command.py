@@ -160,7 +160,7 @@ def test_an_output_folder_that_is_not_named_is_nobodys():
 
 
 def test_a_foreign_file_in_the_way_is_refused_before_the_model_is_loaded(spoken, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("simulsa_plugin.llamafactory.model.backbone.load_backbone", None)
+    monkeypatch.setattr("simulsa_plugin.llamafactory.model.backbone_loading.load_backbone", None)
     (tmp_path / "demo_simulsa.jsonl").write_text("mine", encoding="utf-8")
     assert command.main(words(spoken, tmp_path)) == 1
     assert "demo_simulsa.jsonl was not made by simulsa-augment, and stays as it is." in capsys.readouterr().err

@@ -24,7 +24,7 @@ from simulsa_plugin.commands import augment, evaluate
 from simulsa_plugin.demo.corpus import iterate_utterances
 from simulsa_plugin.files.json_files import write_json
 from simulsa_plugin.llamafactory.model.arguments import inference_arguments
-from simulsa_plugin.llamafactory.model.backbone import load_backbone
+from simulsa_plugin.llamafactory.model.backbone_loading import load_backbone
 from simulsa_plugin.llamafactory.patches.batch_invariance import make_batch_invariant
 from simulsa_plugin.model.values import GenerationRequest, Prompt
 

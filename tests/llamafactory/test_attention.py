@@ -12,7 +12,7 @@ from simulsa_plugin.demo.grammar import PROMPT
 from simulsa_plugin.errors import ModelError, UsageError
 from simulsa_plugin.llamafactory.model.arguments import inference_arguments
 from simulsa_plugin.llamafactory.model.attention import AudioAttention, concordance, select_alignment_heads
-from simulsa_plugin.llamafactory.model.backbone import load_backbone
+from simulsa_plugin.llamafactory.model.backbone_loading import load_backbone
 from simulsa_plugin.model.values import GenerationRequest, Prompt
 
 RECIPE = {"model_name_or_path": "simulsa-demo", "template": "qwen2_audio"}

@@ -17,7 +17,7 @@ from simulsa_plugin.demo.grammar import PROMPT
 from simulsa_plugin.errors import ModelError, UsageError
 from simulsa_plugin.llamafactory.data.rendering import TemplateRenderer
 from simulsa_plugin.llamafactory.model.arguments import inference_arguments
-from simulsa_plugin.llamafactory.model.backbone import load_backbone
+from simulsa_plugin.llamafactory.model.backbone_loading import load_backbone
 from simulsa_plugin.model.values import Prompt
 
 ASK = Prompt(({"role": "user", "content": PROMPT},))

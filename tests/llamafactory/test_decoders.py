@@ -17,7 +17,8 @@ from simulsa_plugin.errors import ModelError
 from simulsa_plugin.llamafactory.data.rendering import load_renderer
 from simulsa_plugin.llamafactory.model.arguments import inference_arguments
 from simulsa_plugin.llamafactory.model.audio_encoder import Qwen2AudioAdapter
-from simulsa_plugin.llamafactory.model.backbone import Backbone, load_backbone
+from simulsa_plugin.llamafactory.model.backbone import Backbone
+from simulsa_plugin.llamafactory.model.backbone_loading import load_backbone
 from simulsa_plugin.llamafactory.model.batched_decoding import SharedPromptDecoder, _PreallocatedCacheLayer
 from simulsa_plugin.llamafactory.model.features import UnpaddedWhisperFeatureExtractor, batch_window
 from simulsa_plugin.llamafactory.model.plain_decoding import _GreedyRecorder

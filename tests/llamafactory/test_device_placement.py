@@ -23,7 +23,7 @@ from simulsa_plugin.errors import ModelError
 from simulsa_plugin.llamafactory.model import devices as placement
 from simulsa_plugin.llamafactory.model.arguments import inference_arguments
 from simulsa_plugin.llamafactory.model.attention import AudioAttention
-from simulsa_plugin.llamafactory.model.backbone import load_backbone
+from simulsa_plugin.llamafactory.model.backbone_loading import load_backbone
 from simulsa_plugin.llamafactory.model.batched_decoding import EncodedPrompt, SharedPromptDecoder
 from simulsa_plugin.llamafactory.model.devices import (
     choose_device,

@@ -12,7 +12,7 @@ from offline_data import ASK, SHAREGPT, make_folder, register, turns, write_rows
 from simulsa_plugin.errors import ModelError, UsageError
 from simulsa_plugin.llamafactory.data.dataset import load_datasets
 from simulsa_plugin.llamafactory.model.arguments import inference_arguments
-from simulsa_plugin.llamafactory.model.backbone import load_backbone
+from simulsa_plugin.llamafactory.model.backbone_loading import load_backbone
 from simulsa_plugin.model.values import Prompt
 
 RECIPE = {"model_name_or_path": "simulsa-demo", "template": "qwen2_audio"}

@@ -17,7 +17,7 @@ from simulsa_plugin.commands import augment
 from simulsa_plugin.errors import ModelError
 from simulsa_plugin.llamafactory.model import output_layer
 from simulsa_plugin.llamafactory.model.arguments import inference_arguments
-from simulsa_plugin.llamafactory.model.backbone import load_backbone
+from simulsa_plugin.llamafactory.model.backbone_loading import load_backbone
 from simulsa_plugin.llamafactory.model.output_layer import check_logits, fp32_product, output_width
 from simulsa_plugin.model.values import Prompt
 

@@ -13,7 +13,7 @@ from helpers import tiny_models
 from llamafactory.data.collator import PairwiseDataCollatorWithPadding, SFTDataCollatorWith4DAttentionMask
 
 from simulsa_plugin.llamafactory.model.arguments import inference_arguments
-from simulsa_plugin.llamafactory.model.backbone import load_backbone
+from simulsa_plugin.llamafactory.model.backbone_loading import load_backbone
 from simulsa_plugin.llamafactory.patches import position_ids as positions
 from simulsa_plugin.model.values import Prompt
 

@@ -235,7 +235,7 @@ def test_a_policy_that_commits_what_is_not_a_number_of_tokens_is_one_line(count)
         ("sys.path", "sys.path, a list; expected a subclass of"),
         ("random.random", "random.random, a builtin_function_or_method; expected a subclass of"),
         ("gc.callbacks", "gc.callbacks, a list; expected a subclass of"),
-        ("exiting.policy", r"exiting.policy, which fails when it is called without arguments \(SystemExit: 0\)"),
+        ("exiting.policy", r"exiting.policy, which fails when called without arguments \(SystemExit: 0\)"),
         ("exits.policy", r"exits.policy, which cannot be imported \(SystemExit: 0\). Fix that module"),
     ],
 )

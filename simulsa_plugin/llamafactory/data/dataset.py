@@ -14,7 +14,7 @@ from simulsa_plugin.errors import DatasetError, StorageError
 from simulsa_plugin.files.json_files import read_jsonl
 from simulsa_plugin.llamafactory.data.aligned_rows import load_aligned_rows
 from simulsa_plugin.llamafactory.data.dataset_registry import (
-    check_entry,
+    check_dataset_entry,
     has_audio_column,
     no_dataset_error,
     read_dataset_info,
@@ -26,7 +26,7 @@ from simulsa_plugin.llamafactory.model.arguments import InferenceArguments, sile
 from simulsa_plugin.model.values import Prompt, Sample, UnusableRow
 
 _MEDIA_COLUMNS = ("_audios", "_images", "_videos")
-_BATCH_ROWS = 1000  # read together when all rows are iterated
+_ROWS_PER_READ = 1000  # read together when all rows are iterated
 
 # Tags of a rewritten offline file in dataset_info.json: one for every role that LLaMA-Factory knows.
 _REWRITTEN_TAGS = {
@@ -187,7 +187,7 @@ class OfflineDataset:
                 yield from flatten(media or [])
 
     def _column(self, name: str) -> Iterator[Any]:
-        for batch in self.rows.select_columns([name]).iter(_BATCH_ROWS):
+        for batch in self.rows.select_columns([name]).iter(_ROWS_PER_READ):
             yield from batch[name]
 
 
@@ -216,7 +216,7 @@ def _check_any_audio(info: Mapping[str, Any], names: list[str]) -> list[str]:
 
 
 def _load_dataset(arguments: InferenceArguments, info: Mapping[str, Any], name: str) -> OfflineDataset:
-    entry = check_entry(arguments.data.dataset_dir, info, name)
+    entry = check_dataset_entry(arguments.data.dataset_dir, info, name)
     silence_libraries()
     from llamafactory.data.parser import get_dataset_list
 

@@ -72,7 +72,7 @@ def unknown_dataset_error(name: str, info: Mapping[str, Any], place: str) -> Dat
     )
 
 
-def check_entry(dataset_dir: object, info: Mapping[str, Any], name: str) -> dict[str, Any]:
+def check_dataset_entry(dataset_dir: object, info: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Return a copy of a dataset's entry. Raises DatasetError where LLaMA-Factory could not use it."""
     place = os.path.join(dataset_dir, "dataset_info.json") if isinstance(dataset_dir, str) else "dataset_dir"
     if name not in info:

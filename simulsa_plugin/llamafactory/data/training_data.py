@@ -60,7 +60,7 @@ def with_tokenized_warning(get_dataset: Callable[..., Any]) -> Callable[..., Any
 
 def _notify_rows(names: list[str], data_args: Any) -> None:
     mixing = Mixing.from_keys(vars(data_args))
-    parts = [_part(name, attributes, data_args) for name, (attributes, _) in zip(names, _loaded, strict=True)]
+    parts = [_describe_part(name, attributes, data_args) for name, (attributes, _) in zip(names, _loaded, strict=True)]
     kept = [rows for _, rows in _loaded]
     line = rows_line(parts, mixing, kept)
     if line:
@@ -69,7 +69,7 @@ def _notify_rows(names: list[str], data_args: Any) -> None:
         notify(f"WARNING: {warning}")
 
 
-def _part(name: str, attributes: Any, data_args: Any) -> Part:
+def _describe_part(name: str, attributes: Any, data_args: Any) -> Part:
     labels = getattr(attributes, ATTRIBUTE, None)
     if labels is not None:
         scored = rows_in_file(labels.scores.path)

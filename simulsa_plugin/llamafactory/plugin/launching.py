@@ -16,6 +16,7 @@ from simulsa_plugin.augmentation.output_layout import SUFFIX
 from simulsa_plugin.errors import DatasetError, SimulsaError, UsageError
 from simulsa_plugin.llamafactory.data.dataset_registry import registered_file
 from simulsa_plugin.llamafactory.plugin.notices import announce, notify
+from simulsa_plugin.llamafactory.plugin.recipe_checks import TRUE_VALUES
 from simulsa_plugin.llamafactory.plugin.recipe_keys import GROUPS, TrainingSettings, flags_to_recipe
 from simulsa_plugin.settings import KEY_PREFIX, YAML_ERRORS, split_recipe
 from simulsa_plugin.terminal import printable
@@ -23,7 +24,6 @@ from simulsa_plugin.terminal import printable
 COMMANDS = frozenset({"train", "chat", "api", "export", "webchat", "webui"})
 STARTED_BY_TORCHRUN = frozenset({"RANK", "LOCAL_RANK", "TORCHELASTIC_RUN_ID"})
 OTHER_LAUNCHERS = ("USE_RAY", "USE_KT")
-TRUE = frozenset({"true", "y", "1"})  # as LLaMA-Factory reads its variables
 
 
 def with_recipe_checks(launch: Callable[[], None]) -> Callable[[], None]:
@@ -148,7 +148,7 @@ def torchrun_environment(recipe: Mapping[str, Any], environ: Mapping[str, str], 
     LLaMA-Factory refuses `deepspeed` outside torchrun, and requests as many processes as there are GPUs: none, on a
     CPU.
     """
-    other = any(environ.get(name, "").lower() in TRUE for name in OTHER_LAUNCHERS)
+    other = any(environ.get(name, "").lower() in TRUE_VALUES for name in OTHER_LAUNCHERS)
     if not recipe.get("deepspeed") or other or STARTED_BY_TORCHRUN & environ.keys():
         return {}
     wanted = {"FORCE_TORCHRUN": "1"}
@@ -207,11 +207,11 @@ def torchrun_command(command: list[str], target: list[str]) -> list[str]:
 
 def report_errors_in_one_line() -> None:
     """Print an uncaught SimulsaError as one line instead of a traceback; in torchrun's children too."""
-    if getattr(sys.excepthook, "__name__", "") != _print_error.__name__:
-        sys.excepthook = functools.wraps(_print_error)(functools.partial(_print_error, sys.excepthook))
+    if getattr(sys.excepthook, "__name__", "") != _print_simulsa_error.__name__:
+        sys.excepthook = functools.wraps(_print_simulsa_error)(functools.partial(_print_simulsa_error, sys.excepthook))
 
 
-def _print_error(
+def _print_simulsa_error(
     default: Callable[..., object], kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
     if isinstance(error, SimulsaError):

@@ -25,7 +25,7 @@ from simulsa_plugin.llamafactory.model.arguments import check_named
 from simulsa_plugin.settings import did_you_mean
 
 OTHER_HUBS = ("USE_MODELSCOPE_HUB", "USE_OPENMIND_HUB")
-TRUE = frozenset({"true", "y", "1"})  # as LLaMA-Factory reads its variables
+TRUE_VALUES = frozenset({"true", "y", "1"})  # of LLaMA-Factory's environment variables
 
 
 def check_recipe(recipe: Mapping[str, Any], datasets: Sequence[str] | None) -> None:
@@ -123,7 +123,7 @@ def _hub_problem(name: str, recipe: Mapping[str, Any], file_name: str) -> str | 
         validate_repo_id(name)
     except HFValidationError:
         return "there is no such folder, and it is not a name on a hub either (owner/name)"
-    if not constants.HF_HUB_OFFLINE or any(os.environ.get(hub, "").lower() in TRUE for hub in OTHER_HUBS):
+    if not constants.HF_HUB_OFFLINE or any(os.environ.get(hub, "").lower() in TRUE_VALUES for hub in OTHER_HUBS):
         return None
     cache = recipe.get("cache_dir")
     folder = cache if isinstance(cache, str) else constants.HF_HUB_CACHE

@@ -13,8 +13,8 @@ import torch.distributed
 
 GLOO_THREAD = "pt_gloo_runloop"  # as PyTorch names the threads that run gloo's collectives
 STATUS_FIELDS = ("State", "voluntary_ctxt_switches", "nonvoluntary_ctxt_switches")  # of a thread's /proc/…/status
-POLL_SECONDS = 0.01
-MAX_WAIT_SECONDS = 10.0
+GLOO_POLL_SECONDS = 0.01
+GLOO_MAX_WAIT_SECONDS = 10.0
 
 
 def rank_and_world_size() -> tuple[int, int]:
@@ -86,10 +86,10 @@ def wait_for_gloo_threads() -> None:
     code 1. `destroy_process_group` does not wait for these threads while anything still refers to the group, as
     DeepSpeed's engine and its parameters do.
     """
-    deadline = time.monotonic() + MAX_WAIT_SECONDS
+    deadline = time.monotonic() + GLOO_MAX_WAIT_SECONDS
     before = _gloo_threads()
     while before and time.monotonic() < deadline:
-        time.sleep(POLL_SECONDS)  # releases the GIL, so that a thread that waits for it gets it
+        time.sleep(GLOO_POLL_SECONDS)  # releases the GIL, so that a thread that waits for it gets it
         now = _gloo_threads()
         if now == before and all(status["State"].startswith("S") for status in now.values()):
             return

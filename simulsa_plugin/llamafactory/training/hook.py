@@ -43,7 +43,7 @@ DECODED_STAGES = ("sft", "dpo", "kto")
 if TYPE_CHECKING:
     from simulsa_plugin.llamafactory.data.dataset import OfflineDataset
 
-EvaluationResult: TypeAlias = tuple[list[dict[str, Any]], dict[str, float]]  # rows of the history, logged metrics
+TrainingScores: TypeAlias = tuple[list[dict[str, Any]], dict[str, float]]  # rows of the history, logged metrics
 _RUNTIME = "_runtime"  # end of the key of an evaluation's duration
 _current: list[Evaluator] = []  # the evaluator of the training that is being set up in this process
 
@@ -85,7 +85,7 @@ class Evaluator:
     def _evaluate(self, trainer: Any, step: int) -> dict[str, float]:
         start = time.perf_counter()
         # All ranks use the metrics of the first one, so that they choose the same best model.
-        result: EvaluationResult | str = gather_from_ranks(self._score(gather_from_ranks(self._decode(trainer))))[0]
+        result: TrainingScores | str = gather_from_ranks(self._score(gather_from_ranks(self._decode(trainer))))[0]
         self._count += 1
         if isinstance(result, str):
             self._failed += 1
@@ -99,7 +99,7 @@ class Evaluator:
             self._add_to_history(step, trainer.state.epoch, time.perf_counter() - start, rows)
         return _nan_for_best(self.plan, trainer.args) | metrics
 
-    def _score(self, shares: list[dict[int, Any] | str]) -> EvaluationResult | str | None:
+    def _score(self, shares: list[dict[int, Any] | str]) -> TrainingScores | str | None:
         """Return the result on the first rank, or the reason of a failure; None on other ranks."""
         if rank_and_world_size()[0] != 0:
             return None
