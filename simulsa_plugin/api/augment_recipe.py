@@ -94,7 +94,7 @@ def augment(
 ) -> AugmentResult:
     """Make partial samples of the datasets of a recipe, as `simulsa-augment` does.
 
-    Started again after any stop, it goes on and ends with the same bytes.
+    Called again after a stop, it continues, and ends with the same bytes.
 
     Args:
         recipe: path of a LLaMA-Factory recipe (YAML), or its keys with their values; None for the embedded default,
@@ -127,7 +127,7 @@ def relabel_scores(
     from simulsa_plugin.augmentation.relabeling import relabel
     from simulsa_plugin.demo.truth import find_truth
 
-    opened = open_recipe(recipe, overrides, [AugmentSettings])  # where no preset is named, as many rows as were scored
+    opened = open_recipe(recipe, overrides, [AugmentSettings])  # without a preset, as many rows as were scored
     if opened.preset:
         logger.info("%s", opened.preset)
     outcome = relabel(scores, opened.simulsa, out, find_truth)

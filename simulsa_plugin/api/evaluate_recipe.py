@@ -115,7 +115,7 @@ def evaluate(
 ) -> EvaluationResult:
     """Decode a test set with every policy, chunk and rollback, and score each, as `simulsa-eval run` does.
 
-    Started again after any stop, it goes on; a folder that is finished is only read.
+    Called again after a stop, it continues; a finished folder is only read.
 
     Args:
         recipe: path of a LLaMA-Factory recipe (YAML), or its keys with their values; None for the embedded default,

@@ -90,7 +90,7 @@ def tune(
 ) -> TuningResult:
     """Choose the cell of the best quality within each latency budget on a dev set, as `simulsa-eval tune` does.
 
-    Started again after any stop, it goes on; a folder that is finished is only read.
+    Called again after a stop, it continues; a finished folder is only read.
 
     Args:
         recipe: path of a LLaMA-Factory recipe (YAML), or its keys with their values; None for the embedded default.

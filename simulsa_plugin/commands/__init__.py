@@ -1,1 +1,1 @@
-"""The console scripts: they parse, wire the layers together and report."""
+"""The console scripts: parse the command line, call the Python API, print."""

@@ -15,13 +15,13 @@ from simulsa_plugin.errors import UsageError
 AUGMENT_COMMAND = "simulsa-augment"
 
 _DESCRIPTION = """\
-Cut a share of the offline utterances, let the model say how much of the translation each cut supports, and write the
-partial samples as a LLaMA-Factory dataset beside the offline one.
+Truncate a share of the offline utterances, accept as much of each translation as the model's token probabilities
+support, and write these partial samples as a LLaMA-Factory dataset beside the offline one.
 
 RECIPE.yaml is any LLaMA-Factory recipe with model_name_or_path, template, dataset and dataset_dir; simulsa_* keys in
 it, or key=value after it, set the method; simulsa_preset=paper or simulsa_preset=recommended sets those that are not
 named. Without a recipe, the embedded default is made and augmented, as recommended.
-Started again after any stop, it goes on and ends with the same bytes.
+A run that was stopped continues where it stopped, and ends with the same bytes.
 
 several GPUs:  torchrun --nproc_per_node N --no-python simulsa-augment RECIPE.yaml …"""
 
@@ -87,10 +87,13 @@ def _parser() -> Parser:
         "--out", type=output_folder, default=AUGMENT_OUT, metavar="DIR", help=f"output folder (default: {AUGMENT_OUT})"
     )
     parser.add_argument(
-        "--dry-run", action="store_true", help="say what would be done and at what cost; load no weights, write nothing"
+        "--dry-run", action="store_true", help="show what would be done and its cost; load no weights, write nothing"
     )
     parser.add_argument(
-        "--from-scores", type=Path, metavar="FILE", help="decide again over a scores.jsonl, without a model"
+        "--from-scores",
+        type=Path,
+        metavar="FILE",
+        help="apply another acceptance rule to a scores.jsonl, without a model",
     )
     parser.add_argument(
         "--shard", metavar="K/N", help="score only the K-th of N parts; run without it when all are done, to finish"

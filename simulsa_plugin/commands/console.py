@@ -1,4 +1,4 @@
-"""What every console script shares: one line per user mistake, an exit code, and no traceback."""
+"""Running a console script: one line per user mistake, an exit code, no traceback, and the package's log printed."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ LONGEST_LINE = 2000  # characters of an error; a library may put a whole table i
 STREAM_ERRORS = frozenset({errno.EBADF, errno.EIO})  # of an output that was opened for reading, or has gone
 
 
-class _AllSaid(Exception):  # it is no error
-    """A parser has printed its help or version, and there is nothing else to do."""
+class _HelpPrintedError(Exception):
+    """A parser has printed its help or version: the command ends with exit code 0."""
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse whose mistakes are UsageErrors: one line, like every other mistake."""
+    """argparse that raises UsageError, so that its messages are one line as all others are."""
 
     def error(self, message: str) -> NoReturn:
         """Raise UsageError with the next step."""
         raise UsageError(f"{message}. See `{self.prog} --help`.")
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
-        """End the command after --help or --version; whatever else exits has failed."""
-        raise _AllSaid
+        """End the command after --help or --version."""
+        raise _HelpPrintedError
 
 
 class _MessageHandler(logging.Handler):
@@ -85,7 +85,7 @@ def output_folder(text: str) -> Path:
 
 
 def recipe_and_overrides(words: Sequence[str], hint: str = "") -> tuple[Path | None, list[str]]:
-    """Tell `RECIPE.yaml` from `key=value` among the words of a command line.
+    """Separate `RECIPE.yaml` from `key=value` in the arguments of a command line.
 
     Raises:
         UsageError: there are two recipes; `hint` is added to what is allowed.
@@ -113,21 +113,21 @@ def run_command(prog: str, function: Callable[[], int], *, goes_on: bool = True)
     stopped = f"{prog}: interrupted{advice}"
     with standard_streams(), _printed_messages(prog), interruptible(stopped) as interruption:
         try:
-            return _outcome(prog, function, interruption)
+            return _exit_code(prog, function, interruption)
         except BaseException:
             if not interruption.happened:
                 raise
-            interruption.say()  # what else it broke need not be said
+            interruption.report()  # errors that it caused elsewhere are not shown
             return INTERRUPTED
 
 
-def _outcome(prog: str, function: Callable[[], int], interruption: Interruption) -> int:
+def _exit_code(prog: str, function: Callable[[], int], interruption: Interruption) -> int:
     try:
-        code = _completed(function, interruption)
-    except _AllSaid:
+        code = _call_and_flush(function, interruption)
+    except _HelpPrintedError:
         return 0
     except KeyboardInterrupt:
-        interruption.say()
+        interruption.report()
         return INTERRUPTED
     except SimulsaError as error:
         _print_error(prog, error)
@@ -144,13 +144,13 @@ def _outcome(prog: str, function: Callable[[], int], interruption: Interruption)
     except OSError as error:
         if error.errno not in DISK_ERRORS | STREAM_ERRORS:
             raise
-        _print_error(prog, _unconverted(error))
+        _print_error(prog, _disk_error(error))
         return 1
     return code
 
 
-def _completed(function: Callable[[], int], interruption: Interruption) -> int:
-    """The function's code, all that it printed being out; Ctrl-C stays Ctrl-C where a library makes another error."""
+def _call_and_flush(function: Callable[[], int], interruption: Interruption) -> int:
+    """Call the function and flush stdout; return its code. Ctrl-C stays Ctrl-C where a library raises another error."""
     try:
         code = function()
         sys.stdout.flush()
@@ -162,14 +162,14 @@ def _completed(function: Callable[[], int], interruption: Interruption) -> int:
 
 
 def _print_error(prog: str, problem: object) -> None:
-    """One line on stderr, unless nobody reads there either."""
+    """Print one line on stderr, unless it is closed."""
     line = f"{prog}: error: {' '.join(str(problem).split())}"
     with contextlib.suppress(BrokenPipeError):
         print(line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE - 1]}…", file=sys.stderr)
 
 
-def _unconverted(error: OSError) -> StorageError:
-    """The line for a disk that failed where nobody expected it; a library may not say which file it was writing."""
+def _disk_error(error: OSError) -> StorageError:
+    """Convert an OSError of the disk that no other code expected; it may lack the name of the file."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -179,6 +179,6 @@ def _unconverted(error: OSError) -> StorageError:
 
 
 def _silence_stdout() -> None:
-    """Let the interpreter's last flush go nowhere instead of failing aloud."""
+    """Redirect stdout to the null device, so that the interpreter's last flush does not fail."""
     with contextlib.suppress(OSError, ValueError):  # not a real file, as under a test
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

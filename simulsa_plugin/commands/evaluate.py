@@ -16,7 +16,7 @@ from simulsa_plugin.errors import UsageError
 from simulsa_plugin.metrics.records import LATENCY_UNITS
 
 EVAL_COMMAND = "simulsa-eval"
-_ONE_GO = ("score", "compare", "convert")  # commands that begin anew where they were stopped
+_NOT_RESUMABLE = ("score", "compare", "convert")  # commands that start over
 
 _OVERVIEW = """\
 Measure simultaneous speech translation: quality and latency of every chunk and rollback.
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         0; 1 where the work failed; 2 where the command line or the recipe is wrong; 130 after Ctrl-C.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    return run_command(EVAL_COMMAND, lambda: _dispatch(words), goes_on=not words or words[0] not in _ONE_GO)
+    return run_command(EVAL_COMMAND, lambda: _dispatch(words), goes_on=not words or words[0] not in _NOT_RESUMABLE)
 
 
 def _dispatch(words: list[str]) -> int:
@@ -172,7 +172,7 @@ def _score(words: list[str]) -> int:
     parser.add_argument("--sentences", action="store_true", help="also give the value of every line")
     parser.add_argument("--intervals", action="store_true", help="also give 95 %% bootstrap intervals")
     _add_bootstrap(parser)
-    parser.add_argument("--strict", action="store_true", help="make odd lines an error instead of a warning")
+    parser.add_argument("--strict", action="store_true", help="raise an error for an odd line instead of a warning")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the scores, counts and signatures as JSON")
     options = vars(parser.parse_args(words))
     log, json_path, intervals = (options.pop(name) for name in ("log", "json", "intervals"))

@@ -1,6 +1,6 @@
-"""Ctrl-C: one line and exit code 130, wherever it comes, and no process left behind.
+"""Ctrl-C: one line on stderr, exit code 130, and no process left behind.
 
-All work is written so that it goes on after any stop. So what cannot be unwound in a few seconds is simply ended.
+Every run can be resumed, so a process that has not unwound after a few seconds is ended.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ class Interruption:
     """Whether the user has pressed Ctrl-C during one command."""
 
     def __init__(self, message: str) -> None:
-        """Note what to say when it happens; nothing is said before."""
+        """Store the message; nothing is printed before Ctrl-C."""
         self._message, self._process = message, os.getpid()
-        self._said = self.happened = False
+        self._reported = self.happened = False
         self._unraisable = sys.unraisablehook
 
-    def say(self) -> None:
-        """Say once, on stderr, that the command was interrupted."""
-        if not self._said:
-            self._said = True
+    def report(self) -> None:
+        """Print once, on stderr, that the command was interrupted."""
+        if not self._reported:
+            self._reported = True
             with contextlib.suppress(OSError, ValueError):  # nobody reads
                 print(self._message, file=sys.stderr, flush=True)
 
     def handle(self, signum: int, frame: FrameType | None) -> None:
-        """Raise KeyboardInterrupt, and end the process if that is swallowed, or if the user asks again."""
+        """Raise KeyboardInterrupt; end the process if that is swallowed, or at the second Ctrl-C."""
         if os.getpid() != self._process:
-            os._exit(INTERRUPTED)  # a forked worker; its parent speaks
+            os._exit(INTERRUPTED)  # a forked worker; its parent prints the message
         if self.happened:
             self._end()
         self.happened = True
@@ -48,20 +48,20 @@ class Interruption:
         raise KeyboardInterrupt
 
     def unraisable(self, problem: Any) -> None:
-        """Stand for `sys.unraisablehook`: leave out what an interruption breaks elsewhere."""
+        """Replace `sys.unraisablehook`: hide errors that are caused by the interruption."""
         if not self.happened:
             self._unraisable(problem)
 
     def _end(self) -> None:
         for worker in multiprocessing.active_children():
             worker.kill()
-        self.say()
+        self.report()
         os._exit(INTERRUPTED)
 
 
 @contextlib.contextmanager
 def interruptible(message: str) -> Iterator[Interruption]:
-    """Handle Ctrl-C as this module says for as long as the context lasts, and after it where it has happened.
+    """Handle Ctrl-C within the context, and after it where it has happened.
 
     Outside the main thread, which alone can handle signals, or where SIGINT is ignored (`nohup`, `&`), nothing changes.
     """
