@@ -26,7 +26,7 @@ _WRITING_OF_SCRIPT = (
 )
 _NOT_ONE_LANGUAGE = ("und", "mul", "mis", "zxx")  # ISO 639-2: undetermined, several, uncoded, no linguistic content
 # In a script with spaces a run of letters counts once, as a word; in the others every letter counts.
-_COUNTED = regex.compile(
+_SCRIPT_RUNS = regex.compile(
     r"(?P<kana>[\p{Script=Hiragana}\p{Script=Katakana}])|(?P<han>[\p{Script=Han}\p{Script=Bopomofo}])"
     rf"|(?P<unspaced>[[{SPACELESS_LETTERS}]&&\p{{L}}])|(?P<hangul>\p{{Script=Hangul}}+)"
     rf"|(?P<spaced>[\p{{L}}\p{{M}}--[{SPACELESS_LETTERS}\p{{Script=Hangul}}]]+)",
@@ -91,7 +91,7 @@ def writing_of_text(text: str) -> str | None:
     if text.isascii():
         return SPACED if any(map(str.isalpha, text)) else None
     counts = dict.fromkeys(("kana", "han", "unspaced", "hangul", "spaced"), 0)
-    for match in _COUNTED.finditer(text):
+    for match in _SCRIPT_RUNS.finditer(text):
         counts[match.lastgroup or "spaced"] += 1
     east_asian = JAPANESE if counts["kana"] > _LEAST_KANA * (counts["kana"] + counts["han"]) else CHINESE
     totals = {

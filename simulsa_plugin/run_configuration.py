@@ -130,10 +130,10 @@ def change_in_words(change: tuple[str, Any, Any]) -> str:
 
 def versions(*packages: str) -> dict[str, str]:
     """Return package → installed version."""
-    return {name: _version(name) for name in packages}
+    return {name: _installed_version(name) for name in packages}
 
 
-def _version(package: str) -> str:
+def _installed_version(package: str) -> str:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

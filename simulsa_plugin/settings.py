@@ -28,7 +28,7 @@ MAX_RECIPE_DEPTH = 50
 # Whatever PyYAML's constructors raise for `!!int abc`, a date without a 13th month, or a thousand brackets.
 YAML_ERRORS = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 # What would change the colours of a terminal or move its cursor, and what cannot be stored as UTF-8.
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
+_CONTROL_IN_RECIPES = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel = 3
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = MAX_SHOWN_CHARACTERS
@@ -84,7 +84,7 @@ class Settings:
         hints = typing.get_type_hints(cls)
         known = cls.keys()
         chosen = {
-            known[key].name: _convert(key, value, hints[known[key].name])
+            known[key].name: _convert_value(key, value, hints[known[key].name])
             for key, value in values.items()
             if key in known
         }
@@ -234,9 +234,9 @@ def _odd_content(value: Any) -> str | None:
     level, room = [value], MAX_RECIPE_VALUES
     for _ in range(MAX_RECIPE_DEPTH):
         texts = {id(one): one for one in level if isinstance(one, str)}
-        if any(_CONTROL.search(text) for text in texts.values()):
+        if any(_CONTROL_IN_RECIPES.search(text) for text in texts.values()):
             return "control characters, or half of a surrogate pair"
-        level = list(itertools.islice(itertools.chain.from_iterable(map(_inside, level)), room + 1))
+        level = list(itertools.islice(itertools.chain.from_iterable(map(_nested_values, level)), room + 1))
         room -= len(level)
         if room < 0:
             return f"more than {MAX_RECIPE_VALUES:,} values, aliases counted as often as they stand"
@@ -245,13 +245,13 @@ def _odd_content(value: Any) -> str | None:
     return f"more than {MAX_RECIPE_DEPTH} levels of lists or mappings"
 
 
-def _inside(value: Any) -> Iterable[Any]:
+def _nested_values(value: Any) -> Iterable[Any]:
     if isinstance(value, Mapping):
         return itertools.chain(value, value.values())
     return value if isinstance(value, (list, tuple, set)) else ()
 
 
-def _convert(key: str, value: Any, hint: Any) -> Any:
+def _convert_value(key: str, value: Any, hint: Any) -> Any:
     """Convert a YAML value to the annotated type, without guessing."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     hint = str if origin is typing.Literal else hint  # its group checks which text
@@ -259,11 +259,11 @@ def _convert(key: str, value: Any, hint: Any) -> Any:
         if value is None and type(None) in arguments:
             return None
         (hint,) = [argument for argument in arguments if argument is not type(None)]
-        return _convert(key, value, hint)
+        return _convert_value(key, value, hint)
     if origin is Mapping:
         return _as_mapping(key, value)
     if origin is tuple:
-        return tuple(_convert(key, item, arguments[0]) for item in _as_list(value))
+        return tuple(_convert_value(key, item, arguments[0]) for item in _as_list(value))
     if hint is bool and isinstance(value, bool):
         return value
     if hint is str and isinstance(value, str):

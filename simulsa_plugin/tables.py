@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 
 def align(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -17,3 +17,12 @@ def align(rows: Sequence[Sequence[str]]) -> list[str]:
 
 def _justify(column: int, text: str, width: int) -> str:
     return text.rjust(width) if column else text.ljust(width)
+
+
+def list_counts(counts: Mapping[str, int]) -> str:
+    """List names with their counts, in the order of the names; "none" where there are none.
+
+    >>> list_counts({"too_short": 2, "audio_missing": 1}), list_counts({})
+    ('audio_missing 1, too_short 2', 'none')
+    """
+    return ", ".join(f"{name} {count}" for name, count in sorted(counts.items())) or "none"

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-T = TypeVar("T")
+Item = TypeVar("Item")
 FIRST_LINE_SECONDS = 30.0
 LONGEST_PAUSE_SECONDS = 600.0
 _progress_shown = contextvars.ContextVar("progress_shown", default=True)
 # C0 without tab and line feed, DEL, C1: what changes colours, moves the cursor or sets a window's title.
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_TERMINAL_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _MOVES_UP = re.compile(r"(?:\x1b\[A)+")  # all that tqdm writes where several bars stand below each other
 
 
@@ -31,7 +31,7 @@ def printable(text: str) -> str:
     >>> printable("a\x1b[31mb\tc\n")
     'a\\x1b[31mb\tc\n'
     """
-    return _CONTROL.sub(lambda found: f"\\x{ord(found.group()):02x}", text)
+    return _TERMINAL_CONTROLS.sub(lambda found: f"\\x{ord(found.group()):02x}", text)
 
 
 def html_text(text: str) -> str:
@@ -118,8 +118,8 @@ class ProgressLines:
         rate = (self._done - self._before) / elapsed
         speed = f"{rate:.1f}/s" if rate >= 1 else f"{rate * 60:.1f}/min"
         if not self._total:
-            return f"{self._desc}: {self._done} {self._unit}s, {speed}, after {_in_words(elapsed)}"
-        left = f", about {_in_words((self._total - self._done) / rate)} left" if rate else ""
+            return f"{self._desc}: {self._done} {self._unit}s, {speed}, after {_format_duration(elapsed)}"
+        left = f", about {_format_duration((self._total - self._done) / rate)} left" if rate else ""
         share = f"{self._done / self._total:.0%}"
         return f"{self._desc}: {self._done} of {self._total} {self._unit}s ({share}), {speed}{left}"
 
@@ -158,7 +158,7 @@ def progress(total: int | None, desc: str, unit: str, initial: int = 0) -> tqdm[
     return ProgressLines(total, desc, unit, initial)
 
 
-def tracked(things: Iterable[T], total: int | None, desc: str, unit: str) -> Iterator[T]:
+def tracked(things: Iterable[Item], total: int | None, desc: str, unit: str) -> Iterator[Item]:
     """Yield the things themselves, with `progress` over them."""
     with progress(total, desc, unit) as counting:
         for thing in things:
@@ -166,10 +166,10 @@ def tracked(things: Iterable[T], total: int | None, desc: str, unit: str) -> Ite
             counting.update()
 
 
-def _in_words(seconds: float) -> str:
+def _format_duration(seconds: float) -> str:
     """Format a span of time, roughly.
 
-    >>> _in_words(40), _in_words(600), _in_words(10_000)
+    >>> _format_duration(40), _format_duration(600), _format_duration(10_000)
     ('40 s', '10 min', '2.8 h')
     """
     if seconds < 90:

@@ -107,7 +107,7 @@ class Processes(Executor):
             self._send(self._idle.pop(), self._waiting.popleft())
         while self._waiting and not self._busy:
             task = self._waiting.popleft()
-            task.settle(_outcome(*task.call))
+            task.settle(_call(*task.call))
 
     def _receive(self, connection: Connection) -> None:
         task = self._busy.pop(connection)
@@ -141,10 +141,10 @@ def serve(number: int) -> None:
         connection.send(None)  # this process has started
         while True:
             function, arguments = connection.recv()
-            connection.send(_outcome(function, arguments))
+            connection.send(_call(function, arguments))
 
 
-def _outcome(function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Any, Exception | None]:
+def _call(function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Any, Exception | None]:
     try:
         return function(*arguments), None
     except Exception as error:  # it is raised again where the result is asked for

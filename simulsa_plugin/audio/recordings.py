@@ -96,7 +96,7 @@ def read_parts(
         AudioError: none can be read: `missing`, `empty`, `broken`, `too_long`.
         StorageError: the system cannot read the recording now.
     """
-    with _open(path) as reader:
+    with _open_recording(path) as reader:
         for index in sorted(range(len(spans)), key=lambda number: spans[number].start_seconds):
             try:
                 yield index, _read_part(reader, spans[index], sample_rate)
@@ -162,12 +162,12 @@ def _read_part(reader: _Reader, span: Span, sample_rate: int) -> Waveform:
     missing_seconds = (stop - start - len(samples)) / reader.rate
     if not len(samples) or (end is not None and missing_seconds > OVERSHOOT_SECONDS):
         raise AudioError("beyond_end", f"The part from {begin} s to {end} s ends after its recording.")
-    chosen = _chosen(samples, span.channel)
+    chosen = _select_channel(samples, span.channel)
     check_amplitude(chosen, f"The part from {begin} s to {end} s")
     return resample_waveform(average_channels(chosen), reader.rate, sample_rate)
 
 
-def _chosen(samples: Waveform, channel: int | None) -> Waveform:
+def _select_channel(samples: Waveform, channel: int | None) -> Waveform:
     """Select all channels of (num_samples, channels), or one."""
     if channel is None:
         return samples
@@ -177,7 +177,7 @@ def _chosen(samples: Waveform, channel: int | None) -> Waveform:
 
 
 @contextlib.contextmanager
-def _open(path: Path) -> Iterator[_Reader]:
+def _open_recording(path: Path) -> Iterator[_Reader]:
     with opened(path) as handle:
         try:
             file = open_with_soundfile(handle)
@@ -209,7 +209,7 @@ class _Jumping:
         except soundfile_errors() as error:
             reason = not_for_libsndfile(error, self._handle)
             self._open_again()
-            raise _undecodable(self._handle, reason) from error
+            raise _undecodable_recording(self._handle, reason) from error
         return samples
 
     def _open_again(self) -> None:
@@ -277,8 +277,8 @@ def _sound_blocks(file: Any, handle: IO[bytes]) -> Iterator[Waveform]:
     try:
         yield from sound_blocks(file, handle)
     except NotForLibsndfile as reason:
-        raise _undecodable(handle, reason) from reason
+        raise _undecodable_recording(handle, reason) from reason
 
 
-def _undecodable(handle: IO[bytes], reason: NotForLibsndfile) -> AudioError:
+def _undecodable_recording(handle: IO[bytes], reason: NotForLibsndfile) -> AudioError:
     return AudioError("broken", f"{handle.name}: cannot be decoded ({reason}).")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from simulsa_plugin.files.atomic import replacing
-from simulsa_plugin.tables import align
+from simulsa_plugin.tables import align, list_counts
 from simulsa_plugin.terminal import html_text
 
 _STYLE = """\
@@ -29,7 +29,7 @@ def augment_summary(manifest: Mapping[str, Any]) -> list[str]:
         f"({counts['empty']} empty, {counts['whole_reference']} whole, "
         f"{_percent(_accepted_share(counts))} of the reference tokens accepted)",
         *(f"  {line}" for line in align([["heard", "samples", "empty", "accepted"], *_share_rows(manifest)])),
-        f"  skipped: {_reasons(manifest['skipped'])}",
+        f"  skipped: {list_counts(manifest['skipped'])}",
         *(f"    first {reason}: {cause}" for reason, cause in manifest.get("skipped_causes", {}).items()),
         f"  {_checks(manifest)}",
     ]
@@ -50,9 +50,9 @@ def write_augment_report(manifest: Mapping[str, Any], examples: Sequence[Mapping
     parts = [
         f"<h1>{html_text(manifest['dataset'])}</h1>",
         f"<p><code>{html_text(manifest['signature'])}</code></p>",
-        _table(["count", "value"], [[html_text(key), _known(value)] for key, value in counts.items()]),
+        _html_table(["count", "value"], [[html_text(key), _known(value)] for key, value in counts.items()]),
         "<h2>Accepted share of the reference by share of the utterance heard</h2>",
-        _table(
+        _html_table(
             ["heard", "samples", "empty", "accepted", ""],
             [
                 [*row, _bar(one["accepted_share"])]
@@ -62,7 +62,7 @@ def write_augment_report(manifest: Mapping[str, Any], examples: Sequence[Mapping
         "<h2>Length of the cuts</h2>",
         _cut_table(manifest["by_cut_seconds"]),
         "<h2>Skipped</h2>",
-        _table(["reason", "rows"], [[html_text(key), str(value)] for key, value in manifest["skipped"].items()]),
+        _html_table(["reason", "rows"], [[html_text(key), str(value)] for key, value in manifest["skipped"].items()]),
         *(_paragraph(f"First {reason}: {cause}") for reason, cause in manifest.get("skipped_causes", {}).items()),
         _paragraph(_checks(manifest)),
     ]
@@ -70,9 +70,9 @@ def write_augment_report(manifest: Mapping[str, Any], examples: Sequence[Mapping
         parts += ["<h2>Against the true partial translations</h2>", _paragraph(_commitment(manifest["commitment"]))]
     parts += [
         "<h2>The first samples</h2><p>Accepted text; <span class=rest>the rest of the reference</span>.</p>",
-        _table(["id", "heard", "of", "reference"], map(_example, examples)),
+        _html_table(["id", "heard", "of", "reference"], map(_example, examples)),
         "<h2>Settings and versions</h2>",
-        _table(["key", "value"], _settings(manifest)),
+        _html_table(["key", "value"], _settings_rows(manifest)),
     ]
     with replacing(path, "w") as handle:
         handle.write(
@@ -123,11 +123,7 @@ def _commitment(summary: Mapping[str, Any]) -> str:
     )
 
 
-def _reasons(skipped: Mapping[str, int]) -> str:
-    return ", ".join(f"{reason} {count}" for reason, count in skipped.items()) or "none"
-
-
-def _settings(manifest: Mapping[str, Any]) -> Iterable[list[str]]:
+def _settings_rows(manifest: Mapping[str, Any]) -> Iterable[list[str]]:
     for group in ("settings", "model", "versions"):
         for key, value in (manifest[group] or {}).items():
             yield [html_text(key), f"<code>{html_text(str(value))}</code>"]
@@ -141,13 +137,13 @@ def _example(row: Mapping[str, Any]) -> list[str]:
 
 def _cut_table(bins: Sequence[Mapping[str, Any]]) -> str:
     most = max((one["samples"] for one in bins), default=1)
-    return _table(
+    return _html_table(
         ["seconds", "samples", ""],
         [[f"{one['from']:g}–{one['to']:g}", str(one["samples"]), _bar(one["samples"] / most)] for one in bins],
     )
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def _html_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Build an HTML table; cells are HTML already."""
     lines = ["".join(f"<td>{cell}</td>" for cell in row) for row in rows]
     head_line = "".join(f"<th>{name}</th>" for name in head)

@@ -56,7 +56,9 @@ def _broken_rows(dataset: SourceDataset, met: Mapping[int, Skipped]) -> Iterator
         tqdm(total=len(dataset), desc=f"check {dataset.name}", unit="row", disable=None) as progress,
     ):
         while several := list(islice(rows, _AT_ONCE)):
-            for row, found in zip(several, pool.map(_problem, map(dataset.for_training, several)), strict=True):
+            for row, found in zip(
+                several, pool.map(_training_problem, map(dataset.for_training, several)), strict=True
+            ):
                 if row in met:
                     yield {"row": row, "reason": met[row].reason, "cause": met[row].cause}
                 elif found:
@@ -64,7 +66,7 @@ def _broken_rows(dataset: SourceDataset, met: Mapping[int, Skipped]) -> Iterator
             progress.update(len(several))
 
 
-def _problem(seen: tuple[str | None, Sequence[str]]) -> tuple[str, str] | None:
+def _training_problem(seen: tuple[str | None, Sequence[str]]) -> tuple[str, str] | None:
     """Return (reason, cause) of what stops a training at a row, from `SourceDataset.for_training`."""
     cause, audios = seen
     if cause:

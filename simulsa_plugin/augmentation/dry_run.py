@@ -73,31 +73,31 @@ def dry_run(
     return [
         f"{dataset.name}: would cut {len(cuts)} of {wanted} samples asked for, from {len(dataset)} rows; "
         f"skipped on the way: {reasons or 'none'}",
-        f"  {_clips(cuts)}",
+        f"  {_clips_line(cuts)}",
         f"  scoring: {len(batches)} batches of up to {settings.batch_size} clips"
-        f"{f', each scored {passes} times' if passes > 1 else ''}; {_tokens(batches)}",
-        f"  {_cost(batches, passes, size, renderer)}",
-        f"  {_state(layout, cuts)}",
+        f"{f', each scored {passes} times' if passes > 1 else ''}; {_tokens_line(batches)}",
+        f"  {_cost_line(batches, passes, size, renderer)}",
+        f"  {_state_line(layout, cuts)}",
         *(f"  warning: {warning}" for warning in warnings),
     ]
 
 
-def _clips(cuts: Sequence[Cut]) -> str:
+def _clips_line(cuts: Sequence[Cut]) -> str:
     samples = sum(cut.clip_samples for cut in cuts)
     num_bytes = 2 * samples + len(cuts) * WAV_HEADER_BYTES
     return f"clips: {samples_to_seconds(samples):.1f} s of audio, {num_bytes / 1e6:.1f} MB in the output folder"
 
 
-def _tokens(batches: Sequence[Sequence[Cut]]) -> str:
+def _tokens_line(batches: Sequence[Sequence[Cut]]) -> str:
     real = sum(cut.prompt_tokens + cut.reference_tokens for batch in batches for cut in batch)
-    return f"{real} tokens, {_padded(batches)} with padding"
+    return f"{real} tokens, {_padded_tokens(batches)} with padding"
 
 
-def _padded(batches: Sequence[Sequence[Cut]]) -> int:
+def _padded_tokens(batches: Sequence[Sequence[Cut]]) -> int:
     return sum(len(batch) * max(cut.prompt_tokens + cut.reference_tokens for cut in batch) for batch in batches)
 
 
-def _cost(batches: Sequence[Sequence[Cut]], passes: int, size: ModelSize | None, renderer: Renderer) -> str:
+def _cost_line(batches: Sequence[Sequence[Cut]], passes: int, size: ModelSize | None, renderer: Renderer) -> str:
     if size is None:
         return "model: size not known from its configuration"
     clips = sum(map(len, batches))
@@ -106,7 +106,10 @@ def _cost(batches: Sequence[Sequence[Cut]], passes: int, size: ModelSize | None,
     operations = (
         2.0
         * passes
-        * ((size.parameters - size.encoder_parameters) * _padded(batches) + size.encoder_parameters * frames * clips)
+        * (
+            (size.parameters - size.encoder_parameters) * _padded_tokens(batches)
+            + size.encoder_parameters * frames * clips
+        )
     )
     return (
         f"model: {size.parameters / 1e6:.1f} M parameters, "
@@ -121,7 +124,7 @@ def _mean_seconds(batches: Sequence[Sequence[Cut]]) -> float:
     return sum(lengths) / len(lengths)
 
 
-def _state(layout: Layout, cuts: Sequence[Cut]) -> str:
+def _state_line(layout: Layout, cuts: Sequence[Cut]) -> str:
     if layout.manifest.exists():
         return f"{layout.folder} is finished: a run would change nothing"
     if layout.scores.exists():

@@ -164,7 +164,7 @@ def make_manifest(
         skipped: reason → rows.
         causes: reason → the first cause of it.
     """
-    rule = _rule(configuration)
+    rule = _rule_of(configuration)
     manifest = {
         **configuration,
         "versions": configuration.get("versions") or _versions(),
@@ -177,15 +177,15 @@ def make_manifest(
         "threshold": rule.threshold if isinstance(rule, Threshold) else None,
         "tolerance": tolerance_of(configuration["model"]),
     }
-    return manifest | {"signature": _signature(manifest, rule)}
+    return manifest | {"signature": _make_signature(manifest, rule)}
 
 
-def _rule(configuration: Mapping[str, Any]) -> AcceptanceRule:
+def _rule_of(configuration: Mapping[str, Any]) -> AcceptanceRule:
     settings = {key: configuration["settings"][key] for key in DECIDING_KEYS}  # the others need not be known
     return make_rule(AugmentSettings.from_keys(settings), configuration["output_width"])
 
 
-def _signature(manifest: Mapping[str, Any], rule: AcceptanceRule) -> str:
+def _make_signature(manifest: Mapping[str, Any], rule: AcceptanceRule) -> str:
     """Return one line to quote: the settings that differ most often, the version, and a hash of all of them."""
     settings = manifest["settings"]
     digest = hashlib.sha256(

@@ -53,7 +53,7 @@ def augment_dataset(
         StorageError: the folder is in use, or holds the work of other settings or other data.
         DatasetError: not one row could be cut.
     """
-    layout = _open(out, dataset)
+    layout = _open_folder(out, dataset)
     with holding(layout, None):
         entry = offline_entry(dataset, settings, layout)
         configuration = describe_augmentation(dataset, model.describe(), settings, model.output_width)
@@ -83,7 +83,7 @@ def augment_shard(
         StorageError: the shard or the whole folder is in use, or holds other work.
         DatasetError: not one row could be cut.
     """
-    layout = _open(out, dataset)
+    layout = _open_folder(out, dataset)
     configuration = describe_augmentation(dataset, model.describe(), settings, model.output_width)
     refuse_other_configuration(layout, configuration)
     with holding(layout, shard) as has_work:
@@ -98,7 +98,7 @@ def augment_shard(
         return warnings
 
 
-def _open(out: Path, dataset: SourceDataset) -> Layout:
+def _open_folder(out: Path, dataset: SourceDataset) -> Layout:
     layout = open_layout(out, dataset.name)
     make_own_folder(layout.clips)
     return layout

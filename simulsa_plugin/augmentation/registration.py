@@ -137,10 +137,10 @@ def offline_entry(dataset: SourceDataset, settings: AugmentSettings, layout: Lay
 
 def check_entry(layout: Layout, name: str, entry: Mapping[str, Any]) -> None:
     """Raise StorageError where dataset_info.json of the output folder has another dataset by this name."""
-    registered, own = registered_datasets(layout.out), _owned(layout)[_ENTRIES]
+    registered, own = registered_datasets(layout.out), _read_owned(layout)[_ENTRIES]
     if name not in registered or (name in own and registered[name] == own[name]):
         return
-    if _located(layout.out, registered[name]) != _located(layout.out, entry):
+    if _with_absolute_file(layout.out, registered[name]) != _with_absolute_file(layout.out, entry):
         raise StorageError(
             f"{layout.out / DATASET_INFO} has another dataset {name} than the one that is augmented. "
             "Choose another --out."
@@ -169,7 +169,7 @@ def put_entries(layout: Layout, entries: DatasetEntries) -> None:
 
     `check_entry` and `refuse_foreign_output` have seen that these lead to the same rows.
     """
-    registered, own = registered_datasets(layout.out), _owned(layout)[_ENTRIES]
+    registered, own = registered_datasets(layout.out), _read_owned(layout)[_ENTRIES]
     ours = {
         name: dict(entry)
         for name, entry in entries.items()
@@ -209,7 +209,7 @@ def note_relative_audio(layout: Layout, *, relative: bool) -> None:
 
 def has_relative_audio(layout: Layout) -> bool:
     """Return what `note_relative_audio` has noted."""
-    return _owned(layout).get(_RELATIVE) is True
+    return _read_owned(layout).get(_RELATIVE) is True
 
 
 def _foreign(path: Path, what: str = "") -> StorageError:
@@ -246,12 +246,16 @@ def _check_rewritten(layout: Layout, entry: Mapping[str, Any]) -> None:
     """Raise StorageError where a file that no run wrote is in the place of the rewritten offline file."""
     refuse_link(layout.rewritten)
     registered = registered_datasets(layout.out).get(layout.name)
-    claimed = layout.rewritten.name in _owned(layout)[_FILES]
-    if layout.rewritten.exists() and not claimed and _located(layout.out, registered) != _located(layout.out, entry):
+    claimed = layout.rewritten.name in _read_owned(layout)[_FILES]
+    if (
+        layout.rewritten.exists()
+        and not claimed
+        and _with_absolute_file(layout.out, registered) != _with_absolute_file(layout.out, entry)
+    ):
         raise _foreign(layout.rewritten)
 
 
-def _owned(layout: Layout) -> dict[str, Any]:
+def _read_owned(layout: Layout) -> dict[str, Any]:
     """Return the content of owned.json; empty where an earlier version, or a crash, left none."""
     empty: dict[str, Any] = {_FILES: [], _ENTRIES: {}}
     try:
@@ -263,12 +267,12 @@ def _owned(layout: Layout) -> dict[str, Any]:
 
 
 def _note(layout: Layout, changed: Mapping[str, Any]) -> None:
-    before = _owned(layout)
+    before = _read_owned(layout)
     if {**before, **changed} != before:
         write_json(layout.owned, {**before, **changed})
 
 
-def _located(folder: Path, entry: object) -> object:
+def _with_absolute_file(folder: Path, entry: object) -> object:
     """Return an entry with an absolute file name, so that two spellings of the same one are equal."""
     if not isinstance(entry, Mapping) or not isinstance(entry.get("file_name"), str):
         return entry
@@ -277,7 +281,7 @@ def _located(folder: Path, entry: object) -> object:
 
 def _leads_to_the_same(folder: Path, registered: object, entry: Mapping[str, Any]) -> bool:
     """Return whether both entries name the same source of rows."""
-    one, other = _located(folder, registered), _located(folder, entry)
+    one, other = _with_absolute_file(folder, registered), _with_absolute_file(folder, entry)
     return (
         isinstance(one, dict)
         and isinstance(other, dict)

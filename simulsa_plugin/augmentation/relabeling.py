@@ -54,34 +54,34 @@ def relabel(scores: Path, keys: Mapping[str, Any], out: Path, find_truth: FindTr
     source = ScoredFile.open(scores)
     layout = Layout(out.absolute(), source.name)
     in_place = layout.scores.resolve() == source.path.resolve()
-    settings = _settings(source, keys, in_place=in_place)
-    wanted = _wanted(source, settings, keys)
+    settings = _relabel_settings(source, keys, in_place=in_place)
+    wanted = _wanted_rows(source, settings, keys)
     warnings: list[str] = []
     open_layout(out, source.name, trusted=in_place)
     with holding(layout, None):
         if in_place:
-            settings, wanted = _all_of_it(source, settings, wanted, warnings)
+            settings, wanted = _keep_size(source, settings, wanted, warnings)
         else:
-            _check_place(layout, source)
+            _check_folder(layout, source)
         if source.entry:
             check_entry(layout, source.name, source.entry)
-        work = _work(source, settings, keys, in_place=in_place)
-        with _begun(layout, work, in_place=in_place):
+        work = _describe_relabeling(source, settings, keys, in_place=in_place)
+        with _recorded_run(layout, work, in_place=in_place):
             rows = islice(source.rows(layout, portable=settings.portable), wanted)
-            width, truth = source.manifest.get("output_width"), _truth(source, find_truth)
+            width, truth = source.manifest.get("output_width"), _find_truth_of(source, find_truth)
             labeler = Labeler(settings, width, truth, tolerance_of(work["model"]))
             tally = labeler.write(tracked(_checked_clips(rows, layout, warnings), wanted, "decide", "row"), layout)
             if wanted is not None and tally.scored < wanted:
                 warnings.append(_too_few(source, tally.scored, wanted))
             skipped = source.skipped(tally.last_id if wanted is not None and wanted <= tally.scored else None)
-            put_entries(layout, _entries(source, layout, warnings, portable=settings.portable))
+            put_entries(layout, _dataset_entries(source, layout, warnings, portable=settings.portable))
             clean = source.manifest.get("clean") if in_place else None
             asked = wanted or source.count("wanted") or tally.scored
             return finish(layout, work, tally, asked, skipped, clean, warnings)
 
 
 @contextmanager
-def _begun(layout: Layout, work: Mapping[str, Any], *, in_place: bool) -> Iterator[None]:
+def _recorded_run(layout: Layout, work: Mapping[str, Any], *, in_place: bool) -> Iterator[None]:
     """Say in another folder whose decisions it is to hold: after a kill the same command goes on there."""
     if in_place or layout.manifest.exists():
         yield
@@ -96,7 +96,7 @@ def _begun(layout: Layout, work: Mapping[str, Any], *, in_place: bool) -> Iterat
         raise
 
 
-def _settings(source: ScoredFile, keys: Mapping[str, Any], *, in_place: bool) -> AugmentSettings:
+def _relabel_settings(source: ScoredFile, keys: Mapping[str, Any], *, in_place: bool) -> AugmentSettings:
     """Return the settings: cutting and scoring as it was done, labelling as asked.
 
     Raises:
@@ -119,7 +119,7 @@ def _settings(source: ScoredFile, keys: Mapping[str, Any], *, in_place: bool) ->
     return replace(asked, batch_size=before.batch_size, extra_scores=extra)
 
 
-def _wanted(source: ScoredFile, settings: AugmentSettings, keys: Mapping[str, Any]) -> int | None:
+def _wanted_rows(source: ScoredFile, settings: AugmentSettings, keys: Mapping[str, Any]) -> int | None:
     """Return how many of the scored rows are wanted; None means all of them."""
     if settings.samples is not None and keys.get("simulsa_samples") is not None:
         return settings.samples
@@ -131,7 +131,7 @@ def _wanted(source: ScoredFile, settings: AugmentSettings, keys: Mapping[str, An
     return wanted_samples(rows, replace(settings, samples=None))
 
 
-def _all_of_it(
+def _keep_size(
     source: ScoredFile, settings: AugmentSettings, wanted: int | None, warnings: list[str]
 ) -> tuple[AugmentSettings, int | None]:
     """Keep the size of a run in place: no scores are lost, which cost a model's time, and none are added.
@@ -153,7 +153,7 @@ def _too_few(source: ScoredFile, scored: int, wanted: int) -> str:
     return f"{source.path} has {scored} of the {wanted} samples asked for."
 
 
-def _check_place(layout: Layout, source: ScoredFile) -> None:
+def _check_folder(layout: Layout, source: ScoredFile) -> None:
     """Refuse a folder that holds anything but labels over these scores."""
     noted, before = layout.run.record, layout.run.recorded().get("scores_from")
     if before is not None and Path(before).resolve() == source.path.resolve():
@@ -164,7 +164,9 @@ def _check_place(layout: Layout, source: ScoredFile) -> None:
         raise StorageError(f"{layout.folder} holds a run that is not finished. Choose another --out.")
 
 
-def _work(source: ScoredFile, settings: AugmentSettings, keys: Mapping[str, Any], *, in_place: bool) -> dict[str, Any]:
+def _describe_relabeling(
+    source: ScoredFile, settings: AugmentSettings, keys: Mapping[str, Any], *, in_place: bool
+) -> dict[str, Any]:
     """Return the configuration as `describe_augmentation` does for a run that scored; None where it is not known."""
     known = {key: source.manifest.get(key) for key in ("dataset", "rows", "source", "model", "output_width")}
     own = settings.as_keys()
@@ -180,14 +182,16 @@ def _work(source: ScoredFile, settings: AugmentSettings, keys: Mapping[str, Any]
     }
 
 
-def _truth(source: ScoredFile, find_truth: FindTruth) -> TruePartials | None:
+def _find_truth_of(source: ScoredFile, find_truth: FindTruth) -> TruePartials | None:
     """Find the truth beside the offline file that was cut, or beside the one that is registered."""
     original = source.manifest.get("source")
     found = find_truth(source.name, {"file_name": original}) if isinstance(original, str) else None
     return found or find_truth(source.name, source.entry)
 
 
-def _entries(source: ScoredFile, layout: Layout, warnings: list[str], *, portable: bool) -> dict[str, dict[str, Any]]:
+def _dataset_entries(
+    source: ScoredFile, layout: Layout, warnings: list[str], *, portable: bool
+) -> dict[str, dict[str, Any]]:
     entry = source.entry
     if not entry:
         warnings.append(

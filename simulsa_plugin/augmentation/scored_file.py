@@ -168,12 +168,12 @@ def _resolved(folder: Path) -> Path:
 
 def _check_row(row: Mapping[str, Any], number: int, path: Path) -> None:
     """Raise StorageError unless a rule can decide over the row."""
-    problem = _problem(row)
+    problem = _row_problem(row)
     if problem:
         raise StorageError(f"{path}, row {number}: {problem}. Score again, or fix the file.")
 
 
-def _problem(row: Mapping[str, Any]) -> str | None:
+def _row_problem(row: Mapping[str, Any]) -> str | None:
     missing = sorted(key for key in REQUIRED if row.get(key) is None)
     if missing:
         return f"no {missing[0]}"

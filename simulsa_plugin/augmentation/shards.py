@@ -18,10 +18,9 @@ from simulsa_plugin.augmentation.output_layout import Layout
 from simulsa_plugin.errors import FolderInUseError
 from simulsa_plugin.files.atomic import make_own_folder, refuse_link, remove_durably, writing_to
 from simulsa_plugin.files.locks import locked
-from simulsa_plugin.sharding import Shard, wait_until
+from simulsa_plugin.sharding import POLL_SECONDS, Shard, wait_until
 
 FINISHED = "finished"  # the file that says that all batches of a shard are scored
-POLL_SECONDS = 0.2
 LOCK_WAIT_SECONDS = 10.0  # for shards that begin at the same moment
 
 

@@ -132,19 +132,19 @@ def share_lines(parts: Sequence[Part], mixing: Mixing, kept: Sequence[int | None
     counts = [kept_rows(part, mixing) for part in parts] if kept is None else list(kept)
     known = [count for count in counts if count is not None]
     mixed = mixed_rows(known, mixing) if len(known) == len(counts) else None
-    lines = [line for pair in _pairs(parts) for line in _pair_lines(parts, pair, counts, mixed, mixing)]
+    lines = [line for pair in _dataset_pairs(parts) for line in _pair_lines(parts, pair, counts, mixed, mixing)]
     return lines + list(_other_lines(parts, mixed, mixing))
 
 
 def rows_line(parts: Sequence[Part], mixing: Mixing, kept: Sequence[int | None]) -> str | None:
     """Say what a training gets of each pair of offline rows and partial samples; None where that is not known."""
-    pairs = list(_pairs(parts))
+    pairs = list(_dataset_pairs(parts))
     if not pairs or None in kept:
         return None
     mixed = mixed_rows([count for count in kept if count is not None], mixing)
     said = [
         f"{mixed[offline]:.0f} rows of {parts[offline].name} and {mixed[partial]:.0f} of {parts[partial].name} "
-        f"({_percent(mixed[partial], mixed[offline])})"
+        f"({_share_in_percent(mixed[partial], mixed[offline])})"
         for offline, partial in pairs
     ]
     return f"training data: {'; '.join(said)}."
@@ -160,7 +160,7 @@ def tokenized_line(path: object) -> str | None:
     )
 
 
-def _pairs(parts: Sequence[Part]) -> Iterator[tuple[int, int]]:
+def _dataset_pairs(parts: Sequence[Part]) -> Iterator[tuple[int, int]]:
     """Yield positions of NAME, or NAME_clean, and of NAME_simulsa."""
     places = {part.name: place for place, part in enumerate(parts)}
     for name, place in places.items():
@@ -180,7 +180,7 @@ def _pair_lines(
     if mixed is None:
         return
     got, of = mixed[pair[1]], mixed[pair[0]]
-    causes = _causes((offline, partial), [kept[place] for place in pair], mixing)
+    causes = _share_changes((offline, partial), [kept[place] for place in pair], mixing)
     if not causes or (
         offline.rows
         and partial.rows
@@ -190,15 +190,17 @@ def _pair_lines(
     ):
         return
     about = "about " if mixing.interleave_probs and mixing.mix_strategy != "concat" else ""
-    meant = f", not {_percent(partial.rows, offline.rows)}" if offline.rows and partial.rows is not None else ""
+    meant = (
+        f", not {_share_in_percent(partial.rows, offline.rows)}" if offline.rows and partial.rows is not None else ""
+    )
     yield (
         f"{', '.join(cause for cause, _ in causes)}: training gets {about}{_of(of, offline)} and "
-        f"{_of(got, partial)}: {_percent(got, of)} as many partial samples as offline rows{meant}. "
+        f"{_of(got, partial)}: {_share_in_percent(got, of)} as many partial samples as offline rows{meant}. "
         f"{' '.join(dict.fromkeys(step for _, step in causes))}"
     )
 
 
-def _causes(pair: Sequence[Part], kept: Sequence[int | None], mixing: Mixing) -> list[tuple[str, str]]:
+def _share_changes(pair: Sequence[Part], kept: Sequence[int | None], mixing: Mixing) -> list[tuple[str, str]]:
     """Return the keys that may change the share of a pair, each with the next step."""
     found = []
     if not mixing.streaming and any(part.num_samples is not None for part in pair):
@@ -213,7 +215,7 @@ def _causes(pair: Sequence[Part], kept: Sequence[int | None], mixing: Mixing) ->
 
 def _other_lines(parts: Sequence[Part], mixed: Sequence[float] | None, mixing: Mixing) -> Iterator[str]:
     """Yield warnings about keys that keep the share, but drop or change partial samples."""
-    pairs = list(_pairs(parts))
+    pairs = list(_dataset_pairs(parts))
     if not pairs:
         return
     if mixing.val_size > 0:
@@ -240,7 +242,7 @@ def _of(count: float, part: Part) -> str:
     return f"{count:.0f}{rows} rows of {part.name}"
 
 
-def _percent(count: float | None, rows: float) -> str:
+def _share_in_percent(count: float | None, rows: float) -> str:
     return f"{100 * (count or 0) / rows:.3g} %" if rows else "not a share"
 
 

@@ -66,7 +66,7 @@ def choose_parquet(where: Path, split: str) -> list[Path]:
         return []
     folders = (where, where / "data")
     if split:
-        found = [_named(_parquets(folder), split) for folder in folders]
+        found = [_named_after_split(_parquets(folder), split) for folder in folders]
         found += [_parquets(folder / split) for folder in folders]
     else:
         found = [_parquets(folder) for folder in folders]
@@ -94,7 +94,7 @@ def _parquets(folder: Path) -> list[Path]:
     return [path for path in files_in(folder) if path.suffix == PARQUET] if folder.is_dir() else []
 
 
-def _named(paths: Sequence[Path], split: str) -> list[Path]:
+def _named_after_split(paths: Sequence[Path], split: str) -> list[Path]:
     return [path for path in paths if path.stem == split] or [path for path in paths if _stem(path) == split]
 
 

@@ -33,7 +33,7 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
     """
     number = 0
     try:
-        with _open(path) as handle:
+        with _open_text(path) as handle:
             left = _allowed_bytes(path)
             while line := handle.readline(MAX_LINE_BYTES + 1):
                 number += 1
@@ -154,7 +154,7 @@ def _refuse_large(line: bytes, left: float, place: str) -> None:
         raise DatasetError(f"{place}: unpacks to more than {_MAX_GROWTH} times its size, which no corpus does.")
 
 
-def _open(path: Path) -> IO[bytes]:
+def _open_text(path: Path) -> IO[bytes]:
     if path.exists() and not path.is_file():  # a pipe would wait for ever
         raise DatasetError(f"{path} is not a regular file.")
     return cast(IO[bytes], gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb"))

@@ -59,15 +59,15 @@ def list_utterances(rows: Iterator[Utterance | Dropped], layout: CorpusLayout, *
     listing, digest = Listing(), hashlib.sha256()
     seen: set[str] = set()
     for row in map(_decodable, rows):
-        digest.update(f"{dump_line(_identity(row))}\n".encode())
-        reason = _unusable(row, seen)
+        digest.update(f"{dump_line(_content_of_row(row))}\n".encode())
+        reason = _reason_to_drop(row, seen)
         if isinstance(row, Dropped) or reason:
             listing.dropped.append(row if isinstance(row, Dropped) else Dropped(row.id, str(reason)))
             continue
         seen.add(row.id)
         text = clean(row.translation)
         listing.renormalized += text != row.translation.strip()
-        audio = _stored(row, len(listing.utterances), layout, writes)
+        audio = _store_audio(row, len(listing.utterances), layout, writes)
         listing.utterances.append(replace(row, translation=text, audio=audio))
     listing.digest = digest.hexdigest()
     return listing
@@ -95,7 +95,7 @@ def clean(text: str) -> str:
     return unicodedata.normalize("NFC", text).strip()
 
 
-def _unusable(row: Utterance | Dropped, seen: set[str]) -> str | None:
+def _reason_to_drop(row: Utterance | Dropped, seen: set[str]) -> str | None:
     if isinstance(row, Dropped):
         return row.reason
     if row.id in seen:
@@ -107,7 +107,7 @@ def _unusable(row: Utterance | Dropped, seen: set[str]) -> str | None:
     return None
 
 
-def _identity(row: Utterance | Dropped) -> list[object]:
+def _content_of_row(row: Utterance | Dropped) -> list[object]:
     """Return the content by which two readings of a corpus are compared."""
     if isinstance(row, Dropped):
         return [row.id, row.reason]
@@ -116,7 +116,7 @@ def _identity(row: Utterance | Dropped) -> list[object]:
     return [row.id, audio, span, row.translation]
 
 
-def _stored(row: Utterance, number: int, layout: CorpusLayout, writes: bool) -> Path:
+def _store_audio(row: Utterance, number: int, layout: CorpusLayout, writes: bool) -> Path:
     audio = row.audio
     if isinstance(audio, Path):
         return audio

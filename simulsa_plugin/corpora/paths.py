@@ -10,7 +10,7 @@ from pathlib import Path
 
 from simulsa_plugin.errors import RowError
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_CONTROL_IN_NAMES = re.compile(r"[\x00-\x1f\x7f]")
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 
 
@@ -54,7 +54,7 @@ class AudioFinder:
             reason = "is a shell command, and none is run. Write its output to files, and name those"
         elif "://" in name:
             reason = "is an address. Download it, and name the file"
-        elif not name.strip() or name.strip() == "-" or _CONTROL.search(name):
+        elif not name.strip() or name.strip() == "-" or _CONTROL_IN_NAMES.search(name):
             reason = "is not a file name"
         elif _DRIVE.match(name):
             reason = "is a path of another machine. Make it relative to the corpus folder"

@@ -60,7 +60,7 @@ def place_audio(utterances: Sequence[Utterance], layout: CorpusLayout, workers: 
 
     def work(recordings: list[list[int]]) -> list[tuple[int, Placed]]:
         results = []
-        for result in (one for numbers in recordings for one in _place(numbers, utterances, layout, parts)):
+        for result in (one for numbers in recordings for one in _place_recording(numbers, utterances, layout, parts)):
             if stopped.is_set():
                 break
             results.append(result)
@@ -69,7 +69,7 @@ def place_audio(utterances: Sequence[Utterance], layout: CorpusLayout, workers: 
     with progress(len(utterances), f"read {layout.name}", "utterance") as counting:
         pool = ThreadPoolExecutor(workers or len(os.sched_getaffinity(0)))
         try:
-            for results in pool.map(work, _tasks(_recordings(utterances))):
+            for results in pool.map(work, _tasks(_group_by_file(utterances))):
                 for number, result in results:
                     placed[number] = result
                 counting.update(len(results))
@@ -81,7 +81,7 @@ def place_audio(utterances: Sequence[Utterance], layout: CorpusLayout, workers: 
     return placed
 
 
-def _recordings(utterances: Sequence[Utterance]) -> list[list[int]]:
+def _group_by_file(utterances: Sequence[Utterance]) -> list[list[int]]:
     """Group the numbers of utterances by the file that they are in."""
     groups: dict[object, list[int]] = {}
     for number, utterance in enumerate(utterances):
@@ -101,7 +101,7 @@ def _tasks(recordings: list[list[int]]) -> Iterator[list[list[int]]]:
         yield task
 
 
-def _place(
+def _place_recording(
     numbers: list[int], utterances: Sequence[Utterance], layout: CorpusLayout, parts: Parts
 ) -> Iterator[tuple[int, Placed]]:
     """Place all utterances of one recording."""
@@ -114,7 +114,7 @@ def _place(
             if info and _is_whole(utterances[number].span, info):
                 remaining.remove(number)
                 yield number, Placed(None, 0.0, info.problem) if info.problem else Placed(recording, info.seconds)
-        for number, placed in _cut(recording, sorted(remaining), utterances, layout, parts):
+        for number, placed in _cut_parts(recording, sorted(remaining), utterances, layout, parts):
             remaining.remove(number)
             yield number, placed
     except AudioError as error:
@@ -134,7 +134,7 @@ def _is_whole(span: Span | None, recording: AudioInfo) -> bool:
     return span.end_seconds is None or abs(span.end_seconds - recording.seconds) < WHOLE_SECONDS
 
 
-def _cut(
+def _cut_parts(
     recording: Path, numbers: list[int], utterances: Sequence[Utterance], layout: CorpusLayout, parts: Parts
 ) -> Iterator[tuple[int, Placed]]:
     wanted, paths = [], {number: layout.audio_file(number, ".wav") for number in numbers}

@@ -39,6 +39,7 @@ from simulsa_plugin.run_configuration import (
     read_sealed_configuration,
     versions,
 )
+from simulsa_plugin.tables import list_counts
 
 LONG_SECONDS = 30.0  # Whisper's window, and so that of most audio models: they do not hear what comes after it
 OVER_MAX = "over_max_seconds"
@@ -95,7 +96,7 @@ def prepare(
     make_folder(layout.out)
     make_own_folder(layout.folder)
     with locked(layout.folder, wait=wait):
-        manifest, warnings = _prepared(settings, splits, prompt, layout, new_prompt)
+        manifest, warnings = _prepare_locked(settings, splits, prompt, layout, new_prompt)
     add_datasets(layout.out, {name: {"file_name": str(layout.rows), **SHAREGPT_ENTRY}})
     return PreparedCorpus(name, layout.folder, manifest, tuple(warnings))
 
@@ -120,7 +121,7 @@ def dry_run_corpus(
     """
     layout = CorpusLayout(out.absolute(), name)
     _refuse_foreign(layout)
-    configuration = _describe(settings, splits, prompt, layout)
+    configuration = _describe_preparation(settings, splits, prompt, layout)
     _refuse_other_configuration(layout, configuration)
     listing = read_corpus(settings, splits, layout, writes=False)
     _refuse_other_configuration(layout, _with_content(configuration, listing))
@@ -132,7 +133,7 @@ def dry_run_corpus(
     return [
         f"{name}: would first read {settings.corpus}, {listing.rows} rows, into {layout.out}: "
         f"{len(listing.utterances)} utterances in {files} audio files, {parts} of them parts of longer ones; "
-        f"dropped: {_reasons(dropped)}",
+        f"dropped: {list_counts(dropped)}",
         "  which of the audio can be used, and what would be cut of it, is known when it has been read",
     ]
 
@@ -160,11 +161,11 @@ def read_corpus(
     return listing
 
 
-def _prepared(
+def _prepare_locked(
     settings: CorpusSettings, splits: Sequence[str], prompt: TranslationPrompt, layout: CorpusLayout, new_prompt: bool
 ) -> tuple[dict[str, Any], list[str]]:
     _remove_leftovers(layout)
-    configuration = _describe(settings, splits, prompt, layout)
+    configuration = _describe_preparation(settings, splits, prompt, layout)
     if new_prompt:
         _give_up_other_prompt(layout, configuration)
     _refuse_other_configuration(layout, configuration)
@@ -178,12 +179,12 @@ def _prepared(
         layout.run.begin(configuration)
         if any(layout.audio in row.audio.parents for row in listing.utterances if isinstance(row.audio, Path)):
             listing = read_corpus(settings, splits, layout)  # again, to write the audio that is inside its tables
-        _make(settings, prompt, layout, listing, configuration)
+        _write_dataset(settings, prompt, layout, listing, configuration)
     remove_durably(layout.started)
     return layout.run.recorded(), warnings
 
 
-def _make(
+def _write_dataset(
     settings: CorpusSettings,
     prompt: TranslationPrompt,
     layout: CorpusLayout,
@@ -191,7 +192,7 @@ def _make(
     configuration: Mapping[str, Any],
 ) -> None:
     """Place the audio, and write the files of the dataset; the manifest comes last."""
-    placed = _within(settings.corpus_max_seconds, place_audio(listing.utterances, layout, settings.corpus_workers))
+    placed = _drop_longer(settings.corpus_max_seconds, place_audio(listing.utterances, layout, settings.corpus_workers))
     usable = [(row, audio) for row, audio in zip(listing.utterances, placed, strict=True) if audio.audio]
     if not usable:
         if not layout.audio.exists():
@@ -207,9 +208,9 @@ def _make(
         if not audio.audio
     ]
     write_jsonl(layout.dropped, dropped)
-    write_jsonl(layout.rows, (_row(utterance, audio, prompt) for utterance, audio in usable))
+    write_jsonl(layout.rows, (_training_row(utterance, audio, prompt) for utterance, audio in usable))
     manifest = {**configuration, "versions": versions("simulsa-plugin", "soundfile", "scipy", "av")}
-    manifest |= _counts(listing, [audio for _, audio in usable], Counter(row["reason"] for row in dropped))
+    manifest |= _manifest_counts(listing, [audio for _, audio in usable], Counter(row["reason"] for row in dropped))
     files = [layout.rows, layout.dropped, *([layout.parts] if layout.parts.exists() else [])]
     manifest[CHECKSUMS] = {str(path.relative_to(layout.out)): _crc32(path) for path in files}
     layout.run.finish(manifest)
@@ -217,14 +218,14 @@ def _make(
 
 def _is_finished(layout: CorpusLayout) -> bool:
     """Return whether all files exist with the content that was written."""
-    manifest = _noted(layout.manifest)
+    manifest = _read_record(layout.manifest)
     if not manifest or not layout.rows.exists():
         return False
     checksums = manifest.get(CHECKSUMS, {})  # none in those of older versions
     return all(_crc32(layout.out / name) == checksum for name, checksum in checksums.items()) and are_whole(layout)
 
 
-def _noted(path: Path) -> dict[str, Any]:
+def _read_record(path: Path) -> dict[str, Any]:
     """Read a record of a run; empty where it is missing or damaged, and all that follows from it is made again."""
     try:
         return read_sealed_configuration(path) if path.exists() else {}
@@ -233,7 +234,7 @@ def _noted(path: Path) -> dict[str, Any]:
 
 
 def _recorded(layout: CorpusLayout) -> dict[str, Any]:
-    return _noted(layout.manifest) or _noted(layout.started)
+    return _read_record(layout.manifest) or _read_record(layout.started)
 
 
 def _crc32(path: Path) -> str | None:
@@ -254,7 +255,7 @@ def _remove_leftovers(layout: CorpusLayout) -> None:
     remove_leftovers(layout.out, layout.rows.name)
 
 
-def _describe(
+def _describe_preparation(
     settings: CorpusSettings, splits: Sequence[str], prompt: TranslationPrompt, layout: CorpusLayout
 ) -> dict[str, Any]:
     """Return what decides the rows; runs with the same configuration and content write the same files."""
@@ -316,20 +317,20 @@ def _refuse_other_configuration(layout: CorpusLayout, configuration: Mapping[str
     layout.run.refuse_other(_recorded(layout), configuration, next_step)
 
 
-def _within(max_seconds: float | None, placed: list[Placed]) -> list[Placed]:
+def _drop_longer(max_seconds: float | None, placed: list[Placed]) -> list[Placed]:
     return [
         Placed(None, reason=OVER_MAX) if max_seconds is not None and audio.seconds > max_seconds else audio
         for audio in placed
     ]
 
 
-def _row(utterance: Utterance, placed: Placed, prompt: TranslationPrompt) -> dict[str, Any]:
+def _training_row(utterance: Utterance, placed: Placed, prompt: TranslationPrompt) -> dict[str, Any]:
     system = [{"role": "system", "content": prompt.system}] if prompt.system else []
     turns = [{"role": "user", "content": prompt.text}, {"role": "assistant", "content": utterance.translation}]
     return {"id": utterance.id, "messages": [*system, *turns], "audios": [str(placed.audio)]}
 
 
-def _counts(listing: Listing, placed: Sequence[Placed], dropped: Mapping[str, int]) -> dict[str, Any]:
+def _manifest_counts(listing: Listing, placed: Sequence[Placed], dropped: Mapping[str, int]) -> dict[str, Any]:
     return {
         "counts": {
             "utterances": len(placed),
@@ -350,7 +351,7 @@ def corpus_summary(prepared: PreparedCorpus) -> list[str]:
         f"from {manifest['settings']['simulsa_corpus']}{f' ({splits})' if splits else ''}; {manifest['rows']} rows read"
     ]
     if manifest["dropped"]:
-        lines.append(f"  dropped: {_reasons(manifest['dropped'])}; listed in {prepared.folder / 'dropped.jsonl'}")
+        lines.append(f"  dropped: {list_counts(manifest['dropped'])}; listed in {prepared.folder / 'dropped.jsonl'}")
     if counts["over_30_seconds"]:
         lines.append(
             f"  longer than {LONG_SECONDS:.0f} s: {counts['over_30_seconds']}; many models do not hear the rest, "
@@ -361,7 +362,3 @@ def corpus_summary(prepared: PreparedCorpus) -> list[str]:
 
 def _length(hours: float) -> str:
     return f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.1f} min"
-
-
-def _reasons(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{reason} {count}" for reason, count in sorted(counts.items())) or "none"

@@ -71,35 +71,35 @@ def translation_prompt(
         return _published(prompt, source_language, target_language)
     if _NAME.fullmatch(prompt):
         raise _unknown_name(prompt)
-    text = _checked(prompt)
-    names = _table()["languages"]
-    return TranslationPrompt("", _filled(text, "simulsa_prompt", source_language, target_language, names), "")
+    text = _check_prompt(prompt)
+    names = _prompts_file()["languages"]
+    return TranslationPrompt("", _fill_languages(text, "simulsa_prompt", source_language, target_language, names), "")
 
 
 def known_prompts() -> tuple[str, ...]:
     """Return the names of the prompts, in the order of prompts.yaml."""
-    return tuple(_table()["prompts"])
+    return tuple(_prompts_file()["prompts"])
 
 
 def _published(name: str, source_language: str | None, target_language: str | None) -> TranslationPrompt:
-    entry = _table()["prompts"][name]
+    entry = _prompts_file()["prompts"][name]
     targets = entry.get("targets")
     if targets and target_language is not None and language_code(target_language) not in targets:
         raise UsageError(
             f"The prompt {name} is for translation into {', '.join(targets)}, and simulsa_target_language is "
             f"{target_language!r}. Leave simulsa_prompt out, or set it to another of {_known_in_words()}."
         )
-    names = {**_table()["languages"], **entry.get("languages", {})}
-    text = _filled(entry["text"], f"The prompt {name}", source_language, target_language, names)
+    names = {**_prompts_file()["languages"], **entry.get("languages", {})}
+    text = _fill_languages(entry["text"], f"The prompt {name}", source_language, target_language, names)
     return TranslationPrompt(name, text, entry.get("system", ""))
 
 
 def _default_name(template: str | None) -> str:
-    entries = _table()["prompts"].items()
+    entries = _prompts_file()["prompts"].items()
     return next((name for name, entry in entries if template in entry["templates"]), PLAIN)
 
 
-def _checked(prompt: str) -> str:
+def _check_prompt(prompt: str) -> str:
     """Check the user's own prompt, and return it with `<audio>` once."""
     if not prompt.strip():
         raise UsageError(
@@ -122,7 +122,7 @@ def _checked(prompt: str) -> str:
     return prompt if AUDIO_TAG in prompt else AUDIO_TAG + prompt
 
 
-def _filled(
+def _fill_languages(
     text: str, what: str, source_language: str | None, target_language: str | None, names: Mapping[str, str]
 ) -> str:
     languages = {"simulsa_source_language": source_language, "simulsa_target_language": target_language}
@@ -156,6 +156,6 @@ def _known_in_words() -> str:
 
 
 @functools.cache
-def _table() -> Any:
+def _prompts_file() -> Any:
     """Read prompts.yaml, `prompts` and `languages`, when the first prompt is needed."""
     return yaml.safe_load(Path(__file__).with_name("prompts.yaml").read_text(encoding="utf-8"))

@@ -98,7 +98,7 @@ class CorpusRequest:
         Raises:
             UsageError: the recipe does not say.
         """
-        return _named("simulsa_source_language", self.source_language)
+        return _required_language("simulsa_source_language", self.source_language)
 
     @property
     def target(self) -> str:
@@ -107,7 +107,7 @@ class CorpusRequest:
         Raises:
             UsageError: the recipe does not say.
         """
-        return _named("simulsa_target_language", self.target_language)
+        return _required_language("simulsa_target_language", self.target_language)
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class CorpusFormat:
     test_split: str | None = None
 
 
-def _named(key: str, value: str | None) -> str:
+def _required_language(key: str, value: str | None) -> str:
     if value is None:
         raise UsageError(f"{key} is not set, and this corpus holds several languages. Add {key}=en, say.")
     return value

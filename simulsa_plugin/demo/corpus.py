@@ -174,7 +174,7 @@ def _render(synthesizer: Synthesizer, split: str, index: int, change: VoiceChang
     voice = sample_voice(rng)
     if change is not None:
         voice = change(index, voice)
-    return _place(rng, sentence, synthesizer.speak(sentence.source, voice))
+    return _add_silence(rng, sentence, synthesizer.speak(sentence.source, voice))
 
 
 def _draw_sentence(rng: np.random.Generator, split: str) -> Sentence:
@@ -184,7 +184,7 @@ def _draw_sentence(rng: np.random.Generator, split: str) -> Sentence:
             return sentence
 
 
-def _place(rng: np.random.Generator, sentence: Sentence, speech: Speech) -> DemoUtterance:
+def _add_silence(rng: np.random.Generator, sentence: Sentence, speech: Speech) -> DemoUtterance:
     """Put silence (0–0.6 s, often none) around the speech, a noise floor under it, and a level on it."""
     free = seconds_to_samples(WINDOW_SECONDS) - len(speech.waveform)
     lead, trail = (seconds_to_samples(max(0.0, float(rng.uniform(-0.2, 0.6)))) for _ in range(2))

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import numpy as np
 
-T = TypeVar("T")
+Option = TypeVar("Option")
 PROMPT = "<audio>Translate the English speech into German."
 
 # English noun: (German noun, gender)
@@ -207,12 +207,12 @@ class _Phrase:
 
 
 class _Writer:
-    """The English said so far; every `say` gives back the span of its words."""
+    """The English words so far; every `write` returns the span of its words."""
 
     def __init__(self) -> None:
         self.words: list[str] = []
 
-    def say(self, text: str, german: str = "") -> _Phrase:
+    def write(self, text: str, german: str = "") -> _Phrase:
         start = len(self.words)
         self.words += text.split()
         return _Phrase(german.split(), start, len(self.words))
@@ -232,14 +232,14 @@ def _draw(rng: np.random.Generator) -> Sentence:
     target: list[tuple[str, int]] = []
     kind = rng.choice(["main", "that", "because"], p=[0.4, 0.35, 0.25])
     if kind == "that":
-        matrix = writer.say(*_pick(rng, MATRICES))
+        matrix = writer.write(*_pick(rng, MATRICES))
         target += [(word, position + 1) for position, word in enumerate(matrix.words)]  # they run parallel
         target += _clause(writer, rng, verb_last=True, short=False)
     else:
         target += _clause(writer, rng, verb_last=False, short=kind == "because")
     if kind == "because":
         target[-1] = (target[-1][0] + ",", target[-1][1])
-        target += writer.say("because", "weil").certain_at()
+        target += writer.write("because", "weil").certain_at()
         target += _clause(writer, rng, verb_last=True, short=True)
     words = [word for word, _ in target]
     words[0] = words[0][0].upper() + words[0][1:]
@@ -250,18 +250,18 @@ def _draw(rng: np.random.Generator) -> Sentence:
 
 
 def _clause(writer: _Writer, rng: np.random.Generator, *, verb_last: bool, short: bool) -> list[tuple[str, int]]:
-    """Say one English clause and give its German words in German order, each with the English words it needs."""
+    """Write an English clause; return its German words in German order, each with the English words it needs."""
     time = _pick(rng, tuple(TIMES.items())) if rng.random() < (0.25 if short else 0.6) else None
     fronted = time is not None and not verb_last and not short and rng.random() < 0.4
     place = _pick(rng, tuple(PLACES.items())) if rng.random() < (0.15 if short else 0.4) else None
     definite_object = bool(rng.random() < 0.5)
 
-    first = [writer.say(*time)] if time and fronted else []
+    first = [writer.write(*time)] if time and fronted else []
     subject = _noun_phrase(writer, rng, PEOPLE, PEOPLE_ADJECTIVES, bool(rng.random() < 0.7), "nom")
     finite, nonfinite = _verb(writer, rng)
     thing = _noun_phrase(writer, rng, THINGS, THING_ADJECTIVES, definite_object, "acc")
-    places = [writer.say(*place)] if place else []
-    times = [writer.say(*time)] if time and not fronted else []
+    places = [writer.write(*place)] if place else []
+    times = [writer.write(*time)] if time and not fronted else []
     end = len(writer.words) + 1  # only what follows the clause shows that nothing more comes
 
     middle = (
@@ -302,7 +302,7 @@ def _noun_phrase(
     ending = (_WEAK if definite else _MIXED)[case][gender]
     german_words = [german_article, *([adjective[1] + ending] if adjective else []), german]
     english_words = [article, *([adjective[0]] if adjective else []), english]
-    return writer.say(" ".join(english_words), " ".join(german_words))
+    return writer.write(" ".join(english_words), " ".join(german_words))
 
 
 def _verb(writer: _Writer, rng: np.random.Generator) -> tuple[_Phrase, _Phrase]:
@@ -310,10 +310,10 @@ def _verb(writer: _Writer, rng: np.random.Generator) -> tuple[_Phrase, _Phrase]:
     past, infinitive, participle, german_infinitive = _pick(rng, VERBS)
     if rng.random() < 0.35:
         modal, german_modal = _pick(rng, MODALS)
-        return writer.say(modal, german_modal), writer.say(infinitive, german_infinitive)
-    said = writer.say(past, "hat")
-    return said, _Phrase([participle], said.start, said.end)
+        return writer.write(modal, german_modal), writer.write(infinitive, german_infinitive)
+    finite = writer.write(past, "hat")
+    return finite, _Phrase([participle], finite.start, finite.end)
 
 
-def _pick(rng: np.random.Generator, options: tuple[T, ...]) -> T:
+def _pick(rng: np.random.Generator, options: tuple[Option, ...]) -> Option:
     return options[int(rng.integers(len(options)))]

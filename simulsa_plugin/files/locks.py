@@ -30,7 +30,7 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """
     path, owner = folder / LOCK, os.getpid()
     descriptor = _lock_file(path, folder, wait)
-    _HELD.add(descriptor)
+    _HELD_LOCKS.add(descriptor)
     try:
         with writing_to(path):
             os.ftruncate(descriptor, 0)
@@ -40,7 +40,7 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
         if os.getpid() == owner:
             with contextlib.suppress(OSError):  # a file that stays does not keep the lock
                 path.unlink(missing_ok=True)
-            _HELD.discard(descriptor)
+            _HELD_LOCKS.discard(descriptor)
             os.close(descriptor)
 
 
@@ -80,13 +80,13 @@ def _is_file_at(descriptor: int, path: Path) -> bool:
 
 
 _NUMBER_SECONDS = 0.05  # a holder may have the lock, but not yet have written its number over a dead one's
-_HELD: set[int] = set()  # descriptors of the locks of this process
+_HELD_LOCKS: set[int] = set()  # descriptors of the locks of this process
 
 
 def _forget_locks() -> None:
     """Close the parent's locks in a forked child, without unlocking them."""
-    while _HELD:
-        os.close(_HELD.pop())
+    while _HELD_LOCKS:
+        os.close(_HELD_LOCKS.pop())
 
 
 os.register_at_fork(after_in_child=_forget_locks)

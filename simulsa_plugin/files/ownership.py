@@ -26,7 +26,7 @@ def refuse_foreign(folder: Path, names: Iterable[str], *, recognised: bool = Fal
         names: of files and folders in it that are about to be written.
         recognised: the files are known to be those of a command, as earlier versions left them without a list.
     """
-    owned = _owned(folder)
+    owned = _listed_names(folder)
     for name in (OWNED, *names):
         refuse_link(folder / name)
         if not recognised and name not in owned and name != OWNED and (folder / name).exists():
@@ -44,11 +44,11 @@ def claim(folder: Path, names: Iterable[str], *, recognised: bool = False) -> No
     """
     names = list(names)
     refuse_foreign(folder, names, recognised=recognised)
-    owned = _owned(folder)
+    owned = _listed_names(folder)
     remove_abandoned(folder / OWNED)
     if not owned.issuperset(names):
         files = sorted(owned.union(names))
-        write_json(folder / OWNED, {_FILES: files, _CHECKSUM: _checksum(files)})
+        write_json(folder / OWNED, {_FILES: files, _CHECKSUM: _names_checksum(files)})
 
 
 def add_datasets(folder: Path, entries: Mapping[str, Mapping[str, Any]]) -> None:
@@ -66,7 +66,7 @@ def refuse_other_datasets(folder: Path, entries: Mapping[str, Mapping[str, Any]]
     """Raise StorageError where `folder/dataset_info.json` has other datasets by the names of these."""
     registered = registered_datasets(folder)
     for name, entry in entries.items():
-        if name in registered and _place(folder, registered[name]) != _place(folder, entry):
+        if name in registered and _file_of_entry(folder, registered[name]) != _file_of_entry(folder, entry):
             raise StorageError(f"{folder / DATASET_INFO} has another dataset {name}. Choose another --out.")
 
 
@@ -77,20 +77,20 @@ def refuse_input_as_output(output: Path | None, inputs: Iterable[Path | None]) -
             raise UsageError(f"{output} is read, and would be replaced by the output. Give the output another name.")
 
 
-def _owned(folder: Path) -> set[str]:
+def _listed_names(folder: Path) -> set[str]:
     """Return the names that are listed; none where a crash has damaged the list."""
     try:
         said = json.loads((folder / OWNED).read_bytes())
-        return set(said[_FILES]) if said[_CHECKSUM] == _checksum(said[_FILES]) else set()
+        return set(said[_FILES]) if said[_CHECKSUM] == _names_checksum(said[_FILES]) else set()
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return set()
 
 
-def _checksum(files: list[str]) -> str:
+def _names_checksum(files: list[str]) -> str:
     return hashlib.sha256("\0".join(files).encode()).hexdigest()
 
 
-def _place(folder: Path, entry: object) -> object:
+def _file_of_entry(folder: Path, entry: object) -> object:
     """Return the file that an entry names; the entry itself where it names none."""
     if isinstance(entry, Mapping) and isinstance(entry.get("file_name"), str):
         return os.path.abspath(folder / entry["file_name"])

@@ -9,7 +9,7 @@ import regex
 from simulsa_plugin.languages import SPACELESS_LETTERS
 
 # Letters of scripts without spaces, and the punctuation of Chinese and Japanese.
-_SPACELESS = (
+_SPACELESS_CHARACTER = (
     rf"[{SPACELESS_LETTERS}"
     r"[[\p{East_Asian_Width=W}\p{East_Asian_Width=F}]&&\p{P}]]"
 )
@@ -17,7 +17,7 @@ _BEFORE_CONSONANT = r"[\p{Logical_Order_Exception}\p{Indic_Syllabic_Category=Inv
 _KILLED = r"\p{L}\p{Indic_Syllabic_Category=Pure_Killer}"  # a consonant without a vowel
 _AFTER_CONSONANT = rf"(?:[\p{{Indic_Syllabic_Category=Vowel_Dependent}}--\p{{Logical_Order_Exception}}]|{_KILLED})"
 _WORD_BREAK = regex.compile(
-    rf"(?:(?<={_SPACELESS})\b|\b(?={_SPACELESS}))(?<!{_BEFORE_CONSONANT})(?!{_AFTER_CONSONANT})",
+    rf"(?:(?<={_SPACELESS_CHARACTER})\b|\b(?={_SPACELESS_CHARACTER}))(?<!{_BEFORE_CONSONANT})(?!{_AFTER_CONSONANT})",
     regex.V1 | regex.WORD,
 )
 _GRAPHEME = regex.compile(r"\X", regex.V1)

@@ -105,13 +105,13 @@ def scored_rows(cuts: Sequence[Cut], settings: AugmentSettings, layout: Layout) 
     if layout.scores.exists():
         rows = read_jsonl(layout.scores, sealed=True)
         for cut in cuts:
-            yield check_scored(next(rows, {}), cut, layout) | _places(cut, settings, layout)
+            yield check_scored(next(rows, {}), cut, layout) | _audio_paths(cut, settings, layout)
         return
     with ExitStack() as stack:
         journals = [stack.enter_context(Journal(path)) for path in layout.journals()]
         for cut in cuts:
             row = next(journal for journal in journals if cut.id in journal).read(cut.id)
-            yield row | _places(cut, settings, layout)
+            yield row | _audio_paths(cut, settings, layout)
 
 
 def score_batch(
@@ -123,16 +123,16 @@ def score_batch(
         id → row of scores.jsonl, undecided.
     """
     clips = [read_mono(cut.clip) for cut in batch]
-    rendered, scores = _score(batch, clips, model)
+    rendered, scores = _score_references(batch, clips, model)
     extra: dict[str, list[Any]] = {}
     if "full" in settings.scored_extras:
         window = seconds_to_samples(model.window_seconds) if model.window_seconds else None
         sources = [read_mono(cut.sample.audio) for cut in batch]
-        whole = [_whole(*three, window) for three in zip(batch, clips, sources, strict=True)]
-        extra["logprobs_full"] = [list(score.logprobs) for score in _score(batch, whole, model)[1]]
+        whole = [_whole_source(*three, window) for three in zip(batch, clips, sources, strict=True)]
+        extra["logprobs_full"] = [list(score.logprobs) for score in _score_references(batch, whole, model)[1]]
     if "lookback" in settings.scored_extras:
-        earlier = [_earlier(cut, clip, settings.lookback_ms) for cut, clip in zip(batch, clips, strict=True)]
-        extra["logprobs_lookback"] = [list(score.logprobs) for score in _score(batch, earlier, model)[1]]
+        earlier = [_without_end(cut, clip, settings.lookback_ms) for cut, clip in zip(batch, clips, strict=True)]
+        extra["logprobs_lookback"] = [list(score.logprobs) for score in _score_references(batch, earlier, model)[1]]
         extra["lookback_ms"] = [settings.lookback_ms] * len(batch)
     rows = {
         cut.id: {
@@ -196,7 +196,7 @@ def make_batches(cuts: Sequence[Cut], size: int) -> list[list[Cut]]:
     return [order[start : start + size] for start in range(0, len(order), size)]
 
 
-def _score(
+def _score_references(
     batch: Sequence[Cut], waveforms: Sequence[Waveform], model: AudioLanguageModel
 ) -> tuple[list[RenderedReference], list[ReferenceScores]]:
     """Score the references of a batch about these waveforms."""
@@ -207,7 +207,7 @@ def _score(
     return rendered, model.score(rendered, waveforms)
 
 
-def _whole(cut: Cut, clip: Waveform, source: Waveform, window: int | None) -> Waveform:
+def _whole_source(cut: Cut, clip: Waveform, source: Waveform, window: int | None) -> Waveform:
     """Put the whole source between the silences of a clip, as far as the model's window reaches."""
     lead, trail = clip[: cut.lead], clip[len(clip) - cut.trail :]
     room = len(clip) if window is None else max(window - len(source), 0)
@@ -215,7 +215,7 @@ def _whole(cut: Cut, clip: Waveform, source: Waveform, window: int | None) -> Wa
     return np.concatenate([lead, source, trail[: room - len(lead)]])
 
 
-def _earlier(cut: Cut, clip: Waveform, lookback_ms: float) -> Waveform:
+def _without_end(cut: Cut, clip: Waveform, lookback_ms: float) -> Waveform:
     """Take the last milliseconds of the source out of a clip; its silences stay."""
     back = seconds_to_samples(lookback_ms / 1000)
     heard = max(cut.num_samples - back, min(cut.num_samples, LEAST_HEARD))
@@ -228,7 +228,7 @@ def _score_row(
     return {
         "id": cut.id,
         **({"source_id": cut.sample.source_id} if cut.sample.source_id else {}),
-        **_places(cut, settings, layout),
+        **_audio_paths(cut, settings, layout),
         "duration_seconds": cut.duration_seconds,
         "cut_seconds": samples_to_seconds(cut.num_samples),
         "silence_seconds": [samples_to_seconds(cut.lead), samples_to_seconds(cut.trail)],
@@ -249,6 +249,6 @@ def _prompt_messages(sample: Sample) -> list[Message]:
     return [*system, *sample.prompt.messages]
 
 
-def _places(cut: Cut, settings: AugmentSettings, layout: Layout) -> dict[str, Any]:
+def _audio_paths(cut: Cut, settings: AugmentSettings, layout: Layout) -> dict[str, Any]:
     clip = cut.clip.relative_to(layout.out) if settings.portable else cut.clip
     return {"audio": cut.sample.audio, "clip": str(clip)}

@@ -28,11 +28,11 @@ _ESCAPED = re.compile(r"\\(.)")  # get_covost_splits.py reads with escapechar="\
 
 def read_covost2(request: CorpusRequest) -> Iterator[Utterance | Dropped]:
     """Yield the rows of the translation table that are in the splits, in its order."""
-    shards = _parquet(request)
+    shards = _find_parquet(request)
     if shards:
         yield from read_parquet(shards, request)
         return
-    table, folder = _translations(request), _common_voice(request)
+    table, folder = _translation_table(request), _common_voice(request)
     validated = {row["path"] for _, row in read_tsv(folder / COMMON_VOICE, ("path",)) if row}
     wanted = {*request.splits, *(_ADDED[split] for split in request.splits if split in _ADDED)}
     there: Counter[str] = Counter()
@@ -60,7 +60,7 @@ def _utterance(row: Mapping[str, str], place: str, clips: Path, find: FindAudio)
     return Utterance(Path(row["path"]).stem, audio, None, _ESCAPED.sub(r"\1", row["translation"]))
 
 
-def _parquet(request: CorpusRequest) -> list[Path]:
+def _find_parquet(request: CorpusRequest) -> list[Path]:
     """Find the published parquet files: `en_zh-CN/train-00000-of-00040.parquet`, with audio, translation and id."""
     if request.folder.is_file():
         raise DatasetError(f"{request.folder} is a file. Give its folder, or set simulsa_corpus to table.")
@@ -107,7 +107,7 @@ def _common_voice(request: CorpusRequest) -> Path:
     )
 
 
-def _translations(request: CorpusRequest) -> Path:
+def _translation_table(request: CorpusRequest) -> Path:
     """Find `covost_v2.en_zh-CN.tsv`, also for the language zh."""
     exact = f"covost_v2.{request.source}_{request.target}.tsv"
     region = re.compile(rf"covost_v2\.{_region(request).pattern}\.tsv")

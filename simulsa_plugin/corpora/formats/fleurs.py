@@ -14,7 +14,7 @@ from simulsa_plugin.corpora.lines import listed, numbered_lines
 from simulsa_plugin.corpora.utterance import CorpusRequest, Dropped, Utterance
 from simulsa_plugin.errors import DatasetError, RowError
 
-_FIELDS = 7
+_NUM_FIELDS = 7
 _ID, _FILE, _RAW = 0, 1, 2
 
 
@@ -22,9 +22,9 @@ def read_fleurs(request: CorpusRequest) -> Iterator[Utterance | Dropped]:
     """Yield every recording with each raw transcription of its sentence in the target language."""
     source, target = _language_folder(request, request.source), _language_folder(request, request.target)
     for split in request.splits:
-        sentences = _sentences(_table(target, split))
+        sentences = _sentences(_split_table(target, split))
         audio_folder = _audio_folder(source, split)
-        for place, fields in _rows(_table(source, split)):
+        for place, fields in _table_rows(_split_table(source, split)):
             if fields is None:
                 yield Dropped(place, "broken_row")
                 continue
@@ -54,7 +54,7 @@ def _language_folder(request: CorpusRequest, language: str) -> Path:
     return found
 
 
-def _table(language: Path, split: str) -> Path:
+def _split_table(language: Path, split: str) -> Path:
     table = language / f"{split}.tsv"
     if not table.exists():
         there = listed(path.stem for path in sorted(language.glob("*.tsv")))
@@ -72,15 +72,15 @@ def _audio_folder(language: Path, split: str) -> Path:
 def _sentences(table: Path) -> dict[str, list[str]]:
     """Return sentence id → its different raw transcriptions, in order; equal texts of several readers are one."""
     sentences: dict[str, dict[str, None]] = {}
-    for _, fields in _rows(table):
+    for _, fields in _table_rows(table):
         if fields is not None and fields[_RAW].strip():
             sentences.setdefault(fields[_ID], {})[fields[_RAW].strip()] = None
     return {identifier: list(texts) for identifier, texts in sentences.items()}
 
 
-def _rows(table: Path) -> Iterator[tuple[str, list[str] | None]]:
+def _table_rows(table: Path) -> Iterator[tuple[str, list[str] | None]]:
     """Yield (place, fields) of each row; None where a row has another number of fields."""
     for number, line in numbered_lines(table):
         fields = line.split("\t")
         if line:
-            yield f"{table}, line {number}", fields if len(fields) == _FIELDS else None
+            yield f"{table}, line {number}", fields if len(fields) == _NUM_FIELDS else None

@@ -26,10 +26,10 @@ _ARCHIVE = re.compile(r"\.ark:\d+(?:\[.*\])?$")
 def read_kaldi(request: CorpusRequest) -> Iterator[Utterance | Dropped]:
     """Yield the utterances of the data folders in the order of their audio, then texts without audio."""
     for folder in _data_folders(request):
-        recordings = _recordings(folder, request)
-        translations = _translations(_text_file(folder, request))
+        recordings = _read_recordings(folder, request)
+        translations = _read_translations(_text_file(folder, request))
         unheard = dict.fromkeys(translations)
-        for segment in _segments(folder, recordings):
+        for segment in _read_segments(folder, recordings):
             unheard.pop(segment.id, None)
             read_row = functools.partial(_utterance, segment, recordings, translations)
             yield utterance_or_dropped(segment.id, read_row)
@@ -51,7 +51,7 @@ class _Segment:
 def _utterance(
     segment: _Segment, recordings: Mapping[str, Path | RowError], translations: Mapping[str, str | RowError]
 ) -> Utterance | Dropped:
-    name, span = _place(segment)
+    name, span = _recording_and_span(segment)
     recording, translation = recordings.get(name), translations.get(segment.id)
     if recording is None:
         return Dropped(segment.id, "no_recording")
@@ -77,11 +77,11 @@ def _data_folders(request: CorpusRequest) -> list[Path]:
     return folders
 
 
-def _recordings(folder: Path, request: CorpusRequest) -> dict[str, Path | RowError]:
+def _read_recordings(folder: Path, request: CorpusRequest) -> dict[str, Path | RowError]:
     """Return recording → file, or why none is read; relative names start from the corpus or the data folder."""
     recordings = dict[str, Path | RowError]()
-    for place, name, rest in _entries(folder / "wav.scp"):
-        path = _recording(rest, place, folder, request)
+    for place, name, rest in _table_entries(folder / "wav.scp"):
+        path = _find_recording(rest, place, folder, request)
         before = recordings.setdefault(name, path)
         if isinstance(before, Path) and before != path:
             cause = f"{place}: the recording {name[:80]!r} has two files. Remove one."
@@ -89,7 +89,7 @@ def _recordings(folder: Path, request: CorpusRequest) -> dict[str, Path | RowErr
     return recordings
 
 
-def _recording(rest: str, place: str, folder: Path, request: CorpusRequest) -> Path | RowError:
+def _find_recording(rest: str, place: str, folder: Path, request: CorpusRequest) -> Path | RowError:
     if _ARCHIVE.search(rest):
         return RowError("in_archive", f"{place}: {rest[:80]!r} lies in a Kaldi archive. Write the recordings to files.")
     try:
@@ -98,16 +98,16 @@ def _recording(rest: str, place: str, folder: Path, request: CorpusRequest) -> P
         return error
 
 
-def _segments(folder: Path, recordings: Iterable[str]) -> Iterator[_Segment]:
+def _read_segments(folder: Path, recordings: Iterable[str]) -> Iterator[_Segment]:
     table = folder / "segments"
     if table.exists():
-        for place, identifier, rest in _entries(table):
+        for place, identifier, rest in _table_entries(table):
             yield _Segment(identifier, rest.split(), place)
     else:
         yield from (_Segment(name, [name], "") for name in recordings)
 
 
-def _place(segment: _Segment) -> tuple[str, Span | None]:
+def _recording_and_span(segment: _Segment) -> tuple[str, Span | None]:
     """Return the recording of an utterance, and its span in it. Raises RowError."""
     if not segment.place:
         return segment.id, None
@@ -142,9 +142,9 @@ def _text_file(folder: Path, request: CorpusRequest) -> Path:
     return found[0]
 
 
-def _translations(table: Path) -> dict[str, str | RowError]:
+def _read_translations(table: Path) -> dict[str, str | RowError]:
     translations = dict[str, str | RowError]()
-    for place, identifier, text in _entries(table):
+    for place, identifier, text in _table_entries(table):
         before = translations.setdefault(identifier, text)
         if isinstance(before, str) and before != text:
             cause = f"{place}: the utterance {identifier[:80]!r} has two translations. Remove one."
@@ -152,7 +152,7 @@ def _translations(table: Path) -> dict[str, str | RowError]:
     return translations
 
 
-def _entries(table: Path) -> Iterator[tuple[str, str, str]]:
+def _table_entries(table: Path) -> Iterator[tuple[str, str, str]]:
     """Yield (place, first word, the rest) of each line."""
     for number, line in numbered_lines(table):
         first, *rest = line.split(maxsplit=1)[:2] if line.strip() else ("",)

@@ -19,9 +19,9 @@ from simulsa_plugin.corpora.table_columns import check_roles
 from simulsa_plugin.corpora.utterance import CorpusRequest, Dropped, Utterance, utterance_or_dropped
 from simulsa_plugin.errors import MissingExtraError, RowError
 
-_ENDINGS = (".jsonl.gz", ".jsonl", "_cuts.jsonl.gz", "_cuts.jsonl")
-_FIELDS = ("translation", "translated_text", "tgt_text")  # of `custom`, where simulsa_columns names none
-_MIXED = ("MixedCut", "PaddingCut")
+_CUT_FILE_ENDINGS = (".jsonl.gz", ".jsonl", "_cuts.jsonl.gz", "_cuts.jsonl")
+_TRANSLATION_FIELDS = ("translation", "translated_text", "tgt_text")  # of `custom`, where simulsa_columns names none
+_MIXED_CUTS = ("MixedCut", "PaddingCut")
 # What lhotse raises about manifests of other tools, and what they do to whoever reads them.
 _STRANGE = (KeyError, TypeError, ValueError, AttributeError, AssertionError, IndexError, RecursionError)
 
@@ -34,7 +34,7 @@ def read_lhotse(request: CorpusRequest) -> Iterator[Utterance | Dropped]:
     """
     check_roles(request.columns, ("translation",))
     for split in request.splits or ("",):
-        manifest = choose_table(request.folder, split, _ENDINGS, prefixes=("", "cuts_", "cuts-"))
+        manifest = choose_table(request.folder, split, _CUT_FILE_ENDINGS, prefixes=("", "cuts_", "cuts-"))
         for number, row in read_objects(manifest):
             place = f"{manifest}, line {number}"
             try:
@@ -50,22 +50,22 @@ def _whole_cut(
     if isinstance(row, RowError):
         raise row
     try:
-        return list(_rows(row, place, manifest, request))
+        return list(_cut_rows(row, place, manifest, request))
     except _STRANGE as error:
-        raise _no_cut(place) from error
+        raise _not_a_cut(place) from error
 
 
-def _no_cut(place: str) -> RowError:
+def _not_a_cut(place: str) -> RowError:
     return RowError(
         "broken_row", f"{place}: no cut of lhotse. Give a file of cuts (CutSet.to_file), not recordings alone."
     )
 
 
-def _rows(row: dict[str, Any], place: str, manifest: Path, request: CorpusRequest) -> Iterator[Utterance | Dropped]:
-    if row.get("type") in _MIXED:
+def _cut_rows(row: dict[str, Any], place: str, manifest: Path, request: CorpusRequest) -> Iterator[Utterance | Dropped]:
+    if row.get("type") in _MIXED_CUTS:
         yield Dropped(str(row["id"]), "mixed_cut")
         return
-    cut = _cut(row, place)
+    cut = _parse_cut(row, place)
     reason = _unusable(cut)
     if reason:
         yield Dropped(str(cut.id), reason)
@@ -76,7 +76,7 @@ def _rows(row: dict[str, Any], place: str, manifest: Path, request: CorpusReques
         yield utterance_or_dropped(identifier, read_row)
 
 
-def _cut(row: dict[str, Any], place: str) -> Any:
+def _parse_cut(row: dict[str, Any], place: str) -> Any:
     try:
         from lhotse.serialization import deserialize_item
     except ImportError as error:
@@ -85,7 +85,7 @@ def _cut(row: dict[str, Any], place: str) -> Any:
         ) from error
     cut = deserialize_item(row)
     if not hasattr(cut, "supervisions"):
-        raise _no_cut(place)
+        raise _not_a_cut(place)
     return cut
 
 
@@ -103,20 +103,20 @@ def _unusable(cut: Any) -> str | None:
 def _utterance(
     identifier: str, supervision: Any, cut: Any, place: str, manifest: Path, request: CorpusRequest
 ) -> Utterance | Dropped:
-    translation = _translation(supervision, cut, request)
+    translation = _custom_translation(supervision, cut, request)
     if translation is None:
         return Dropped(identifier, "no_translation")
-    part = _part(supervision, cut, place)
+    part = _supervision_span(supervision, cut, place)
     if part is None:
         return Dropped(identifier, "cut_off")
-    audio = _audio(supervision, cut, place, manifest, request)
+    audio = _audio_source(supervision, cut, place, manifest, request)
     if isinstance(audio, str):
         return Dropped(identifier, audio)
     path, channel = audio
     return Utterance(identifier, path, Span(*part, channel), translation)
 
 
-def _part(supervision: Any, cut: Any, place: str) -> tuple[float, float] | None:
+def _supervision_span(supervision: Any, cut: Any, place: str) -> tuple[float, float] | None:
     """Return where a supervision is in the recording; None where the cut does not hold all of it.
 
     The only supervision of a cut is the whole cut, if their ends differ by no more than rounding does.
@@ -133,7 +133,7 @@ def _part(supervision: Any, cut: Any, place: str) -> tuple[float, float] | None:
     return cut_start + max(0.0, start), cut_start + min(cut_seconds, end)
 
 
-def _audio(
+def _audio_source(
     supervision: Any, cut: Any, place: str, manifest: Path, request: CorpusRequest
 ) -> tuple[Path, int | None] | str:
     """Return (file, which of its channels; None: all that it has), or why there is no such file."""
@@ -159,11 +159,11 @@ def _channels(channel: Any) -> set[Any]:
     return set(channel) if isinstance(channel, list) else {channel}
 
 
-def _translation(supervision: Any, cut: Any, request: CorpusRequest) -> str | None:
+def _custom_translation(supervision: Any, cut: Any, request: CorpusRequest) -> str | None:
     """Return a custom field of the supervision or the cut: text, or texts by language."""
     named = (request.columns or {}).get("translation")
     for custom in (supervision.custom or {}, cut.custom or {}):
-        for field in (named,) if named else _FIELDS:
+        for field in (named,) if named else _TRANSLATION_FIELDS:
             value = custom.get(field)
             if isinstance(value, Mapping):
                 value = value.get(request.target)

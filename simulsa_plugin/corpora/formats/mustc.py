@@ -30,8 +30,8 @@ def read_mustc(request: CorpusRequest) -> Iterator[Utterance | Dropped]:
     for split in request.splits:
         folder = _split_folder(request, split)
         table = folder / "txt" / f"{split}.yaml"
-        segments = list(_segments(table))
-        translations = _translations(folder / "txt" / f"{split}.{request.target}", segments, table)
+        segments = list(_read_yaml_segments(table))
+        translations = _aligned_translations(folder / "txt" / f"{split}.{request.target}", segments, table)
         numbers: Counter[str] = Counter()
         for (place, segment), translation in zip(segments, translations, strict=True):
             if isinstance(segment, RowError):
@@ -46,7 +46,9 @@ def read_mustc(request: CorpusRequest) -> Iterator[Utterance | Dropped]:
             )
 
 
-def _translations(path: Path, segments: Sequence[tuple[str, Mapping[str, str] | RowError]], table: Path) -> list[str]:
+def _aligned_translations(
+    path: Path, segments: Sequence[tuple[str, Mapping[str, str] | RowError]], table: Path
+) -> list[str]:
     try:
         return read_aligned(path, len(segments), table)
     except DatasetError as error:
@@ -60,10 +62,10 @@ def _utterance(
     identifier: str, segment: Mapping[str, str], translation: str, place: str, folder: Path, find: FindAudio
 ) -> Utterance:
     span = span_from(segment["offset"], segment["duration"], place)
-    return Utterance(identifier, _recording(segment["wav"], place, folder, find), span, translation)
+    return Utterance(identifier, _find_recording_or_flac(segment["wav"], place, folder, find), span, translation)
 
 
-def _recording(name: str, place: str, folder: Path, find: FindAudio) -> Path:
+def _find_recording_or_flac(name: str, place: str, folder: Path, find: FindAudio) -> Path:
     """Return the file of that name or, if it is missing, the FLAC file in its place."""
     path = find(name, place, folder)
     if path.suffix == ".wav" and not path.exists():
@@ -87,7 +89,7 @@ def _split_folder(request: CorpusRequest, split: str) -> Path:
     return found
 
 
-def _segments(table: Path) -> Iterator[tuple[str, Mapping[str, str] | RowError]]:
+def _read_yaml_segments(table: Path) -> Iterator[tuple[str, Mapping[str, str] | RowError]]:
     """Yield (place for messages, segment or what is wrong with it) of each item of the list.
 
     Items are parsed one at a time: what the whole file would need of memory, and could hide, is out of bounds.
@@ -95,7 +97,7 @@ def _segments(table: Path) -> Iterator[tuple[str, Mapping[str, str] | RowError]]
     place, item = "", ""
     for number, line in numbered_lines(table):
         if line.startswith(_ITEM) and item:
-            yield place, _segment(item, place)
+            yield place, _parse_segment(item, place)
             item = ""
         if not item:
             place = f"{table}, line {number}"
@@ -104,10 +106,10 @@ def _segments(table: Path) -> Iterator[tuple[str, Mapping[str, str] | RowError]]
         if len(item) > MAX_LINE_BYTES:
             raise DatasetError(f"{place}: an item longer than {MAX_LINE_BYTES} characters, which no segment is.")
     if item:
-        yield place, _segment(item, place)
+        yield place, _parse_segment(item, place)
 
 
-def _segment(text: str, place: str) -> Mapping[str, str] | RowError:
+def _parse_segment(text: str, place: str) -> Mapping[str, str] | RowError:
     try:
         items: Any = yaml.load(text, Loader=_Loader)
         (segment,) = items

@@ -16,7 +16,7 @@ from simulsa_plugin.corpora.utterance import CorpusRequest, Dropped, Utterance, 
 from simulsa_plugin.errors import RowError
 from simulsa_plugin.languages import language_code
 
-_ENDINGS = (".json", ".jsonl", "_manifest.json", "_manifest.jsonl")
+_MANIFEST_ENDINGS = (".json", ".jsonl", "_manifest.json", "_manifest.jsonl")
 
 
 def read_nemo(request: CorpusRequest) -> Iterator[Utterance | Dropped]:
@@ -27,7 +27,7 @@ def read_nemo(request: CorpusRequest) -> Iterator[Utterance | Dropped]:
     """
     check_roles(request.columns, ("translation",))
     for split in request.splits or ("",):
-        manifest = choose_table(request.folder, split, _ENDINGS)
+        manifest = choose_table(request.folder, split, _MANIFEST_ENDINGS)
         for number, row in read_objects(manifest):
             if isinstance(row, RowError):
                 yield Dropped(f"line {number}", row.reason, str(row))
@@ -50,28 +50,28 @@ def _utterance(
     name = row.get("audio_filepath")
     if not isinstance(name, str):
         raise RowError("no_audio", f"{place}: no audio_filepath, which every row of a NeMo manifest has.")
-    translation = _translation(row, request)
+    translation = _translation_column(row, request)
     languages = ("source_lang", request.source_language), ("target_lang", request.target_language)
-    if any(_other(row.get(key), wanted) for key, wanted in languages):
+    if any(_names_other_language(row.get(key), wanted) for key, wanted in languages):
         return Dropped(identifier, "other_language")
     if not isinstance(translation, str):
         return Dropped(identifier, "no_translation")
-    return Utterance(identifier, request.find(name, place, manifest.parent), _span(row, place), translation)
+    return Utterance(identifier, request.find(name, place, manifest.parent), _offset_span(row, place), translation)
 
 
-def _translation(row: Mapping[str, Any], request: CorpusRequest) -> Any:
+def _translation_column(row: Mapping[str, Any], request: CorpusRequest) -> Any:
     column = (request.columns or {}).get("translation")
     return row.get(column) if column else row.get("answer", row.get("text"))
 
 
-def _span(row: Mapping[str, Any], place: str) -> Span | None:
+def _offset_span(row: Mapping[str, Any], place: str) -> Span | None:
     """Return None where the row is about a whole file, whose duration says nothing new."""
     if row.get("offset") is None:
         return None
     return span_from(row["offset"], row.get("duration"), place)
 
 
-def _other(language: object, wanted: str | None) -> bool:
+def _names_other_language(language: object, wanted: str | None) -> bool:
     """Return whether both are named, and differ: `en-US` is `en`."""
     if not isinstance(language, str) or not language or wanted is None:
         return False

@@ -24,7 +24,7 @@ from simulsa_plugin.corpora.utterance import CorpusRequest, Dropped, EncodedAudi
 from simulsa_plugin.errors import DatasetError, RowError, UsageError
 
 _DICT, _STATE = "dataset_dict.json", "state.json"  # what `save_to_disk` leaves
-_BATCH_ROWS = 32  # each may hold an audio file
+_ARROW_BATCH_ROWS = 32  # each may hold an audio file
 _Row = Mapping[str, Any] | RowError | None  # None, or what is wrong, where it is broken
 _Rows = Iterator[tuple[int, str, _Row]]  # number, place, row
 _READERS: dict[str, Callable[[Path], Iterator[tuple[int, _Row]]]] = {
@@ -90,7 +90,7 @@ def _parquet_batches(file: Path) -> Iterator[Any]:
     from pyarrow import parquet  # type: ignore[import-untyped]
 
     with parquet.ParquetFile(file) as table:
-        yield from table.iter_batches(batch_size=_BATCH_ROWS)
+        yield from table.iter_batches(batch_size=_ARROW_BATCH_ROWS)
 
 
 def _saved_batches(file: Path) -> Iterator[Any]:
@@ -99,8 +99,8 @@ def _saved_batches(file: Path) -> Iterator[Any]:
     with pyarrow.memory_map(str(file)) as memory, pyarrow.ipc.open_stream(memory) as stream:
         for batch in stream:
             batch.validate(full=True)  # Arrow trusts what it maps, and a wrong offset ends the process
-            for start in range(0, batch.num_rows, _BATCH_ROWS):
-                yield batch.slice(start, _BATCH_ROWS)
+            for start in range(0, batch.num_rows, _ARROW_BATCH_ROWS):
+                yield batch.slice(start, _ARROW_BATCH_ROWS)
 
 
 @contextlib.contextmanager
@@ -159,16 +159,16 @@ def _utterance(
     identifier: str, fields: Mapping[str, Any], place: str, folder: Path, request: CorpusRequest
 ) -> Utterance | Dropped:
     """Build an utterance from the values of the roles."""
-    audio, translation = _audio(fields["audio"]), fields["translation"]
+    audio, translation = _audio_value(fields["audio"]), fields["translation"]
     if audio is None:
         return Dropped(identifier, "no_audio")
     if not isinstance(translation, str):
         return Dropped(identifier, "empty_translation" if translation is None else "no_text")
     found = request.find(audio, place, folder, request.folder) if isinstance(audio, str) else audio
-    return Utterance(identifier, found, _span(fields, place), translation)
+    return Utterance(identifier, found, _roles_span(fields, place), translation)
 
 
-def _audio(value: Any) -> str | EncodedAudio | None:
+def _audio_value(value: Any) -> str | EncodedAudio | None:
     """Return the audio of a row: a name, or a file inside the table; None where it is neither."""
     name, data = value, None
     if isinstance(value, bytes):
@@ -181,7 +181,7 @@ def _audio(value: Any) -> str | EncodedAudio | None:
     return name or None
 
 
-def _span(fields: Mapping[str, Any], place: str) -> Span | None:
+def _roles_span(fields: Mapping[str, Any], place: str) -> Span | None:
     """Return None where the row is about a whole file, whose duration says nothing new."""
     start, end, channel = fields["start"], fields["end"], channel_of(fields["channel"], place)
     if start is None and end is None and channel is None:
