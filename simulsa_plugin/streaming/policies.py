@@ -18,11 +18,11 @@ from simulsa_plugin.streaming.session import REPLACEMENT_CHARACTER, SAMPLES_PER_
 
 
 class Policy(ABC):
-    """One way to decide. A policy of one's own defines `name` and `committed`; all else has a default."""
+    """Base class of policies. A custom one defines `name` and `committed`; everything else has a default."""
 
     name: ClassVar[str]
     heads: tuple[AttentionHead, ...] | None = None
-    """Attention heads that `recent` is about; none: those that follow the audio best; None: it says no share."""
+    """Attention heads for `min_audio_ahead`; empty: those that follow the audio best; None: attention is not used."""
 
     @abstractmethod
     def committed(self, session: Session, output: Output) -> int:

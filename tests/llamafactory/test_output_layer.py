@@ -75,7 +75,7 @@ def test_a_layer_without_a_width_is_refused(layer):
 
 def test_logits_of_another_width_are_refused():
     check_logits(V, V)
-    with pytest.raises(ModelError, match="returns 321 logits at each position, its configuration says 320"):
+    with pytest.raises(ModelError, match="returns 321 logits at each position, its configuration has 320"):
         check_logits(V + 1, V)
 
 

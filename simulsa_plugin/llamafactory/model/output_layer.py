@@ -29,7 +29,7 @@ def output_width(model: Any) -> int:
         raise ModelError(
             f"The output layer ({type(layer).__name__}) has {width} outputs, the configuration a vocabulary of "
             f"{configured}. Give a checkpoint whose config.json fits its weights; after resize_vocab, one that has "
-            "been saved whole."
+            "been saved completely."
         )
     return width
 
@@ -55,7 +55,7 @@ def check_logits(num_logits: int, width: int) -> None:
     """
     if num_logits != width:
         raise ModelError(
-            f"The model returns {num_logits} logits at each position, its configuration says {width}. "
+            f"The model returns {num_logits} logits at each position, its configuration has {width}. "
             "Give a checkpoint whose config.json fits its weights."
         )
 
