@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 Message = dict[str, str]
 AttentionHead = tuple[int, int]  # (layer, head within the layer), both from 0
 _CAUSES = {
-    "several_answers": "the row has several answers (ranking or KTO pairs), of which supervised training takes none",
+    "several_answers": "the row has several answers (ranking or KTO pairs), which supervised training does not use",
     "no_answer": "the row has no user turn, or no answer",
     "multi_turn": "the row has several turns; one question about one audio file can be cut",
     "tools": "the row has tools, or turns other than user and assistant",
     "other_media": "the row has images or videos besides audio",
-    "no_audio": "the row names no audio",
+    "no_audio": "the row has no audio",
     "audio_not_a_path": "the row's audio is not the path of a file",
     "not_text": "a turn is not text",
-    "not_one_audio": "<audio> does not stand exactly once in the user's turn, or not for exactly one file",
+    "not_one_audio": "<audio> does not occur exactly once in the user's turn, or there is not exactly one file",
     "empty_reference": "the answer is empty",
 }
 
