@@ -1,8 +1,7 @@
-"""Simultaneous decoding during training: in processes of its own as a user starts them, and with a trainer of wood."""
+"""Simultaneous decoding during training, with a trainer of wood and a model of arithmetic."""
 
 import contextlib
 import io
-import json
 import logging
 import random
 import sys
@@ -14,9 +13,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.fakes import ClockModel, noise_samples, write_noise
-from helpers.files import read_json_lines
 
-from simulsa_plugin.demo.corpus import OFFLINE_NAME
 from simulsa_plugin.errors import DatasetError, MissingExtraError, StorageError, UsageError
 from simulsa_plugin.evaluation.during_training import (
     History,
@@ -27,167 +24,12 @@ from simulsa_plugin.evaluation.during_training import (
 )
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
 from simulsa_plugin.evaluation.run import plan_cells, run_evaluation
-from simulsa_plugin.files.json_files import read_jsonl, write_json, write_jsonl
+from simulsa_plugin.files.json_files import read_jsonl
 from simulsa_plugin.llamafactory.model.arguments import InferenceArguments
 from simulsa_plugin.llamafactory.training import hook
 from simulsa_plugin.llamafactory.training.preserved_state import preserved_log_levels, preserved_training_state
 from simulsa_plugin.model.values import Sample, UnusableRow
 from simulsa_plugin.presets import PRESETS
-
-SMALL = (
-    "max_steps=3",
-    "per_device_train_batch_size=2",
-    "dataloader_num_workers=0",
-    "logging_steps=1",
-    "val_size=4",
-    "per_device_eval_batch_size=4",
-    "eval_strategy=steps",
-    "eval_steps=1",
-    "do_eval=true",
-)
-HOOK = (
-    f"simulsa_eval_dataset={OFFLINE_NAME}",
-    "simulsa_eval_samples=5",
-    "simulsa_eval_chunks=500",
-    "simulsa_eval_rollbacks=0,3",
-    "simulsa_eval_policies=rollback,confidence",
-)
-CELLS = ("offline", "k500_b0", "k500_b3", "confidence_k500_b0_confidence_threshold0.9")
-
-
-def names(metrics=("bleu", "laal", "ne")):
-    return {f"eval_simul_{cell}_{metric}" for cell in CELLS for metric in metrics}
-
-
-def state_of(folder):
-    return json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
-
-
-def losses(folder):
-    return [row["loss"] for row in state_of(folder)["log_history"] if "loss" in row]
-
-
-@pytest.fixture
-def quiet_metrics():
-    """A value for what has none where nothing is emitted: the demo model says something about every noise."""
-    return names(("bleu", "ne"))
-
-
-def test_a_training_logs_keeps_and_chooses_by_simultaneous_metrics_and_learns_the_same(
-    llamafactory_cli, project_folder, quiet_metrics
-):
-    recipe = ("train", "recipes/demo_simulsa.yaml", *SMALL)
-    plain = llamafactory_cli(*recipe, "output_dir=saves/plain")
-    assert plain.returncode == 0, plain.stderr[-4000:]
-    hooked = llamafactory_cli(
-        *recipe,
-        *HOOK,
-        "output_dir=saves/hooked",
-        "report_to=tensorboard",
-        "logging_dir=runs",
-        "save_strategy=steps",
-        "save_steps=1",
-        "load_best_model_at_end=true",
-        "metric_for_best_model=simul_k500_b3_bleu",
-        "greater_is_better=true",
-        "early_stopping_steps=5",
-    )
-    assert hooked.returncode == 0, hooked.stderr[-4000:]
-    assert "every evaluation also decodes 5 utterances of demo (5 s of audio) in 4 cells" in hooked.stderr
-    assert f"test set {OFFLINE_NAME}: 5 of 16 rows, latency unit word." in hooked.stderr
-    assert f"WARNING: the test set {OFFLINE_NAME} is the training dataset {OFFLINE_NAME}:" in hooked.stderr
-    plain, folder = project_folder / "saves" / "plain", project_folder / "saves" / "hooked"
-    assert losses(folder) == losses(plain)  # the training does not notice
-    state = state_of(folder)
-    evaluations = [row for row in state["log_history"] if "eval_runtime" in row]
-    assert [row["step"] for row in evaluations] == [1, 2, 3]  # the state is saved before the last evaluation
-    assert all(quiet_metrics <= set(row) for row in evaluations)
-    best = max(evaluations, key=lambda row: row["eval_simul_k500_b3_bleu"])
-    assert state["best_metric"] == best["eval_simul_k500_b3_bleu"]
-    results = json.loads((folder / "all_results.json").read_text(encoding="utf-8"))
-    # The last evaluation is of the best model, which was loaded after the last step.
-    assert {name: results[name] for name in quiet_metrics} == {name: best[name] for name in quiet_metrics}
-    events = b"".join(path.read_bytes() for path in project_folder.rglob("events.out.tfevents*"))
-    assert b"eval/simul_k500_b0_bleu" in events
-    history = read_json_lines(folder / "simulsa_eval.jsonl")
-    assert [row["step"] for row in history] == [step for step in (1, 2, 3) for _ in CELLS]
-    assert {"BLEU", "LAAL", "NE", "SWF", "instances", "empty", "skipped", "seconds", "epoch"} <= set(history[0])
-    assert (folder / "simulsa_eval.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_ranks_share_the_work_under_zero_3_and_find_what_an_evaluation_of_its_own_finds(
-    llamafactory_cli, project_folder, clean_environment
-):
-    result = llamafactory_cli(
-        "train",
-        "recipes/demo_simulsa.yaml",
-        *SMALL,
-        *HOOK,
-        "max_steps=1",
-        "eval_steps=1",
-        "deepspeed=recipes/deepspeed/z3.json",
-        "output_dir=saves/ranks",
-        FORCE_TORCHRUN="1",
-        NPROC_PER_NODE="2",
-        DS_ACCELERATOR="cpu",
-        CUDA_VISIBLE_DEVICES="",
-        CXX="no-compiler",
-    )  # or DeepSpeed compiles an exchange between the two, for minutes on a busy machine
-    assert result.returncode == 0, result.stderr[-4000:]
-    folder = project_folder / "saves" / "ranks"
-    history = read_json_lines(folder / "simulsa_eval.jsonl")
-    assert [row["step"] for row in history] == [1] * len(CELLS)
-    assert len(losses(folder)) == 1
-    from simulsa_plugin.commands.evaluate import main
-
-    assert (
-        main(
-            [
-                "run",
-                f"model_name_or_path={folder}",
-                "template=qwen2_audio",
-                f"eval_dataset={OFFLINE_NAME}",
-                f"dataset_dir={project_folder / 'data'}",
-                "simulsa_chunks=500",
-                "simulsa_rollbacks=0,3",
-                "simulsa_policies=rollback,confidence",
-                "simulsa_eval_samples=5",
-                "--out",
-                str(project_folder / "alone"),
-            ]
-        )
-        == 0
-    )
-    alone = json.loads((project_folder / "alone" / "scores.json").read_text(encoding="utf-8"))["cells"]
-    for ours, theirs in zip(history, alone, strict=True):
-        for name in ("policy", "chunk_ms", "rollback", "BLEU", "LAAL", "NE", "SWF", "empty"):
-            assert ours[name] == pytest.approx(theirs[name]), (ours["policy"], name)
-
-
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        (("simulsa_eval_dataset=nothing",), "No dataset nothing in"),
-        (("simulsa_eval_policies=nothing",), "simulsa_eval_policies is 'nothing'"),
-        (
-            (
-                "metric_for_best_model=simul_k7_b0_bleu",
-                "load_best_model_at_end=true",
-                "save_strategy=steps",
-                "save_steps=1",
-            ),
-            "metric_for_best_model is eval_simul_k7_b0_bleu; simultaneous decoding has eval_simul_offline_bleu",
-        ),
-        (("eval_strategy='no'", "do_eval=false", "val_size=0"), "this one never does. Set eval_strategy: steps"),
-    ],
-    ids=["dataset", "policy", "metric", "never"],
-)
-def test_a_mistake_shows_before_anything_is_trained(llamafactory_cli, words, expected):
-    result = llamafactory_cli("train", "recipes/demo_simulsa.yaml", *SMALL, *HOOK, *words)
-    assert result.returncode == 1
-    assert expected in result.stderr
-    assert "Traceback" not in result.stderr
-
 
 # A trainer of wood, and a model of arithmetic
 
@@ -578,60 +420,6 @@ def test_what_cannot_be_is_refused(arguments, settings, message):
 # Other stages of LLaMA-Factory
 
 
-def preferences(folder, extra):
-    """Turn the project's offline rows into a preference dataset: `extra` are the columns of its stage."""
-    data = folder / "data"
-    entries = json.loads((data / "dataset_info.json").read_text(encoding="utf-8"))
-    rows = read_json_lines(data / f"{OFFLINE_NAME}.jsonl")
-    turns = [{"role": "user", "content": rows[0]["messages"][0]["content"]}]
-    write_jsonl(
-        data / "preferences.jsonl",
-        [
-            {**row, **({"messages": turns} if "chosen" in extra(number) else {}), **extra(number)}
-            for number, row in enumerate(rows)
-        ],
-    )
-    columns = {"messages": "messages", "audios": "audios"}
-    columns |= {name: name for name in extra(0)}
-    entries["preferences"] = entries[OFFLINE_NAME] | {
-        "file_name": "preferences.jsonl",
-        "columns": columns,
-        "ranking": "chosen" in columns,
-    }
-    write_json(data / "dataset_info.json", entries)
-
-
-def ranked(number):
-    return {
-        "chosen": {"role": "assistant", "content": f"das haus {number}"},
-        "rejected": {"role": "assistant", "content": "nein"},
-    }
-
-
-def judged(number):
-    return {"kto_tag": number % 2 == 0}
-
-
-@pytest.mark.parametrize(("stage", "extra"), [("dpo", ranked), ("kto", judged)])
-def test_stages_whose_model_translates_decode_at_every_evaluation(llamafactory_cli, project_folder, stage, extra):
-    preferences(project_folder, extra)
-    result = llamafactory_cli(
-        "train",
-        "recipes/demo_simulsa.yaml",
-        *SMALL,
-        *HOOK,
-        "max_steps=1",
-        f"stage={stage}",
-        "dataset=preferences",
-        "output_dir=saves/stage",
-    )
-    assert result.returncode == 0, result.stderr[-4000:]
-    (evaluation, *_) = (
-        row for row in state_of(project_folder / "saves" / "stage")["log_history"] if "eval_runtime" in row
-    )
-    assert names(("bleu", "ne")) <= set(evaluation)
-
-
 @pytest.mark.parametrize("stage", ["pt", "rm", "ppo"])
 def test_stages_whose_model_does_not_translate_refuse_the_key(stage):
     arguments = types.SimpleNamespace(simulsa_eval_dataset="x"), types.SimpleNamespace(stage=stage)
@@ -639,20 +427,3 @@ def test_stages_whose_model_does_not_translate_refuse_the_key(stage):
     with pytest.raises(UsageError, match=rf"does not work in stage: {stage}; allowed: sft, dpo, kto"):
         run(None, arguments[0], None, arguments[1])
     assert run(None, types.SimpleNamespace(simulsa_eval_dataset=None), None, arguments[1], None) == "trained"
-
-
-def test_the_refusal_reaches_the_user_before_a_model_is_loaded(llamafactory_cli, project_folder):
-    preferences(project_folder, ranked)
-    result = llamafactory_cli(
-        "train",
-        "recipes/demo_simulsa.yaml",
-        *SMALL,
-        *HOOK,
-        "stage=rm",
-        "dataset=preferences",
-        "model_name_or_path=/no/such/model",
-        "output_dir=saves/stage",
-    )
-    assert result.returncode == 1
-    assert "simulsa_eval_dataset does not work in stage: rm" in result.stderr
-    assert "Traceback" not in result.stderr
