@@ -1,23 +1,18 @@
-"""Files that survive: whole or not at all, resumable, and held by one process at a time."""
+"""Files that survive: replaced whole or not at all, on a full disk, without permission and after a kill."""
 
 import errno
 import json
 import os
-import random
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
-import threading
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.files import no_file_beyond, recorded_disk
-from helpers.processes import FORK, kill, lock_holder
+from helpers.files import names, no_file_beyond, recorded_disk
 
 from simulsa_plugin.audio.samples import write_wav
 from simulsa_plugin.errors import StorageError
@@ -33,15 +28,11 @@ from simulsa_plugin.files.atomic import (
 )
 from simulsa_plugin.files.dataset_info import merge_dataset_info
 from simulsa_plugin.files.journal import Journal
-from simulsa_plugin.files.json_files import dump_sealed, read_jsonl, read_whole_rows, write_json, write_jsonl
+from simulsa_plugin.files.json_files import read_jsonl, write_json, write_jsonl
 from simulsa_plugin.files.locks import LOCK, locked
 
 NOBODY = 65534
 MAKE_ROOM = r"Make room and start again: the run goes on where it stopped\.$"
-
-
-def names(folder):
-    return sorted(path.name for path in folder.iterdir())
 
 
 @pytest.fixture
@@ -148,17 +139,6 @@ def test_many_files_are_put_on_the_disk_together(tmp_path, monkeypatch):
     assert events[3:] == [("fsync", tmp_path)]
     with pytest.raises(StorageError, match=r"Cannot write .*gone\.wav: No such file"):
         sync_files([tmp_path / "gone.wav"])
-
-
-def test_a_journal_is_on_the_disk_when_it_is_closed(tmp_path, monkeypatch):
-    events = recorded_disk(monkeypatch)
-    with Journal(tmp_path / "a.jsonl") as journal:
-        journal.append({"id": "a"})
-        assert events == []
-    assert events == [("fsync", tmp_path / "a.jsonl"), ("fsync", tmp_path)]
-    with Journal(tmp_path / "a.jsonl"):
-        pass  # nothing new
-    assert len(events) == 2
 
 
 @pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.wav", "journal", "removed", "many"])
@@ -276,32 +256,6 @@ def test_a_disk_that_is_full_at_once_has_no_room_for_a_lock_either(tmp_path):
     assert names(tmp_path) == []
 
 
-def test_a_full_disk_leaves_dataset_info_as_it_was(tmp_path):
-    merge_dataset_info(tmp_path, {"mine": {}})
-    with no_file_beyond(20), pytest.raises(StorageError, match=rf"dataset_info\.json: File too large\. {MAKE_ROOM}"):
-        merge_dataset_info(tmp_path, {"other": {"file_name": "x"}})
-    assert (tmp_path / "dataset_info.json").read_text(encoding="utf-8") == '{\n  "mine": {}\n}\n'
-    assert names(tmp_path) == ["dataset_info.json"]
-
-
-@pytest.mark.parametrize("room", [0, 1, 60, 137])  # before, in, and at the last byte of the second row
-def test_a_journal_on_a_full_disk_is_as_it_was_and_goes_on_when_there_is_room(tmp_path, room):
-    rows = [{"id": letter, "text": letter * 90} for letter in "abc"]
-    first = len(dump_sealed(rows[0])) + 1
-    assert first == 138
-    with Journal(tmp_path / "j.jsonl") as journal:
-        journal.append(rows[0])
-        said = rf"^Cannot write .*/j\.jsonl: File too large\. {MAKE_ROOM}"
-        with no_file_beyond(first + room), pytest.raises(StorageError, match=said):
-            journal.append(rows[1])
-        assert (tmp_path / "j.jsonl").stat().st_size == first
-        assert ("a" in journal, "b" in journal, journal.read("a")) == (True, False, rows[0])
-        journal.append(rows[1])
-    with Journal(tmp_path / "j.jsonl") as journal:
-        journal.append(rows[2])
-    assert list(read_jsonl(tmp_path / "j.jsonl", sealed=True)) == rows
-
-
 def test_what_fails_beside_the_writing_keeps_its_own_error(tmp_path):
     with pytest.raises(FileNotFoundError), replacing(tmp_path / "a.txt", "w") as handle:
         handle.write((tmp_path / "source.txt").read_text(encoding="utf-8"))
@@ -385,247 +339,6 @@ def test_a_broken_line_is_named(tmp_path, line):
         list(read_jsonl(tmp_path / "b.jsonl"))
 
 
-TORN = {
-    "half a row": b'{"id": "c", "lo',
-    "no newline": b'{"id": "c"}',
-    "half a character": b'{"id": "\xc3',
-    "half a character, and a newline": b'{"id": "\xc3\n',
-    "no JSON": b"{\n",
-    "zeros, as a lost page leaves them": b"\0\0\0\0\n",
-    "a blank line": b"\n",
-    "no object": b'["id"]\n',
-    "no id": b'{"name": "c"}\n',
-    "an id that is a number": b'{"id": 5}\n',
-    "an id for the second time": b'{"id": "a", "again": true}\n',
-    "NaN, which is no JSON": b'{"id": "c", "x": NaN}\n',
-    "deeper than any row": b"[" * 100_000 + b"\n",
-    "two rows in one line": b'{"id": "c"}{"id": "d"}\n',
-    "a changed digit": b'{"id": "c", "x": 2, "checksum": "d8d3c5a1"}\n',
-}
-
-
-@pytest.mark.parametrize("behind", [b"", b'{"id": "z"}\n'], ids=["at the end", "in the middle"])
-@pytest.mark.parametrize("torn", TORN.values(), ids=TORN.keys())
-def test_a_journal_goes_on_after_a_torn_line(tmp_path, torn, behind):
-    path = tmp_path / "j.jsonl"
-    path.write_bytes(b'{"id": "a"}\n{"id": "b\xc3\xa4"}\n' + torn + behind)
-    with Journal(path) as journal:
-        assert len(journal) == 2
-        assert ["a" in journal, "b\u00e4" in journal, "c" in journal, "z" in journal] == [True, True, False, False]
-        journal.append({"id": "c"})
-        assert journal.read("c") == {"id": "c"}
-    sealed = dump_sealed({"id": "c"}).encode()
-    assert path.read_bytes() == b'{"id": "a"}\n{"id": "b\xc3\xa4"}\n' + sealed + b"\n"
-
-
-def test_a_whole_journal_is_not_touched(tmp_path):
-    path = tmp_path / "j.jsonl"
-    path.write_bytes(b'{"id": "a"}\n')
-    os.utime(path, ns=(0, 0))
-    with Journal(path) as journal:
-        assert "a" in journal
-    assert path.stat().st_mtime_ns == 0
-
-
-def test_a_journals_rows_are_on_disk_as_they_are_written(tmp_path):
-    with Journal(tmp_path / "j.jsonl") as journal:
-        journal.append({"id": "a"})
-        assert (tmp_path / "j.jsonl").read_bytes() == b'{"id": "a", "checksum": "af678071"}\n'
-
-
-def test_a_row_that_was_changed_is_named_and_one_that_was_only_written_otherwise_is_not(tmp_path):
-    rows = [{"id": f"ü{number}", "x": [number / 3, None, 1e-9]} for number in range(3)]
-    sealed = [dump_sealed(row) for row in rows]
-    assert dump_sealed(json.loads(sealed[0])) == sealed[0]
-    path = tmp_path / "a.jsonl"
-    otherwise = json.dumps(json.loads(sealed[0]), separators=(",", ":"))
-    path.write_text("\n".join([otherwise, *sealed[1:]]), encoding="utf-8")
-    assert list(read_jsonl(path, sealed=True)) == list(read_whole_rows(path)) == rows
-    for number in range(len(sealed[1].encode())):
-        changed = bytearray(sealed[1].encode())
-        changed[number] ^= 1
-        path.write_bytes(b"\n".join([sealed[0].encode(), changed, sealed[2].encode()]))
-        whole = list(read_whole_rows(path))
-        assert whole[:1] + whole[-1:] == rows[::2]
-        # What changed in the name of the checksum itself leaves a row without one.
-        assert len(whole) == 2 or [row for key, row in whole[1].items() if key in rows[1]] == [*rows[1].values()]
-        if len(whole) == 2:
-            with pytest.raises(StorageError, match=r"a\.jsonl, line 2: (damaged, or changed|not a JSON object)"):
-                list(read_jsonl(path, sealed=True))
-
-
-def test_a_journals_rows_are_read_from_the_disk_in_any_order(tmp_path):
-    rows = [{"id": f"r{n}", "text": "\u00fc\u65e5\U0001f600" * n, "x": [n / 3, -1, 1e300, None]} for n in range(20)]
-    with Journal(tmp_path / "j.jsonl") as journal:
-        for row in rows[:10]:
-            journal.append(row)
-    with Journal(tmp_path / "j.jsonl") as journal:
-        for row in rows[10:]:
-            journal.append(row)
-            assert journal.read(rows[0]["id"]) == rows[0]  # reading moves no place of writing
-        assert [journal.read(row["id"]) for row in reversed(rows)] == rows[::-1]
-        with pytest.raises(KeyError):
-            journal.read("r20")
-    assert list(read_jsonl(tmp_path / "j.jsonl", sealed=True)) == rows
-
-
-@pytest.mark.parametrize("row", [{"id": "a", "x": 2}, {"x": 2}, {"id": 5}, {"id": "b", "x": float("nan")}])
-def test_a_row_that_a_journal_could_not_find_again_is_refused(tmp_path, row):
-    with Journal(tmp_path / "j.jsonl") as journal:
-        journal.append({"id": "a"})
-        with pytest.raises(ValueError, match=r"'a' already|must be a string|not JSON compliant"):
-            journal.append(row)
-        assert (len(journal), "b" in journal) == (1, False)
-    assert [row["id"] for row in read_jsonl(tmp_path / "j.jsonl")] == ["a"]
-
-
-def test_a_journal_that_somebody_else_changed_is_one_line(tmp_path):
-    with Journal(tmp_path / "j.jsonl") as journal:
-        journal.append({"id": "a"})
-        journal.append({"id": "b"})
-        (tmp_path / "j.jsonl").write_bytes(b'{"id": "b"}\n')
-        for identifier in "ab":
-            with pytest.raises(StorageError, match=r"j\.jsonl was changed while it was open"):
-                journal.read(identifier)
-
-
-HOLD = """
-import sys, time
-from pathlib import Path
-from simulsa_plugin.files.locks import locked
-with locked(Path(sys.argv[1])):
-    print("held", flush=True)
-    time.sleep(60)
-"""
-
-
-@pytest.fixture
-def holder(tmp_path):
-    with lock_holder(tmp_path) as process:
-        yield process
-
-
-def test_a_held_folder_names_the_process(tmp_path, holder):
-    said = f"is in use by process {holder.pid}\\. Wait for it, or choose another --out"
-    with pytest.raises(StorageError, match=said), locked(tmp_path):
-        pass
-
-
-def test_a_killed_holder_leaves_nothing_stale(tmp_path, holder):
-    kill(holder)
-    with locked(tmp_path):
-        assert (tmp_path / LOCK).read_text(encoding="utf-8") == f"{os.getpid()}\n"
-    assert names(tmp_path) == []
-
-
-FORK_AND_DIE = """
-import os, signal, sys, time
-from pathlib import Path
-from simulsa_plugin.files.locks import locked
-started, ready = os.pipe()
-with locked(Path(sys.argv[1])):
-    if not os.fork():
-        print(os.getpid(), flush=True)
-        os.write(ready, b".")
-        time.sleep(60)
-    os.read(started, 1)  # the child is itself by now
-    os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
-def test_a_worker_that_outlives_its_killed_parent_holds_nothing(tmp_path):
-    process = subprocess.Popen([sys.executable, "-c", FORK_AND_DIE, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-    child = int(process.stdout.readline())
-    try:
-        assert process.wait(60) == -signal.SIGKILL
-        os.kill(child, 0)  # it lives
-        lock(tmp_path)
-    finally:
-        os.kill(child, signal.SIGKILL)
-        process.stdout.close()
-
-
-def test_a_worker_that_unwinds_takes_no_lock_away(tmp_path):
-    parent = os.getpid()
-    try:
-        with locked(tmp_path):
-            if not os.fork():
-                raise SystemExit  # leaves the block, in the child
-            os.wait()
-            assert names(tmp_path) == [LOCK]
-            refused = subprocess.run(
-                [sys.executable, "-c", HOLD, str(tmp_path)], capture_output=True, text=True, timeout=60, check=False
-            )
-    finally:
-        if os.getpid() != parent:
-            os._exit(0)
-    assert f"is in use by process {parent}." in refused.stderr
-
-
-def count_up(folder, times):
-    for _ in range(times):
-        with locked(folder, wait=True):
-            count = int((folder / "count").read_text(encoding="utf-8"))
-            time.sleep(0)
-            (folder / "count").write_text(str(count + 1), encoding="utf-8")
-
-
-def test_two_never_hold_a_folder_though_each_removes_the_lock_file(tmp_path):
-    (tmp_path / "count").write_text("0", encoding="utf-8")
-    workers = [FORK.Process(target=count_up, args=(tmp_path, 100)) for _ in range(4)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(60)
-    assert [worker.exitcode for worker in workers] == [0] * 4
-    assert (tmp_path / "count").read_text(encoding="utf-8") == "400"
-    assert names(tmp_path) == ["count"]
-
-
-def append_until_killed(path, total):
-    with Journal(path) as journal:
-        for number in range(total):
-            if f"r{number}" not in journal:
-                journal.append({"id": f"r{number}", "text": "für" * (number % 500)})
-
-
-def test_a_journal_killed_at_any_moment_goes_on_with_the_same_bytes(tmp_path):
-    append_until_killed(tmp_path / "whole.jsonl", 3000)
-    moments, kills = random.Random(3), 0
-    for _ in range(200):
-        worker = FORK.Process(target=append_until_killed, args=(tmp_path / "j.jsonl", 3000))
-        worker.start()
-        worker.join(moments.uniform(0.001, 0.02))
-        worker.kill()
-        worker.join()
-        kills += worker.exitcode == -signal.SIGKILL
-        if worker.exitcode == 0:
-            break
-    append_until_killed(tmp_path / "j.jsonl", 3000)
-    assert kills > 0
-    assert (tmp_path / "j.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
-
-
-def test_waiting_gets_the_folder_when_it_is_free(tmp_path):
-    order = []
-
-    def hold_briefly():
-        with locked(tmp_path):
-            order.append("first")
-            started.set()
-            time.sleep(0.2)
-            order.append("first is done")
-
-    started = threading.Event()
-    thread = threading.Thread(target=hold_briefly)
-    thread.start()
-    started.wait()
-    with locked(tmp_path, wait=True):
-        order.append("second")
-    thread.join()
-    assert order == ["first", "first is done", "second"]
-
-
 WRITE_SLOWLY = """
 import sys, time
 from pathlib import Path
@@ -661,66 +374,3 @@ def test_leftovers_of_one_file_are_told_from_those_of_others(tmp_path):
     assert names(tmp_path) == sorted([*others, f".folder{UNFINISHED}"])
     remove_leftovers(tmp_path)
     assert names(tmp_path) == [f".folder{UNFINISHED}", "a[1].jsonl"]
-
-
-def merge_some(folder, worker):
-    for number in range(5):
-        merge_dataset_info(folder, {f"set{worker}-{number}": {"file_name": "x"}})
-
-
-def test_many_processes_merge_without_losing_an_entry(tmp_path):
-    workers = [FORK.Process(target=merge_some, args=(tmp_path, worker)) for worker in range(6)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(60)
-    info = json.loads((tmp_path / "dataset_info.json").read_text(encoding="utf-8"))
-    assert set(info) == {f"set{worker}-{number}" for worker in range(6) for number in range(5)}
-    assert names(tmp_path) == ["dataset_info.json"]
-
-
-def test_merging_keeps_other_entries_and_their_order(tmp_path):
-    info = tmp_path / "dataset_info.json"
-    info.write_text(json.dumps({"mine": {"file_name": "x.json"}, "demo": {"file_name": "old"}}), encoding="utf-8")
-    merge_dataset_info(tmp_path, {"demo": {"file_name": "new"}, "demo_simulsa": {}})
-    assert json.loads(info.read_text(encoding="utf-8")) == {
-        "mine": {"file_name": "x.json"},
-        "demo": {"file_name": "new"},
-        "demo_simulsa": {},
-    }
-    assert names(tmp_path) == ["dataset_info.json"]
-
-
-THEIRS = {
-    "one line": b'{"a": {"n": 1.50, "t": "\\u00e4\xc3\xa4"}, "b": []}',
-    "tabs": b'{\n\t"a": {},\n\n\t"b" : {"c": [1, 2]}\n}\n\n',
-    "CRLF": b'\r\n{\r\n  "a": 1\r\n}\r\n',
-    "a key twice": b'{"a": 1, "a": {"b": "}"}}',
-}
-
-
-@pytest.mark.parametrize("before", THEIRS.values(), ids=THEIRS.keys())
-def test_what_others_wrote_into_dataset_info_stays_byte_for_byte(tmp_path, before):
-    info = tmp_path / "dataset_info.json"
-    info.write_bytes(before)
-    merge_dataset_info(tmp_path, {"mine": {"x": 1}})
-    kept = before[: before.rindex(b"}")].rstrip()
-    assert info.read_bytes().startswith(kept + b',\n  "mine": {\n    "x": 1\n  }\n}')
-    merge_dataset_info(tmp_path, {"mine": {"x": 2}, "other": {}})
-    assert info.read_bytes().startswith(kept + b',\n  "mine": {\n    "x": 2\n  },\n  "other": {}\n}')
-    assert json.loads(info.read_bytes()) == {**json.loads(before), "mine": {"x": 2}, "other": {}}
-
-
-def test_the_same_entries_leave_the_file_untouched(tmp_path):
-    merge_dataset_info(tmp_path, {"demo": {"a": 1}})
-    before = (tmp_path / "dataset_info.json").stat().st_ino
-    merge_dataset_info(tmp_path, {"demo": {"a": 1}})
-    assert (tmp_path / "dataset_info.json").stat().st_ino == before
-
-
-@pytest.mark.parametrize("content", ["{", "[1]"])
-def test_a_broken_dataset_info_is_not_overwritten(tmp_path, content):
-    (tmp_path / "dataset_info.json").write_text(content, encoding="utf-8")
-    with pytest.raises(StorageError, match=re.escape(str(tmp_path / "dataset_info.json"))):
-        merge_dataset_info(tmp_path, {"demo": {}})
-    assert (tmp_path / "dataset_info.json").read_text(encoding="utf-8") == content

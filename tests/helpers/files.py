@@ -23,6 +23,10 @@ def read_texts(log):
     return [row["prediction"] for row in rows], [row["reference"] for row in rows]
 
 
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
 def tree(folder):
     """Every file below a folder: relative name → digest."""
     return {
