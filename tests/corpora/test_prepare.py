@@ -1,17 +1,8 @@
-"""A raw corpus becomes a dataset: nothing lost, nothing mixed, the same bytes after any stop.
+"""A raw corpus becomes a dataset: nothing lost, nothing mixed, and the same again."""
 
-Run as a program, this file is the server of `helpers.killing`.
-"""
-
-import contextlib
-import fcntl
 import json
 import os
-import random
 import shutil
-import signal
-import sys
-import threading
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -21,128 +12,29 @@ import pytest
 import soundfile
 from corpora_files import write_audio, write_text
 from helpers.fakes import Killed
-from helpers.files import no_file_beyond, read_json_lines, tree
-from helpers.killing import MOST_RUNS, Server, serve
+from helpers.files import read_json_lines, tree
+from prepared_corpora import (
+    PROMPT,
+    folders,
+    make,
+    planned,
+    refusal,
+    snapshot,
+    stop_at,
+    texts,
+    write_mustc,
+    write_parquet,
+)
 
 from simulsa_plugin.audio.decoding import read_mono
 from simulsa_plugin.corpora import placement
 from simulsa_plugin.corpora import prepare as module
 from simulsa_plugin.corpora.corpus_settings import CorpusSettings
-from simulsa_plugin.corpora.prepare import corpus_summary, dry_run_corpus, prepare, splits_for
+from simulsa_plugin.corpora.prepare import corpus_summary
 from simulsa_plugin.corpora.prompts import TranslationPrompt
-from simulsa_plugin.errors import DatasetError, FolderInUseError, SimulsaError, StorageError, UsageError
-from simulsa_plugin.files.atomic import UNFINISHED
+from simulsa_plugin.errors import DatasetError, SimulsaError, StorageError, UsageError
 from simulsa_plugin.files.dataset_info import SHAREGPT_ENTRY
-from simulsa_plugin.files.locks import locked
-from simulsa_plugin.run_configuration import RunFolder, read_sealed_configuration
-
-PROMPT = TranslationPrompt("", "<audio>Translate the English speech into German.", "You translate.")
-KILLS = 16
-
-
-# ------------------------------------------------------------------------------------------------ corpora in real forms
-
-
-def write_covost2(folder):
-    """Common Voice with all that is found in it: mp3 at 48 kHz, some of them unusable, and a row longer than 30 s."""
-    clips = folder / "clips"
-    lengths = [1.5, 2.0, None, 31.0, 1.0, None, 2.5, 1.2]
-    for number, seconds in enumerate(lengths):
-        if seconds:
-            write_audio(clips / f"cv_{number}.mp3", seconds, 48_000, seed=number)
-    (clips / "cv_2.mp3").write_bytes(b"")
-    write_text(clips / "cv_6.mp3", "<html>404 Not Found</html>" * 40)
-    texts = ["Guten Tag.", 'Er sagte: "Nein.', "Leer", "Ein sehr langer Satz.", "NA", "Weg", "Kaputt", "   "]
-    rows = [("client_id", "path", "sentence"), *((f"c{n}", f"cv_{n}.mp3", "Hello.") for n in range(len(lengths)))]
-    write_text(folder / "validated.tsv", "".join("\t".join(row) + "\n" for row in rows))
-    rows = [("path", "translation", "split"), *((f"cv_{n}.mp3", text, "train") for n, text in enumerate(texts))]
-    write_text(folder / "covost_v2.en_de.tsv", "".join("\t".join(row) + "\n" for row in rows))
-    return CorpusSettings("covost2", str(folder), source_language="en", target_language="de")
-
-
-def write_mustc(folder, segments=None, seconds=12.0, rate=16_000, channels=1):
-    """Talks as MuST-C has them; `segments` are (talk, offset, duration)."""
-    segments = segments or [
-        (1, 10.2, 1.1), (1, 9.5, 0.7), (2, 2.0, 1.5), (1, 0.0, 0.9), (2, 11.0, 1.2), (3, 1.0, 1.0), (2, 0.0, 12.0),
-        (1, 10.2, 1.1), (2, 20.0, 1.0), (1, 1.123456, 0.654321),
-    ]  # fmt: skip
-    data = folder / "data" / "train"
-    for talk in {talk for talk, *_ in segments} - {3}:  # the third was not downloaded
-        write_audio(data / "wav" / f"ted_{talk}.wav", seconds, rate, channels, seed=talk)
-    lines = [f"- {{duration: {length}, offset: {start}, wav: ted_{talk}.wav}}\n" for talk, start, length in segments]
-    write_text(data / "txt" / "train.yaml", "".join(lines))
-    write_text(data / "txt" / "train.de", "".join(f"Satz {number}.\n" for number in range(len(segments))))
-    return CorpusSettings("mustc", str(folder), source_language="en", target_language="de", corpus_workers=1)
-
-
-def write_parquet(folder, rows=5):
-    """A table with WAV and MP3 files inside it, one of them broken; the rows with an odd number are parts."""
-    import pyarrow
-    import pyarrow.parquet
-
-    table = []
-    for number in range(rows):
-        path = write_audio(folder / f"{number}.{'mp3' if number == 2 else 'wav'}", 2.0, seed=number)
-        content = path.read_bytes() if number != 4 else b"no audio"
-        start, end = (0.25, 1.0) if number % 2 else (None, None)
-        audio = {"bytes": content, "path": path.name}
-        table.append({"id": f"r{number}", "audio": audio, "start": start, "end": end, "translation": f"Satz {number}."})
-        path.unlink()
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(table), folder / "train.parquet")
-    return CorpusSettings("table", str(folder / "train.parquet"))
-
-
-@pytest.fixture
-def out(tmp_path):
-    return tmp_path / "out"
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def covost2(tmp_path):
-    return write_covost2(tmp_path / "cv" / "en")
-
-
-@pytest.fixture
-def mustc(tmp_path):
-    return write_mustc(tmp_path / "mustc")
-
-
-def make(settings, out, name="toy", prompt=PROMPT, splits=None, **how):
-    splits = splits_for(settings, evaluation=False) if splits is None else splits
-    return prepare(settings, splits, prompt, out, name, **how)
-
-
-def planned(settings, out, name="toy", prompt=PROMPT, splits=None):
-    splits = splits_for(settings, evaluation=False) if splits is None else splits
-    return dry_run_corpus(settings, splits, prompt, out, name)
-
-
-def texts(out, name="toy"):
-    return [row["messages"][-1]["content"] for row in read_json_lines(out / f"{name}.jsonl")]
-
-
-def refusal(error, action):
-    with pytest.raises(error) as caught:
-        action()
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
-def snapshot(folder):
-    """Every file with its bytes, times and number on the disk: whatever is written anew shows."""
-    files = [path for path in sorted(Path(folder).rglob("*")) if path.is_file()]
-    return {str(path): (path.stat().st_mtime_ns, path.stat().st_ino, path.read_bytes()) for path in files}
-
-
-def folders(folder):
-    """Every folder with its time: whatever comes there, or came and went, shows."""
-    return {str(path): path.stat().st_mtime_ns for path in [folder, *Path(folder).rglob("*")] if path.is_dir()}
-
+from simulsa_plugin.run_configuration import read_sealed_configuration
 
 # ------------------------------------------------------------------------------------------------------ what comes out
 
@@ -572,211 +464,6 @@ def test_what_is_not_registered_yet_is_not_finished(mustc, out, monkeypatch):
     assert planned(mustc, out) == []
 
 
-# -------------------------------------------------------------------------------------------------- stopped from within
-
-
-def stop_at(monkeypatch, place, name, call):
-    """Stop before the `call`-th call of `place.name`."""
-    calls, function = [], getattr(place, name)
-
-    def stopping(*arguments, **named):
-        calls.append(name)
-        if len(calls) == call:
-            raise Killed
-        return function(*arguments, **named)
-
-    monkeypatch.setattr(place, name, stopping)
-    return calls
-
-
-@pytest.mark.parametrize("workers", [1, 3])
-@pytest.mark.parametrize(
-    ("place", "name"),
-    [(placement, "_write"), (placement, "audio_info"), (placement, "write_wav"), (RunFolder, "begin"),
-     (RunFolder, "finish"), (module, "write_jsonl"), (module, "remove_durably"), (module, "add_datasets")],
-)  # fmt: skip
-def test_stopped_anywhere_it_goes_on_and_ends_with_the_same_bytes(mustc, out, monkeypatch, place, name, workers):
-    settings = replace(mustc, corpus_workers=workers)
-    make(settings, out)
-    expected = tree(out)
-    shutil.rmtree(out)
-    for call in range(1, MOST_RUNS):
-        calls = stop_at(monkeypatch, place, name, call)
-        with contextlib.suppress(Killed):
-            make(settings, out)
-        monkeypatch.undo()
-        monkeypatch.setenv("HF_DATASETS_CACHE", str(out.parent / "cache"))
-        if len(calls) < call:
-            break
-        make(settings, out)
-        assert tree(out) == expected, f"stopped at call {call}"
-        shutil.rmtree(out)
-    assert call > 1
-    assert tree(out) == expected
-
-
-def test_gone_on_with_parts_are_not_cut_again(mustc, out, monkeypatch):
-    stop_at(monkeypatch, placement, "_write", 5)
-    with pytest.raises(Killed):
-        make(mustc, out)
-    monkeypatch.undo()
-    done = {name: one for name, one in snapshot(out).items() if name.endswith(".wav")}
-    assert len(done) == 4
-    calls = stop_at(monkeypatch, placement, "_write", MOST_RUNS)
-    make(mustc, out)
-    assert len(calls) == 7 - 4
-    assert {name: snapshot(out)[name] for name in done} == done
-
-
-def test_a_full_disk_is_one_line_and_with_room_it_ends_with_the_same_bytes(mustc, out):
-    make(mustc, out)
-    expected = tree(out)
-    sizes = sorted({path.stat().st_size for path in out.rglob("*") if path.is_file()})
-    shutil.rmtree(out)
-    assert len(sizes) > 8
-    for size in sizes:  # each file in turn is the first that does not fit
-        with no_file_beyond(size - 1):
-            message = refusal(StorageError, lambda: make(mustc, out))
-        assert message.endswith("Make room and start again: the run goes on where it stopped.")
-        assert not list(out.rglob(f"*{UNFINISHED}"))
-        make(mustc, out)
-        assert tree(out) == expected
-        shutil.rmtree(out)
-
-
-# ------------------------------------------------------------------------------------------------------ two at once
-
-
-def test_a_folder_in_use_is_refused_and_left_alone(mustc, out):
-    (out / "toy_corpus").mkdir(parents=True)
-    with locked(out / "toy_corpus"):
-        before = snapshot(out)
-        assert f"is in use by process {os.getpid()}" in refusal(FolderInUseError, lambda: make(mustc, out))
-        assert snapshot(out) == before
-    make(mustc, out)
-
-
-def test_who_waits_finds_it_made_and_makes_nothing_again(mustc, out, monkeypatch):
-    waits, flock, results = threading.Event(), fcntl.flock, []
-    make(mustc, out)
-    before = tree(out)
-
-    def telling(descriptor, operation):
-        if not operation & fcntl.LOCK_NB:
-            waits.set()
-        return flock(descriptor, operation)
-
-    monkeypatch.setattr(fcntl, "flock", telling)
-    calls = stop_at(monkeypatch, placement, "_write", MOST_RUNS)
-    with locked(out / "toy_corpus"):
-        thread = threading.Thread(target=lambda: results.append(make(mustc, out, wait=True)))
-        thread.start()
-        assert waits.wait(60)
-        assert results == []
-    thread.join(60)
-    assert results[0].manifest["counts"]["utterances"] == 8
-    assert calls == []
-    assert tree(out) == before
-
-
-def test_processes_that_start_together_and_wait_make_it_once(mustc, out, tmp_path):
-    server = [server_of(mustc, out) for _ in range(3)]
-    try:
-        for one in server:
-            one.ask(wait=True)
-        assert [one.answer()["status"] for one in server] == [0, 0, 0]
-        together = tree(out)
-        shutil.rmtree(out)
-        make(mustc, out)
-        assert together == tree(out)
-    finally:
-        for one in server:
-            one.close()
-
-
-# ----------------------------------------------------------------------------------------------------- really killed
-
-
-def start(settings):
-    """Be the server."""
-    import simulsa_plugin.corpora.formats.table  # noqa: F401  here, and not in every run
-
-    settings = CorpusSettings.from_keys(json.loads(settings))
-    if settings.corpus == "table":
-        import datasets  # noqa: F401
-    serve(lambda request, out: work(request, out, settings))
-
-
-def work(request, out, settings):
-    workers = request.get("workers", settings.corpus_workers)
-    make(replace(settings, corpus_workers=workers), out, wait=request.get("wait", False))
-
-
-def server_of(settings, out):
-    keys = {key: value for key, value in settings.as_keys().items() if value not in (None, [], {})}
-    return Server(__file__, [json.dumps(keys)], out)
-
-
-@pytest.fixture
-def server(tmp_path, out, request):
-    settings = write_mustc(tmp_path / "m") if request.param == "talks" else write_parquet(tmp_path / "table")
-    server = server_of(replace(settings, corpus_workers=1), out)
-    yield server
-    server.close()
-
-
-@pytest.mark.parametrize("server", ["talks", "audio inside a table"], indirect=True)
-def test_killed_before_any_single_change_of_the_disk_it_ends_with_the_same_bytes(server, out):
-    expected, _ = server.undisturbed()
-    for change in range(1, MOST_RUNS):
-        stopped = server.run(change=change)["status"]
-        if stopped == 0:
-            break
-        assert server.run(workers=2)["status"] == 0
-        assert tree(out) == expected, f"killed before change {change}"
-        shutil.rmtree(out)
-    assert stopped == 0
-    assert tree(out) == expected
-    assert change > 40
-
-
-@pytest.mark.parametrize("server", ["talks"], indirect=True)
-def test_killed_again_and_again_it_ends_with_the_same_bytes(server, out):
-    # Each run gets a few changes further than the one before.
-    expected, _ = server.undisturbed()
-    for number in range(MOST_RUNS):
-        if server.run(change=32 + number % 3)["status"] == 0:
-            break
-    assert tree(out) == expected
-    assert number >= 3
-
-
-def test_killed_at_random_moments_it_ends_with_the_same_bytes(tmp_path, out):
-    segments = [(talk, start / 50, 0.5) for talk in (1, 2, 4, 5) for start in range(60)]
-    settings = write_mustc(tmp_path / "m", segments, rate=44_100, channels=2)
-    server = server_of(replace(settings, corpus_workers=3), out)
-    try:
-        expected, seconds = server.undisturbed()
-        moments, stages = random.Random(11), []
-        longest = seconds
-        for _ in range(MOST_RUNS):
-            if server.run(seconds=moments.uniform(0, longest))["status"] == -signal.SIGKILL:
-                stages.append(len(list(out.rglob("*.wav"))))
-                longest *= 1.1  # a machine that has become slower must not keep a run from ever coming far
-            else:
-                assert tree(out) == expected
-                shutil.rmtree(out)
-                longest = seconds
-            if len(stages) >= KILLS and len(set(stages)) >= 3:
-                break
-        assert server.run()["status"] == 0
-        assert tree(out) == expected
-        assert len(stages) >= KILLS
-        assert len(set(stages)) >= 3
-    finally:
-        server.close()
-
-
 def test_every_error_is_one_of_ours(tmp_path, out):
     # Whatever stands in the place of the corpus, no other exception comes out than those that commands print.
     write_text(tmp_path / "file.tsv", "path\ttranslation\n")
@@ -786,10 +473,6 @@ def test_every_error_is_one_of_ours(tmp_path, out):
             for action in (planned, make):
                 with pytest.raises(SimulsaError):
                     action(settings, out)
-
-
-if __name__ == "__main__":
-    start(*sys.argv[1:])
 
 
 @pytest.mark.parametrize("name", ["NAME_corpus/dropped.jsonl", "NAME_corpus/notes.txt", "NAME.jsonl"])
