@@ -1,6 +1,7 @@
 """Programs in processes of their own that skip the imports: a server imports what is heavy once and forks for each.
 
-LLaMA-Factory, the plugin and DeepSpeed are imported in every run anew, under its own environment and in its folder.
+LLaMA-Factory, the plugin, DeepSpeed, and TRL, which the plugin prepares, are imported in every run anew, under its own
+environment and in its folder.
 """
 
 import atexit
@@ -27,7 +28,6 @@ HEAVY = (
     "datasets",
     "matplotlib.figure",
     "peft",
-    "trl",
 )
 TIMEOUT_SECONDS = 280
 _servers = []
@@ -69,7 +69,7 @@ def _stop(server):
 def serve():
     for name in HEAVY:
         importlib.import_module(name)
-    assert not {"llamafactory", "deepspeed"} & sys.modules.keys()
+    assert not {"llamafactory", "deepspeed", "trl"} & sys.modules.keys()
     for line in sys.stdin:
         child = os.fork()
         if not child:
