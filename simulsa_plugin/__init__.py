@@ -1,7 +1,7 @@
 """SimulSA for LLaMA-Factory: simultaneous speech translation activated by data alone (arXiv 2509.15692).
 
 The names below are the Python API (docs/python_api.md). They are imported when they are first used: PyTorch loads this
-package in every process, so importing it takes a few milliseconds.
+package in every process, so its import must stay light.
 """
 
 from __future__ import annotations

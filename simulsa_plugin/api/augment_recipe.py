@@ -44,7 +44,7 @@ class AugmentResult:
 
     Attributes:
         out: the output folder; `dataset_dir` of a training.
-        datasets: one for each offline dataset with audio, with its folder and its manifest.json.
+        datasets: one for each offline dataset with audio, with its folder, manifest.json and warnings.
     """
 
     out: Path
