@@ -53,3 +53,11 @@ class LogError(SimulsaError):
 
 class MissingExtraError(SimulsaError):
     """An optional part is not installed; the message names the extra that brings it."""
+
+    @classmethod
+    def for_package(cls, what: str, package: str, extra: str) -> MissingExtraError:
+        """Return the error for a feature whose package is missing."""
+        return cls(
+            f"{what} needs the package {package}. Install it: pip install {package}, "
+            f"or install this project with its extra {extra}."
+        )

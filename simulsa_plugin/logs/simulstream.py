@@ -457,9 +457,8 @@ def _align(text: str, references: Sequence[str], unit: LatencyUnit) -> list[str]
         from mweralign import mweralign
         from mweralign.segmenter import CJSegmenter
     except ImportError as error:
-        raise MissingExtraError(
-            "An audio of several segments is aligned with its references by mweralign. "
-            "Install it: pip install 'simulsa-plugin[longform]'."
+        raise MissingExtraError.for_package(
+            "Aligning an audio of several segments with its references", "mweralign", "longform"
         ) from error
     if unit == "word":
         return list(mweralign.align_texts("\n".join(references), text).split("\n"))

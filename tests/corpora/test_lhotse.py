@@ -349,5 +349,6 @@ def test_without_lhotse_the_extra_is_named(tmp_path, monkeypatch, recording):
     read(tmp_path, cut(recording, supervision("a")))
     monkeypatch.setitem(sys.modules, "lhotse.serialization", None)
     assert read_refusal("lhotse", tmp_path / "cuts.jsonl.gz", error=MissingExtraError) == (
-        "simulsa_corpus: lhotse needs the package lhotse. Type  pip install 'simulsa-plugin[lhotse]'"
+        "simulsa_corpus: lhotse needs the package lhotse. Install it: pip install lhotse, "
+        "or install this project with its extra lhotse."
     )

@@ -80,9 +80,7 @@ def _parse_cut(row: dict[str, Any], place: str) -> Any:
     try:
         from lhotse.serialization import deserialize_item
     except ImportError as error:
-        raise MissingExtraError(
-            "simulsa_corpus: lhotse needs the package lhotse. Type  pip install 'simulsa-plugin[lhotse]'"
-        ) from error
+        raise MissingExtraError.for_package("simulsa_corpus: lhotse", "lhotse", "lhotse") from error
     cut = deserialize_item(row)
     if not hasattr(cut, "supervisions"):
         raise _not_a_cut(place)
