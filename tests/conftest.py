@@ -1,6 +1,7 @@
 """What all tests share; `helpers` is importable because this file stands beside it."""
 
 import os
+import sys
 
 import pytest
 
@@ -24,3 +25,12 @@ def network_is_out_of_reach(request):
                 patch.setenv(name.upper(), NOWHERE)
             patch.setenv("no_proxy", "localhost,127.0.0.1,::1")
         yield
+
+
+@pytest.fixture(autouse=True)
+def no_process_is_left():
+    """A test that fails while its processes hang does not hang the run."""
+    yield
+    processes = sys.modules.get("helpers.processes")
+    if processes is not None:
+        processes.kill_started()

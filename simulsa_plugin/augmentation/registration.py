@@ -17,7 +17,7 @@ from simulsa_plugin.errors import StorageError
 from simulsa_plugin.files.atomic import UNFINISHED, make_folder, make_own_folder, refuse_link, writing_to
 from simulsa_plugin.files.dataset_info import DATASET_INFO, SHAREGPT_ENTRY, merge_dataset_info, registered_datasets
 from simulsa_plugin.files.json_files import read_jsonl, write_json, write_jsonl
-from simulsa_plugin.files.locks import LOCK
+from simulsa_plugin.files.locks import LOCK, locked_soon
 from simulsa_plugin.model.values import Sample, UnusableRow
 from simulsa_plugin.run_configuration import read_configuration
 
@@ -84,7 +84,9 @@ def open_layout(out: Path, name: str, *, trusted: bool = False) -> Layout:
     refuse_foreign_output(layout, trusted=trusted)
     make_own_folder(layout.folder)
     if not layout.owned.exists():
-        write_json(layout.owned, {_FILES: [], _ENTRIES: {}})
+        with locked_soon(layout.folder):  # whoever holds the folder removes unfinished files that it did not write
+            if not layout.owned.exists():
+                write_json(layout.owned, {_FILES: [], _ENTRIES: {}})
     return layout
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
@@ -17,11 +16,10 @@ from pathlib import Path
 from simulsa_plugin.augmentation.output_layout import Layout
 from simulsa_plugin.errors import FolderInUseError
 from simulsa_plugin.files.atomic import make_own_folder, refuse_link, remove_durably, writing_to
-from simulsa_plugin.files.locks import locked
-from simulsa_plugin.sharding import POLL_SECONDS, Shard, wait_until
+from simulsa_plugin.files.locks import locked, locked_soon
+from simulsa_plugin.sharding import Shard, wait_until
 
 FINISHED = "finished"  # the file that says that all batches of a shard are scored
-LOCK_WAIT_SECONDS = 10.0  # for shards that begin at the same moment
 
 
 @contextmanager
@@ -75,7 +73,7 @@ def is_alone(layout: Layout, shard: Shard | None) -> bool:
 
 def _take_beside_others(layout: Layout, shard: Shard, stack: ExitStack) -> bool:
     """Hold the shard's folder, taken while nobody holds the whole: a finishing run never misses a shard."""
-    with _locked_soon(layout.folder):
+    with locked_soon(layout.folder):
         has_work = not is_finished(layout, shard)  # whoever held the whole may have finished it
         if has_work:
             stack.enter_context(locked(_make_shard_folder(layout, shard)))
@@ -85,22 +83,6 @@ def _take_beside_others(layout: Layout, shard: Shard, stack: ExitStack) -> bool:
 def _make_shard_folder(layout: Layout, shard: Shard) -> Path:
     make_own_folder(layout.shards)
     return make_own_folder(layout.shard_folder(shard))
-
-
-@contextmanager
-def _locked_soon(folder: Path) -> Iterator[None]:
-    """Hold a folder that other shards hold for moments; wait for them, but not for long."""
-    deadline = time.monotonic() + LOCK_WAIT_SECONDS
-    with ExitStack() as stack:
-        while True:
-            try:
-                stack.enter_context(locked(folder))
-                break
-            except FolderInUseError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(POLL_SECONDS)
-        yield
 
 
 def mark_finished(layout: Layout, shard: Shard) -> None:

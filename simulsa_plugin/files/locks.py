@@ -13,6 +13,8 @@ from simulsa_plugin.errors import FolderInUseError
 from simulsa_plugin.files.atomic import refuse_link, writing_to
 
 LOCK = ".simulsa.lock"  # in a folder that is held; the name is nobody else's
+LOCK_WAIT_SECONDS = 10.0  # for processes that begin at the same moment
+LOCK_POLL_SECONDS = 0.2
 
 
 @contextlib.contextmanager
@@ -42,6 +44,26 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
                 path.unlink(missing_ok=True)
             _HELD_LOCKS.discard(descriptor)
             os.close(descriptor)
+
+
+@contextlib.contextmanager
+def locked_soon(folder: Path) -> Iterator[None]:
+    """Hold a folder that others hold for moments: wait for them, but not for long.
+
+    Raises:
+        FolderInUseError: another process has held the folder for `LOCK_WAIT_SECONDS`.
+    """
+    deadline = time.monotonic() + LOCK_WAIT_SECONDS
+    with contextlib.ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(locked(folder))
+                break
+            except FolderInUseError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(LOCK_POLL_SECONDS)
+        yield
 
 
 def _lock_file(path: Path, folder: Path, wait: bool) -> int:

@@ -13,7 +13,7 @@ from helpers.files import read_json_lines, tree
 from helpers.processes import FORK, PATIENCE_SECONDS, REFUSED, kill, start, wait_until
 
 from simulsa_plugin import sharding
-from simulsa_plugin.augmentation import shards
+from simulsa_plugin.augmentation import registration, shards
 from simulsa_plugin.augmentation.augment_settings import AugmentSettings
 from simulsa_plugin.augmentation.pipeline import augment_dataset, augment_shard
 from simulsa_plugin.augmentation.shards import wait_for_all
@@ -21,7 +21,8 @@ from simulsa_plugin.commands import augment as command
 from simulsa_plugin.commands import evaluate
 from simulsa_plugin.commands.torchrun import take_rank
 from simulsa_plugin.errors import StorageError
-from simulsa_plugin.files.json_files import dump_sealed
+from simulsa_plugin.files import locks
+from simulsa_plugin.files.json_files import dump_sealed, write_json
 from simulsa_plugin.files.locks import LOCK, locked
 from simulsa_plugin.sharding import Shard
 
@@ -55,9 +56,11 @@ def finish(toy, out):
 @pytest.fixture
 def no_waiting(monkeypatch):
     """Whoever waits for a folder fails."""
-    monkeypatch.setattr(
-        shards, "time", SimpleNamespace(monotonic=time.monotonic, sleep=lambda _: pytest.fail("waited"))
-    )
+
+    def sleep(seconds):
+        assert seconds < locks.LOCK_POLL_SECONDS, "waited"  # the holder's number is read a moment later
+
+    monkeypatch.setattr(locks, "time", SimpleNamespace(monotonic=time.monotonic, sleep=sleep))
 
 
 def journalled(out, text):
@@ -106,20 +109,33 @@ def test_whoever_begins_at_the_same_moment_is_refused_or_does_no_harm(toy, out, 
     assert tree(out) == expected
 
 
+def test_the_first_file_of_a_folder_is_written_while_the_folder_is_held(toy, out, monkeypatch):
+    # Whoever holds the folder removes unfinished files, one that another process is writing included.
+    held = []
+
+    def write(path, value):
+        held.append((path.parent / LOCK).exists())
+        write_json(path, value)
+
+    monkeypatch.setattr(registration, "write_json", write)
+    registration.open_layout(out, "toy")
+    assert held == [True]
+
+
 def test_a_shard_waits_for_the_whole_folder_but_not_for_long(toy, out, monkeypatch):
     now = [0.0]
 
     def pass_time(seconds):
         now[0] += seconds
 
-    monkeypatch.setattr(shards, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=pass_time))
+    monkeypatch.setattr(locks, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=pass_time))
     folder = out / "toy_simulsa"
     folder.mkdir(parents=True)
     model = ByteModel()
     with locked(folder):
         with pytest.raises(StorageError) as refused:
             shard(toy, out, "1/2", model)
-    assert now[0] == pytest.approx(shards.LOCK_WAIT_SECONDS, abs=2 * shards.POLL_SECONDS)
+    assert now[0] == pytest.approx(locks.LOCK_WAIT_SECONDS, abs=2 * locks.LOCK_POLL_SECONDS)
     assert str(refused.value) == (f"{folder} is in use by process {os.getpid()}. Wait for it, or choose another --out.")
     assert model.batches == []
     assert not (folder / "shards").exists()

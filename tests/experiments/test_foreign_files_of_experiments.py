@@ -27,7 +27,7 @@ def test_what_others_have_put_there_stays(out, name):
     (out / name).write_bytes(b"mine")
     mine = tree(out)
     with pytest.raises(StorageError, match="was not made by this command, and stays as it is"):
-        program._run(EXPERIMENT, [1], out, out)
+        program._run_experiment(EXPERIMENT, [1], out, out)
     assert mine.items() <= tree(out).items()
 
 
@@ -35,5 +35,5 @@ def test_what_others_have_put_there_stays(out, name):
 def test_no_link_is_followed(out, name):
     (out / name).symlink_to(out.parent / "elsewhere")
     with pytest.raises(StorageError, match="is a link and will not be written through"):
-        program._run(EXPERIMENT, [1], out, out)
+        program._run_experiment(EXPERIMENT, [1], out, out)
     assert not (out.parent / "elsewhere").exists()

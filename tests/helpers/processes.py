@@ -11,13 +11,23 @@ from simulsa_plugin.files.locks import locked
 FORK = multiprocessing.get_context("fork")
 PATIENCE_SECONDS = 120.0  # ends a test that hangs; no test measures time
 REFUSED = 3
+_started = []
 
 
 def start(function, *arguments):
     """Call a function in a process; its exit code is 0, REFUSED after a StorageError, or 1 after any other error."""
     process = FORK.Process(target=_quietly, args=(function, *arguments))
     process.start()
+    _started.append(process)
     return process
+
+
+def kill_started():
+    """Kill the processes that a test has left running: pytest would wait for them at its end."""
+    while _started:
+        process = _started.pop()
+        if process.is_alive():
+            kill(process)
 
 
 def _quietly(function, *arguments):

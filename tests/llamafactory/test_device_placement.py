@@ -215,7 +215,9 @@ class TestSpread:
             shared = SharedPromptDecoder(
                 model, _Adapter(decoder), SpecialTokens(frozenset({9}), (3,), 0), AudioAttention(decoder)
             )
-            shared.choose = lambda hidden: ((5, 0.5) for _ in shared._head(hidden))  # fake logits have no largest
+            shared.greedy_tokens = lambda hidden: (
+                (5, 0.5) for _ in shared._head(hidden)
+            )  # fake logits have no largest
             short, long = (
                 EncodedPrompt(
                     torch.zeros(tokens, shared._embed.embedding_dim, device="cuda:0"),
