@@ -40,7 +40,7 @@ class ModelError(SimulsaError):
 
 
 class StorageError(SimulsaError):
-    """An output folder cannot be used: a file stands there, it is held by another process, or it is another run's."""
+    """An output folder cannot be used: a file is in the way, it is held by another process, or it is another run's."""
 
 
 class FolderInUseError(StorageError):

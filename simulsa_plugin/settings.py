@@ -38,7 +38,7 @@ S = TypeVar("S", bound="Settings")
 class _RecipeLoader(yaml.SafeLoader):
     """YAML 1.1 as OmegaConf, and so LLaMA-Factory, reads it.
 
-    `1e-4` is a number, a date is text, and a key that stands twice is an error.
+    `1e-4` is a number, a date is text, and a duplicate key is an error.
     """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -143,7 +143,7 @@ def unknown_key(key: str, known: Iterable[str]) -> UsageError:
     elif len(known) <= LISTABLE:
         hint = f"allowed: {', '.join(known)}."
     else:
-        hint = f"none of the {len(known)} known keys is like it. Remove it; docs/reference.md lists all keys."
+        hint = f"no similar key among the {len(known)} known ones. Remove it; docs/reference.md lists all keys."
     return UsageError(f"Unknown key {key}: {hint}")
 
 

@@ -42,7 +42,7 @@ class Task(Future[Any]):
         return super().result()
 
     def settle(self, outcome: tuple[Any, Exception | None]) -> None:
-        """Note what came of the call."""
+        """Store the outcome of the call."""
         value, error = outcome
         if error is None:
             self.set_result(value)
@@ -53,8 +53,8 @@ class Task(Future[Any]):
 class Processes(Executor):
     """Makes calls in `count` processes, in the order given; what is sent to them must be picklable.
 
-    They are started anew, as a copy of a process with threads may hang. What one that dies had to do is done by
-    another, or here where none is left.
+    They are fresh processes, as a copy of a process with threads may hang. The work of one that dies is done
+    by another, or here where none is left.
     """
 
     def __init__(self, count: int) -> None:

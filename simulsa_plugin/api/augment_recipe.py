@@ -101,7 +101,7 @@ def augment(
             as recommended.
         out: output folder.
         from_scores: a scores.jsonl to apply another acceptance rule to, without a model.
-        audit: afterwards score so many samples again, one by one, and write audit.json.
+        audit: number of samples to score again afterwards, one by one; writes audit.json.
         progress: show how far the work has come, on stderr.
         keys: keys of the recipe that count instead of those in it, such as `simulsa_ratio=0.05`.
 

@@ -41,8 +41,8 @@ def dry_run_recipe(
 
         if not (out / f"{OFFLINE_NAME}.jsonl").exists():
             to_synthesise = (
-                f"{OFFLINE_NAME}: would first speak {OFFLINE_ROWS} training and {TEST_ROWS} test utterances into {out} "
-                "(about 0.8 GB), then cut them; no more can be said before"
+                f"{OFFLINE_NAME}: would first synthesise {OFFLINE_ROWS} training and {TEST_ROWS} test utterances into "
+                f"{out} (about 0.8 GB), then cut them; further estimates need the corpus"
             )
             return [*lines, to_synthesise], []
         toolkit = toolkit | {"dataset": OFFLINE_NAME, "dataset_dir": str(out)}

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 def activate_plugin() -> None:
-    """Set up what must be before the libraries are imported; what PyTorch would load, also where it was told not to.
+    """Activate the plugin before libraries are imported, even where PyTorch's autoloading of plugins is turned off.
 
     Scoring and decoding must see what training with the plugin sees.
     """

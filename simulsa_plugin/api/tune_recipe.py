@@ -177,7 +177,7 @@ def _refuse_without_choice(frontier: Mapping[str, Any]) -> None:
 
     logger.info("\n".join(frontier_table(frontier)))
     raise UsageError(
-        "No cell is within any budget, so there is nothing to freeze. Set a larger --budget, or other "
+        "No cell is within any budget, so there is no setting to select. Set a larger --budget, or other "
         "simulsa_* keys, and another --out."
     )
 

@@ -69,7 +69,7 @@ def check_size(num_values: int, path: str | Path | IO[bytes]) -> None:
 
 
 def fits_memory(num_values: int) -> bool:
-    """Return whether so many samples times channels may be held at once."""
+    """Return whether this number of samples times channels may be held at once."""
     return num_values <= MAX_VALUES
 
 

@@ -25,7 +25,7 @@ from simulsa_plugin.audio.resampling import resample_waveform
 from simulsa_plugin.audio.samples import SAMPLE_RATE, Waveform, average_channels, seconds_to_samples
 from simulsa_plugin.errors import AudioError
 
-OVERSHOOT_SECONDS = 0.5  # a segment may end so much after its recording, as in Kaldi's extract-segments
+OVERSHOOT_SECONDS = 0.5  # how far a segment may end after its recording, as in Kaldi's extract-segments
 # Subtypes of libsndfile in which a sample stands for itself, also after a jump; FLAC's are PCM.
 _EXACT = ("PCM_", "FLOAT", "DOUBLE", "ULAW", "ALAW", "ALAC_")
 _FLOATS = ("FLOAT", "DOUBLE")
@@ -213,7 +213,7 @@ class _Jumping:
         return samples
 
     def _open_again(self) -> None:
-        """Open a FLAC decoder anew: one that has failed fails at every other place as well."""
+        """Open a new FLAC decoder: one that has failed fails at every other place as well."""
         self._file.close()
         with contextlib.suppress(NotForLibsndfile):  # then the next part finds a closed file
             self._file = open_with_soundfile(self._handle)
@@ -263,7 +263,7 @@ class _Stream:
 
 
 class _Playing(_Stream):
-    """A lossy file: a jump starts its decoder anew, and what follows is not what playing on would give."""
+    """A lossy file: seeking restarts its decoder, and what follows differs from continuous playback."""
 
     def __init__(self, file: Any, handle: IO[bytes]) -> None:
         super().__init__(_sound_blocks(file, handle), int(file.samplerate), handle)

@@ -105,7 +105,7 @@ def _accepted_share(counts: Mapping[str, Any]) -> float | None:
 def _checks(manifest: Mapping[str, Any]) -> str:
     counts, dtype = manifest["counts"], (manifest["model"] or {}).get("dtype")
     return (
-        f"tokenized otherwise in training: {_known(counts['retokenized'])}; "
+        f"tokenized differently in training: {_known(counts['retokenized'])}; "
         f"within {manifest['tolerance']:g} of the threshold"
         f"{f' ({dtype})' if dtype else ''}: {_known(counts['close_to_threshold'])}"
     )

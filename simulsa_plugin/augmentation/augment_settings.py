@@ -39,7 +39,7 @@ class AugmentSettings(Settings):
         beta: second parameter of the Beta distribution.
         min_seconds: shortest cut, at least 0.15.
         max_seconds: longest cut, never past the audio.
-        silence_ms: up to so many milliseconds of silence at each end of a clip, at the recording's own noise level.
+        silence_ms: maximum silence at each end of a clip, milliseconds, at the recording's own noise level.
         acceptance: rule that accepts tokens: `threshold` (the paper's), `greedy`, `ratio`, `lookback`.
         threshold: τ of `threshold` and `lookback`; not set: 100 / V, V the width of the output layer.
         ratio_threshold: of `ratio`, for p(cut) / max(p(full), floor).

@@ -87,7 +87,7 @@ def _register_clean(dataset: SourceDataset, broken: set[int], layout: Layout) ->
     try:
         entry, rows = dataset.without(broken)
         write_jsonl(layout.clean, rows)
-    except DatasetError:  # such rows cannot be written anew
+    except DatasetError:  # such rows cannot be rewritten
         return None
     merge_dataset_info(layout.out, {name: {"file_name": file_name, **entry}})
     return name

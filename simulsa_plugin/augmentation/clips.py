@@ -81,11 +81,11 @@ class _Skip(Exception):
 
 
 class _SkipCut(_Skip):
-    """This cut is left out; another of the same row may do."""
+    """This cut is skipped; another one of the same row may be usable."""
 
 
 class _SkipRow(_Skip):
-    """No cut of this row will do."""
+    """No cut of this row is usable."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ class TruePartials(Protocol):
     """A corpus that knows what can be said at any time (the embedded one does)."""
 
     def true_partial(self, row: int, reference: str, heard_seconds: float) -> str | None:
-        """Return the part of a row's reference that is certain after so much audio; None where it is not known."""
+        """Return the part of a row's reference that is certain after these seconds; None where it is not known."""
         ...
 
 

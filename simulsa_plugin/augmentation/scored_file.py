@@ -73,7 +73,7 @@ class ScoredFile:
         """Yield rows with their clips as the output folder names them.
 
         Raises:
-            StorageError: a row is broken, is another dataset's, or stands twice, and its line is named; or the rows
+            StorageError: a row is broken, is another dataset's, or is duplicated, and its line is named; or the rows
                 are not as many as the manifest says.
             UsageError: clips outside the output folder cannot be portable.
         """
@@ -82,7 +82,7 @@ class ScoredFile:
             _check_row(row, number, self.path)
             if parse_sample_id(row["id"])[0] != self.name or row["id"] in seen:
                 raise StorageError(
-                    f"{self.path}, row {number}: {row['id']} stands there twice, or is of another dataset than "
+                    f"{self.path}, row {number}: {row['id']} is duplicated, or is of another dataset than "
                     f"{self.name}. Give every dataset a file of its own."
                 )
             seen.add(row["id"])
@@ -142,7 +142,7 @@ def _offline_entry(folder: Path, name: str) -> dict[str, Any]:
     registered = registered_datasets(folder).get(name)
     if not isinstance(registered, dict) or not isinstance(registered.get("file_name", ""), str):
         return {}
-    if "file_name" not in registered:  # it lies on a hub
+    if "file_name" not in registered:  # it is hosted on a hub
         return dict(registered)
     return registered | {"file_name": str(folder / registered["file_name"])}
 

@@ -189,8 +189,8 @@ def _compare(words: list[str]) -> int:
     parser = Parser(
         prog=f"{EVAL_COMMAND} compare",
         description="Compare results: differences per cell with 95 % intervals (paired bootstrap) and p (paired "
-        "randomisation), quality at equal latency over the cells of both, and what it comes to in words. The baseline "
-        "comes first.",
+        "randomisation), quality at equal latency over the cells of both, and a verbal summary. The baseline comes "
+        "first.",
     )
     parser.add_argument(
         "results",

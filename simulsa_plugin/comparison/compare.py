@@ -340,7 +340,7 @@ def _measured_instances(cell: Cell, name: str) -> int | None:
 def _uncertainty(
     name: str, difference: float | None, first: ResampledLog | None, second: ResampledLog | None, bootstrap: Bootstrap
 ) -> Json:
-    """Compute interval and p-values of a difference; null where a log, or the metric in it, is missing."""
+    """Compute interval and p-values of a difference; None where a log or the metric is missing."""
     found: Json = {"interval": None, "p_value": None}
     if name in QUALITY_METRICS:
         found["randomisation_p_value"] = None

@@ -84,7 +84,7 @@ def prepare(
         out: folder that gets `NAME.jsonl`, `NAME_corpus/` and an entry in `dataset_info.json`.
         name: of the dataset.
         wait: wait for another process that is making it, instead of refusing.
-        new_prompt: rows with another prompt are written anew, as nothing was derived from them; their audio stays.
+        new_prompt: rows with another prompt are rewritten, as nothing was derived from them; their audio stays.
 
     Raises:
         UsageError: the recipe lacks a key that this corpus needs.
@@ -196,7 +196,7 @@ def _write_dataset(
     usable = [(row, audio) for row, audio in zip(listing.utterances, placed, strict=True) if audio.audio]
     if not usable:
         if not layout.audio.exists():
-            remove_durably(layout.started)  # nothing came of it: other settings may have the folder
+            remove_durably(layout.started)  # it produced nothing: other settings may use the folder
         reasons = ", ".join(sorted({audio.reason for audio in placed}))
         raise DatasetError(f"No audio of {settings.folder} can be used: {reasons}. Is it where the corpus says?")
     dropped = [

@@ -19,7 +19,7 @@ _CHANNEL = re.compile(r"\d{1,2}(?:\.0)?", re.ASCII)
 def span_of(start: object, end: object, place: str) -> Span:
     """Return the part of a recording from `start` to `end`, in seconds; numbers, or text that is one.
 
-    A start up to half a second before the recording is taken as 0, as an end so much after it is taken as its end.
+    A start up to half a second before the recording is taken as 0, an end up to half a second after it as its end.
 
     Args:
         start: from the start of the recording.

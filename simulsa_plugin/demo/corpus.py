@@ -146,7 +146,7 @@ def write_utterances(folder: Path, name: str, utterances: Iterable[DemoUtterance
     audio_folder = make_own_folder(folder / name)
     remove_leftovers(audio_folder)
     rows, truths = [], []
-    for index, utterance in enumerate(tracked(utterances, count, f"speak {name}", "utterance")):
+    for index, utterance in enumerate(tracked(utterances, count, f"synthesise {name}", "utterance")):
         path = audio_folder / f"{index:05d}.wav"
         with replacing(path, durable=False) as handle:
             write_wav(handle, to_pcm16(utterance.waveform))

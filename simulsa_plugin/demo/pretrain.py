@@ -58,7 +58,7 @@ def main() -> None:
         arguments.utterances, arguments.steps, learning_rate=arguments.learning_rate, ctc_weight=arguments.ctc_weight
     )
     started = time.monotonic()
-    utterances = list(tqdm(iterate_utterances("pretrain", plan.utterances), total=plan.utterances, desc="speak"))
+    utterances = list(tqdm(iterate_utterances("pretrain", plan.utterances), total=plan.utterances, desc="synthesise"))
     held_out = list(iterate_utterances("heldout", 500))
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(plan.seed)

@@ -1,4 +1,4 @@
-"""What can truly be said of an utterance after so much audio, where a corpus knows it."""
+"""Which words of a translation each moment of the audio determines, where a corpus knows it."""
 
 from __future__ import annotations
 

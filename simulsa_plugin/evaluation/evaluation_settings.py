@@ -62,7 +62,7 @@ class HookSettings(Settings):
         eval_chunks: k in milliseconds.
         eval_rollbacks: b of `rollback`, tokens.
         eval_policies: as `simulsa_policies`.
-        eval_samples: decode only the first rows of the test set.
+        eval_samples: decode only this number of rows of the test set, the first ones; null: all.
     """
 
     eval_dataset: str | None = None
@@ -82,7 +82,7 @@ class TuneSettings(Settings):
 
     Attributes:
         dev_dataset: the set in dataset_info.json on which settings are chosen.
-        dev_samples: decode only its first rows.
+        dev_samples: decode only this number of its rows, the first ones; null: all.
     """
 
     dev_dataset: str | None = None
@@ -113,7 +113,7 @@ class EvaluationSettings(Settings):
         unit: latency unit; `auto` takes that of the target language.
         tokenizer: sacrebleu's for BLEU; `auto` takes that of the target language.
         target_language: a language tag (BCP 47: `zh`, `zh-CN`, `jpn`) that chooses unit and tokenizer.
-        eval_samples: decode only the first rows of the test set.
+        eval_samples: decode only this number of rows of the test set, the first ones; null: all.
         eval_batch_size: sessions decoded at once.
         eval_memory_gb: gigabytes that the keys and values of a batch may take.
         measure_time: decode one session at a time, and measure the computation.

@@ -60,7 +60,7 @@ def make_folder(path: Path) -> Path:
     """Create a folder and its parents.
 
     Raises:
-        StorageError: a file stands there, or the place cannot be written.
+        StorageError: a file is in the way, or the place cannot be written.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -77,7 +77,7 @@ def make_own_folder(path: Path) -> Path:
     """Create a folder of this program's inside an output folder; unlike that one, it may not be a link.
 
     Raises:
-        StorageError: a link or a file stands there, or the place cannot be written.
+        StorageError: a link or a file is in the way, or the place cannot be written.
     """
     refuse_link(path)
     return make_folder(path)

@@ -30,7 +30,7 @@ SHAREGPT_ENTRY: dict[str, Any] = {
 
 
 def merge_dataset_info(folder: Path, entries: Mapping[str, Mapping[str, Any]]) -> None:
-    """Put entries into `folder/dataset_info.json`; all that stands there besides stays byte for byte.
+    """Put entries into `folder/dataset_info.json`; everything else in it stays byte for byte.
 
     Raises:
         StorageError: the file cannot be read or written, is a link, or is not a JSON object.

@@ -1,4 +1,4 @@
-"""Which files in a user's folder a command made: `.simulsa.json` lists them, and whatever else stands there stays."""
+"""Which files in a user's folder a command made: `.simulsa.json` lists them, and everything else there stays."""
 
 from __future__ import annotations
 

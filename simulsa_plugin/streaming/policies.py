@@ -229,7 +229,7 @@ class WaitK(AppendOnly):
 
 @dataclass(frozen=True)
 class Retranslation(Policy):
-    """Translate anew at every chunk, and commit nothing before the end (Arivazhagan et al. 2020, arXiv 1912.03393)."""
+    """Retranslate from scratch at every chunk; commit only at the end (Arivazhagan et al. 2020, arXiv 1912.03393)."""
 
     name: ClassVar[str] = "retranslation"
 

@@ -246,7 +246,9 @@ def test_of_an_omni_model_the_part_that_translates_is_counted(tmp_path):
 def test_the_embedded_default_without_its_corpus_says_what_comes_first(tmp_path, capsys):
     assert command.main(["--dry-run", "--out", str(tmp_path / "out")]) == 0
     out, err = capsys.readouterr()
-    assert out.startswith("preset recommended: simulsa_ratio=0.1\ndemo: would first speak 8000 training and 200 test ")
+    assert out.startswith(
+        "preset recommended: simulsa_ratio=0.1\ndemo: would first synthesise 8000 training and 200 test "
+    )
     assert err == ""
     assert list(tmp_path.iterdir()) == []
 

@@ -480,8 +480,8 @@ BROKEN = [
     ({"unstable_prefixes": 2}, "unstable_prefixes is not a list of whole numbers"),
     ({"clip": "clips/.."}, "clip 'clips/..' of 'own-00000001-0' is not a file name"),
     ({"clip": "a\0.wav"}, "is not a file name"),
-    ({"id": "own-00000000-0"}, "own-00000000-0 stands there twice"),
-    ({"id": "other-00000001-0"}, "other-00000001-0 stands there twice, or is of another dataset than own"),
+    ({"id": "own-00000000-0"}, "own-00000000-0 is duplicated"),
+    ({"id": "other-00000001-0"}, "other-00000001-0 is duplicated, or is of another dataset than own"),
 ]
 
 
@@ -637,6 +637,6 @@ def test_memory_does_not_grow_with_the_rows(tmp_path):
         finally:
             tracemalloc.stop()
 
-    # 1500 more rows are 3 MB of text; their ids, for finding those that stand twice, take a tenth of that.
+    # 1500 more rows are 3 MB of text; their ids, for finding duplicates, take a tenth of that.
     few, many = peak(500), peak(2000)
     assert many - few < 500_000

@@ -143,7 +143,7 @@ def test_the_terminals_table_has_the_same_numbers(finished):
     assert table == [["heard", "samples", "empty", "accepted"], *by_tenth(rows)]
     assert lines[-3:] == [
         "  skipped: multi_turn 10, not_one_audio 10",
-        "  tokenized otherwise in training: 0; within 0.0001 of the threshold: 0",
+        "  tokenized differently in training: 0; within 0.0001 of the threshold: 0",
         f"  {outcome.manifest['signature']}",
     ]
 
@@ -286,7 +286,7 @@ def test_what_is_not_known_is_not_a_number(tmp_path):
     write_augment_report(manifest, tally.examples, tmp_path / "report.html")
     page = page_of(tmp_path)
     assert dict(page.table("count", "value"))["retokenized"] == "not known"
-    assert "tokenized otherwise in training: not known; within 0.0001 of the threshold: not known" in page.text
+    assert "tokenized differently in training: not known; within 0.0001 of the threshold: not known" in page.text
     assert augment_summary(manifest)[0].startswith("toy: 2 partial samples from an unknown number of rows (0 empty, 1 ")
 
 

@@ -65,7 +65,7 @@ def test_the_table_is_the_manifest(spoken, tmp_path, capsys):
     assert {(int(row[1]) / 100, int(row[2]), int(row[3]), row[4]) for row in table if row} == shares
     assert "  skipped: none" in lines
     assert f"  {found['signature']}" in lines
-    assert f"  tokenized otherwise in training: {counts['retokenized']}; " in out
+    assert f"  tokenized differently in training: {counts['retokenized']}; " in out
     assert f"{found['commitment']['over']} ({found['commitment']['over'] / 6:.0%}) over" in out
     assert lines[-2:] == [
         f"  {tmp_path / 'demo_simulsa'}",

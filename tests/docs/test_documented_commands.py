@@ -43,7 +43,7 @@ NOT_RUN = {
     r"^llamafactory-cli": "minutes; tests/llamafactory/test_training.py, test_hook.py and test_labels.py",
     r"^simulsa-eval comet": "needs unbabel-comet; tests/evaluation/test_comet.py",
     r"--shard": "tests/augment/test_shards.py",
-    r"^simulsa-augment (simulsa_preset=paper )?--out": "speaks 8,000 utterances; tests/demo and tests/commands",
+    r"^simulsa-augment (simulsa_preset=paper )?--out": "synthesises 8,000 utterances; tests/demo and tests/commands",
     r"simulsa_corpus=mustc": "needs the corpus; tests/corpora/test_mustc.py",
     r"my_corpus\.yaml": "needs a corpus; tests/commands/test_corpus_command.py",
 }
@@ -69,7 +69,7 @@ SHOWN_OUTPUT = (
     "of the reference tokens accepted)",
     "heard samples empty accepted",
     "skipped: none",
-    "tokenized otherwise in training:",
+    "tokenized differently in training:",
     "of the threshold (float32):",
     "train with dataset:",
     "diff [low, high] p, differ, sacrebleu's p LAAL ms other diff [low, high]",

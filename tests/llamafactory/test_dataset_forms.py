@@ -177,7 +177,7 @@ def test_a_script_folder_that_holds_data_is_read(folder):
 
 
 def test_several_datasets_in_the_order_of_the_recipe_and_each_once(folder):
-    # LLaMA-Factory keeps loaded datasets by name, so a name that stands twice is trained on once
+    # LLaMA-Factory keeps loaded datasets by name, so a duplicate name is trained on once
     for name in "ab":
         write_rows(folder / f"{name}.jsonl", [talk(name, folder / "wav" / "0.wav")])
     register(folder, {name: SHAREGPT | {"file_name": f"{name}.jsonl"} for name in "ab"})

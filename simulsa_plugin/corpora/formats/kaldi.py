@@ -38,7 +38,7 @@ def read_kaldi(request: CorpusRequest) -> Iterator[Utterance | Dropped]:
 
 @dataclass(frozen=True)
 class _Segment:
-    """A line of `segments`: an utterance, and its recording, start, end and perhaps channel as they stand there.
+    """A line of `segments`: an utterance, and its recording, start, end and perhaps channel as written there.
 
     Without `segments`, an utterance is its recording, and there are no other fields.
     """
