@@ -84,7 +84,7 @@ class Preset:
         preset paper: simulsa_rollbacks=0,3
         """
         words = [f"{key}={_typed(value)}" for key, value in self.values.items()]
-        return f"preset {self.name}: {' '.join(words) or 'all its keys are set otherwise'}"
+        return f"preset {self.name}: {' '.join(words) or 'all its keys are set explicitly'}"
 
 
 def apply_preset(

@@ -258,6 +258,6 @@ def test_the_embedded_default_with_its_corpus_is_planned(spoken, tmp_path, capsy
     before = tree(tmp_path)
     assert command.main(["--dry-run", "simulsa_ratio=0.5", "--out", str(tmp_path / "out")]) == 0
     first, second = capsys.readouterr().out.splitlines()[:2]
-    assert first == "preset recommended: all its keys are set otherwise"
+    assert first == "preset recommended: all its keys are set explicitly"
     assert second.startswith("demo: would cut 6 of 6 samples asked for, from 12 rows")
     assert tree(tmp_path) == before
