@@ -52,7 +52,7 @@ class PresetSettings(Settings):
     """The key that names a preset.
 
     Attributes:
-        preset: `paper` or `recommended`, defaults for keys that are not named; not set: the keys' own defaults.
+        preset: `paper` or `recommended`, defaults for keys that are not set; null: the keys' own defaults.
 
     Raises:
         UsageError: there is no such preset.
@@ -71,7 +71,7 @@ class Preset:
 
     Attributes:
         name: one of PRESETS.
-        values: recipe key → value, of the keys that were not named otherwise.
+        values: recipe key → value, of the keys that were not set explicitly.
     """
 
     name: str

@@ -19,8 +19,8 @@ Truncate a share of the offline utterances, accept as much of each translation a
 support, and write these partial samples as a LLaMA-Factory dataset beside the offline one.
 
 RECIPE.yaml is any LLaMA-Factory recipe with model_name_or_path, template, dataset and dataset_dir; simulsa_* keys in
-it, or key=value after it, set the method; simulsa_preset=paper or simulsa_preset=recommended sets those that are not
-named. Without a recipe, the embedded default is made and augmented, as recommended.
+it, or key=value after it, set the method; simulsa_preset=paper or simulsa_preset=recommended supplies defaults
+for the others. Without a recipe, the embedded default is made and augmented, as recommended.
 A run that was stopped continues where it stopped, and ends with the same bytes.
 
 several GPUs:  torchrun --nproc_per_node N --no-python simulsa-augment RECIPE.yaml …"""

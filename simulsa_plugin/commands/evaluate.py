@@ -77,7 +77,7 @@ def _run_evaluation(words: list[str]) -> int:
         nargs="*",
         metavar="RECIPE.yaml | key=value",
         help="a LLaMA-Factory recipe with simulsa_* keys, and keys that override it; simulsa_preset=paper or "
-        "simulsa_preset=recommended sets those that are not named (without a recipe: the embedded default, as "
+        "simulsa_preset=recommended supplies defaults for the others (without a recipe: the embedded default, as "
         "recommended)",
     )
     parser.add_argument(
