@@ -24,7 +24,9 @@ def read_configuration(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise StorageError(f"{path} cannot be read ({error}). Remove its folder, or choose another --out.") from error
+        raise StorageError(
+            f"{path} cannot be read ({error}). Choose another --out, or move its folder away."
+        ) from error
     return found if isinstance(found, dict) else {}
 
 
@@ -49,8 +51,8 @@ def read_sealed_configuration(path: Path) -> dict[str, Any]:
             raise ValueError("it is not an object")
     except (OSError, ValueError) as error:
         raise StorageError(
-            f"{path} cannot be read ({error}); it records how its folder was made. Remove that folder, or choose "
-            "another --out. If you know that this recipe and model made it, remove only the file, and start again."
+            f"{path} cannot be read ({error}); it records how its folder was made. Choose another --out, or move "
+            "that folder away. If you know that this recipe and model made it, move only the file, and start again."
         ) from error
     return found
 
@@ -122,10 +124,10 @@ def change_in_words(change: tuple[str, Any, Any]) -> str:
     """Describe one of `changed_keys` for a message.
 
     >>> change_in_words(("simulsa_seed", 1, None))
-    'another simulsa_seed (1, now not set)'
+    'other settings: simulsa_seed was 1, now not set'
     """
     key, old, new = change
-    return f"another {key} ({_shorten(old)}, now {_shorten(new)})"
+    return f"other settings: {key} was {_shorten(old)}, now {_shorten(new)}"
 
 
 def versions(*packages: str) -> dict[str, str]:

@@ -29,9 +29,9 @@ def test_another_configuration_is_refused_with_its_first_difference_and_the_next
     run.begin(CONFIGURATION)
     run.refuse_other(run.recorded(), CONFIGURATION, "Choose.")
     other = {"rows": 2, "settings": {"simulsa_seed": 3}}
-    with pytest.raises(StorageError, match=r"holds a run with another simulsa_seed \(1, now 3\)\. Choose\."):
+    with pytest.raises(StorageError, match=r"holds a run with other settings: simulsa_seed was 1, now 3\. Choose\."):
         run.refuse_other(run.recorded(), other, "Choose.")
-    with pytest.raises(StorageError, match=r"now 3\)\. Leave simulsa_seed out\."):
+    with pytest.raises(StorageError, match=r"now 3\. Leave simulsa_seed out\."):
         run.refuse_other(run.recorded(), other, lambda keys: f"Leave {', '.join(keys)} out.")
 
 

@@ -177,7 +177,7 @@ def _refuse_without_choice(frontier: Mapping[str, Any]) -> None:
 
     logger.info("\n".join(frontier_table(frontier)))
     raise UsageError(
-        "No cell is within any budget, so there is no setting to select. Set a larger --budget, or other "
+        "No cell is within any budget, so there is no setting to select. Set a larger budget, or other "
         "simulsa_* keys, and another --out."
     )
 
@@ -192,12 +192,12 @@ def check_goal(goal: Goal) -> None:
 
     if goal.quality == "COMET":
         raise UsageError(
-            "--quality is COMET, which runs after decoding, in an environment of its own. Tune for BLEU "
+            "quality is COMET, which runs after decoding, in an environment of its own. Tune for BLEU "
             "or chrF, and add COMET to the result on the test set (`simulsa-eval comet`)."
         )
     if not goal.budgets:
         raise UsageError("No budget is given; allowed: one or more mean latencies in ms, such as 1000 and 2000.")
-    check_choice("--quality", goal.quality, TUNED_QUALITIES)
-    check_choice("--latency", goal.latency, TUNED_LATENCIES)
+    check_choice("quality", goal.quality, TUNED_QUALITIES)
+    check_choice("latency", goal.latency, TUNED_LATENCIES)
     for budget in goal.budgets:
-        check_range("--budget", budget, above=0)
+        check_range("budget", budget, above=0)

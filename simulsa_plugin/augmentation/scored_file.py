@@ -12,13 +12,14 @@ from typing import Any
 
 from simulsa_plugin.augmentation.method.acceptance import LOGPROB_TOLERANCE
 from simulsa_plugin.augmentation.method.selection import Skipped, parse_sample_id, walk
-from simulsa_plugin.augmentation.output_layout import LOGPROB_FIELDS, Layout
+from simulsa_plugin.augmentation.output_layout import LOGPROB_FIELDS, SUFFIX, Layout
 from simulsa_plugin.errors import StorageError, UsageError
 from simulsa_plugin.files.dataset_info import registered_datasets
 from simulsa_plugin.files.json_files import read_jsonl
 from simulsa_plugin.run_configuration import read_sealed_configuration
 
 TEXT_FIELDS = ("id", "audio", "clip", "reference")
+SCORES = "scores.jsonl"
 SECONDS_FIELDS = ("duration_seconds", "cut_seconds")
 TOKEN_FIELDS = ("char_ends", "greedy", "margins", *LOGPROB_FIELDS)
 REQUIRED = frozenset({*TEXT_FIELDS, *SECONDS_FIELDS, "messages", "token_ids", "char_ends", "logprobs"})
@@ -45,8 +46,10 @@ class ScoredFile:
         """Look at the first row, the manifest and dataset_info.json.
 
         Raises:
-            StorageError: the file is missing, empty or broken, or of a run that is not finished.
+            UsageError: there is no such file, or it is a folder.
+            StorageError: the file is empty or broken, or of a run that is not finished.
         """
+        _check_is_file(path)
         path = path.resolve() if ".." in path.parts else path.absolute()
         first = next(read_jsonl(path, sealed=True), None)
         if first is None:
@@ -124,6 +127,19 @@ class ScoredFile:
         return [one for one, row, cut in parsed if (places.get(row, rows), cut) < last]
 
 
+def _check_is_file(path: Path) -> None:
+    if path.is_dir():
+        found = sorted(map(str, [*path.glob(SCORES), *path.glob(f"*{SUFFIX}/{SCORES}")]))
+        hint = (
+            f"Give {' or '.join(found)}." if found else f"It holds none: give NAME{SUFFIX}/{SCORES} of an --out folder."
+        )
+        raise UsageError(f"{path} is a folder; expected a {SCORES} of simulsa-augment. {hint}")
+    if not path.exists():
+        raise UsageError(
+            f"{path} does not exist. Give a {SCORES} of simulsa-augment: NAME{SUFFIX}/{SCORES} in its --out."
+        )
+
+
 def _manifest_beside(path: Path) -> dict[str, Any]:
     """Read the manifest of the run that wrote the file; empty where it was written otherwise."""
     manifest_path = path.with_name("manifest.json")
@@ -155,7 +171,7 @@ def _skips(path: Path) -> Iterator[Skipped]:
                 raise ValueError("id and reason are not both text")
             parse_sample_id(identifier)
         except ValueError as error:
-            raise StorageError(f"{path}, row {number}: {error}. Fix or remove the file.") from error
+            raise StorageError(f"{path}, row {number}: {error}. Fix the file, or move it away.") from error
         if reason != "empty_partial":
             known = {key: row[key] for key in ("audio", "cause", "source_id") if isinstance(row.get(key), str)}
             yield Skipped(identifier, reason, **known)

@@ -16,7 +16,7 @@ from simulsa_plugin.comparison.equal_latency import LOG_POLICY, Axes, CurveCells
 from simulsa_plugin.comparison.resampled_cells import ResampledLog, ResampledPair, check_same_references, resample_cells
 from simulsa_plugin.comparison.tuned_systems import TunedSystem, compare_tuned, load_tuning, tuned_files
 from simulsa_plugin.comparison.verdict import verdict
-from simulsa_plugin.errors import UsageError
+from simulsa_plugin.errors import LogError, UsageError
 from simulsa_plugin.evaluation.formatting import MILLISECONDS, SOURCE_TOKENS
 from simulsa_plugin.evaluation.report import REPORT_FILES
 from simulsa_plugin.evaluation.result_cells import (
@@ -188,6 +188,8 @@ def load_result(path: Path, options: CompareOptions) -> ComparedResult:
         return ComparedResult(
             path, read_cells(path, scores), _conventions_of(signatures, options), comet=comet and str(comet)
         )
+    if not path.exists():
+        raise LogError(f"{path} does not exist. Give a folder of `simulsa-eval run`, or a log.")
     scored = score_log(
         path, ScoreOptions(unit=options.unit, tokenizer=options.tokenizer, keep_end_marks=options.keep_end_marks)
     )

@@ -241,14 +241,18 @@ def _describe_goal(goal: Goal) -> str:
 def _summarise(found: Json, cells: Sequence[str]) -> str:
     quality, latency = found[found["quality"]], found[found["latency"]]
     bounds = quality["interval"]
+    difference = (
+        f"{quality['difference']:+.2f} {found['quality']} {format_interval(bounds, 2, signed=True)} "
+        f"({quality['other']:.2f}, {cells[1]}; baseline {quality['baseline']:.2f}, {cells[0]})"
+    )
     verdict = (
-        "no interval can be given"
+        f"the difference has no interval, so none is claimed: {difference}"
         if bounds is None
-        else "the other is better"
+        else f"the other is better, by {difference}"
         if bounds[0] > 0
-        else "the other is worse"
+        else f"the other is worse, by {difference}"
         if bounds[1] < 0
-        else "no difference can be told"
+        else f"the difference of {difference} is not significant"
     )
     missing = max(found["missing"].values())
     choice = (
@@ -260,9 +264,7 @@ def _summarise(found: Json, cells: Sequence[str]) -> str:
         )
     )
     return (
-        f"Tuned at {found['budget']:g} ms of {found['latency']}: {verdict}, by "
-        f"{quality['difference']:+.2f} {found['quality']} {format_interval(bounds, 2, signed=True)} "
-        f"({quality['other']:.2f}, {cells[1]}; baseline {quality['baseline']:.2f}, {cells[0]}), at "
+        f"Tuned at {found['budget']:g} ms of {found['latency']}: {verdict}, at "
         f"{latency['other']:.0f} ms on test against {latency['baseline']:.0f} "
         f"({latency['difference']:+.0f} {format_interval(latency['interval'], 0, signed=True)}); {choice}."
     )

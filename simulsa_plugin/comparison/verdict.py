@@ -110,7 +110,7 @@ def _at_equal_latency(curves: Json, quality: str, latency: str) -> str:
     claims = {
         UP: "the other is better",
         DOWN: "the other is worse",
-        LEVEL: "no difference can be told",
+        LEVEL: "the difference is not significant",
         None: _no_claim(curves),
     }
     points = sorted(curves["points"], key=lambda point: point[latency])

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from simulsa_plugin.errors import LogError
+from simulsa_plugin.evaluation.formatting import format_parameters
 from simulsa_plugin.logs.simuleval import INSTANCES_LOG
 from simulsa_plugin.metrics.corpus_scores import METRICS
 
@@ -36,7 +37,8 @@ class CellKey:
     def __str__(self) -> str:
         chunk = "" if self.chunk_ms is None else f" k={self.chunk_ms:g}"
         rollback = "" if self.rollback is None else f" b={self.rollback}"
-        return f"{self.policy}{chunk}{rollback}{' ' if self.parameters else ''}{self.parameters}"
+        parameters = format_parameters(json.loads(self.parameters)) if self.parameters else ""
+        return f"{self.policy}{chunk}{rollback} {parameters}".rstrip()
 
     def as_json(self) -> dict[str, Any]:
         """Return the fields as in `cells` of scores.json."""

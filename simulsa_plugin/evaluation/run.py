@@ -238,13 +238,20 @@ def run_folder(out: Path, finished: str, blocks: str = DECODING) -> RunFolder:
     return RunFolder(out, out / blocks / STARTED, out / finished, "an evaluation", read_sealed, write_sealed)
 
 
-def refuse_other_evaluation(out: Path, before: dict[str, Any], work: dict[str, Any], *, decodes: bool) -> None:
+def refuse_other_evaluation(
+    out: Path,
+    before: dict[str, Any],
+    work: dict[str, Any],
+    *,
+    decodes: bool,
+    next_step: str = "Choose another --out.",
+) -> None:
     """Check that a folder has the same configuration; `decodes`: whether some blocks are still to be decoded.
 
     Raises:
         StorageError: the configurations differ.
     """
-    run_folder(out, SCORES).refuse_other(before, work, "Choose another --out.", computes=decodes)
+    run_folder(out, SCORES).refuse_other(before, work, next_step, computes=decodes)
     if before["model"].get("weights") != work["model"].get("weights"):
         logger.warning(f"{out}: {unequal_weights(before, work)}")
 

@@ -108,7 +108,7 @@ def _read(path: Path) -> bytes | None:
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return None
     except OSError as error:
-        raise StorageError(f"Cannot read {path}: {error.strerror or error}. Make it readable, or remove it.") from error
+        raise StorageError(f"Cannot read {path}: {error.strerror or error}. Make it readable.") from error
 
 
 def _checksum(content: Mapping[str, Any]) -> str:

@@ -61,7 +61,7 @@ def _read_dataset_info(path: Path) -> tuple[dict[str, Any], str]:
             text = path.read_bytes().decode("utf-8") if path.exists() else "{}\n"
         info = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise StorageError(f"{path} is not valid JSON ({error}). Fix or remove it.") from error
+        raise StorageError(f"{path} is not valid JSON ({error}). Fix it, or move it away.") from error
     if not isinstance(info, dict):
         raise StorageError(f"{path} holds a {type(info).__name__}; expected an object of datasets by name.")
     return info, text

@@ -131,6 +131,11 @@ def read_jsonl(path: Path, *, sealed: bool = False) -> Iterator[dict[str, Any]]:
             raise StorageError(f"{path}, line {error.lineno}: not a JSON object.") from error
 
 
+def readable_file_advice(error: OSError) -> str:
+    """Return the next step where a file cannot be read; never to remove it, as it may be all that the user has."""
+    return "A file is expected." if isinstance(error, IsADirectoryError) else "Make it readable."
+
+
 @contextlib.contextmanager
 def reading_from(path: Path) -> Iterator[None]:
     """Raise StorageError for what goes wrong while a file is read."""
@@ -139,4 +144,4 @@ def reading_from(path: Path) -> Iterator[None]:
     except FileNotFoundError as error:
         raise StorageError(f"{path} does not exist.") from error
     except OSError as error:
-        raise StorageError(f"Cannot read {path}: {error.strerror or error}. Make it readable, or remove it.") from error
+        raise StorageError(f"Cannot read {path}: {error.strerror or error}. {readable_file_advice(error)}") from error

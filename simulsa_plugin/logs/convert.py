@@ -194,7 +194,7 @@ def _read_records(source: Path, options: ConvertOptions) -> Iterator[EmissionRec
 
 def _sessions_with_events(source: Path, options: ConvertOptions) -> Iterator[tuple[EmissionRecord, list[Event]]]:
     if options.delays == "committed" and not source.is_dir():
-        for record in Log(source, options.read).records():
+        for record in Log(_log_path(source), options.read).records():
             yield record, record_events(record, options.read.unit)
         return
     for record, steps in _records_with_steps(source, options):
@@ -230,4 +230,9 @@ def _written_units(steps: Sequence[ShownStep], unit: LatencyUnit) -> list[int]:
 
 
 def _log_path(source: Path) -> Path:
-    return source / INSTANCES_LOG if source.is_dir() else source
+    path = source / INSTANCES_LOG if source.is_dir() else source
+    if not path.exists():
+        raise LogError(
+            f"{path} does not exist. Give a log, or the folder of a cell of `simulsa-eval run`, which holds one."
+        )
+    return path

@@ -97,7 +97,7 @@ def search_frontier(
     with locked(out):
         finished = read_sealed(out / FRONTIER)
         if finished is not None:
-            refuse_other_evaluation(out, finished, work, decodes=False)
+            refuse_other_evaluation(out, finished, work, decodes=False, next_step=_keep_logs(out / DEV_LOGS))
             refuse_damaged(out, finished.get(FILE_CHECKSUMS) or {}, _next_step_if_damaged(out))
             shutil.rmtree(job.folder, ignore_errors=True)  # of a run that was killed at its very end
             return finished
@@ -119,6 +119,11 @@ def _has_finished_search(out: Path) -> bool:
     return read_sealed(out / FRONTIER) is not None
 
 
+def _keep_logs(folder: Path) -> str:
+    """Return the advice for a search with other settings, whose cells were decoded into `folder`."""
+    return f"The logs of its decoded cells are kept in {folder}. Choose another --out, where cells are decoded again."
+
+
 def _next_step_if_damaged(out: Path) -> str:
     """Return the advice for a finished search with a damaged log."""
     return (
@@ -132,7 +137,7 @@ def _start_or_resume(job: DecodingJob, work: dict[str, Any], out: Path) -> dict[
     run = run_folder(out, FRONTIER, SEARCH)
     noted = run.read(run.started)
     if noted is not None:
-        refuse_other_evaluation(out, noted, work, decodes=True)
+        refuse_other_evaluation(out, noted, work, decodes=True, next_step=_keep_logs(job.folder))
         return noted
     run.begin(work)
     return run.read(run.started) or work

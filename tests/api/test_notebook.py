@@ -118,7 +118,7 @@ def test_the_sentences_of_a_score_are_a_frame():
         (lambda out: augment(simulsa_ratio="much", out=out), "simulsa_ratio is 'much'; allowed: a number"),
         (lambda out: augment(from_scores="scores.jsonl", audit=3, out=out), "audit needs the model"),
         (lambda out: tune(budgets=[], out=out), "No budget is given"),
-        (lambda out: tune(budgets=[-1], out=out), "--budget is -1.0; allowed: a number > 0"),
+        (lambda out: tune(budgets=[-1], out=out), "budget is -1.0; allowed: a number > 0"),
     ],
 )
 def test_mistakes_are_the_packages_own_errors_and_print_nothing(call, message, tmp_path, capsys):

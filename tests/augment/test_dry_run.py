@@ -118,12 +118,18 @@ def test_it_refuses_what_the_run_would_refuse(toy, tmp_path, stopped):
     else:
         augment_dataset(toy, ByteModel(), SETTINGS, out)
     model = ByteModel()
-    assert "another simulsa_seed (42, now 1)" in refused(
+    assert "other settings: simulsa_seed was 42, now 1" in refused(
         toy, out, AugmentSettings(samples=10, batch_size=4, cuts=2, silence_ms=100.0, seed=1), model
     )
-    assert "another model (bytes, now other)" in refused(toy, out, SETTINGS, ByteModel(description={"model": "other"}))
-    assert "another rows (12, now 11)" in refused(ListDataset("toy", toy.rows[:-1], toy.entry), out, SETTINGS, model)
-    assert "another source" in refused(ListDataset("toy", toy.rows, {"file_name": "/x"}), out, SETTINGS, model)
+    assert "other settings: model was bytes, now other" in refused(
+        toy, out, SETTINGS, ByteModel(description={"model": "other"})
+    )
+    assert "other settings: rows was 12, now 11" in refused(
+        ListDataset("toy", toy.rows[:-1], toy.entry), out, SETTINGS, model
+    )
+    assert "other settings: source was" in refused(
+        ListDataset("toy", toy.rows, {"file_name": "/x"}), out, SETTINGS, model
+    )
     if stopped:
         other = ListDataset("toy", [(f"ja {reference}", audio) for reference, audio in toy.rows], toy.entry)
         assert "other data under the same name" in refused(other, out, SETTINGS, model)

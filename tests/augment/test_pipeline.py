@@ -330,22 +330,22 @@ def test_run_again_it_does_nothing_and_changes_nothing(toy, tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"min_seconds": 0.7}, r"simulsa_min_seconds \(0.5, now 0.7\)"),
-        ({"samples": 13}, r"simulsa_samples \(12, now 13\)"),
-        ({"acceptance": "greedy"}, r"simulsa_acceptance \(threshold, now greedy\).*: --from-scores .*scores\.jsonl"),
+        ({"min_seconds": 0.7}, r"simulsa_min_seconds was 0.5, now 0.7"),
+        ({"samples": 13}, r"simulsa_samples was 12, now 13"),
+        ({"acceptance": "greedy"}, r"simulsa_acceptance was threshold, now greedy.*: --from-scores .*scores\.jsonl"),
     ],
 )
 def test_another_recipe_over_an_old_folder_is_one_line(toy, tmp_path, change, said):
     run(toy, tmp_path)
     before = tree(tmp_path)
-    with pytest.raises(StorageError, match=f"toy_simulsa holds a run with another {said}.*hoose another --out"):
+    with pytest.raises(StorageError, match=f"toy_simulsa holds a run with other settings: {said}.*hoose another --out"):
         run(toy, tmp_path, **change)
     assert tree(tmp_path) == before
 
 
 def test_another_model_over_an_old_folder_is_one_line(toy, tmp_path):
     run(toy, tmp_path)
-    with pytest.raises(StorageError, match=r"another model \(bytes, now other\)"):
+    with pytest.raises(StorageError, match=r"other settings: model was bytes, now other"):
         run(toy, tmp_path, ByteModel(description={"model": "other"}))
 
 

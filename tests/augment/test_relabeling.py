@@ -236,7 +236,7 @@ def test_after_deciding_again_the_run_goes_on_with_the_new_rule_alone(toy, tmp_p
     before = tree(tmp_path)
     run(toy, tmp_path, acceptance="greedy")
     assert tree(tmp_path) == before
-    with pytest.raises(StorageError, match="another simulsa_acceptance"):
+    with pytest.raises(StorageError, match="other settings: simulsa_acceptance was"):
         run(toy, tmp_path)
 
 
@@ -520,9 +520,20 @@ def test_a_broken_file_is_one_line(tmp_path, capsys, text, said):
 
 @pytest.mark.parametrize("given", ["gone.jsonl", "."])
 def test_a_file_that_is_none_is_one_line(tmp_path, capsys, given):
-    assert type_it("--from-scores", tmp_path / given, "--out", tmp_path / "out") == 1
+    assert type_it("--from-scores", tmp_path / given, "--out", tmp_path / "out") == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert str(tmp_path) in line
+    assert (
+        f"{tmp_path / given} {'is a folder; expected' if given == '.' else 'does not exist. Give'} a scores.jsonl"
+        in line
+    )
+    assert line.endswith("NAME_simulsa/scores.jsonl" + (" of an --out folder." if given == "." else " in its --out."))
+
+
+@pytest.mark.parametrize("given", ["data", "data/toy_simulsa"])
+def test_of_a_folder_the_scores_inside_are_named(tmp_path, capsys, given):
+    scores = write_lines(tmp_path / "data" / "toy_simulsa" / "scores.jsonl", [])
+    assert type_it("--from-scores", tmp_path / given, "--out", tmp_path / "out") == 2
+    assert capsys.readouterr().err.endswith(f"expected a scores.jsonl of simulsa-augment. Give {scores}.\n")
 
 
 @pytest.mark.parametrize("name", ["../own", "/etc/own", "a/b", "..", ".hidden"])

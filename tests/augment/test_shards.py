@@ -227,7 +227,7 @@ def test_a_shard_of_other_work_is_refused_before_and_after_the_end(toy, out):
     shard(toy, out, "1/2")
     other = AugmentSettings(samples=24, batch_size=4, seed=43)
     for _ in range(2):
-        with pytest.raises(StorageError, match=r"another simulsa_seed \(42, now 43\)"):
+        with pytest.raises(StorageError, match=r"other settings: simulsa_seed was 42, now 43"):
             augment_shard(toy, ByteModel(), other, out, Shard(1, 2))
         finish(toy, out)
 
@@ -288,9 +288,9 @@ def test_devices_may_share_what_is_left_to_score_and_are_all_listed(toy, out):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"dtype": "float32"}, r"another dtype \(bfloat16, now float32\)"),
-        ({"dtype": "float32", "weights": "9a"}, r"another weights \(4f, now 9a\)"),
-        ({"device": "cpu", "weights": "9a"}, r"another weights \(4f, now 9a\)"),
+        ({"dtype": "float32"}, r"other settings: dtype was bfloat16, now float32"),
+        ({"dtype": "float32", "weights": "9a"}, r"other settings: weights was 4f, now 9a"),
+        ({"device": "cpu", "weights": "9a"}, r"other settings: weights was 4f, now 9a"),
     ],
 )
 def test_no_run_mixes_weights_or_dtypes_in_its_scores(toy, out, change, said):
@@ -308,10 +308,10 @@ def test_no_run_mixes_weights_or_dtypes_in_its_scores(toy, out, change, said):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"weights": "9a"}, "another weights"),  # trained again under its old name
-        ({"model": "other"}, "another model"),
-        ({"adapter": ["lora"], "device": "cpu", "weights": "9a"}, "another adapter"),
-        ({"device": "cpu", "weights": "9a"}, "another weights"),  # a whole checkpoint is the same on every device
+        ({"weights": "9a"}, "settings: weights was"),  # trained again under its old name
+        ({"model": "other"}, "settings: model was"),
+        ({"adapter": ["lora"], "device": "cpu", "weights": "9a"}, "settings: adapter was"),
+        ({"device": "cpu", "weights": "9a"}, "settings: weights was"),  # a whole checkpoint is the same on every device
     ],
 )
 def test_another_model_does_not_finish_what_was_scored(toy, out, change, said):

@@ -69,7 +69,7 @@ def test_killed_before_it_scored_a_run_leaves_its_folder_to_another(dataset, exp
 
 def test_work_that_another_shard_is_at_is_not_taken_over(dataset, tmp_path, monkeypatch):
     def other(*arguments):  # another recipe comes while the first shard is about to score
-        with pytest.raises(StorageError, match="another simulsa_seed"):
+        with pytest.raises(StorageError, match="other settings: simulsa_seed was"):
             augment_shard(dataset, RIGHT, AugmentSettings(samples=6, seed=1), tmp_path / "out", Shard(2, 2))
         raise KeyboardInterrupt
 
@@ -83,7 +83,7 @@ def test_what_is_scored_in_part_is_kept_for_its_own_recipe(dataset, tmp_path, mo
     with pytest.raises(ZeroDivisionError):
         augment_dataset(dataset, RIGHT, SETTINGS, tmp_path / "out")
     monkeypatch.undo()
-    with pytest.raises(StorageError, match="another template"):
+    with pytest.raises(StorageError, match="other settings: template was"):
         augment_dataset(dataset, WRONG, SETTINGS, tmp_path / "out")
     augment_dataset(dataset, RIGHT, SETTINGS, tmp_path / "out")
 

@@ -197,6 +197,6 @@ def test_a_corpus_that_changed_is_not_mixed_with_what_was_made_of_it(tmp_path, i
     capsys.readouterr()
     assert augment.main(words) == 1
     err = capsys.readouterr().err
-    assert "holds a corpus with another content" in err
+    assert "holds a corpus with other settings: content was" in err
     assert "Choose another --out, or another name with dataset=NAME, or remove that folder." in err
     assert tree(tmp_path / "o") == before

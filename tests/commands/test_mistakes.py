@@ -169,6 +169,7 @@ def test_a_mistake_is_one_line(place, capfd, program, words, code, said):
         "model_name_or_path=owner/name",
         "dataset=gone",
         "dataset=nosuch",
+        "learning_rat=1",
         "template=qwen2audio",
         "template=qwen3",
         "adapter_name_or_path=nowhere/at/all",
@@ -188,6 +189,41 @@ def test_names_are_looked_up_before_anything_heavy_is_imported(place, program, m
         env=os.environ | {"HF_HUB_OFFLINE": "1"},
     )
     assert (result.returncode in (1, 2), result.stdout, result.stderr.count("\n")) == (True, "", 1), result.stderr
+
+
+@pytest.mark.parametrize("program", sorted(COMMANDS))
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["modle_name_or_path=foo"], "did you mean model_name_or_path?"),
+        (
+            [*MODEL, "learning_rat=1", "simulsa_corpus=table", "simulsa_corpus_dir=data/good.jsonl", "dataset=new"],
+            "did you mean learning_rate?",
+        ),
+    ],
+)
+def test_a_misspelt_key_is_refused_before_anything_is_written(place, capfd, program, words, said):
+    assert COMMANDS[program]([*words, "--out", "new"]) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith(f"{program}: error: Unknown key ")
+    assert line.endswith(said)
+    assert not (place / "new").exists()
+
+
+def test_the_keys_read_from_the_source_are_those_of_llamafactory(monkeypatch):
+    from dataclasses import fields
+
+    from llamafactory.hparams import parser
+
+    from simulsa_plugin.llamafactory.model.arguments import LAUNCH_KEYS
+    from simulsa_plugin.llamafactory.plugin.recipe_checks import known_keys
+
+    groups = {group for group in [*parser._INFER_ARGS, *parser._TRAIN_ARGS]}
+    names = {field.name for group in groups for field in fields(group) if field.init}
+    own = {name for name in names if name.startswith("simulsa_")}  # where the plugin is on
+    assert known_keys.__wrapped__() == (names - own) | LAUNCH_KEYS
+    monkeypatch.setenv("USE_MCA", "1")  # keys of mcore_adapter are not known without an import
+    assert known_keys.__wrapped__() == set()
 
 
 def test_the_templates_read_from_the_source_are_those_of_llamafactory():

@@ -16,6 +16,7 @@ from simulsa_plugin.commands.evaluate import main
 from simulsa_plugin.comparison.compare import CompareOptions, compare_with_baseline, load_result
 from simulsa_plugin.comparison.equal_latency import Axes
 from simulsa_plugin.errors import LogError, UsageError
+from simulsa_plugin.evaluation.result_cells import cell_key
 from simulsa_plugin.logs.reader import Log
 from simulsa_plugin.logs.simuleval import write_simuleval_log
 from simulsa_plugin.metrics.corpus_scores import score_records
@@ -223,8 +224,20 @@ def test_other_references_are_an_error_that_names_the_line(tmp_path):
     with pytest.raises(LogError, match="line 7: the references differ"):
         compare_paths(FAST, tmp_path / "x.log")
     write_simuleval_log(tmp_path / "x.log", records[:6])
-    with pytest.raises(LogError, match=r"holds 186 instances, .* holds 6"):
+    with pytest.raises(LogError, match=r"holds 186 instances, .* holds 6.*same row limit \(simulsa_eval_samples\)"):
         compare_paths(FAST, tmp_path / "x.log")
+
+
+def test_a_result_that_does_not_exist_says_what_is_expected(tmp_path):
+    with pytest.raises(LogError, match=r"none does not exist\. Give a folder of `simulsa-eval run`, or a log\."):
+        compare_paths(FAST, tmp_path / "none")
+
+
+def test_parameters_of_a_cell_are_formatted_as_in_tables():
+    row = {"policy": "confidence", "chunk_ms": 500.0, "rollback": 0, "parameters": {"confidence_threshold": 0.95}}
+    assert str(cell_key(row)) == "confidence k=500 b=0 confidence_threshold=0.95"
+    assert cell_key(row).as_json() == row
+    assert str(cell_key({"policy": "offline", "chunk_ms": None, "rollback": None})) == "offline"
 
 
 def test_results_that_were_measured_differently_are_not_compared(tmp_path):
@@ -493,7 +506,7 @@ def test_few_differing_utterances_are_not_called_a_difference(tmp_path):
     (curves,) = pair["equal_latency"]
     assert (curves["differing"], curves["interval"][0] > 0) == (5, True)
     assert "(significantly better in 0 of 3 cells, worse in 0)" in curves["verdict"]
-    assert "no difference can be told" in curves["verdict"]
+    assert "the difference is not significant: " in curves["verdict"]
     assert "(5 utterances differ, too few to tell)" in curves["verdict"]
 
 

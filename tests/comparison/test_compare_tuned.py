@@ -92,7 +92,8 @@ def test_a_system_and_itself_do_not_differ(place, capsys):
     found, _ = compare(place, "finalists", capsys, ("hasty", "hasty"))
     for one in found:
         assert one["BLEU"]["interval"] == one["LAAL"]["interval"] == [0, 0]
-        assert "no difference can be told, by +0.00 BLEU" in one["sentence"]
+        assert "LAAL: the difference of +0.00 BLEU [+0.00, +0.00] (" in one["sentence"]
+        assert ") is not significant, at " in one["sentence"]
 
 
 @pytest.mark.parametrize(

@@ -270,7 +270,7 @@ def test_other_settings_over_the_same_folder_are_refused_by_their_key(mustc, out
     other = {"settings": mustc} | OTHERS[key](mustc)
     for action in (make, planned):
         message = refusal(StorageError, lambda action=action: action(out=out, **other))
-        assert message.startswith(f"{out / 'toy_corpus'} holds a corpus with another {key} (")
+        assert message.startswith(f"{out / 'toy_corpus'} holds a corpus with other settings: {key} was ")
         assert message.endswith("Choose another --out, or another name with dataset=NAME, or remove that folder.")
     assert snapshot(out) == before
 
@@ -292,13 +292,13 @@ def test_another_prompt_writes_rows_anew_where_nothing_was_made_of_them(mustc, o
     for key in ("simulsa_target_language", "splits"):
         other = {"settings": mustc} | OTHERS[key](mustc)
         message = refusal(StorageError, lambda other=other: make(out=out, new_prompt=True, **other))
-        assert f"another {key} (" in message
+        assert f"other settings: {key} was " in message
 
 
 def test_another_corpus_folder_is_refused_by_its_key(mustc, out, tmp_path):
     make(mustc, out)
     other = write_mustc(tmp_path / "other")
-    assert "another simulsa_corpus_dir (" in refusal(StorageError, lambda: make(other, out))
+    assert "other settings: simulsa_corpus_dir was " in refusal(StorageError, lambda: make(other, out))
 
 
 @pytest.mark.parametrize("change", ["translation", "offset", "order", "fewer"])
@@ -317,7 +317,7 @@ def test_a_corpus_that_was_changed_is_refused(mustc, out, change):
     before = tree(out)
     for action in (make, planned):
         message = refusal(StorageError, lambda action=action: action(mustc, out))
-        assert f"another {'rows (10, now 9)' if change == 'fewer' else 'content ('}" in message
+        assert f"other settings: {'rows was 10, now 9' if change == 'fewer' else 'content was '}" in message
     assert tree(out) == before
 
 
@@ -327,7 +327,7 @@ def test_audio_inside_a_table_that_was_changed_does_not_replace_what_was_made(tm
     before = snapshot(out)
     (tmp_path / "table" / "train.parquet").unlink()
     write_parquet(tmp_path / "table", 5)
-    assert "another rows (4, now 5)" in refusal(StorageError, lambda: make(settings, out))
+    assert "other settings: rows was 4, now 5" in refusal(StorageError, lambda: make(settings, out))
     assert snapshot(out) == before
 
 

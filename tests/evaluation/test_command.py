@@ -59,7 +59,7 @@ def test_run_is_what_is_meant_without_a_command(runs, words, call):
         (["tune", "--budget", "fast"], "'fast' is not milliseconds above 0 between commas, such as 1000,2000"),
         (["tune", "--budget", "0"], "'0' is not milliseconds above 0"),
         (["tune", "--budget", "1000", "--quality", "COMET"], "Tune for BLEU or chrF, and add COMET to the result"),
-        (["tune", "--budget", "1000", "--latency", "LAAL_CA"], "--latency is 'LAAL_CA'; allowed: LAAL, AL,"),
+        (["tune", "--budget", "1000", "--latency", "LAAL_CA"], "latency is 'LAAL_CA'; allowed: LAAL, AL,"),
         (["compare", "one"], "compare needs two results or more"),
         (["compare", "a", "b", "--samples", "0"], "--samples is 0"),
     ],
@@ -141,3 +141,12 @@ def test_a_fault_of_ours_is_not_hidden():
 
 def test_a_code_is_passed_on():
     assert run_command("prog", lambda: 1) == 1
+
+
+@pytest.mark.parametrize("form", ["simuleval", "omnisteval", "simulstream", "texts"])
+@pytest.mark.parametrize("given", ["none", "."])
+def test_converting_what_is_not_there_says_what_is_expected(tmp_path, capsys, form, given):
+    assert main(["convert", str(tmp_path / given), "--to", form, "--out", str(tmp_path / "out")]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    missing = tmp_path / ("none" if given == "none" else "instances.log")
+    assert line.startswith(f"simulsa-eval: error: {missing} does not exist. Give a log, or the folder of a cell of ")

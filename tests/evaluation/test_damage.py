@@ -115,7 +115,7 @@ def test_blocks_without_the_note_of_their_work_still_refuse_another_evaluation(r
     monkeypatch.setattr(module, "_finish", lambda job, *_: tree(job.folder))
     half_finished(rows, tmp_path / "out", 2)
     (tmp_path / "out" / "decoding" / "started.json").write_bytes(b"")
-    with pytest.raises(StorageError, match="another simulsa_max_new_tokens"):
+    with pytest.raises(StorageError, match="other settings: simulsa_max_new_tokens was"):
         run(rows, tmp_path / "out", max_new_tokens=9)
 
 

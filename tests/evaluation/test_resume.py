@@ -135,8 +135,8 @@ def test_another_evaluation_is_refused_in_one_line(rows, tmp_path, finished):
     else:
         run(rows, tmp_path / "out", share=Shard(2, 2))
     for changed, said in (
-        ({"max_new_tokens": 9}, r"another simulsa_max_new_tokens \(256, now 9\)"),
-        ({"rows": rows[:6]}, "another rows"),
+        ({"max_new_tokens": 9}, r"other settings: simulsa_max_new_tokens was 256, now 9"),
+        ({"rows": rows[:6]}, "other settings: rows was"),
     ):
         with pytest.raises(StorageError, match=said) as caught:
             run(changed.pop("rows", rows), tmp_path / "out", **changed)
@@ -180,13 +180,16 @@ def test_what_accelerators_decoded_another_machine_finishes_and_reads(rows, tmp_
     before = tree(tmp_path / "out")
     assert run(rows, tmp_path / "out", Machine(finisher, "EPYC")) == cells
     assert tree(tmp_path / "out") == before
-    with pytest.raises(StorageError, match="another weights"):
+    with pytest.raises(StorageError, match="other settings: weights was"):
         run(rows, tmp_path / "out", Machine(CPU | {"weights": "9a"}, "EPYC"))  # trained again under its old name
 
 
 def test_devices_share_an_evaluation_but_weights_and_dtypes_do_not_mix(rows, tmp_path):
     run(rows, tmp_path / "out", Machine(GPU, "NVIDIA A100"), Shard(2, 2))
-    for change, said in (({"dtype": "float32"}, "another dtype"), ({"weights": "9a"}, "another weights")):
+    for change, said in (
+        ({"dtype": "float32"}, "other settings: dtype was"),
+        ({"weights": "9a"}, "other settings: weights was"),
+    ):
         with pytest.raises(StorageError, match=said):
             run(rows, tmp_path / "out", Machine(CPU | change, "EPYC"))
     run(rows, tmp_path / "out", Machine(CPU, "EPYC"))

@@ -290,7 +290,9 @@ def test_a_folder_that_may_not_be_written_is_one_line(forbidden, writer):
 
 
 def test_what_may_not_be_read_is_one_line(forbidden):
-    with pytest.raises(StorageError, match=rf"^Cannot read {forbidden}/a\.jsonl: Permission denied\. Make it readable"):
+    with pytest.raises(
+        StorageError, match=rf"^Cannot read {forbidden}/a\.jsonl: Permission denied\. Make it readable\.$"
+    ):
         list(read_jsonl(forbidden / "a.jsonl"))
 
 
@@ -308,7 +310,9 @@ def test_leftovers_that_may_not_be_removed_are_one_line(forbidden):
 
 def test_a_folder_in_the_place_of_a_file_is_one_line(tmp_path):
     (tmp_path / "dataset_info.json").mkdir()
-    with pytest.raises(StorageError, match=r"^Cannot read .*/dataset_info\.json: Is a directory\. Make it readable"):
+    with pytest.raises(
+        StorageError, match=r"^Cannot read .*/dataset_info\.json: Is a directory\. A file is expected\.$"
+    ):
         list(read_jsonl(tmp_path / "dataset_info.json"))
     with pytest.raises(StorageError, match=r"^Cannot write .*/dataset_info\.json: Is a directory"):
         Journal(tmp_path / "dataset_info.json")

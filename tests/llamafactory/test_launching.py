@@ -122,7 +122,8 @@ def test_complete_data_is_no_problem(project_folder):
     ],
     ids=["no folder", "no entry", "no file"],
 )
-def test_missing_data_names_the_command_that_makes_it(project_folder, change, expected):
+def test_missing_data_names_the_command_that_makes_it(project_folder, monkeypatch, change, expected):
+    monkeypatch.chdir(project_folder)
     recipe = {
         "dataset_dir": str(project_folder / "data"),
         "dataset": f"{OFFLINE_NAME},{OFFLINE_NAME}_simulsa",
@@ -132,6 +133,36 @@ def test_missing_data_names_the_command_that_makes_it(project_folder, change, ex
     with pytest.raises(DatasetError, match=expected) as caught:
         launching.check_data(recipe)
     assert str(caught.value).endswith("Make the data with: simulsa-augment --out data/")
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        (
+            {"dataset": f"{OFFLINE_NAME},{OFFLINE_NAME}_simulsaa"},
+            f" has no dataset {OFFLINE_NAME}_simulsaa (did you mean {OFFLINE_NAME}_simulsa?). "
+            "Make the data with: simulsa-augment --out data/",
+        ),
+        (
+            {"dataset_dir": "elsewhere"},
+            "elsewhere/dataset_info.json does not exist. Set dataset_dir, which is elsewhere, to the folder of the "
+            "data; `simulsa-augment --out data/` would make it in data/.",
+        ),
+        (  # without its partial samples the offline set is no misspelling of them
+            {"dataset": "covost2_en_zh_simulsa", "dataset_dir": "other", "simulsa_made_by": "make --out 'other'"},
+            "has no dataset covost2_en_zh_simulsa. Make the data with: make --out 'other'",
+        ),
+    ],
+    ids=["misspelt", "another folder", "not made yet"],
+)
+def test_no_command_is_claimed_to_make_what_is_misspelt_or_elsewhere(project_folder, monkeypatch, keys, said):
+    monkeypatch.chdir(project_folder)
+    (project_folder / "other").mkdir()
+    (project_folder / "other" / "dataset_info.json").write_text('{"covost2_en_zh": {}}', encoding="utf-8")
+    recipe = {"dataset_dir": "data", "dataset": OFFLINE_NAME, "simulsa_made_by": "simulsa-augment --out data/"}
+    with pytest.raises(DatasetError) as caught:
+        launching.check_data(recipe | keys)
+    assert str(caught.value).endswith(said)
 
 
 def test_a_recipe_that_names_no_command_is_left_to_llamafactory(tmp_path):

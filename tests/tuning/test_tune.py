@@ -167,8 +167,12 @@ def test_a_finished_search_is_only_read_and_another_one_refused(small, tmp_path)
     assert (model.batches, tree(tmp_path / "out")) == ([], before)
     assert result["skipped"] == [{"id": "dev-00000014", "reason": "no_audio"}]
     assert result["utterances"] == 14
-    with pytest.raises(StorageError, match=r"another budgets \(\[950.0\], now \[800.0\]\)"):
-        small(tmp_path / "out", goal=Goal((800.0,)))
+    said = (
+        rf"holds .* with other settings: budgets was \[950.0\], now \[800.0\]\. .* kept in {tmp_path}/out/dev\. Choose"
+    )
+    with pytest.raises(StorageError, match=said):
+        small(tmp_path / "out", model, goal=Goal((800.0,)))
+    assert (model.batches, tree(tmp_path / "out")) == ([], before)  # nothing is decoded or lost
 
 
 def test_a_budget_that_nothing_is_within_is_said(small, tmp_path):

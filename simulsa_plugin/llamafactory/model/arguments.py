@@ -15,7 +15,7 @@ from simulsa_plugin.errors import ModelError, SimulsaError, UsageError
 from simulsa_plugin.settings import short_repr, unknown_key
 
 # Read by LLaMA-Factory before its own parsers.
-_LAUNCH_KEYS = {"use_ray", "use_v1_kernels"}
+LAUNCH_KEYS = {"use_ray", "use_v1_kernels"}
 # Keys of training in groups that inference shares. LLaMA-Factory would check them here too: for packages that only the
 # training machine needs, or against keys that the training does not have (`val_size` beside an evaluation set).
 _TRAINING_DATA_KEYS = {
@@ -68,7 +68,7 @@ def inference_arguments(recipe: Mapping[str, Any]) -> InferenceArguments:
 
     inference, training = _field_names(groups._INFER_ARGS), _field_names(groups._TRAIN_ARGS)
     for key in recipe:
-        if key not in inference | training | _LAUNCH_KEYS:
+        if key not in inference | training | LAUNCH_KEYS:
             raise unknown_key(key, inference | training)
     about_training = _field_names([FinetuningArguments]) - _INFERENCE_FINETUNING_KEYS
     about_training |= _TRAINING_DATA_KEYS | _TRAINING_MODEL_KEYS

@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any
@@ -18,11 +19,12 @@ from simulsa_plugin.llamafactory.data.dataset_registry import registered_file
 from simulsa_plugin.llamafactory.plugin.notices import announce, notify
 from simulsa_plugin.llamafactory.plugin.recipe_checks import TRUE_VALUES
 from simulsa_plugin.llamafactory.plugin.recipe_keys import GROUPS, TrainingSettings, flags_to_recipe
-from simulsa_plugin.settings import KEY_PREFIX, YAML_ERRORS, split_recipe
+from simulsa_plugin.settings import KEY_PREFIX, YAML_ERRORS, did_you_mean, split_recipe
 from simulsa_plugin.terminal import printable
 
 COMMANDS = frozenset({"train", "chat", "api", "export", "webchat", "webui"})
 STARTED_BY_TORCHRUN = frozenset({"RANK", "LOCAL_RANK", "TORCHELASTIC_RUN_ID"})
+DEFAULT_FOLDER = "data"  # LLaMA-Factory's dataset_dir
 OTHER_LAUNCHERS = ("USE_RAY", "USE_KT")
 
 
@@ -84,7 +86,7 @@ def check_data(recipe: Mapping[str, Any]) -> None:
         return
     made_by = TrainingSettings.from_keys(recipe).made_by
     if made_by:
-        raise DatasetError(f"{missing}. Make the data with: {made_by}")
+        raise DatasetError(f"{missing}. {_advice_to_make(made_by, str(recipe.get('dataset_dir', DEFAULT_FOLDER)))}")
     if "dataset_dir" not in recipe:
         raise DatasetError(
             f"{missing}. The recipe has no dataset_dir, so LLaMA-Factory looks in `data`. "
@@ -93,9 +95,18 @@ def check_data(recipe: Mapping[str, Any]) -> None:
     raise DatasetError(f"{missing}. Set dataset_dir to the --out folder of simulsa-augment, or correct the name.")
 
 
+def _advice_to_make(command: str, folder: str) -> str:
+    """Name the command that makes the data, unless its --out is another folder than the recipe's dataset_dir."""
+    found = re.search(r"""(?<!\S)--out[ =]("[^"]*"|'[^']*'|\S+)""", command)
+    made = found[1].strip("\"'") if found else folder
+    if Path(made).resolve() != Path(folder).resolve():
+        return f"Set dataset_dir, which is {folder}, to the folder of the data; `{command}` would make it in {made}."
+    return f"Make the data with: {command}"
+
+
 def missing_data(recipe: Mapping[str, Any]) -> str | None:
     """Return what is missing first of `dataset` and `eval_dataset`, as a clause; None where everything exists."""
-    folder = recipe.get("dataset_dir", "data")
+    folder = recipe.get("dataset_dir", DEFAULT_FOLDER)
     elsewhere = not isinstance(folder, str) or folder == "ONLINE" or folder.startswith("REMOTE:")
     if elsewhere or recipe.get("tokenized_path"):
         return None
@@ -108,7 +119,8 @@ def missing_data(recipe: Mapping[str, Any]) -> str | None:
         return f"{info_path} cannot be read ({error})"
     if not isinstance(entries, dict):
         return f"{info_path} holds a {type(entries).__name__} instead of an object of datasets by name"
-    problems = (_missing_entry(entries, name, info_path) for name in _dataset_names(recipe))
+    names = _dataset_names(recipe)
+    problems = (_missing_entry(entries, name, info_path, names) for name in names)
     return next((problem for problem in problems if problem), None)
 
 
@@ -119,9 +131,11 @@ def _dataset_names(recipe: Mapping[str, Any]) -> list[str]:
     return [str(name).strip() for name in names if str(name).strip()]
 
 
-def _missing_entry(entries: Mapping[str, Any], name: str, info_path: Path) -> str | None:
+def _missing_entry(entries: Mapping[str, Any], name: str, info_path: Path, loaded: Collection[str]) -> str | None:
     if name not in entries:
-        return f"{info_path} has no dataset {name}"
+        others = entries.keys() - {*loaded, name.removesuffix(SUFFIX)}  # `a` is not a misspelling of `a_simulsa`
+        hint = did_you_mean(name, sorted(others)).lstrip().replace("Did", "did")
+        return f"{info_path} has no dataset {name}{f' ({hint})' if hint else ''}"
     path = registered_file(entries[name], str(info_path.parent))
     return f"{path} (dataset {name}) does not exist" if path and not path.exists() else None
 

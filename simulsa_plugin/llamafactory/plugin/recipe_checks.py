@@ -21,25 +21,26 @@ from simulsa_plugin.llamafactory.data.dataset_registry import (
     registered_file,
     unknown_dataset_error,
 )
-from simulsa_plugin.llamafactory.model.arguments import check_named
-from simulsa_plugin.settings import did_you_mean
+from simulsa_plugin.llamafactory.model.arguments import LAUNCH_KEYS, check_named
+from simulsa_plugin.settings import did_you_mean, unknown_key
 
 OTHER_HUBS = ("USE_MODELSCOPE_HUB", "USE_OPENMIND_HUB")
 TRUE_VALUES = frozenset({"true", "y", "1"})  # of LLaMA-Factory's environment variables
 
 
 def check_recipe(recipe: Mapping[str, Any], datasets: Sequence[str] | None) -> None:
-    """Check the names of model, template and datasets, and that local files exist.
+    """Check all keys, the names of model, template and datasets, and that local files exist.
 
     Args:
         recipe: LLaMA-Factory's keys.
         datasets: names in `dataset_dir`; None where they are created first.
 
     Raises:
-        UsageError: a key is missing, or the template is unknown.
+        UsageError: a key is unknown or missing, or the template is unknown.
         ModelError: a model or adapter does not exist, or the template does not support audio.
         DatasetError: a dataset is not registered, or its file is missing.
     """
+    _check_keys(recipe)
     check_named(recipe)
     _check_template(str(recipe["template"]))
     _check_checkpoint(resolve_model_name(str(recipe["model_name_or_path"])), recipe, "config.json")
@@ -56,16 +57,48 @@ def known_templates() -> dict[str, bool]:
 
     Importing them takes many seconds, as it imports transformers.
     """
-    spec = importlib.util.find_spec("llamafactory")
+    trees = _parse_sources("llamafactory", "data/template.py")
+    return {name: takes_audio for tree in trees for name, takes_audio in _registered_templates(tree)}
+
+
+@functools.cache
+def known_keys() -> frozenset[str]:
+    """Return the keys that LLaMA-Factory's recipes may have, from its source and that of transformers.
+
+    Empty where they cannot be known without an import: without the sources, or where another package adds keys.
+    """
+    own = _parse_sources("llamafactory", "hparams/[!e]*_args.py")  # not those of its `eval`
+    inherited = _parse_sources("transformers", "training_args*.py")
+    if not own or not inherited or os.environ.get("USE_MCA", "").lower() in TRUE_VALUES:
+        return frozenset()
+    return frozenset(LAUNCH_KEYS).union(*map(_dataclass_fields, [*own, *inherited]))
+
+
+def _parse_sources(package: str, pattern: str) -> list[ast.Module]:
+    """Parse the files of a package that match a pattern; none where one cannot be read."""
+    spec = importlib.util.find_spec(package)
     folders = (spec.submodule_search_locations or []) if spec else []
-    found: dict[str, bool] = {}
-    for path in (Path(folder, "data", "template.py") for folder in folders):
-        try:
-            tree = ast.parse(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, SyntaxError):
-            return {}
-        found |= dict(_registered_templates(tree))
-    return found
+    try:
+        return [
+            ast.parse(path.read_text(encoding="utf-8")) for folder in folders for path in Path(folder).glob(pattern)
+        ]
+    except (OSError, ValueError, SyntaxError):
+        return []
+
+
+def _dataclass_fields(tree: ast.Module) -> Iterable[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef) and node.decorator_list:
+            for line in node.body:
+                if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and not _is_computed(line):
+                    yield line.target.id
+
+
+def _is_computed(field: ast.AnnAssign) -> bool:
+    """Return whether a field of a dataclass is not an argument: `field(init=False)`, or a class variable."""
+    options = field.value.keywords if isinstance(field.value, ast.Call) else []
+    inits = [one.value.value for one in options if one.arg == "init" and isinstance(one.value, ast.Constant)]
+    return inits == [False] or "ClassVar" in ast.unparse(field.annotation)
 
 
 def _registered_templates(tree: ast.Module) -> Iterable[tuple[str, bool]]:
@@ -76,6 +109,13 @@ def _registered_templates(tree: ast.Module) -> Iterable[tuple[str, bool]]:
             if isinstance(name, ast.Constant):
                 takes_audio = isinstance(plugin, ast.Call) and any(one.arg == "audio_token" for one in plugin.keywords)
                 yield str(name.value), takes_audio
+
+
+def _check_keys(recipe: Mapping[str, Any]) -> None:
+    known = known_keys()
+    for key in recipe:
+        if known and key not in known:
+            raise unknown_key(key, known)
 
 
 def _check_template(name: str) -> None:
