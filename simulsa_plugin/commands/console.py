@@ -69,7 +69,7 @@ def _printed_messages(prog: str) -> Iterator[None]:
 
 
 def output_folder(text: str) -> Path:
-    """The path of an output folder on the command line.
+    """Parse the path of an output folder on the command line.
 
     Raises:
         ArgumentTypeError: its absolute name is not UTF-8, so JSON cannot hold it.
