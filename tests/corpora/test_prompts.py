@@ -118,9 +118,9 @@ def test_languages_are_named_as_corpora_write_them(language, name):
     assert text_of("plain", target=language) == f"<audio>Translate the speech into {name}."
 
 
-@pytest.mark.parametrize("language", [*COVOST2, *MUSTC, *EUROPARL_ST, *FLEURS])
-def test_no_language_of_the_known_corpora_lacks_a_name(language):
-    assert TABLE["languages"][language_code(language)].isprintable()
+def test_no_language_of_the_known_corpora_lacks_a_name():
+    codes = [language_code(language) for language in (*COVOST2, *MUSTC, *EUROPARL_ST, *FLEURS)]
+    assert [code for code in codes if not TABLE["languages"].get(code, "\n").isprintable()] == []
 
 
 def test_the_table_of_languages_is_text_under_short_codes():
