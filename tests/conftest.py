@@ -12,7 +12,28 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 NEED_A_NETWORK = ("real_speech", "other_tools")
 NOWHERE = "http://127.0.0.1:9"
+# Files that take longest: they begin first, so that of two halves of a run none ends long after the other.
+LONG_FILES = (
+    "test_recipes.py",
+    "test_kills.py",
+    "test_architectures.py",
+    "test_decoders.py",
+    "test_hook_in_training.py",
+    "test_experiments.py",
+    "test_prepare_stopped.py",
+    "test_documented_commands.py",
+    "test_training.py",
+    "test_same_bytes.py",
+    "test_journal.py",
+    "test_tune.py",
+)
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")
+
+
+def pytest_collection_modifyitems(items):
+    """Put the tests of long files first; those of a file stay in their order."""
+    rank = {name: place for place, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
 
 
 @pytest.fixture(scope="module", autouse=True)

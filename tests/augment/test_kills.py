@@ -21,7 +21,7 @@ from helpers.killing import MOST_RUNS, Server, serve
 
 from simulsa_plugin.files.atomic import UNFINISHED
 
-KILLS = 24
+KILLS = 12
 
 
 def start(kind, offline):
