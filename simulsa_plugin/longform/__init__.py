@@ -1,0 +1,1 @@
+"""Recordings longer than the model's window: speech segments found while listening, and sliding windows."""

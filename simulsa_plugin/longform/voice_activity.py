@@ -1,0 +1,207 @@
+"""Voice activity detection as a system has it while it listens: nothing depends on audio that has not arrived.
+
+Silero VAD gives the probability of speech for each frame of 32 ms. A segment is detected once enough frames are speech,
+and closed once silence has lasted; both moments are kept apart from where the segment starts and ends, so that a step
+of decoding at time t uses what was known at t. Source: Silero VAD 6.2 (`VADIterator`), whose thresholds these are; the
+silence that closes a segment becomes shorter here as the segment grows, so that none exceeds the model's window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from simulsa_plugin.audio.samples import SAMPLE_RATE, Waveform, seconds_to_samples
+from simulsa_plugin.errors import MissingExtraError
+from simulsa_plugin.settings import check_range
+
+if TYPE_CHECKING:
+    from torch import nn
+
+FRAME_SAMPLES = 512  # the one frame length that Silero VAD takes at 16 kHz
+HYSTERESIS = 0.15  # speech goes on until the probability is this much below the threshold, as in Silero VAD
+
+Probabilities = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class VoiceActivitySettings:
+    """How speech segments are found.
+
+    Attributes:
+        threshold: probability of speech from which a frame is speech.
+        min_speech_ms: speech needed before a segment is detected.
+        min_silence_ms: silence that closes a short segment; a segment near `max_seconds` closes at the first pause.
+        pad_ms: audio kept before the first and after the last frame of speech.
+        max_seconds: longest segment, the model's window.
+    """
+
+    threshold: float = 0.5
+    min_speech_ms: float = 96
+    min_silence_ms: float = 500
+    pad_ms: float = 300
+    max_seconds: float = 30.0
+
+    def __post_init__(self) -> None:
+        """Check ranges. Raises UsageError."""
+        check_range("simulsa_vad_threshold", self.threshold, above=0, maximum=1)
+        check_range("simulsa_vad_min_speech_ms", self.min_speech_ms, above=0)
+        check_range("simulsa_vad_min_silence_ms", self.min_silence_ms, above=0)
+        check_range("simulsa_vad_pad_ms", self.pad_ms, minimum=0)
+        check_range("simulsa_window_seconds", self.max_seconds, above=(self.pad_ms + self.min_silence_ms) / 1000)
+
+
+@dataclass(frozen=True)
+class SpeechSegment:
+    """One stretch of speech in a recording, in samples at 16 kHz, half-open.
+
+    Attributes:
+        start: first sample.
+        end: after the last sample.
+        detected: samples of the recording that must have arrived before the segment is known to exist.
+        closed: samples that must have arrived before its end is known.
+        ends_of_speech: at index i, where speech ended last, padding included, as known after i frames of the recording.
+    """
+
+    start: int
+    end: int
+    detected: int
+    closed: int
+    ends_of_speech: npt.NDArray[np.int64] = field(repr=False, compare=False)
+
+    def received(self, samples: int) -> int:
+        """Return the samples of the segment that a system has when `samples` of the recording have arrived.
+
+        Silence after the last speech is left out, so that this never falls and ends with the segment's length.
+        """
+        if samples >= self.closed:
+            return self.end - self.start
+        known = self.ends_of_speech[min(samples // FRAME_SAMPLES, len(self.ends_of_speech) - 1)]
+        return int(max(0, min(samples, known, self.end) - self.start))
+
+
+def find_speech(probabilities: Probabilities, num_samples: int, settings: VoiceActivitySettings) -> list[SpeechSegment]:
+    """Find the speech segments of a recording.
+
+    Args:
+        probabilities: of speech (num_frames,), see `speech_probabilities`.
+        num_samples: of the recording.
+        settings: thresholds and lengths.
+
+    Returns:
+        segments in order; they do not overlap, and none is longer than `max_seconds`.
+    """
+    return list(_Detector(probabilities, num_samples, settings).segments())
+
+
+class _Detector:
+    """The states of `find_speech`: silence, a candidate, a segment."""
+
+    def __init__(self, probabilities: Probabilities, num_samples: int, settings: VoiceActivitySettings) -> None:
+        self._num_samples = num_samples
+        self._starts = probabilities >= settings.threshold
+        goes_on = probabilities >= max(settings.threshold - HYSTERESIS, 0.01)
+        frames = np.arange(1, len(probabilities) + 1)
+        last_frame = np.maximum.accumulate(np.where(goes_on, frames, 0))
+        self._goes_on = goes_on
+        self._pad = seconds_to_samples(settings.pad_ms / 1000)
+        self._ends = np.concatenate([[0], last_frame * FRAME_SAMPLES + self._pad]).astype(np.int64)
+        self._min_speech = max(1, round(seconds_to_samples(settings.min_speech_ms / 1000) / FRAME_SAMPLES))
+        self._min_silence = seconds_to_samples(settings.min_silence_ms / 1000)
+        self._longest = seconds_to_samples(settings.max_seconds)
+
+    def segments(self) -> Iterator[SpeechSegment]:
+        """Yield segments as they close; the end of the recording closes the last one."""
+        begin: int | None = None  # first sample of the candidate or segment
+        detected: int | None = None
+        speech_frames = silence_frames = free = 0  # free: first sample that no earlier segment has
+        for frame, (starts, goes_on) in enumerate(zip(self._starts, self._goes_on, strict=True)):
+            now = (frame + 1) * FRAME_SAMPLES
+            if begin is None:
+                if not starts:
+                    continue
+                begin, speech_frames, silence_frames = max(free, frame * FRAME_SAMPLES - self._pad), 0, 0
+            speech_frames += bool(starts)
+            silence_frames = 0 if goes_on else silence_frames + 1
+            if detected is None and speech_frames >= self._min_speech:
+                detected = now
+            too_long = now - begin + FRAME_SAMPLES > self._longest
+            if not too_long and silence_frames * FRAME_SAMPLES < self._closing_silence(now - begin):
+                continue
+            if detected is not None:
+                end = min(now, int(self._ends[frame + 1]))
+                yield SpeechSegment(begin, end, detected, now, self._ends)
+                free = end
+            begin = detected = None
+        if begin is not None and detected is not None:
+            end = min(self._num_samples, int(self._ends[-1]))
+            yield SpeechSegment(begin, end, detected, self._num_samples, self._ends)
+
+    def _closing_silence(self, length: int) -> float:
+        """Return the samples of silence that close a segment of this length: fewer the longer it is."""
+        return max(FRAME_SAMPLES, self._min_silence * (1 - length / self._longest))
+
+
+def load_silero() -> nn.Module:
+    """Load Silero VAD, whose package ships its weights.
+
+    Raises:
+        MissingExtraError: the package is not installed.
+    """
+    try:
+        from silero_vad import load_silero_vad
+    except ImportError as error:
+        raise MissingExtraError(
+            "simulsa_longform=vad needs the package silero-vad. Install this project with its extra longform."
+        ) from error
+    model: nn.Module = load_silero_vad()
+    return model
+
+
+def speech_probabilities(model: Any, waveform: Waveform) -> Probabilities:
+    """Compute the probability of speech in each frame of a recording, from the audio up to the frame's end alone.
+
+    Args:
+        model: see `load_silero`.
+        waveform: (num_samples,) at 16 kHz.
+
+    Returns:
+        (⌈num_samples / 512⌉,); the last frame is filled up with zeros.
+    """
+    import torch
+
+    frames = -(-len(waveform) // FRAME_SAMPLES)
+    padded = np.zeros(frames * FRAME_SAMPLES, dtype=np.float32)
+    padded[: len(waveform)] = waveform
+    model.reset_states()
+    with torch.inference_mode():
+        values = [model(torch.from_numpy(frame)[None], SAMPLE_RATE).item() for frame in padded.reshape(frames, -1)]
+    return np.array(values, dtype=np.float32)
+
+
+def step_times(segment: SpeechSegment, chunk_samples: int, num_samples: int) -> Sequence[tuple[int, int]]:
+    """List the steps of a segment's decoding, on the recording's grid of chunks.
+
+    Args:
+        segment: of the recording.
+        chunk_samples: k.
+        num_samples: of the recording.
+
+    Returns:
+        (samples of the segment received, samples of the recording received) at every step that brings new audio, and at
+        the first step after the segment's end is known.
+    """
+    steps: list[tuple[int, int]] = []
+    arrived = -(-segment.detected // chunk_samples) * chunk_samples
+    while True:
+        now = min(arrived, num_samples)
+        received = segment.received(now)
+        if now >= segment.closed:
+            return [*steps, (received, now)]
+        if received > (steps[-1][0] if steps else 0):
+            steps.append((received, now))
+        arrived += chunk_samples
