@@ -8,7 +8,7 @@ silence that closes a segment becomes shorter here as the segment grows, so that
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ import numpy.typing as npt
 from simulsa_plugin.audio.samples import SAMPLE_RATE, Waveform, seconds_to_samples
 from simulsa_plugin.errors import MissingExtraError
 from simulsa_plugin.settings import check_range
+from simulsa_plugin.streaming.session import Arrival
 
 if TYPE_CHECKING:
     from torch import nn
@@ -183,25 +184,26 @@ def speech_probabilities(model: Any, waveform: Waveform) -> Probabilities:
     return np.array(values, dtype=np.float32)
 
 
-def step_times(segment: SpeechSegment, chunk_samples: int, num_samples: int) -> Sequence[tuple[int, int]]:
-    """List the steps of a segment's decoding, on the recording's grid of chunks.
+def segment_arrivals(segment: SpeechSegment, chunk_samples: int | None, num_samples: int) -> list[Arrival]:
+    """List the arrivals of a segment's audio, on the recording's grid of chunks.
 
     Args:
         segment: of the recording.
-        chunk_samples: k.
+        chunk_samples: k; None for offline, where all audio arrives at the end of the recording.
         num_samples: of the recording.
 
     Returns:
-        (samples of the segment received, samples of the recording received) at every step that brings new audio, and at
-        the first step after the segment's end is known.
+        one for every step that brings new audio, and one for the first step after the segment's end is known.
     """
-    steps: list[tuple[int, int]] = []
-    arrived = -(-segment.detected // chunk_samples) * chunk_samples
+    if chunk_samples is None:
+        return [Arrival(segment.end - segment.start, num_samples)]
+    arrivals: list[Arrival] = []
+    step = -(-segment.detected // chunk_samples)
     while True:
-        now = min(arrived, num_samples)
+        now = min(step * chunk_samples, num_samples)
         received = segment.received(now)
         if now >= segment.closed:
-            return [*steps, (received, now)]
-        if received > (steps[-1][0] if steps else 0):
-            steps.append((received, now))
-        arrived += chunk_samples
+            return [*arrivals, Arrival(received, now)]
+        if received > (arrivals[-1].samples if arrivals else 0):
+            arrivals.append(Arrival(received, now))
+        step += 1

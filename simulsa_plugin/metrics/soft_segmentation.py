@@ -89,7 +89,8 @@ def _jaccard(rows: Sequence[str], columns: Sequence[str]) -> npt.NDArray[np.floa
     left, right = (_incidence(tokens, alphabet) for tokens in (rows, columns))
     common = left @ right.T
     union = left.sum(1)[:, None] + right.sum(1)[None, :] - common
-    return np.divide(common, union, out=np.zeros_like(common), where=union > 0)
+    similarity: npt.NDArray[np.float64] = np.divide(common, union, out=np.zeros_like(common), where=union > 0)
+    return similarity
 
 
 def _incidence(tokens: Sequence[str], alphabet: dict[str, int]) -> npt.NDArray[np.float64]:

@@ -14,17 +14,30 @@ from simulsa_plugin.errors import UsageError
 from simulsa_plugin.model.protocol import AudioLanguageModel
 from simulsa_plugin.model.values import AttentionHead, Continuation, GenerationRequest, Prompt
 from simulsa_plugin.streaming.policies import Policy
-from simulsa_plugin.streaming.session import Output, Session
+from simulsa_plugin.streaming.session import Arrival, Output, Session
 
 AudioKey = tuple[int, int]  # (utterance, samples received)
 
 
 @dataclass(frozen=True)
 class StreamSource:
-    """One utterance to decode: its prompt and its waveform (num_samples,) at 16 kHz."""
+    """One utterance to decode.
+
+    Attributes:
+        prompt: about the utterance.
+        waveform: (num_samples,) at 16 kHz.
+        arrivals: gives the arrivals of all steps for a chunk in ms (None for offline), where the utterance is part of
+            a longer recording.
+    """
 
     prompt: Prompt
     waveform: Waveform
+    arrivals: Callable[[int | None], Sequence[Arrival]] | None = None
+
+    def new_session(self, utterance: int, setting: int, chunk_ms: int | None) -> Session:
+        """Return a session that has received nothing yet."""
+        arrivals = None if self.arrivals is None else self.arrivals(chunk_ms)
+        return Session(utterance, setting, len(self.waveform), chunk_ms, arrivals)
 
 
 @dataclass(frozen=True)
@@ -107,7 +120,7 @@ def decode_batched(
         finished sessions, [setting][source].
     """
     sessions = [
-        [Session(u, s, len(source.waveform), setting.chunk_ms) for u, source in enumerate(sources)]
+        [source.new_session(u, s, setting.chunk_ms) for u, source in enumerate(sources)]
         for s, setting in enumerate(settings)
     ]
     queue = [_priority(session) for row in sessions for session in row]
@@ -146,7 +159,7 @@ def decode_timed(
     Returns:
         the finished session, with `compute_ms` of every step.
     """
-    session = Session(0, 0, len(source.waveform), setting.chunk_ms)
+    session = source.new_session(0, 0, setting.chunk_ms)
     while not session.finished:
         if session.too_short_to_decode:
             session.advance_without_decoding()

@@ -58,15 +58,29 @@ class Output:
         return self.decode(self.token_ids[:num_tokens])
 
 
+@dataclass(frozen=True)
+class Arrival:
+    """Audio that one step has, for an utterance that is part of a longer recording.
+
+    Attributes:
+        samples: of the utterance received; they never fall from step to step.
+        recording_samples: of the recording received; they give the time of the step.
+    """
+
+    samples: int
+    recording_samples: int
+
+
 @dataclass
 class Session:
-    """State of one utterance under one setting; its steps are at min(i·k, D).
+    """State of one utterance under one setting; its steps are at min(i·k, D), or at `arrivals`.
 
     Attributes:
         utterance: index of the utterance.
         setting: index of the setting.
         num_samples: D, at 16 kHz.
         chunk_ms: k; None receives all audio at once.
+        arrivals: of all steps, where the utterance is part of a recording; the last one has all of its samples.
         token_ids: y of the last step, what is shown.
         committed: c of the last step, in tokens.
         outputs: tokens of the model at each decoded step, before the policy selected y.
@@ -78,6 +92,7 @@ class Session:
     setting: int
     num_samples: int
     chunk_ms: int | None
+    arrivals: Sequence[Arrival] | None = None
     token_ids: tuple[int, ...] = ()
     committed: int = 0
     outputs: list[tuple[int, ...]] = field(default_factory=list)
@@ -87,6 +102,8 @@ class Session:
     @property
     def due_samples(self) -> int:
         """Samples received by the next step."""
+        if self.arrivals is not None:
+            return self.arrivals[len(self.steps)].samples
         if self.chunk_ms is None:
             return self.num_samples
         return min((len(self.steps) + 1) * self.chunk_ms * SAMPLES_PER_MS, self.num_samples)
@@ -94,6 +111,8 @@ class Session:
     @property
     def last_step_is_due(self) -> bool:
         """Whether the next step receives the end of the audio."""
+        if self.arrivals is not None:
+            return len(self.steps) + 1 == len(self.arrivals)
         return self.due_samples == self.num_samples
 
     @property
@@ -105,6 +124,12 @@ class Session:
     def too_short_to_decode(self) -> bool:
         """Whether the next step has too little audio to be decoded (READ without WRITE)."""
         return self.due_samples < MIN_DECODED_MS * SAMPLES_PER_MS
+
+    @property
+    def _due_recording_samples(self) -> int:
+        if self.arrivals is None:
+            return self.due_samples
+        return self.arrivals[len(self.steps)].recording_samples
 
     def advance_without_decoding(self) -> None:
         """Complete a step whose audio is too short to be decoded."""
@@ -126,6 +151,6 @@ class Session:
     def _append_step(
         self, token_ids: tuple[int, ...], committed: int, *, truncated: bool, compute_ms: float | None
     ) -> None:
-        audio_ms, last = self.due_samples / SAMPLES_PER_MS, self.last_step_is_due
+        audio_ms, last = self._due_recording_samples / SAMPLES_PER_MS, self.last_step_is_due
         self.token_ids, self.committed = token_ids, committed
         self.steps.append(Step(audio_ms, token_ids, committed, last, truncated, compute_ms))

@@ -12,8 +12,9 @@ from simulsa_plugin.longform.voice_activity import (
     FRAME_SAMPLES,
     VoiceActivitySettings,
     find_speech,
-    step_times,
+    segment_arrivals,
 )
+from simulsa_plugin.streaming.session import Arrival
 
 SHORT = VoiceActivitySettings(min_speech_ms=64, min_silence_ms=96, pad_ms=32, max_seconds=60)
 
@@ -68,12 +69,13 @@ def test_a_long_segment_closes_at_a_shorter_pause_than_a_short_one():
 def test_steps_stand_on_the_grid_of_the_recording_and_leave_out_silence():
     probabilities = speech((0, 10), (1, 5), (0, 20))
     (segment,) = find_speech(probabilities, 35 * FRAME_SAMPLES, SHORT)
-    assert step_times(segment, 2 * FRAME_SAMPLES, 35 * FRAME_SAMPLES) == [
-        (3 * FRAME_SAMPLES, 12 * FRAME_SAMPLES),
-        (5 * FRAME_SAMPLES, 14 * FRAME_SAMPLES),
-        (7 * FRAME_SAMPLES, 16 * FRAME_SAMPLES),
-        (7 * FRAME_SAMPLES, 18 * FRAME_SAMPLES),  # nothing new is heard, but now the end is known
+    assert segment_arrivals(segment, 2 * FRAME_SAMPLES, 35 * FRAME_SAMPLES) == [
+        Arrival(3 * FRAME_SAMPLES, 12 * FRAME_SAMPLES),
+        Arrival(5 * FRAME_SAMPLES, 14 * FRAME_SAMPLES),
+        Arrival(7 * FRAME_SAMPLES, 16 * FRAME_SAMPLES),
+        Arrival(7 * FRAME_SAMPLES, 18 * FRAME_SAMPLES),  # nothing new is received, but now the end is known
     ]
+    assert segment_arrivals(segment, None, 35 * FRAME_SAMPLES) == [Arrival(7 * FRAME_SAMPLES, 35 * FRAME_SAMPLES)]
 
 
 @settings(max_examples=200, deadline=None)
@@ -102,8 +104,8 @@ def test_segments_are_in_order_never_longer_than_the_window_and_depend_on_no_lat
                 assert heard[len(closed)].start == each.start
                 assert heard[len(closed)].end - each.start == each.received(cut * FRAME_SAMPLES)
     for each in segments:
-        steps = step_times(each, chunk_samples, num_samples)
-        received, times = zip(*steps, strict=True)
+        steps = segment_arrivals(each, chunk_samples, num_samples)
+        received, times = zip(*((step.samples, step.recording_samples) for step in steps), strict=True)
         assert list(received) == sorted(received) and received[-1] == each.end - each.start
         assert list(times) == sorted(set(times)) and times[-1] >= each.closed
 
