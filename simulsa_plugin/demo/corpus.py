@@ -170,14 +170,15 @@ def _render_block(task: tuple[str, int, int, VoiceChange | None]) -> list[DemoUt
 
 def _render(synthesizer: Synthesizer, split: str, index: int, change: VoiceChange | None) -> DemoUtterance:
     rng = np.random.default_rng([*split.encode(), index])
-    sentence = _draw_sentence(rng, split)
+    sentence = draw_sentence(rng, split)
     voice = sample_voice(rng)
     if change is not None:
         voice = change(index, voice)
     return _add_silence(rng, sentence, synthesizer.speak(sentence.source, voice))
 
 
-def _draw_sentence(rng: np.random.Generator, split: str) -> Sentence:
+def draw_sentence(rng: np.random.Generator, split: str) -> Sentence:
+    """Draw a sentence of a split."""
     while True:
         sentence = sample_sentence(rng)
         if hashlib.sha256(sentence.source_text.encode()).digest()[0] % 16 in SPLITS[split]:

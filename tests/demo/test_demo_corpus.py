@@ -58,7 +58,7 @@ def test_splits_share_no_sentence():
     claimed = [value for values in SPLITS.values() for value in values]
     assert sorted(claimed) == list(range(16))
     rng = np.random.default_rng(0)
-    drawn = {split: {corpus._draw_sentence(rng, split).source_text for _ in range(1500)} for split in SPLITS}
+    drawn = {split: {corpus.draw_sentence(rng, split).source_text for _ in range(1500)} for split in SPLITS}
     for split, sentences in drawn.items():
         for other in SPLITS:
             assert split == other or not sentences & drawn[other]
