@@ -42,6 +42,7 @@ ALLOWED = {
     "corpora": FOUNDATION,
     "augmentation": FOUNDATION,
     "streaming": FOUNDATION | {"metrics"},
+    "longform": FOUNDATION | {"streaming"},
     "logs": {"errors", "files", "metrics"},
     "evaluation": FOUNDATION | {"streaming", "metrics", "logs", "worker_processes"},
     "tuning": FOUNDATION | {"streaming", "metrics", "logs", "evaluation"},
@@ -121,12 +122,12 @@ def test_only_one_part_imports_llamafactory():
     assert {part_of(path) for path in SOURCES if "llamafactory" in outside(path)} == {"llamafactory"}
 
 
-def test_only_that_part_and_the_pretraining_script_import_torch():
+def test_only_that_part_the_pretraining_script_and_voice_activity_import_torch():
     # `datasets` reads tables for a corpus, and lhotse its cuts: both only when such a corpus is asked for.
     slow = {path: (TORCH - {"datasets"} if part_of(path) == "corpora" else TORCH) for path in SOURCES}
     others = [path for path in SOURCES if part_of(path) != "llamafactory"]
     importers = {module_name(path) for path in others if slow[path] & outside(path)}
-    assert importers <= {"simulsa_plugin.demo.pretrain"}
+    assert importers <= {"simulsa_plugin.demo.pretrain", "simulsa_plugin.longform.silero"}
 
 
 def test_reading_a_corpus_imports_nothing_slow_before_it_must():

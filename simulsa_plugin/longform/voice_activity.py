@@ -10,18 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from simulsa_plugin.audio.samples import SAMPLE_RATE, Waveform, seconds_to_samples
-from simulsa_plugin.errors import MissingExtraError
+from simulsa_plugin.audio.samples import seconds_to_samples
 from simulsa_plugin.settings import check_range
 from simulsa_plugin.streaming.session import Arrival
-
-if TYPE_CHECKING:
-    from torch import nn
 
 FRAME_SAMPLES = 512  # the one frame length that Silero VAD takes at 16 kHz
 HYSTERESIS = 0.15  # speech goes on until the probability is this much below the threshold, as in Silero VAD
@@ -145,43 +140,6 @@ class _Detector:
     def _closing_silence(self, length: int) -> float:
         """Return the samples of silence that close a segment of this length: fewer the longer it is."""
         return max(FRAME_SAMPLES, self._min_silence * (1 - length / self._longest))
-
-
-def load_silero() -> nn.Module:
-    """Load Silero VAD, whose package ships its weights.
-
-    Raises:
-        MissingExtraError: the package is not installed.
-    """
-    try:
-        from silero_vad import load_silero_vad
-    except ImportError as error:
-        raise MissingExtraError(
-            "simulsa_longform=vad needs the package silero-vad. Install this project with its extra longform."
-        ) from error
-    model: nn.Module = load_silero_vad()
-    return model
-
-
-def speech_probabilities(model: Any, waveform: Waveform) -> Probabilities:
-    """Compute the probability of speech in each frame of a recording, from the audio up to the frame's end alone.
-
-    Args:
-        model: see `load_silero`.
-        waveform: (num_samples,) at 16 kHz.
-
-    Returns:
-        (⌈num_samples / 512⌉,); the last frame is filled up with zeros.
-    """
-    import torch
-
-    frames = -(-len(waveform) // FRAME_SAMPLES)
-    padded = np.zeros(frames * FRAME_SAMPLES, dtype=np.float32)
-    padded[: len(waveform)] = waveform
-    model.reset_states()
-    with torch.inference_mode():
-        values = [model(torch.from_numpy(frame)[None], SAMPLE_RATE).item() for frame in padded.reshape(frames, -1)]
-    return np.array(values, dtype=np.float32)
 
 
 def segment_arrivals(segment: SpeechSegment, chunk_samples: int | None, num_samples: int) -> list[Arrival]:

@@ -38,7 +38,7 @@ def assign_segments(
         a punctuation mark before the first reference word.
 
     >>> assign_segments([["good", "morning"], ["thank", "you"]], ["good", "mornings", "all", "thanks", "you"])
-    [0, 0, 0, 1, 1]
+    [0, 0, 1, 1, 1]
     """
     segments = [index for index, tokens in enumerate(references) for _ in tokens]
     reference = [token for tokens in references for token in tokens]
