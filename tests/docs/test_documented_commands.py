@@ -42,14 +42,14 @@ NOT_RUN = {
     r"^llamafactory-cli train recipes/qwen": "minutes; tests/test_recipes.py",
     r"^llamafactory-cli": "minutes; tests/llamafactory/test_training.py, test_hook.py and test_labels.py",
     r"^simulsa-eval comet": "needs unbabel-comet; tests/evaluation/test_comet.py",
-    r"--shard": "tests/augment/test_shards.py",
+    r"--shard": "tests/augmentation/test_shards.py",
     r"^simulsa-augment (simulsa_preset=paper )?--out": "synthesises 8,000 utterances; tests/demo and tests/commands",
     r"simulsa_corpus=mustc": "needs the corpus; tests/corpora/test_mustc.py",
     r"my_corpus\.yaml": "needs a corpus; tests/commands/test_corpus_command.py",
 }
 NOT_RUN_DOCUMENTS = {
     "README.md": "its commands are those of docs/quickstart.md",
-    "docs/gpu_and_slurm.md": "tests/augment/test_shards.py and tests/llamafactory/test_ranks.py",
+    "docs/gpu_and_slurm.md": "tests/augmentation/test_shards.py and tests/llamafactory/test_ranks.py",
     "recipes/QUICKSTART.md": "tests/test_recipes.py runs the whole page",
     "recipes/experiments/robustness.md": "hours; tests/experiments/test_robustness.py",
 }
