@@ -216,14 +216,14 @@ def test_the_keys_read_from_the_source_are_those_of_llamafactory(monkeypatch):
     from llamafactory.hparams import parser
 
     from simulsa_plugin.llamafactory.model.arguments import LAUNCH_KEYS
-    from simulsa_plugin.llamafactory.plugin.recipe_checks import known_keys
+    from simulsa_plugin.llamafactory.plugin.recipe_checks import llamafactory_keys
 
     groups = {group for group in [*parser._INFER_ARGS, *parser._TRAIN_ARGS]}
     names = {field.name for group in groups for field in fields(group) if field.init}
     own = {name for name in names if name.startswith("simulsa_")}  # where the plugin is on
-    assert known_keys.__wrapped__() == (names - own) | LAUNCH_KEYS
+    assert llamafactory_keys.__wrapped__() == (names - own) | LAUNCH_KEYS
     monkeypatch.setenv("USE_MCA", "1")  # keys of mcore_adapter are not known without an import
-    assert known_keys.__wrapped__() == set()
+    assert llamafactory_keys.__wrapped__() == set()
 
 
 def test_the_templates_read_from_the_source_are_those_of_llamafactory():

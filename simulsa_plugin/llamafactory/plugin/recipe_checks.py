@@ -62,7 +62,7 @@ def known_templates() -> dict[str, bool]:
 
 
 @functools.cache
-def known_keys() -> frozenset[str]:
+def llamafactory_keys() -> frozenset[str]:
     """Return the keys that LLaMA-Factory's recipes may have, from its source and that of transformers.
 
     Empty where they cannot be known without an import: without the sources, or where another package adds keys.
@@ -112,7 +112,7 @@ def _registered_templates(tree: ast.Module) -> Iterable[tuple[str, bool]]:
 
 
 def _check_keys(recipe: Mapping[str, Any]) -> None:
-    known = known_keys()
+    known = llamafactory_keys()
     for key in recipe:
         if known and key not in known:
             raise unknown_key(key, known)
