@@ -119,7 +119,8 @@ class ProgressLines:
         speed = f"{rate:.1f}/s" if rate >= 1 else f"{rate * 60:.1f}/min"
         if not self._total:
             return f"{self._desc}: {self._done} {self._unit}s, {speed}, after {_format_duration(elapsed)}"
-        left = f", about {_format_duration((self._total - self._done) / rate)} left" if rate else ""
+        begun = 100 * (self._done - self._before) >= self._total - self._before  # the first few may not be typical
+        left = f", about {_format_duration((self._total - self._done) / rate)} left" if rate and begun else ""
         share = f"{self._done / self._total:.0%}"
         return f"{self._desc}: {self._done} of {self._total} {self._unit}s ({share}), {speed}{left}"
 

@@ -119,6 +119,17 @@ def test_without_a_terminal_there_is_a_line_now_and_then(capsys):
     assert [second for second, _ in said] == [30, 90, 150, 226, 340, 510, 766, 1150, 1726]
 
 
+def test_no_time_left_is_told_before_a_hundredth_is_done(capsys):
+    now = 0.0
+    lines = ProgressLines(4200, "decode", "session", clock=lambda: now)
+    now = FIRST_LINE_SECONDS
+    lines.update()
+    assert capsys.readouterr().err == "decode: 1 of 4200 sessions (0%), 2.0/min\n"
+    now = 10 * FIRST_LINE_SECONDS
+    lines.update(41)
+    assert capsys.readouterr().err == "decode: 42 of 4200 sessions (1%), 8.4/min, about 8.2 h left\n"
+
+
 def test_a_short_run_without_a_terminal_says_nothing(capsys):
     lines = ProgressLines(3, "score", "clip", clock=lambda: 0.0)
     lines.update(3)
