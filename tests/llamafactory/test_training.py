@@ -59,7 +59,8 @@ def test_the_demo_recipe_saves_a_whole_model(llamafactory_cli, project_folder):
     [
         (
             ("recipes/demo_simulsa.yaml", "dataset_dir=elsewhere"),
-            "elsewhere/dataset_info.json does not exist. Make the data with: simulsa-augment --out data/",
+            "elsewhere/dataset_info.json does not exist. Set dataset_dir, which is elsewhere, to the folder of the "
+            "data; `simulsa-augment --out data/` would make it in data/.",
         ),
         (
             ("recipes/qwen2audio_simulsa.yaml",),
