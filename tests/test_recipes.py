@@ -19,6 +19,7 @@ import yaml
 from helpers import tiny_models
 from helpers.files import read_json
 from helpers.forked_programs import run_program
+from helpers.processes import environment_of_no_launcher
 from make_covost2 import write_covost2
 
 from simulsa_plugin.commands import augment, evaluate
@@ -29,18 +30,6 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 RECIPES = sorted((REPOSITORY / "recipes").glob("*.yaml"))
 DEEPSPEED_FILES = sorted((REPOSITORY / "recipes" / "deepspeed").glob("*.json"))
 QUICKSTART = REPOSITORY / "recipes" / "QUICKSTART.md"
-# What a launcher or an earlier run leaves behind would change what is tested.
-INHERITED = (
-    "RANK",
-    "LOCAL_RANK",
-    "WORLD_SIZE",
-    "FORCE_TORCHRUN",
-    "NPROC_PER_NODE",
-    "DS_ACCELERATOR",
-    "SIMULSA_PLUGIN",
-    "SIMULSA_PLUGIN_ANNOUNCED",
-    "LLAMAFACTORY_VERBOSITY",
-)
 SIZES = (
     "max_steps=2",
     "per_device_train_batch_size=2",
@@ -83,7 +72,7 @@ class Workshop:
         shutil.copytree(REPOSITORY / "recipes", root / "recipes")
         self.corpus = root / "cv4" / "en"
         write_covost2(self.corpus, rows=8, test_rows=3, target="zh-CN")
-        kept = {name: value for name, value in os.environ.items() if name not in INHERITED}
+        kept = environment_of_no_launcher()
         self.environment = {
             **kept,
             "CUDA_VISIBLE_DEVICES": "",

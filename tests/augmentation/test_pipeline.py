@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import soundfile
-from helpers.fakes import ByteModel, Killed, ListDataset, make_dataset, write_noise
+from helpers.fakes import ByteModel, ListDataset, killed_after, make_dataset, write_noise
 from helpers.files import read_json_lines, tree
 from helpers.processes import lock_holder
 
@@ -384,21 +384,13 @@ WRITTEN = ("retokenized.jsonl", "toy_simulsa.jsonl", "scores.jsonl", "skipped.js
 
 
 @pytest.mark.parametrize("moment", WRITTEN)
-def test_killed_right_after_a_file_it_ends_with_the_same_bytes(toy, tmp_path, monkeypatch, moment):
+def test_killed_right_after_a_file_it_ends_with_the_same_bytes(toy, tmp_path, moment):
     run(toy, tmp_path / "out")
     expected = tree(tmp_path / "out")
     (tmp_path / "out").rename(tmp_path / "undisturbed")
 
-    def replace_then_stop(source, target):
-        replace(source, target)
-        if Path(target).name == moment:
-            raise Killed
-
-    replace = os.replace
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", replace_then_stop)
-        with pytest.raises(Killed):
-            run(toy, tmp_path / "out")
+    with killed_after(os, "replace", lambda source, target: Path(target).name == moment):
+        run(toy, tmp_path / "out")
     run(toy, tmp_path / "out")
     assert tree(tmp_path / "out") == expected
 
@@ -413,22 +405,14 @@ def test_two_processes_on_one_folder_is_one_line_naming_the_first(toy, tmp_path)
 
 
 @pytest.mark.parametrize("rows_done", [1, 2, 5])
-def test_stopped_inside_a_batch_the_batch_is_scored_whole_again(toy, tmp_path, monkeypatch, rows_done):
+def test_stopped_inside_a_batch_the_batch_is_scored_whole_again(toy, tmp_path, rows_done):
     # A batch of what remains would be padded differently; ByteModel's scores show it.
     run(toy, tmp_path / "out")
     expected = tree(tmp_path / "out")
     (tmp_path / "out").rename(tmp_path / "undisturbed")
 
-    def append_then_stop(journal, row):
-        append(journal, row)
-        if len(journal) == rows_done:
-            raise Killed
-
-    append = Journal.append
-    with monkeypatch.context() as patch:
-        patch.setattr(Journal, "append", append_then_stop)
-        with pytest.raises(Killed):
-            run(toy, tmp_path / "out")
+    with killed_after(Journal, "append", lambda journal, row: len(journal) == rows_done):
+        run(toy, tmp_path / "out")
     run(toy, tmp_path / "out")
     assert tree(tmp_path / "out") == expected
 

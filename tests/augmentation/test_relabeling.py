@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers.fakes import ByteModel, Killed, make_dataset, write_noise
+from helpers.fakes import ByteModel, killed_after, make_dataset, write_noise
 from helpers.files import read_json_lines, tree
 from helpers.processes import FORK, PATIENCE_SECONDS, REFUSED, lock_holder, start
 
@@ -295,21 +295,13 @@ def test_decisions_over_decisions_keep_saying_where_the_clips_are(toy, scored, t
 
 
 @pytest.mark.parametrize("moment", ["toy_simulsa.jsonl", "scores.jsonl", "dataset_info.json", "report.html"])
-def test_killed_at_a_file_the_same_command_goes_on(scored, tmp_path, monkeypatch, moment):
+def test_killed_at_a_file_the_same_command_goes_on(scored, tmp_path, moment):
     again(scored, {"acceptance": "greedy"}, tmp_path / "out")
     expected = tree(tmp_path / "out")
     shutil.rmtree(tmp_path / "out")
 
-    def replace_then_stop(source, target):
-        replace(source, target)
-        if Path(target).name == moment:
-            raise Killed
-
-    replace = os.replace
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", replace_then_stop)
-        with pytest.raises(Killed):
-            again(scored, {"acceptance": "greedy"}, tmp_path / "out")
+    with killed_after(os, "replace", lambda source, target: Path(target).name == moment):
+        again(scored, {"acceptance": "greedy"}, tmp_path / "out")
     again(scored, {"acceptance": "greedy"}, tmp_path / "out")
     assert tree(tmp_path / "out") == expected
 

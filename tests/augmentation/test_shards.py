@@ -370,7 +370,7 @@ def test_the_first_rank_waits_until_all_are_done_and_gone(toy, out, monkeypatch)
         patch.setattr(shards, "locked", record)
         wait_for_all(out, "toy", 2)
     assert seen == [0, 0, 4]
-    assert folders[-1] == ("2-of-2", True)  # until the second has let go of its folder
+    assert folders[-1] == ("2-of-2", True)  # until the second has released its folder
     finish(toy, out)
     wait_for_all(out, "toy", 2)  # nothing to wait for
 

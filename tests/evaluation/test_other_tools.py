@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 from helpers.fakes import ClockModel, noise_samples
 from helpers.other_tools import (
+    omnisteval_longform_scores,
     omnisteval_scores,
     run_tool,
     simuleval_scores,
@@ -236,18 +237,7 @@ def test_omnisteval_scores_the_segments_of_a_simulstream_log_to_our_numbers(tool
     (tmp_path / "segments.yaml").write_text(
         "".join(f"- {{wav: talk.wav, offset: {3.1 * i}, duration: 2.7}}\n" for i in range(3))
     )
-    theirs = omnisteval_scores(
-        tools("omnisteval"),
-        tmp_path / "work",
-        "longform",
-        "--speech_segmentation",
-        str(tmp_path / "segments.yaml"),
-        "--hypothesis_file",
-        str(tmp_path / "hyp.jsonl"),
-        "--ref_sentences_file",
-        str(tmp_path / "refs.txt"),
-        "--word_level",
-    )
+    theirs = omnisteval_longform_scores(tools("omnisteval"), tmp_path)
     options = ScoreOptions(references=tmp_path / "refs.txt", segments=tmp_path / "segments.yaml")
     ours = score_log(tmp_path / "log.jsonl", options).scores
     for clock, suffix in (("CU", ""), ("CA", "_CA")):
@@ -274,18 +264,7 @@ def test_what_omnisteval_resegments_is_read_to_its_numbers(tools, tmp_path):
     (tmp_path / "segments.yaml").write_text(
         "".join(f"- {{wav: talk.wav, offset: {3.0 * i}, duration: 2.5}}\n" for i in range(3))
     )
-    theirs = omnisteval_scores(
-        tools("omnisteval"),
-        tmp_path / "work",
-        "longform",
-        "--speech_segmentation",
-        str(tmp_path / "segments.yaml"),
-        "--hypothesis_file",
-        str(tmp_path / "hyp.jsonl"),
-        "--ref_sentences_file",
-        str(tmp_path / "refs.txt"),
-        "--word_level",
-    )
+    theirs = omnisteval_longform_scores(tools("omnisteval"), tmp_path)
     ours = score_log(tmp_path / "work" / "instances.resegmented.jsonl", ScoreOptions()).scores.corpus
     for name, metric in (("LongYAAL (CU)", "YAAL"), ("LongYAAL (CA)", "YAAL_CA"), ("BLEU", "BLEU"), ("chrF", "chrF")):
         assert ours[metric] == pytest.approx(theirs[name], abs=6e-5), name

@@ -1,5 +1,6 @@
 """A model and a dataset made of arithmetic, for tests in which no real model is the point."""
 
+import contextlib
 import math
 import threading
 from dataclasses import dataclass, field
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from simulsa_plugin.audio.samples import SAMPLE_RATE, write_wav
 from simulsa_plugin.errors import ModelError
@@ -247,6 +249,22 @@ class ClockModel:
 
     def decode(self, token_ids):
         return bytes(token_ids).decode(errors="replace")
+
+
+@contextlib.contextmanager
+def killed_after(owner, name, is_the_moment):
+    """Stop what is done inside by `Killed`, after the call of `owner.name` whose arguments are the moment."""
+    original = getattr(owner, name)
+
+    def call_then_stop(*arguments):
+        original(*arguments)
+        if is_the_moment(*arguments):
+            raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, name, call_then_stop)
+        with pytest.raises(Killed):
+            yield
 
 
 class Killed(BaseException):

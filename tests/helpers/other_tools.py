@@ -82,6 +82,22 @@ def omnisteval_scores(folder: Path, work: Path, *words: str) -> dict[str, float 
     }
 
 
+def omnisteval_longform_scores(folder: Path, files: Path) -> dict[str, float | str]:
+    """OmniSTEval's scores of hyp.jsonl in `files` by words, aligned with refs.txt and segments.yaml beside it."""
+    return omnisteval_scores(
+        folder,
+        files / "work",
+        "longform",
+        "--speech_segmentation",
+        str(files / "segments.yaml"),
+        "--hypothesis_file",
+        str(files / "hyp.jsonl"),
+        "--ref_sentences_file",
+        str(files / "refs.txt"),
+        "--word_level",
+    )
+
+
 def simulstream_scores(folder: Path, log: Path, unit: str = "word") -> dict[str, float]:
     """StreamLAAL (seconds) by audio and with computation, NE and real-time factor of a folder that we wrote."""
     config, file = ["--eval-config", str(log / "simulstream.yaml")], ["--log-file", str(log / "simulstream.jsonl")]

@@ -12,6 +12,23 @@ FORK = multiprocessing.get_context("fork")
 PATIENCE_SECONDS = 120.0  # ends a test that hangs; no test measures time
 REFUSED = 3
 _started = []
+# What a launcher or an earlier run leaves behind would change what is tested.
+INHERITED = (
+    "RANK",
+    "LOCAL_RANK",
+    "WORLD_SIZE",
+    "FORCE_TORCHRUN",
+    "NPROC_PER_NODE",
+    "DS_ACCELERATOR",
+    "SIMULSA_PLUGIN",
+    "SIMULSA_PLUGIN_ANNOUNCED",
+    "LLAMAFACTORY_VERBOSITY",
+)
+
+
+def environment_of_no_launcher():
+    """Return the environment without what a launcher or an earlier run has left in it."""
+    return {name: value for name, value in os.environ.items() if name not in INHERITED}
 
 
 def start(function, *arguments):

@@ -1,13 +1,13 @@
 """A folder as a user has it: recipes/ and a small data/ with real WAV files; no network, no model download."""
 
 import json
-import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers.forked_programs import run_program
+from helpers.processes import environment_of_no_launcher
 from offline_data import make_folder
 
 from simulsa_plugin.audio.samples import write_wav
@@ -15,18 +15,6 @@ from simulsa_plugin.demo.corpus import OFFLINE_NAME
 from simulsa_plugin.files.json_files import write_json, write_jsonl
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-# What a launcher or an earlier run leaves behind would change what is tested.
-INHERITED = (
-    "RANK",
-    "LOCAL_RANK",
-    "WORLD_SIZE",
-    "FORCE_TORCHRUN",
-    "NPROC_PER_NODE",
-    "DS_ACCELERATOR",
-    "SIMULSA_PLUGIN",
-    "SIMULSA_PLUGIN_ANNOUNCED",
-    "LLAMAFACTORY_VERBOSITY",
-)
 
 
 @pytest.fixture(scope="session")
@@ -69,7 +57,7 @@ def project_folder(tmp_path, entry):
 
 @pytest.fixture
 def clean_environment(tmp_path):
-    kept = {name: value for name, value in os.environ.items() if name not in INHERITED}
+    kept = environment_of_no_launcher()
     return {**kept, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(tmp_path / "cache")}
 
 
