@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from simulsa_plugin.metrics.records import EmissionRecord, LatencyUnit
-from simulsa_plugin.metrics.stability import REPLACEMENT, common_prefix, erased_units
+from simulsa_plugin.metrics.stability import REPLACEMENT_CHARACTER, common_prefix, erased_units
 
 DelayKind = Literal["committed", "first_stable", "last_written"]
 Clock = Literal["cumulative", "per_step", "queue"]
@@ -124,7 +124,7 @@ def complete_units(text: str, unit: LatencyUnit, finished: bool) -> list[str]:
     if finished:
         return split_units(text, unit)
     if unit == "char":
-        return split_units(text.rstrip(REPLACEMENT), unit)
+        return split_units(text.rstrip(REPLACEMENT_CHARACTER), unit)
     words = text.split()
     return words if text[-1:].isspace() else words[:-1]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Sequence
 
-REPLACEMENT = "\ufffd"  # what incomplete UTF-8 is decoded to
+REPLACEMENT_CHARACTER = "\ufffd"  # what incomplete UTF-8 is decoded to
 
 
 def common_prefix(first: Sequence[str], second: Sequence[str]) -> int:
@@ -50,8 +50,8 @@ def without_growing(earlier: Sequence[str], later: Sequence[str]) -> list[str]:
 def _without_incomplete_character(units: Sequence[str]) -> list[str]:
     """Return the units without the replacement of an incomplete character at their end."""
     shown = list(units)
-    while shown and shown[-1].endswith(REPLACEMENT):
-        shown[-1:] = [rest] if (rest := shown[-1].rstrip(REPLACEMENT)) else []
+    while shown and shown[-1].endswith(REPLACEMENT_CHARACTER):
+        shown[-1:] = [rest] if (rest := shown[-1].rstrip(REPLACEMENT_CHARACTER)) else []
     return shown
 
 

@@ -13,8 +13,9 @@ from itertools import takewhile
 from typing import Any, ClassVar
 
 from simulsa_plugin.metrics.records import LatencyUnit
+from simulsa_plugin.metrics.stability import REPLACEMENT_CHARACTER
 from simulsa_plugin.model.values import AttentionHead
-from simulsa_plugin.streaming.session import REPLACEMENT_CHARACTER, SAMPLES_PER_MS, Decode, Output, Session
+from simulsa_plugin.streaming.session import SAMPLES_PER_MS, Decode, Output, Session
 
 
 class Policy(ABC):

@@ -9,7 +9,6 @@ from simulsa_plugin.audio.samples import SAMPLE_RATE
 
 SAMPLES_PER_MS = SAMPLE_RATE // 1000
 MIN_DECODED_MS = 150  # steps with less audio are not decoded: models produce nothing useful, some crash
-REPLACEMENT_CHARACTER = "\ufffd"  # detokenizers give it for the first bytes of an incomplete character
 Decode = Callable[[Sequence[int]], str]
 
 
