@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from simulsa_plugin.segments import ReferenceSegment
+
 Message = dict[str, str]
 AttentionHead = tuple[int, int]  # (layer, head within the layer), both from 0
 _CAUSES = {
@@ -42,6 +44,7 @@ class Sample:
 
     Attributes:
         source_id: the row's `id` in the dataset's file, if it has one.
+        segments: reference segments of a long recording, by offset; empty where the row is one utterance.
     """
 
     row: int
@@ -49,6 +52,7 @@ class Sample:
     reference: str
     audio: str
     source_id: str | None = field(default=None, compare=False)
+    segments: tuple[ReferenceSegment, ...] = ()
 
 
 @dataclass(frozen=True)
