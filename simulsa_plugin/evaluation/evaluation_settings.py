@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from simulsa_plugin.errors import UsageError
 from simulsa_plugin.languages import (
@@ -16,12 +17,14 @@ from simulsa_plugin.languages import (
     language_of_region,
     writing_of_language,
 )
+from simulsa_plugin.longform.voice_activity import VoiceActivitySettings
 from simulsa_plugin.metrics.records import LATENCY_UNITS, LatencyUnit, check_unit
 from simulsa_plugin.model.values import AttentionHead
 from simulsa_plugin.settings import Settings, check_choice, check_range, short_repr
 from simulsa_plugin.streaming.catalogue import PolicyOptions, check_policy_name
 
 AUTO = "auto"
+LONG_FORMS = ("none", "window", "vad")
 # How a language is written → latency unit, and sacrebleu's tokenizer. Of its tokenizers, only char and flores200 split
 # Thai, Lao, Khmer and Burmese, and flores200 fetches its model from the network.
 UNITS_OF_WRITING: dict[str, tuple[LatencyUnit, str]] = {
@@ -117,6 +120,13 @@ class EvaluationSettings(Settings):
         eval_batch_size: sessions decoded at once.
         eval_memory_gb: gigabytes that the keys and values of a batch may take.
         measure_time: decode one session at a time, and measure the computation.
+        longform: none decodes every row as one utterance; vad and window decode recordings of any length, in speech
+            segments that Silero VAD finds while listening: vad cuts those that exceed the window, window slides.
+        window_seconds: W, the longest audio decoded at once; not set: the window of the model.
+        vad_threshold: probability from which a frame of 32 ms is speech.
+        vad_min_speech_ms: speech needed before a segment is detected.
+        vad_min_silence_ms: silence that closes a short segment; a segment as long as the window closes at any pause.
+        vad_pad_ms: audio kept before and after the speech of a segment.
     """
 
     chunks: tuple[int, ...] = (500, 1000, 1500, 2000)
@@ -139,6 +149,12 @@ class EvaluationSettings(Settings):
     eval_batch_size: int = 64
     eval_memory_gb: float = 4.0
     measure_time: bool = False
+    longform: str = LONG_FORMS[0]
+    window_seconds: float | None = None
+    vad_threshold: float = 0.5
+    vad_min_speech_ms: float = 96
+    vad_min_silence_ms: float = 500
+    vad_pad_ms: float = 300
 
     def __post_init__(self) -> None:
         for key, values in vars(self).items():
@@ -158,6 +174,51 @@ class EvaluationSettings(Settings):
         check_range("simulsa_eval_samples", self.eval_samples, minimum=1)
         check_range("simulsa_eval_batch_size", self.eval_batch_size, minimum=1)
         check_range("simulsa_eval_memory_gb", self.eval_memory_gb, above=0)
+        check_choice("simulsa_longform", self.longform, LONG_FORMS)
+        if self.is_long_form:
+            self.voice_activity(self.window_seconds)
+
+    def as_keys(self) -> dict[str, Any]:
+        """Return the group as recipe keys; those of long recordings only where these are decoded."""
+        keys = super().as_keys()
+        long_form = {"simulsa_longform", "simulsa_window_seconds"}
+        return {
+            key: value
+            for key, value in keys.items()
+            if self.is_long_form or not (key in long_form or key.startswith("simulsa_vad_"))
+        }
+
+    @property
+    def is_long_form(self) -> bool:
+        """Whether rows are recordings of any length."""
+        return self.longform != LONG_FORMS[0]
+
+    def voice_activity(self, model_window_seconds: float | None) -> VoiceActivitySettings:
+        """Return how speech is segmented.
+
+        Args:
+            model_window_seconds: of the model; None where it has no limit.
+
+        Raises:
+            UsageError: a value is out of range, or a chunk does not fit into the window.
+        """
+        fitting = [one for one in (self.window_seconds, model_window_seconds) if one is not None]
+        found = VoiceActivitySettings(
+            self.vad_threshold,
+            self.vad_min_speech_ms,
+            self.vad_min_silence_ms,
+            self.vad_pad_ms,
+            min(fitting, default=VoiceActivitySettings.window_seconds),
+            self.longform == "window",
+        )
+        longest_ms = max(self.chunks, default=0) + found.min_silence_ms + found.pad_ms
+        if found.slides and 2 * longest_ms > 1000 * found.window_seconds:
+            raise UsageError(
+                f"A step may bring {longest_ms:g} ms of audio (the longest of simulsa_chunks, simulsa_vad_min_silence_ms "
+                f"and simulsa_vad_pad_ms together), more than half of the window of {found.window_seconds:g} s. "
+                "Set shorter chunks, or simulsa_longform=vad."
+            )
+        return found
 
     @property
     def policy_options(self) -> PolicyOptions:

@@ -14,11 +14,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from simulsa_plugin.audio.samples import seconds_to_samples
+from simulsa_plugin.audio.samples import samples_to_seconds, seconds_to_samples
 from simulsa_plugin.settings import check_range
 from simulsa_plugin.streaming.session import Arrival
 
 FRAME_SAMPLES = 512  # the one frame length that Silero VAD takes at 16 kHz
+LONGEST_SLIDING_SECONDS = 300.0
+SLIDING_PAUSE_MS = 160  # the closure of a plosive is shorter
+PAUSE_FRAMES = 2  # a window may start in a pause of at least these
 HYSTERESIS = 0.15  # speech goes on until the probability is this much below the threshold, as in Silero VAD
 
 Probabilities = npt.NDArray[np.float32]
@@ -31,16 +34,18 @@ class VoiceActivitySettings:
     Attributes:
         threshold: probability of speech from which a frame is speech.
         min_speech_ms: speech needed before a segment is detected.
-        min_silence_ms: silence that closes a short segment; a segment near `max_seconds` closes at the first pause.
+        min_silence_ms: silence that closes a short segment; the longer it is, the less silence is needed.
         pad_ms: audio kept before the first and after the last frame of speech.
-        max_seconds: longest segment, the model's window.
+        window_seconds: W, the longest audio that is decoded at once; a segment so long closes at the first pause.
+        slides: longer segments are decoded in sliding windows; else they are cut at W.
     """
 
     threshold: float = 0.5
     min_speech_ms: float = 96
     min_silence_ms: float = 500
     pad_ms: float = 300
-    max_seconds: float = 30.0
+    window_seconds: float = 30.0
+    slides: bool = False
 
     def __post_init__(self) -> None:
         """Check ranges. Raises UsageError."""
@@ -48,7 +53,17 @@ class VoiceActivitySettings:
         check_range("simulsa_vad_min_speech_ms", self.min_speech_ms, above=0)
         check_range("simulsa_vad_min_silence_ms", self.min_silence_ms, above=0)
         check_range("simulsa_vad_pad_ms", self.pad_ms, minimum=0)
-        check_range("simulsa_window_seconds", self.max_seconds, above=(self.pad_ms + self.min_silence_ms) / 1000)
+        check_range("simulsa_window_seconds", self.window_seconds, above=(self.pad_ms + self.min_silence_ms) / 1000)
+
+    @property
+    def max_seconds(self) -> float:
+        """Longest segment: more would not fit into the window, or into memory."""
+        return max(LONGEST_SLIDING_SECONDS, self.window_seconds) if self.slides else self.window_seconds
+
+    @property
+    def min_pause_ms(self) -> float:
+        """Shortest silence that closes a segment of any length."""
+        return SLIDING_PAUSE_MS if self.slides else samples_to_seconds(FRAME_SAMPLES) * 1000
 
 
 @dataclass(frozen=True)
@@ -61,6 +76,7 @@ class SpeechSegment:
         detected: samples of the recording that must have arrived before the segment is known to exist.
         closed: samples that must have arrived before its end is known.
         ends_of_speech: at index i, where speech ended last, padding included, as known after i frames of the recording.
+        pauses: within the segment, relative to its start: (start, end) in samples.
     """
 
     start: int
@@ -68,6 +84,10 @@ class SpeechSegment:
     detected: int
     closed: int
     ends_of_speech: npt.NDArray[np.int64] = field(repr=False, compare=False)
+    pauses: tuple[tuple[int, int], ...] = ()
+
+    def __len__(self) -> int:
+        return self.end - self.start
 
     def received(self, samples: int) -> int:
         """Return the samples of the segment that a system has when `samples` of the recording have arrived.
@@ -108,6 +128,8 @@ class _Detector:
         self._ends = np.concatenate([[0], last_frame * FRAME_SAMPLES + self._pad]).astype(np.int64)
         self._min_speech = max(1, round(seconds_to_samples(settings.min_speech_ms / 1000) / FRAME_SAMPLES))
         self._min_silence = seconds_to_samples(settings.min_silence_ms / 1000)
+        self._min_pause = seconds_to_samples(settings.min_pause_ms / 1000)
+        self._window = seconds_to_samples(settings.window_seconds)
         self._longest = seconds_to_samples(settings.max_seconds)
 
     def segments(self) -> Iterator[SpeechSegment]:
@@ -130,31 +152,47 @@ class _Detector:
                 continue
             if detected is not None:
                 end = min(now, int(self._ends[frame + 1]))
-                yield SpeechSegment(begin, end, detected, now, self._ends)
+                yield self._segment(begin, end, detected, now)
                 free = end
             begin = detected = None
         if begin is not None and detected is not None:
             end = min(self._num_samples, int(self._ends[-1]))
-            yield SpeechSegment(begin, end, detected, self._num_samples, self._ends)
+            yield self._segment(begin, end, detected, self._num_samples)
+
+    def _segment(self, start: int, end: int, detected: int, closed: int) -> SpeechSegment:
+        """Make a segment, with its pauses."""
+        first = start // FRAME_SAMPLES
+        speech = np.concatenate([[True], self._goes_on[first : -(-end // FRAME_SAMPLES)], [True]]).astype(np.int8)
+        begins, ends = np.flatnonzero(np.diff(speech) == -1), np.flatnonzero(np.diff(speech) == 1)
+        pauses = tuple(
+            (max(0, int(first + begin) * FRAME_SAMPLES - start), min(end, int(first + until) * FRAME_SAMPLES) - start)
+            for begin, until in zip(begins, ends, strict=True)
+            if until - begin >= PAUSE_FRAMES
+        )
+        return SpeechSegment(start, end, detected, closed, self._ends, pauses)
 
     def _closing_silence(self, length: int) -> float:
         """Return the samples of silence that close a segment of this length: fewer the longer it is."""
-        return max(FRAME_SAMPLES, self._min_silence * (1 - length / self._longest))
+        return max(self._min_pause, self._min_silence * (1 - length / self._window))
 
 
-def segment_arrivals(segment: SpeechSegment, chunk_samples: int | None, num_samples: int) -> list[Arrival]:
+def segment_arrivals(
+    segment: SpeechSegment, chunk_samples: int | None, num_samples: int, window_samples: int | None = None
+) -> list[Arrival]:
     """List the arrivals of a segment's audio, on the recording's grid of chunks.
 
     Args:
         segment: of the recording.
         chunk_samples: k; None for offline, where all audio arrives at the end of the recording.
         num_samples: of the recording.
+        window_samples: W; offline, a longer segment is decoded in parts. None for segments that fit.
 
     Returns:
         one for every step that brings new audio, and one for the first step after the segment's end is known.
     """
     if chunk_samples is None:
-        return [Arrival(segment.end - segment.start, num_samples)]
+        ends = _window_ends(segment, window_samples or len(segment))
+        return [Arrival(end, num_samples, ends_window=end < len(segment)) for end in ends]
     arrivals: list[Arrival] = []
     step = -(-segment.detected // chunk_samples)
     while True:
@@ -165,3 +203,16 @@ def segment_arrivals(segment: SpeechSegment, chunk_samples: int | None, num_samp
         if received > (arrivals[-1].samples if arrivals else 0):
             arrivals.append(Arrival(received, now))
         step += 1
+
+
+def _window_ends(segment: SpeechSegment, window_samples: int) -> list[int]:
+    """Return where a segment is cut so that no part exceeds the window: in the longest pauses of second halves."""
+    ends: list[int] = []
+    start = 0
+    while len(segment) - start > window_samples:
+        first, last = start + window_samples // 2, start + window_samples
+        inside = [(max(begin, first), min(end, last)) for begin, end in segment.pauses if begin < last and end > first]
+        begin, end = max(inside, key=lambda pause: (pause[1] - pause[0], pause), default=(last, last))
+        start = (begin + end) // 2
+        ends.append(start)
+    return [*ends, len(segment)]

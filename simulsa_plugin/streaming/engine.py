@@ -13,10 +13,12 @@ from simulsa_plugin.audio.samples import Waveform
 from simulsa_plugin.errors import UsageError
 from simulsa_plugin.model.protocol import AudioLanguageModel
 from simulsa_plugin.model.values import AttentionHead, Continuation, GenerationRequest, Prompt
+from simulsa_plugin.streaming.loops import find_loop
 from simulsa_plugin.streaming.policies import Policy
-from simulsa_plugin.streaming.session import Arrival, Output, Session
+from simulsa_plugin.streaming.session import Arrival, ChunkSchedule, Output, Session
+from simulsa_plugin.streaming.windows import SlidingWindow, slide
 
-AudioKey = tuple[int, int]  # (utterance, samples received)
+AudioKey = tuple[int, int, int]  # utterance, and the samples of it that a step hears: from, to
 
 
 @dataclass(frozen=True)
@@ -28,16 +30,22 @@ class StreamSource:
         waveform: (num_samples,) at 16 kHz.
         arrivals: gives the arrivals of all steps for a chunk in ms (None for offline), where the utterance is part of
             a longer recording.
+        window: how the utterance is decoded in windows, and loops are cut; None decodes it as one, as it comes.
     """
 
     prompt: Prompt
     waveform: Waveform
     arrivals: Callable[[int | None], Sequence[Arrival]] | None = None
+    window: SlidingWindow | None = None
 
     def new_session(self, utterance: int, setting: int, chunk_ms: int | None) -> Session:
         """Return a session that has received nothing yet."""
-        arrivals = None if self.arrivals is None else self.arrivals(chunk_ms)
-        return Session(utterance, setting, len(self.waveform), chunk_ms, arrivals)
+        whole = ChunkSchedule(len(self.waveform), chunk_ms)
+        return Session(utterance, setting, whole if self.arrivals is None else self.arrivals(chunk_ms))
+
+    def heard_by(self, session: Session) -> Waveform:
+        """Return what the next step of a session hears, (num_samples,)."""
+        return self.waveform[session.window_start : session.due_samples]
 
 
 @dataclass(frozen=True)
@@ -128,8 +136,9 @@ def decode_batched(
     encoded = _EncodedPromptCache(model, sources, limits.memory_bytes)
     while queue:
         batch = _next_batch(queue, sessions, encoded, limits)
-        _advance(model, batch, settings, encoded, limits)
+        _advance(model, sources, batch, settings, encoded, limits)
         for session in batch:
+            _slide_window(session, sources[session.utterance], model)
             if session.finished:
                 on_finished(session)
             else:
@@ -163,14 +172,15 @@ def decode_timed(
     while not session.finished:
         if session.too_short_to_decode:
             session.advance_without_decoding()
-            continue
-        start = clock()
-        request = _generation_request(session, setting.policy, model, limits)
-        waveform = source.waveform[: session.due_samples]
-        prompts = model.encode_prompts([model.render_prompt(source.prompt, waveform)], [waveform])
-        (continuation,) = model.generate(prompts, [request])
-        stop_clock = functools.partial(_milliseconds_since, start, clock)
-        _apply_policy(session, setting.policy, model, request, continuation, stop_clock)
+        else:
+            start = clock()
+            request = _generation_request(session, setting.policy, model, limits)
+            waveform = source.heard_by(session)
+            prompts = model.encode_prompts([model.render_prompt(source.prompt, waveform)], [waveform])
+            (continuation,) = model.generate(prompts, [request])
+            output = _make_output(session, source, model, request, continuation)
+            _apply_policy(session, setting.policy, output, functools.partial(_milliseconds_since, start, clock))
+        _slide_window(session, source, model)
     return session
 
 
@@ -208,6 +218,7 @@ def _next_batch(
 
 def _advance(
     model: AudioLanguageModel,
+    sources: Sequence[StreamSource],
     batch: Sequence[Session],
     settings: Sequence[DecodingSetting],
     encoded: _EncodedPromptCache,
@@ -226,7 +237,8 @@ def _advance(
     ]
     continuations = model.generate(encoded.prompts(decoded), requests)
     for session, policy, request, continuation in zip(decoded, policies, requests, continuations, strict=True):
-        _apply_policy(session, policy, model, request, continuation)
+        output = _make_output(session, sources[session.utterance], model, request, continuation)
+        _apply_policy(session, policy, output)
 
 
 def _generation_request(
@@ -239,7 +251,7 @@ def _generation_request(
     previous = session.outputs[-1] if session.outputs else ()
     prefix = session.token_ids[:length]
     draft = previous[length:] if previous[:length] == prefix else ()
-    if session.last_step_is_due:
+    if session.commits_all:
         return GenerationRequest(prefix, draft, max_new_tokens=limits.max_new_tokens)
     return GenerationRequest(
         prefix,
@@ -251,29 +263,41 @@ def _generation_request(
     )
 
 
-def _apply_policy(
+def _make_output(
     session: Session,
-    policy: Policy,
+    source: StreamSource,
     model: AudioLanguageModel,
     request: GenerationRequest,
     continuation: Continuation,
-    stop_clock: Callable[[], float] | None = None,
+) -> Output:
+    """Return prefix and continuation; of a long recording without repetitions, except those that are forced."""
+    forced = len(request.prefix)
+    token_ids = request.prefix + continuation.token_ids
+    probabilities = session.probabilities[:forced] + continuation.probabilities
+    loop = None if source.window is None else find_loop(token_ids)
+    if loop is None:
+        return Output(token_ids, model.decode, continuation.truncated, probabilities)
+    kept = max(forced, loop)
+    return Output(token_ids[:kept], model.decode, False, probabilities[:kept], looping=True)
+
+
+def _apply_policy(
+    session: Session, policy: Policy, output: Output, stop_clock: Callable[[], float] | None = None
 ) -> None:
     """Complete a step with what the policy shows and commits; the last step shows and commits everything."""
-    output = Output(
-        request.prefix + continuation.token_ids,
-        model.decode,
-        continuation.truncated,
-        session.probabilities[: len(request.prefix)] + continuation.probabilities,
-    )
     committed = shown = len(output)
-    if not session.last_step_is_due:
+    if not session.commits_all:
         committed = policy.committed(session, output)
         shown = policy.shown(session, output, committed)
         are_counts = isinstance(committed, int) and isinstance(shown, int)
         if not are_counts or not 0 <= committed <= shown <= len(output):
             raise _policy_error(policy, f"commits {committed!r} and shows {shown!r} of {len(output)} tokens")
     session.advance(output, shown, committed, stop_clock() if stop_clock else None)
+
+
+def _slide_window(session: Session, source: StreamSource, model: AudioLanguageModel) -> None:
+    if source.window is not None:
+        slide(session, source.window, model.decode)
 
 
 def _policy_error(policy: Policy, what: str) -> UsageError:
@@ -283,7 +307,7 @@ def _policy_error(policy: Policy, what: str) -> UsageError:
 
 
 class _EncodedPromptCache:
-    """Encoded prompts by utterance and samples received, kept as long as a session may need them."""
+    """Encoded prompts by utterance and samples heard, kept as long as a session may need them."""
 
     def __init__(self, model: AudioLanguageModel, sources: Sequence[StreamSource], memory_bytes: float) -> None:
         self._model, self._sources, self._memory_bytes = model, sources, memory_bytes
@@ -300,7 +324,7 @@ class _EncodedPromptCache:
         keys = [_audio_key(session) for session in sessions]
         new = [key for key in dict.fromkeys(keys) if key not in self._encoded]
         for part in self._split_by_memory(new):
-            waveforms = [self._sources[utterance].waveform[:samples] for utterance, samples in part]
+            waveforms = [self._waveform(key) for key in part]
             encoded = self._model.encode_prompts([self._prompt_ids(key) for key in part], waveforms)
             self._encoded.update(zip(part, encoded, strict=True))
         return [self._encoded[key] for key in keys]
@@ -309,7 +333,10 @@ class _EncodedPromptCache:
         """Split keys into consecutive parts that may be encoded at once, with at least one key each."""
         part: list[AudioKey] = []
         for key in keys:
-            if part and self._model.encoding_bytes([samples for _, samples in (*part, key)]) > self._memory_bytes:
+            if (
+                part
+                and self._model.encoding_bytes([end - start for _, start, end in (*part, key)]) > self._memory_bytes
+            ):
                 yield part
                 part = []
             part.append(key)
@@ -318,9 +345,12 @@ class _EncodedPromptCache:
 
     def _prompt_ids(self, key: AudioKey) -> tuple[int, ...]:
         if key not in self._token_ids:
-            source = self._sources[key[0]]
-            self._token_ids[key] = self._model.render_prompt(source.prompt, source.waveform[: key[1]])
+            self._token_ids[key] = self._model.render_prompt(self._sources[key[0]].prompt, self._waveform(key))
         return self._token_ids[key]
+
+    def _waveform(self, key: AudioKey) -> Waveform:
+        utterance, start, end = key
+        return self._sources[utterance].waveform[start:end]
 
     def evict(self, sessions: Iterable[Session]) -> None:
         """Remove prompts that no session needs again; `sessions` are all those of some utterances."""
@@ -329,9 +359,9 @@ class _EncodedPromptCache:
             due = session.num_samples + 1 if session.finished else session.due_samples
             oldest[session.utterance] = min(due, oldest.get(session.utterance, due))
         for kept in (self._token_ids, self._encoded):
-            for key in [key for key in kept if key[1] < oldest.get(key[0], 0)]:
+            for key in [key for key in kept if key[2] < oldest.get(key[0], 0)]:
                 del kept[key]
 
 
 def _audio_key(session: Session) -> AudioKey:
-    return session.utterance, session.due_samples
+    return session.utterance, session.window_start, session.due_samples

@@ -188,7 +188,7 @@ class Attention(AppendOnly):
         return len(output)
 
     def min_audio_ahead(self, session: Session) -> float:
-        return self.recent_ms * SAMPLES_PER_MS / session.due_samples
+        return self.recent_ms * SAMPLES_PER_MS / session.window_samples
 
     def cell(self) -> dict[str, Any]:
         return {"rollback": None, "parameters": {"attention_ms": self.recent_ms}}
@@ -208,11 +208,11 @@ class WaitK(AppendOnly):
     def stopping_criterion(self, session: Session, decode: Decode) -> Callable[[Sequence[int]], bool]:
         # The beginning of one more word shows that the last allowed one is complete.
         kept = session.token_ids[: self.prefix_length(session)]
-        limit = self._allowed_units(session) + (self.unit == "word")
+        limit = self._allowed_units(session, decode) + (self.unit == "word")
         return lambda new: self._count_units(decode((*kept, *new))) >= limit
 
     def committed(self, session: Session, output: Output) -> int:
-        allowed, count = self._allowed_units(session), len(output)
+        allowed, count = self._allowed_units(session, output.decode), len(output)
         while count > session.committed and self._count_units(output.text(count)) > allowed:
             count -= 1
         return count
@@ -220,9 +220,10 @@ class WaitK(AppendOnly):
     def cell(self) -> dict[str, Any]:
         return {"rollback": None, "parameters": {"wait_k": self.wait_k}}
 
-    def _allowed_units(self, session: Session) -> int:
-        """Return how many words may be written by the step that is due."""
-        return max(0, len(session.steps) + 2 - self.wait_k)
+    def _allowed_units(self, session: Session, decode: Decode) -> int:
+        """Return how many words may be written in the current window by the step that is due."""
+        written = sum(self._count_units(decode(left)) for left in session.left_token_ids)
+        return max(0, len(session.steps) + 2 - self.wait_k - written)
 
     def _count_units(self, text: str) -> int:
         return len(text.split()) if self.unit == "word" else len(text.strip().rstrip(REPLACEMENT_CHARACTER))

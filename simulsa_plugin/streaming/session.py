@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import overload
 
 from simulsa_plugin.audio.samples import SAMPLE_RATE
 
@@ -18,11 +20,13 @@ class Step:
 
     Attributes:
         audio_ms: milliseconds of source received.
-        token_ids: y_i, everything shown.
+        token_ids: y_i, everything shown; of a recording that is decoded in windows, in the current window.
         committed_tokens: c_i, the part that will not change.
         finished: the whole utterance has been received.
         truncated: generation stopped at the maximum number of new tokens, before the end of turn.
         compute_ms: milliseconds of computation; None where it was not measured.
+        window: number of the window, from 0.
+        looping: the model repeated itself, and its output was cut.
     """
 
     audio_ms: float
@@ -31,6 +35,8 @@ class Step:
     finished: bool
     truncated: bool = False
     compute_ms: float | None = None
+    window: int = 0
+    looping: bool = False
 
 
 @dataclass(frozen=True)
@@ -42,12 +48,14 @@ class Output:
         decode: token ids to text, special tokens left out.
         truncated: generation stopped at the maximum number of new tokens.
         probabilities: of each token when it was generated; a forced token keeps the one of that earlier step.
+        looping: the model repeated itself, and the repetitions were removed.
     """
 
     token_ids: tuple[int, ...]
     decode: Decode
     truncated: bool = False
     probabilities: tuple[float, ...] = ()
+    looping: bool = False
 
     def __len__(self) -> int:
         return len(self.token_ids)
@@ -59,60 +67,104 @@ class Output:
 
 @dataclass(frozen=True)
 class Arrival:
-    """Audio that one step has, for an utterance that is part of a longer recording.
+    """Audio that one step has.
 
     Attributes:
         samples: of the utterance received; they never fall from step to step.
         recording_samples: of the recording received; they give the time of the step.
+        ends_window: everything is committed at this step, and the next one hears only what comes after it. The last
+            step does so in any case.
     """
 
     samples: int
     recording_samples: int
+    ends_window: bool = False
+
+
+@dataclass(frozen=True)
+class ChunkSchedule(Sequence[Arrival]):
+    """Arrivals of an utterance that is a recording of its own: at min(i·k, D).
+
+    Attributes:
+        num_samples: D, at 16 kHz.
+        chunk_ms: k; None receives all audio at once.
+    """
+
+    num_samples: int
+    chunk_ms: int | None
+
+    def __len__(self) -> int:
+        return 1 if self.chunk_ms is None else max(1, -(-self.num_samples // (self.chunk_ms * SAMPLES_PER_MS)))
+
+    @overload
+    def __getitem__(self, index: int) -> Arrival: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Arrival]: ...
+    def __getitem__(self, index: int | slice) -> Arrival | Sequence[Arrival]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        number = range(len(self))[index]
+        samples = self.num_samples
+        if self.chunk_ms is not None:
+            samples = min((number + 1) * self.chunk_ms * SAMPLES_PER_MS, samples)
+        return Arrival(samples, samples)
 
 
 @dataclass
 class Session:
-    """State of one utterance under one setting; its steps are at min(i·k, D), or at `arrivals`.
+    """State of one utterance under one setting.
+
+    A long utterance is decoded in windows: audio leaves at the start of the window, and takes the tokens about it with
+    it. `token_ids`, `outputs` and `probabilities` are those of the current window.
 
     Attributes:
         utterance: index of the utterance.
         setting: index of the setting.
-        num_samples: D, at 16 kHz.
-        chunk_ms: k; None receives all audio at once.
-        arrivals: of all steps, where the utterance is part of a recording; the last one has all of its samples.
+        schedule: what has arrived at each step; the last one has the whole utterance.
         token_ids: y of the last step, what is shown.
         committed: c of the last step, in tokens.
         outputs: tokens of the model at each decoded step, before the policy selected y.
         probabilities: of each token of the last output when it was generated.
         steps: completed steps.
+        window_start: samples of the utterance that have left the window.
+        left_token_ids: tokens that have left with them, for each window that has ended.
     """
 
     utterance: int
     setting: int
-    num_samples: int
-    chunk_ms: int | None
-    arrivals: Sequence[Arrival] | None = None
+    schedule: Sequence[Arrival]
     token_ids: tuple[int, ...] = ()
     committed: int = 0
     outputs: list[tuple[int, ...]] = field(default_factory=list)
     probabilities: tuple[float, ...] = ()
     steps: list[Step] = field(default_factory=list)
+    window_start: int = 0
+    left_token_ids: list[tuple[int, ...]] = field(default_factory=list)
+
+    @property
+    def due(self) -> Arrival:
+        """What will have arrived by the next step."""
+        return self.schedule[len(self.steps)]
 
     @property
     def due_samples(self) -> int:
         """Samples received by the next step."""
-        if self.arrivals is not None:
-            return self.arrivals[len(self.steps)].samples
-        if self.chunk_ms is None:
-            return self.num_samples
-        return min((len(self.steps) + 1) * self.chunk_ms * SAMPLES_PER_MS, self.num_samples)
+        return self.due.samples
 
     @property
-    def last_step_is_due(self) -> bool:
-        """Whether the next step receives the end of the audio."""
-        if self.arrivals is not None:
-            return len(self.steps) + 1 == len(self.arrivals)
-        return self.due_samples == self.num_samples
+    def window_samples(self) -> int:
+        """Samples that the next step hears."""
+        return self.due_samples - self.window_start
+
+    @property
+    def num_samples(self) -> int:
+        """Samples of the utterance."""
+        return self.schedule[-1].samples
+
+    @property
+    def commits_all(self) -> bool:
+        """Whether the next step is the last of the utterance, or of a window."""
+        return len(self.steps) + 1 == len(self.schedule) or self.due.ends_window
 
     @property
     def finished(self) -> bool:
@@ -122,17 +174,11 @@ class Session:
     @property
     def too_short_to_decode(self) -> bool:
         """Whether the next step has too little audio to be decoded (READ without WRITE)."""
-        return self.due_samples < MIN_DECODED_MS * SAMPLES_PER_MS
-
-    @property
-    def _due_recording_samples(self) -> int:
-        if self.arrivals is None:
-            return self.due_samples
-        return self.arrivals[len(self.steps)].recording_samples
+        return self.window_samples < MIN_DECODED_MS * SAMPLES_PER_MS
 
     def advance_without_decoding(self) -> None:
         """Complete a step whose audio is too short to be decoded."""
-        self._append_step(self.token_ids, self.committed, truncated=False, compute_ms=None)
+        self._append_step(self.token_ids, self.committed)
 
     def advance(self, output: Output, shown: int, committed: int, compute_ms: float | None = None) -> None:
         """Complete a step.
@@ -145,11 +191,36 @@ class Session:
         """
         self.outputs.append(output.token_ids)
         self.probabilities = output.probabilities
-        self._append_step(output.token_ids[:shown], committed, truncated=output.truncated, compute_ms=compute_ms)
+        self._append_step(output.token_ids[:shown], committed, output, compute_ms)
+
+    def begin_window(self, start: int, left: int) -> None:
+        """Let audio leave, and the tokens about it.
+
+        Args:
+            start: samples of the utterance that have left then.
+            left: number of tokens that leave, from the first on.
+        """
+        gone = self.token_ids[:left]
+        self.left_token_ids.append(gone)
+        self.window_start = start
+        self.token_ids, self.committed = self.token_ids[left:], max(0, self.committed - left)
+        self.probabilities = self.probabilities[left:]
+        # An earlier output that began otherwise says nothing about the tokens that stay.
+        same = list(itertools.takewhile(lambda output: output[:left] == gone, reversed(self.outputs)))
+        self.outputs = [output[left:] for output in reversed(same)]
 
     def _append_step(
-        self, token_ids: tuple[int, ...], committed: int, *, truncated: bool, compute_ms: float | None
+        self, token_ids: tuple[int, ...], committed: int, output: Output | None = None, compute_ms: float | None = None
     ) -> None:
-        audio_ms, last = self._due_recording_samples / SAMPLES_PER_MS, self.last_step_is_due
+        step = Step(
+            self.due.recording_samples / SAMPLES_PER_MS,
+            token_ids,
+            committed,
+            len(self.steps) + 1 == len(self.schedule),
+            output is not None and output.truncated,
+            compute_ms,
+            len(self.left_token_ids),
+            output is not None and output.looping,
+        )
         self.token_ids, self.committed = token_ids, committed
-        self.steps.append(Step(audio_ms, token_ids, committed, last, truncated, compute_ms))
+        self.steps.append(step)

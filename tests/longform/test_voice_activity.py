@@ -16,7 +16,7 @@ from simulsa_plugin.longform.voice_activity import (
 )
 from simulsa_plugin.streaming.session import Arrival
 
-SHORT = VoiceActivitySettings(min_speech_ms=64, min_silence_ms=96, pad_ms=32, max_seconds=60)
+SHORT = VoiceActivitySettings(min_speech_ms=64, min_silence_ms=96, pad_ms=32, window_seconds=60)
 
 
 def speech(*runs):
@@ -54,13 +54,13 @@ def test_the_end_of_the_recording_closes_a_segment():
 
 
 def test_endless_speech_is_split_at_the_longest_segment():
-    limits = VoiceActivitySettings(min_silence_ms=96, pad_ms=0, max_seconds=0.32)
+    limits = VoiceActivitySettings(min_silence_ms=96, pad_ms=0, window_seconds=0.32)
     segments = find_speech(speech((1, 40)), 40 * FRAME_SAMPLES, limits)
     assert [(each.start, each.end) for each in segments[:2]] == [(0, 5120), (5120, 10240)]
 
 
 def test_a_long_segment_closes_at_a_shorter_pause_than_a_short_one():
-    limits = VoiceActivitySettings(min_silence_ms=320, pad_ms=0, max_seconds=3.2)
+    limits = VoiceActivitySettings(min_silence_ms=320, pad_ms=0, window_seconds=3.2)
     pause = (0, 3)
     assert len(find_speech(speech((1, 10), pause, (1, 10)), 23 * FRAME_SAMPLES, limits)) == 1
     assert len(find_speech(speech((1, 85), pause, (1, 5)), 93 * FRAME_SAMPLES, limits)) == 2
@@ -88,7 +88,7 @@ def test_steps_stand_on_the_grid_of_the_recording_and_leave_out_silence():
 def test_segments_are_in_order_never_longer_than_the_window_and_depend_on_no_later_audio(
     runs, silence, pad, chunk_samples
 ):
-    limits = VoiceActivitySettings(min_silence_ms=silence, pad_ms=pad, max_seconds=1.6)
+    limits = VoiceActivitySettings(min_silence_ms=silence, pad_ms=pad, window_seconds=1.6)
     probabilities = speech(*runs)
     num_samples = len(probabilities) * FRAME_SAMPLES
     segments = find_speech(probabilities, num_samples, limits)
@@ -110,7 +110,7 @@ def test_segments_are_in_order_never_longer_than_the_window_and_depend_on_no_lat
         assert list(times) == sorted(set(times)) and times[-1] >= each.closed
 
 
-@pytest.mark.parametrize("wrong", [{"threshold": 0}, {"threshold": 1.5}, {"pad_ms": -1}, {"max_seconds": 0.5}])
+@pytest.mark.parametrize("wrong", [{"threshold": 0}, {"threshold": 1.5}, {"pad_ms": -1}, {"window_seconds": 0.5}])
 def test_settings_out_of_range_are_a_usage_error(wrong):
     with pytest.raises(UsageError, match="allowed"):
         VoiceActivitySettings(**wrong)
