@@ -34,7 +34,7 @@ ALLOWED = {
     "tables": set(),
     "segments": set(),
     "worker_processes": set(),
-    "audio": {"errors"},
+    "audio": {"errors", "segments"},
     "files": {"errors"},
     "model": {"errors", "audio", "segments"},
     "run_configuration": {"errors", "files", "settings"},

@@ -219,7 +219,8 @@ class _AugmentRun:
         from simulsa_plugin.api.loading import load_model_and_data
 
         names = offline_dataset_names(self.toolkit.get("dataset"))
-        model, loaded = load_model_and_data(self.toolkit, names, check=self._refuse_foreign)
+        model, found = load_model_and_data(self.toolkit, names, check=self._refuse_foreign)
+        loaded = [dataset.without_segments() for dataset in found]
         if part and not self._score_part(datasets_to_cut(loaded), model, part, finishes=finishes):
             return []
         augmented: list[AugmentedDataset] = []

@@ -51,7 +51,8 @@ def dry_run_recipe(
     from simulsa_plugin.augmentation.manifest import describe_augmentation
     from simulsa_plugin.augmentation.method.selection import wanted_samples
 
-    renderer, loaded, size = load_without_weights(toolkit, offline_dataset_names(toolkit.get("dataset")))
+    renderer, there, size = load_without_weights(toolkit, offline_dataset_names(toolkit.get("dataset")))
+    loaded = [dataset.without_segments() for dataset in there]
     found: list[DatasetSamples] = []
     datasets = datasets_to_cut(loaded)
     for dataset in loaded:

@@ -24,8 +24,8 @@ from simulsa_plugin.audio.decoding import (
 from simulsa_plugin.audio.resampling import resample_waveform
 from simulsa_plugin.audio.samples import SAMPLE_RATE, Waveform, average_channels, seconds_to_samples
 from simulsa_plugin.errors import AudioError
+from simulsa_plugin.segments import OVERSHOOT_SECONDS
 
-OVERSHOOT_SECONDS = 0.5  # how far a segment may end after its recording, as in Kaldi's extract-segments
 # Subtypes of libsndfile in which a sample stands for itself, also after a jump; FLAC's are PCM.
 _EXACT = ("PCM_", "FLOAT", "DOUBLE", "ULAW", "ALAW", "ALAC_")
 _FLOATS = ("FLOAT", "DOUBLE")

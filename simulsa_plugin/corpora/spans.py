@@ -7,8 +7,9 @@ import re
 from typing import Any
 
 from simulsa_plugin.audio.checks import MAX_DURATION_SECONDS
-from simulsa_plugin.audio.recordings import OVERSHOOT_SECONDS, Span
+from simulsa_plugin.audio.recordings import Span
 from simulsa_plugin.errors import RowError
+from simulsa_plugin.segments import OVERSHOOT_SECONDS
 
 MAX_CHANNELS = 64
 # Python reads more as numbers than any manifest means: 1_0, ١, inf.

@@ -11,13 +11,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from simulsa_plugin.audio.recordings import OVERSHOOT_SECONDS, Span
+from simulsa_plugin.audio.recordings import Span
 from simulsa_plugin.corpora.choice import choose_table
 from simulsa_plugin.corpora.lines import read_objects
 from simulsa_plugin.corpora.spans import seconds
 from simulsa_plugin.corpora.table_columns import check_roles
 from simulsa_plugin.corpora.utterance import CorpusRequest, Dropped, Utterance, utterance_or_dropped
 from simulsa_plugin.errors import MissingExtraError, RowError
+from simulsa_plugin.segments import OVERSHOOT_SECONDS
 
 _CUT_FILE_ENDINGS = (".jsonl.gz", ".jsonl", "_cuts.jsonl.gz", "_cuts.jsonl")
 _TRANSLATION_FIELDS = ("translation", "translated_text", "tgt_text")  # of `custom`, where simulsa_columns names none

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,10 @@ from simulsa_plugin.llamafactory.data.dataset_registry import (
 )
 from simulsa_plugin.llamafactory.data.media_paths import absolute_path, absolute_paths, flatten, is_relative
 from simulsa_plugin.llamafactory.data.row_checks import training_problem, unusable_reason
+from simulsa_plugin.llamafactory.data.segments_column import read_segments
 from simulsa_plugin.llamafactory.model.arguments import InferenceArguments, silence_libraries
 from simulsa_plugin.model.values import Prompt, Sample, UnusableRow
+from simulsa_plugin.segments import ReferenceSegment
 
 _MEDIA_COLUMNS = ("_audios", "_images", "_videos")
 _ROWS_PER_READ = 1000  # read together when all rows are iterated
@@ -52,6 +54,7 @@ class OfflineDataset:
             file, or of its `split`; files of a folder in the order of their names.
         audio_token: audio placeholder of the recipe's template; None where it is not known.
         home: the folder whose dataset_info.json has the entry; None where it came from elsewhere.
+        reads_segments: whether samples have the reference segments of long recordings, the rows' column `segments`.
     """
 
     name: str
@@ -59,12 +62,18 @@ class OfflineDataset:
     rows: Any
     audio_token: str | None = None
     home: str | None = None
+    reads_segments: bool = True
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def sample(self, row: int) -> Sample | UnusableRow:
-        """Return one row as a sample, or the reason why it is skipped."""
+        """Return one row as a sample, or the reason why it is skipped.
+
+        Raises:
+            DatasetError: some row's `segments` are not those of a recording; see `without_segments`.
+            StorageError: the dataset's file can no longer be read.
+        """
         aligned = self.rows[row]
         reason = unusable_reason(aligned)
         if reason:
@@ -74,7 +83,12 @@ class OfflineDataset:
             )
         prompt = Prompt(tuple(aligned["_prompt"]), aligned["_system"] or "")
         reference, audio = aligned["_response"][0]["content"], absolute_path(aligned["_audios"][0])
-        return Sample(row, prompt, reference, audio, self._source_id(row))
+        segments = self._segments[row] if self._segments else ()
+        return Sample(row, prompt, reference, audio, self._source_id(row), segments)
+
+    def without_segments(self) -> OfflineDataset:
+        """Return the dataset with rows that are one utterance each; a column `segments` may then hold anything."""
+        return replace(self, reads_segments=False)
 
     def has_audio(self) -> bool:
         """Return whether any row has audio; a training may mix speech and text."""
@@ -179,6 +193,13 @@ class OfflineDataset:
                 found = [str(row["id"]) if "id" in row else None for row in read_jsonl(path)]
                 return found if len(found) == len(self) else []
         return []
+
+    @functools.cached_property
+    def _segments(self) -> list[tuple[ReferenceSegment, ...]]:
+        """Reference segments of the rows; empty where no row has any."""
+        if not self.reads_segments:
+            return []
+        return read_segments(Path(self.entry.get("file_name") or ""), len(self))
 
     def _paths(self) -> Iterator[Any]:
         """Yield every path, or the value in its place."""

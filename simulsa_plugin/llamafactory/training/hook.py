@@ -264,7 +264,7 @@ def _make_evaluator(arguments: InferenceArguments, training_args: Any) -> Evalua
         from simulsa_plugin.llamafactory.data.dataset import load_datasets
         from simulsa_plugin.llamafactory.data.rendering import load_renderer
 
-        (dataset,) = load_datasets(arguments, [hook.eval_dataset])
+        dataset = load_datasets(arguments, [hook.eval_dataset])[0].without_segments()
         renderer = load_renderer(arguments)
     rows: list[Sample | UnusableRow] = [
         dataset.sample(row) for row in range(min(len(dataset), hook.eval_samples or len(dataset)))
