@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from simulsa_plugin.api.evaluate_recipe import TEST_FOLDER
+from simulsa_plugin.api.evaluate_recipe import TEST_FOLDER, write_embedded_test
 from simulsa_plugin.api.recipe import Recipe, dataset_names
 from simulsa_plugin.errors import UsageError
-from simulsa_plugin.evaluation.evaluation_settings import TuneSettings
+from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings, TuneSettings
 
 if TYPE_CHECKING:
     from simulsa_plugin.llamafactory.data.dataset import OfflineDataset
@@ -46,20 +46,28 @@ def recipe_dev_set(recipe: Recipe) -> DevSet:
     if name is not None:
         return DevSet(name, registered=True)
     if recipe.embedded:
-        from simulsa_plugin.demo.corpus import DEV_NAME
-
-        return DevSet(DEV_NAME, registered=False, make=_make_embedded)
+        return _embedded_dev_set(EvaluationSettings.from_keys(recipe.simulsa).is_long_form)
     raise UsageError(
         "Settings are chosen on a dev set, and the recipe names none. Set simulsa_dev_dataset=NAME to a "
         "set in dataset_info.json that is neither trained on nor the test set."
     )
 
 
-def _make_embedded(out: Path) -> Mapping[str, Any]:
-    from simulsa_plugin.demo.corpus import DEV_ROWS, TEST_NAME, write_demo_corpus
+def _embedded_dev_set(long_form: bool) -> DevSet:
+    """Return the embedded dev set: utterances, or talks."""
+    from simulsa_plugin.demo.corpus import DEV_NAME, DEV_ROWS, DEV_SPLIT, write_demo_corpus
+    from simulsa_plugin.demo.talks import DEV_TALK_MINUTES, DEV_TALKS_NAME, write_demo_talks
 
-    write_demo_corpus(out / TEST_FOLDER, rows=0, dev_rows=DEV_ROWS)
-    return {"eval_dataset": TEST_NAME, "dataset_dir": str((out / TEST_FOLDER).absolute())}
+    def make(out: Path) -> Mapping[str, Any]:
+        folder = (out / TEST_FOLDER).absolute()
+        test = write_embedded_test(folder, long_form)
+        if long_form:
+            write_demo_talks(folder, DEV_TALKS_NAME, split=DEV_SPLIT, minutes=DEV_TALK_MINUTES)
+        else:
+            write_demo_corpus(folder, rows=0, test_rows=0, dev_rows=DEV_ROWS)
+        return {"eval_dataset": test, "dataset_dir": str(folder)}
+
+    return DevSet(DEV_TALKS_NAME if long_form else DEV_NAME, registered=False, make=make)
 
 
 def _corpus_dev_set(recipe: Recipe, name: str | None) -> DevSet:

@@ -149,17 +149,17 @@ def evaluate_recipe(
     Returns:
         Whether the folder is finished; not by a share that is not the first.
     """
-    from simulsa_plugin.api.loading import leakage_warnings, load_model_and_data
+    from simulsa_plugin.api.loading import leakage_warnings, load_model_and_data, read_samples
     from simulsa_plugin.demo.truth import find_truth
     from simulsa_plugin.evaluation.evaluation_settings import CometSettings, EvaluationSettings
-    from simulsa_plugin.evaluation.reference_checks import check_references
+    from simulsa_plugin.evaluation.reference_checks import check_references, segment_warnings
     from simulsa_plugin.presets import RECOMMENDED
 
     opened = open_recipe(recipe, overrides, [EvaluationSettings], RECOMMENDED)
     settings, comet = EvaluationSettings.from_keys(opened.simulsa), CometSettings.from_keys(opened.simulsa)
     corpus = _check_before_loading(opened, settings, out, share)
     first = share is None or share.number == 1
-    toolkit = _make_test_data(opened, corpus, out, wait=bool(share), quiet=not first)
+    toolkit = _make_test_data(opened, corpus, out, long_form=settings.is_long_form, wait=bool(share), quiet=not first)
     names = dataset_names(toolkit.get("eval_dataset") or toolkit.get("dataset"))
     if len(names) > 1:
         raise UsageError(
@@ -169,9 +169,9 @@ def evaluate_recipe(
     warnings: list[str] = []
 
     def read_rows(datasets: list[OfflineDataset]) -> None:
-        dataset = datasets[0]
-        rows.extend(map(dataset.sample, range(min(len(dataset), settings.eval_samples or len(dataset)))))
-        warnings.extend(check_references(dataset.name, rows, settings))
+        rows.extend(read_samples(datasets[0], settings.eval_samples, settings))
+        warnings.extend(check_references(datasets[0].name, rows, settings))
+        warnings.extend(segment_warnings(datasets[0].name, rows) if settings.is_long_form else ())
 
     model, (dataset,) = load_model_and_data(toolkit, names, settings.eval_memory_gb * 1e9, read_rows)
     from simulsa_plugin.evaluation.comet.command import add_comet_if_wanted
@@ -210,7 +210,7 @@ def _check_before_loading(
 
 
 def _make_test_data(
-    recipe: Recipe, corpus: RecipeCorpus | None, out: Path, *, wait: bool, quiet: bool
+    recipe: Recipe, corpus: RecipeCorpus | None, out: Path, *, long_form: bool, wait: bool, quiet: bool
 ) -> dict[str, Any]:
     """Return LLaMA-Factory's keys; a raw corpus is read first, the embedded one synthesised where none was named."""
     from simulsa_plugin.files.atomic import make_folder
@@ -223,8 +223,22 @@ def _make_test_data(
         corpus.prepare(folder, wait=wait, quiet=quiet)
         return recipe.toolkit | {"eval_dataset": corpus.name, "dataset_dir": str(folder)}
     if recipe.embedded:
-        from simulsa_plugin.demo.corpus import TEST_NAME, write_demo_corpus
-
-        write_demo_corpus(folder, rows=0, wait=wait)
-        return recipe.toolkit | {"eval_dataset": TEST_NAME, "dataset_dir": str(folder)}
+        name = write_embedded_test(folder, long_form, wait)
+        return recipe.toolkit | {"eval_dataset": name, "dataset_dir": str(folder)}
     return recipe.toolkit
+
+
+def write_embedded_test(folder: Path, long_form: bool, wait: bool = False) -> str:
+    """Write the embedded test set unless it is there, and return its name: utterances, or talks for long-form decoding.
+
+    Raises:
+        StorageError: the folder cannot be used, or another process is writing it.
+    """
+    from simulsa_plugin.demo.corpus import TEST_NAME, write_demo_corpus
+    from simulsa_plugin.demo.talks import TALKS_NAME, write_demo_talks
+
+    if long_form:
+        write_demo_talks(folder, wait=wait)
+        return TALKS_NAME
+    write_demo_corpus(folder, rows=0, wait=wait)
+    return TEST_NAME

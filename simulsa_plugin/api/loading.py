@@ -12,9 +12,11 @@ from simulsa_plugin.api.recipe import Recipe, dataset_names
 if TYPE_CHECKING:
     from simulsa_plugin.api.raw_corpus import RecipeCorpus
     from simulsa_plugin.augmentation.dry_run import ModelSize
+    from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
     from simulsa_plugin.llamafactory.data.dataset import OfflineDataset
     from simulsa_plugin.llamafactory.data.rendering import TemplateRenderer
     from simulsa_plugin.llamafactory.model.backbone import Backbone
+    from simulsa_plugin.model.values import Sample, UnusableRow
 
 AUTOLOAD = "TORCH_DEVICE_BACKEND_AUTOLOAD"
 logger = logging.getLogger(__name__)
@@ -64,6 +66,18 @@ def load_model_and_data(
     if check is not None:
         check(datasets)
     return load_backbone(arguments, CACHE_BYTES if cache_bytes is None else cache_bytes), datasets
+
+
+def read_samples(
+    dataset: OfflineDataset, count: int | None, settings: EvaluationSettings
+) -> list[Sample | UnusableRow]:
+    """Return the first `count` rows, or all; with reference segments where recordings are decoded.
+
+    Raises:
+        DatasetError: the rows' `segments` are not those of recordings.
+    """
+    rows = dataset if settings.is_long_form else dataset.without_segments()
+    return [rows.sample(row) for row in range(min(len(rows), count or len(rows)))]
 
 
 def load_without_weights(

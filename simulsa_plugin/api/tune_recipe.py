@@ -125,9 +125,9 @@ def tune_recipe(
     """
     from simulsa_plugin.api.dev_set import dev_set_warnings, recipe_dev_set
     from simulsa_plugin.api.evaluate_recipe import TEST_FOLDER
-    from simulsa_plugin.api.loading import load_model_and_data
+    from simulsa_plugin.api.loading import load_model_and_data, read_samples
     from simulsa_plugin.evaluation.evaluation_settings import TuneSettings
-    from simulsa_plugin.evaluation.reference_checks import check_references
+    from simulsa_plugin.evaluation.reference_checks import check_references, segment_warnings
     from simulsa_plugin.evaluation.run import plan_cells
     from simulsa_plugin.files.atomic import make_folder, refuse_link
     from simulsa_plugin.llamafactory.plugin.recipe_checks import check_recipe
@@ -152,8 +152,9 @@ def tune_recipe(
 
     def read_rows(datasets: list[OfflineDataset]) -> None:
         (dataset,) = datasets
-        rows.extend(map(dataset.sample, range(min(len(dataset), samples or len(dataset)))))
+        rows.extend(read_samples(dataset, samples, settings))
         references = check_references(dataset.name, rows, settings)
+        references += segment_warnings(dataset.name, rows) if settings.is_long_form else []
         for line in [*dev.warnings, *dev_set_warnings(opened, dataset), *references]:
             logger.warning(line)
 

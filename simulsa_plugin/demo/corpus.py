@@ -31,7 +31,7 @@ WINDOW_SECONDS = 6.0  # of the packaged checkpoint's encoder
 UTTERANCES_PER_PROCESS = 125  # utterances per fresh synthesizer process; part of what fixes the bytes
 OFFLINE_NAME, TEST_NAME, DEV_NAME = "demo", "demo_test", "demo_dev"
 OFFLINE_ROWS, TEST_ROWS, DEV_ROWS = 8000, 200, 200
-TEST_SPLIT = "test"
+TEST_SPLIT, DEV_SPLIT = "test", "heldout"
 WORD_END_DECIMALS = 7  # a sample is 0.0000625 s: coarser, the last word could end after the audio
 
 
@@ -110,7 +110,7 @@ def write_demo_corpus(
         for name, split, count in (
             (OFFLINE_NAME, "train", rows),
             (TEST_NAME, TEST_SPLIT, test_rows),
-            (DEV_NAME, "heldout", dev_rows),
+            (DEV_NAME, DEV_SPLIT, dev_rows),
         )
         if count
     ]

@@ -10,6 +10,7 @@ from simulsa_plugin.evaluation.evaluation_settings import AUTO, UNITS_OF_WRITING
 from simulsa_plugin.languages import CHINESE, JAPANESE, KOREAN, SPACED, UNSPACED, is_without_spaces, writing_of_text
 from simulsa_plugin.metrics.quality import make_metrics
 from simulsa_plugin.model.values import Sample, UnusableRow
+from simulsa_plugin.segments import count_overlaps
 
 _DESCRIPTIONS = {
     CHINESE: ("in Chinese characters", "zh"),
@@ -53,6 +54,31 @@ def check_references(name: str, rows: Iterable[Sample | UnusableRow], settings: 
         if whole
         else []
     )
+
+
+def segment_warnings(name: str, rows: Iterable[Sample | UnusableRow]) -> list[str]:
+    """Warn of recordings without reference segments, and of segments that overlap.
+
+    Args:
+        name: of the test set.
+        rows: of the test set, its recordings.
+    """
+    samples = [row for row in rows if isinstance(row, Sample)]
+    without = sum(not sample.segments for sample in samples)
+    overlaps = sum(count_overlaps(sample.segments) for sample in samples)
+    segments = sum(len(sample.segments) for sample in samples)
+    lines = []
+    if without:
+        lines.append(
+            f"{without} of {len(samples)} rows of {name} have no `segments`: each is scored as one segment, its "
+            "whole recording. Add a list of offset, duration and reference to its row."
+        )
+    if overlaps:
+        lines.append(
+            f"{overlaps} of {segments} reference segments of {name} begin before an earlier one has ended. They stay "
+            "as they are; the alignment of translations is less certain there."
+        )
+    return lines
 
 
 def _check_writing(references: str, writing: str, settings: EvaluationSettings) -> None:

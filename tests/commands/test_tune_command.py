@@ -10,6 +10,7 @@ from simulsa_plugin.api.recipe import Recipe
 from simulsa_plugin.commands import evaluate
 from simulsa_plugin.corpora.corpus_settings import CorpusSettings
 from simulsa_plugin.demo.corpus import DEV_NAME, SPLITS, TEST_NAME
+from simulsa_plugin.demo.talks import DEV_TALK_MINUTES, DEV_TALKS_NAME, TALKS_NAME
 from simulsa_plugin.errors import UsageError
 from simulsa_plugin.settings import read_recipe
 
@@ -103,6 +104,21 @@ def test_the_embedded_dev_set_shares_no_sentence_with_training_and_test(monkeypa
     assert keys == {"eval_dataset": TEST_NAME, "dataset_dir": str(tmp_path / "corpus")}
     assert written == [(TEST_NAME, "test", 200), (DEV_NAME, "heldout", 200)]
     assert not set(SPLITS["heldout"]) & {*SPLITS["test"], *SPLITS["train"], *SPLITS["pretrain"]}
+
+
+@pytest.mark.parametrize("longform", ["window", "vad"])
+def test_recordings_are_tuned_on_talks_of_their_own_and_tested_on_others(monkeypatch, tmp_path, longform):
+    written = []
+    monkeypatch.setattr(
+        "simulsa_plugin.demo.talks.write_demo_talks",
+        lambda folder, name=TALKS_NAME, **how: written.append((folder, name, how.get("split"), how.get("minutes"))),
+    )
+    dev = recipe_dev_set(Recipe({"simulsa_longform": longform}, {}, embedded=True))
+    folder = tmp_path / "corpus"
+    assert dev.name == DEV_TALKS_NAME
+    assert dev.make(tmp_path) == {"eval_dataset": TALKS_NAME, "dataset_dir": str(folder)}
+    # None are the defaults: those of the test talks
+    assert written == [(folder, TALKS_NAME, None, None), (folder, DEV_TALKS_NAME, "heldout", DEV_TALK_MINUTES)]
 
 
 def test_what_it_writes_evaluates_the_test_set(place, capsys):

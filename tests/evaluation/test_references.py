@@ -6,9 +6,10 @@ from helpers.fakes import ClockModel, write_noise
 from simulsa_plugin.errors import UsageError
 from simulsa_plugin.evaluation.during_training import plan_training_evaluation
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
-from simulsa_plugin.evaluation.reference_checks import check_references
+from simulsa_plugin.evaluation.reference_checks import check_references, segment_warnings
 from simulsa_plugin.evaluation.run import plan_cells, run_evaluation
 from simulsa_plugin.model.values import Prompt, Sample, UnusableRow
+from simulsa_plugin.segments import ReferenceSegment
 
 DE = "Heute ist das Wetter sehr gut."
 ZH = "今天天气很好我们一起去公园散步吧"
@@ -100,3 +101,15 @@ def test_a_perfect_output_without_spaces_has_bleu_100_and_less_latency_than_the_
     _, cell = run_evaluation(ClockModel(text=text), "toy", rows, settings, tmp_path / "out")
     assert cell["BLEU"] == pytest.approx(100)
     assert 0 < cell["LAAL"] < 1000  # two chunks: it is never further behind
+
+
+def test_recordings_without_segments_and_segments_that_overlap_are_warned_of():
+    def recording(row, *spans):
+        segments = tuple(ReferenceSegment(*span, DE) for span in spans)
+        return Sample(row, Prompt(()), DE, "", segments=segments)
+
+    fine, overlapping = recording(0, (0.0, 2.0), (2.0, 1.0)), recording(1, (0.0, 9.0), (1.0, 1.0), (2.0, 1.0))
+    assert segment_warnings("toy", [fine, UnusableRow(3, "no_audio")]) == []
+    without, overlaps = segment_warnings("toy", [fine, overlapping, recording(2)])
+    assert without.startswith("1 of 3 rows of toy have no `segments`: each is scored as one segment")
+    assert overlaps.startswith("2 of 5 reference segments of toy begin before an earlier one has ended.")
