@@ -5,10 +5,13 @@ Records are added one by one and not kept: only a number per instance and metric
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 from simulsa_plugin.metrics.columns import MetricColumns
 from simulsa_plugin.metrics.degeneracy import is_degenerate
@@ -16,6 +19,8 @@ from simulsa_plugin.metrics.instance import (
     BASE_LATENCIES,
     CA_CU_SUFFIX,
     CA_SUFFIX,
+    LONG_LATENCIES,
+    LONG_PREFIX,
     PERCENT_METRICS,
     RATIO_METRICS,
     SOURCE_BOUNDED,
@@ -36,7 +41,7 @@ from simulsa_plugin.metrics.records import (
     is_empty,
     is_non_monotone,
 )
-from simulsa_plugin.metrics.significance import Bootstrap, Interval, Statistics, intervals
+from simulsa_plugin.metrics.significance import LEAST_RECORDINGS, Bootstrap, Interval, Statistics, intervals
 
 LATENCY_METRICS = (
     *BASE_LATENCIES,
@@ -45,11 +50,19 @@ LATENCY_METRICS = (
 )
 SENTENCE_METRICS = (*QUALITY_METRICS, *LATENCY_METRICS)  # an instance has a value
 METRICS = (*SENTENCE_METRICS, *RATIO_METRICS)
+SEGMENT_LATENCIES = (  # of segments of recordings
+    *LONG_LATENCIES,
+    *(name + CA_SUFFIX for name in LONG_LATENCIES),
+    *(name + CA_CU_SUFFIX for name in LONG_LATENCIES if name in SOURCE_BOUNDED),
+)
 
 
 @dataclass(frozen=True)
 class CorpusScores:
     """The result of `simulsa-eval score`.
+
+    Of a log of segments of recordings, `corpus`, `percentiles`, `intervals` and `sentences` also have LONG_LATENCIES
+    with their prefix.
 
     Attributes:
         corpus: metric → mean, or corpus score for BLEU and chrF, or ratio of sums for SWF, EFSW and NE; None where
@@ -119,6 +132,8 @@ class CorpusScorer:
         )
         self._sentences = sentences
         self._long_form = False
+        self._recordings: dict[str, int] = {}
+        self._recording_of = array("q")
         self._counts = dict.fromkeys(_COUNTED, 0)
         self._dropped = dict.fromkeys(_DROPPING, 0)
 
@@ -147,15 +162,19 @@ class CorpusScorer:
         """
         quality = self._texts.scores()
         corpus = quality | {name: self._latencies.mean(name) for name in LATENCY_METRICS} | self._ratios()
+        statistics = None if bootstrap is None else self.statistics()
         return CorpusScores(
-            {name: corpus[name] for name in METRICS},
-            {name: self._latencies.percentiles(name) for name in LATENCY_METRICS},
+            self._with_long_names({name: corpus[name] for name in METRICS}),
+            self._with_long_names({name: self._latencies.percentiles(name) for name in LATENCY_METRICS}),
             is_degenerate(corpus["SWF"], corpus["EFSW"]),
             self._all_counts(),
             self._texts.signatures()
-            | self.measure.signatures(long_form=self._long_form, text_source=self._has_text_sources()),
-            None if bootstrap is None else dict.fromkeys(METRICS) | intervals(self.statistics(), bootstrap),
-            self._sentence_values() if self._sentences else None,
+            | self.measure.signatures(long_form=self._long_form, text_source=self._has_text_sources())
+            | self._resampling_signature(),
+            None
+            if bootstrap is None or statistics is None
+            else self._with_long_names(dict.fromkeys(METRICS)) | intervals(statistics, bootstrap),
+            self._with_long_names(self._sentence_values()) if self._sentences else None,
         )
 
     def statistics(self) -> Statistics:
@@ -167,7 +186,27 @@ class CorpusScorer:
             )
             for name in RATIO_METRICS
         }
-        return Statistics(self._texts.kept(), {name: self._latencies.values(name) for name in LATENCY_METRICS}, ratios)
+        return Statistics(
+            self._texts.kept(),
+            self._with_long_names({name: self._latencies.values(name) for name in LATENCY_METRICS}),
+            ratios,
+            np.frombuffer(self._recording_of, dtype=np.int64) if self._all_of_recordings() else None,
+        )
+
+    def _all_of_recordings(self) -> bool:
+        """Return whether every record is a segment of a known recording."""
+        return bool(self._recordings) and self._counts["instances"] == len(self._recording_of)
+
+    def _with_long_names(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Add the values of segments of recordings under their own names; of whole utterances nothing."""
+        if not self._long_form:
+            return values
+        return values | {LONG_PREFIX + name: values[name] for name in SEGMENT_LATENCIES if name in values}
+
+    def _resampling_signature(self) -> dict[str, str]:
+        if not self._all_of_recordings():
+            return {}
+        return {"intervals": resampling_signature(len(self._recordings))}
 
     def _ratios(self) -> dict[str, float | None]:
         found: dict[str, float | None] = {}
@@ -178,6 +217,8 @@ class CorpusScorer:
 
     def _count(self, record: EmissionRecord) -> None:
         self._long_form = self._long_form or record.recording_end is not None
+        if record.recording is not None:
+            self._recording_of.append(self._recordings.setdefault(record.recording, len(self._recordings)))
         self._counts["instances"] += 1
         self._counts["empty"] += is_empty(record)
         self._counts["non_monotone"] += is_non_monotone(record)
@@ -201,7 +242,12 @@ class CorpusScorer:
     def _all_counts(self) -> dict[str, Any]:
         skipped = self._texts.skipped() | {name: self._latencies.skipped(name) for name in LATENCY_METRICS}
         skipped |= {name: self._terms.skipped(f"{name} {_TERMS[0]}") for name in RATIO_METRICS}
-        return self._counts | {"skipped": {name: skipped[name] for name in METRICS}, "dropped": dict(self._dropped)}
+        return {
+            **self._counts,
+            "skipped": self._with_long_names({name: skipped[name] for name in METRICS}),
+            "dropped": self._with_long_names(dict(self._dropped)),
+            **({"recordings": len(self._recordings)} if self._all_of_recordings() else {}),
+        }
 
     def _sentence_values(self) -> dict[str, list[float | None]]:
         return self._texts.listed() | {name: self._latencies.listed(name) for name in LATENCY_METRICS}
@@ -242,6 +288,16 @@ def score_records(
     for record in records:
         scorer.add(record)
     return scorer.scores(bootstrap)
+
+
+def resampling_signature(recordings: int) -> str:
+    """Return what is drawn for the intervals of segments: recordings and segments within them, or segments of one.
+
+    >>> resampling_signature(5), resampling_signature(1)
+    ('draws:recordings-then-segments|recordings:5', 'draws:segments|recordings:1')
+    """
+    drawn = "recordings-then-segments" if recordings >= LEAST_RECORDINGS else "segments"
+    return f"draws:{drawn}|recordings:{recordings}"
 
 
 _TERMS = ("numerator", "denominator")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from simulsa_plugin.metrics import degeneracy, latency
+from simulsa_plugin.metrics.mwer_segmentation import count_part
 from simulsa_plugin.metrics.records import (
     EmissionRecord,
     LatencyUnit,
@@ -19,11 +20,14 @@ BASE_LATENCIES = ("AL", "LAAL", "AP", "DAL", "ATD", "YAAL", "StartOffset", "EndO
 CA_SUFFIX = "_CA"
 CA_CU_SUFFIX = "_CA_CU"  # computation-aware, over the units that the unaware value averages
 SOURCE_BOUNDED = ("AL", "LAAL", "YAAL")  # stop at the end of the source: which units they average depends on the clock
+LONG_PREFIX, STREAM_PREFIX = "Long", "Stream"  # of segments that SoftSegmenter, that mwerSegmenter has aligned
+LONG_LATENCIES = ("YAAL", "AL", "LAAL", "DAL")  # of segments: the others are not defined where units come after the end
 RATIO_METRICS = ("SWF", "EFSW", "NE")  # of sums over the corpus
 PERCENT_METRICS = ("SWF", "EFSW")
 
 _SIMULEVAL = "1.1.4"
 _OMNISTEVAL = "0.1.10"
+_SIMULSTREAM = "1.0.0"
 
 MetricValues = dict[str, float | None]
 
@@ -45,6 +49,12 @@ class Measure:
         reference = record.reference.strip() if stripped else record.reference
         return simuleval_reference_length(reference, self.unit)
 
+    def stream_laal_length(self, record: EmissionRecord) -> int:
+        """Return Y of StreamLAAL: words between spaces, or characters, of the stripped reference, as in simulstream."""
+        if not self.use_ref_len or record.reference is None:
+            return len(record.delays)
+        return count_part(record.reference.strip(), self.unit)
+
     def signatures(self, *, long_form: bool = False, text_source: bool = False) -> dict[str, str]:
         """Return signatures in sacrebleu's notation; values are comparable where they are equal."""
         fields = f"unit:{self.unit}|len:{'ref' if self.use_ref_len else 'hyp'}|mean:nonempty"
@@ -59,6 +69,23 @@ class Measure:
             "SWF": f"unit:{self.unit}|sum:units|as:OmniSTEval-{_OMNISTEVAL}",
             "NE": f"unit:{self.unit}|sum:units|erased:after-common-prefix|grown:kept",
         }
+
+    def long_form_signatures(self, mwer_aligner: str | None = None) -> dict[str, str]:
+        """Return signatures of the segments of recordings: aligned by SoftSegmenter, or by the mwerSegmenter named."""
+        fields = f"unit:{self.unit}|len:{'ref' if self.use_ref_len else 'hyp'}|mean:nonempty|form:long"
+        aligner = "SoftSegmenter|tokens:nfkc-lower" if mwer_aligner is None else mwer_aligner
+        tool = f"OmniSTEval-{_OMNISTEVAL}" if mwer_aligner is None else f"SimulEval-{_SIMULEVAL}"
+        aligned_as = f"OmniSTEval-{_OMNISTEVAL}" if mwer_aligner is None else f"simulstream-{_SIMULSTREAM}"
+        return {
+            "latency": f"{fields}|as:{tool}",
+            "segments": f"aligned:{aligner}|as:{aligned_as}",
+            "NE": f"unit:{self.unit}|sum:units|of:recordings|erased:after-common-prefix|grown:kept",
+        }
+
+    def stream_signature(self, mwer_aligner: str | None) -> dict[str, str]:
+        """Return the signature of StreamLAAL; None says that its aligner is not installed."""
+        fields = f"unit:{self.unit}|len:{'ref' if self.use_ref_len else 'hyp'}|mean:nonempty|form:long"
+        return {"StreamLAAL": f"{fields}|aligned:{mwer_aligner or 'not-installed'}|as:simulstream-{_SIMULSTREAM}"}
 
 
 def latencies(record: EmissionRecord, measure: Measure) -> MetricValues:
@@ -96,6 +123,18 @@ def same_unit_latencies(record: EmissionRecord, measure: Measure) -> MetricValue
             elapsed,
             recording_end=record.recording_end,
         ),
+    }
+
+
+def stream_laal(record: EmissionRecord, measure: Measure) -> MetricValues:
+    """Compute StreamLAAL and StreamLAAL_CA of a segment that mwerSegmenter has aligned; None where it is empty.
+
+    Source: Papi et al. 2024 (StreamAtt), as simulstream 1.0.0 computes it: LAAL of the segment, from its offset.
+    """
+    length = measure.stream_laal_length(record)
+    return {
+        STREAM_PREFIX + "LAAL" + suffix: latency.length_adaptive_average_lagging(times, record.source_length, length)
+        for suffix, times in (("", record.delays), (CA_SUFFIX, record.elapsed or ()))
     }
 
 

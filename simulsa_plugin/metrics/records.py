@@ -30,6 +30,7 @@ class EmissionRecord:
         erased: displayed units that were deleted again (see `stability.erased_units`); None where it is not known.
         recording_end: of a segment of a recording, milliseconds to the end of the recording; None for whole recordings.
         text_source: whether the source is text; times then count its tokens instead of milliseconds.
+        recording: of a segment of a recording, the name of the recording; None where it is not known.
 
     Raises:
         LogError: a time is not finite, or beyond LONGEST_MS.
@@ -45,6 +46,7 @@ class EmissionRecord:
     erased: int | None = None
     recording_end: float | None = None
     text_source: bool = False
+    recording: str | None = None
 
     def __post_init__(self) -> None:
         _check_times("delays", self.delays)
@@ -105,7 +107,8 @@ def is_non_monotone(record: EmissionRecord) -> bool:
 def fits_unit(record: EmissionRecord, unit: LatencyUnit) -> bool:
     """Return whether there is one delay per unit of the prediction.
 
-    SimulEval's char logs do not count spaces, ours do: both counts fit. An end mark in the text is one unit.
+    SimulEval's char logs do not count spaces, ours do: both counts fit. An end mark in the text is one unit. Characters
+    of a segment of a recording include the spaces at its ends.
 
     >>> fits_unit(EmissionRecord(0, "guten Tag", "", (1.0, 2.0)), "word")
     True
@@ -116,6 +119,7 @@ def fits_unit(record: EmissionRecord, unit: LatencyUnit) -> bool:
     counts = {count_units(content, unit)}
     if unit == "char":
         counts.add(len(content.replace(" ", "")))
+        counts |= set() if record.recording_end is None else {len(record.prediction)}
     return len(record.delays) - marks in counts
 
 

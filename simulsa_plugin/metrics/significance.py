@@ -6,7 +6,7 @@ Compared systems are resampled with the same utterances; the random draws are th
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import final
 
 import numpy as np
@@ -17,6 +17,7 @@ from simulsa_plugin.metrics.arrays import FloatArray
 from simulsa_plugin.metrics.quality import QualityMetric
 
 LEAST_UTTERANCES = 2  # a single one is in every resample
+LEAST_RECORDINGS = 2  # likewise
 _DRAWN_BITS = 32  # trials per block, a multiple of which draws the same random bits as a single draw
 _LARGEST_BLOCK = 2**21  # draws in memory at once, at least 32 resamples
 LEAST_DIFFERING = 6  # utterances: of five that all differ in one direction the exact two-sided p is 2 / 2⁵ > 0.05
@@ -64,27 +65,51 @@ class Statistics:
         quality: BLEU, chrF → the metric, and n-gram counts, shape (n, counts).
         values: metrics that are means → shape (n,), NaN where an utterance has none.
         ratios: metrics that are ratios of sums → numerators and denominators, shape (n,) each, NaN likewise.
+        recordings: where the utterances are segments of recordings, the number of each one's recording, from 0 on,
+            shape (n,); None where they are independent.
+        recording_ratios: like `ratios`, with a numerator and a denominator per recording.
     """
 
     quality: Mapping[str, tuple[QualityMetric, NDArray[np.int32]]]
     values: Mapping[str, FloatArray]
     ratios: Mapping[str, tuple[FloatArray, FloatArray]]
+    recordings: NDArray[np.int64] | None = None
+    recording_ratios: Mapping[str, tuple[FloatArray, FloatArray]] = field(default_factory=dict)
 
-    def resampled(self, weights: FloatArray) -> dict[str, FloatArray]:
+    @property
+    def num_recordings(self) -> int:
+        """Number of recordings; 0 where the utterances are independent."""
+        return 0 if self.recordings is None or not len(self.recordings) else int(self.recordings.max()) + 1
+
+    def draws(self, count: int, bootstrap: Bootstrap) -> Iterator[tuple[FloatArray, FloatArray | None]]:
+        """Yield blocks of resamples: how often each utterance was drawn, and each recording; None without recordings.
+
+        Of segments of several recordings, recordings are drawn, then segments within them; of a single recording its
+        segments.
+        """
+        if self.recordings is None or self.num_recordings < LEAST_RECORDINGS:
+            for weights in bootstrap_weights(count, bootstrap.samples, bootstrap.seed):
+                yield weights, None
+        else:
+            yield from grouped_weights(self.recordings, bootstrap.samples, bootstrap.seed)
+
+    def resampled(self, weights: FloatArray, recording_weights: FloatArray | None = None) -> dict[str, FloatArray]:
         """Compute every metric on every resample.
 
         Args:
             weights: how often each utterance was drawn, shape (samples, n).
+            recording_weights: how often each recording was drawn, shape (samples, recordings); None where none were.
 
         Returns:
-            Metric → shape (samples,), NaN where a resample has no value.
+            Metric → shape (samples,), NaN where a resample has no value. Ratios of recordings are absent where no
+            recordings were drawn.
         """
         found = {name: metric.scores(weights @ counts) for name, (metric, counts) in self.quality.items()}
         found |= {name: weighted_mean(weights, values) for name, values in self.values.items()}
-        return found | {
-            name: _divide(weights @ np.nan_to_num(numerator), weights @ np.nan_to_num(denominator))
-            for name, (numerator, denominator) in self.ratios.items()
-        }
+        found |= _resampled_ratios(self.ratios, weights)
+        return found | (
+            {} if recording_weights is None else _resampled_ratios(self.recording_ratios, recording_weights)
+        )
 
 
 @dataclass(frozen=True)
@@ -111,7 +136,10 @@ def differing_utterances(first: Statistics, second: Statistics, name: str) -> ND
     """Mark the utterances on which two systems differ in a metric that both have, shape (n,)."""
     if name in first.quality:
         return np.asarray((first.quality[name][1] != second.quality[name][1]).any(axis=1))
-    one, two = ((side.values[name],) if name in side.values else side.ratios[name] for side in (first, second))
+    one, two = (
+        (side.values[name],) if name in side.values else {**side.ratios, **side.recording_ratios}[name]
+        for side in (first, second)
+    )
     equal = [np.isclose(a, b, rtol=_TIE, atol=0.0, equal_nan=True) for a, b in zip(one, two, strict=True)]
     return np.asarray(~np.all(equal, axis=0))
 
@@ -136,9 +164,36 @@ def bootstrap_weights(count: int, samples: int, seed: int) -> Iterator[FloatArra
         yield np.stack([np.bincount(row, minlength=count) for row in drawn]).astype(np.float64)
 
 
+def grouped_weights(recordings: NDArray[np.int64], samples: int, seed: int) -> Iterator[tuple[FloatArray, FloatArray]]:
+    """Draw resamples of segments in two stages: recordings, then as many segments as each has, within it.
+
+    Args:
+        recordings: the number of each segment's recording, from 0 on, shape (n,).
+        samples: resamples.
+        seed: of numpy's default generator.
+
+    Yields:
+        Weights of the segments, shape (block, n), and of the recordings, shape (block, recordings).
+
+    >>> ((segments, talks),) = grouped_weights(np.array([0, 0, 1]), 2, seed=1)
+    >>> talks.sum(axis=1).tolist(), (segments[:, :2].sum(axis=1) == 2 * talks[:, 0]).all()
+    ([2.0, 2.0], np.True_)
+    """
+    generator = np.random.default_rng(seed)
+    sizes = np.bincount(recordings)
+    for size in _blocks(samples, len(recordings)):
+        drawn = generator.multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), size=size)
+        weights = np.zeros((size, len(recordings)))
+        for number, members in enumerate(sizes):
+            if members:
+                within = generator.multinomial(drawn[:, number] * members, np.full(members, 1 / members))
+                weights[:, recordings == number] = within
+        yield weights, drawn.astype(np.float64)
+
+
 def bootstrap_metrics(statistics: Statistics, count: int, bootstrap: Bootstrap) -> dict[str, FloatArray]:
     """Compute every metric on every resample of a corpus of `count` utterances: metric → shape (samples,)."""
-    blocks = [statistics.resampled(weights) for weights in bootstrap_weights(count, bootstrap.samples, bootstrap.seed)]
+    blocks = [statistics.resampled(*drawn) for drawn in statistics.draws(count, bootstrap)]
     return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
 
@@ -294,6 +349,15 @@ def _blocks(total: int, count: int) -> Iterator[int]:
     """Divide `total` draws over `count` utterances into blocks; return their sizes."""
     block = _DRAWN_BITS * max(1, _LARGEST_BLOCK // (_DRAWN_BITS * max(1, count)))
     return (min(block, total - start) for start in range(0, total, block))
+
+
+def _resampled_ratios(
+    ratios: Mapping[str, tuple[FloatArray, FloatArray]], weights: FloatArray
+) -> dict[str, FloatArray]:
+    return {
+        name: _divide(weights @ np.nan_to_num(numerator), weights @ np.nan_to_num(denominator))
+        for name, (numerator, denominator) in ratios.items()
+    }
 
 
 def _divide(numerators: FloatArray, denominators: FloatArray) -> FloatArray:
