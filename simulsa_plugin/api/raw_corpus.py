@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,6 +81,8 @@ class RecipeCorpus:
 def recipe_corpus(recipe: Recipe, *, evaluation: bool) -> RecipeCorpus | None:
     """Return the corpus that a recipe names, or None where its datasets are LLaMA-Factory's own.
 
+    Whole recordings are for evaluations; augmentation cuts their segments.
+
     Raises:
         UsageError: keys of the corpus are wrong, or the recipe names several datasets for it.
     """
@@ -89,9 +91,12 @@ def recipe_corpus(recipe: Recipe, *, evaluation: bool) -> RecipeCorpus | None:
     settings = CorpusSettings.from_keys(recipe.simulsa)
     if settings.corpus is None:
         return None
+    from simulsa_plugin.corpora.formats.registry import FORMATS
     from simulsa_plugin.corpora.prepare import splits_for
     from simulsa_plugin.corpora.prompts import translation_prompt
 
+    whole = evaluation and (settings.corpus_whole or FORMATS[settings.corpus].whole)
+    settings = replace(settings, corpus_whole=whole)
     splits = splits_for(settings, evaluation=evaluation)
     template = recipe.toolkit.get("template")
     prompt = translation_prompt(settings.prompt, template, settings.source_language, settings.target_language)

@@ -10,6 +10,7 @@ from pathlib import Path
 from simulsa_plugin.errors import UsageError
 from simulsa_plugin.settings import Settings, check_choice, check_range
 
+LONG_FORM = "longform"  # the format of whole recordings
 _UNSAFE = re.compile(r"[^\w.+-]+")  # in names of files, and of datasets, which a recipe separates by commas
 
 
@@ -18,8 +19,8 @@ class CorpusSettings(Settings):
     """Which corpus to read, where it lies, and what to take of it.
 
     Attributes:
-        corpus: format of a raw corpus: `covost2`, `mustc`, `fleurs`, `europarl_st`, `kaldi`, `nemo`, `lhotse`, `table`;
-            not set: the recipe's datasets are LLaMA-Factory's own.
+        corpus: format of a raw corpus: `covost2`, `mustc`, `fleurs`, `europarl_st`, `kaldi`, `nemo`, `lhotse`, `table`,
+            `longform`; not set: the recipe's datasets are LLaMA-Factory's own.
         corpus_dir: folder of the corpus; for a manifest or a table also the file itself.
         audio_dir: a second folder with its audio, if that is not inside `simulsa_corpus_dir`.
         source_language: as the corpus writes it (`en`, `en_us`).
@@ -29,6 +30,10 @@ class CorpusSettings(Settings):
         dev_split: splits on which `simulsa-eval tune` chooses settings.
         prompt: name of a published prompt, or the prompt itself; not set: that of the template.
         columns: names of a table's columns, role to column.
+        references: of `longform`, the file with a reference a line; not set: the one beside the list of segments.
+        recordings: of `longform`, a file with the path of a recording a line; not set: recordings are found by name.
+        corpus_whole: `simulsa-eval` takes whole recordings with their reference segments, and cuts nothing; `longform`
+            always does.
         corpus_max_seconds: leave out longer utterances, and count them.
         corpus_workers: threads that read audio; not set: one for each core.
     """
@@ -43,6 +48,9 @@ class CorpusSettings(Settings):
     dev_split: tuple[str, ...] = ()
     prompt: str | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
+    references: str | None = None
+    recordings: str | None = None
+    corpus_whole: bool = False
     corpus_max_seconds: float | None = None
     corpus_workers: int | None = None
 
@@ -54,6 +62,10 @@ class CorpusSettings(Settings):
                 "simulsa_corpus_dir is set, but not what lies there. "
                 f"Set simulsa_corpus to one of {', '.join(_formats())}."
             )
+        for key in ("references", "recordings"):
+            if getattr(self, key) is not None and self.corpus != LONG_FORM:
+                got = self.corpus or "not set"
+                raise UsageError(f"simulsa_{key} is for simulsa_corpus={LONG_FORM}, and simulsa_corpus is {got}.")
         check_range("simulsa_corpus_max_seconds", self.corpus_max_seconds, above=0)
         check_range("simulsa_corpus_workers", self.corpus_workers, minimum=1, maximum=256)
 
@@ -77,6 +89,24 @@ class CorpusSettings(Settings):
         """
         return None if self.audio_dir is None else _existing("simulsa_audio_dir", self.audio_dir)
 
+    @property
+    def references_file(self) -> Path | None:
+        """The file of references, absolute, or None.
+
+        Raises:
+            UsageError: nothing is there.
+        """
+        return None if self.references is None else _existing("simulsa_references", self.references, "file")
+
+    @property
+    def recordings_file(self) -> Path | None:
+        """The list of recordings, absolute, or None.
+
+        Raises:
+            UsageError: nothing is there.
+        """
+        return None if self.recordings is None else _existing("simulsa_recordings", self.recordings, "file")
+
     def name(self, split: tuple[str, ...]) -> str:
         """Return the default name of the dataset: `covost2_en_zh`, `covost2_en_zh_test`.
 
@@ -85,7 +115,8 @@ class CorpusSettings(Settings):
         """
         # The split that training takes goes without saying; `validated` of a table does not.
         splits = [part for part in split if not part.startswith("train")]
-        parts = [self.corpus, self.source_language, self.target_language, *splits]
+        whole = "whole" if self.corpus_whole and self.corpus != LONG_FORM else None
+        parts = [self.corpus, self.source_language, self.target_language, *splits, whole]
         return "_".join(_UNSAFE.sub("-", part) for part in parts if part)
 
 
@@ -95,8 +126,8 @@ def _formats() -> list[str]:
     return list(FORMATS)
 
 
-def _existing(key: str, value: str) -> Path:
+def _existing(key: str, value: str, what: str = "folder of the corpus") -> Path:
     path = Path(value).expanduser().absolute()
     if not path.exists():
-        raise UsageError(f"{key} is {value}: nothing is there. Give the folder of the corpus.")
+        raise UsageError(f"{key} is {value}: nothing is there. Give the {what}.")
     return path

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ from simulsa_plugin.corpora.parts import are_whole
 from simulsa_plugin.corpora.paths import AudioFinder
 from simulsa_plugin.corpora.placement import Placed, place_audio
 from simulsa_plugin.corpora.prompts import TranslationPrompt
-from simulsa_plugin.corpora.utterance import CorpusRequest, Utterance
+from simulsa_plugin.corpora.utterance import CorpusRequest, Dropped, Utterance
+from simulsa_plugin.corpora.whole_recordings import PlacedRecording, gather_recordings, place_segments
 from simulsa_plugin.errors import DatasetError, StorageError
 from simulsa_plugin.files.atomic import (
     UNFINISHED,
@@ -43,6 +44,7 @@ from simulsa_plugin.tables import list_counts
 
 LONG_SECONDS = 30.0  # Whisper's window, and so that of most audio models: they do not hear what comes after it
 OVER_MAX = "over_max_seconds"
+NO_SEGMENTS = "no_segments"  # a recording none of whose segments can be used
 CHECKSUMS = "crc32"  # in the manifest: file in the output folder → CRC-32
 
 
@@ -127,15 +129,21 @@ def dry_run_corpus(
     _refuse_other_configuration(layout, _with_content(configuration, listing))
     if _is_finished(layout) and layout.name in registered_datasets(layout.out):
         return []
-    parts = sum(utterance.span is not None for utterance in listing.utterances)
-    files = len({utterance.audio for utterance in listing.utterances})
     dropped = Counter(row.reason for row in listing.dropped)
     return [
         f"{name}: would first read {settings.corpus}, {listing.rows} rows, into {layout.out}: "
-        f"{len(listing.utterances)} utterances in {files} audio files, {parts} of them parts of longer ones; "
-        f"dropped: {list_counts(dropped)}",
+        f"{_describe_listing(listing, settings.corpus_whole)}; dropped: {list_counts(dropped)}",
         "  which of the audio can be used, and what would be cut of it, is known when it has been read",
     ]
+
+
+def _describe_listing(listing: Listing, whole: bool) -> str:
+    count = len(listing.utterances)
+    files = len({utterance.audio for utterance in listing.utterances})
+    if whole:
+        return f"{len(gather_recordings(listing.utterances))} whole recordings with {count} reference segments"
+    parts = sum(utterance.span is not None for utterance in listing.utterances)
+    return f"{count} utterances in {files} audio files, {parts} of them parts of longer ones"
 
 
 def read_corpus(
@@ -155,6 +163,8 @@ def read_corpus(
         settings.source_language,
         settings.target_language,
         settings.columns,
+        settings.references_file,
+        settings.recordings_file,
     )
     listing = list_utterances(FORMATS[str(settings.corpus)].read(request), layout, writes=writes)
     refuse_nothing(listing, settings.folder)
@@ -192,28 +202,93 @@ def _write_dataset(
     configuration: Mapping[str, Any],
 ) -> None:
     """Place the audio, and write the files of the dataset; the manifest comes last."""
-    placed = _drop_longer(settings.corpus_max_seconds, place_audio(listing.utterances, layout, settings.corpus_workers))
-    usable = [(row, audio) for row, audio in zip(listing.utterances, placed, strict=True) if audio.audio]
-    if not usable:
+    content = (_whole_recordings if settings.corpus_whole else _utterances)(settings, prompt, layout, listing)
+    if not content.counts[_rows_are(settings)]:
         if not layout.audio.exists():
             remove_durably(layout.started)  # it produced nothing: other settings may use the folder
-        reasons = ", ".join(sorted({audio.reason for audio in placed}))
+        reasons = ", ".join(sorted({row["reason"] for row in content.dropped}))
         raise DatasetError(f"No audio of {settings.folder} can be used: {reasons}. Is it where the corpus says?")
+    dropped = [*map(_dropped_row, listing.dropped), *content.dropped]
+    write_jsonl(layout.dropped, dropped)
+    write_jsonl(layout.rows, content.rows)
+    manifest = {**configuration, "versions": versions("simulsa-plugin", "soundfile", "scipy", "av")}
+    manifest["counts"] = {**content.counts, "renormalized": listing.renormalized}
+    manifest["dropped"] = dict(sorted(Counter(row["reason"] for row in dropped).items()))
+    files = [layout.rows, layout.dropped, *([layout.parts] if layout.parts.exists() else [])]
+    manifest[CHECKSUMS] = {str(path.relative_to(layout.out)): _crc32(path) for path in files}
+    layout.run.finish(manifest)
+
+
+@dataclass(frozen=True)
+class _Content:
+    """What a dataset holds: its rows, what was dropped when its audio was read, and counts for the manifest."""
+
+    rows: Iterable[dict[str, Any]]
+    dropped: list[dict[str, Any]]
+    counts: dict[str, Any]
+
+
+def _utterances(
+    settings: CorpusSettings, prompt: TranslationPrompt, layout: CorpusLayout, listing: Listing
+) -> _Content:
+    """Return a row for each utterance; parts of recordings are cut out."""
+    placed = _place(settings, layout, listing.utterances)
+    usable = [(row, audio) for row, audio in zip(listing.utterances, placed, strict=True) if audio.audio]
     dropped = [
-        {"id": row.id, "reason": row.reason, **({"cause": row.cause} if row.cause else {})} for row in listing.dropped
-    ]
-    dropped += [
         {"id": row.id, "reason": audio.reason, "audio": str(row.audio)}
         for row, audio in zip(listing.utterances, placed, strict=True)
         if not audio.audio
     ]
-    write_jsonl(layout.dropped, dropped)
-    write_jsonl(layout.rows, (_training_row(utterance, audio, prompt) for utterance, audio in usable))
-    manifest = {**configuration, "versions": versions("simulsa-plugin", "soundfile", "scipy", "av")}
-    manifest |= _manifest_counts(listing, [audio for _, audio in usable], Counter(row["reason"] for row in dropped))
-    files = [layout.rows, layout.dropped, *([layout.parts] if layout.parts.exists() else [])]
-    manifest[CHECKSUMS] = {str(path.relative_to(layout.out)): _crc32(path) for path in files}
-    layout.run.finish(manifest)
+    rows = (_row(utterance.id, audio, prompt, utterance.translation) for utterance, audio in usable)
+    counts = {
+        "utterances": len(usable),
+        "hours": _hours(audio for _, audio in usable),
+        "over_30_seconds": sum(audio.seconds > LONG_SECONDS for _, audio in usable),
+    }
+    return _Content(rows, dropped, counts)
+
+
+def _whole_recordings(
+    settings: CorpusSettings, prompt: TranslationPrompt, layout: CorpusLayout, listing: Listing
+) -> _Content:
+    """Return a row for each recording, with its reference segments; nothing is cut."""
+    recordings = gather_recordings(listing.utterances)
+    placed = _place(settings, layout, [recording.whole for recording in recordings])
+    rows: list[dict[str, Any]] = []
+    dropped: list[dict[str, Any]] = []
+    used: list[tuple[Placed, PlacedRecording]] = []
+    for recording, audio in zip(recordings, placed, strict=True):
+        found = place_segments(recording, audio.seconds) if audio.audio else None
+        dropped += map(_dropped_row, found.dropped if found else ())
+        if not found or not found.segments:
+            reason = audio.reason or NO_SEGMENTS
+            dropped.append({"id": recording.whole.id, "reason": reason, "audio": str(recording.whole.audio)})
+            continue
+        used.append((audio, found))
+        rows.append({**_row(recording.whole.id, audio, prompt, found.reference), "segments": found.rows()})
+    counts = {
+        "recordings": len(used),
+        "segments": sum(len(found.segments) for _, found in used),
+        "overlapping_segments": sum(found.overlaps for _, found in used),
+        "hours": _hours(audio for audio, _ in used),
+    }
+    return _Content(rows, dropped, counts)
+
+
+def _rows_are(settings: CorpusSettings) -> str:
+    return "recordings" if settings.corpus_whole else "utterances"
+
+
+def _place(settings: CorpusSettings, layout: CorpusLayout, utterances: Sequence[Utterance]) -> list[Placed]:
+    return _drop_longer(settings.corpus_max_seconds, place_audio(utterances, layout, settings.corpus_workers))
+
+
+def _dropped_row(row: Dropped) -> dict[str, Any]:
+    return {"id": row.id, "reason": row.reason, **({"cause": row.cause} if row.cause else {})}
+
+
+def _hours(placed: Iterable[Placed]) -> float:
+    return round(sum(audio.seconds for audio in placed) / 3600, 3)
 
 
 def _is_finished(layout: CorpusLayout) -> bool:
@@ -264,6 +339,9 @@ def _describe_preparation(
         del keys[key]  # they stand below as they came out, or change no byte
     keys["simulsa_corpus_dir"] = str(settings.folder)
     keys["simulsa_audio_dir"] = settings.audio_folder and str(settings.audio_folder)
+    keys["simulsa_references"] = settings.references_file and str(settings.references_file)
+    keys["simulsa_recordings"] = settings.recordings_file and str(settings.recordings_file)
+    keys["simulsa_corpus_whole"] = settings.corpus_whole or None  # manifests of older versions have none
     return {
         "dataset": layout.name,
         "splits": list(splits),
@@ -324,22 +402,10 @@ def _drop_longer(max_seconds: float | None, placed: list[Placed]) -> list[Placed
     ]
 
 
-def _training_row(utterance: Utterance, placed: Placed, prompt: TranslationPrompt) -> dict[str, Any]:
+def _row(identifier: str, placed: Placed, prompt: TranslationPrompt, reference: str) -> dict[str, Any]:
     system = [{"role": "system", "content": prompt.system}] if prompt.system else []
-    turns = [{"role": "user", "content": prompt.text}, {"role": "assistant", "content": utterance.translation}]
-    return {"id": utterance.id, "messages": [*system, *turns], "audios": [str(placed.audio)]}
-
-
-def _manifest_counts(listing: Listing, placed: Sequence[Placed], dropped: Mapping[str, int]) -> dict[str, Any]:
-    return {
-        "counts": {
-            "utterances": len(placed),
-            "hours": round(sum(audio.seconds for audio in placed) / 3600, 3),
-            "over_30_seconds": sum(audio.seconds > LONG_SECONDS for audio in placed),
-            "renormalized": listing.renormalized,
-        },
-        "dropped": dict(sorted(dropped.items())),
-    }
+    turns = [{"role": "user", "content": prompt.text}, {"role": "assistant", "content": reference}]
+    return {"id": identifier, "messages": [*system, *turns], "audios": [str(placed.audio)]}
 
 
 def corpus_summary(prepared: PreparedCorpus) -> list[str]:
@@ -347,17 +413,27 @@ def corpus_summary(prepared: PreparedCorpus) -> list[str]:
     manifest, counts = prepared.manifest, prepared.manifest["counts"]
     splits = ", ".join(manifest["splits"])
     lines = [
-        f"{prepared.name}: {counts['utterances']} utterances, {_length(counts['hours'])}, "
+        f"{prepared.name}: {_contents(counts)}, {_length(counts['hours'])}, "
         f"from {manifest['settings']['simulsa_corpus']}{f' ({splits})' if splits else ''}; {manifest['rows']} rows read"
     ]
     if manifest["dropped"]:
         lines.append(f"  dropped: {list_counts(manifest['dropped'])}; listed in {prepared.folder / 'dropped.jsonl'}")
-    if counts["over_30_seconds"]:
+    if counts.get("overlapping_segments"):
+        lines.append(
+            f"  segments that begin before an earlier one has ended: {counts['overlapping_segments']}; they stay"
+        )
+    if counts.get("over_30_seconds"):
         lines.append(
             f"  longer than {LONG_SECONDS:.0f} s: {counts['over_30_seconds']}; many models do not hear the rest, "
             "and train on the whole translation. simulsa_corpus_max_seconds=30 drops them"
         )
     return lines
+
+
+def _contents(counts: Mapping[str, Any]) -> str:
+    if "recordings" in counts:
+        return f"{counts['recordings']} whole recordings with {counts['segments']} reference segments"
+    return f"{counts['utterances']} utterances"
 
 
 def _length(hours: float) -> str:

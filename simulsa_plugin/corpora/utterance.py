@@ -82,6 +82,8 @@ class CorpusRequest:
         columns: role → column of a table.
         find: (name of an audio file in the corpus, file and line where it stands, folders that relative names may
             start from) → its path, which is safe to open but need not exist; see `AudioFinder.find`.
+        references: file with a reference a line, where the user names one; absolute.
+        recordings: file with the path of a recording a line, likewise.
     """
 
     folder: Path
@@ -90,6 +92,8 @@ class CorpusRequest:
     source_language: str | None = None
     target_language: str | None = None
     columns: Mapping[str, str] | None = None
+    references: Path | None = None
+    recordings: Path | None = None
 
     @property
     def source(self) -> str:
@@ -119,11 +123,13 @@ class CorpusFormat:
             Raises DatasetError where the corpus is not in this format, UsageError where the recipe lacks a key.
         train_split: what simulsa-augment takes where the recipe names no split; None: no split is needed.
         test_split: what simulsa-eval takes.
+        whole: simulsa-eval reads whole recordings, also where the recipe does not say so.
     """
 
     read: Callable[[CorpusRequest], Iterator[Utterance | Dropped]]
     train_split: str | None = None
     test_split: str | None = None
+    whole: bool = False
 
 
 def _required_language(key: str, value: str | None) -> str:

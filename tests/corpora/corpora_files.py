@@ -53,10 +53,10 @@ def write_text(path, text, *, bom=False, crlf=False):
     return path
 
 
-def read(corpus, folder, *splits, audio=None, source="en", target="de", columns=None):
+def read(corpus, folder, *splits, audio=None, source="en", target="de", columns=None, **files):
     """What the reader of a form gives, as a list."""
     folder = Path(folder)
-    request = CorpusRequest(folder, splits, AudioFinder(folder, audio).find, source, target, columns)
+    request = CorpusRequest(folder, splits, AudioFinder(folder, audio).find, source, target, columns, **files)
     return list(FORMATS[corpus].read(request))
 
 
@@ -108,7 +108,7 @@ def jsonl(*objects):
 
 
 # Forms whose rows have times.
-WITH_TIMES = ("mustc", "europarl_st", "kaldi", "nemo", "lhotse", "table", "table of JSON")
+WITH_TIMES = ("mustc", "longform", "europarl_st", "kaldi", "nemo", "lhotse", "table", "table of JSON")
 
 
 def write_one(form, folder, audio="a.wav", start=0, length=1):
@@ -126,12 +126,12 @@ def write_one(form, folder, audio="a.wav", start=0, length=1):
         write_text(folder / "covost_v2.en_de.tsv", f"path\ttranslation\tsplit\n{audio}\tJa.\ttrain\n")
         write_text(folder / "validated.tsv", f"client_id\tpath\tsentence\nx\t{audio}\tYes.\n")
         return form, folder, ("train",), f"{folder / 'covost_v2.en_de.tsv'}, line 2: "
-    if form == "mustc":
-        times = f"duration: {length}, offset: {start}"
-        text = folder / "data/train/txt"
+    if form in ("mustc", "longform"):
+        times, whole = f"duration: {length}, offset: {start}", form == "longform"
+        text = folder if whole else folder / "data/train/txt"
         write_text(text / "train.yaml", f"- {{{times}, wav: {json.dumps(audio)}}}\n")
         write_text(text / "train.de", "Ja.\n")
-        return form, folder, ("train",), f"{text / 'train.yaml'}, line 1: "
+        return form, folder, () if whole else ("train",), f"{text / 'train.yaml'}, line 1: "
     if form == "fleurs":
         for language, sentence in (("en", "Yes."), ("de", "Ja.")):
             write_text(folder / language / "train.tsv", f"7\t{audio}\t{sentence}\tx\tx\t16000\tFEMALE\n")

@@ -9,20 +9,19 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
-from typing import Any
+from collections.abc import Iterator
+from pathlib import Path
 
-import yaml
-
-from simulsa_plugin.corpora.lines import MAX_LINE_BYTES, listed, numbered_lines, read_aligned
+from simulsa_plugin.corpora.lines import listed
+from simulsa_plugin.corpora.segment_lists import (
+    Segment,
+    find_recording_or_flac,
+    read_translations,
+    read_yaml_segments,
+)
 from simulsa_plugin.corpora.spans import span_from
 from simulsa_plugin.corpora.utterance import CorpusRequest, Dropped, FindAudio, Utterance, utterance_or_dropped
 from simulsa_plugin.errors import DatasetError, RowError
-
-_ITEM = "- "
-# All scalars stay text: YAML would read 1:30 as 90, and 1_0 as 10. The C parser is seven times as fast.
-_Loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 
 
 def read_mustc(request: CorpusRequest) -> Iterator[Utterance | Dropped]:
@@ -30,8 +29,8 @@ def read_mustc(request: CorpusRequest) -> Iterator[Utterance | Dropped]:
     for split in request.splits:
         folder = _split_folder(request, split)
         table = folder / "txt" / f"{split}.yaml"
-        segments = list(_read_yaml_segments(table))
-        translations = _aligned_translations(folder / "txt" / f"{split}.{request.target}", segments, table)
+        segments = list(read_yaml_segments(table))
+        translations = read_translations(folder / "txt" / f"{split}.{request.target}", segments, table)
         numbers: Counter[str] = Counter()
         for (place, segment), translation in zip(segments, translations, strict=True):
             if isinstance(segment, RowError):
@@ -46,32 +45,11 @@ def read_mustc(request: CorpusRequest) -> Iterator[Utterance | Dropped]:
             )
 
 
-def _aligned_translations(
-    path: Path, segments: Sequence[tuple[str, Mapping[str, str] | RowError]], table: Path
-) -> list[str]:
-    try:
-        return read_aligned(path, len(segments), table)
-    except DatasetError as error:
-        broken = next((segment for _, segment in segments if isinstance(segment, RowError)), None)
-        if broken is None:
-            raise
-        raise DatasetError(f"{error} {broken}") from error  # it may have swallowed the lines of others
-
-
 def _utterance(
-    identifier: str, segment: Mapping[str, str], translation: str, place: str, folder: Path, find: FindAudio
+    identifier: str, segment: Segment, translation: str, place: str, folder: Path, find: FindAudio
 ) -> Utterance:
     span = span_from(segment["offset"], segment["duration"], place)
-    return Utterance(identifier, _find_recording_or_flac(segment["wav"], place, folder, find), span, translation)
-
-
-def _find_recording_or_flac(name: str, place: str, folder: Path, find: FindAudio) -> Path:
-    """Return the file of that name or, if it is missing, the FLAC file in its place."""
-    path = find(name, place, folder)
-    if path.suffix == ".wav" and not path.exists():
-        flac = find(str(PurePosixPath(name).with_suffix(".flac")), place, folder)
-        return flac if flac.exists() else path
-    return path
+    return Utterance(identifier, find_recording_or_flac(segment["wav"], place, find, folder), span, translation)
 
 
 def _split_folder(request: CorpusRequest, split: str) -> Path:
@@ -87,35 +65,3 @@ def _split_folder(request: CorpusRequest, split: str) -> Path:
             f"splits found: {listed(there)}. Set simulsa_corpus_dir and simulsa_split."
         )
     return found
-
-
-def _read_yaml_segments(table: Path) -> Iterator[tuple[str, Mapping[str, str] | RowError]]:
-    """Yield (place for messages, segment or what is wrong with it) of each item of the list.
-
-    Items are parsed one at a time: what the whole file would need of memory, and could hide, is out of bounds.
-    """
-    place, item = "", ""
-    for number, line in numbered_lines(table):
-        if line.startswith(_ITEM) and item:
-            yield place, _parse_segment(item, place)
-            item = ""
-        if not item:
-            place = f"{table}, line {number}"
-        if line.strip() and not line.startswith(("#", "---")):
-            item += f"{line}\n"
-        if len(item) > MAX_LINE_BYTES:
-            raise DatasetError(f"{place}: an item longer than {MAX_LINE_BYTES} characters, which no segment is.")
-    if item:
-        yield place, _parse_segment(item, place)
-
-
-def _parse_segment(text: str, place: str) -> Mapping[str, str] | RowError:
-    try:
-        items: Any = yaml.load(text, Loader=_Loader)
-        (segment,) = items
-        if all(isinstance(segment[key], str) for key in ("wav", "offset", "duration")):
-            return dict(segment)
-    except (yaml.YAMLError, ValueError, TypeError, KeyError, RecursionError):
-        pass
-    expected = "expected `- {duration: …, offset: …, wav: …}`"
-    return RowError("broken_row", f"{place}: {expected}, got {text.strip()[:80]!r}.")

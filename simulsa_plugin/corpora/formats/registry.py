@@ -7,6 +7,7 @@ from simulsa_plugin.corpora.formats.europarl_st import read_europarl_st
 from simulsa_plugin.corpora.formats.fleurs import read_fleurs
 from simulsa_plugin.corpora.formats.kaldi import read_kaldi
 from simulsa_plugin.corpora.formats.lhotse import read_lhotse
+from simulsa_plugin.corpora.formats.longform import read_longform
 from simulsa_plugin.corpora.formats.mustc import read_mustc
 from simulsa_plugin.corpora.formats.nemo import read_nemo
 from simulsa_plugin.corpora.formats.table import read_table
@@ -21,4 +22,5 @@ FORMATS: dict[str, CorpusFormat] = {
     "nemo": CorpusFormat(read_nemo),
     "lhotse": CorpusFormat(read_lhotse),
     "table": CorpusFormat(read_table),
+    "longform": CorpusFormat(read_longform, whole=True),
 }
