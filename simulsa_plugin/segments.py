@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal, get_args
 
+Aligner = Literal["soft", "mwer"]  # SoftSegmenter, mwerSegmenter: which divide a translation among the segments
+ALIGNERS: tuple[Aligner, ...] = get_args(Aligner)
 OVERSHOOT_SECONDS = 0.5  # how far a segment may end after its recording, as in Kaldi's extract-segments
 BEYOND_END, NO_DURATION, EMPTY_REFERENCE = "beyond_end", "no_duration", "empty_reference"  # reasons to skip a segment
 

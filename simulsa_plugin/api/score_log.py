@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from simulsa_plugin.evaluation.score import ScoredLog
     from simulsa_plugin.metrics.records import LatencyUnit
+    from simulsa_plugin.segments import Aligner
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,7 @@ def score(
     unit: LatencyUnit = "word",
     tokenizer: str | None = None,
     segments: str | os.PathLike[str] | None = None,
+    resegment: Aligner | None = None,
     detokenizer: str | None = None,
     keep_end_marks: bool = False,
     use_ref_len: bool = True,
@@ -112,7 +114,9 @@ def score(
         references: a file with one reference per line of the log, or per segment.
         unit: latency unit.
         tokenizer: sacrebleu's tokenizer for BLEU; None for 13a with words, zh with characters.
-        segments: of a simulstream log: YAML, a list of wav, offset and duration (seconds).
+        segments: of whole recordings: YAML, a list of wav, offset and duration (seconds).
+        resegment: how recordings are divided among the segments: soft (SoftSegmenter) or mwer (mwerSegmenter); None
+            for soft where an audio has several.
         detokenizer: of a simulstream log: word, char, spm, or the folder of a tokenizer; None for the unit.
         keep_end_marks: of a log of SimulEval 1.0: keep </s> and its delay.
         use_ref_len: count the target length on the reference; else on the prediction.
@@ -133,6 +137,7 @@ def score(
     options = ScoreOptions(
         references=None if references is None else Path(references),
         segments=None if segments is None else Path(segments),
+        resegment=resegment,
         detokenizer=detokenizer,
         unit=unit,
         tokenizer=tokenizer,

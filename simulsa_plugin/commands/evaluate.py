@@ -14,6 +14,7 @@ from simulsa_plugin.api.tune_recipe import TUNE_OUT
 from simulsa_plugin.commands.console import Parser, output_folder, recipe_and_overrides, run_command
 from simulsa_plugin.errors import UsageError
 from simulsa_plugin.metrics.records import LATENCY_UNITS
+from simulsa_plugin.segments import ALIGNERS
 
 EVAL_COMMAND = "simulsa-eval"
 _NOT_RESUMABLE = ("score", "compare", "convert")  # commands that start over
@@ -152,7 +153,9 @@ def _score(words: list[str]) -> int:
     parser = Parser(
         prog=f"{EVAL_COMMAND} score",
         description="Score a log of emissions: BLEU, chrF, AL, LAAL, AP, DAL, ATD and offsets as SimulEval computes "
-        "them, YAAL and SWF as OmniSTEval does; _CA with the time of computation, _CA_CU over the same units.",
+        "them, YAAL and SWF as OmniSTEval does; _CA with the time of computation, _CA_CU over the same units. Of whole "
+        "recordings (--segments): quality, LongYAAL, LongAL, LongLAAL and LongDAL as OmniSTEval computes them, and "
+        "StreamLAAL as simulstream does.",
     )
     parser.add_argument(
         "log",
@@ -265,7 +268,14 @@ def _convert(words: list[str]) -> int:
     from simulsa_plugin.logs.convert import ConvertOptions, convert
     from simulsa_plugin.logs.reader import ReadOptions
 
-    read = ReadOptions(options.references, options.segments, options.detokenizer, options.unit, options.keep_end_marks)
+    read = ReadOptions(
+        options.references,
+        options.segments,
+        options.detokenizer,
+        options.unit,
+        options.keep_end_marks,
+        options.resegment,
+    )
     count = convert(options.source, options.out, ConvertOptions(options.to, options.delays, options.sources, read))
     print(f"{options.out}: {count} instances")
     return 0
@@ -294,7 +304,9 @@ def _comet(words: list[str]) -> int:
     from simulsa_plugin.evaluation.comet.command import CometOptions, add_comet
     from simulsa_plugin.logs.reader import ReadOptions
 
-    read = ReadOptions(options.references, options.segments, options.detokenizer, options.unit)
+    read = ReadOptions(
+        options.references, options.segments, options.detokenizer, options.unit, resegment=options.resegment
+    )
     chosen = CometOptions(options.checkpoint, options.python, options.sources, options.batch_size, read)
     for name, mean in add_comet(options.result, chosen).items():
         print(f"{name}: {mean:.4f}")
@@ -304,7 +316,16 @@ def _comet(words: list[str]) -> int:
 def _add_reading(parser: Parser) -> None:
     parser.add_argument("--references", type=Path, metavar="FILE", help="one reference per line of the log, or segment")
     parser.add_argument(
-        "--segments", type=Path, metavar="YAML", help="of a simulstream log: a list of wav, offset, duration (seconds)"
+        "--segments",
+        type=Path,
+        metavar="YAML",
+        help="of whole recordings: a list of wav, offset, duration (seconds), with the references in its order",
+    )
+    parser.add_argument(
+        "--resegment",
+        choices=ALIGNERS,
+        help="how recordings are divided among the segments: soft (SoftSegmenter, for LongYAAL) or mwer "
+        "(mwerSegmenter, as simulstream) (default: soft)",
     )
     parser.add_argument(
         "--detokenizer",

@@ -17,10 +17,12 @@ from simulsa_plugin.files.json_files import write_json
 from simulsa_plugin.files.ownership import refuse_input_as_output
 from simulsa_plugin.logs.log_checker import LogChecker
 from simulsa_plugin.logs.reader import Log, ReadOptions
-from simulsa_plugin.metrics.corpus_scores import LATENCY_METRICS, METRICS, SENTENCE_METRICS, CorpusScorer, CorpusScores
+from simulsa_plugin.metrics.corpus_scores import CorpusScorer, CorpusScores
 from simulsa_plugin.metrics.instance import Measure
+from simulsa_plugin.metrics.long_form import LongFormScorer
 from simulsa_plugin.metrics.records import LatencyUnit
 from simulsa_plugin.metrics.significance import Bootstrap
+from simulsa_plugin.segments import Aligner
 from simulsa_plugin.tables import align
 from simulsa_plugin.worker_processes import Processes
 
@@ -43,11 +45,14 @@ class ScoreOptions:
     sentences: bool = False
     strict: bool = False
     bootstrap: Bootstrap | None = None
+    resegment: Aligner | None = None
 
     @property
     def read(self) -> ReadOptions:
         """What the log does not contain."""
-        return ReadOptions(self.references, self.segments, self.detokenizer, self.unit, self.keep_end_marks)
+        return ReadOptions(
+            self.references, self.segments, self.detokenizer, self.unit, self.keep_end_marks, self.resegment
+        )
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,8 @@ class ScoredLog:
 def score_log(path: Path, options: ScoreOptions, executor: Executor | None = None) -> ScoredLog:
     """Read and score a log as SimulEval (for YAAL: OmniSTEval) does, lines with problems included.
 
-    The log is read once, line by line; only a number per instance and metric is kept.
+    Whole recordings with segments are divided among them, and scored as `LongFormScorer` does. Other logs are read
+    once, line by line; only a number per instance and metric is kept.
 
     Raises:
         LogError: the log cannot be scored, or `strict` is set and a line has a problem.
@@ -70,6 +76,19 @@ def score_log(path: Path, options: ScoreOptions, executor: Executor | None = Non
     """
     log = Log(path, options.read)
     checker = LogChecker(log, options.unit, strict=options.strict)
+    score = _score_recordings if log.is_long_form else _score_records
+    scores = score(log, checker, options, executor)
+    counts = {
+        "end_marks": log.end_marks,
+        "missing_reference": log.missing_reference.count,
+        "repeated_index": log.repeated_index.count,
+        **log.odd_segments,
+    }
+    scores = dataclasses.replace(scores, counts=scores.counts | counts, signatures=scores.signatures | log.signatures)
+    return ScoredLog(log, scores, tuple(checker.warnings()))
+
+
+def _score_records(log: Log, checker: LogChecker, options: ScoreOptions, executor: Executor | None) -> CorpusScores:
     scorer = CorpusScorer(
         Measure(options.unit, options.use_ref_len),
         options.tokenizer,
@@ -79,14 +98,28 @@ def score_log(path: Path, options: ScoreOptions, executor: Executor | None = Non
     )
     for record in checker.checked_records():
         scorer.add(record)
+    return scorer.scores(options.bootstrap)
+
+
+def _score_recordings(log: Log, checker: LogChecker, options: ScoreOptions, executor: Executor | None) -> CorpusScores:
+    scorer = LongFormScorer(
+        Measure(options.unit, options.use_ref_len),
+        options.tokenizer,
+        method=log.aligner,
+        keep=options.bootstrap is not None,
+        sentences=options.sentences,
+        executor=executor,
+    )
+    places: list[int] = []
+    for one in checker.checked_recordings():
+        scorer.add(one.record, one.segments)
+        places += one.places
     scores = scorer.scores(options.bootstrap)
-    counts = {
-        "end_marks": log.end_marks,
-        "missing_reference": log.missing_reference.count,
-        "repeated_index": log.repeated_index.count,
-    }
-    scores = dataclasses.replace(scores, counts=scores.counts | counts, signatures=scores.signatures | log.signatures)
-    return ScoredLog(log, scores, tuple(checker.warnings()))
+    if scores.sentences is None:
+        return scores
+    in_file_order = sorted(range(len(places)), key=places.__getitem__)
+    sentences = {name: [values[place] for place in in_file_order] for name, values in scores.sentences.items()}
+    return dataclasses.replace(scores, sentences=sentences)
 
 
 def run_score(path: Path, options: ScoreOptions, json_path: Path | None = None) -> ScoredLog:
@@ -118,33 +151,43 @@ def score_table(scored: ScoredLog) -> list[str]:
     scores, instances = scored.scores, scored.scores.counts["instances"]
     intervals, time = scores.intervals, time_unit(scores.signatures)
     rows = [["metric", "value", *(["[low, high]"] if intervals is not None else []), "p50", "p90", "unit", "measured"]]
-    for name in METRICS:
-        percentiles = scores.percentiles[name].values() if name in LATENCY_METRICS else (None, None)
+    for name, value in scores.corpus.items():
+        is_latency = name in scores.percentiles
+        percentiles = scores.percentiles[name].values() if is_latency else (None, None)
         rows.append(
             [
                 name,
-                format_number(scores.corpus[name]),
+                format_number(value),
                 *([] if intervals is None else [format_interval((found := intervals.get(name)) and found.as_json())]),
-                *(format_number(value) if name in LATENCY_METRICS else "" for value in percentiles),
+                *(format_number(share) if is_latency else "" for share in percentiles),
                 metric_unit(name, time),
                 f"{instances - scores.counts['skipped'][name]}/{instances}",
             ]
         )
-    lines = [f"{scored.log.path}: {scored.log.form}, {instances} instances, {scores.counts['empty']} empty", ""]
+    lines = [f"{scored.log.path}: {scored.log.form}, {_counted(scores)}, {scores.counts['empty']} empty", ""]
     lines += [*align(rows), "", *_notes(scores)]
     lines += [f"{name}: {signature}" for name, signature in scores.signatures.items()]
     if scores.sentences is not None:
-        columns = [[name, *map(format_number, scores.sentences[name])] for name in SENTENCE_METRICS]
+        columns = [[name, *map(format_number, values)] for name, values in scores.sentences.items()]
         numbers = ["line", *map(str, range(1, instances + 1))]
         lines += ["", *align([list(row) for row in zip(numbers, *columns, strict=True)])]
     return lines
+
+
+def _counted(scores: CorpusScores) -> str:
+    instances, recordings = scores.counts["instances"], scores.counts.get("recordings")
+    return f"{instances} instances" if recordings is None else f"{recordings} recordings, {instances} segments"
 
 
 def _notes(scores: CorpusScores) -> list[str]:
     lines = []
     if scores.degenerate:
         lines.append("Likely a degenerate policy: SWF and EFSW differ by more than 20 points (OmniSTEval's test).")
-    plain, aware = scores.corpus["LAAL"], scores.corpus["LAAL_CA"]
+    if scores.counts.get("unclaimed_units"):
+        lines.append(f"{scores.counts['unclaimed_units']} units are before all references: no segment has them.")
+    if "not-installed" in scores.signatures.get("StreamLAAL", ""):
+        lines.append("StreamLAAL needs the package mweralign (the extra longform).")
+    plain, aware = scores.corpus.get("LAAL"), scores.corpus.get("LAAL_CA")
     if plain is not None and aware is not None and aware < plain:
         lines.append(
             "LAAL_CA is below LAAL: on its clock it stops at an earlier unit. LAAL_CA_CU averages the same "

@@ -14,7 +14,8 @@ from simulsa_plugin.files.atomic import make_folder, remove_abandoned
 from simulsa_plugin.files.json_files import write_jsonl
 from simulsa_plugin.files.ownership import claim, refuse_input_as_output
 from simulsa_plugin.logs import omnisteval, simuleval, simulstream
-from simulsa_plugin.logs.reader import Log, ReadOptions, read_references
+from simulsa_plugin.logs.reader import Log, ReadOptions
+from simulsa_plugin.logs.segment_files import read_references
 from simulsa_plugin.logs.simuleval import INSTANCES_LOG
 from simulsa_plugin.logs.simulstream import Event
 from simulsa_plugin.logs.steps import STEPS, read_sessions

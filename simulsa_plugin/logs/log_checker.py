@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from simulsa_plugin.errors import LogError
 from simulsa_plugin.logs.content_checks import SecondsDetector, has_early_elapsed, has_special_token, has_subwords
 from simulsa_plugin.logs.reader import LineNumbers, Log
+from simulsa_plugin.logs.recordings import Recording
 from simulsa_plugin.logs.simuleval import without_end_mark
 from simulsa_plugin.metrics.records import (
     LATENCY_UNITS,
@@ -52,12 +54,19 @@ class LogChecker:
             LogError: the log cannot be read; the unit does not fit most lines; with `strict`, a line has a problem.
         """
         for number, record in enumerate(self._log.records(), 1):
-            self._lines |= {
-                "missing_reference": self._log.missing_reference,
-                "repeated_index": self._log.repeated_index,
-            }
             self._check(number, record)
             yield record
+        self._check_all()
+
+    def checked_recordings(self) -> Iterator[Recording]:
+        """Yield the recordings of a long-form log after checking the record of each. Raises as `checked_records`."""
+        for one in self._log.recordings():
+            # their references are those of the segments
+            self._check(one.record.index + 1, dataclasses.replace(one.record, reference=""))
+            yield one
+        self._check_all()
+
+    def _check_all(self) -> None:
         self._unit_check.check()
         if self._strict and (reason := self._seconds.reason()):
             raise LogError(f"{self._log.path}: {reason}. {_WITHOUT_STRICT}")
@@ -72,6 +81,7 @@ class LogChecker:
             yield f"{self._log.path}, {_list_lines(lines)}: {_KINDS[kind]} ({kind}: {lines.count})"
         if reason := self._seconds.reason():
             yield f"{self._log.path}: {reason}"
+        yield from self._log.warnings()
         if self._log.end_marks:
             done = "kept as a word in" if self._log.keeps_end_marks else "left out of"
             yield (
@@ -80,6 +90,10 @@ class LogChecker:
             )
 
     def _check(self, number: int, record: EmissionRecord) -> None:
+        self._lines |= {
+            "missing_reference": self._log.missing_reference,
+            "repeated_index": self._log.repeated_index,
+        }
         self._unit_check.add(number, record)
         self._seconds.add(record)
         for kind, has_problem in (

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from simulsa_plugin.errors import LogError
+from simulsa_plugin.errors import LogError, UsageError
 from simulsa_plugin.logs import omnisteval, simuleval, simulstream
-from simulsa_plugin.logs.json_rows import abbreviated, on_line, read_log_lines, read_rows
+from simulsa_plugin.logs.json_rows import abbreviated, on_line, read_rows
+from simulsa_plugin.logs.recordings import (
+    Recording,
+    count_odd_segments,
+    describe_odd_segments,
+    join_segments,
+    spans_recordings,
+)
+from simulsa_plugin.logs.segment_files import AudioSegment, read_references, read_segments
+from simulsa_plugin.metrics.mwer_segmentation import aligner_name
 from simulsa_plugin.metrics.records import EmissionRecord, LatencyUnit
+from simulsa_plugin.metrics.resegmentation import milliseconds, resegment
+from simulsa_plugin.segments import Aligner
 
 SIMULEVAL_1_0 = "SimulEval 1.0"
 SIMULEVAL_1_1 = "SimulEval 1.1"
@@ -32,7 +43,9 @@ class ReadOptions:
 
     Attributes:
         references: a text file with one reference per line of the log (or per segment), which replaces those in it.
-        segments: the YAML of a simulstream log's segments.
+        segments: the YAML of the segments of recordings, with the references in their order.
+        resegment: how the text of a recording is divided among its segments; None for `soft`, except for a simulstream
+            log of whole utterances, each with one segment, which is not divided.
         detokenizer: how to join a simulstream log's tokens; None for the one of the unit.
         unit: latency unit; only a simulstream log depends on it.
         keep_end_marks: keep the end mark of a SimulEval 1.0 log, with its delay, as a word of the prediction, as
@@ -44,6 +57,14 @@ class ReadOptions:
     detokenizer: str | None = None
     unit: LatencyUnit = "word"
     keep_end_marks: bool = False
+    resegment: Aligner | None = None
+
+    def __post_init__(self) -> None:
+        if self.resegment is not None and self.segments is None:
+            raise UsageError(
+                f"--resegment {self.resegment} divides recordings among their segments: give --segments YAML and "
+                "--references FILE."
+            )
 
 
 @dataclass
@@ -66,24 +87,30 @@ class Log:
     Attributes:
         path: the file.
         form: one of the forms' names.
+        is_long_form: whether its records are divided among segments; `recordings` yields them whole.
         keeps_end_marks: whether end marks of a 1.0 log are kept as words.
         end_marks: predictions of a 1.0 log that have an end mark, removed with its delay, or kept. This and the
             following attributes are complete once all records were read.
+        odd_segments: how many segments are unsorted, overlap, or lie outside of their recording, and similar counts.
         missing_reference: lines without the key `reference`, which SimulEval reads as an empty text.
         repeated_index: lines whose index an earlier line had; SimulEval would keep only the last of them.
     """
 
     def __init__(self, path: Path, options: ReadOptions | None = None) -> None:
-        """Recognise the form by the first line.
+        """Recognise the form by the first line, and read the segments.
 
         Raises:
-            LogError: the file cannot be read or is empty, or its form is unknown.
+            LogError: a file cannot be read or is empty, or the log's form is unknown.
         """
         self.path = path
         self._options = options or ReadOptions()
         self.form = _recognise_first(path)
-        if self._options.segments is not None and self.form != SIMULSTREAM:
-            raise LogError(f"{path} is a log of {self.form}, whose lines are its segments. Leave --segments out.")
+        self._segments = _read_segments(self._options)
+        self.is_long_form = self._segments is not None and (
+            self.form != SIMULSTREAM or self._options.resegment is not None or spans_recordings(self._segments)
+        )
+        self.aligner: Aligner = self._options.resegment or "soft"
+        self.odd_segments: dict[str, int] = {}
         self.keeps_end_marks = self._options.keep_end_marks and self.form == SIMULEVAL_1_0
         self._reset_counts()
 
@@ -94,15 +121,51 @@ class Log:
             kept = {"end_marks": "kept|as:SimulEval-1.0"} if self.keeps_end_marks else {}
             return {"CA": "clock:cumulative|as:SimulEval-1.1.4", **kept}
         clock = {"CA": "clock:per_step|as:simulstream-1.0.0"}
-        return clock if self._options.segments is None else clock | {"segments": simulstream.alignment_signature()}
+        if self._segments is None or self.is_long_form:
+            return clock
+        return clock | {"segments": f"aligned:{aligner_name()}|as:simulstream-1.0.0"}
 
     def records(self) -> Iterator[EmissionRecord]:
-        """Yield the records in order; record i is on line i + 1 (of a simulstream log: is segment i + 1).
+        """Yield the records in order; record i is on line i + 1 (with segments: is that of segment i + 1).
 
         Raises:
-            LogError: a line is malformed, or the number of references is not that of lines.
-            MissingExtraError: a simulstream log has several segments in an audio, and the aligner is missing.
+            LogError: a line is malformed, the number of references is not that of lines or segments, the log has no
+                such recording or several, or a recording cannot be divided.
+            MissingExtraError: mwerSegmenter is asked for, and is missing.
         """
+        if not self.is_long_form:
+            yield from self._whole_records()
+            return
+        found: dict[int, EmissionRecord] = {}
+        for one in self.recordings():
+            parts = resegment(one.record, one.segments, self._options.unit, self.aligner)
+            found |= {
+                place: dataclasses.replace(part, index=place) for place, part in zip(one.places, parts, strict=True)
+            }
+        yield from (found[place] for place in sorted(found))
+
+    def recordings(self) -> Iterator[Recording]:
+        """Yield the recordings of a long-form log with their segments, in the order of their first segment.
+
+        Raises:
+            LogError: as `records`.
+        """
+        records = list(self._whole_records())
+        if self._segments is None or any(record.recording_end is not None for record in records):
+            raise LogError(
+                f"{self.path} is a log of {self.form}, whose lines are segments already. Leave --segments out."
+            )
+        recordings = join_segments(records, self._segments)
+        self.odd_segments = count_odd_segments(records, recordings)
+        yield from recordings
+
+    def warnings(self) -> Iterator[str]:
+        """Yield a warning for each kind of odd segments."""
+        for sentence in describe_odd_segments(self.odd_segments) if self.odd_segments else ():
+            yield f"{self._options.segments}: {sentence}"
+
+    def _whole_records(self) -> Iterator[EmissionRecord]:
+        """Yield a record per line, or per audio of a simulstream log."""
         self._reset_counts()
         records = self._simulstream_records() if self.form == SIMULSTREAM else self._json_records()
         for number, record in enumerate(records, 1):
@@ -117,7 +180,8 @@ class Log:
         self._seen: set[int] = set()
 
     def _json_records(self) -> Iterator[EmissionRecord]:
-        parse, references = _PARSERS[self.form], self._options.references
+        parse = _PARSERS[self.form]
+        references = None if self.is_long_form else self._options.references  # else they are those of the segments
         texts = None if references is None else read_references(references)
         measured = self._is_measured()
         number = 0
@@ -130,7 +194,7 @@ class Log:
                 record = dataclasses.replace(record, elapsed=None)
             if texts is not None:
                 record = dataclasses.replace(record, reference=self._next_reference(texts, number))
-            elif "reference" not in row:
+            elif "reference" not in row and not self.is_long_form:
                 self.missing_reference.add(number)
             yield record
         if texts is not None:
@@ -166,29 +230,39 @@ class Log:
         )
         if options.detokenizer is None:
             simulstream.check_not_subwords(self.path, screens.values())
-        segments = None if options.segments is None else simulstream.read_segments(options.segments)
-        references = None if options.references is None else list(read_references(options.references))
-        yield from simulstream.to_records(screens, segments, references, options.unit)
+        records = list(simulstream.to_records(screens, options.unit))
+        if self.is_long_form or (self._segments is None and options.references is None):
+            yield from records
+        else:
+            yield from _with_references(records, self._segments, options.references)
+
+
+def _read_segments(options: ReadOptions) -> list[AudioSegment] | None:
+    return None if options.segments is None else read_segments(options.segments, options.references)
+
+
+def _with_references(
+    records: Sequence[EmissionRecord], segments: Sequence[AudioSegment] | None, references: Path | None
+) -> Iterator[EmissionRecord]:
+    """Yield the records of whole utterances in the order of their segments, with their references and durations."""
+    if segments is None:
+        texts: list[str] = [] if references is None else list(read_references(references))
+        if len(texts) != len(records):
+            raise LogError(f"There are {len(texts)} references for {len(records)} segments; expected one for each.")
+        yield from (dataclasses.replace(one, reference=text) for one, text in zip(records, texts, strict=True))
+        return
+    for index, one in enumerate(join_segments(records, segments)):
+        (segment,) = one.segments
+        yield dataclasses.replace(
+            one.record,
+            index=index,
+            reference=segment.reference,
+            source_length=milliseconds(segment.duration_seconds),
+        )
 
 
 def _has_computation(elapsed: object, delays: object) -> bool:
     return bool(elapsed) and elapsed != delays and (any(elapsed) if isinstance(elapsed, list) else True)
-
-
-def read_references(path: Path) -> Iterator[str]:
-    r"""Yield the lines of a text file, ended by \n or \r\n only: a reference may contain other separators.
-
-    Raises:
-        LogError: the file cannot be read or is not UTF-8.
-    """
-    for number, line in enumerate(read_log_lines(path, "references", "Give a UTF-8 text file."), 1):
-        try:
-            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError as error:
-            raise LogError(
-                f"Cannot read the references {path}, line {number}: {error}. Give a UTF-8 text file."
-            ) from error
-        yield text.removesuffix("\n").removesuffix("\r")
 
 
 def _recognise_first(path: Path) -> str:

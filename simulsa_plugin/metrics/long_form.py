@@ -27,9 +27,9 @@ from simulsa_plugin.metrics.instance import CA_SUFFIX, LONG_PREFIX, STREAM_PREFI
 from simulsa_plugin.metrics.mwer_segmentation import aligner_name, is_installed
 from simulsa_plugin.metrics.quality import QUALITY_METRICS
 from simulsa_plugin.metrics.records import EmissionRecord
-from simulsa_plugin.metrics.resegmentation import Aligner, align_segments, recording_name
+from simulsa_plugin.metrics.resegmentation import align_segments, recording_name
 from simulsa_plugin.metrics.significance import Bootstrap, Statistics, intervals
-from simulsa_plugin.segments import ReferenceSegment
+from simulsa_plugin.segments import Aligner, ReferenceSegment
 
 STREAM_LAAL = (STREAM_PREFIX + "LAAL", STREAM_PREFIX + "LAAL" + CA_SUFFIX)
 LONG_LATENCY_METRICS = (*(LONG_PREFIX + name for name in SEGMENT_LATENCIES), *STREAM_LAAL)  # of soft

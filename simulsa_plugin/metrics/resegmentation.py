@@ -10,16 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from typing import Literal, get_args
 
 from simulsa_plugin.errors import LogError
 from simulsa_plugin.metrics.mwer_segmentation import count_part, divide_text
 from simulsa_plugin.metrics.records import EmissionRecord, LatencyUnit
 from simulsa_plugin.metrics.soft_segmentation import assign_segments, normalize_token
-from simulsa_plugin.segments import ReferenceSegment
-
-Aligner = Literal["soft", "mwer"]
-ALIGNERS: tuple[Aligner, ...] = get_args(Aligner)
+from simulsa_plugin.segments import Aligner, ReferenceSegment
 
 
 @dataclass(frozen=True)
@@ -107,7 +103,7 @@ def align_segments(
     if len(segments) == 1 and segments[0].reference is None:
         found: dict[int, Sequence[int]] = {0: range(len(units))}
     else:
-        references = [_reference(segments[index], record) for index in order]
+        references = _references([segments[index] for index in order], record)
         align = _soft_positions if method == "soft" else _mwer_positions
         try:
             found = dict(zip(order, align(units, references, unit), strict=True))
@@ -155,13 +151,15 @@ def _shifted(times: Sequence[float], places: Sequence[int], segment: ReferenceSe
     return tuple(round(times[place] - offset, 6) for place in places)
 
 
-def _reference(segment: ReferenceSegment, record: EmissionRecord) -> str:
-    if segment.reference is None:
+def _references(segments: Sequence[ReferenceSegment], record: EmissionRecord) -> list[str]:
+    texts = [segment.reference.strip() for segment in segments if segment.reference is not None]
+    if len(texts) < len(segments):
         raise LogError(
-            f"{recording_name(record)}: the segment at {segment.offset_seconds:g} s has no reference, which is needed "
-            "to align its text. Give --references FILE, one line per segment."
+            f"The audio {recording_name(record)} has {len(segments)} segments and "
+            f"{'no references' if not texts else f'{len(texts)} references'}, which are needed to align its text. "
+            "Give --references FILE, one line per segment."
         )
-    return segment.reference.strip()
+    return texts
 
 
 def _split_record(record: EmissionRecord, unit: LatencyUnit) -> list[str]:

@@ -17,7 +17,8 @@ from simulsa_plugin.files.atomic import refuse_link, remove_leftovers
 from simulsa_plugin.files.json_files import write_jsonl
 from simulsa_plugin.files.locks import locked
 from simulsa_plugin.logs.convert import text_rows
-from simulsa_plugin.logs.reader import Log, ReadOptions, read_references
+from simulsa_plugin.logs.reader import Log, ReadOptions
+from simulsa_plugin.logs.segment_files import read_references
 from simulsa_plugin.logs.simuleval import INSTANCES_LOG
 from simulsa_plugin.logs.steps import STEPS, read_sessions
 from simulsa_plugin.metrics.columns import mean_of
