@@ -40,7 +40,7 @@ ALLOWED = {
     "run_configuration": {"errors", "files", "settings"},
     "sharding": {"errors", "terminal"},
     "metrics": {"errors", "segments"},
-    "demo": {"errors", "audio", "files", "terminal"},
+    "demo": {"errors", "audio", "files", "segments", "terminal"},
     "corpora": FOUNDATION,
     "augmentation": FOUNDATION,
     "streaming": FOUNDATION | {"metrics"},

@@ -150,7 +150,7 @@ def evaluate_recipe(
         Whether the folder is finished; not by a share that is not the first.
     """
     from simulsa_plugin.api.loading import leakage_warnings, load_model_and_data, read_samples
-    from simulsa_plugin.demo.truth import find_truth
+    from simulsa_plugin.demo.truth import find_recording_truth, find_truth
     from simulsa_plugin.evaluation.evaluation_settings import CometSettings, EvaluationSettings
     from simulsa_plugin.evaluation.reference_checks import check_references, segment_warnings
     from simulsa_plugin.presets import RECOMMENDED
@@ -184,7 +184,8 @@ def evaluate_recipe(
         )
         for line in [*leakage_warnings(opened, dataset, corpus), *warnings]:
             logger.warning(line)
-    cells = run_evaluation(model, dataset.name, rows, settings, out, share, find_truth(dataset.name, dataset.entry))
+    truth = (find_recording_truth if settings.is_long_form else find_truth)(dataset.name, dataset.entry)
+    cells = run_evaluation(model, dataset.name, rows, settings, out, share, truth)
     if cells:
         add_comet_if_wanted(out, comet)
     return bool(cells)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,8 +12,10 @@ from typing import Any
 from simulsa_plugin.demo.grammar import Sentence
 from simulsa_plugin.errors import DatasetError
 from simulsa_plugin.files.json_files import read_jsonl
+from simulsa_plugin.segments import ReferenceSegment
 
 FIELDS = frozenset({"source", "target", "needs", "word_ends"})
+SHORTEST_PAUSE_SECONDS = 0.35  # between sentences of a talk; there is none so long inside a sentence
 
 
 def true_partial(truth: dict[str, Any], cut_seconds: float) -> str:
@@ -53,6 +56,68 @@ class TruthFile:
         words = (sentence.supported_words(heard, ended=False) for heard in range(1, len(truth["word_ends"]) + 1))
         parts = [(end, " ".join(sentence.target[:count])) for end, count in zip(truth["word_ends"], words, strict=True)]
         return [*parts, (math.inf, reference)]
+
+    def segments(self, row: int) -> tuple[ReferenceSegment, ...]:
+        """Return no segments: a row is one utterance."""
+        return ()
+
+
+@dataclass(frozen=True)
+class RecordingTruth:
+    """The rows of a `NAME_truth.jsonl` with a row for each sentence of a recording, by recording.
+
+    Attributes:
+        recordings: for each row of the offline file, its sentences in order; seconds count from the recording's start.
+    """
+
+    recordings: Sequence[Sequence[Mapping[str, Any]]]
+
+    def supported(self, row: int, reference: str) -> list[tuple[float, str]] | None:
+        """Return what each word adds: (seconds heard, the part of the reference that is certain), the end last.
+
+        That a sentence has ended is known once the pause after it is as long as the shortest between sentences. None
+        for another row or reference.
+        """
+        sentences = self.recordings[row] if row < len(self.recordings) else ()
+        targets = [" ".join(sentence["target"]) for sentence in sentences]
+        if not targets or " ".join(targets) != reference:
+            return None
+        parts: list[tuple[float, str]] = []
+        for number, sentence in enumerate(sentences):
+            heard = (TruthFile([sentence]).supported(0, targets[number]) or [])[:-1]
+            ended = sentence["word_ends"][-1] + SHORTEST_PAUSE_SECONDS
+            before = " ".join(targets[:number])
+            parts += [(seconds, f"{before} {text}".strip()) for seconds, text in [*heard, (ended, targets[number])]]
+        return [*parts, (math.inf, reference)]
+
+    def segments(self, row: int) -> tuple[ReferenceSegment, ...]:
+        """Return the sentences of a row as reference segments."""
+        return tuple(
+            ReferenceSegment(one["offset"], one["word_ends"][-1] - one["offset"], " ".join(one["target"]))
+            for one in self.recordings[row]
+        )
+
+
+def find_recording_truth(name: str, entry: Mapping[str, Any]) -> RecordingTruth | None:
+    """Find the truth of recordings beside an offline file; None where there is none, or it is of utterances.
+
+    Args:
+        name: of the dataset.
+        entry: in dataset_info.json, with an absolute file name.
+
+    Raises:
+        DatasetError: as `find_truth`.
+    """
+    found = find_truth(name, entry)
+    if found is None or not all(
+        isinstance(row.get("audio"), str) and _is_time(row.get("offset")) for row in found.rows
+    ):
+        return None
+    return RecordingTruth([list(rows) for _, rows in itertools.groupby(found.rows, key=lambda row: row["audio"])])
+
+
+def _is_time(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def find_truth(name: str, entry: Mapping[str, Any]) -> TruthFile | None:

@@ -10,13 +10,17 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-from simulsa_plugin.metrics.corpus_scores import CorpusScorer
+from simulsa_plugin.metrics.corpus_scores import CorpusScorer, CorpusScores
 from simulsa_plugin.metrics.instance import Measure
+from simulsa_plugin.metrics.long_form import LongFormScorer
 from simulsa_plugin.metrics.records import EmissionRecord, LatencyUnit, count_units
+from simulsa_plugin.segments import ReferenceSegment
 
 LIMIT = "limit"  # in place of a policy in tables; not among the cells of scores.json
 LIMITS = "limits"  # of scores.json
-ABOVE = {name: f"{name}_above_limit" for name in ("LAAL", "YAAL")}  # keys of a cell, milliseconds
+ABOVE = {
+    name: f"{name}_above_limit" for name in ("LAAL", "YAAL", "LongLAAL", "LongYAAL")
+}  # keys of a cell, milliseconds
 _ROUNDING = 1e-9  # relative, of products of floats
 
 
@@ -26,6 +30,13 @@ class SupportedPrefixes(Protocol):
     def supported(self, row: int, reference: str) -> Sequence[tuple[float, str]] | None:
         """Return (seconds of audio, supported part of the reference) in order, ∞ for the end; None where unknown."""
         ...
+
+    def segments(self, row: int) -> Sequence[ReferenceSegment]:
+        """Return the reference segments of a row that is a recording; none where it is one utterance."""
+        ...
+
+
+_Known = tuple[EmissionRecord, Sequence[tuple[float, str]], Sequence[ReferenceSegment]]
 
 
 def limits(
@@ -45,10 +56,11 @@ def limits(
         tokenizer: of BLEU; the translation is the reference.
 
     Returns:
-        Rows like those of `cells` in scores.json; empty where nothing is known about any utterance.
+        Rows like those of `cells` in scores.json; empty where nothing is known about any utterance. Those of
+        recordings have the metrics of `LongFormScorer`, and recordings as instances.
     """
     known = [
-        (record, supported)
+        (record, supported, truth.segments(row))
         for row, record in records
         if record.reference and record.source_length and (supported := truth.supported(row, record.reference))
     ]
@@ -83,30 +95,17 @@ def add_distances(cells: Iterable[dict[str, Any]], limit_rows: Iterable[Mapping[
     for cell in cells:
         limit = by_chunk.get(cell["chunk_ms"])
         for name, key in ABOVE.items() if limit else ():
-            known = cell[name] is not None and limit is not None and limit[name] is not None
-            cell[key] = cell[name] - limit[name] if known and limit is not None else None
+            if name in cell and limit is not None:
+                known = cell[name] is not None and limit.get(name) is not None
+                cell[key] = cell[name] - limit[name] if known else None
 
 
-def _score_limit(
-    known: Sequence[tuple[EmissionRecord, Sequence[tuple[float, str]]]],
-    chunk: float | None,
-    measure: Measure,
-    tokenizer: str,
-) -> dict[str, Any]:
-    scorer = CorpusScorer(measure, tokenizer, keep=False)
-    for record, supported in known:
-        delays = earliest_delays(supported, measure.unit, chunk, record.source_length or 0.0)
-        scorer.add(
-            EmissionRecord(
-                record.index,
-                record.reference or "",
-                record.reference,
-                delays,
-                source_length=record.source_length,
-                erased=0,
-            )
-        )
-    scores = scorer.scores().as_json()
+def _score_limit(known: Sequence[_Known], chunk: float | None, measure: Measure, tokenizer: str) -> dict[str, Any]:
+    written = [
+        (_at_the_limit(record, supported, chunk, measure.unit), segments) for record, supported, segments in known
+    ]
+    long_form = any(segments for _, segments in written)
+    scores = (_score_recordings if long_form else _score_utterances)(written, measure, tokenizer).as_json()
     counts = scores["counts"]
     return {
         "policy": LIMIT,
@@ -114,7 +113,36 @@ def _score_limit(
         "rollback": None,
         "parameters": {},
         **scores["corpus"],
-        "instances": counts["instances"],
+        "instances": counts["recordings"] if long_form else counts["instances"],
         "empty": counts["empty"],
         "counts": counts,
     }
+
+
+def _at_the_limit(
+    record: EmissionRecord, supported: Sequence[tuple[float, str]], chunk: float | None, unit: LatencyUnit
+) -> EmissionRecord:
+    """Return a record of the same utterance or recording, with its reference written as early as can be."""
+    delays = earliest_delays(supported, unit, chunk, record.source_length or 0.0)
+    reference = record.reference or ""
+    name = str(record.index)
+    return EmissionRecord(
+        record.index, reference, reference, delays, source_length=record.source_length, source=name, erased=0
+    )
+
+
+_Written = Sequence[tuple[EmissionRecord, Sequence[ReferenceSegment]]]
+
+
+def _score_utterances(written: _Written, measure: Measure, tokenizer: str) -> CorpusScores:
+    scorer = CorpusScorer(measure, tokenizer, keep=False)
+    for record, _ in written:
+        scorer.add(record)
+    return scorer.scores()
+
+
+def _score_recordings(written: _Written, measure: Measure, tokenizer: str) -> CorpusScores:
+    scorer = LongFormScorer(measure, tokenizer, keep=False)
+    for record, segments in written:
+        scorer.add(record, segments)
+    return scorer.scores()

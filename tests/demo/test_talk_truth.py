@@ -1,0 +1,25 @@
+"""What the audio of talks supports at each moment: their truth file, read for the rows that it belongs to."""
+
+from helpers.files import read_json_lines
+
+from simulsa_plugin.demo.talks import TALKS_NAME, write_demo_talks
+from simulsa_plugin.demo.truth import find_recording_truth
+
+MINUTES = (0.3, 0.4)
+
+
+def test_the_truth_of_talks_belongs_to_their_rows(tmp_path):
+    write_demo_talks(tmp_path, minutes=MINUTES)
+    entry = {"file_name": str(tmp_path / f"{TALKS_NAME}.jsonl")}
+    truth = find_recording_truth(TALKS_NAME, entry)
+    for number, row in enumerate(read_json_lines(tmp_path / f"{TALKS_NAME}.jsonl")):
+        reference = row["messages"][-1]["content"]
+        supported = truth.supported(number, reference)
+        times, texts = zip(*supported, strict=True)
+        assert list(times) == sorted(times) and texts[-1] == reference
+        assert all(reference.startswith(text) for text in texts)
+        assert [*map(len, texts)] == sorted(map(len, texts))
+        for segment, known in zip(row["segments"], truth.segments(number), strict=True):
+            assert known.reference == segment["reference"]
+            assert abs(known.end_seconds - segment["offset"] - segment["duration"]) < 1e-6
+    assert find_recording_truth("other", entry) is None
