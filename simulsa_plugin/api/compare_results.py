@@ -13,6 +13,7 @@ from simulsa_plugin.api.evaluate_recipe import EvaluationResult
 from simulsa_plugin.api.score_log import ScoreResult
 from simulsa_plugin.api.tune_recipe import TuningResult
 from simulsa_plugin.errors import UsageError
+from simulsa_plugin.segments import Aligner
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -98,12 +99,15 @@ def compare(
     baseline: ComparableResult,
     *others: ComparableResult,
     quality: Literal["BLEU", "chrF", "COMET"] = "BLEU",
-    latency: str = "LAAL",
+    latency: str | None = None,
     at: Sequence[float] = (),
     tuned: Sequence[str | os.PathLike[str] | TuningResult] = (),
     unit: LatencyUnit = "word",
     tokenizer: str | None = None,
     keep_end_marks: bool = False,
+    references: str | os.PathLike[str] | None = None,
+    segments: str | os.PathLike[str] | None = None,
+    resegment: Aligner | None = None,
     samples: int = 1000,
     trials: int = 10000,
     seed: int = 12345,
@@ -114,12 +118,16 @@ def compare(
         baseline: a result, its folder, or a log.
         others: what is compared with it: results where the baseline is one, logs where it is a log.
         quality: metric of the curves.
-        latency: metric of the curves, as in scores.json.
+        latency: metric of the curves, as in scores.json; None for LAAL, of long recordings LongYAAL (StreamLAAL where
+            mwerSegmenter aligned them).
         at: latencies (ms) at which the curves are compared; none, at shares of their common range.
         tuned: for each result the `tune` that chose its cells: also compare what was tuned at each budget.
         unit: latency unit of logs; folders know their own.
         tokenizer: sacrebleu's tokenizer of logs; None for 13a with words, zh with characters.
         keep_end_marks: of logs of SimulEval 1.0: keep </s> and its delay.
+        references: of logs: one reference per line, or per segment.
+        segments: of logs of whole recordings: YAML, as for `score`.
+        resegment: of logs of whole recordings, as for `score`.
         samples: bootstrap resamples.
         trials: of approximate randomisation.
         seed: of the resamples.
@@ -140,9 +148,13 @@ def compare(
         unit,
         tokenizer,
         keep_end_marks,
-        Axes(quality, latency, tuple(sorted(at))),
+        Axes(quality, latency or Axes.latency, tuple(sorted(at))),
         Bootstrap(samples, trials, seed),
         tuple(map(_path_of, tuned)),
+        latency is None,
+        None if references is None else Path(references),
+        None if segments is None else Path(segments),
+        resegment=resegment,
     )
     with library_call(progress=False):
         return ComparisonResult(run_compare([_path_of(one) for one in (baseline, *others)], options))

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from simulsa_plugin.api.boundary import library_call
+from simulsa_plugin.segments import Aligner
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from simulsa_plugin.evaluation.score import ScoredLog
     from simulsa_plugin.metrics.records import LatencyUnit
-    from simulsa_plugin.segments import Aligner
 
 
 @dataclass(frozen=True)

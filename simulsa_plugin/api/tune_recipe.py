@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,10 @@ if TYPE_CHECKING:
 
 TUNE_OUT = "tuned"
 TUNED_QUALITIES = ("BLEU", "chrF")
-TUNED_LATENCIES = ("LAAL", "AL", "DAL", "ATD", "YAAL", "StartOffset", "EndOffset")  # those in milliseconds
+UTTERANCE_LATENCIES = ("LAAL", "AL", "DAL", "ATD", "YAAL", "StartOffset", "EndOffset")  # those in milliseconds
+RECORDING_LATENCIES = ("LongYAAL", "LongLAAL", "LongAL", "LongDAL", "StreamLAAL")  # of simulsa_longform
+USUAL_LATENCY = ""  # the first of those of the dev set's form
+TUNED_LATENCIES = (*UTTERANCE_LATENCIES, *RECORDING_LATENCIES)
 logger = logging.getLogger(__name__)
 
 
@@ -82,7 +86,7 @@ def tune(
     recipe: RecipeSource = None,
     *,
     budgets: Sequence[float],
-    latency: str = "LAAL",
+    latency: str | None = None,
     quality: str = "BLEU",
     out: str | os.PathLike[str] = TUNE_OUT,
     progress: bool = False,
@@ -95,7 +99,7 @@ def tune(
     Args:
         recipe: path of a LLaMA-Factory recipe (YAML), or its keys with their values; None for the embedded default.
         budgets: mean latencies on the dev set not to exceed, in ms.
-        latency: metric of the budgets.
+        latency: metric of the budgets; None for LAAL, with `simulsa_longform` LongYAAL.
         quality: BLEU or chrF.
         out: folder of the result.
         progress: show how far the work has come, on stderr.
@@ -111,7 +115,7 @@ def tune(
     from simulsa_plugin.tuning.halving import Goal
 
     with library_call(progress=progress):
-        goal = Goal(tuple(sorted({float(budget) for budget in budgets})), latency, quality)
+        goal = Goal(tuple(sorted({float(budget) for budget in budgets})), latency or USUAL_LATENCY, quality)
         return tune_recipe(recipe, keys, goal, Path(out))
 
 
@@ -138,6 +142,7 @@ def tune_recipe(
     check_goal(goal)
     opened = open_recipe(recipe, overrides)  # a preset is not what is searched
     settings = searched_settings(opened.simulsa)
+    goal = goal_of_form(goal, long_form=settings.is_long_form)
     if len(plan_cells(settings)) < 2:
         raise UsageError("There is no cell to choose from: give simulsa_policies and simulsa_chunks a value each.")
     make_metrics(settings.bleu_tokenizer)
@@ -199,6 +204,24 @@ def check_goal(goal: Goal) -> None:
     if not goal.budgets:
         raise UsageError("No budget is given; allowed: one or more mean latencies in ms, such as 1000 and 2000.")
     check_choice("quality", goal.quality, TUNED_QUALITIES)
-    check_choice("latency", goal.latency, TUNED_LATENCIES)
+    if goal.latency != USUAL_LATENCY:
+        check_choice("latency", goal.latency, TUNED_LATENCIES)
     for budget in goal.budgets:
         check_range("budget", budget, above=0)
+
+
+def goal_of_form(goal: Goal, *, long_form: bool) -> Goal:
+    """Return the goal with the usual latency where none is chosen.
+
+    Raises:
+        UsageError: the chosen latency is not measured on a dev set of this form.
+    """
+    allowed = RECORDING_LATENCIES if long_form else UTTERANCE_LATENCIES
+    if goal.latency == USUAL_LATENCY:
+        return dataclasses.replace(goal, latency=allowed[0])
+    if goal.latency not in allowed:
+        raise UsageError(
+            f"latency is {goal.latency}, which is not measured {'with' if long_form else 'without'} simulsa_longform; "
+            f"allowed: {', '.join(allowed)}."
+        )
+    return goal

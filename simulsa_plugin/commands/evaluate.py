@@ -10,7 +10,7 @@ from pathlib import Path
 
 from simulsa_plugin import __version__
 from simulsa_plugin.api.evaluate_recipe import EVALUATE_OUT
-from simulsa_plugin.api.tune_recipe import TUNE_OUT
+from simulsa_plugin.api.tune_recipe import TUNE_OUT, USUAL_LATENCY
 from simulsa_plugin.commands.console import Parser, output_folder, recipe_and_overrides, run_command
 from simulsa_plugin.errors import UsageError
 from simulsa_plugin.metrics.records import LATENCY_UNITS
@@ -113,7 +113,9 @@ def _tune(words: list[str]) -> int:
     parser.add_argument(
         "--budget", required=True, type=_budgets, metavar="MS,MS…", help="mean latencies on the dev set not to exceed"
     )
-    parser.add_argument("--latency", default="LAAL", metavar="METRIC", help="of the budgets (default: LAAL)")
+    parser.add_argument(
+        "--latency", metavar="METRIC", help="of the budgets (default: LAAL; with simulsa_longform: LongYAAL)"
+    )
     parser.add_argument("--quality", default="BLEU", metavar="METRIC", help="BLEU or chrF (default: BLEU)")
     parser.add_argument(
         "--out", type=output_folder, default=TUNE_OUT, metavar="DIR", help=f"folder of the result (default: {TUNE_OUT})"
@@ -127,7 +129,7 @@ def _tune(words: list[str]) -> int:
 
     if take_rank():
         raise UsageError("simulsa-eval tune is one process: start it without torchrun.")
-    goal = Goal(options.budget, options.latency, options.quality)
+    goal = Goal(options.budget, options.latency or USUAL_LATENCY, options.quality)
     result = tune_recipe(path, overrides, goal, options.out)
     print("\n".join(frontier_table(result.frontier)))
     print(
@@ -200,12 +202,17 @@ def _compare(words: list[str]) -> int:
         type=Path,
         nargs="+",
         metavar="DIR_OR_LOG",
-        help="a folder of `simulsa-eval run`, or an instances.log; the baseline first",
+        help="a folder of `simulsa-eval run`, or a log as for score; the baseline first",
     )
     _add_units(parser, "for logs; folders know their own: ")
+    _add_reading(parser)
     _add_end_marks(parser)
     parser.add_argument("--quality", choices=("BLEU", "chrF", "COMET"), default="BLEU", help="of the curves (BLEU)")
-    parser.add_argument("--latency", default="LAAL", metavar="METRIC", help="of the curves, as in scores.json (LAAL)")
+    parser.add_argument(
+        "--latency",
+        metavar="METRIC",
+        help="of the curves, as in scores.json (LAAL; of long recordings LongYAAL, with --resegment mwer StreamLAAL)",
+    )
     parser.add_argument(
         "--at", type=_milliseconds, default=(), metavar="MS,MS…", help="latencies at which the curves are compared"
     )
@@ -235,9 +242,14 @@ def _compare(words: list[str]) -> int:
         options.unit,
         options.tokenizer,
         options.keep_end_marks,
-        Axes(options.quality, options.latency, options.at),
+        Axes(options.quality, options.latency or Axes.latency, options.at),
         Bootstrap(options.samples, options.trials, options.seed),
         tuple(options.tuned),
+        options.latency is None,
+        options.references,
+        options.segments,
+        options.detokenizer,
+        options.resegment,
     )
     print("\n".join(comparison_tables(run_compare(options.results, chosen, options.json))))
     return 0

@@ -36,7 +36,9 @@ from simulsa_plugin.files.json_files import Json, write_json
 from simulsa_plugin.files.ownership import refuse_input_as_output
 from simulsa_plugin.logs.reader import ReadOptions
 from simulsa_plugin.logs.steps import STEPS
+from simulsa_plugin.metrics.corpus_scores import LATENCY_METRICS
 from simulsa_plugin.metrics.instance import Measure
+from simulsa_plugin.metrics.long_form import LONG_LATENCY_METRICS, STREAM_LATENCY_METRICS
 from simulsa_plugin.metrics.quality import QUALITY_METRICS, default_tokenizer
 from simulsa_plugin.metrics.records import LatencyUnit, check_unit
 from simulsa_plugin.metrics.significance import (
@@ -47,8 +49,17 @@ from simulsa_plugin.metrics.significance import (
     randomisation_test,
     sacrebleu_p_value,
 )
+from simulsa_plugin.segments import Aligner
 
 logger = logging.getLogger(__name__)
+UTTERANCES = "utterances"
+USUAL_LATENCIES = {  # form of a result → latency of its curves; a form is recognised by it
+    "long recordings, aligned by SoftSegmenter": "LongYAAL",
+    "long recordings, aligned by mwerSegmenter": "StreamLAAL",
+    UTTERANCES: "LAAL",
+}
+_ALLOWED = (*LONG_LATENCY_METRICS, *LATENCY_METRICS), STREAM_LATENCY_METRICS, LATENCY_METRICS
+_LATENCIES = dict(zip(USUAL_LATENCIES, _ALLOWED, strict=True))
 P_VALUES = {
     "p_value": "paired bootstrap; of BLEU and chrF as sacrebleu computes it, of other metrics two-sided, ties half",
     "randomisation_p_value": "paired randomisation, two-sided: exact where the differing utterances have no more swaps "
@@ -66,6 +77,9 @@ class CompareOptions:
         axes: of curves.
         bootstrap: how to resample.
         tuned: folders of `simulsa-eval tune`, one for each result; empty to compare no budgets.
+        usual_latency: whether the latency of the curves is LAAL, or of long recordings LongYAAL (StreamLAAL, where
+            mwerSegmenter aligned them), whatever `axes` has.
+        references, segments, detokenizer, resegment: of single logs, as `simulsa-eval score` has them.
     """
 
     unit: LatencyUnit = "word"
@@ -74,6 +88,11 @@ class CompareOptions:
     axes: Axes = field(default_factory=Axes)
     bootstrap: Bootstrap = field(default_factory=Bootstrap)
     tuned: tuple[Path, ...] = ()
+    usual_latency: bool = False
+    references: Path | None = None
+    segments: Path | None = None
+    detokenizer: str | None = None
+    resegment: Aligner | None = None
 
 
 @dataclass(frozen=True)
@@ -99,6 +118,12 @@ class ComparedResult:
     warnings: tuple[str, ...] = ()
     comet: str | None = None  # signature of its COMET
 
+    @property
+    def form(self) -> str:
+        """What its values are of: utterances, or long recordings aligned by one aligner."""
+        names = {name for cell in self.cells.values() for name in cell.values}
+        return next((form for form, latency in USUAL_LATENCIES.items() if latency in names), UTTERANCES)
+
 
 def run_compare(paths: Sequence[Path], options: CompareOptions, json_path: Path | None = None) -> Json:
     """Compare results, log warnings, write the JSON to a path if given. Raises as the functions it calls."""
@@ -108,6 +133,7 @@ def run_compare(paths: Sequence[Path], options: CompareOptions, json_path: Path 
     read = [
         *(path for result in results for path in _read_files(result)),
         *(path for folder in options.tuned for path in tuned_files(folder)),
+        *(path for path in (options.references, options.segments) if path is not None),
     ]
     refuse_input_as_output(json_path, read)
     comparison = compare_with_baseline(results, options)
@@ -129,16 +155,39 @@ def _read_files(result: ComparedResult) -> Iterator[Path]:
 
 
 def resample_result(
-    result: ComparedResult, bootstrap: Bootstrap, *, keep_end_marks: bool = False
+    result: ComparedResult, bootstrap: Bootstrap, read: ReadOptions | None = None
 ) -> dict[CellKey, ResampledLog]:
-    """Resample the cells of a result that have a log, with the result's conventions. Raises as `resample_cells`."""
+    """Resample the cells of a result that have a log, with the result's conventions.
+
+    Args:
+        result: the result.
+        bootstrap: how to resample.
+        read: what a single log does not contain.
+
+    Raises:
+        LogError: as `resample_cells`.
+    """
     scale = result.scale
     return resample_cells(
         result.cells,
         Measure(scale.unit, scale.length == "reference"),
         scale.tokenizer,
-        ReadOptions(unit=scale.unit, keep_end_marks=keep_end_marks),
+        dataclasses.replace(read or ReadOptions(), unit=scale.unit),
         bootstrap,
+    )
+
+
+def _read_options(result: ComparedResult, options: CompareOptions) -> ReadOptions:
+    """Return how the logs of a result are read; those of a folder are complete."""
+    if CellKey(LOG_POLICY) not in result.cells:
+        return ReadOptions(keep_end_marks=options.keep_end_marks)
+    return ReadOptions(
+        options.references,
+        options.segments,
+        options.detokenizer,
+        options.unit,
+        options.keep_end_marks,
+        options.resegment,
     )
 
 
@@ -153,6 +202,9 @@ def compare_with_baseline(results: Sequence[ComparedResult], options: CompareOpt
         UsageError: the results were measured differently, or a folder is compared with a log.
     """
     baseline = results[0]
+    if options.usual_latency:
+        axes = dataclasses.replace(options.axes, latency=USUAL_LATENCIES[baseline.form])
+        options = dataclasses.replace(options, axes=axes)
     for result in results[1:]:
         _check_comparable(baseline, result, options.axes)
     if options.tuned and len(options.tuned) != len(results):
@@ -165,13 +217,22 @@ def compare_with_baseline(results: Sequence[ComparedResult], options: CompareOpt
     return {
         "baseline": _decode_path(baseline.path),
         "scale": dataclasses.asdict(baseline.scale),
-        "bootstrap": {"method": "paired over utterances, percentiles", "share": 0.95, **vars(options.bootstrap)},
+        "bootstrap": {"method": _resampling(baseline), "share": 0.95, **vars(options.bootstrap)},
         "p_values": P_VALUES,
         "comparisons": [
             _compare_two(baseline, result, options, (tunings[0], tuning))
             for result, tuning in zip(results[1:], tunings[1:], strict=True)
         ],
     }
+
+
+def _resampling(result: ComparedResult) -> str:
+    if result.form == UTTERANCES:
+        return "paired over utterances, percentiles"
+    return (
+        "paired over recordings, then over the segments within them (segments alone of a single recording), "
+        "percentiles; randomisation swaps segments"
+    )
 
 
 def load_result(path: Path, options: CompareOptions) -> ComparedResult:
@@ -191,7 +252,16 @@ def load_result(path: Path, options: CompareOptions) -> ComparedResult:
     if not path.exists():
         raise LogError(f"{path} does not exist. Give a folder of `simulsa-eval run`, or a log.")
     scored = score_log(
-        path, ScoreOptions(unit=options.unit, tokenizer=options.tokenizer, keep_end_marks=options.keep_end_marks)
+        path,
+        ScoreOptions(
+            options.references,
+            options.segments,
+            options.detokenizer,
+            options.unit,
+            options.tokenizer,
+            options.keep_end_marks,
+            resegment=options.resegment,
+        ),
     )
     key = CellKey(LOG_POLICY)
     counts = scored.scores.counts
@@ -217,6 +287,15 @@ def _conventions_of(signatures: object, options: CompareOptions) -> ScoringConve
 
 
 def _check_comparable(baseline: ComparedResult, other: ComparedResult, axes: Axes) -> None:
+    if baseline.form != other.form:
+        raise UsageError(
+            f"{baseline.path} has scores of {baseline.form}, {other.path} of {other.form}. Compare results of one form."
+        )
+    if axes.latency not in _LATENCIES[baseline.form]:
+        raise UsageError(
+            f"--latency is {axes.latency}, which scores of {baseline.form} do not have; for them it is "
+            f"{USUAL_LATENCIES[baseline.form]}, unless given."
+        )
     if baseline.scale != other.scale:
         raise UsageError(
             f"{baseline.path} and {other.path} were measured differently ({baseline.scale}; "
@@ -305,8 +384,7 @@ def _resample_both(baseline: ComparedResult, other: ComparedResult, options: Com
     if not all(any(cell.log for cell in result.cells.values()) for result in (baseline, other)):
         return {}, {}
     first, second = (
-        resample_result(result, options.bootstrap, keep_end_marks=options.keep_end_marks)
-        for result in (baseline, other)
+        resample_result(result, options.bootstrap, _read_options(result, options)) for result in (baseline, other)
     )
     check_same_references(first, second)
     return first, second

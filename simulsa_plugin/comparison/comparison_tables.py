@@ -10,7 +10,7 @@ from simulsa_plugin.evaluation.result_cells import CELL_METRICS, CellKey
 from simulsa_plugin.metrics.quality import QUALITY_METRICS
 from simulsa_plugin.tables import align
 
-MAIN_METRICS = ("BLEU", "LAAL", "chrF")
+MAIN_LATENCIES = ("LAAL", "LongYAAL", "StreamLAAL")  # the first that there is
 
 
 def comparison_tables(comparison: dict[str, Any]) -> list[str]:
@@ -19,7 +19,7 @@ def comparison_tables(comparison: dict[str, Any]) -> list[str]:
     lines = [
         f"baseline: {comparison['baseline']}",
         f"measured: unit {scale['unit']}, length of the {scale['length']}, BLEU tokenizer {scale['tokenizer']}",
-        f"[low, high]: 95 % of {bootstrap['samples']} paired resamples of the utterances, "
+        f"[low, high]: 95 % of {bootstrap['samples']} paired resamples of {_resampled(bootstrap['method'])}, "
         f"seed {bootstrap['seed']}; – where a value, a log or more than 10 % of the resamples are missing",
         "at equal latency: also over random halves of the cells, for the error of interpolation; "
         "– near an end of the range, which too few halves reach",
@@ -41,15 +41,25 @@ def comparison_tables(comparison: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _main_table(cells: Iterable[dict[str, Any]], time: str) -> list[str]:
-    header = ["cell"]
-    for name in MAIN_METRICS:
+def _resampled(method: str) -> str:
+    return "the recordings and segments within them" if "recordings" in method else "the utterances"
+
+
+def _main_metrics(cells: Iterable[dict[str, Any]]) -> tuple[str, str, str]:
+    """Return the metrics of the main table: quality, latency, quality."""
+    present = {name for cell in cells for name in cell["metrics"]}
+    return "BLEU", next((name for name in MAIN_LATENCIES if name in present), MAIN_LATENCIES[0]), "chrF"
+
+
+def _main_table(cells: Sequence[dict[str, Any]], time: str) -> list[str]:
+    header, main = ["cell"], _main_metrics(cells)
+    for name in main:
         header += [_with_unit(name, time), "other", "diff"]
         header += ["[low, high]"] + (["p, differ, sacrebleu's p"] if name in QUALITY_METRICS else [])
     rows = [header]
     for cell in cells:
         row = [_cell_name(cell)]
-        for name in MAIN_METRICS:
+        for name in main:
             value = cell["metrics"].get(name, {})
             row += [
                 format_number(value.get("baseline")),
@@ -69,10 +79,9 @@ def _other_table(cells: Sequence[dict[str, Any]], time: str) -> list[str]:
         found: float | None = cell["metrics"].get(name, {}).get("difference")
         return found
 
+    main = _main_metrics(cells)
     names = [
-        name
-        for name in CELL_METRICS
-        if name not in MAIN_METRICS and any(difference(cell, name) is not None for cell in cells)
+        name for name in CELL_METRICS if name not in main and any(difference(cell, name) is not None for cell in cells)
     ]
     if not names:
         return []

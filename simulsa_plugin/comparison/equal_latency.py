@@ -24,6 +24,8 @@ from simulsa_plugin.files.json_files import Json
 from simulsa_plugin.metrics.arrays import FloatArray
 from simulsa_plugin.metrics.corpus_scores import LATENCY_METRICS
 from simulsa_plugin.metrics.curves import Curve, area_between, common_range, frontier
+from simulsa_plugin.metrics.instance import STREAM_PREFIX
+from simulsa_plugin.metrics.long_form import LONG_LATENCY_METRICS, STREAM_LATENCY_METRICS
 from simulsa_plugin.metrics.significance import Bootstrap, Interval, interval
 
 SHARES_OF_RANGE = (0.1, 0.3, 0.5, 0.7, 0.9)  # of the common range: where differences are given by default
@@ -44,7 +46,9 @@ class Axes:
     at: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        allowed = [name for name in LATENCY_METRICS if not name.startswith("AP")]  # a ratio: it has no milliseconds
+        names = dict.fromkeys((*LATENCY_METRICS, *LONG_LATENCY_METRICS, *STREAM_LATENCY_METRICS))
+        ratios = ("AP", STREAM_PREFIX + "AP")  # they have no milliseconds
+        allowed = [name for name in names if not name.startswith(ratios)]
         if self.latency not in allowed:
             raise UsageError(f"--latency is {self.latency!r}; allowed: {', '.join(allowed)}.")
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,14 +17,19 @@ from simulsa_plugin.evaluation.formatting import format_number
 from simulsa_plugin.evaluation.result_cells import COMET, COMET_SCORES, Cell, CellKey
 from simulsa_plugin.files.json_files import read_jsonl
 from simulsa_plugin.logs.log_checker import LogChecker
+from simulsa_plugin.logs.omnisteval import RESEGMENTED
 from simulsa_plugin.logs.reader import Log, ReadOptions
+from simulsa_plugin.logs.recordings import join_segments
+from simulsa_plugin.logs.segment_files import REFERENCES, SEGMENTS, read_segments
 from simulsa_plugin.logs.simuleval import INSTANCES_LOG
 from simulsa_plugin.logs.steps import STEPS, read_sessions
 from simulsa_plugin.metrics.arrays import FloatArray
 from simulsa_plugin.metrics.corpus_scores import CorpusScorer
-from simulsa_plugin.metrics.delays import split_units
+from simulsa_plugin.metrics.delays import ShownStep, split_units
 from simulsa_plugin.metrics.instance import Measure
+from simulsa_plugin.metrics.long_form import LongFormScorer
 from simulsa_plugin.metrics.records import EmissionRecord, LatencyUnit
+from simulsa_plugin.metrics.resegmentation import recording_name
 from simulsa_plugin.metrics.significance import LEAST_UTTERANCES, Bootstrap, Statistics, bootstrap_metrics
 from simulsa_plugin.metrics.stability import erased_units
 
@@ -93,18 +99,59 @@ def _resample_cell(
     cell: Cell, measure: Measure, tokenizer: str, read: ReadOptions, bootstrap: Bootstrap
 ) -> ResampledLog:
     path = cell.log or Path()
-    scorer = CorpusScorer(measure, tokenizer, keep=True)
-    references = array("q")
-    for record in _with_erasure(path, LogChecker(Log(path, read), measure.unit).checked_records(), measure.unit):
-        scorer.add(record)
-        references.append(hash(record.reference))
+    log = Log(path, read)
+    scorer: CorpusScorer | LongFormScorer
+    if path.name == RESEGMENTED and path.with_name(INSTANCES_LOG).is_file():
+        scorer, texts = _score_long_cell(path, log, measure, tokenizer)
+    elif log.is_long_form:
+        scorer, texts = _score_long_log(log, measure, tokenizer)
+    else:
+        scorer, texts = _score_log(path, log, measure, tokenizer)
+    references = array("q", map(hash, texts))
     _check_scores_match(cell, path, scorer.scores().corpus)
     statistics = scorer.statistics()
     comet = _read_comet(cell, path.with_name(COMET_SCORES), len(references))
     if comet is not None:
-        statistics = Statistics(statistics.quality, {**statistics.values, COMET: comet}, statistics.ratios)
+        statistics = dataclasses.replace(statistics, values={**statistics.values, COMET: comet})
     values = bootstrap_metrics(statistics, len(references), bootstrap) if len(references) >= LEAST_UTTERANCES else {}
     return ResampledLog(path, statistics, values, np.frombuffer(references, dtype=np.int64))
+
+
+def _score_log(path: Path, log: Log, measure: Measure, tokenizer: str) -> tuple[CorpusScorer, list[str | None]]:
+    """Score a log of utterances, or of segments; return the references with the scores."""
+    scorer, references = CorpusScorer(measure, tokenizer, keep=True), []
+    for record in _with_erasure(path, LogChecker(log, measure.unit).checked_records(), measure.unit):
+        scorer.add(record)
+        references.append(record.reference)
+    return scorer, references
+
+
+def _score_long_log(log: Log, measure: Measure, tokenizer: str) -> tuple[LongFormScorer, list[str | None]]:
+    """Score a log of whole recordings by their segments."""
+    scorer, references = LongFormScorer(measure, tokenizer, method=log.aligner), list[str | None]()
+    for one in LogChecker(log, measure.unit).checked_recordings():
+        references += [part.reference for part in scorer.add(one.record, one.segments)]
+    return scorer, references
+
+
+def _score_long_cell(path: Path, log: Log, measure: Measure, tokenizer: str) -> tuple[LongFormScorer, list[str | None]]:
+    """Score a cell of whole recordings, whose segments are aligned already."""
+    folder = path.parent.parent
+    segments = read_segments(folder / SEGMENTS, folder / REFERENCES)
+    whole = Log(path.with_name(INSTANCES_LOG), ReadOptions(unit=measure.unit)).records()
+    parts: dict[str | None, list[EmissionRecord]] = {}
+    for part in LogChecker(log, measure.unit).checked_records():
+        parts.setdefault(part.recording, []).append(part)
+    scorer = LongFormScorer(measure, tokenizer)
+    for one in join_segments(list(_with_stream_erasure(path, whole, measure.unit)), segments):
+        aligned = parts.get(recording_name(one.record), [])
+        if len(aligned) != len(one.segments):
+            raise LogError(
+                f"{path} has {len(aligned)} segments of {recording_name(one.record)}, {folder / SEGMENTS} has "
+                f"{len(one.segments)}. Run `simulsa-eval run` again."
+            )
+        scorer.add_aligned(one.record, one.segments, aligned)
+    return scorer, [part.reference for found in parts.values() for part in found]
 
 
 def _with_erasure(path: Path, records: Iterator[EmissionRecord], unit: LatencyUnit) -> Iterator[EmissionRecord]:
@@ -119,10 +166,31 @@ def _with_erasure(path: Path, records: Iterator[EmissionRecord], unit: LatencyUn
         yield dataclasses.replace(record, erased=erased_units(split_units(step.shown, unit) for step in shown))
 
 
+def _with_stream_erasure(path: Path, records: Iterator[EmissionRecord], unit: LatencyUnit) -> Iterator[EmissionRecord]:
+    """Add the erased units to records of recordings; one in which no speech was found is empty and has no steps."""
+    steps = path.with_name(STEPS)
+    if not steps.is_file():
+        yield from records
+        return
+    grouped = itertools.groupby(read_sessions([steps]), key=lambda session: session[0])
+    sessions = ([shown for _, shown in group] for _, group in grouped)
+    waiting = next(sessions, None)
+    for record in records:
+        erased = 0
+        if waiting is not None and (record.prediction or not _final_units(waiting, unit)):
+            erased = sum(erased_units(split_units(step.shown, unit) for step in shown) for shown in waiting)
+            waiting = next(sessions, None)
+        yield dataclasses.replace(record, erased=erased)
+
+
+def _final_units(sessions: Sequence[Sequence[ShownStep]], unit: LatencyUnit) -> list[str]:
+    return [one for steps in sessions for one in split_units(steps[-1].shown, unit)]
+
+
 def _check_scores_match(cell: Cell, path: Path, corpus: Mapping[str, float | None]) -> None:
     """Raise LogError for a log whose scores differ from those in scores.json."""
-    for name in ("BLEU", "LAAL"):
-        expected, found = cell.values.get(name), corpus[name]
+    for name in ("BLEU", "LAAL", "LongYAAL"):
+        expected, found = cell.values.get(name), corpus.get(name)
         if expected is not None and (found is None or abs(expected - found) > _ROUNDING * max(1.0, abs(expected))):
             raise LogError(
                 f"{path} is not the log of {cell.key} in scores.json: its {name} is "

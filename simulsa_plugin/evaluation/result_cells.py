@@ -11,14 +11,16 @@ from typing import Any, NoReturn
 
 from simulsa_plugin.errors import LogError
 from simulsa_plugin.evaluation.formatting import format_parameters
+from simulsa_plugin.logs.omnisteval import RESEGMENTED
 from simulsa_plugin.logs.simuleval import INSTANCES_LOG
 from simulsa_plugin.metrics.corpus_scores import METRICS
+from simulsa_plugin.metrics.long_form import ALL_LONG_METRICS
 
 SCORES = "scores.json"
 OFFLINE = "offline"
 COMET = "COMET"
 COMET_SCORES = "comet.jsonl"  # in a cell's folder: index and score of each instance
-CELL_METRICS = (*METRICS, COMET)
+CELL_METRICS = (*METRICS, *(name for name in ALL_LONG_METRICS if name not in METRICS), COMET)
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class Cell:
 
     Attributes:
         instances: number of them.
+        log: of whole recordings, that of their reference segments.
         skipped: metric → number of instances without a value.
     """
 
@@ -131,7 +134,7 @@ def _read_cell(folder: Path, row: object, where: str) -> Cell:
     name = str(row.get("folder") or folder_name(key.policy, key.chunk_ms, key.rollback, key.as_json()["parameters"]))
     if name != Path(name).name or name == ".." or "\0" in name or len(name) > 255:
         raise LogError(f"{where}: folder is {name[:60]!r}; expected the name of a folder in {folder}.")
-    log = folder / name / INSTANCES_LOG
+    logs = [folder / name / log for log in (RESEGMENTED, INSTANCES_LOG)]
     instances = _read_number(row, "instances", where)
     counts = row.get("counts")
     skipped = counts.get("skipped") if isinstance(counts, dict) else None
@@ -139,7 +142,7 @@ def _read_cell(folder: Path, row: object, where: str) -> Cell:
         key,
         values,
         None if instances is None else int(instances),
-        log if log.is_file() else None,
+        next((log for log in logs if log.is_file()), None),
         skipped if isinstance(skipped, dict) else {},
     )
 

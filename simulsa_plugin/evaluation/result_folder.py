@@ -11,6 +11,7 @@ from simulsa_plugin.evaluation.report import REPORT_FILES, write_result_report
 from simulsa_plugin.evaluation.result_cells import SCORES, read_cells
 from simulsa_plugin.files.checksums import checksums, first_damaged, is_sealed, refuse_damaged, sealed
 from simulsa_plugin.files.json_files import CHECKSUM, write_json
+from simulsa_plugin.logs.simuleval import INSTANCES_LOG
 from simulsa_plugin.logs.steps import STEPS
 
 FILE_CHECKSUMS = "checksums"  # of scores.json and frontier.json: file → checksum
@@ -60,5 +61,6 @@ def decode_again(out: Path) -> str:
 def _cell_files(scores: Mapping[str, Any], out: Path) -> Iterator[str]:
     for cell in read_cells(out, scores).values():
         if cell.log is not None:
-            files = (cell.log, cell.log.with_name(STEPS))
+            names = dict.fromkeys((INSTANCES_LOG, cell.log.name, STEPS))
+            files = (cell.log.with_name(name) for name in names)
             yield from (path.relative_to(out).as_posix() for path in files if path.is_file())

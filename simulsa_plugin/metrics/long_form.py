@@ -100,20 +100,31 @@ class LongFormScorer:
                 that of an earlier one.
             MissingExtraError: mwerSegmenter is asked for, and is not installed.
         """
-        name = recording_name(record)
-        if not segments or name in self._sizes:
-            raise LogError(f"The recording {name} {'is repeated' if segments else 'has no reference segments'}.")
+        self._check(record, segments)
         alignment = align_segments(record, segments, self.measure.unit, self._method)
         first = sum(self._sizes.values())
         parts = [dataclasses.replace(one, index=first + one.index) for one in alignment.apply(record)]
+        self.add_aligned(record, segments, parts)
+        return parts
+
+    def add_aligned(
+        self, record: EmissionRecord, segments: Sequence[ReferenceSegment], parts: Sequence[EmissionRecord]
+    ) -> None:
+        """Score a recording of which `add` has returned `parts`. Arguments and errors as `add`."""
+        self._check(record, segments)
         for part in parts:
             self._segments.add(part)
-        self._sizes[name] = len(parts)
-        self.unclaimed_units += alignment.unclaimed
-        self._streams.append({"erased": record.erased, "units": alignment.total_units})
+        self._sizes[recording_name(record)] = len(parts)
+        total = len(record.delays)
+        self.unclaimed_units += total - sum(len(part.delays) for part in parts)
+        self._streams.append({"erased": record.erased, "units": total})
         if self._method == "soft":
             self._add_stream_laal(record, segments)
-        return parts
+
+    def _check(self, record: EmissionRecord, segments: Sequence[ReferenceSegment]) -> None:
+        name = recording_name(record)
+        if not segments or name in self._sizes:
+            raise LogError(f"The recording {name} {'is repeated' if segments else 'has no reference segments'}.")
 
     def scores(self, bootstrap: Bootstrap | None = None) -> CorpusScores:
         """Compute the scores of all recordings that were added.

@@ -27,19 +27,12 @@ class SegmentAlignment:
         texts: of each segment, what its units write.
         references: of each segment, as the aligner's tool scores it.
         positions: of each segment, the indexes of its units in the recording's translation.
-        total_units: of the recording's translation.
     """
 
     segments: tuple[ReferenceSegment, ...]
     texts: tuple[str, ...]
     references: tuple[str | None, ...]
     positions: tuple[tuple[int, ...], ...]
-    total_units: int
-
-    @property
-    def unclaimed(self) -> int:
-        """Number of units that no segment has: punctuation before the first reference word."""
-        return self.total_units - sum(map(len, self.positions))
 
     def apply(self, record: EmissionRecord) -> list[EmissionRecord]:
         """Make the record of each segment, from a record of the recording with these units and any times.
@@ -121,7 +114,6 @@ def align_segments(
             for segment in segments
         ),
         positions,
-        len(units),
     )
 
 

@@ -147,3 +147,14 @@ def test_what_it_writes_evaluates_the_test_set(place, capsys):
     assert capsys.readouterr().out.startswith("test set toy: 4 of 4 rows")
     with pytest.raises(UsageError, match="No cell is within any budget"):
         evaluate._tune([*words, "--budget", "0.001", "--out", "none"])
+
+
+def test_the_latency_of_a_goal_is_one_of_the_dev_sets_form():
+    from simulsa_plugin.api.tune_recipe import USUAL_LATENCY, goal_of_form
+    from simulsa_plugin.tuning.halving import Goal
+
+    usual = Goal((1000.0,), USUAL_LATENCY)
+    assert [goal_of_form(usual, long_form=one).latency for one in (False, True)] == ["LAAL", "LongYAAL"]
+    assert goal_of_form(Goal((1000.0,), "StreamLAAL"), long_form=True).latency == "StreamLAAL"
+    with pytest.raises(UsageError, match="latency is LAAL, which is not measured with simulsa_longform; allowed: Long"):
+        goal_of_form(Goal((1000.0,), "LAAL"), long_form=True)
