@@ -92,7 +92,7 @@ def test_a_result_says_how_far_its_cells_are_from_the_limit(tmp_path):
     ]
 
 
-# Two sentences of TEXT in a recording of 6 s: the second begins 3 s later. The end of the first is known 0.35 s after it.
+# Two sentences of TEXT in a recording of 6 s, the second 3 s later. The end of each is known 0.35 s after it.
 TALK = [
     ROW | {"audio": "a.wav", "offset": 0.1},
     ROW | {"audio": "a.wav", "offset": 3.1, "word_ends": [3.4, 4.1]},
