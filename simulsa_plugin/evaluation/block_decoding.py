@@ -21,19 +21,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from simulsa_plugin.audio.decoding import read_mono
-from simulsa_plugin.audio.samples import Waveform, samples_to_seconds
-from simulsa_plugin.errors import AudioError, ModelError
+from simulsa_plugin.audio.samples import samples_to_seconds
+from simulsa_plugin.evaluation.loading import DecodedRow, load_sources
+from simulsa_plugin.evaluation.recordings import Recording, SpeechUtterance
 from simulsa_plugin.evaluation.result_cells import folder_name
 from simulsa_plugin.evaluation.session_rows import step_rows
 from simulsa_plugin.files.atomic import UNFINISHED, make_own_folder, sync_folder, writing_to
 from simulsa_plugin.files.checksums import checksums, first_damaged, read_sealed, write_sealed
 from simulsa_plugin.files.json_files import read_jsonl, write_jsonl
 from simulsa_plugin.files.locks import LOCK
-from simulsa_plugin.logs.steps import read_sessions
+from simulsa_plugin.logs.steps import SEGMENT, read_sessions
 from simulsa_plugin.metrics.delays import ShownStep
 from simulsa_plugin.model.protocol import AudioLanguageModel
-from simulsa_plugin.model.values import AttentionHead, Sample, UnusableRow
+from simulsa_plugin.model.values import AttentionHead
 from simulsa_plugin.sharding import Shard, wait_until
 from simulsa_plugin.streaming.engine import (
     BatchLimits,
@@ -43,7 +43,7 @@ from simulsa_plugin.streaming.engine import (
     decode_batched,
     decode_timed,
 )
-from simulsa_plugin.streaming.session import MIN_DECODED_MS, SAMPLES_PER_MS, Session
+from simulsa_plugin.streaming.session import Session
 from simulsa_plugin.terminal import progress
 
 logger = logging.getLogger(__name__)
@@ -75,14 +75,14 @@ class DecodingJob:
 
     model: AudioLanguageModel
     name: str
-    rows: Sequence[Sample | UnusableRow]
+    rows: Sequence[DecodedRow]
     cells: Sequence[DecodingSetting]
     limits: BatchLimits
     measures_time: bool
     folder: Path
     work: Mapping[str, Any] = field(default_factory=dict)
     complete_blocks: set[int] = field(default_factory=set)
-    head_rows: Sequence[Sample | UnusableRow] = ()
+    head_rows: Sequence[DecodedRow] = ()
     heads: list[AttentionHead] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -98,11 +98,16 @@ class DecodingJob:
         """Return the folder of a block."""
         return self.folder / f"{block:05d}"
 
-    def identifier(self, row: Sample | UnusableRow) -> str:
-        """Return the id of a row in the output files."""
+    def identifier(self, row: DecodedRow | Recording) -> str:
+        """Return the id of a row, or of a recording, in the output files."""
         return f"{self.name}-{row.row:08d}"
 
-    def block_rows(self, block: int) -> Sequence[Sample | UnusableRow]:
+    def identity(self, row: DecodedRow) -> dict[str, Any]:
+        """Return what identifies a row in the output files: `id`, and `segment` in a recording."""
+        part = {SEGMENT: row.segment} if isinstance(row, SpeechUtterance) else {}
+        return {"id": self.identifier(row), **part}
+
+    def block_rows(self, block: int) -> Sequence[DecodedRow]:
         """Return the rows of a block."""
         return self.rows[block * UTTERANCES_PER_BLOCK : (block + 1) * UTTERANCES_PER_BLOCK]
 
@@ -140,15 +145,15 @@ def find_attention_heads(job: DecodingJob) -> list[str]:
     """
     found = not job.heads
     if found:
-        job.heads.extend(choose_alignment_heads(job.model, job.cells, lambda: _load_all(job.model, job.head_rows)))
+        job.heads.extend(choose_alignment_heads(job.model, job.cells, lambda: _load_usable(job, job.head_rows)))
     names = [f"{layer}/{head}" for layer, head in job.heads]
     if found and names:
         logger.info(f"attention heads (layer/head): {','.join(names)}")
     return names
 
 
-def _load_all(model: AudioLanguageModel, rows: Sequence[Sample | UnusableRow]) -> list[StreamSource]:
-    return [loaded for row in rows if isinstance(loaded := _load(model, row), StreamSource)]
+def _load_usable(job: DecodingJob, rows: Sequence[DecodedRow]) -> list[StreamSource]:
+    return [loaded for loaded in load_sources(job.model, rows) if isinstance(loaded, StreamSource)]
 
 
 def is_complete(job: DecodingJob, block: int) -> bool:
@@ -216,30 +221,36 @@ def cell_folder(cell: DecodingSetting) -> str:
 
 def _write_block(job: DecodingJob, block: int, counting: Any) -> None:
     instances: list[dict[str, Any]] = []
+    decoded: list[DecodedRow] = []
     sources: list[StreamSource] = []
-    device = job.model.hardware()["device"]
-    for row in job.block_rows(block):
-        loaded = _load(job.model, row)
-        identifier = job.identifier(row)
+    rows = job.block_rows(block)
+    for row, loaded in zip(rows, load_sources(job.model, rows), strict=True):
+        instances.append(_instance(job, row, loaded))
         if isinstance(loaded, str):
-            instances.append({"id": identifier, "row": row.row, "skipped": loaded})
             counting.update(len(job.cells))
-            continue
-        window = job.model.window_seconds
-        longer = window is not None and samples_to_seconds(len(loaded.waveform)) > window
-        instances.append({"id": identifier, "row": row.row, "longer_than_window": longer, "device": device})
-        sources.append(loaded)
+        else:
+            decoded.append(row)
+            sources.append(loaded)
     sessions = _decode(job, sources, counting)
-    ids = [instance["id"] for instance in instances if "skipped" not in instance]
     temporary = _make_temporary(job.folder)
     try:
-        for cell, decoded in zip(job.cells, sessions, strict=True):
-            write_jsonl(temporary / f"{cell_folder(cell)}.jsonl", _step_rows(job.model, ids, decoded))
+        for cell, of_cell in zip(job.cells, sessions, strict=True):
+            write_jsonl(temporary / f"{cell_folder(cell)}.jsonl", _step_rows(job, decoded, of_cell))
         write_jsonl(temporary / _INSTANCES, instances)
         write_sealed(temporary / BLOCK_NOTE, {"files": checksums(temporary, _file_names(job)), "work": job.work})
         _put_in_place(job, temporary, block)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)  # absent where it was renamed to the block
+
+
+def _instance(job: DecodingJob, row: DecodedRow, loaded: StreamSource | str) -> dict[str, Any]:
+    """Return a row of instances.jsonl."""
+    found = job.identity(row) | {"row": row.row}
+    if isinstance(loaded, str):
+        return found | {"skipped": loaded}
+    window = job.model.window_seconds
+    longer = window is not None and samples_to_seconds(len(loaded.waveform)) > window
+    return found | {"longer_than_window": longer, "device": job.model.hardware()["device"]}
 
 
 def _put_in_place(job: DecodingJob, temporary: Path, block: int) -> None:
@@ -276,8 +287,9 @@ def _find_damage(job: DecodingJob, block: int) -> str | None:
     damaged = first_damaged(folder, noted["files"])
     if damaged is not None:
         return f"{damaged} is damaged or missing."
-    ids = [row.get("id") for row in read_jsonl(folder / _INSTANCES)]
-    return None if ids == [job.identifier(row) for row in job.block_rows(block)] else "it holds different utterances."
+    keys = [(row.get("id"), row.get(SEGMENT)) for row in read_jsonl(folder / _INSTANCES)]
+    wanted = [(one["id"], one.get(SEGMENT)) for one in map(job.identity, job.block_rows(block))]
+    return None if keys == wanted else "it holds different utterances."
 
 
 def _file_names(job: DecodingJob) -> list[str]:
@@ -298,31 +310,12 @@ def _decode(job: DecodingJob, sources: Sequence[StreamSource], counting: Any) ->
     return sessions
 
 
-def load_waveform(audio: str) -> Waveform | str:
-    """Load an audio file, or return the reason why it cannot be decoded."""
-    try:
-        waveform = read_mono(audio)
-    except AudioError as error:
-        return f"audio_{error.reason}"
-    return waveform if len(waveform) >= MIN_DECODED_MS * SAMPLES_PER_MS else "too_short"
-
-
-def _load(model: AudioLanguageModel, row: Sample | UnusableRow) -> StreamSource | str:
-    if isinstance(row, UnusableRow):
-        return row.reason
-    waveform = load_waveform(row.audio)
-    if isinstance(waveform, str):
-        return waveform
-    try:
-        model.render_prompt(row.prompt, waveform)
-    except ModelError:
-        return "not_renderable"
-    return StreamSource(row.prompt, waveform)
-
-
-def _step_rows(model: AudioLanguageModel, ids: Sequence[str], sessions: Sequence[Session]) -> Iterator[dict[str, Any]]:
-    for identifier, session in zip(ids, sessions, strict=True):
-        yield from step_rows(identifier, session.steps, model.decode)
+def _step_rows(job: DecodingJob, rows: Sequence[DecodedRow], sessions: Sequence[Session]) -> Iterator[dict[str, Any]]:
+    for row, session in zip(rows, sessions, strict=True):
+        identity = job.identity(row)
+        yield from step_rows(
+            identity["id"], session.steps, job.model.decode, session.left_token_ids, identity.get(SEGMENT)
+        )
 
 
 def _make_temporary(folder: Path) -> Path:

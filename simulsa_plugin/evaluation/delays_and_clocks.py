@@ -6,12 +6,24 @@ from collections.abc import Sequence
 from typing import Any
 
 from simulsa_plugin.metrics.columns import MetricColumns
-from simulsa_plugin.metrics.delays import CLOCKS, DELAY_KINDS, ShownStep, elapsed_times, is_measured, unit_delays
+from simulsa_plugin.metrics.delays import (
+    CLOCKS,
+    DELAY_KINDS,
+    ShownStep,
+    elapsed_times,
+    is_measured,
+    stream_delays,
+    stream_elapsed,
+    unit_delays,
+)
 from simulsa_plugin.metrics.instance import (
     BASE_LATENCIES,
     CA_CU_SUFFIX,
+    LONG_LATENCIES,
+    LONG_PREFIX,
     SOURCE_BOUNDED,
     Measure,
+    MetricValues,
     computation_aware_latencies,
     latencies,
     same_unit_latencies,
@@ -19,6 +31,8 @@ from simulsa_plugin.metrics.instance import (
     with_elapsed,
 )
 from simulsa_plugin.metrics.records import EmissionRecord
+from simulsa_plugin.metrics.resegmentation import align_segments
+from simulsa_plugin.segments import ReferenceSegment
 
 
 class DelayClockMeans:
@@ -64,6 +78,76 @@ class DelayClockMeans:
             "clocks": {name: _averages(columns) for name, columns in self._clocks.items()} if self._measured else None,
             "real_time_factor": self._computed_ms / self._audio_ms if self._measured and self._audio_ms else None,
         }
+
+
+class LongDelayClockMeans:
+    """As `DelayClockMeans`, over the reference segments of recordings, by SoftSegmenter.
+
+    Attributes:
+        truncated_steps: number of steps that reached the limit on new tokens.
+    """
+
+    def __init__(self, measure: Measure) -> None:
+        self._measure = measure
+        self._delays = {name: MetricColumns(LONG_LATENCIES) for name in DELAY_KINDS}
+        self._clocks = {
+            name: MetricColumns((*LONG_LATENCIES, *(metric + CA_CU_SUFFIX for metric in SOURCE_BOUNDED)))
+            for name in CLOCKS
+        }
+        self._computed_ms = self._audio_ms = 0.0
+        self._measured = False
+        self.truncated_steps = 0
+
+    def add(
+        self,
+        record: EmissionRecord,
+        segments: Sequence[ReferenceSegment],
+        sessions: Sequence[Sequence[ShownStep]],
+    ) -> None:
+        """Add a recording: its record, its reference segments, and the steps of its sessions."""
+        unit, steps = self._measure.unit, [step for session in sessions for step in session]
+        alignment = align_segments(record, segments, unit)
+        for kind, columns in self._delays.items():
+            timed = with_delays(record, stream_delays(sessions, unit, kind))
+            for part in alignment.apply(timed):
+                columns.append(_chosen(latencies(part, self._measure)))
+        self.truncated_steps += sum(step.truncated for step in steps)
+        if not steps or not is_measured(steps):
+            return
+        self._measured = True
+        self._computed_ms += sum(step.compute_ms or 0.0 for step in steps)
+        self._audio_ms += record.source_length or 0.0
+        for clock, columns in self._clocks.items():
+            timed = with_elapsed(record, stream_elapsed(sessions, unit, clock))
+            for part in alignment.apply(timed):
+                same = same_unit_latencies(part, self._measure)
+                columns.append(
+                    _chosen(computation_aware_latencies(part, self._measure))
+                    | {metric + CA_CU_SUFFIX: value for metric, value in same.items()}
+                )
+
+    def as_json(self) -> dict[str, Any]:
+        """Return `delays`, `clocks` and `real_time_factor`, as `DelayClockMeans` does."""
+        return {
+            "delays": {name: _long_averages(columns) for name, columns in self._delays.items()},
+            "clocks": {name: _long_averages(columns) for name, columns in self._clocks.items()}
+            if self._measured
+            else None,
+            "real_time_factor": self._computed_ms / self._audio_ms if self._measured and self._audio_ms else None,
+        }
+
+
+def _chosen(values: MetricValues) -> MetricValues:
+    return {name: values[name] for name in LONG_LATENCIES}
+
+
+def _long_averages(columns: MetricColumns) -> dict[str, Any]:
+    """As `_averages`, under the names of long recordings."""
+    found = _averages(columns)
+    skipped = found.pop("skipped")
+    return {LONG_PREFIX + name: value for name, value in found.items()} | {
+        "skipped": {LONG_PREFIX + name: count for name, count in skipped.items()}
+    }
 
 
 def _averages(columns: MetricColumns) -> dict[str, Any]:

@@ -12,8 +12,9 @@ from typing import Any
 from simulsa_plugin.audio.decoding import read_mono
 from simulsa_plugin.audio.samples import samples_to_seconds
 from simulsa_plugin.errors import DatasetError
-from simulsa_plugin.evaluation.block_decoding import HEAD_SEARCH_ROWS, cell_folder, load_waveform
+from simulsa_plugin.evaluation.block_decoding import HEAD_SEARCH_ROWS, cell_folder
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
+from simulsa_plugin.evaluation.loading import load_waveform
 from simulsa_plugin.evaluation.reference_checks import check_references
 from simulsa_plugin.evaluation.result_cells import folder_name
 from simulsa_plugin.evaluation.session_rows import shown_steps

@@ -214,8 +214,9 @@ class EvaluationSettings(Settings):
         longest_ms = max(self.chunks, default=0) + found.min_silence_ms + found.pad_ms
         if found.slides and 2 * longest_ms > 1000 * found.window_seconds:
             raise UsageError(
-                f"A step may bring {longest_ms:g} ms of audio (the longest of simulsa_chunks, simulsa_vad_min_silence_ms "
-                f"and simulsa_vad_pad_ms together), more than half of the window of {found.window_seconds:g} s. "
+                f"A step may bring {longest_ms:g} ms of audio (the longest of simulsa_chunks, plus "
+                "simulsa_vad_min_silence_ms and simulsa_vad_pad_ms), more than half of the window of "
+                f"{found.window_seconds:g} s. "
                 "Set shorter chunks, or simulsa_longform=vad."
             )
         return found

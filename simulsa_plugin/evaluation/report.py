@@ -28,10 +28,14 @@ TSV, CURVES, PAGE = REPORT_FILES = ("scores.tsv", "curves.png", "report.html")
 KEY_COLUMNS = ("policy", "chunk_ms", "rollback")
 PARAMETERS = "parameters"  # a column where some cell has any
 VALUE_COLUMNS = ("BLEU", "chrF", "AL", "LAAL", "AP", "DAL", "ATD", "YAAL", "StartOffset", "EndOffset", "SWF", "NE")
-OPTIONAL_COLUMNS = (COMET, "LAAL_CA", "LAAL_CA_CU", *ABOVE.values())  # a column where some cell has a value
+LONG_COLUMNS = ("BLEU", "chrF", "LongYAAL", "LongLAAL", "LongAL", "LongDAL", "StreamLAAL", "NE")  # of long recordings
+# A column where some cell has a value.
+OPTIONAL_COLUMNS = (COMET, "LAAL_CA", "LAAL_CA_CU", "LongYAAL_CA", "LongYAAL_CA_CU", "StreamLAAL_CA", *ABOVE.values())
 COUNT_COLUMNS = ("instances", "empty", "skipped")
-ODD_COUNTS = ("longer_than_window", "truncated_steps")  # of `counts`
-WITH_INTERVAL = ("BLEU", "chrF", COMET, "LAAL", "YAAL", "NE")
+# Of `counts`, and in the notes.
+ODD_COUNTS = ("longer_than_window", "truncated_steps")
+ODD_LONG_COUNTS = ("truncated_steps", "looping_steps", "hallucinated_units", "hallucinated_seconds", "unclaimed_units")
+WITH_INTERVAL = ("BLEU", "chrF", COMET, "LAAL", "YAAL", "LongYAAL", "LongLAAL", "StreamLAAL", "NE")
 
 ScoresRow = Mapping[str, Any]
 
@@ -65,12 +69,12 @@ def _tsv_rows(cells: Sequence[ScoresRow]) -> Iterator[list[str]]:
     """Yield the rows of scores.tsv; after the counts: parameters as JSON, and how many instances have each value."""
     values = _value_columns(cells)
     columns = [*KEY_COLUMNS, *values, *COUNT_COLUMNS]
-    yield [*columns, PARAMETERS, *ODD_COUNTS, *(f"{name}_measured" for name in values)]
+    yield [*columns, PARAMETERS, *_odd_counts(cells), *(f"{name}_measured" for name in values)]
     for cell in cells:
         found = [cell.get(name) for name in columns]
         found += [
             json.dumps(cell[PARAMETERS], sort_keys=True) if cell.get(PARAMETERS) else None,
-            *(cell.get("counts", {}).get(name) for name in ODD_COUNTS),
+            *(cell.get("counts", {}).get(name) for name in _odd_counts(cells)),
             *(_measured_instances(cell, name) for name in values),
         ]
         yield ["" if value is None else str(value) for value in found]
@@ -87,7 +91,17 @@ def _notes(cells: Sequence[ScoresRow]) -> list[str]:
         for cell in cells
         if (count := cell.get("counts", {}).get("truncated_steps"))
     ]
-    longer = max((cell.get("counts", {}).get("longer_than_window") or 0 for cell in cells), default=0)
+    notes += [
+        f"{cell_key(cell)}: hallucinated {counts['hallucinated_units']} units in {seconds:.1f} s without reference"
+        for cell in cells
+        if (seconds := (counts := cell.get("counts", {})).get("hallucinated_seconds"))
+    ]
+    notes += [
+        f"{cell_key(cell)}: the output of {count} steps was cut because it repeated itself"
+        for cell in cells
+        if (count := cell.get("counts", {}).get("looping_steps"))
+    ]
+    longer = 0 if _is_long_form(cells) else _longer_than_window(cells)
     if longer:
         notes.append(f"{longer} utterances are longer than the model's window: it ignores the rest")
     if any(
@@ -99,8 +113,26 @@ def _notes(cells: Sequence[ScoresRow]) -> list[str]:
     return notes
 
 
+def main_latency(cells: Sequence[ScoresRow]) -> str:
+    """Return the latency over which quality is drawn: LAAL, of long recordings LongYAAL."""
+    return "LongYAAL" if _is_long_form(cells) else "LAAL"
+
+
+def _is_long_form(cells: Sequence[ScoresRow]) -> bool:
+    return any("LongYAAL" in cell for cell in cells)
+
+
+def _odd_counts(cells: Sequence[ScoresRow]) -> Sequence[str]:
+    return ODD_LONG_COUNTS if _is_long_form(cells) else ODD_COUNTS
+
+
+def _longer_than_window(cells: Sequence[ScoresRow]) -> int:
+    return max((cell.get("counts", {}).get("longer_than_window") or 0 for cell in cells), default=0)
+
+
 def _value_columns(cells: Sequence[ScoresRow]) -> list[str]:
-    return [*VALUE_COLUMNS, *(name for name in OPTIONAL_COLUMNS if any(cell.get(name) is not None for cell in cells))]
+    columns = LONG_COLUMNS if _is_long_form(cells) else VALUE_COLUMNS
+    return [*columns, *(name for name in OPTIONAL_COLUMNS if any(cell.get(name) is not None for cell in cells))]
 
 
 def _key_columns(cells: Sequence[ScoresRow]) -> list[str]:
@@ -133,15 +165,17 @@ def _format_cell_value(cell: ScoresRow, name: str) -> str:
     return format_measured(cell.get(name), _measured_instances(cell, name), cell["instances"])
 
 
-def curves_figure(cells: Sequence[ScoresRow], quality: str = "BLEU", latency: str = "LAAL") -> Figure:
+def curves_figure(cells: Sequence[ScoresRow], quality: str = "BLEU", latency: str | None = None) -> Figure:
     """Draw quality over latency with 95 % intervals, one line per policy, rollback and parameters; offline as a level.
 
     Args:
         cells: rows of `cells` and of the limits of scores.json.
         quality: metric on the vertical axis.
-        latency: metric on the horizontal axis, in ms.
+        latency: metric on the horizontal axis, in ms; by default `main_latency`.
     """
     from matplotlib.figure import Figure
+
+    latency = latency or main_latency(cells)
 
     figure = Figure(figsize=(6.4, 4.4), layout="constrained")
     axes = figure.subplots()
@@ -202,7 +236,7 @@ def error_bars(values: Sequence[float], intervals: Sequence[Sequence[float] | No
 def _html_page(scores: Mapping[str, Any]) -> str:
     cells, signatures = _table_rows(scores), scores["signatures"]
     model = html_text(", ".join(f"{key}: {value}" for key, value in scores["model"].items()))
-    values, keys = _value_columns(cells), _key_columns(cells)
+    values, keys, latency = _value_columns(cells), _key_columns(cells), main_latency(cells)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Simultaneous translation</title>\n'
         "<style>body{font:15px sans-serif;margin:2em}table{border-collapse:collapse}"
@@ -224,14 +258,14 @@ def _html_page(scores: Mapping[str, Any]) -> str:
         f"bootstrap intervals. {len(scores['skipped'])} utterances skipped in every cell. Mean latencies exclude "
         f"instances without output; scores.json counts them for every metric.</p>\n"
         + "".join(f"<p>{html_text(note)}</p>\n" for note in _notes(cells))
-        + '<img src="curves.png" alt="BLEU over LAAL"><h2>LAAL by three delays, and on three clocks</h2>\n'
+        + f'<img src="curves.png" alt="BLEU over {latency}"><h2>{latency} by three delays, and on three clocks</h2>\n'
         + _html_table(
             [*keys, *DELAY_KINDS, *CLOCKS, "real_time_factor"],
             (
                 [
                     *_format_key(cell, keys),
-                    *_format_latencies(cell, "delays", DELAY_KINDS),
-                    *_format_latencies(cell, "clocks", CLOCKS),
+                    *_format_latencies(cell, latency, "delays", DELAY_KINDS),
+                    *_format_latencies(cell, latency, "clocks", CLOCKS),
                     format_number(cell.get("real_time_factor")),
                 ]
                 for cell in cells
@@ -249,7 +283,7 @@ def _html_page(scores: Mapping[str, Any]) -> str:
 
 
 def _clock_note(cells: Sequence[ScoresRow]) -> str:
-    if all(cell.get("LAAL_CA") is None for cell in cells):
+    if all(cell.get(f"{main_latency(cells)}_CA") is None for cell in cells):
         return "computation was not measured."
     return "_CA: computation-aware; _CA_CU: over the units that the unaware value averages."
 
@@ -259,14 +293,14 @@ def _format_with_interval(cell: ScoresRow, name: str) -> str:
     return _format_cell_value(cell, name) + ("" if found is None else f" {format_interval(found)}")
 
 
-def _format_latencies(cell: ScoresRow, group: str, names: Iterable[str]) -> list[str]:
+def _format_latencies(cell: ScoresRow, latency: str, group: str, names: Iterable[str]) -> list[str]:
     groups = cell.get(group) or {}
-    return [_format_laal(cell, groups[name]) if name in groups else format_number(None) for name in names]
+    return [_format_mean(cell, latency, groups[name]) if name in groups else format_number(None) for name in names]
 
 
-def _format_laal(cell: ScoresRow, means: Mapping[str, Any]) -> str:
-    measured = cell["instances"] - means["skipped"]["LAAL"]
-    return format_measured(means["LAAL"], measured, cell["instances"])
+def _format_mean(cell: ScoresRow, latency: str, means: Mapping[str, Any]) -> str:
+    measured = cell["instances"] - means["skipped"][latency]
+    return format_measured(means[latency], measured, cell["instances"])
 
 
 def _html_table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

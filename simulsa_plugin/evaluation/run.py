@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,30 +22,32 @@ from simulsa_plugin.evaluation.block_decoding import (
     read_steps,
     recorded_work,
     remove_blocks,
-    steps_file,
     wait_for_blocks,
 )
+from simulsa_plugin.evaluation.cell_files import cell_row, make_cell_folder, write_steps
 from simulsa_plugin.evaluation.delays_and_clocks import DelayClockMeans
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
 from simulsa_plugin.evaluation.limit import LIMITS, SupportedPrefixes, add_distances, limits
+from simulsa_plugin.evaluation.loading import DecodedRow
+from simulsa_plugin.evaluation.long_form import write_long_cell
 from simulsa_plugin.evaluation.reference_checks import check_references
 from simulsa_plugin.evaluation.report import REPORT_FILES
-from simulsa_plugin.evaluation.result_cells import COMET_SCORES, SCORES
+from simulsa_plugin.evaluation.result_cells import SCORES
 from simulsa_plugin.evaluation.result_folder import check_files, check_sealed, write_scores
+from simulsa_plugin.evaluation.test_set import TestSet, read_test_set
 from simulsa_plugin.files.atomic import (
     make_folder,
     make_own_folder,
     refuse_link,
     remove_leftovers,
-    replacing,
-    writing_to,
 )
 from simulsa_plugin.files.checksums import read_sealed, write_sealed
 from simulsa_plugin.files.json_files import dump_line
 from simulsa_plugin.files.locks import locked
 from simulsa_plugin.files.ownership import OWNED, claim, refuse_foreign
+from simulsa_plugin.logs.segment_files import REFERENCES, SEGMENTS, write_segments
 from simulsa_plugin.logs.simuleval import INSTANCES_LOG, write_simuleval_log
-from simulsa_plugin.logs.steps import STEPS
+from simulsa_plugin.logs.steps import SEGMENT
 from simulsa_plugin.metrics.corpus_scores import CorpusScorer
 from simulsa_plugin.metrics.delays import ShownStep, emission_record
 from simulsa_plugin.metrics.instance import Measure
@@ -107,14 +109,18 @@ def run_evaluation(
     limits = BatchLimits(settings.max_new_tokens, settings.eval_batch_size, settings.eval_memory_gb * 1e9)
     refuse_foreign_results(out, settings)
     if (out / OWNED).exists():  # it may be damaged
-        claim(out, _output_names(cells), recognised=_has_evaluation(out))
+        claim(out, _output_names(cells, long_form=settings.is_long_form), recognised=_has_evaluation(out))
     job = DecodingJob(model, name, rows, cells, limits, settings.measure_time, make_folder(out) / DECODING)
     work = describe_evaluation(job, settings)
-    if share and share.number > 1:
+    first = share is None or share.number == 1
+    if (out / SCORES).exists():
+        found = _read_finished(job, work, out)
+        return found if first else []
+    test_set = read_test_set(rows, settings, model.window_seconds)
+    job = dataclasses.replace(job, rows=test_set.decoded)
+    if share and not first:
         _decode_share(job, work, share, out)
         return []
-    if (out / SCORES).exists():
-        return _read_finished(job, work, out)
     with locked(out):
         if (out / SCORES).exists():  # written by the process that held the lock
             return _read_finished(job, work, out)
@@ -123,16 +129,18 @@ def run_evaluation(
         job = _begin(job, work, out)
         decode_blocks(job, share)
         wait_for_blocks(job)
-        return _finish(job, work, settings, out, truth)
+        return _finish(job, test_set, work, settings, out, truth)
 
 
 def refuse_foreign_results(out: Path, settings: EvaluationSettings) -> None:
     """Raise StorageError where links or foreign files are in the place of results."""
-    refuse_foreign(out, _output_names(plan_cells(settings)), recognised=_has_evaluation(out))
+    names = _output_names(plan_cells(settings), long_form=settings.is_long_form)
+    refuse_foreign(out, names, recognised=_has_evaluation(out))
 
 
-def _output_names(cells: Sequence[DecodingSetting]) -> list[str]:
-    return [DECODING, SCORES, *REPORT_FILES, *map(cell_folder, cells)]
+def _output_names(cells: Sequence[DecodingSetting], *, long_form: bool) -> list[str]:
+    more = (SEGMENTS, REFERENCES) if long_form else ()
+    return [DECODING, SCORES, *REPORT_FILES, *more, *map(cell_folder, cells)]
 
 
 def _has_evaluation(out: Path) -> bool:
@@ -189,7 +197,8 @@ def _decode_share(job: DecodingJob, work: dict[str, Any], share: Shard, out: Pat
 
 def _begin(job: DecodingJob, work: dict[str, Any], out: Path) -> DecodingJob:
     """Record the configuration, or compare it with the recorded one; return the job with the recorded one."""
-    claim(out, _output_names(job.cells), recognised=_has_evaluation(out))
+    long_form = "simulsa_longform" in work["settings"]
+    claim(out, _output_names(job.cells, long_form=long_form), recognised=_has_evaluation(out))
     with locked(make_own_folder(job.folder), wait=True):
         run = run_folder(out, SCORES)
         noted = run.read(run.started)
@@ -218,19 +227,26 @@ def describe_evaluation(job: DecodingJob, settings: EvaluationSettings) -> dict[
     """Return the configuration that determines the result."""
     digest = hashlib.sha256()
     for row in job.rows:
-        content = [row.reason] if isinstance(row, UnusableRow) else [row.audio, row.reference, vars(row.prompt)]
-        digest.update(f"{dump_line([row.row, *content])}\n".encode())
+        digest.update(f"{dump_line([row.row, *_row_content(row)])}\n".encode())
     own = policy_sources(settings.policies)
+    packages = ["simulsa-plugin", *(["silero-vad"] if settings.is_long_form else [])]
     return {
         "dataset": job.name,
         "rows": len(job.rows),
         "content": digest.hexdigest(),
         "model": job.model.describe(),
         "settings": settings.as_keys(),
-        "versions": versions("simulsa-plugin"),
+        "versions": versions(*packages),
         **({"policies": own} if own else {}),
         **({"hardware": job.model.hardware()} if job.measures_time else {}),
     }
+
+
+def _row_content(row: DecodedRow) -> list[Any]:
+    if not isinstance(row, Sample):
+        return [row.reason] if isinstance(row, UnusableRow) else []
+    segments = [[one.offset_seconds, one.duration_seconds, one.reference] for one in row.segments]
+    return [row.audio, row.reference, vars(row.prompt), *([segments] if segments else [])]
 
 
 def run_folder(out: Path, finished: str, blocks: str = DECODING) -> RunFolder:
@@ -257,22 +273,31 @@ def refuse_other_evaluation(
 
 
 def _finish(
-    job: DecodingJob, work: dict[str, Any], settings: EvaluationSettings, out: Path, truth: SupportedPrefixes | None
+    job: DecodingJob,
+    test_set: TestSet,
+    work: dict[str, Any],
+    settings: EvaluationSettings,
+    out: Path,
+    truth: SupportedPrefixes | None,
 ) -> list[dict[str, Any]]:
     instances = list(read_instances(job))
-    skipped = [{"id": one["id"], "reason": one["skipped"]} for one in instances if "skipped" in one]
-    if len(skipped) == len(instances):
+    skipped = [*test_set.skipped(job.identifier), *_skipped_rows(instances)]
+    if not test_set.any_usable(instances):
         reasons = dict(Counter(one["reason"] for one in skipped))
         remove_blocks(job)  # so that a corrected test set can use the folder
         raise DatasetError(f"No utterance of {job.name} can be decoded; reasons: {reasons}.")
-    samples = {job.identifier(row): row for row in job.rows if isinstance(row, Sample)}
+    if test_set.recordings is None:
+        scored = [_write_cell(job, cell, settings, out) for cell in job.cells]
+    else:
+        named = ((one.sample.audio, one.references) for one in test_set.usable)
+        write_segments(out / SEGMENTS, out / REFERENCES, named)
+        scored = [write_long_cell(job, cell, test_set, settings, out) for cell in job.cells]
     longer = sum(one.get("longer_than_window", False) for one in instances)
-    scored = [_write_cell(job, cell, samples, settings, out) for cell in job.cells]
     for row, _ in scored:
         row["skipped"] = len(skipped)
         row["counts"]["longer_than_window"] = longer
     cells = [row for row, _ in scored]
-    limit_rows = _score_limits(job, samples, settings, truth) if truth else []
+    limit_rows = _score_limits(job, settings, truth) if truth and test_set.recordings is None else []
     add_distances(cells, limit_rows)
     scores: dict[str, Any] = {
         "cells": cells,
@@ -282,17 +307,29 @@ def _finish(
         "model": job.work["model"],  # the one that decoded: this process may be on another device
         "decoded_on": sorted({one["device"] for one in instances if "skipped" not in one}),
         "skipped": skipped,
+        **test_set.as_json(),
     }
     write_scores(scores, out)
     remove_blocks(job)
     return [*cells, *limit_rows]
 
 
-def _score_limits(
-    job: DecodingJob, samples: dict[str, Sample], settings: EvaluationSettings, truth: SupportedPrefixes
-) -> list[dict[str, Any]]:
+def _skipped_rows(instances: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    keys = ("id", SEGMENT)
+    return [
+        {key: one[key] for key in keys if key in one} | {"reason": one["skipped"]}
+        for one in instances
+        if "skipped" in one
+    ]
+
+
+def _samples(job: DecodingJob) -> dict[str, Sample]:
+    return {job.identifier(row): row for row in job.rows if isinstance(row, Sample)}
+
+
+def _score_limits(job: DecodingJob, settings: EvaluationSettings, truth: SupportedPrefixes) -> list[dict[str, Any]]:
     """Score the limit of the decoded utterances; those without truth are counted as skipped."""
-    unit = settings.latency_unit
+    unit, samples = settings.latency_unit, _samples(job)
     sessions = enumerate(read_steps(job, job.cells[0]))
     records = (
         (samples[identifier].row, emission_record(steps, index, samples[identifier].reference, "", unit))
@@ -305,33 +342,15 @@ def _score_limits(
 
 
 def _write_cell(
-    job: DecodingJob, cell: DecodingSetting, samples: dict[str, Sample], settings: EvaluationSettings, out: Path
+    job: DecodingJob, cell: DecodingSetting, settings: EvaluationSettings, out: Path
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Write a cell's `instances.log` and `steps.jsonl`; return its row of scores.json and its signatures."""
-    folder, measure = make_own_folder(out / cell_folder(cell)), Measure(settings.latency_unit)
-    remove_leftovers(folder)
-    with writing_to(folder):
-        (folder / COMET_SCORES).unlink(missing_ok=True)  # of an earlier result
+    folder, measure = make_cell_folder(out, cell), Measure(settings.latency_unit)
     scorer, means = CorpusScorer(measure, settings.bleu_tokenizer, keep=True), DelayClockMeans(measure)
-    write_simuleval_log(folder / INSTANCES_LOG, _score_sessions(read_steps(job, cell), samples, scorer, means))
-    with replacing(folder / STEPS) as handle:
-        for part in _step_files(job, cell):
-            handle.write(part)
-    scores = scorer.scores(Bootstrap()).as_json()
-    counts = scores["counts"] | {"truncated_steps": means.truncated_steps}
-    row = {
-        "policy": cell.policy.name,
-        "chunk_ms": cell.chunk_ms,
-        **cell.policy.cell(),
-        "folder": folder.name,
-        **scores["corpus"],
-        **{name: scores[name] for name in ("intervals", "percentiles", "degenerate")},
-        **means.as_json(),
-        "instances": counts["instances"],
-        "empty": counts["empty"],
-        "counts": counts,
-    }
-    return row, scores["signatures"] | {"CA": "clock:cumulative|as:SimulEval-1.1.4"}
+    sessions = read_steps(job, cell)
+    write_simuleval_log(folder / INSTANCES_LOG, _score_sessions(sessions, _samples(job), scorer, means))
+    write_steps(job, cell, folder)
+    return cell_row(cell, folder, scorer.scores(Bootstrap()), means)
 
 
 def _score_sessions(
@@ -347,7 +366,3 @@ def _score_sessions(
         scorer.add(record)
         means.add(record, steps)
         yield record
-
-
-def _step_files(job: DecodingJob, cell: DecodingSetting) -> Iterator[bytes]:
-    return (steps_file(job, block, cell).read_bytes() for block in range(job.num_blocks))

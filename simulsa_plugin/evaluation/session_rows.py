@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from simulsa_plugin.logs.steps import parse_step
+from simulsa_plugin.logs.steps import LEFT, SEGMENT, parse_step
 from simulsa_plugin.metrics.delays import ShownStep
-from simulsa_plugin.streaming.session import Step
+from simulsa_plugin.streaming.session import Decode, Step
 
 
 def step_rows(
-    identifier: str, steps: Sequence[Step], decode: Callable[[Sequence[int]], str]
+    identifier: str,
+    steps: Sequence[Step],
+    decode: Decode,
+    left_token_ids: Sequence[Sequence[int]] = (),
+    segment: int | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Yield the rows of a session.
 
     Args:
-        identifier: of the utterance.
+        identifier: of the utterance, or of its recording.
         steps: of the session.
         decode: token ids to text, without special tokens.
+        left_token_ids: tokens that left with each window of the session.
+        segment: number of the utterance in its recording; None where it is a recording of its own.
     """
+    window = 0
     for number, step in enumerate(steps, 1):
         row = {
             "id": identifier,
+            **({} if segment is None else {SEGMENT: segment}),
             "step": number,
             "audio_ms": step.audio_ms,
             "token_ids": list(step.token_ids),
@@ -32,9 +40,13 @@ def step_rows(
             "finished": step.finished,
         }
         row |= {"truncated": True} if step.truncated else {}
+        row |= {"looping": True} if step.looping else {}
+        if step.window > window:
+            row |= {LEFT: decode(left_token_ids[window]).strip()}
+            window = step.window
         yield row | ({} if step.compute_ms is None else {"compute_ms": step.compute_ms})
 
 
-def shown_steps(steps: Sequence[Step], decode: Callable[[Sequence[int]], str]) -> list[ShownStep]:
+def shown_steps(steps: Sequence[Step], decode: Decode) -> list[ShownStep]:
     """Convert the steps of a session to text; `decode` as for `step_rows`."""
     return [parse_step(row) for row in step_rows("", steps, decode)]

@@ -104,7 +104,7 @@ def find_speech(probabilities: Probabilities, num_samples: int, settings: VoiceA
     """Find the speech segments of a recording.
 
     Args:
-        probabilities: of speech (num_frames,), see `speech_probabilities`.
+        probabilities: of speech (num_frames,), see `SpeechDetector`.
         num_samples: of the recording.
         settings: thresholds and lengths.
 

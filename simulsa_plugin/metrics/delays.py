@@ -12,6 +12,7 @@ first_stable ≤ last_written ≤ committed. Which step it was is all that diffe
 from __future__ import annotations
 
 import itertools
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -36,6 +37,7 @@ class ShownStep:
         finished: whether this is the last step, with the whole utterance.
         compute_ms: milliseconds that the step took; None where it was not measured, or nothing was generated.
         truncated: the limit on new tokens came before the end of turn.
+        looping: the model repeated itself, and its output was cut.
     """
 
     audio_ms: float
@@ -44,6 +46,7 @@ class ShownStep:
     finished: bool
     compute_ms: float | None = None
     truncated: bool = False
+    looping: bool = False
 
 
 def emission_record(
@@ -60,6 +63,54 @@ def emission_record(
         steps[-1].audio_ms,
         source,
         erased_units(split_units(step.shown, unit) for step in steps),
+    )
+
+
+def stream_record(
+    sessions: Sequence[Sequence[ShownStep]],
+    index: int,
+    reference: str | None,
+    source: str,
+    source_length: float,
+    unit: LatencyUnit,
+) -> EmissionRecord:
+    """Make the record of a recording that was decoded in several sessions, one after another.
+
+    Args:
+        sessions: steps of each, with times of the recording; none where there was no speech.
+        index: of the recording.
+        reference: of the whole recording.
+        source: of the recording.
+        source_length: milliseconds of the recording.
+        unit: word or char.
+    """
+    records = [emission_record(steps, index, None, source, unit) for steps in sessions]
+    steps = [step for session in sessions for step in session]
+    return EmissionRecord(
+        index,
+        (" " if unit == "word" else "").join(record.prediction for record in records if record.prediction),
+        reference,
+        tuple(stream_delays(sessions, unit, "committed")),
+        stream_elapsed(sessions, unit, "cumulative") if steps and is_measured(steps) else None,
+        source_length,
+        source,
+        sum(record.erased or 0 for record in records),
+    )
+
+
+def stream_delays(sessions: Sequence[Sequence[ShownStep]], unit: LatencyUnit, kind: DelayKind) -> list[float]:
+    """Return the delay of each unit of a recording, milliseconds; see `stream_record`."""
+    return [delay for steps in sessions for delay in unit_delays(steps, unit, kind)]
+
+
+def stream_elapsed(sessions: Sequence[Sequence[ShownStep]], unit: LatencyUnit, clock: Clock) -> tuple[float, ...]:
+    """Return when each unit of a recording was committed on a clock, milliseconds; see `elapsed_times`."""
+    ends = list(_step_ends([step for steps in sessions for step in steps], clock))
+    starts = itertools.accumulate((len(steps) for steps in sessions), initial=0)
+    return tuple(
+        ends[start + number]
+        for start, steps in zip(starts, sessions, strict=False)
+        for number in unit_steps(steps, unit, "committed")
     )
 
 
@@ -127,6 +178,18 @@ def complete_units(text: str, unit: LatencyUnit, finished: bool) -> list[str]:
         return split_units(text.rstrip(REPLACEMENT_CHARACTER), unit)
     words = text.split()
     return words if text[-1:].isspace() else words[:-1]
+
+
+def join_texts(before: str, after: str) -> str:
+    """Join the text that has left the window with the text of the window; a space separates them where words have any.
+
+    >>> join_texts("Guten Tag.", "Wie geht"), join_texts("Guten Tag.", ""), join_texts("你好", "吗")
+    ('Guten Tag. Wie geht', 'Guten Tag. ', '你好吗')
+    """
+    if not before:
+        return after
+    wide = any(unicodedata.east_asian_width(char) in "WF" for char in (before[-1], *after[:1]))
+    return before + ("" if wide else " ") + after.lstrip()
 
 
 def _lasting_counts(counts: Iterable[int]) -> list[int]:

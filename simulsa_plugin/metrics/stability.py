@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 REPLACEMENT_CHARACTER = "\ufffd"  # what incomplete UTF-8 is decoded to
 
 
-def common_prefix(first: Sequence[str], second: Sequence[str]) -> int:
+def common_prefix(first: Sequence[object], second: Sequence[object]) -> int:
     """Return the length of the longest common prefix.
 
     >>> common_prefix(["a", "b"], ["a", "c"])

@@ -43,6 +43,11 @@ class StreamSource:
         whole = ChunkSchedule(len(self.waveform), chunk_ms)
         return Session(utterance, setting, whole if self.arrivals is None else self.arrivals(chunk_ms))
 
+    @property
+    def first_window(self) -> Waveform:
+        """The first audio that fits into the window, (num_samples,); all of it where there is no window."""
+        return self.waveform if self.window is None else self.waveform[: self.window.samples]
+
     def heard_by(self, session: Session) -> Waveform:
         """Return what the next step of a session hears, (num_samples,)."""
         return self.waveform[session.window_start : session.due_samples]
@@ -100,8 +105,8 @@ def choose_alignment_heads(
 
 
 def _find_heads(model: AudioLanguageModel, sources: Sequence[StreamSource]) -> tuple[AttentionHead, ...]:
-    prompts = [model.render_prompt(source.prompt, source.waveform) for source in sources]
-    return model.find_alignment_heads(prompts, [source.waveform for source in sources])
+    prompts = [model.render_prompt(source.prompt, source.first_window) for source in sources]
+    return model.find_alignment_heads(prompts, [source.first_window for source in sources])
 
 
 def decode_batched(
@@ -245,7 +250,7 @@ def _generation_request(
     session: Session, policy: Policy, model: AudioLanguageModel, limits: BatchLimits
 ) -> GenerationRequest:
     """Return the request of a session's next step; the part of the last output that is not forced is its draft."""
-    length = policy.prefix_length(session)
+    length = max(policy.prefix_length(session), session.forced)
     if not 0 <= length <= len(session.token_ids):
         raise _policy_error(policy, f"keeps {length} of {len(session.token_ids)} tokens that were shown")
     previous = session.outputs[-1] if session.outputs else ()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import overload
 
 from simulsa_plugin.audio.samples import SAMPLE_RATE
+from simulsa_plugin.metrics.stability import common_prefix
 
 SAMPLES_PER_MS = SAMPLE_RATE // 1000
 MIN_DECODED_MS = 150  # steps with less audio are not decoded: models produce nothing useful, some crash
@@ -126,8 +127,10 @@ class Session:
         outputs: tokens of the model at each decoded step, before the policy selected y.
         probabilities: of each token of the last output when it was generated.
         steps: completed steps.
+        shown_since: of each shown token, the samples received when it was first shown with all those before it.
         window_start: samples of the utterance that have left the window.
         left_token_ids: tokens that have left with them, for each window that has ended.
+        forced: tokens about audio at the start of the window, of which a part has left: they are always forced.
     """
 
     utterance: int
@@ -138,8 +141,10 @@ class Session:
     outputs: list[tuple[int, ...]] = field(default_factory=list)
     probabilities: tuple[float, ...] = ()
     steps: list[Step] = field(default_factory=list)
+    shown_since: list[int] = field(default_factory=list)
     window_start: int = 0
     left_token_ids: list[tuple[int, ...]] = field(default_factory=list)
+    forced: int = 0
 
     @property
     def due(self) -> Arrival:
@@ -193,18 +198,20 @@ class Session:
         self.probabilities = output.probabilities
         self._append_step(output.token_ids[:shown], committed, output, compute_ms)
 
-    def begin_window(self, start: int, left: int) -> None:
+    def begin_window(self, start: int, left: int, forced: int) -> None:
         """Let audio leave, and the tokens about it.
 
         Args:
             start: samples of the utterance that have left then.
             left: number of tokens that leave, from the first on.
+            forced: number of tokens that do not change any more, those that leave included.
         """
         gone = self.token_ids[:left]
         self.left_token_ids.append(gone)
         self.window_start = start
-        self.token_ids, self.committed = self.token_ids[left:], max(0, self.committed - left)
-        self.probabilities = self.probabilities[left:]
+        self.forced = forced - left
+        self.token_ids, self.committed = self.token_ids[left:], max(self.committed, forced) - left
+        self.probabilities, self.shown_since = self.probabilities[left:], self.shown_since[left:]
         # An earlier output that began otherwise says nothing about the tokens that stay.
         same = list(itertools.takewhile(lambda output: output[:left] == gone, reversed(self.outputs)))
         self.outputs = [output[left:] for output in reversed(same)]
@@ -222,5 +229,7 @@ class Session:
             len(self.left_token_ids),
             output is not None and output.looping,
         )
+        kept = common_prefix(self.token_ids, token_ids)
+        self.shown_since = self.shown_since[:kept] + [self.due_samples] * (len(token_ids) - kept)
         self.token_ids, self.committed = token_ids, committed
         self.steps.append(step)

@@ -1,11 +1,13 @@
 """Sliding windows: which audio leaves when an utterance outgrows the model's window, and which tokens leave with it.
 
-A window starts where the speaker pauses, if it can. The text that was committed by then leaves, up to the end of a
-sentence if one is near; what stays is the forced prefix of the next step, and the policies go on as before.
+A window starts where the speaker pauses, if it can. The text that was shown by then, and has not changed since, leaves,
+up to the end of a sentence if one is near; the policies go on with what stays. Text can only be about audio that had
+arrived when it was first shown, so no audio is left without its text.
 """
 
 from __future__ import annotations
 
+import itertools
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,7 +16,7 @@ from simulsa_plugin.audio.samples import SAMPLE_RATE
 from simulsa_plugin.streaming.session import Decode, Session
 
 SENTENCE_MARKS = frozenset(".?!…。？！")
-SENTENCE_MARGIN = 2 * SAMPLE_RATE  # text is committed after its audio: a sentence end this much later still leaves
+CUT_WORD_SAMPLES = SAMPLE_RATE  # text shown this much after the start may be about a word that was cut
 
 
 @dataclass(frozen=True)
@@ -42,49 +44,43 @@ def slide(session: Session, window: SlidingWindow, decode: Decode) -> None:
         return
     heard = session.schedule[len(session.steps) - 1]
     if heard.ends_window:
-        session.begin_window(heard.samples, len(session.token_ids))
+        session.begin_window(heard.samples, len(session.token_ids), len(session.token_ids))
     elif session.window_samples > window.samples:
-        if session.committed:
-            start = _choose_start(session, window)
-            session.begin_window(start, _choose_left(session, start, decode))
-        else:  # a policy that commits nothing, such as retranslation, would lose the text about the audio that leaves
-            session.begin_window(heard.samples, len(session.token_ids))
+        start, pause_end = _choose_start(session, window)
+        left = _choose_left(session, pause_end, decode)
+        session.begin_window(start, left, max(left, _shown_at(session, pause_end + CUT_WORD_SAMPLES)))
 
 
-def _choose_start(session: Session, window: SlidingWindow) -> int:
-    """Return where the next window starts: in the longest pause among those that leave it half to two thirds free."""
+def _choose_start(session: Session, window: SlidingWindow) -> tuple[int, int]:
+    """Return where the next window starts, and where the speaker goes on: in the longest pause that leaves room.
+
+    The window keeps half of W to all of it; without a pause, two thirds.
+    """
     earliest = session.due_samples - window.samples
     latest = session.due_samples - window.samples // 2
     inside = [
         (max(start, earliest), min(end, latest)) for start, end in window.pauses if start < latest and end > earliest
     ]
     if not inside:
-        return earliest + window.samples // 3
+        return earliest + window.samples // 3, earliest + window.samples // 3
     start, end = max(inside, key=lambda pause: (pause[1] - pause[0], pause))
-    return (start + end) // 2
+    return (start + end) // 2, end
 
 
-def _choose_left(session: Session, start: int, decode: Decode) -> int:
-    """Return how many tokens leave with the audio before `start`."""
-    by_then = _committed_at(session, start)
-    tokens = session.token_ids[: session.committed]
-    text = decode(tokens)
-    for count in range(_committed_at(session, start + SENTENCE_MARGIN), 0, -1):
-        ends_sentence = decode(tokens[:count]).rstrip()[-1:] in SENTENCE_MARKS
-        if ends_sentence and _is_boundary(decode(tokens[:count]), text):
-            return count
-    return next((n for n in range(by_then, 0, -1) if _is_boundary(decode(tokens[:n]), text)), 0)
+def _choose_left(session: Session, samples: int, decode: Decode) -> int:
+    """Return how many tokens leave: of those shown before the speaker went on, whole words, or sentences if near."""
+    shown = _shown_at(session, samples)
+    texts = {count: decode(session.token_ids[:count]) for count in range(shown, 0, -1)}
+    whole = decode(session.token_ids)
+    boundaries = [count for count, text in texts.items() if _is_boundary(text, whole)]
+    sentences = [count for count in boundaries if texts[count].rstrip()[-1] in SENTENCE_MARKS]
+    near = [count for count in sentences if 2 * count >= shown]
+    return (near or boundaries or [0])[0]
 
 
-def _committed_at(session: Session, samples: int) -> int:
-    """Return how many tokens of the current window were committed when `samples` had arrived."""
-    number = len(session.left_token_ids)
-    counts = [
-        step.committed_tokens
-        for step, arrival in zip(session.steps, session.schedule, strict=False)
-        if step.window == number and arrival.samples <= samples
-    ]
-    return max(counts, default=0)
+def _shown_at(session: Session, samples: int) -> int:
+    """Return how many of the tokens were shown when `samples` had arrived, and still are."""
+    return sum(1 for _ in itertools.takewhile(lambda since: since <= samples, session.shown_since))
 
 
 def _is_boundary(before: str, text: str) -> bool:

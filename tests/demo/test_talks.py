@@ -8,7 +8,7 @@ from helpers.files import read_json_lines, tree
 
 from simulsa_plugin.audio.decoding import read_mono
 from simulsa_plugin.demo.talks import TALKS_NAME, write_demo_talks
-from simulsa_plugin.longform.silero import load_silero, speech_probabilities
+from simulsa_plugin.longform.silero import SpeechDetector
 from simulsa_plugin.longform.voice_activity import FRAME_SAMPLES, VoiceActivitySettings, find_speech
 
 MINUTES = (0.3, 0.4)
@@ -49,12 +49,14 @@ def test_the_detector_of_speech_finds_the_sentences_and_hears_nothing_later(tmp_
     write_demo_talks(tmp_path, minutes=MINUTES[:1])
     (row,) = read_json_lines(tmp_path / f"{TALKS_NAME}.jsonl")
     waveform = read_mono(row["audios"][0])
-    model = load_silero()
-    probabilities = speech_probabilities(model, waveform)
+    detector = SpeechDetector()
+    probabilities = detector.probabilities(waveform)
     assert len(probabilities) == -(-len(waveform) // FRAME_SAMPLES)
-    part = speech_probabilities(model, waveform[: 100 * FRAME_SAMPLES])
+    detector.reset()
+    part = detector.probabilities(waveform[: 60 * FRAME_SAMPLES])
+    part = np.concatenate([part, detector.probabilities(waveform[60 * FRAME_SAMPLES : 100 * FRAME_SAMPLES])])
     np.testing.assert_allclose(part, probabilities[:100], atol=1e-6)
-    found = find_speech(probabilities, len(waveform), VoiceActivitySettings(max_seconds=6))
+    found = find_speech(probabilities, len(waveform), VoiceActivitySettings(window_seconds=6))
     for segment in row["segments"]:
         begin, end = (16_000 * second for second in (segment["offset"], segment["offset"] + segment["duration"]))
         covered = sum(max(0, min(end, one.end) - max(begin, one.start)) for one in found)
