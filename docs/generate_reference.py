@@ -35,7 +35,7 @@ from simulsa_plugin.experiments import __main__ as experiments
 from simulsa_plugin.llamafactory.data.labels import ShareSettings
 from simulsa_plugin.llamafactory.plugin.recipe_keys import GROUPS, TrainingSettings
 from simulsa_plugin.metrics import latency
-from simulsa_plugin.metrics.instance import CA_CU_SUFFIX, CA_SUFFIX
+from simulsa_plugin.metrics.instance import CA_CU_SUFFIX, CA_SUFFIX, STREAM_PREFIX
 from simulsa_plugin.presets import PresetSettings
 from simulsa_plugin.settings import Settings
 from simulsa_plugin.streaming import policies
@@ -85,6 +85,20 @@ OTHER_METRICS = {
     "EFSW": ("%", "the SWF that a system of the same YAAL has if it keeps its pace. Source: OmniSTEval 0.1.10"),
     "NE": ("ratio", "units taken back on the screen, per unit of the final text (normalised erasure)"),
 }
+OTHER_METRICS |= {
+    f"Long{name}": ("ms", f"{name} of the reference segments of recordings, aligned by SoftSegmenter{more}")
+    for name, more in (
+        ("YAAL", ", over the units before the recording's end. Source: Polák et al. 2025, as OmniSTEval 0.1.10"),
+        ("AL", ". Source: OmniSTEval 0.1.10"),
+        ("LAAL", ". Source: OmniSTEval 0.1.10"),
+        ("DAL", ". Source: OmniSTEval 0.1.10"),
+    )
+}
+OTHER_METRICS["StreamLAAL"] = (
+    "ms",
+    "LAAL of the reference segments of recordings, aligned by mwerSegmenter. Source: Papi et al. 2024, as simulstream "
+    "1.0.0; with `--resegment mwer` every latency of these segments has a name that begins with Stream",
+)
 RATIOS = ("AP",)
 
 
@@ -230,6 +244,7 @@ def metrics() -> Iterator[str]:
         "value. See [measures](measures.md).\n"
     )
     names = [name for name in CELL_METRICS if not name.endswith((CA_SUFFIX, CA_CU_SUFFIX))]
+    names = [name for name in names if not name.startswith(STREAM_PREFIX) or name in OTHER_METRICS]
     yield table(("metric", "unit", "definition"), (_metric(name) for name in names))
 
 
