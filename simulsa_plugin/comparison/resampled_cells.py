@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,13 +18,13 @@ from simulsa_plugin.files.json_files import read_jsonl
 from simulsa_plugin.logs.log_checker import LogChecker
 from simulsa_plugin.logs.omnisteval import RESEGMENTED
 from simulsa_plugin.logs.reader import Log, ReadOptions
-from simulsa_plugin.logs.recordings import join_segments
+from simulsa_plugin.logs.recordings import join_segments, join_sessions
 from simulsa_plugin.logs.segment_files import REFERENCES, SEGMENTS, read_segments
 from simulsa_plugin.logs.simuleval import INSTANCES_LOG
 from simulsa_plugin.logs.steps import STEPS, read_sessions
 from simulsa_plugin.metrics.arrays import FloatArray
 from simulsa_plugin.metrics.corpus_scores import CorpusScorer
-from simulsa_plugin.metrics.delays import ShownStep, split_units
+from simulsa_plugin.metrics.delays import split_units
 from simulsa_plugin.metrics.instance import Measure
 from simulsa_plugin.metrics.long_form import LongFormScorer
 from simulsa_plugin.metrics.records import EmissionRecord, LatencyUnit
@@ -167,24 +166,14 @@ def _with_erasure(path: Path, records: Iterator[EmissionRecord], unit: LatencyUn
 
 
 def _with_stream_erasure(path: Path, records: Iterator[EmissionRecord], unit: LatencyUnit) -> Iterator[EmissionRecord]:
-    """Add the erased units to records of recordings; one in which no speech was found is empty and has no steps."""
+    """Add the erased units to records of recordings, as `_with_erasure` does to those of utterances."""
     steps = path.with_name(STEPS)
     if not steps.is_file():
         yield from records
         return
-    grouped = itertools.groupby(read_sessions([steps]), key=lambda session: session[0])
-    sessions = ([shown for _, shown in group] for _, group in grouped)
-    waiting = next(sessions, None)
-    for record in records:
-        erased = 0
-        if waiting is not None and (record.prediction or not _final_units(waiting, unit)):
-            erased = sum(erased_units(split_units(step.shown, unit) for step in shown) for shown in waiting)
-            waiting = next(sessions, None)
+    for record, sessions in join_sessions(records, read_sessions([steps]), unit):
+        erased = sum(erased_units(split_units(step.shown, unit) for step in shown) for shown in sessions)
         yield dataclasses.replace(record, erased=erased)
-
-
-def _final_units(sessions: Sequence[Sequence[ShownStep]], unit: LatencyUnit) -> list[str]:
-    return [one for steps in sessions for one in split_units(steps[-1].shown, unit)]
 
 
 def _check_scores_match(cell: Cell, path: Path, corpus: Mapping[str, float | None]) -> None:

@@ -15,16 +15,21 @@ from simulsa_plugin.files.json_files import write_jsonl
 from simulsa_plugin.files.ownership import claim, refuse_input_as_output
 from simulsa_plugin.logs import omnisteval, simuleval, simulstream
 from simulsa_plugin.logs.reader import Log, ReadOptions
-from simulsa_plugin.logs.segment_files import read_references
+from simulsa_plugin.logs.recordings import Recording, join_sessions, unique_names
+from simulsa_plugin.logs.segment_files import REFERENCES, SEGMENTS, read_references, write_segments
 from simulsa_plugin.logs.simuleval import INSTANCES_LOG
 from simulsa_plugin.logs.simulstream import Event
 from simulsa_plugin.logs.steps import STEPS, read_sessions
 from simulsa_plugin.metrics.delays import DelayKind, ShownStep, split_units, unit_delays
 from simulsa_plugin.metrics.records import EmissionRecord, LatencyUnit, fits_unit
+from simulsa_plugin.metrics.resegmentation import recording_name
 from simulsa_plugin.metrics.stability import common_prefix, erasure, without_growing
+from simulsa_plugin.segments import ReferenceSegment
 
 OutputForm = Literal["simuleval", "omnisteval", "simulstream", "texts"]
 OUTPUT_FORMS: tuple[OutputForm, ...] = get_args(OutputForm)
+HYPOTHESIS = "hypothesis.jsonl"  # of OmniSTEval's form of recordings
+SimulstreamRecording = tuple[str, Sequence[Event], Sequence[ReferenceSegment]]
 
 
 @dataclass(frozen=True)
@@ -44,9 +49,12 @@ class ConvertOptions:
 def convert(source: Path, out: Path, options: ConvertOptions) -> int:
     """Write a log, or the log of a cell, in another form.
 
+    Of whole recordings with segments, simulstream's and OmniSTEval's forms are folders with the segments and their
+    references beside the recordings; texts are those of the segments.
+
     Args:
         source: a log, or a folder of a cell.
-        out: the file; a folder for simulstream.
+        out: the file; a folder for simulstream, and for OmniSTEval's form of recordings.
         options: which form, and which delays.
 
     Returns:
@@ -57,15 +65,21 @@ def convert(source: Path, out: Path, options: ConvertOptions) -> int:
         UsageError: delays other than the log's are requested, and there are no steps.
         StorageError: the output cannot be written.
     """
-    written = [out / name for name in simulstream.FILES] if options.form == "simulstream" else [out]
-    for path in written:
+    options = _with_segments_of_result(source, options)
+    long_form = Log(_log_path(source), options.read).is_long_form
+    names = _folder_names(options.form, long_form=long_form)
+    for path in [out / name for name in names] if names else [out]:
         refuse_input_as_output(
             path, [_log_path(source), source / STEPS, options.sources, options.read.references, options.read.segments]
         )
+    if names:
+        claim(make_folder(out), names)
     if options.form == "simulstream":
-        claim(make_folder(out), simulstream.FILES)
-        return simulstream.write_simulstream_log(out, _sessions_with_events(source, options), options.read.unit)
-    counted = _CountingIterator(_read_records(source, options))
+        recordings = _long_recordings(source, options) if long_form else _short_recordings(source, options)
+        return simulstream.write_simulstream_log(out, recordings, options.read.unit)
+    if long_form and options.form == "omnisteval":
+        return _write_omnisteval_folder(source, out, options)
+    counted = _CountingIterator(_read_records(source, options, long_form=long_form))
     remove_abandoned(out)
     if options.form == "texts":
         write_jsonl(out, text_rows(counted, options.sources))
@@ -73,6 +87,44 @@ def convert(source: Path, out: Path, options: ConvertOptions) -> int:
         write = simuleval.write_simuleval_log if options.form == "simuleval" else omnisteval.write_omnisteval_log
         write(out, counted)
     return counted.count
+
+
+def _with_segments_of_result(source: Path, options: ConvertOptions) -> ConvertOptions:
+    """Return the options with the segments of a result folder, where the source is a cell of long recordings."""
+    if options.read.segments is not None or not (source / omnisteval.RESEGMENTED).is_file():
+        return options
+    read = dataclasses.replace(
+        options.read,
+        segments=source.parent / SEGMENTS,
+        references=options.read.references or source.parent / REFERENCES,
+    )
+    return dataclasses.replace(options, read=read)
+
+
+def _folder_names(form: OutputForm, *, long_form: bool) -> tuple[str, ...]:
+    """Return the names of the files of a form that is a folder; none for a form that is a file."""
+    if form == "simulstream":
+        return simulstream.FILES
+    return (HYPOTHESIS, SEGMENTS, REFERENCES) if form == "omnisteval" and long_form else ()
+
+
+def _write_omnisteval_folder(source: Path, out: Path, options: ConvertOptions) -> int:
+    """Write recordings with their segments, as `omnisteval longform --speech_segmentation` reads them."""
+    recordings = _recordings(source, options)
+    names = unique_names([recording_name(one.record) for one in recordings])
+    for name in (HYPOTHESIS, SEGMENTS, REFERENCES):
+        remove_abandoned(out / name)
+    named = [(names[recording_name(one.record)], one) for one in recordings]
+    measured = any(one.record.elapsed for one in recordings)  # OmniSTEval wants elapsed times in all lines or in none
+    simuleval.write_simuleval_log(
+        out / HYPOTHESIS,
+        (
+            dataclasses.replace(one.record, source=name, elapsed=(one.record.elapsed or ()) if measured else None)
+            for name, one in named
+        ),
+    )
+    write_segments(out / SEGMENTS, out / REFERENCES, ((name, one.segments) for name, one in named))
+    return len(recordings)
 
 
 def text_rows(records: Iterator[EmissionRecord] | _CountingIterator, sources: Path | None) -> Iterator[dict[str, str]]:
@@ -183,14 +235,71 @@ class _CountingIterator:
             yield record
 
 
-def _read_records(source: Path, options: ConvertOptions) -> Iterator[EmissionRecord]:
-    if options.delays == "committed":
+def _read_records(source: Path, options: ConvertOptions, *, long_form: bool) -> Iterator[EmissionRecord]:
+    if long_form and options.form == "simuleval":
+        yield from (one.record for one in _recordings(source, options))
+    elif long_form or options.delays == "committed":
         yield from Log(_log_path(source), options.read).records()
-        return
-    for record, steps in _records_with_steps(source, options):
-        yield dataclasses.replace(
-            record, delays=tuple(unit_delays(steps, options.read.unit, options.delays)), elapsed=None
+    else:
+        for record, steps in _records_with_steps(source, options):
+            yield dataclasses.replace(
+                record, delays=tuple(unit_delays(steps, options.read.unit, options.delays)), elapsed=None
+            )
+
+
+def _recordings(source: Path, options: ConvertOptions) -> list[Recording]:
+    """Read the recordings of a long-form log, with the chosen delays."""
+    recordings = list(Log(_log_path(source), options.read).recordings())
+    if options.delays == "committed":
+        return recordings
+    unit, steps = options.read.unit, _steps_by_name(source, options)
+    return [
+        dataclasses.replace(
+            one,
+            record=dataclasses.replace(
+                one.record,
+                delays=tuple(
+                    delay
+                    for session in steps[recording_name(one.record)]
+                    for delay in unit_delays(session, unit, options.delays)
+                ),
+                elapsed=None,
+            ),
         )
+        for one in recordings
+    ]
+
+
+def _steps_by_name(source: Path, options: ConvertOptions) -> dict[str, list[Sequence[ShownStep]]]:
+    """Return the sessions of each recording of a cell."""
+    _check_steps(source, options)
+    records = Log(_log_path(source), ReadOptions(unit=options.read.unit)).records()
+    joined = join_sessions(records, read_sessions([source / STEPS]), options.read.unit)
+    return {recording_name(record): sessions for record, sessions in joined}
+
+
+def _long_recordings(source: Path, options: ConvertOptions) -> Iterator[SimulstreamRecording]:
+    """Yield name, events and segments of the recordings of a long-form log."""
+    recordings, unit = list(Log(_log_path(source), options.read).recordings()), options.read.unit
+    names = unique_names([recording_name(one.record) for one in recordings])
+    steps = None if options.delays == "committed" and not source.is_dir() else _steps_by_name(source, options)
+    for one in recordings:
+        name = recording_name(one.record)
+        if steps is None:
+            events = record_events(one.record, unit)
+        else:
+            events = [event for each in steps[name] for event in shown_events(each, unit, options.delays)]
+            end = (one.record.source_length or 0.0) / 1000
+            if not events or events[-1].audio_seconds < end:
+                events.append(Event(end, 0.0, (), ()))
+        yield names[name], events, one.segments
+
+
+def _short_recordings(source: Path, options: ConvertOptions) -> Iterator[SimulstreamRecording]:
+    """Yield name, events and segment of the utterances of a log."""
+    for number, (record, events) in enumerate(_sessions_with_events(source, options), 1):
+        # simulstream identifies audios by name, and ours may repeat
+        yield f"{number - 1:08d}.wav", events, simulstream.utterance_segments(record, number)
 
 
 def _sessions_with_events(source: Path, options: ConvertOptions) -> Iterator[tuple[EmissionRecord, list[Event]]]:
@@ -202,12 +311,16 @@ def _sessions_with_events(source: Path, options: ConvertOptions) -> Iterator[tup
         yield record, shown_events(steps, options.read.unit, options.delays)
 
 
-def _records_with_steps(source: Path, options: ConvertOptions) -> Iterator[tuple[EmissionRecord, list[ShownStep]]]:
+def _check_steps(source: Path, options: ConvertOptions) -> None:
     if not (source / STEPS).is_file():
         raise UsageError(
             f"--delays {options.delays} needs {STEPS}; give the folder of a cell of `simulsa-eval run`. "
             f"A log alone has committed."
         )
+
+
+def _records_with_steps(source: Path, options: ConvertOptions) -> Iterator[tuple[EmissionRecord, list[ShownStep]]]:
+    _check_steps(source, options)
     records, sessions = Log(_log_path(source), options.read).records(), read_sessions([source / STEPS])
     for record, session in itertools.zip_longest(records, sessions):
         if record is None or session is None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 
 from simulsa_plugin.errors import LogError
 from simulsa_plugin.logs.segment_files import AudioSegment, find_audios
-from simulsa_plugin.metrics.records import EmissionRecord
+from simulsa_plugin.metrics.delays import ShownStep, split_units
+from simulsa_plugin.metrics.records import EmissionRecord, LatencyUnit
 from simulsa_plugin.metrics.resegmentation import recording_name
 from simulsa_plugin.segments import BEYOND_END, NO_DURATION, ReferenceSegment, check_segments, count_overlaps
 
@@ -61,6 +64,52 @@ def join_segments(records: Sequence[EmissionRecord], segments: Sequence[AudioSeg
         Recording(named[name], tuple(segments[place].segment for place in found), tuple(found))
         for name, found in places.items()
     ]
+
+
+def join_sessions(
+    records: Iterable[EmissionRecord], sessions: Iterable[tuple[str, Sequence[ShownStep]]], unit: LatencyUnit
+) -> Iterator[tuple[EmissionRecord, list[Sequence[ShownStep]]]]:
+    """Join records of recordings with the steps of their sessions, one session for each speech segment.
+
+    A recording in which no speech was found is empty and has no steps.
+
+    Args:
+        records: of a cell, in order.
+        sessions: ids of recordings and steps, in that order.
+        unit: word or char.
+
+    Raises:
+        LogError: the steps are not those of the records.
+    """
+    grouped = itertools.groupby(sessions, key=lambda session: session[0])
+    decoded = ([steps for _, steps in group] for _, group in grouped)
+    waiting = next(decoded, None)
+    for record in records:
+        found: list[Sequence[ShownStep]] = []
+        if waiting is not None and (record.delays or not _count_final(waiting, unit)):
+            found, waiting = waiting, next(decoded, None)
+        if _count_final(found, unit) != len(record.delays):
+            raise LogError(
+                f"Instance {record.index} has {len(record.delays)} delays for {_count_final(found, unit)} units of its "
+                "steps. Give the --unit that the cell was scored with, or run `simulsa-eval run` again."
+            )
+        yield record, found
+
+
+def _count_final(sessions: Sequence[Sequence[ShownStep]], unit: LatencyUnit) -> int:
+    return sum(len(split_units(steps[-1].shown, unit)) for steps in sessions)
+
+
+def unique_names(audios: Sequence[str]) -> dict[str, str]:
+    """Return a file name for each audio, by whose stem simulstream and OmniSTEval tell it from the others.
+
+    >>> unique_names(["a/one.wav", "b/two.flac"]), unique_names(["a/one.wav", "b/one.wav"])
+    ({'a/one.wav': 'one.wav', 'b/two.flac': 'two.flac'}, {'a/one.wav': '00000000.wav', 'b/one.wav': '00000001.wav'})
+    """
+    names = [PurePath(audio).name for audio in audios]
+    if len({PurePath(name).stem for name in names}) == len(audios) and all(names):
+        return dict(zip(audios, names, strict=True))
+    return {audio: f"{number:08d}.wav" for number, audio in enumerate(audios)}
 
 
 def count_odd_segments(records: Sequence[EmissionRecord], recordings: Sequence[Recording]) -> dict[str, int]:

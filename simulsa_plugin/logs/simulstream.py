@@ -18,10 +18,11 @@ from typing import Any
 from simulsa_plugin.errors import LogError, UsageError
 from simulsa_plugin.files.atomic import make_folder, remove_abandoned, replacing
 from simulsa_plugin.logs.json_rows import abbreviated, get_texts, on_line, read_rows
-from simulsa_plugin.logs.segment_files import REFERENCES, SEGMENTS, get_seconds
+from simulsa_plugin.logs.segment_files import REFERENCES, SEGMENTS, get_seconds, write_segments
 from simulsa_plugin.metrics.records import EmissionRecord, LatencyUnit
 from simulsa_plugin.metrics.resegmentation import milliseconds
 from simulsa_plugin.metrics.stability import common_prefix, erasure
+from simulsa_plugin.segments import ReferenceSegment
 
 KEYS_OF_SIMULSTREAM = ("generated_tokens", "deleted_tokens", "metadata", "model_loading_time")
 EXPECTED_LINES = (
@@ -170,43 +171,54 @@ def make_detokenizer(name: str) -> Detokenize:
 
 
 def write_simulstream_log(
-    folder: Path, sessions: Iterable[tuple[EmissionRecord, Sequence[Event]]], unit: LatencyUnit
+    folder: Path, recordings: Iterable[tuple[str, Sequence[Event], Sequence[ReferenceSegment]]], unit: LatencyUnit
 ) -> int:
     """Write what simulstream needs to score: the log, segments, references, and the configuration.
 
     Args:
         folder: created if missing.
-        sessions: records, and the events of each; the tokens are units.
+        recordings: of each audio its name, by whose stem simulstream identifies it, the events, whose tokens are units,
+            and the reference segments.
         unit: word or char.
 
     Returns:
-        The number of records.
+        The number of audios.
 
     Raises:
-        LogError: a record has no reference or no length, which simulstream cannot score.
+        LogError: a segment has no reference.
     """
     make_folder(folder)
-    for name in (LOG, SEGMENTS, REFERENCES, CONFIG):
+    for name in FILES:
         remove_abandoned(folder / name)
     count = 0
-    with (
-        replacing(folder / LOG, "w") as log,
-        replacing(folder / SEGMENTS, "w") as segments,
-        replacing(folder / REFERENCES, "w") as references,
-    ):
-        for count, (record, events) in enumerate(sessions, 1):
-            _check_writable(record, count)
-            name = f"{count - 1:08d}.wav"  # simulstream identifies audios by name, and ours may repeat
-            log.write(json.dumps({"id": count, "metadata": {"wav_name": name}}) + "\n")
-            log.writelines(
-                json.dumps(_to_row(count, event), ensure_ascii=False, allow_nan=False) + "\n" for event in events
-            )
-            segment = {"wav": name, "offset": 0.0, "duration": (record.source_length or 0.0) / 1000}
-            segments.write(f"- {json.dumps(segment)}\n")
-            references.write(" ".join((record.reference or "").splitlines()).strip() + "\n")  # one line each
+    with replacing(folder / LOG, "w") as log:
+
+        def written() -> Iterator[tuple[str, Sequence[ReferenceSegment]]]:
+            nonlocal count
+            for count, (name, events, segments) in enumerate(recordings, 1):
+                log.write(json.dumps({"id": count, "metadata": {"wav_name": name}}) + "\n")
+                log.writelines(
+                    json.dumps(_to_row(count, event), ensure_ascii=False, allow_nan=False) + "\n" for event in events
+                )
+                yield name, segments
+
+        write_segments(folder / SEGMENTS, folder / REFERENCES, written())
     with replacing(folder / CONFIG, "w") as config:
         config.write(f"detokenizer_type: simuleval\nlatency_unit: {unit}\n")
     return count
+
+
+def utterance_segments(record: EmissionRecord, number: int) -> list[ReferenceSegment]:
+    """Return the only segment of an utterance.
+
+    Raises:
+        LogError: it has no reference or no length, which simulstream cannot score.
+    """
+    if record.reference is None:
+        raise LogError(f"Instance {number} has no reference, which simulstream needs. Give --references FILE.")
+    if record.source_length is None:
+        raise LogError(f"Instance {number} has no source_length, which simulstream needs.")
+    return [ReferenceSegment(0.0, record.source_length / 1000, record.reference)]
 
 
 def _audio_id(row: Mapping[str, Any]) -> Any:
@@ -260,13 +272,6 @@ def _load_tokenizer(folder: Path) -> Detokenize:
     except Exception as error:  # the library raises nothing more precise
         raise UsageError(f"--detokenizer: cannot read a tokenizer.json in {folder} ({error}).") from error
     return " ".join if decoder is None else decoder.decode
-
-
-def _check_writable(record: EmissionRecord, number: int) -> None:
-    if record.reference is None:
-        raise LogError(f"Instance {number} has no reference, which simulstream needs. Give --references FILE.")
-    if record.source_length is None:
-        raise LogError(f"Instance {number} has no source_length, which simulstream needs.")
 
 
 def _to_row(identity: int, event: Event) -> dict[str, Any]:

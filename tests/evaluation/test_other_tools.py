@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 from helpers.fakes import ClockModel, noise_samples
+from helpers.long_form import write_long_cell
 from helpers.other_tools import (
     omnisteval_longform_scores,
     omnisteval_scores,
@@ -24,6 +25,8 @@ from simulsa_plugin.commands.evaluate import main
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
 from simulsa_plugin.evaluation.run import run_evaluation
 from simulsa_plugin.evaluation.score import ScoreOptions, score_log
+from simulsa_plugin.logs.convert import HYPOTHESIS
+from simulsa_plugin.logs.segment_files import REFERENCES, SEGMENTS
 
 pytestmark = [pytest.mark.other_tools, pytest.mark.filterwarnings("ignore")]  # the aligner's binding warns of its own
 REFERENCE = "guten Tag liebe Welt"
@@ -196,16 +199,15 @@ def test_simulstreams_alignment_of_a_long_recording_is_ours(tools, tmp_path):
     theirs = simulstream_scores(tools("simulstream"), tmp_path)
     options = ScoreOptions(references=tmp_path / "references.txt", segments=tmp_path / "segments.yaml")
     ours = score_log(tmp_path / "simulstream.jsonl", options).scores.corpus
-    assert ours["LAAL"] == pytest.approx(theirs["LAAL"] * 1000, rel=1e-9)
-    assert ours["LAAL_CA"] == pytest.approx(theirs["LAAL_CA"] * 1000, rel=1e-9)
+    assert ours["StreamLAAL"] == pytest.approx(theirs["LAAL"] * 1000, rel=1e-9)
+    assert ours["StreamLAAL_CA"] == pytest.approx(theirs["LAAL_CA"] * 1000, rel=1e-9)
 
 
 def test_omnisteval_scores_the_segments_of_a_simulstream_log_to_our_numbers(tools, tmp_path):
     """Units come late: after their segments, and after the last segment of the recording.
 
-    OmniSTEval reads the same recording in SimulEval's form; the words are such that both aligners cut them alike.
+    OmniSTEval reads the same recording in SimulEval's form.
     """
-    pytest.importorskip("mweralign")
     spoken = ["good", "morning all today", "we start early with", "a short", "story now"]
     heard = [2.1, 4.2, 6.3, 8.4, 10.5]
     rows = [{"model_loading_time": 5.9}, {"id": 7, "metadata": {"wav_name": "wav/talk.wav"}}]
@@ -241,8 +243,8 @@ def test_omnisteval_scores_the_segments_of_a_simulstream_log_to_our_numbers(tool
     options = ScoreOptions(references=tmp_path / "refs.txt", segments=tmp_path / "segments.yaml")
     ours = score_log(tmp_path / "log.jsonl", options).scores
     for clock, suffix in (("CU", ""), ("CA", "_CA")):
-        for name in ("YAAL", "AL", "LAAL", "AP", "DAL"):
-            assert ours.corpus[name + suffix] == pytest.approx(theirs[f"Long{name} ({clock})"], abs=6e-5), name
+        for name in ("LongYAAL", "LongAL", "LongLAAL", "LongDAL"):
+            assert ours.corpus[name + suffix] == pytest.approx(theirs[f"{name} ({clock})"], abs=6e-5), name
     assert ours.corpus["BLEU"] == pytest.approx(theirs["BLEU"], abs=6e-5)
 
 
@@ -266,8 +268,47 @@ def test_what_omnisteval_resegments_is_read_to_its_numbers(tools, tmp_path):
     )
     theirs = omnisteval_longform_scores(tools("omnisteval"), tmp_path)
     ours = score_log(tmp_path / "work" / "instances.resegmented.jsonl", ScoreOptions()).scores.corpus
-    for name, metric in (("LongYAAL (CU)", "YAAL"), ("LongYAAL (CA)", "YAAL_CA"), ("BLEU", "BLEU"), ("chrF", "chrF")):
+    for name, metric in (
+        ("LongYAAL (CU)", "LongYAAL"),
+        ("LongYAAL (CA)", "LongYAAL_CA"),
+        ("BLEU", "BLEU"),
+        ("chrF", "chrF"),
+    ):
         assert ours[metric] == pytest.approx(theirs[name], abs=6e-5), name
+
+
+@pytest.fixture(params=["word", "char"])
+def talks(request, tmp_path):
+    """A cell of talks, two of one name, each with two sessions that change their mind; scores on both tools' clocks."""
+    unit, folder = request.param, tmp_path / "result" / "rollback_k500_b1"
+    return unit, folder, *write_long_cell(folder, unit)
+
+
+def test_omnisteval_scores_a_cell_of_talks_to_our_numbers(tools, talks, tmp_path):
+    unit, folder, ours, _ = talks
+    out = convert(folder, "omnisteval", tmp_path / "omnisteval", "--unit", unit)
+    level = ["--char_level", "--bleu_tokenizer", "zh"] if unit == "char" else ["--word_level"]
+    files = {"speech_segmentation": SEGMENTS, "hypothesis_file": HYPOTHESIS, "ref_sentences_file": REFERENCES}
+    words = [word for name, file in files.items() for word in (f"--{name}", str(out / file))]
+    theirs = omnisteval_scores(tools("omnisteval"), tmp_path / "work", "longform", *words, *level)
+    for name in ("BLEU", "chrF"):
+        assert theirs[name] == pytest.approx(ours[name], abs=6e-5), name
+    for clock, suffix in (("CU", ""), ("CA", "_CA")):
+        for name in ("LongYAAL", "LongAL", "LongLAAL", "LongDAL"):
+            assert theirs[f"{name} ({clock})"] == pytest.approx(ours[name + suffix], abs=6e-5), name
+    read = ScoreOptions(references=out / REFERENCES, segments=out / SEGMENTS, unit=unit)
+    assert score_log(out / HYPOTHESIS, read).scores.corpus | {"NE": None} == ours | {"NE": None}
+
+
+def test_simulstream_scores_a_cell_of_talks_to_our_numbers(tools, talks, tmp_path):
+    pytest.importorskip("mweralign")
+    unit, folder, ours, per_step = talks
+    out = convert(folder, "simulstream", tmp_path / "committed", "--unit", unit)
+    theirs = simulstream_scores(tools("simulstream"), out, unit)
+    assert theirs["LAAL"] * 1000 == pytest.approx(ours["StreamLAAL"], rel=1e-9)
+    assert theirs["LAAL_CA"] * 1000 == pytest.approx(per_step["StreamLAAL_CA"], rel=1e-9)
+    out = convert(folder, "simulstream", tmp_path / "shown", "--delays", "first_stable", "--unit", unit)
+    assert simulstream_scores(tools("simulstream"), out, unit)["NE"] == pytest.approx(ours["NE"], rel=1e-9)
 
 
 def test_a_tool_that_fails_says_why(tools):
