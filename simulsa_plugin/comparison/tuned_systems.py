@@ -22,6 +22,7 @@ from simulsa_plugin.evaluation.formatting import format_interval
 from simulsa_plugin.evaluation.result_cells import Cell, CellKey, cell_key
 from simulsa_plugin.files.checksums import read_sealed
 from simulsa_plugin.files.json_files import Json
+from simulsa_plugin.logs.omnisteval import RESEGMENTED
 from simulsa_plugin.logs.reader import ReadOptions
 from simulsa_plugin.logs.simuleval import INSTANCES_LOG
 from simulsa_plugin.metrics.arrays import FloatArray
@@ -71,7 +72,8 @@ class TestedSystem:
 
 def tuned_files(folder: Path) -> list[Path]:
     """List the files of a search, which must not be overwritten."""
-    return [*(folder / name for name in (FRONTIER, TUNED, FINALISTS)), *folder.glob(f"{DEV_LOGS}/*/{INSTANCES_LOG}")]
+    logs = [path for log in (INSTANCES_LOG, RESEGMENTED) for path in folder.glob(f"{DEV_LOGS}/*/{log}")]
+    return [*(folder / name for name in (FRONTIER, TUNED, FINALISTS)), *logs]
 
 
 def load_tuning(path: Path, bootstrap: Bootstrap) -> TunedSystem:
@@ -86,7 +88,7 @@ def load_tuning(path: Path, bootstrap: Bootstrap) -> TunedSystem:
     settings, goal = EvaluationSettings.from_keys(content["settings"]), content["goal"]
     rows = {row["cell"]: row for row in content["cells"]}
     logs = {
-        name: path / DEV_LOGS / name / INSTANCES_LOG
+        name: path / DEV_LOGS / name / (RESEGMENTED if settings.is_long_form else INSTANCES_LOG)
         for name, row in rows.items()
         if row["utterances"] == content["utterances"]
     }

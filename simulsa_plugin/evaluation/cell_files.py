@@ -9,6 +9,7 @@ from simulsa_plugin.evaluation.block_decoding import DecodingJob, cell_folder, s
 from simulsa_plugin.evaluation.delays_and_clocks import DelayClockMeans, LongDelayClockMeans
 from simulsa_plugin.evaluation.result_cells import COMET_SCORES
 from simulsa_plugin.files.atomic import make_own_folder, remove_leftovers, replacing, writing_to
+from simulsa_plugin.logs.omnisteval import RESEGMENTED
 from simulsa_plugin.logs.steps import STEPS
 from simulsa_plugin.metrics.corpus_scores import CorpusScores
 from simulsa_plugin.streaming.engine import DecodingSetting
@@ -19,7 +20,8 @@ def make_cell_folder(out: Path, cell: DecodingSetting) -> Path:
     folder = make_own_folder(out / cell_folder(cell))
     remove_leftovers(folder)
     with writing_to(folder):
-        (folder / COMET_SCORES).unlink(missing_ok=True)
+        for name in (COMET_SCORES, RESEGMENTED):
+            (folder / name).unlink(missing_ok=True)
     return folder
 
 

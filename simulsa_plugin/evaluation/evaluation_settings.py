@@ -175,12 +175,11 @@ class EvaluationSettings(Settings):
         check_range("simulsa_eval_batch_size", self.eval_batch_size, minimum=1)
         check_range("simulsa_eval_memory_gb", self.eval_memory_gb, above=0)
         check_choice("simulsa_longform", self.longform, LONG_FORMS)
-        if self.is_long_form:
-            self.voice_activity(self.window_seconds)
+        self.voice_activity(self.window_seconds)
 
-    def as_keys(self) -> dict[str, Any]:
+    def relevant_keys(self) -> dict[str, Any]:
         """Return the group as recipe keys; those of long recordings only where these are decoded."""
-        keys = super().as_keys()
+        keys = self.as_keys()
         long_form = {"simulsa_longform", "simulsa_window_seconds"}
         return {
             key: value

@@ -57,7 +57,7 @@ def limits(
 
     Returns:
         Rows like those of `cells` in scores.json; empty where nothing is known about any utterance. Those of
-        recordings have the metrics of `LongFormScorer`, and recordings as instances.
+        recordings have the metrics of `LongFormScorer`.
     """
     known = [
         (record, supported, truth.segments(row))
@@ -113,7 +113,7 @@ def _score_limit(known: Sequence[_Known], chunk: float | None, measure: Measure,
         "rollback": None,
         "parameters": {},
         **scores["corpus"],
-        "instances": counts["recordings"] if long_form else counts["instances"],
+        "instances": counts["instances"],
         "empty": counts["empty"],
         "counts": counts,
     }

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +29,12 @@ from simulsa_plugin.evaluation.delays_and_clocks import DelayClockMeans
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
 from simulsa_plugin.evaluation.limit import LIMITS, SupportedPrefixes, add_distances, limits
 from simulsa_plugin.evaluation.loading import DecodedRow
-from simulsa_plugin.evaluation.long_form import write_long_cell
+from simulsa_plugin.evaluation.long_form import recording_record, write_long_cell
 from simulsa_plugin.evaluation.reference_checks import check_references
 from simulsa_plugin.evaluation.report import REPORT_FILES
 from simulsa_plugin.evaluation.result_cells import SCORES
 from simulsa_plugin.evaluation.result_folder import check_files, check_sealed, write_scores
-from simulsa_plugin.evaluation.test_set import TestSet, read_test_set
+from simulsa_plugin.evaluation.test_set import TestSet, read_test_set, skipped_rows
 from simulsa_plugin.files.atomic import (
     make_folder,
     make_own_folder,
@@ -47,11 +47,10 @@ from simulsa_plugin.files.locks import locked
 from simulsa_plugin.files.ownership import OWNED, claim, refuse_foreign
 from simulsa_plugin.logs.segment_files import REFERENCES, SEGMENTS, write_segments
 from simulsa_plugin.logs.simuleval import INSTANCES_LOG, write_simuleval_log
-from simulsa_plugin.logs.steps import SEGMENT
 from simulsa_plugin.metrics.corpus_scores import CorpusScorer
 from simulsa_plugin.metrics.delays import ShownStep, emission_record
 from simulsa_plugin.metrics.instance import Measure
-from simulsa_plugin.metrics.records import EmissionRecord
+from simulsa_plugin.metrics.records import EmissionRecord, LatencyUnit
 from simulsa_plugin.metrics.significance import Bootstrap
 from simulsa_plugin.model.protocol import AudioLanguageModel
 from simulsa_plugin.model.values import Sample, UnusableRow
@@ -235,7 +234,7 @@ def describe_evaluation(job: DecodingJob, settings: EvaluationSettings) -> dict[
         "rows": len(job.rows),
         "content": digest.hexdigest(),
         "model": job.model.describe(),
-        "settings": settings.as_keys(),
+        "settings": settings.relevant_keys(),
         "versions": versions(*packages),
         **({"policies": own} if own else {}),
         **({"hardware": job.model.hardware()} if job.measures_time else {}),
@@ -281,7 +280,7 @@ def _finish(
     truth: SupportedPrefixes | None,
 ) -> list[dict[str, Any]]:
     instances = list(read_instances(job))
-    skipped = [*test_set.skipped(job.identifier), *_skipped_rows(instances)]
+    skipped = [*test_set.skipped(job.identifier), *skipped_rows(instances)]
     if not test_set.any_usable(instances):
         reasons = dict(Counter(one["reason"] for one in skipped))
         remove_blocks(job)  # so that a corrected test set can use the folder
@@ -297,7 +296,7 @@ def _finish(
         row["skipped"] = len(skipped)
         row["counts"]["longer_than_window"] = longer
     cells = [row for row, _ in scored]
-    limit_rows = _score_limits(job, settings, truth) if truth and test_set.recordings is None else []
+    limit_rows = _score_limits(job, test_set, settings, truth, cells[0]) if truth else []
     add_distances(cells, limit_rows)
     scores: dict[str, Any] = {
         "cells": cells,
@@ -314,31 +313,34 @@ def _finish(
     return [*cells, *limit_rows]
 
 
-def _skipped_rows(instances: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    keys = ("id", SEGMENT)
-    return [
-        {key: one[key] for key in keys if key in one} | {"reason": one["skipped"]}
-        for one in instances
-        if "skipped" in one
-    ]
-
-
 def _samples(job: DecodingJob) -> dict[str, Sample]:
     return {job.identifier(row): row for row in job.rows if isinstance(row, Sample)}
 
 
-def _score_limits(job: DecodingJob, settings: EvaluationSettings, truth: SupportedPrefixes) -> list[dict[str, Any]]:
-    """Score the limit of the decoded utterances; those without truth are counted as skipped."""
-    unit, samples = settings.latency_unit, _samples(job)
-    sessions = enumerate(read_steps(job, job.cells[0]))
-    records = (
-        (samples[identifier].row, emission_record(steps, index, samples[identifier].reference, "", unit))
-        for index, (identifier, steps) in sessions
-    )
+def _score_limits(
+    job: DecodingJob,
+    test_set: TestSet,
+    settings: EvaluationSettings,
+    truth: SupportedPrefixes,
+    offline: Mapping[str, Any],
+) -> list[dict[str, Any]]:
+    """Score the limit of what the offline cell decoded; instances without truth are counted as skipped."""
+    unit = settings.latency_unit
+    if test_set.recordings is None:
+        records = _utterance_records(job, unit)
+    else:
+        records = ((one.row, recording_record(one, [], number, unit)) for number, one in enumerate(test_set.usable))
     rows = limits(records, truth, settings.chunks, Measure(unit), settings.bleu_tokenizer)
     for row in rows:
-        row["skipped"] = len(job.rows) - row["instances"]
+        row["skipped"] = offline["instances"] + offline["skipped"] - row["instances"]
     return rows
+
+
+def _utterance_records(job: DecodingJob, unit: LatencyUnit) -> Iterator[tuple[int, EmissionRecord]]:
+    samples = _samples(job)
+    for index, (identifier, steps) in enumerate(read_steps(job, job.cells[0])):
+        sample = samples[identifier]
+        yield sample.row, emission_record(steps, index, sample.reference, "", unit)
 
 
 def _write_cell(

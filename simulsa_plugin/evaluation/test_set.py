@@ -10,6 +10,7 @@ from simulsa_plugin.audio.samples import samples_to_seconds
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
 from simulsa_plugin.evaluation.loading import DecodedRow
 from simulsa_plugin.evaluation.recordings import Recording, find_recordings, utterances
+from simulsa_plugin.logs.steps import SEGMENT
 from simulsa_plugin.model.values import Sample, UnusableRow
 
 
@@ -26,6 +27,23 @@ class TestSet:
 
     decoded: Sequence[DecodedRow]
     recordings: Sequence[Recording | UnusableRow] | None = None
+
+    @property
+    def rows(self) -> Sequence[Sample | UnusableRow | Recording]:
+        """The rows as they are scored: utterances, or recordings."""
+        return self._utterances if self.recordings is None else self.recordings
+
+    def part(self, positions: Iterable[int]) -> TestSet:
+        """Return the test set that has only some of the rows."""
+        rows = [self.rows[position] for position in positions]
+        recordings = [row for row in rows if not isinstance(row, Sample)]
+        if self.recordings is None:
+            return TestSet([row for row in rows if not isinstance(row, Recording)])
+        return TestSet(utterances(recordings), recordings)
+
+    @property
+    def _utterances(self) -> list[Sample | UnusableRow]:
+        return [row for row in self.decoded if isinstance(row, (Sample, UnusableRow))]
 
     @property
     def usable(self) -> list[Recording]:
@@ -75,3 +93,13 @@ def read_test_set(
         return TestSet(rows)
     recordings = find_recordings(rows, settings.voice_activity(model_window_seconds))
     return TestSet(utterances(recordings), recordings)
+
+
+def skipped_rows(instances: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return what was skipped when it was decoded: id, segment of a recording, reason."""
+    keys = ("id", SEGMENT)
+    return [
+        {key: one[key] for key in keys if key in one} | {"reason": one["skipped"]}
+        for one in instances
+        if "skipped" in one
+    ]

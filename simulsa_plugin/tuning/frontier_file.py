@@ -13,9 +13,11 @@ from simulsa_plugin.evaluation.formatting import format_parameters
 from simulsa_plugin.evaluation.result_folder import FILE_CHECKSUMS
 from simulsa_plugin.files.atomic import make_own_folder, remove_leftovers
 from simulsa_plugin.files.checksums import checksums, read_sealed, write_sealed
+from simulsa_plugin.logs.omnisteval import RESEGMENTED, write_omnisteval_log
 from simulsa_plugin.logs.simuleval import INSTANCES_LOG, write_simuleval_log
 from simulsa_plugin.metrics.curves import frontier
-from simulsa_plugin.metrics.records import EmissionRecord
+from simulsa_plugin.metrics.instance import Measure
+from simulsa_plugin.metrics.long_form import LongFormScorer
 from simulsa_plugin.metrics.significance import interval
 from simulsa_plugin.tables import align
 from simulsa_plugin.tuning.candidates import Candidates
@@ -51,16 +53,18 @@ def write_frontier(candidates: Candidates, work: dict[str, Any], out: Path) -> d
     ]
     points = [rows[cell] for cell in full if candidates.scores[cell].value in knots]
     make_own_folder(out / DEV_LOGS)
-    for cell in full:
-        _write_log(candidates.records[cell], out / DEV_LOGS / cell_folder(job.cells[cell]))
-    logs = [f"{DEV_LOGS}/{cell_folder(job.cells[cell])}/{INSTANCES_LOG}" for cell in full]
-    usable = len(job.rows) - len(candidates.skipped)
+    logs = [
+        f"{DEV_LOGS}/{cell_folder(job.cells[cell])}/{name}"
+        for cell in full
+        for name in _write_logs(candidates, cell, out / DEV_LOGS / cell_folder(job.cells[cell]))
+    ]
+    usable = max((candidates.scores[cell].utterances for cell in full), default=0)
     content = {
         "budgets": [
             {"budget": budget, "cell": None if cell is None else rows[cell]["cell"]} for budget, cell in chosen.items()
         ],
         "points": sorted(points, key=lambda row: (row[goal.latency], row["cell"])),
-        "sessions": {"decoded": candidates.sessions, "grid": usable * len(job.cells)},
+        "sessions": {"decoded": candidates.sessions, "grid": _sessions_of_grid(candidates, usable)},
         "cells": rows,
         "utterances": usable,
         "skipped": [{"id": one, "reason": reason} for one, reason in sorted(candidates.skipped.items())],
@@ -72,6 +76,12 @@ def write_frontier(candidates: Candidates, work: dict[str, Any], out: Path) -> d
     write_sealed(out / FRONTIER, content)  # last: its presence shows that everything else is complete
     shutil.rmtree(job.folder, ignore_errors=True)
     return read_sealed(out / FRONTIER) or content
+
+
+def _sessions_of_grid(candidates: Candidates, usable: int) -> int:
+    """Return how many sessions there are; of recordings each speech segment is one."""
+    in_recordings = candidates.dev_set.recordings is not None
+    return (len(candidates.job.rows) if in_recordings else usable) * len(candidates.job.cells)
 
 
 def _result_row(candidates: Candidates, cell: int, budgets: Iterable[float]) -> dict[str, Any]:
@@ -97,10 +107,21 @@ def _result_row(candidates: Candidates, cell: int, budgets: Iterable[float]) -> 
     }
 
 
-def _write_log(records: Mapping[int, EmissionRecord], folder: Path) -> None:
+def _write_logs(candidates: Candidates, cell: int, folder: Path) -> list[str]:
+    """Write the logs of a cell; of recordings also that of their segments. Return their names."""
     remove_leftovers(make_own_folder(folder), INSTANCES_LOG)
-    ordered = (dataclasses.replace(records[row], index=index) for index, row in enumerate(sorted(records)))
+    records = candidates.records[cell]
+    ordered = [dataclasses.replace(records[row], index=index) for index, row in enumerate(sorted(records))]
     write_simuleval_log(folder / INSTANCES_LOG, ordered)
+    if candidates.dev_set.recordings is None:
+        return [INSTANCES_LOG]
+    scorer = LongFormScorer(Measure(candidates.settings.latency_unit), candidates.settings.bleu_tokenizer)
+    references = {recording.row: recording.references for recording in candidates.dev_set.usable}
+    remove_leftovers(folder, RESEGMENTED)
+    write_omnisteval_log(
+        folder / RESEGMENTED, [part for row in sorted(records) for part in scorer.add(records[row], references[row])]
+    )
+    return [INSTANCES_LOG, RESEGMENTED]
 
 
 def frontier_table(result: Mapping[str, Any]) -> list[str]:

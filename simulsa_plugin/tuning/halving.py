@@ -36,13 +36,17 @@ class Goal:
     quality: str = "BLEU"
 
 
-def rungs(utterances: int) -> list[int]:
-    """Return the numbers of utterances on which the remaining cells are decoded, increasing to all.
+def rungs(utterances: int, first: int = FIRST_UTTERANCES) -> list[int]:
+    """Return the numbers of utterances, or recordings, on which the remaining cells are decoded, increasing to all.
+
+    Args:
+        utterances: how many there are.
+        first: the least number.
 
     >>> rungs(200), rungs(10), rungs(3)
     ([6, 25, 100, 200], [6, 10], [3])
     """
-    return sorted({min(utterances, max(FIRST_UTTERANCES, int(utterances * share))) for share in DEV_SHARES})
+    return sorted({min(utterances, max(first, int(utterances * share))) for share in DEV_SHARES})
 
 
 def best_shares(qualities: FloatArray, latencies: FloatArray, budget: float) -> FloatArray:

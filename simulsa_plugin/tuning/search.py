@@ -18,11 +18,13 @@ from typing import Any
 import numpy as np
 
 from simulsa_plugin.errors import DatasetError
-from simulsa_plugin.evaluation.block_decoding import DecodingJob
+from simulsa_plugin.evaluation.block_decoding import HEAD_SEARCH_ROWS, DecodingJob
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
+from simulsa_plugin.evaluation.recordings import Recording
 from simulsa_plugin.evaluation.reference_checks import check_references
 from simulsa_plugin.evaluation.result_folder import FILE_CHECKSUMS
 from simulsa_plugin.evaluation.run import describe_evaluation, plan_cells, refuse_other_evaluation, run_folder
+from simulsa_plugin.evaluation.test_set import TestSet, read_test_set
 from simulsa_plugin.files.atomic import make_folder, make_own_folder, refuse_link, remove_leftovers
 from simulsa_plugin.files.checksums import read_sealed, refuse_damaged
 from simulsa_plugin.files.json_files import dump_line
@@ -35,9 +37,9 @@ from simulsa_plugin.streaming.engine import BatchLimits, DecodingSetting
 from simulsa_plugin.tuning.candidates import (
     Candidates,
     CandidateScore,
-    corpus_scorer,
     decode_and_score,
     goal_value,
+    make_scorer,
 )
 from simulsa_plugin.tuning.frontier_file import DEV_LOGS, FINALISTS, FRONTIER, TUNED, write_frontier
 from simulsa_plugin.tuning.halving import (
@@ -103,8 +105,14 @@ def search_frontier(
             return finished
         for path in (FRONTIER, TUNED, FINALISTS):
             remove_leftovers(out, path)
-        job = dataclasses.replace(job, work=_start_or_resume(job, work, out))
-        return write_frontier(_search(job, settings, goal), work, out)
+        dev_set = read_test_set(rows, settings, model.window_seconds)
+        job = dataclasses.replace(
+            job,
+            rows=dev_set.decoded,
+            head_rows=dev_set.decoded[:HEAD_SEARCH_ROWS],
+            work=_start_or_resume(job, work, out),
+        )
+        return write_frontier(_search(job, dev_set, settings, goal), work, out)
 
 
 def refuse_foreign_files(out: Path) -> None:
@@ -143,32 +151,40 @@ def _start_or_resume(job: DecodingJob, work: dict[str, Any], out: Path) -> dict[
     return run.read(run.started) or work
 
 
-def _search(job: DecodingJob, settings: EvaluationSettings, goal: Goal) -> Candidates:
-    order = spread_order([len(row.reference) if isinstance(row, Sample) else 0 for row in job.rows])
-    everything = list(range(len(job.cells)))
+def _search(job: DecodingJob, dev_set: TestSet, settings: EvaluationSettings, goal: Goal) -> Candidates:
+    order = spread_order([_reference_length(row) for row in dev_set.rows])
+    everything, kind = list(range(len(job.cells))), "utterances" if dev_set.recordings is None else "recordings"
     beside = neighbours(_grid_positions(job.cells))
-    candidates = Candidates(job, goal, settings, order, beside, [0] * len(everything), [{} for _ in everything])
-    left, steps = everything, rungs(len(job.rows))
+    candidates = Candidates(
+        job, dev_set, goal, settings, order, beside, [0] * len(everything), [{} for _ in everything]
+    )
+    left, steps = everything, rungs(len(dev_set.rows))
     for number, utterances in enumerate(steps, 1):
-        logger.info(f"{len(left)} of {len(everything)} cells on {utterances} of {len(job.rows)} utterances")
+        logger.info(f"{len(left)} of {len(everything)} cells on {utterances} of {len(dev_set.rows)} {kind}")
         decode_and_score(candidates, left, utterances)
-        if utterances < len(job.rows):
+        if utterances < len(dev_set.rows):
             left = _select_promising(candidates, left, round(len(everything) * KEPT_SHARE**number))
     while dropped := _dropped_within_reach(candidates):
-        logger.info(f"{len(dropped)} more cells on all utterances: no cell is within a budget yet")
-        decode_and_score(candidates, dropped, len(job.rows))
+        logger.info(f"{len(dropped)} more cells on all {kind}: no cell is within a budget yet")
+        decode_and_score(candidates, dropped, len(dev_set.rows))
     for _ in range(MAX_RECHECKS):
         better = _predicted_better(candidates)
         if not better:
             break
-        logger.info(f"{len(better)} more cells on all utterances: predicted to be better than the best so far")
-        decode_and_score(candidates, better, len(job.rows))
+        logger.info(f"{len(better)} more cells on all {kind}: predicted to be better than the best so far")
+        decode_and_score(candidates, better, len(dev_set.rows))
     if not any(candidates.records):
         raise DatasetError(
             f"No utterance of {job.name} can be decoded; {len(candidates.skipped)} were skipped, "
             f"the first for {next(iter(candidates.skipped.values()))}."
         )
     return candidates
+
+
+def _reference_length(row: Sample | UnusableRow | Recording) -> int:
+    if isinstance(row, UnusableRow):
+        return 0
+    return len(row.sample.reference if isinstance(row, Recording) else row.reference)
 
 
 def _grid_positions(cells: Sequence[DecodingSetting]) -> list[tuple[str, int, int]]:
@@ -224,7 +240,8 @@ def _predicted_better(candidates: Candidates) -> list[int]:
     """
     full = candidates.decoded_on_all()
     shifts = {
-        count: _mean_shift(candidates, full, count) for count in set(candidates.utterances) - {len(candidates.job.rows)}
+        count: _mean_shift(candidates, full, count)
+        for count in set(candidates.utterances) - {len(candidates.dev_set.rows)}
     }
     predicted = {
         cell: tuple(
@@ -248,11 +265,11 @@ def _predicted_better(candidates: Candidates) -> list[int]:
 
 def _mean_shift(candidates: Candidates, full: Sequence[int], utterances: int) -> tuple[float, float]:
     """Return the mean over some cells of (quality, latency) on all utterances, less those on the first `utterances`."""
-    rows = {candidates.job.rows[position].row for position in candidates.order[:utterances]}
+    rows = {candidates.dev_set.rows[position].row for position in candidates.order[:utterances]}
     differences = []
     for cell in full:
         had = [one for row, one in candidates.records[cell].items() if row in rows]
-        few = goal_value(candidates.goal, corpus_scorer(candidates, had).scores()) if had else (None, None)
+        few = goal_value(candidates.goal, make_scorer(candidates, had).scores()) if had else (None, None)
         pairs = list(zip(few, candidates.scores[cell].value, strict=True))
         if all(one is not None and two is not None for one, two in pairs):
             differences.append([two - one for one, two in pairs if one is not None and two is not None])

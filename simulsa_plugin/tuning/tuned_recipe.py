@@ -80,7 +80,7 @@ def _write_recipe(
 
 def _narrow_grid(settings: EvaluationSettings, rest: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     """Return the keys of the grid with only the values that the cells need, without keys that have no effect."""
-    searched = settings.as_keys()
+    searched = settings.relevant_keys()
     keys = {key: list(searched[key]) for key in GRID}
     for key in GRID:
         for value in list(keys[key]):

@@ -127,7 +127,7 @@ def test_the_limit_of_recordings_is_scored_by_their_segments():
     assert at_once["LongLAAL"] == pytest.approx((300 + 50 + 500) / 3)
     # First steps: 500, 500, 1500, 1500 and 3500, 3500, 4500, 4500, less 100 and 3100.
     assert in_chunks["LongLAAL"] == pytest.approx((400 + 150 + 900) / 3)
-    assert (at_once["chunk_ms"], in_chunks["chunk_ms"], in_chunks["instances"]) == (None, 500.0, 1)
+    assert (at_once["chunk_ms"], in_chunks["chunk_ms"], in_chunks["instances"]) == (None, 500.0, len(TALK))
     assert in_chunks["BLEU"] == pytest.approx(100.0)
     cells = [{"chunk_ms": 500.0, "LongLAAL": 1000.0, "LongYAAL": None}]
     add_distances(cells, [at_once, in_chunks])
