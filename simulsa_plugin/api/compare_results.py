@@ -102,6 +102,7 @@ def compare(
     latency: str | None = None,
     at: Sequence[float] = (),
     tuned: Sequence[str | os.PathLike[str] | TuningResult] = (),
+    regimes: Sequence[float] = (),
     unit: LatencyUnit = "word",
     tokenizer: str | None = None,
     keep_end_marks: bool = False,
@@ -122,6 +123,7 @@ def compare(
             mwerSegmenter aligned them).
         at: latencies (ms) at which the curves are compared; none, at shares of their common range.
         tuned: for each result the `tune` that chose its cells: also compare what was tuned at each budget.
+        regimes: bounds of latency (ms); with `tuned`, also of a single result: the best cell below each, chosen on dev.
         unit: latency unit of logs; folders know their own.
         tokenizer: sacrebleu's tokenizer of logs; None for 13a with words, zh with characters.
         keep_end_marks: of logs of SimulEval 1.0: keep </s> and its delay.
@@ -141,7 +143,7 @@ def compare(
     from simulsa_plugin.metrics.significance import Bootstrap
     from simulsa_plugin.settings import check_choice
 
-    if not others:
+    if not others and not regimes:
         raise UsageError("compare needs two results or more: the baseline first, then what is compared with it.")
     check_choice("quality", quality, ("BLEU", "chrF", "COMET"))
     options = CompareOptions(
@@ -155,6 +157,7 @@ def compare(
         None if references is None else Path(references),
         None if segments is None else Path(segments),
         resegment=resegment,
+        regimes=tuple(sorted(regimes)),
     )
     with library_call(progress=False):
         return ComparisonResult(run_compare([_path_of(one) for one in (baseline, *others)], options))

@@ -229,9 +229,16 @@ def _compare(words: list[str]) -> int:
         help="folders of `simulsa-eval tune`, one for each result: compare what was tuned at each budget; settings "
         "from the dev set, values from the results, intervals over both",
     )
+    parser.add_argument(
+        "--regimes",
+        type=_milliseconds,
+        default=(),
+        metavar="MS,MS…",
+        help="with --tuned, also of a single result: the best cell below each of these latencies, chosen on dev",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the comparison as JSON")
     options = parser.parse_args(words)
-    if len(options.results) < 2:
+    if len(options.results) < 2 and not options.regimes:
         raise UsageError("compare needs two results or more: the baseline first, then what is compared with it.")
     from simulsa_plugin.comparison.compare import CompareOptions, run_compare
     from simulsa_plugin.comparison.comparison_tables import comparison_tables
@@ -250,6 +257,7 @@ def _compare(words: list[str]) -> int:
         options.segments,
         options.detokenizer,
         options.resegment,
+        options.regimes,
     )
     print("\n".join(comparison_tables(run_compare(options.results, chosen, options.json))))
     return 0

@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 
 from simulsa_plugin.comparison.equal_latency import LOG_POLICY, Axes, CurveCells, choose_cells, compare_curves
+from simulsa_plugin.comparison.regimes import at_bounds, regime_rows
 from simulsa_plugin.comparison.resampled_cells import ResampledLog, ResampledPair, check_same_references, resample_cells
 from simulsa_plugin.comparison.tuned_systems import TunedSystem, compare_tuned, load_tuning, tuned_files
 from simulsa_plugin.comparison.verdict import verdict
@@ -77,6 +78,8 @@ class CompareOptions:
         axes: of curves.
         bootstrap: how to resample.
         tuned: folders of `simulsa-eval tune`, one for each result; empty to compare no budgets.
+        regimes: bounds of latency, in ms, below which the best cell of each tuned result is shown and compared; empty
+            for the budgets of the tuning.
         usual_latency: whether the latency of the curves is LAAL, or of long recordings LongYAAL (StreamLAAL, where
             mwerSegmenter aligned them), whatever `axes` has.
         references, segments, detokenizer, resegment: of single logs, as `simulsa-eval score` has them.
@@ -93,6 +96,7 @@ class CompareOptions:
     segments: Path | None = None
     detokenizer: str | None = None
     resegment: Aligner | None = None
+    regimes: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -212,8 +216,10 @@ def compare_with_baseline(results: Sequence[ComparedResult], options: CompareOpt
             f"--tuned names {len(options.tuned)} folders, and there are {len(results)} results. Give one "
             "for each, in the same order."
         )
-    tunings: list[TunedSystem | None] = [load_tuning(path, options.bootstrap) for path in options.tuned]
-    tunings = tunings or [None] * len(results)
+    tuned = [load_tuning(path, options.bootstrap) for path in options.tuned]
+    if options.regimes:
+        tuned = [at_bounds(one, options.regimes) for one in tuned]
+    tunings: list[TunedSystem | None] = [*tuned] or [None] * len(results)
     return {
         "baseline": _decode_path(baseline.path),
         "scale": dataclasses.asdict(baseline.scale),
@@ -223,7 +229,31 @@ def compare_with_baseline(results: Sequence[ComparedResult], options: CompareOpt
             _compare_two(baseline, result, options, (tunings[0], tuning))
             for result, tuning in zip(results[1:], tunings[1:], strict=True)
         ],
+        **_regimes(results, tuned, options),
     }
+
+
+def _regimes(results: Sequence[ComparedResult], tuned: Sequence[TunedSystem], options: CompareOptions) -> Json:
+    """Return the regimes of each result; empty where none are asked for."""
+    if not options.regimes:
+        return {}
+    if not tuned:
+        raise UsageError("--regimes needs --tuned: the cells are chosen on a dev set. Give a folder of each result.")
+    goals = {(one.goal.quality, one.goal.latency) for one in tuned}
+    if len(goals) > 1:
+        raise UsageError(f"The folders of --tuned have different goals: {goals}. Tune all for the same metrics.")
+    ((quality, latency),) = goals
+    rows = [
+        row
+        for result, tuning in zip(results, tuned, strict=True)
+        for row in regime_rows(
+            _decode_path(result.path),
+            tuning,
+            result.cells,
+            resample_result(result, options.bootstrap),
+        )
+    ]
+    return {"regimes": {"quality": quality, "latency": latency, "rows": rows}}
 
 
 def _resampling(result: ComparedResult) -> str:

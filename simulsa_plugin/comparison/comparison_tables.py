@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from simulsa_plugin.comparison.regimes import regimes_table
 from simulsa_plugin.evaluation.formatting import format_interval, format_number, format_parameters, metric_unit
 from simulsa_plugin.evaluation.result_cells import CELL_METRICS, CellKey
 from simulsa_plugin.metrics.quality import QUALITY_METRICS
@@ -38,7 +39,8 @@ def comparison_tables(comparison: dict[str, Any]) -> list[str]:
         for curves in pair["equal_latency"]:
             lines += ["", *_curve_table(curves), "", curves["verdict"]]
         lines += [line for at in pair.get("tuned", ()) for line in ("", at["sentence"])]
-    return lines
+    regimes = comparison.get("regimes")
+    return lines + (["", *regimes_table(regimes["rows"], regimes["quality"], regimes["latency"])] if regimes else [])
 
 
 def _resampled(method: str) -> str:

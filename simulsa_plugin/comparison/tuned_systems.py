@@ -43,6 +43,7 @@ class TunedSystem:
         goal: of the search.
         tuned: budget → the chosen cell; None where none was within it.
         finalists: the cells decoded on the whole dev set, resampled.
+        dev_values: their quality and latency on the dev set.
         dataset: the dev set.
     """
 
@@ -50,6 +51,7 @@ class TunedSystem:
     goal: Goal
     tuned: Mapping[float, CellKey | None]
     finalists: ResampledCells
+    dev_values: Mapping[CellKey, tuple[float | None, float | None]]
     dataset: str
 
 
@@ -106,8 +108,14 @@ def load_tuning(path: Path, bootstrap: Bootstrap) -> TunedSystem:
     tuned = {
         one["budget"]: None if one["cell"] is None else _cell_key_of(rows[one["cell"]]) for one in content["budgets"]
     }
+    dev_values = {_cell_key_of(rows[name]): (rows[name][goal["quality"]], rows[name][goal["latency"]]) for name in logs}
     return TunedSystem(
-        path, Goal(tuple(goal["budgets"]), goal["latency"], goal["quality"]), tuned, finalists, content["dataset"]
+        path,
+        Goal(tuple(goal["budgets"]), goal["latency"], goal["quality"]),
+        tuned,
+        finalists,
+        dev_values,
+        content["dataset"],
     )
 
 

@@ -117,3 +117,28 @@ def test_a_result_without_what_was_tuned_is_refused(place, capsys):
     assert main(["compare", *results, "--tuned", *tuned, "--trials", "10"]) == 2
     err = capsys.readouterr().err
     assert "the result on the test set has no BLEU and LAAL of it. Decode it with" in err
+
+
+def test_regimes_of_a_single_result_are_the_best_on_dev_below_each_bound(place, capsys):
+    command = ["compare", str(place / "calm_finalists_results"), "--tuned", str(place / "calm_tuned")]
+    file = place / "regimes.json"
+    assert main([*command, "--regimes", "700,2000,1", "--samples", "50", "--json", str(file)]) == 0
+    frontier = json.loads((place / "calm_tuned" / "frontier.json").read_text(encoding="utf-8"))
+    scores = json.loads((place / "calm_finalists_results" / "scores.json").read_text(encoding="utf-8"))
+    full = [row for row in frontier["cells"] if row["utterances"] == frontier["utterances"]]
+    rows = json.loads(file.read_text(encoding="utf-8"))["regimes"]["rows"]
+    assert [row["bound"] for row in rows] == [1, 700, 2000]
+    assert rows[0]["cell"] is None
+    for row in rows[1:]:
+        best = max((one for one in full if one["LAAL"] <= row["bound"]), key=lambda one: (one["BLEU"], -one["LAAL"]))
+        (cell,) = [one for one in scores["cells"] if one["folder"] == best["cell"]]
+        assert (row["BLEU"]["dev"], row["BLEU"]["test"]) == (best["BLEU"], cell["BLEU"])
+        assert (row["LAAL"]["dev"], row["LAAL"]["test"]) == (best["LAAL"], cell["LAAL"])
+    output = capsys.readouterr().out
+    assert "regimes: the best cell below each bound" in output
+    assert "none within the bound on dev" in output
+
+
+def test_regimes_without_a_tuning_are_refused(place, capsys):
+    assert main(["compare", str(place / "calm_finalists_results"), "--regimes", "700"]) == 2
+    assert "--regimes needs --tuned" in capsys.readouterr().err

@@ -224,8 +224,8 @@ def chosen_quality(result):
 def test_what_is_predicted_allows_for_first_utterances_that_were_fast_and_easy(monkeypatch):
     values = [(60.0, 680.0), (85.0, 650.0), (90.0, 590.0), (75.0, 500.0)]  # the first on all utterances
     search = Candidates(
-        None, SimpleNamespace(rows=range(200)), Goal((700.0,)), settings(), (), (), utterances=[200, 6, 6, 6], records=[],
-        scores={cell: SimpleNamespace(value=value) for cell, value in enumerate(values)},
+        None, SimpleNamespace(rows=range(200)), Goal((700.0,)), settings(), (), (), utterances=[200, 6, 6, 6],
+        records=[], scores={cell: SimpleNamespace(value=value) for cell, value in enumerate(values)},
     )  # fmt: skip
     monkeypatch.setattr(module, "_mean_shift", lambda search, full, taken: (-20.0, 100.0))
     assert module._predicted_better(search) == [
