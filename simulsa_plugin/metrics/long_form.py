@@ -23,16 +23,17 @@ from simulsa_plugin.metrics.corpus_scores import (
     CorpusScores,
     resampling_signature,
 )
-from simulsa_plugin.metrics.instance import CA_SUFFIX, LONG_PREFIX, STREAM_PREFIX, Measure, stream_laal
+from simulsa_plugin.metrics.instance import CA_SUFFIX, LONG_PREFIX, STREAM_PREFIX, Measure, MetricValues, stream_laal
 from simulsa_plugin.metrics.mwer_segmentation import aligner_name, is_installed
 from simulsa_plugin.metrics.quality import QUALITY_METRICS
-from simulsa_plugin.metrics.records import EmissionRecord
-from simulsa_plugin.metrics.resegmentation import align_segments, recording_name
+from simulsa_plugin.metrics.records import EmissionRecord, LatencyUnit
+from simulsa_plugin.metrics.resegmentation import SegmentAlignment, align_segments, recording_name
 from simulsa_plugin.metrics.significance import Bootstrap, Statistics, intervals
 from simulsa_plugin.segments import Aligner, ReferenceSegment
 
-STREAM_LAAL = (STREAM_PREFIX + "LAAL", STREAM_PREFIX + "LAAL" + CA_SUFFIX)
-LONG_LATENCY_METRICS = (*(LONG_PREFIX + name for name in SEGMENT_LATENCIES), *STREAM_LAAL)  # of soft
+STREAM_LAAL = STREAM_PREFIX + "LAAL"
+STREAM_LAALS = (STREAM_LAAL, STREAM_LAAL + CA_SUFFIX)
+LONG_LATENCY_METRICS = (*(LONG_PREFIX + name for name in SEGMENT_LATENCIES), *STREAM_LAALS)  # of soft
 STREAM_LATENCY_METRICS = tuple(STREAM_PREFIX + name for name in LATENCY_METRICS)  # of mwer
 NE = "NE"
 LONG_METRICS = (*QUALITY_METRICS, *LONG_LATENCY_METRICS, NE)
@@ -76,7 +77,7 @@ class LongFormScorer:
         self._segments = CorpusScorer(measure, tokenizer, keep=keep, sentences=sentences, executor=executor)
         self._sentences = sentences
         self._streams = MetricColumns(_STREAM_TERMS)
-        self._stream_laal = MetricColumns(STREAM_LAAL)
+        self._stream_laal = MetricColumns(STREAM_LAALS)
         self._unaligned = 0
         self._sizes: dict[str, int] = {}
 
@@ -162,18 +163,17 @@ class LongFormScorer:
 
     def _add_stream_laal(self, record: EmissionRecord, segments: Sequence[ReferenceSegment]) -> None:
         """Add StreamLAAL of each segment; none where mwerSegmenter is not installed, or cannot align the recording."""
-        values: list[dict[str, float | None]] = [dict.fromkeys(STREAM_LAAL)] * len(segments)
-        if is_installed():
-            try:
-                parts = align_segments(record, segments, self.measure.unit, "mwer").apply(record)
-                values = [stream_laal(part, self.measure) for part in parts]
-            except LogError:  # a text that mwerSegmenter changes; what SoftSegmenter found stands
-                self._unaligned += 1
+        values: list[MetricValues] = [dict.fromkeys(STREAM_LAALS)] * len(segments)
+        alignment = align_by_mwer(record, segments, self.measure.unit)
+        if alignment is not None:
+            values = [stream_laal(part, self.measure) for part in alignment.apply(record)]
+        elif is_installed():
+            self._unaligned += 1
         for one in values:
             self._stream_laal.append(one)
 
     def _extra_names(self) -> tuple[str, ...]:
-        return STREAM_LAAL if self._method == "soft" else ()
+        return STREAM_LAALS if self._method == "soft" else ()
 
     def _renamed(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Return values of segments under the names of the aligner; what is not defined for segments is left out."""
@@ -213,3 +213,18 @@ class LongFormScorer:
         if sentences is None:
             return None
         return self._renamed(sentences) | {name: self._stream_laal.listed(name) for name in self._extra_names()}
+
+
+def align_by_mwer(
+    record: EmissionRecord, segments: Sequence[ReferenceSegment], unit: LatencyUnit
+) -> SegmentAlignment | None:
+    """Align a recording with mwerSegmenter; None where it is not installed, or would change the text of the recording.
+
+    What SoftSegmenter found stands without it.
+    """
+    if not is_installed():
+        return None
+    try:
+        return align_segments(record, segments, unit, "mwer")
+    except LogError:
+        return None

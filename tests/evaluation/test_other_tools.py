@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 from helpers.fakes import ClockModel, noise_samples
-from helpers.long_form import write_long_cell
+from helpers.long_form import long_clock_means, write_long_cell
 from helpers.other_tools import (
     omnisteval_longform_scores,
     omnisteval_scores,
@@ -307,6 +307,13 @@ def test_simulstream_scores_a_cell_of_talks_to_our_numbers(tools, talks, tmp_pat
     theirs = simulstream_scores(tools("simulstream"), out, unit)
     assert theirs["LAAL"] * 1000 == pytest.approx(ours["StreamLAAL"], rel=1e-9)
     assert theirs["LAAL_CA"] * 1000 == pytest.approx(per_step["StreamLAAL_CA"], rel=1e-9)
+    means = long_clock_means(folder, unit)
+    assert means["clocks"]["per_step"]["StreamLAAL"] == pytest.approx(theirs["LAAL_CA"] * 1000, rel=1e-9)
+    for kind in ("first_stable", "last_written"):
+        out = convert(folder, "simulstream", tmp_path / kind, "--delays", kind, "--unit", unit)
+        theirs = simulstream_scores(tools("simulstream"), out, unit)
+        assert theirs["LAAL"] * 1000 == pytest.approx(means["delays"][kind]["StreamLAAL"], rel=1e-9), kind
+        assert theirs["RTF"] == pytest.approx(means["real_time_factor"], rel=1e-9)
     out = convert(folder, "simulstream", tmp_path / "shown", "--delays", "first_stable", "--unit", unit)
     assert simulstream_scores(tools("simulstream"), out, unit)["NE"] == pytest.approx(ours["NE"], rel=1e-9)
 

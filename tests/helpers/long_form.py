@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+from simulsa_plugin.evaluation.delays_and_clocks import LongDelayClockMeans
 from simulsa_plugin.logs.omnisteval import RESEGMENTED, write_omnisteval_log
+from simulsa_plugin.logs.reader import Log, ReadOptions
 from simulsa_plugin.logs.segment_files import REFERENCES, SEGMENTS, write_segments
 from simulsa_plugin.logs.simuleval import INSTANCES_LOG, write_simuleval_log
 from simulsa_plugin.logs.steps import STEPS
@@ -55,6 +58,15 @@ def write_long_cell(folder: Path, unit: LatencyUnit) -> tuple[dict[str, float | 
     (folder / STEPS).write_text("".join(json.dumps(row) + "\n" for row in rows))
     write_segments(folder.parent / SEGMENTS, folder.parent / REFERENCES, [(name, segments) for name in NAMES])
     return cumulative.scores().corpus, per_step.scores().corpus
+
+
+def long_clock_means(folder: Path, unit: LatencyUnit) -> dict[str, Any]:
+    """The latencies of a cell that `write_long_cell` wrote, by kind of delay and by clock."""
+    read = ReadOptions(folder.parent / REFERENCES, folder.parent / SEGMENTS, unit=unit)
+    means = LongDelayClockMeans(Measure(unit))
+    for index, one in enumerate(Log(folder / INSTANCES_LOG, read).recordings()):
+        means.add(one.record, one.segments, [] if index == 2 else _sessions(unit, shift=100.0 * index))
+    return means.as_json()
 
 
 def _sessions(unit: LatencyUnit, shift: float) -> list[list[ShownStep]]:
