@@ -151,10 +151,10 @@ class EvaluationSettings(Settings):
     measure_time: bool = False
     longform: str = LONG_FORMS[0]
     window_seconds: float | None = None
-    vad_threshold: float = 0.5
-    vad_min_speech_ms: float = 96
-    vad_min_silence_ms: float = 500
-    vad_pad_ms: float = 300
+    vad_threshold: float = VoiceActivitySettings.threshold
+    vad_min_speech_ms: float = VoiceActivitySettings.min_speech_ms
+    vad_min_silence_ms: float = VoiceActivitySettings.min_silence_ms
+    vad_pad_ms: float = VoiceActivitySettings.pad_ms
 
     def __post_init__(self) -> None:
         for key, values in vars(self).items():

@@ -2,8 +2,9 @@
 
 Silero VAD gives the probability of speech for each frame of 32 ms. A segment is detected once enough frames are speech,
 and closed once silence has lasted; both moments are kept apart from where the segment starts and ends, so that a step
-of decoding at time t uses what was known at t. Source: Silero VAD 6.2 (`VADIterator`), whose thresholds these are; the
-silence that closes a segment becomes shorter here as the segment grows, so that none exceeds the model's window.
+of decoding at time t uses what was known at t. Source: Silero VAD 6.2 (`VADIterator`, `get_speech_timestamps`), whose
+thresholds, padding and shortest speech these are. It closes a segment after 100 ms of silence; here that is longer, and
+becomes shorter as the segment grows, so that none exceeds the model's window.
 """
 
 from __future__ import annotations
@@ -41,9 +42,9 @@ class VoiceActivitySettings:
     """
 
     threshold: float = 0.5
-    min_speech_ms: float = 96
-    min_silence_ms: float = 500
-    pad_ms: float = 300
+    min_speech_ms: float = 250
+    min_silence_ms: float = 300
+    pad_ms: float = 30
     window_seconds: float = 30.0
     slides: bool = False
 

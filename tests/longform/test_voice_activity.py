@@ -60,7 +60,7 @@ def test_endless_speech_is_split_at_the_longest_segment():
 
 
 def test_a_long_segment_closes_at_a_shorter_pause_than_a_short_one():
-    limits = VoiceActivitySettings(min_silence_ms=320, pad_ms=0, window_seconds=3.2)
+    limits = VoiceActivitySettings(min_speech_ms=96, min_silence_ms=320, pad_ms=0, window_seconds=3.2)
     pause = (0, 3)
     assert len(find_speech(speech((1, 10), pause, (1, 10)), 23 * FRAME_SAMPLES, limits)) == 1
     assert len(find_speech(speech((1, 85), pause, (1, 5)), 93 * FRAME_SAMPLES, limits)) == 2
@@ -110,7 +110,7 @@ def test_segments_are_in_order_never_longer_than_the_window_and_depend_on_no_lat
         assert list(times) == sorted(set(times)) and times[-1] >= each.closed
 
 
-@pytest.mark.parametrize("wrong", [{"threshold": 0}, {"threshold": 1.5}, {"pad_ms": -1}, {"window_seconds": 0.5}])
+@pytest.mark.parametrize("wrong", [{"threshold": 0}, {"threshold": 1.5}, {"pad_ms": -1}, {"window_seconds": 0.3}])
 def test_settings_out_of_range_are_a_usage_error(wrong):
     with pytest.raises(UsageError, match="allowed"):
         VoiceActivitySettings(**wrong)
