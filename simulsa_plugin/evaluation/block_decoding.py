@@ -15,6 +15,7 @@ import platform
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -126,6 +127,7 @@ def decode_blocks(job: DecodingJob, share: Shard | None = None) -> None:
     if missing:
         find_attention_heads(job)
     total = sum(len(job.block_rows(block)) for block in missing) * len(job.cells)
+    start, audio_seconds = time.perf_counter(), 0.0
     with progress(total, f"decode {job.name}", "session") as counting:
         for block in missing:
             if is_complete(job, block):  # decoded by another process meanwhile
@@ -134,7 +136,21 @@ def decode_blocks(job: DecodingJob, share: Shard | None = None) -> None:
             damage = _find_damage(job, block)
             if damage is not None:
                 logger.warning(f"{job.block_folder(block)} is decoded again: {damage}")
-            _write_block(job, block, counting)
+            audio_seconds += _write_block(job, block, counting)
+    if audio_seconds and isinstance(job.rows[0], SpeechUtterance):
+        logger.info(_real_time_factor(audio_seconds * len(job.cells), time.perf_counter() - start))
+
+
+def _real_time_factor(audio_seconds: float, wall_seconds: float) -> str:
+    """Describe how fast speech was decoded.
+
+    >>> _real_time_factor(3600.0, 90.0)
+    'decoded 60.0 min of speech (all cells together) in 90 s: real-time factor 0.025'
+    """
+    return (
+        f"decoded {audio_seconds / 60:.1f} min of speech (all cells together) in {wall_seconds:.0f} s: "
+        f"real-time factor {wall_seconds / audio_seconds:.2g}"
+    )
 
 
 def find_attention_heads(job: DecodingJob) -> list[str]:
@@ -219,7 +235,8 @@ def cell_folder(cell: DecodingSetting) -> str:
     return folder_name(cell.policy.name, cell.chunk_ms, policy["rollback"], policy["parameters"])
 
 
-def _write_block(job: DecodingJob, block: int, counting: Any) -> None:
+def _write_block(job: DecodingJob, block: int, counting: Any) -> float:
+    """Decode a block and write it; return the seconds of its audio."""
     instances: list[dict[str, Any]] = []
     decoded: list[DecodedRow] = []
     sources: list[StreamSource] = []
@@ -241,6 +258,7 @@ def _write_block(job: DecodingJob, block: int, counting: Any) -> None:
         _put_in_place(job, temporary, block)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)  # absent where it was renamed to the block
+    return samples_to_seconds(sum(len(source.waveform) for source in sources))
 
 
 def _instance(job: DecodingJob, row: DecodedRow, loaded: StreamSource | str) -> dict[str, Any]:
