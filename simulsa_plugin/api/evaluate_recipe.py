@@ -80,15 +80,20 @@ class EvaluationResult:
             for cell in self.cells
         )
 
-    def figure(self, quality: str = "BLEU", latency: str = "LAAL") -> Figure:
+    def figure(self, quality: str = "BLEU", latency: str | None = None) -> Figure:
         """Draw quality over latency (ms) with 95 % intervals, a line per policy and parameters; offline as a level.
+
+        Args:
+            quality: a metric of the cells.
+            latency: another; None for LAAL, of long recordings LongYAAL.
 
         Raises:
             UsageError: no cell has such a metric.
         """
-        from simulsa_plugin.evaluation.report import curves_figure
+        from simulsa_plugin.evaluation.report import curves_figure, main_latency
         from simulsa_plugin.settings import check_choice
 
+        latency = latency or main_latency(self.cells)
         for name, metric in (("quality", quality), ("latency", latency)):
             check_choice(name, metric, _metrics(self.cells))
         return curves_figure(self.rows, quality, latency)

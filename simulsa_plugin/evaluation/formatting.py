@@ -21,10 +21,10 @@ def time_unit(signatures: Mapping[str, str]) -> str:
 def metric_unit(metric: str, time: str = MILLISECONDS) -> str:
     """Return the unit of a metric: that of time for latencies, % for shares, none for ratios and scores of 0…100.
 
-    >>> metric_unit("LAAL_CA"), metric_unit("AP"), metric_unit("BLEU"), metric_unit("SWF")
+    >>> metric_unit("LAAL_CA"), metric_unit("StreamAP"), metric_unit("BLEU"), metric_unit("SWF")
     ('ms', '', '', '%')
     """
-    name = metric.removesuffix("_CU").removesuffix("_CA")
+    name = metric.removesuffix("_CU").removesuffix("_CA").removeprefix("Stream")
     return "%" if name in PERCENT_METRICS else "" if name in ("BLEU", "chrF", "COMET", "AP", "NE") else time
 
 

@@ -35,6 +35,10 @@ COUNT_COLUMNS = ("instances", "empty", "skipped")
 # Of `counts`, and in the notes.
 ODD_COUNTS = ("longer_than_window", "truncated_steps")
 ODD_LONG_COUNTS = ("truncated_steps", "looping_steps", "hallucinated_units", "hallucinated_seconds", "unclaimed_units")
+LONG_FORM_NOTES = {
+    "hallucinated_units": "units were written about speech that has no reference segment",
+    "looping_steps": "steps had their output cut because it repeated itself",
+}
 WITH_INTERVAL = ("BLEU", "chrF", COMET, "LAAL", "YAAL", "LongYAAL", "LongLAAL", "StreamLAAL", "NE")
 
 ScoresRow = Mapping[str, Any]
@@ -91,16 +95,8 @@ def _notes(cells: Sequence[ScoresRow]) -> list[str]:
         for cell in cells
         if (count := cell.get("counts", {}).get("truncated_steps"))
     ]
-    notes += [
-        f"{cell_key(cell)}: hallucinated {counts['hallucinated_units']} units in {seconds:.1f} s without reference"
-        for cell in cells
-        if (seconds := (counts := cell.get("counts", {})).get("hallucinated_seconds"))
-    ]
-    notes += [
-        f"{cell_key(cell)}: the output of {count} steps was cut because it repeated itself"
-        for cell in cells
-        if (count := cell.get("counts", {}).get("looping_steps"))
-    ]
+    for name, said in LONG_FORM_NOTES.items():
+        notes += _range_note(cells, name, said)
     longer = 0 if _is_long_form(cells) else _longer_than_window(cells)
     if longer:
         notes.append(f"{longer} utterances are longer than the model's window: it ignores the rest")
@@ -111,6 +107,14 @@ def _notes(cells: Sequence[ScoresRow]) -> list[str]:
     ):
         notes.append("(m/n): the mean of m of n instances; the others have no value")
     return notes
+
+
+def _range_note(cells: Sequence[ScoresRow], name: str, text: str) -> Iterator[str]:
+    """Yield a note for all cells together, where one of them has such a count."""
+    counts = [count for cell in cells if (count := cell.get("counts", {}).get(name)) is not None]
+    if any(counts):
+        low, high = min(counts), max(counts)
+        yield f"{low}{'' if low == high else f' to {high}'} {text} ({name}, by cell in scores.tsv)"
 
 
 def main_latency(cells: Sequence[ScoresRow]) -> str:

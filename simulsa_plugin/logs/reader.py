@@ -18,7 +18,8 @@ from simulsa_plugin.logs.recordings import (
     join_segments,
     spans_recordings,
 )
-from simulsa_plugin.logs.segment_files import AudioSegment, read_references, read_segments
+from simulsa_plugin.logs.segment_files import REFERENCES, SEGMENTS, AudioSegment, read_references, read_segments
+from simulsa_plugin.logs.simuleval import INSTANCES_LOG
 from simulsa_plugin.metrics.mwer_segmentation import aligner_name
 from simulsa_plugin.metrics.records import EmissionRecord, LatencyUnit
 from simulsa_plugin.metrics.resegmentation import milliseconds, resegment
@@ -160,7 +161,13 @@ class Log:
         yield from recordings
 
     def warnings(self) -> Iterator[str]:
-        """Yield a warning for each kind of odd segments."""
+        """Yield a warning for each kind of odd segments, and for recordings of an evaluation without segments."""
+        folder = self.path.parent
+        if self._segments is None and self.path.name == INSTANCES_LOG and (folder / omnisteval.RESEGMENTED).is_file():
+            yield (
+                f"{self.path} has whole recordings, and is scored as if each were an utterance. To score their segments: "
+                f"--segments {folder.parent / SEGMENTS} --references {folder.parent / REFERENCES}"
+            )
         for sentence in describe_odd_segments(self.odd_segments) if self.odd_segments else ():
             yield f"{self._options.segments}: {sentence}"
 

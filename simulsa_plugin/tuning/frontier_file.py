@@ -143,9 +143,13 @@ def frontier_table(result: Mapping[str, Any]) -> list[str]:
         )
     sessions = result["sessions"]
     times = sessions["grid"] / max(1, sessions["decoded"])
+    long_form = "simulsa_longform" in result["settings"]
+    counted, resampled = (
+        ("reference segments", "recordings and their segments") if long_form else ("utterances", "utterances")
+    )
     lines = [
-        f"frontier on {result['dataset']}, of the cells decoded on all {result['utterances']} utterances "
-        "(95 % of resamples of the utterances):",
+        f"frontier on {result['dataset']}, of the cells decoded on all {result['utterances']} {counted} "
+        f"(95 % of resamples of the {resampled}):",
         *align(rows),
     ]
     lines += [

@@ -32,6 +32,16 @@ def scores_of(log, folder):
     return score_log(log, ScoreOptions(references=folder / REFERENCES, segments=folder / SEGMENTS)).scores.corpus
 
 
+def test_a_cell_that_is_scored_without_its_segments_is_warned_of(cell):
+    log = cell[0] / INSTANCES_LOG
+    result = log.parent.parent
+    start = f"{log} has whole recordings, and is scored as if each were an utterance."
+    (warning,) = (one for one in score_log(log, ScoreOptions()).warnings if one.startswith(start))
+    assert warning.endswith(f"--segments {result / SEGMENTS} --references {result / REFERENCES}")
+    with_segments = ScoreOptions(references=result / REFERENCES, segments=result / SEGMENTS)
+    assert not any(one.startswith(start) for one in score_log(log, with_segments).warnings)
+
+
 def test_a_cell_of_talks_is_a_folder_for_simulstream_that_scores_alike(cell, tmp_path):
     folder, ours = cell
     out = converted(folder, "simulstream", tmp_path / "x")
