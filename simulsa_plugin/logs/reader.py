@@ -165,8 +165,8 @@ class Log:
         folder = self.path.parent
         if self._segments is None and self.path.name == INSTANCES_LOG and (folder / omnisteval.RESEGMENTED).is_file():
             yield (
-                f"{self.path} has whole recordings, and is scored as if each were an utterance. To score their segments: "
-                f"--segments {folder.parent / SEGMENTS} --references {folder.parent / REFERENCES}"
+                f"{self.path} has whole recordings, and is scored as if each were an utterance. To score their "
+                f"segments: --segments {folder.parent / SEGMENTS} --references {folder.parent / REFERENCES}"
             )
         for sentence in describe_odd_segments(self.odd_segments) if self.odd_segments else ():
             yield f"{self._options.segments}: {sentence}"
