@@ -18,7 +18,6 @@ from simulsa_plugin.audio.samples import Waveform, samples_to_seconds, seconds_t
 from simulsa_plugin.demo.corpus import TEST_SPLIT, WORD_END_DECIMALS, draw_sentence
 from simulsa_plugin.demo.grammar import PROMPT, Sentence
 from simulsa_plugin.demo.speech import Synthesizer, sample_voice
-from simulsa_plugin.demo.truth import SHORTEST_PAUSE_SECONDS
 from simulsa_plugin.files.atomic import make_folder, make_own_folder, remove_leftovers, replacing, sync_files
 from simulsa_plugin.files.dataset_info import SHAREGPT_ENTRY
 from simulsa_plugin.files.json_files import write_jsonl
@@ -30,7 +29,7 @@ TALKS_NAME, DEV_TALKS_NAME = "demo_talks", "demo_talks_dev"
 TALK_MINUTES = (2, 2, 3, 3, 4, 6, 10)
 DEV_TALK_MINUTES = (2, 3, 5)
 FIRST_SENTENCE = 1_000_000  # random streams of sentences that no short set draws from
-PAUSE_SECONDS = (SHORTEST_PAUSE_SECONDS, 2.0)
+PAUSE_SECONDS = (0.35, 2.0)
 LONG_PAUSE_SECONDS, LONG_PAUSE_SHARE = (2.0, 6.0), 0.05
 FILLERS, FILLER_SHARE = ("um", "uh", "er"), 0.1
 SENTENCES_PER_VOICE = (4, 15)

@@ -14,8 +14,9 @@ from simulsa_plugin.errors import DatasetError
 from simulsa_plugin.files.json_files import read_jsonl
 from simulsa_plugin.segments import ReferenceSegment
 
+# Where a part of a source lies with its reference; and (seconds of it, the part of the reference that is certain).
+SupportedPart = tuple[ReferenceSegment, Sequence[tuple[float, str]]]
 FIELDS = frozenset({"source", "target", "needs", "word_ends"})
-SHORTEST_PAUSE_SECONDS = 0.35  # between sentences of a talk; there is none so long inside a sentence
 
 
 def true_partial(truth: dict[str, Any], cut_seconds: float) -> str:
@@ -57,6 +58,11 @@ class TruthFile:
         parts = [(end, " ".join(sentence.target[:count])) for end, count in zip(truth["word_ends"], words, strict=True)]
         return [*parts, (math.inf, reference)]
 
+    def parts(self, row: int, reference: str, source_ms: float) -> list[SupportedPart] | None:
+        """Return what `supported` does, as the one part of an utterance; None as above."""
+        found = self.supported(row, reference)
+        return None if found is None else [(ReferenceSegment(0.0, source_ms / 1000, reference), found)]
+
     def segments(self, row: int) -> tuple[ReferenceSegment, ...]:
         """Return no segments: a row is one utterance."""
         return ()
@@ -72,23 +78,19 @@ class RecordingTruth:
 
     recordings: Sequence[Sequence[Mapping[str, Any]]]
 
-    def supported(self, row: int, reference: str) -> list[tuple[float, str]] | None:
-        """Return what each word adds: (seconds heard, the part of the reference that is certain), the end last.
+    def parts(self, row: int, reference: str, source_ms: float) -> list[SupportedPart] | None:
+        """Return each sentence with what each of its words adds; None for another row or reference.
 
-        That a sentence has ended is known once the pause after it is as long as the shortest between sentences. None
-        for another row or reference.
+        That a sentence ends is known when its last word has been heard: no system can know it earlier.
         """
-        sentences = self.recordings[row] if row < len(self.recordings) else ()
-        targets = [" ".join(sentence["target"]) for sentence in sentences]
-        if not targets or " ".join(targets) != reference:
+        segments = self.segments(row) if row < len(self.recordings) else ()
+        if not segments or " ".join(segment.reference or "" for segment in segments) != reference:
             return None
-        parts: list[tuple[float, str]] = []
-        for number, sentence in enumerate(sentences):
-            heard = (TruthFile([sentence]).supported(0, targets[number]) or [])[:-1]
-            ended = sentence["word_ends"][-1] + SHORTEST_PAUSE_SECONDS
-            before = " ".join(targets[:number])
-            parts += [(seconds, f"{before} {text}".strip()) for seconds, text in [*heard, (ended, targets[number])]]
-        return [*parts, (math.inf, reference)]
+        sentences = TruthFile([_from_its_start(sentence) for sentence in self.recordings[row]])
+        return [
+            (segment, sentences.supported(number, segment.reference or "") or [])
+            for number, segment in enumerate(segments)
+        ]
 
     def segments(self, row: int) -> tuple[ReferenceSegment, ...]:
         """Return the sentences of a row as reference segments."""
@@ -96,6 +98,11 @@ class RecordingTruth:
             ReferenceSegment(one["offset"], one["word_ends"][-1] - one["offset"], " ".join(one["target"]))
             for one in self.recordings[row]
         )
+
+
+def _from_its_start(sentence: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a sentence of a recording with seconds that count from its start."""
+    return {**sentence, "word_ends": [end - sentence["offset"] for end in sentence["word_ends"]]}
 
 
 def find_recording_truth(name: str, entry: Mapping[str, Any]) -> RecordingTruth | None:

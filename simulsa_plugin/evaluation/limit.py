@@ -14,6 +14,7 @@ from simulsa_plugin.metrics.corpus_scores import CorpusScorer, CorpusScores
 from simulsa_plugin.metrics.instance import Measure
 from simulsa_plugin.metrics.long_form import LongFormScorer
 from simulsa_plugin.metrics.records import EmissionRecord, LatencyUnit, count_units
+from simulsa_plugin.metrics.resegmentation import milliseconds
 from simulsa_plugin.segments import ReferenceSegment
 
 LIMIT = "limit"  # in place of a policy in tables; not among the cells of scores.json
@@ -27,8 +28,11 @@ _ROUNDING = 1e-9  # relative, of products of floats
 class SupportedPrefixes(Protocol):
     """Which part of the reference the audio supports at each time, for the rows of a test set."""
 
-    def supported(self, row: int, reference: str) -> Sequence[tuple[float, str]] | None:
-        """Return (seconds of audio, supported part of the reference) in order, ∞ for the end; None where unknown."""
+    def parts(self, row: int, reference: str, source_ms: float) -> Sequence[_Part] | None:
+        """Return the parts of a source, one of an utterance or the sentences of a recording; None where unknown.
+
+        Each with (seconds of the part, supported part of its reference) in order, ∞ for its end.
+        """
         ...
 
     def segments(self, row: int) -> Sequence[ReferenceSegment]:
@@ -36,7 +40,8 @@ class SupportedPrefixes(Protocol):
         ...
 
 
-_Known = tuple[EmissionRecord, Sequence[tuple[float, str]], Sequence[ReferenceSegment]]
+_Part = tuple[ReferenceSegment, Sequence[tuple[float, str]]]
+_Known = tuple[EmissionRecord, Sequence[_Part], Sequence[ReferenceSegment]]
 
 
 def limits(
@@ -60,9 +65,11 @@ def limits(
         recordings have the metrics of `LongFormScorer`.
     """
     known = [
-        (record, supported, truth.segments(row))
+        (record, parts, truth.segments(row))
         for row, record in records
-        if record.reference and record.source_length and (supported := truth.supported(row, record.reference))
+        if record.reference
+        and record.source_length
+        and (parts := truth.parts(row, record.reference, record.source_length))
     ]
     return [_score_limit(known, chunk, measure, tokenizer) for chunk in (None, *sorted(chunks))] if known else []
 
@@ -101,9 +108,7 @@ def add_distances(cells: Iterable[dict[str, Any]], limit_rows: Iterable[Mapping[
 
 
 def _score_limit(known: Sequence[_Known], chunk: float | None, measure: Measure, tokenizer: str) -> dict[str, Any]:
-    written = [
-        (_at_the_limit(record, supported, chunk, measure.unit), segments) for record, supported, segments in known
-    ]
+    written = [(_at_the_limit(record, parts, chunk, measure.unit), segments) for record, parts, segments in known]
     long_form = any(segments for _, segments in written)
     scores = (_score_recordings if long_form else _score_utterances)(written, measure, tokenizer).as_json()
     counts = scores["counts"]
@@ -120,14 +125,21 @@ def _score_limit(known: Sequence[_Known], chunk: float | None, measure: Measure,
 
 
 def _at_the_limit(
-    record: EmissionRecord, supported: Sequence[tuple[float, str]], chunk: float | None, unit: LatencyUnit
+    record: EmissionRecord, parts: Sequence[_Part], chunk: float | None, unit: LatencyUnit
 ) -> EmissionRecord:
-    """Return a record of the same utterance or recording, with its reference written as early as can be."""
-    delays = earliest_delays(supported, unit, chunk, record.source_length or 0.0)
+    """Return a record of the same utterance or recording, with its reference written as early as can be.
+
+    Chunks count from the start of each part, and its last step is at its end.
+    """
+    delays = [
+        milliseconds(segment.offset_seconds) + delay
+        for segment, supported in parts
+        for delay in earliest_delays(supported, unit, chunk, milliseconds(segment.duration_seconds))
+    ]
     reference = record.reference or ""
     name = str(record.index)
     return EmissionRecord(
-        record.index, reference, reference, delays, source_length=record.source_length, source=name, erased=0
+        record.index, reference, reference, tuple(delays), source_length=record.source_length, source=name, erased=0
     )
 
 

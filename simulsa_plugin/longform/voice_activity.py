@@ -180,7 +180,7 @@ class _Detector:
 def segment_arrivals(
     segment: SpeechSegment, chunk_samples: int | None, num_samples: int, window_samples: int | None = None
 ) -> list[Arrival]:
-    """List the arrivals of a segment's audio, on the recording's grid of chunks.
+    """List the arrivals of a segment's audio: in chunks from its start once it is detected, the last when it is closed.
 
     Args:
         segment: of the recording.
@@ -189,21 +189,17 @@ def segment_arrivals(
         window_samples: W; offline, a longer segment is decoded in parts. None for segments that fit.
 
     Returns:
-        one for every step that brings new audio, and one for the first step after the segment's end is known.
+        one for every step that brings new audio, and one for when the segment's end is known.
     """
     if chunk_samples is None:
         ends = _window_ends(segment, window_samples or len(segment))
         return [Arrival(end, num_samples, ends_window=end < len(segment)) for end in ends]
     arrivals: list[Arrival] = []
-    step = -(-segment.detected // chunk_samples)
-    while True:
-        now = min(step * chunk_samples, num_samples)
+    for now in range(segment.start + chunk_samples, min(segment.closed, num_samples), chunk_samples):
         received = segment.received(now)
-        if now >= segment.closed:
-            return [*arrivals, Arrival(received, now)]
-        if received > (arrivals[-1].samples if arrivals else 0):
+        if now >= segment.detected and received > (arrivals[-1].samples if arrivals else 0):
             arrivals.append(Arrival(received, now))
-        step += 1
+    return [*arrivals, Arrival(len(segment), min(segment.closed, num_samples))]
 
 
 def _window_ends(segment: SpeechSegment, window_samples: int) -> list[int]:

@@ -92,7 +92,7 @@ def test_a_result_says_how_far_its_cells_are_from_the_limit(tmp_path):
     ]
 
 
-# Two sentences of TEXT in a recording of 6 s, the second 3 s later. The end of each is known 0.35 s after it.
+# Two sentences of TEXT in a recording of 6 s, the second 3 s later.
 TALK = [
     ROW | {"audio": "a.wav", "offset": 0.1},
     ROW | {"audio": "a.wav", "offset": 3.1, "word_ends": [3.4, 4.1]},
@@ -100,33 +100,31 @@ TALK = [
 WHOLE = f"{TEXT} {TEXT}"
 
 
-def test_what_is_known_of_a_recording_grows_over_its_sentences():
+def test_what_is_known_of_each_sentence_of_a_recording():
     truth = RecordingTruth([TALK])
-    assert truth.supported(0, WHOLE) == [
-        (0.4, "guten Tag"),
-        (1.1, "guten Tag liebe"),
-        (1.1 + 0.35, TEXT),
-        (3.4, f"{TEXT} guten Tag"),
-        (4.1, f"{TEXT} guten Tag liebe"),
-        (4.1 + 0.35, WHOLE),
-        (math.inf, WHOLE),
-    ]
-    assert truth.supported(0, TEXT) is None
-    assert truth.supported(1, WHOLE) is None
-    assert [(one.offset_seconds, one.end_seconds, one.reference) for one in truth.segments(0)] == [
+    found = truth.parts(0, WHOLE, 6000.0)
+    assert [(one.offset_seconds, one.end_seconds, one.reference) for one, _ in found] == [
         (0.1, 1.1, TEXT),
         (3.1, 4.1, TEXT),
     ]
+    for _, supported in found:
+        assert [(pytest.approx(seconds), text) for seconds, text in supported] == [
+            (0.3, "guten Tag"),
+            (1.0, "guten Tag liebe"),
+            (math.inf, TEXT),
+        ]
+    assert truth.parts(0, TEXT, 6000.0) is None
+    assert truth.parts(1, WHOLE, 6000.0) is None
 
 
 def test_the_limit_of_recordings_is_scored_by_their_segments():
     whole = EmissionRecord(0, "", WHOLE, (), source_length=6000.0)
     at_once, in_chunks = limits([(0, whole)], RecordingTruth([TALK]), [500.0], Measure("word"), "13a")
-    # Each segment has 4 words in 1 s, 250 ms are due for each; its clock starts at its offset, 100 ms into a step.
+    # Each segment has 4 words in 1 s, 250 ms are due for each.
     # LAAL of a segment counts up to the first unit at its end: (300 + (300 - 250) + (1000 - 500)) / 3
     assert at_once["LongLAAL"] == pytest.approx((300 + 50 + 500) / 3)
-    # First steps: 500, 500, 1500, 1500 and 3500, 3500, 4500, 4500, less 100 and 3100.
-    assert in_chunks["LongLAAL"] == pytest.approx((400 + 150 + 900) / 3)
+    # First steps, from the start of each segment: 500, 500, 1000.
+    assert in_chunks["LongLAAL"] == pytest.approx((500 + 250 + 500) / 3)
     assert (at_once["chunk_ms"], in_chunks["chunk_ms"], in_chunks["instances"]) == (None, 500.0, len(TALK))
     assert in_chunks["BLEU"] == pytest.approx(100.0)
     cells = [{"chunk_ms": 500.0, "LongLAAL": 1000.0, "LongYAAL": None}]
