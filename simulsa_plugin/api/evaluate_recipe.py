@@ -202,6 +202,7 @@ def _check_before_loading(
     """Find mistakes in policies, tokenizer, folder, recipe and corpus before the long part; return the raw corpus."""
     from simulsa_plugin.api.raw_corpus import recipe_corpus
     from simulsa_plugin.evaluation.run import plan_cells, refuse_foreign_results
+    from simulsa_plugin.evaluation.test_set import check_speech_detection
     from simulsa_plugin.files.atomic import refuse_link
     from simulsa_plugin.metrics.quality import make_metrics
 
@@ -209,6 +210,7 @@ def _check_before_loading(
         raise UsageError("simulsa_measure_time is for a single process: several would disturb each other's clock.")
     plan_cells(settings)
     make_metrics(settings.bleu_tokenizer)
+    check_speech_detection(settings)
     refuse_foreign_results(out, settings)
     refuse_link(out / TEST_FOLDER)
     check_early(recipe, recipe.toolkit.get("eval_dataset") or recipe.toolkit.get("dataset"))

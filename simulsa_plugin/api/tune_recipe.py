@@ -133,6 +133,7 @@ def tune_recipe(
     from simulsa_plugin.evaluation.evaluation_settings import TuneSettings
     from simulsa_plugin.evaluation.reference_checks import check_references, segment_warnings
     from simulsa_plugin.evaluation.run import plan_cells
+    from simulsa_plugin.evaluation.test_set import check_speech_detection
     from simulsa_plugin.files.atomic import make_folder, refuse_link
     from simulsa_plugin.llamafactory.plugin.recipe_checks import check_recipe
     from simulsa_plugin.metrics.quality import make_metrics
@@ -146,6 +147,7 @@ def tune_recipe(
     if len(plan_cells(settings)) < 2:
         raise UsageError("There is no cell to choose from: give simulsa_policies and simulsa_chunks a value each.")
     make_metrics(settings.bleu_tokenizer)
+    check_speech_detection(settings)
     dev, samples = recipe_dev_set(opened), TuneSettings.from_keys(opened.simulsa).dev_samples
     check_recipe(opened.toolkit, [dev.name] if dev.registered else None)
     refuse_foreign_files(out)

@@ -267,7 +267,8 @@ def _instance(job: DecodingJob, row: DecodedRow, loaded: StreamSource | str) -> 
     if isinstance(loaded, str):
         return found | {"skipped": loaded}
     window = job.model.window_seconds
-    longer = window is not None and samples_to_seconds(len(loaded.waveform)) > window
+    heard = samples_to_seconds(len(loaded.first_window))  # at once: windows that slide leave nothing out
+    longer = window is not None and heard > window
     return found | {"longer_than_window": longer, "device": job.model.hardware()["device"]}
 
 

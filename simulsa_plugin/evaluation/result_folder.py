@@ -11,6 +11,7 @@ from simulsa_plugin.evaluation.report import REPORT_FILES, write_result_report
 from simulsa_plugin.evaluation.result_cells import SCORES, read_cells
 from simulsa_plugin.files.checksums import checksums, first_damaged, is_sealed, refuse_damaged, sealed
 from simulsa_plugin.files.json_files import CHECKSUM, write_json
+from simulsa_plugin.logs.segment_files import REFERENCES, SEGMENTS
 from simulsa_plugin.logs.simuleval import INSTANCES_LOG
 from simulsa_plugin.logs.steps import STEPS
 
@@ -22,7 +23,7 @@ def write_scores(scores: Mapping[str, Any], out: Path) -> None:
     write_result_report(scores, out)
     content = {key: value for key, value in scores.items() if key not in (CHECKSUM, FILE_CHECKSUMS)}
     write_json(
-        out / SCORES, sealed(content | {FILE_CHECKSUMS: checksums(out, [*_cell_files(scores, out), *REPORT_FILES])})
+        out / SCORES, sealed(content | {FILE_CHECKSUMS: checksums(out, [*_result_files(scores, out), *REPORT_FILES])})
     )
 
 
@@ -58,7 +59,8 @@ def decode_again(out: Path) -> str:
     )
 
 
-def _cell_files(scores: Mapping[str, Any], out: Path) -> Iterator[str]:
+def _result_files(scores: Mapping[str, Any], out: Path) -> Iterator[str]:
+    yield from (SEGMENTS, REFERENCES) if "longform" in scores else ()
     for cell in read_cells(out, scores).values():
         if cell.log is not None:
             names = dict.fromkeys((INSTANCES_LOG, cell.log.name, STEPS))

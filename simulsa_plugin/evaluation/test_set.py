@@ -11,6 +11,7 @@ from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
 from simulsa_plugin.evaluation.loading import DecodedRow
 from simulsa_plugin.evaluation.recordings import Recording, find_recordings, utterances
 from simulsa_plugin.logs.steps import SEGMENT
+from simulsa_plugin.longform.silero import require_silero
 from simulsa_plugin.model.values import Sample, UnusableRow
 
 
@@ -78,6 +79,16 @@ class TestSet:
             else:
                 for each in one.skipped:
                     yield {"id": identifier(one), "offset": each.segment.offset_seconds, "reason": each.reason}
+
+
+def check_speech_detection(settings: EvaluationSettings) -> None:
+    """Check that speech can be found in recordings, before anything is loaded.
+
+    Raises:
+        MissingExtraError: Silero VAD is needed, and not installed.
+    """
+    if settings.is_long_form:
+        require_silero()
 
 
 def read_test_set(

@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+from importlib import util
+
 import numpy as np
 
 from simulsa_plugin.audio.samples import SAMPLE_RATE, Waveform
 from simulsa_plugin.errors import MissingExtraError
 from simulsa_plugin.longform.voice_activity import FRAME_SAMPLES, Probabilities
+
+
+def require_silero() -> None:
+    """Raise MissingExtraError unless Silero VAD is installed."""
+    try:
+        found = util.find_spec("silero_vad") is not None
+    except ValueError:  # it is blocked: its entry among the loaded modules is None
+        found = False
+    if not found:
+        raise _missing()
+
+
+def _missing() -> MissingExtraError:
+    return MissingExtraError.for_package("simulsa_longform", "silero-vad", "longform")
 
 
 class SpeechDetector:
@@ -21,7 +37,7 @@ class SpeechDetector:
         try:
             from silero_vad import load_silero_vad
         except ImportError as error:
-            raise MissingExtraError.for_package("simulsa_longform", "silero-vad", "longform") from error
+            raise _missing() from error
         self._model = load_silero_vad()
 
     def reset(self) -> None:

@@ -132,8 +132,8 @@ def elapsed_times(steps: Sequence[ShownStep], unit: LatencyUnit, clock: Clock) -
 
 
 def is_measured(steps: Sequence[ShownStep]) -> bool:
-    """Whether computation was measured."""
-    return steps[-1].compute_ms is not None
+    """Whether computation was measured; steps with too little audio to be decoded take no time."""
+    return any(step.compute_ms is not None for step in steps)
 
 
 def unit_steps(steps: Sequence[ShownStep], unit: LatencyUnit, kind: DelayKind) -> list[int]:
