@@ -8,7 +8,7 @@ import pytest
 from helpers.fakes import Killed, Mortal, killed_after
 from helpers.files import names, read_json, read_json_lines, tree
 from helpers.reading_model import ReadingModel, text_of
-from helpers.talks import WINDOW, energy_detector, sentences, write_talk, write_talks
+from helpers.talks import VOICE_ACTIVITY, WINDOW, energy_detector, sentences, write_talk, write_talks
 
 from simulsa_plugin import score
 from simulsa_plugin.commands.evaluate import main
@@ -34,7 +34,7 @@ def rows(tmp_path):
 
 
 def run(rows, out, model=None, share=None, mode="window", **settings):
-    keys = {"chunks": (320, 1000), "rollbacks": (0, 3), "window_seconds": WINDOW, "longform": mode} | settings
+    keys = {"chunks": (320, 1000), "rollbacks": (0, 3), "longform": mode} | VOICE_ACTIVITY | settings
     return run_evaluation(model or ReadingModel(), "talks", rows, EvaluationSettings(**keys), out, share)
 
 
@@ -113,14 +113,15 @@ def test_delays_and_lags_on_paper(tmp_path):
     cells = run([row], tmp_path / "out", chunks=(1000,), rollbacks=(0,))
     folder = tmp_path / "out" / "rollback_k1000_b0"
     (line,) = read_json_lines(folder / "instances.log")
-    # Words end at 1.4, 1.8, 2.2, 2.6 and 3.0 s. A word is final when the next one is written, or when the segment is
-    # known to be over, which 0.26 s of silence show here: w1 at 2 s, the last one at 4 s, all others at 3 s.
-    assert line["delays"] == [2000, 3000, 3000, 3000, 4000]
+    # Words end at 1.4, 1.8, 2.2, 2.6 and 3.0 s. The segment starts with the frame of 0.992 s, less 0.3 s; from there
+    # chunks count. The longer it is, the less silence closes it: the eighth frame of silence, which ends at 3.264 s, is
+    # the first with as much as 500 ms · (1 − 2.572 s / 5 s). A word is final when the next one is written, or the segment is closed.
+    assert line["delays"] == [2692, 2692, 2692, 3264, 3264]
     assert line["source_length"] == 5000
     (part,) = read_json_lines(folder / "instances.resegmented.jsonl")
-    assert part["delays"] == [1000, 2000, 2000, 2000, 3000]
-    # The second word closes the sum: (1000 − 0 + 2000 − 2000 / 5) / 2.
-    assert cells[1]["LongAL"] == cells[1]["LongLAAL"] == pytest.approx(1300)
+    assert part["delays"] == [1692, 1692, 1692, 2264, 2264]
+    # The fourth word closes the sum: 1692 − 0 + 1692 − 400 + 1692 − 800 + 2264 − 1200, over 4.
+    assert cells[1]["LongAL"] == cells[1]["LongLAAL"] == pytest.approx(1235)
     (offline,) = read_json_lines(tmp_path / "out" / "offline" / "instances.log")
     assert offline["delays"] == [5000] * 5
 

@@ -8,7 +8,7 @@ import pytest
 import soundfile
 from helpers.files import read_json, read_json_lines
 from helpers.reading_model import ReadingModel, text_of
-from helpers.talks import WINDOW, energy_detector, sentences, write_talk
+from helpers.talks import VOICE_ACTIVITY, energy_detector, sentences, write_talk
 
 from simulsa_plugin.audio.samples import SAMPLE_RATE
 from simulsa_plugin.commands import evaluate
@@ -29,7 +29,7 @@ def talk(tmp_path):
 
 
 def run(rows, out, model=None, **settings):
-    keys = {"chunks": (500,), "rollbacks": (0,), "window_seconds": WINDOW, "longform": "window"} | settings
+    keys = {"chunks": (500,), "rollbacks": (0,), "longform": "window"} | VOICE_ACTIVITY | settings
     return run_evaluation(model or ReadingModel(), "odd", rows, EvaluationSettings(**keys), out)
 
 

@@ -15,6 +15,7 @@ from simulsa_plugin.segments import ReferenceSegment
 
 BREATH = 0.13  # seconds: at least three frames of silence, and never the five that close a segment that slides
 WINDOW = 5.0  # seconds: two sentences with the breath between them, and the first half of a third
+VOICE_ACTIVITY = {"vad_min_silence_ms": 500, "vad_pad_ms": 300, "window_seconds": WINDOW}
 
 
 class EnergyDetector:
