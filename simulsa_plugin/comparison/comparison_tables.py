@@ -18,15 +18,13 @@ def comparison_tables(comparison: dict[str, Any]) -> list[str]:
     """Return the lines that `compare` prints."""
     scale, bootstrap = comparison["scale"], comparison["bootstrap"]
     lines = [
-        f"baseline: {comparison['baseline']}",
+        f"{'baseline' if comparison['comparisons'] else 'result'}: {comparison['baseline']}",
         f"measured: unit {scale['unit']}, length of the {scale['length']}, BLEU tokenizer {scale['tokenizer']}",
         f"[low, high]: 95 % of {bootstrap['samples']} paired resamples of {_resampled(bootstrap['method'])}, "
         f"seed {bootstrap['seed']}; – where a value, a log or more than 10 % of the resamples are missing",
-        "at equal latency: also over random halves of the cells, for the error of interpolation; "
-        "– near an end of the range, which too few halves reach",
-        f"p: paired randomisation (BLEU, chrF), exact where few utterances differ, else {bootstrap['trials']} "
-        "trials; then utterances that differ, of all; then the p of sacrebleu, too small where few differ",
     ]
+    if comparison["comparisons"]:
+        lines += _explanations_of_pairs(bootstrap["trials"])
     for pair in comparison["comparisons"]:
         lines += [
             "",
@@ -41,6 +39,15 @@ def comparison_tables(comparison: dict[str, Any]) -> list[str]:
         lines += [line for at in pair.get("tuned", ()) for line in ("", at["sentence"])]
     regimes = comparison.get("regimes")
     return lines + (["", *regimes_table(regimes["rows"], regimes["quality"], regimes["latency"])] if regimes else [])
+
+
+def _explanations_of_pairs(trials: int) -> list[str]:
+    return [
+        "at equal latency: also over random halves of the cells, for the error of interpolation; "
+        "– near an end of the range, which too few halves reach",
+        f"p: paired randomisation (BLEU, chrF), exact where few utterances differ, else {trials} "
+        "trials; then utterances that differ, of all; then the p of sacrebleu, too small where few differ",
+    ]
 
 
 def _resampled(method: str) -> str:

@@ -24,6 +24,7 @@ from simulsa_plugin.files.checksums import read_sealed
 from simulsa_plugin.files.json_files import Json
 from simulsa_plugin.logs.omnisteval import RESEGMENTED
 from simulsa_plugin.logs.reader import ReadOptions
+from simulsa_plugin.logs.segment_files import REFERENCES, SEGMENTS
 from simulsa_plugin.logs.simuleval import INSTANCES_LOG
 from simulsa_plugin.metrics.arrays import FloatArray
 from simulsa_plugin.metrics.instance import Measure
@@ -75,6 +76,7 @@ class TestedSystem:
 def tuned_files(folder: Path) -> list[Path]:
     """List the files of a search, which must not be overwritten."""
     logs = [path for log in (INSTANCES_LOG, RESEGMENTED) for path in folder.glob(f"{DEV_LOGS}/*/{log}")]
+    logs += [folder / DEV_LOGS / name for name in (SEGMENTS, REFERENCES)]
     return [*(folder / name for name in (FRONTIER, TUNED, FINALISTS)), *logs]
 
 

@@ -14,6 +14,7 @@ from simulsa_plugin.evaluation.result_folder import FILE_CHECKSUMS
 from simulsa_plugin.files.atomic import make_own_folder, remove_leftovers
 from simulsa_plugin.files.checksums import checksums, read_sealed, write_sealed
 from simulsa_plugin.logs.omnisteval import RESEGMENTED, write_omnisteval_log
+from simulsa_plugin.logs.segment_files import REFERENCES, SEGMENTS, write_segments
 from simulsa_plugin.logs.simuleval import INSTANCES_LOG, write_simuleval_log
 from simulsa_plugin.metrics.curves import frontier
 from simulsa_plugin.metrics.instance import Measure
@@ -58,6 +59,8 @@ def write_frontier(candidates: Candidates, work: dict[str, Any], out: Path) -> d
         for cell in full
         for name in _write_logs(candidates, cell, out / DEV_LOGS / cell_folder(job.cells[cell]))
     ]
+    if candidates.dev_set.recordings is not None:
+        logs += [f"{DEV_LOGS}/{name}" for name in _write_segments(candidates, out / DEV_LOGS)]
     usable = max((candidates.scores[cell].utterances for cell in full), default=0)
     content = {
         "budgets": [
@@ -105,6 +108,15 @@ def _result_row(candidates: Candidates, cell: int, budgets: Iterable[float]) -> 
         },
         "tuned_at": list(budgets),
     }
+
+
+def _write_segments(candidates: Candidates, folder: Path) -> tuple[str, str]:
+    """Write the reference segments of the recordings, by which their logs are read again; return the files' names."""
+    for name in (SEGMENTS, REFERENCES):
+        remove_leftovers(folder, name)
+    recordings = ((one.sample.audio, one.references) for one in candidates.dev_set.usable)
+    write_segments(folder / SEGMENTS, folder / REFERENCES, recordings)
+    return SEGMENTS, REFERENCES
 
 
 def _write_logs(candidates: Candidates, cell: int, folder: Path) -> list[str]:
