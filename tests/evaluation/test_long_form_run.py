@@ -115,7 +115,8 @@ def test_delays_and_lags_on_paper(tmp_path):
     (line,) = read_json_lines(folder / "instances.log")
     # Words end at 1.4, 1.8, 2.2, 2.6 and 3.0 s. The segment starts with the frame of 0.992 s, less 0.3 s; from there
     # chunks count. The longer it is, the less silence closes it: the eighth frame of silence, which ends at 3.264 s, is
-    # the first with as much as 500 ms · (1 − 2.572 s / 5 s). A word is final when the next one is written, or the segment is closed.
+    # the first with as much as 500 ms · (1 − 2.572 s / 5 s). A word is final when the next one is written, or the
+    # segment is closed.
     assert line["delays"] == [2692, 2692, 2692, 3264, 3264]
     assert line["source_length"] == 5000
     (part,) = read_json_lines(folder / "instances.resegmented.jsonl")
