@@ -6,6 +6,7 @@ depend on what is decoded, so blocks of them are decoded, resumed and shared amo
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,7 +29,7 @@ from simulsa_plugin.longform.voice_activity import (
 from simulsa_plugin.model.values import Sample, UnusableRow
 from simulsa_plugin.segments import ReferenceSegment, SkippedSegment, check_segments
 from simulsa_plugin.streaming.engine import StreamSource
-from simulsa_plugin.streaming.session import MIN_DECODED_MS, SAMPLES_PER_MS
+from simulsa_plugin.streaming.session import MIN_DECODED_MS, SAMPLES_PER_MS, Arrival
 from simulsa_plugin.streaming.windows import SlidingWindow
 from simulsa_plugin.terminal import tracked
 
@@ -90,8 +91,8 @@ def find_recordings(
     """Find the speech in every recording.
 
     Returns:
-        for each row a recording, or why it cannot be used: its audio, no reference segment that fits, or audio that an
-        earlier row has.
+        for each row a recording, or why it cannot be used: its audio, no reference segment that fits, or audio that a
+        recording before it has.
 
     Raises:
         MissingExtraError: Silero VAD is not installed.
@@ -100,9 +101,12 @@ def find_recordings(
     detector, seen = SpeechDetector(), set[str]()
     found: list[Recording | UnusableRow] = []
     for row in tracked(rows, len(rows), "find speech", "recording"):
-        repeated = isinstance(row, Sample) and row.audio in seen
-        found.append(_unusable(row, "repeated_recording") if repeated else _find_recording(row, detector, settings))
-        seen |= {row.audio} if isinstance(row, Sample) else set()
+        if row.audio in seen:
+            found.append(_unusable(row, "repeated_recording"))
+            continue
+        recording = _find_recording(row, detector, settings)
+        seen |= {recording.sample.audio} if isinstance(recording, Recording) else set()
+        found.append(recording)
     return found
 
 
@@ -132,12 +136,12 @@ def load_utterances(wanted: Iterable[SpeechUtterance]) -> Iterator[StreamSource 
 def _stream_source(utterance: SpeechUtterance, waveform: Waveform) -> StreamSource:
     speech, num_samples = utterance.speech, utterance.recording.num_samples
     window = seconds_to_samples(utterance.recording.settings.window_seconds)
-    return StreamSource(
-        utterance.recording.sample.prompt,
-        waveform,
-        lambda chunk: segment_arrivals(speech, None if chunk is None else chunk * SAMPLES_PER_MS, num_samples, window),
-        SlidingWindow(window, speech.pauses),
-    )
+
+    @functools.cache  # many settings have the same chunk
+    def arrivals(chunk_ms: int | None) -> list[Arrival]:
+        return segment_arrivals(speech, None if chunk_ms is None else chunk_ms * SAMPLES_PER_MS, num_samples, window)
+
+    return StreamSource(utterance.recording.sample.prompt, waveform, arrivals, SlidingWindow(window, speech.pauses))
 
 
 def _find_recording(

@@ -1,5 +1,6 @@
 """Recordings through every cell with a model that reads numbered words: every word once, whatever happens meanwhile."""
 
+import dataclasses
 import itertools
 import json
 import shutil
@@ -65,6 +66,52 @@ def test_every_cell_reads_every_word_once(rows, tmp_path, mode):
         assert [line["source"] for line in log] == [row.audio for row in rows]
         assert (cell["BLEU"], cell["instances"], cell["skipped"]) == (pytest.approx(100), 12, 0)
         assert cell["counts"]["hallucinated_units"] == cell["counts"]["longer_than_window"] == 0
+
+
+def test_policies_of_every_kind_read_every_word_once(rows, tmp_path):
+    policies = ("confidence", "attention", "wait_k", "agreement_or_confidence", "rollback")
+    options = {"policies": policies, "chunks": (320,), "wait_k": (2,), "rollback_floor": False}
+    cells = run(rows, tmp_path / "out", ReadingModel(regret=True), **options)
+    assert {cell["policy"] for cell in cells} == {"offline", *policies}
+    for cell in cells:
+        log = read_json_lines(tmp_path / "out" / cell["folder"] / "instances.log")
+        said = [" ".join(word for word in line["prediction"].split() if word != "???") for line in log]
+        assert said == [row.reference for row in rows], cell["folder"]
+
+
+class ChineseModel(ReadingModel):
+    """Writes a character for each word, and a full stop and a space after every fifth."""
+
+    def decode(self, token_ids):
+        return "".join(chr(0x4E00 + token) + "。 " * (token % 5 == 0) for token in token_ids)
+
+
+@MODES
+def test_characters_are_read_once_and_score_to_the_same_numbers(rows, tmp_path, mode):
+    def chinese(text):
+        return ChineseModel().decode([int(word.strip("w.")) for word in text.split()]).strip()
+
+    rows = [
+        dataclasses.replace(
+            row,
+            reference=chinese(row.reference),
+            segments=tuple(dataclasses.replace(one, reference=chinese(one.reference)) for one in row.segments),
+        )
+        for row in rows
+    ]
+    out = tmp_path / "out"
+    for cell in run(rows, out, ChineseModel(), mode=mode, target_language="zh"):
+        log = read_json_lines(out / cell["folder"] / "instances.log")
+        assert [line["prediction"].replace(" ", "") for line in log] == [row.reference.replace(" ", "") for row in rows]
+        assert all(len(line["delays"]) == len(line["prediction"]) for line in log)
+        assert all(line["delays"] == sorted(line["delays"]) for line in log)
+        assert cell["BLEU"] == pytest.approx(100)
+        found = score(
+            out / cell["folder"] / "instances.log", out / "references.txt", segments=out / "segments.yaml", unit="char"
+        )
+        assert {name: value for name, value in found.corpus.items() if name != "NE"} == {
+            name: cell[name] for name in found.corpus if name != "NE"
+        }
 
 
 def test_no_step_hears_more_than_the_window_and_only_vad_cuts_at_it(rows, tmp_path):

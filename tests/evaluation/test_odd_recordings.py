@@ -147,9 +147,8 @@ def test_segments_that_do_not_fit_are_skipped_and_counted(talk, tmp_path):
 
 
 def test_a_row_of_which_no_segment_fits_is_skipped(talk, tmp_path):
-    none = dataclasses.replace(talk, row=1, segments=(ReferenceSegment(900.0, 1.0, "w1"),), audio=talk.audio + "2.wav")
-    write_talk(none.audio, sentences(1))
-    cells = run([talk, none], tmp_path / "out")
+    none = dataclasses.replace(talk, row=1, segments=(ReferenceSegment(900.0, 1.0, "w1"),))
+    cells = run([none, talk], tmp_path / "out")  # though another one has the same audio
     assert {(cell["instances"], cell["skipped"]) for cell in cells} == {(3, 1)}
     with pytest.raises(DatasetError, match=r"reasons: \{'no_reference_segment': 1\}"):
         run([none], tmp_path / "none")

@@ -1,7 +1,9 @@
 """Settings chosen on recordings: whatever stops the search, it ends with the same bytes."""
 
 import itertools
+from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers.fakes import Killed, Mortal
 from helpers.files import names, read_json, read_json_lines, tree
@@ -9,6 +11,7 @@ from helpers.reading_model import ReadingModel
 from helpers.talks import VOICE_ACTIVITY, energy_detector, sentences, write_talk
 
 from simulsa_plugin import score
+from simulsa_plugin.audio.samples import write_wav
 from simulsa_plugin.evaluation import block_decoding as decoding
 from simulsa_plugin.evaluation import recordings as found_in
 from simulsa_plugin.model.values import UnusableRow
@@ -90,6 +93,14 @@ def test_a_search_that_dies_again_and_again_ends_with_the_same_bytes(tune, tmp_p
             tune(tmp_path / "late")
     assert tune(tmp_path / "late") == whole
     assert tree(tmp_path / "late") == tree(tmp_path / "whole")
+
+
+def test_a_dev_set_without_speech_has_no_cell_within_a_budget(tune, rows, tmp_path):
+    for row in rows[:12]:
+        write_wav(Path(row.audio), np.zeros(160_000, dtype=np.int16))
+    result = tune(tmp_path / "out")
+    assert [one["cell"] for one in result["budgets"]] == [None, None]
+    assert {(row["BLEU"], row["LongLAAL"]) for row in result["cells"]} == {(0.0, None)}
 
 
 def test_a_finished_search_is_only_read(tune, tmp_path, monkeypatch):
