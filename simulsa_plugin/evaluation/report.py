@@ -99,7 +99,10 @@ def _notes(cells: Sequence[ScoresRow]) -> list[str]:
         notes += _range_note(cells, name, said)
     longer = 0 if _is_long_form(cells) else _longer_than_window(cells)
     if longer:
-        notes.append(f"{longer} utterances are longer than the model's window: it ignores the rest")
+        notes.append(
+            f"{longer} utterances are longer than the model's window: it ignores the rest "
+            "(simulsa_longform=window decodes all)"
+        )
     if any(
         is_partial(cell.get(name), _measured_instances(cell, name), cell["instances"])
         for cell in cells
