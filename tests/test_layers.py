@@ -23,6 +23,7 @@ FOUNDATION = {
     "run_configuration",
     "sharding",
     "segments",
+    "reports",
 }
 # Part → the parts it may import, besides itself and the version number in the package.
 ALLOWED = {
@@ -33,6 +34,7 @@ ALLOWED = {
     "languages": set(),
     "tables": set(),
     "segments": set(),
+    "reports": {"audio", "errors", "terminal"},
     "worker_processes": set(),
     "audio": {"errors", "segments"},
     "files": {"errors"},

@@ -1,0 +1,141 @@
+// Charts of quality over latency and the like, by Chart.js, in the colours of the theme.
+"use strict";
+
+const SYMBOLS = ["circle", "rect", "triangle", "rectRot", "crossRot", "star", "rectRounded", "cross"];
+
+/** Draw 95 % intervals as bars through the points; a point has `xInterval` and `yInterval`, [low, high] or null. */
+const intervalBars = {
+  id: "intervalBars",
+  beforeDatasetsDraw(chart) {
+    const { ctx, scales: { x, y } } = chart;
+    ctx.save();
+    ctx.beginPath();
+    ctx.rect(chart.chartArea.left, chart.chartArea.top, chart.chartArea.width, chart.chartArea.height);
+    ctx.clip();
+    ctx.lineWidth = 1;
+    chart.data.datasets.forEach((series, index) => {
+      if (!chart.isDatasetVisible(index)) return;
+      ctx.strokeStyle = series.borderColor;
+      ctx.globalAlpha = 0.55;
+      for (const point of series.data) {
+        if (point.yInterval) drawLine(ctx, x.getPixelForValue(point.x), y.getPixelForValue(point.yInterval[0]),
+          x.getPixelForValue(point.x), y.getPixelForValue(point.yInterval[1]));
+        if (point.xInterval) drawLine(ctx, x.getPixelForValue(point.xInterval[0]), y.getPixelForValue(point.y),
+          x.getPixelForValue(point.xInterval[1]), y.getPixelForValue(point.y));
+      }
+    });
+    ctx.restore();
+  },
+};
+function drawLine(ctx, fromX, fromY, toX, toY) {
+  ctx.beginPath();
+  ctx.moveTo(fromX, fromY);
+  ctx.lineTo(toX, toY);
+  ctx.stroke();
+}
+
+/**
+ * Draw lines through points, zoomable by dragging; a double click, or the button, shows everything again.
+ *
+ * @param figure  element into which the chart comes.
+ * @param series  list of {label, points: [{x, y, xInterval, yInterval, title, lines}], dashed, color}; `title` and
+ *                `lines` are shown at a point.
+ * @param axes    {x: label, y: label, description} and, optional, `level`: [{label, y}] for horizontal lines.
+ */
+function drawCurves(figure, series, axes) {
+  const canvas = element("canvas", { role: "img", "aria-label": axes.description });
+  const reset = element("button", { type: "button", onclick: () => chart.resetZoom() }, "Show all");
+  figure.append(
+    element("div", { class: "chart" }, canvas),
+    element("div", { class: "controls" }, reset,
+      element("span", { class: "note" }, "Drag to zoom, click a name to hide it. Bars: 95 % intervals.")),
+  );
+  const levels = (axes.level ?? []).map(({ label, y }) => ({ label, level: y }));
+  const chart = new Chart(canvas, {
+    type: "scatter",
+    data: { datasets: [...series, ...levels].map((one, index) => dataset(one, index, series)) },
+    options: chartOptions(axes),
+    plugins: [intervalBars],
+  });
+  canvas.addEventListener("dblclick", () => chart.resetZoom());
+  const recolor = () => {
+    [...series, ...levels].forEach((one, index) => Object.assign(chart.data.datasets[index], colors(one, index)));
+    for (const axis of [chart.options.scales.x, chart.options.scales.y]) colorAxis(axis);
+    chart.options.plugins.legend.labels.color = color("text");
+    chart.update("none");
+  };
+  themeListeners.push(recolor);
+  recolor();
+  return chart;
+}
+function colors(one, index) {
+  const shade = one.color ? color(one.color) : one.level !== undefined ? color("muted") : color(`series-${index % 8}`);
+  return { borderColor: shade, backgroundColor: shade };
+}
+function dataset(one, index, series) {
+  if (one.level !== undefined) {
+    const xs = series.flatMap(({ points }) => points.map(({ x }) => x));
+    const ends = [Math.min(...xs), Math.max(...xs)];
+    return { label: one.label, data: ends.map((x) => ({ x, y: one.level })), showLine: true, borderDash: [6, 4],
+      pointRadius: 0, pointStyle: "line", borderWidth: 1.5 };
+  }
+  return { label: one.label, data: one.points, showLine: one.line !== false, borderDash: one.dashed ? [2, 3] : [],
+    pointStyle: one.symbol ?? SYMBOLS[index % SYMBOLS.length], pointRadius: 5, pointHoverRadius: 8, borderWidth: 1.5 };
+}
+function chartOptions(axes) {
+  return {
+    animation: false,
+    maintainAspectRatio: false,
+    scales: {
+      x: { type: "linear", title: { display: true, text: axes.x }, ticks: {}, grid: {}, grace: "5%" },
+      y: { type: "linear", title: { display: true, text: axes.y }, ticks: {}, grid: {}, grace: "5%" },
+    },
+    plugins: {
+      legend: { position: "bottom", labels: { usePointStyle: true, pointStyleWidth: 24 } },
+      tooltip: { callbacks: {
+        title: (items) => items[0].raw.title ?? items[0].dataset.label,
+        label: (item) => item.raw.lines ?? `${formatNumber(item.raw.y)} @ ${formatNumber(item.raw.x, 0)}`,
+      } },
+      zoom: { zoom: { drag: { enabled: true }, mode: "xy" } },
+    },
+  };
+}
+function colorAxis(axis) {
+  axis.title.color = axis.ticks.color = color("text");
+  axis.grid.color = color("line");
+}
+
+/** Draw bars for bins, and a line for what was wanted; `bins`: [{label, value, wanted}]. */
+function drawBars(figure, bins, axes) {
+  const canvas = element("canvas", { role: "img", "aria-label": axes.description });
+  figure.append(element("div", { class: "chart" }, canvas));
+  const line = bins.some(({ wanted }) => wanted !== undefined && wanted !== null)
+    ? [{ type: "line", label: axes.wanted, data: bins.map(({ wanted }) => wanted), pointRadius: 3, borderWidth: 1.5 }]
+    : [];
+  const chart = new Chart(canvas, {
+    data: {
+      labels: bins.map(({ label }) => label),
+      datasets: [...line, { type: "bar", label: axes.value, data: bins.map(({ value }) => value) }],
+    },
+    options: {
+      animation: false,
+      maintainAspectRatio: false,
+      scales: {
+        x: { title: { display: true, text: axes.x }, ticks: {}, grid: { display: false } },
+        y: { title: { display: true, text: axes.y }, ticks: {}, grid: {}, beginAtZero: true },
+      },
+      plugins: { legend: { position: "bottom", labels: {} } },
+    },
+  });
+  const recolor = () => {
+    chart.data.datasets.forEach((one) => {
+      one.borderColor = one.backgroundColor = color(one.type === "line" ? "series-1" : "series-0");
+    });
+    for (const axis of [chart.options.scales.x, chart.options.scales.y]) colorAxis(axis);
+    chart.options.plugins.legend.labels.color = color("text");
+    chart.update("none");
+  };
+  themeListeners.push(recolor);
+  recolor();
+  return chart;
+}
