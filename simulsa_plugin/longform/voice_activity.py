@@ -121,7 +121,7 @@ class _Detector:
     def __init__(self, probabilities: Probabilities, num_samples: int, settings: VoiceActivitySettings) -> None:
         self._num_samples = num_samples
         self._starts = probabilities >= settings.threshold
-        goes_on = probabilities >= max(settings.threshold - HYSTERESIS, 0.01)
+        goes_on = probabilities >= min(settings.threshold, max(settings.threshold - HYSTERESIS, 0.01))
         frames = np.arange(1, len(probabilities) + 1)
         last_frame = np.maximum.accumulate(np.where(goes_on, frames, 0))
         self._goes_on = goes_on

@@ -84,11 +84,12 @@ def test_chunks_count_from_the_start_of_the_segment_and_leave_out_silence():
     st.sampled_from([64, 320, 512]),
     st.sampled_from([0, 32, 300]),
     st.integers(1, 5000),
+    st.sampled_from([0.5, 1e-5, 0.1, 1.0]),
 )
 def test_segments_are_in_order_never_longer_than_the_window_and_depend_on_no_later_audio(
-    runs, silence, pad, chunk_samples
+    runs, silence, pad, chunk_samples, threshold
 ):
-    limits = VoiceActivitySettings(min_silence_ms=silence, pad_ms=pad, window_seconds=1.6)
+    limits = VoiceActivitySettings(threshold, min_silence_ms=silence, pad_ms=pad, window_seconds=1.6)
     probabilities = speech(*runs)
     num_samples = len(probabilities) * FRAME_SAMPLES
     segments = find_speech(probabilities, num_samples, limits)
