@@ -80,7 +80,7 @@ def test_chunks_count_from_the_start_of_the_segment_and_leave_out_silence():
 
 @settings(max_examples=200, deadline=None)
 @given(
-    st.lists(st.tuples(st.sampled_from([0.0, 0.2, 0.4, 0.6, 1.0]), st.integers(1, 30)), min_size=1, max_size=12),
+    st.lists(st.tuples(st.sampled_from([0.0, 0.005, 0.2, 0.4, 0.6, 1.0]), st.integers(1, 30)), min_size=1, max_size=12),
     st.sampled_from([64, 320, 512]),
     st.sampled_from([0, 32, 300]),
     st.integers(1, 5000),
