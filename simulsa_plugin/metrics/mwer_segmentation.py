@@ -6,6 +6,7 @@ Source: Matusov et al. 2005, in the package mweralign, as simulstream 1.0.0 call
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -66,8 +67,9 @@ def count_part(text: str, unit: LatencyUnit) -> int:
 
 def _align(text: str, references: Sequence[str], unit: LatencyUnit) -> list[str]:
     try:
-        from mweralign import mweralign
-        from mweralign.segmenter import CJSegmenter
+        with _logging_unchanged():
+            from mweralign import mweralign
+            from mweralign.segmenter import CJSegmenter
     except ImportError as error:
         raise MissingExtraError.for_package(
             "Aligning an audio of several segments with its references", _PACKAGE, "longform"
@@ -79,6 +81,18 @@ def _align(text: str, references: Sequence[str], unit: LatencyUnit) -> list[str]
     with _silent():
         parts = mweralign.align_texts("\n".join(" ".join(encode(one)) for one in references), " ".join(encode(text)))
     return [part.replace(" ", "").replace("▁", " ").replace("\0", "▁") for part in parts.split("\n")]
+
+
+@contextlib.contextmanager
+def _logging_unchanged() -> Iterator[None]:
+    """Undo what the aligner does to the root logger when imported: it would write the messages of all libraries."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
 
 
 @contextlib.contextmanager

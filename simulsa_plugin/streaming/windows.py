@@ -48,7 +48,8 @@ def slide(session: Session, window: SlidingWindow, decode: Decode) -> None:
     elif session.window_samples > window.samples:
         start, pause_end = _choose_start(session, window)
         left = _choose_left(session, pause_end, decode)
-        session.begin_window(start, left, max(left, _shown_at(session, pause_end + CUT_WORD_SAMPLES)))
+        about_cut = _shown_at(session, _received_by_step(session, pause_end + CUT_WORD_SAMPLES))
+        session.begin_window(start, left, max(left, about_cut))
 
 
 def _choose_start(session: Session, window: SlidingWindow) -> tuple[int, int]:
@@ -76,6 +77,12 @@ def _choose_left(session: Session, samples: int, decode: Decode) -> int:
     sentences = [count for count in boundaries if texts[count].rstrip()[-1] in SENTENCE_MARKS]
     near = [count for count in sentences if 2 * count >= shown]
     return (near or boundaries or [0])[0]
+
+
+def _received_by_step(session: Session, samples: int) -> int:
+    """Return what the first step that had received so many samples had received: it shows what these say."""
+    received = (arrival.samples for arrival in session.schedule[: len(session.steps)])
+    return next((one for one in received if one >= samples), samples)
 
 
 def _shown_at(session: Session, samples: int) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -162,3 +164,13 @@ def test_of_a_single_recording_segments_are_drawn_and_its_erasure_has_no_interva
     assert single.signatures["intervals"] == "draws:segments|recordings:1"
     assert (single.corpus["NE"], single.intervals["NE"]) == (0.0, None)
     assert single.intervals["BLEU"] is not None
+
+
+def test_the_aligner_leaves_the_log_of_the_program_as_it_is():
+    pytest.importorskip("mweralign")
+    program = (
+        "import logging; from simulsa_plugin.metrics.mwer_segmentation import divide_text; "
+        "assert len(divide_text('a b', ['a', 'b'], 'word')) == 2; root = logging.getLogger(); "
+        "assert not root.handlers and root.level == logging.WARNING, root.handlers"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -56,6 +56,17 @@ def test_no_word_is_lost_or_repeated_and_no_step_hears_more_than_the_window(sett
     assert regret or all(delay >= word * 400 for word, delay in enumerate(delays, 1))
 
 
+@pytest.mark.parametrize("policy", [Rollback(0), Rollback(4), Retranslation()], ids=lambda one: f"{one.cell()}")
+@pytest.mark.parametrize("chunk", [250, 777, 1000, 1150])
+def test_a_word_that_the_start_of_a_window_cuts_is_not_lost_where_a_step_shows_it_late(policy, chunk):
+    for window in (56_000, 64_000, 71_234, 80_000):
+        model = ReadingModel(regret=True)
+        session = decode_timed(model, source(40, (), window), DecodingSetting(policy, chunk), LIMITS)
+        written = [model.decode(tokens) for tokens in [*session.left_token_ids, session.steps[-1].token_ids]]
+        words = [word for word in "".join(written).split() if word != "???"]
+        assert words == text_of(range(1, 41)).split(), window
+
+
 def test_batched_equals_one_by_one():
     sources = [source(), source(31, ()), source(44, (9, 20), 3 * 16_000)]
     batched = decode_batched(ReadingModel(regret=True), sources, SETTINGS, LIMITS)
