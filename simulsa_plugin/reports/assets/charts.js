@@ -1,6 +1,8 @@
 // Charts of quality over latency and the like, by Chart.js, in the colours of the theme.
 "use strict";
 
+Chart.defaults.plugins.colors.enabled = false; // the theme has its own
+
 const SYMBOLS = ["circle", "rect", "triangle", "rectRot", "crossRot", "star", "rectRounded", "cross"];
 
 /** Draw 95 % intervals as bars through the points; a point has `xInterval` and `yInterval`, [low, high] or null. */
