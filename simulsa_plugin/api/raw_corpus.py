@@ -81,7 +81,7 @@ class RecipeCorpus:
 def recipe_corpus(recipe: Recipe, *, evaluation: bool) -> RecipeCorpus | None:
     """Return the corpus that a recipe names, or None where its datasets are LLaMA-Factory's own.
 
-    Whole recordings are for evaluations; augmentation cuts their segments.
+    Whole recordings are for evaluations with `simulsa_longform`; others, and augmentation, cut their segments.
 
     Raises:
         UsageError: keys of the corpus are wrong, or the recipe names several datasets for it.
@@ -94,9 +94,11 @@ def recipe_corpus(recipe: Recipe, *, evaluation: bool) -> RecipeCorpus | None:
     from simulsa_plugin.corpora.formats.registry import FORMATS
     from simulsa_plugin.corpora.prepare import splits_for
     from simulsa_plugin.corpora.prompts import translation_prompt
+    from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
 
-    whole = evaluation and (settings.corpus_whole or FORMATS[settings.corpus].whole)
-    settings = replace(settings, corpus_whole=whole)
+    decodes_recordings = EvaluationSettings.from_keys(recipe.simulsa).is_long_form
+    whole = settings.corpus_whole or (FORMATS[settings.corpus].whole and decodes_recordings)
+    settings = replace(settings, corpus_whole=evaluation and whole)
     splits = splits_for(settings, evaluation=evaluation)
     template = recipe.toolkit.get("template")
     prompt = translation_prompt(settings.prompt, template, settings.source_language, settings.target_language)

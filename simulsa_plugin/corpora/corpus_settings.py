@@ -32,8 +32,8 @@ class CorpusSettings(Settings):
         columns: names of a table's columns, role to column.
         references: of `longform`, the file with a reference a line; not set: the one beside the list of segments.
         recordings: of `longform`, a file with the path of a recording a line; not set: recordings are found by name.
-        corpus_whole: `simulsa-eval` takes whole recordings with their reference segments, and cuts nothing; `longform`
-            always does.
+        corpus_whole: `simulsa-eval` takes whole recordings with their reference segments, and cuts nothing; of
+            `longform` it does with `simulsa_longform`, and cuts the segments without.
         corpus_max_seconds: leave out longer utterances, and count them.
         corpus_workers: threads that read audio; not set: one for each core.
     """

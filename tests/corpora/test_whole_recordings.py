@@ -133,6 +133,7 @@ def test_the_talks_of_the_embedded_corpus_are_read_as_they_were_written(tmp_path
     write_demo_talks(tmp_path, minutes=(0.2, 0.3))
     keys = {
         "simulsa_corpus": "longform",
+        "simulsa_longform": "window",
         "simulsa_corpus_dir": str(tmp_path / f"{TALKS_NAME}_segments.yaml"),
         "simulsa_audio_dir": str(tmp_path / TALKS_NAME),
         "simulsa_source_language": "en",
@@ -153,7 +154,8 @@ def test_the_talks_of_the_embedded_corpus_are_read_as_they_were_written(tmp_path
         ({"simulsa_corpus": "mustc"}, True, "mustc_en_de_tst-COMMON", False),
         ({"simulsa_corpus": "mustc", "simulsa_corpus_whole": True}, True, "mustc_en_de_tst-COMMON_whole", True),
         ({"simulsa_corpus": "mustc", "simulsa_corpus_whole": True}, False, "mustc_en_de", False),
-        ({"simulsa_corpus": "longform"}, True, "longform_en_de", True),
+        ({"simulsa_corpus": "longform", "simulsa_longform": "vad"}, True, "longform_en_de", True),
+        ({"simulsa_corpus": "longform"}, True, "longform_en_de", False),
         ({"simulsa_corpus": "longform"}, False, "longform_en_de", False),
     ],
 )
