@@ -56,7 +56,7 @@ def streams(folder):
 
 
 @MODES
-def test_every_cell_reads_every_word_once(rows, tmp_path, mode):
+def test_every_cell_reads_every_word_once_and_none_before_it_was_spoken(rows, tmp_path, mode):
     cells = run(rows, tmp_path / "out", mode=mode, **POLICIES)
     assert [cell["policy"] for cell in cells[:3]] == ["offline", "rollback", "rollback"]
     assert len(cells) == 1 + 2 * (2 + 3)
@@ -64,6 +64,10 @@ def test_every_cell_reads_every_word_once(rows, tmp_path, mode):
         log = read_json_lines(tmp_path / "out" / cell["folder"] / "instances.log")
         assert [line["prediction"] for line in log] == [row.reference for row in rows]
         assert [line["source"] for line in log] == [row.audio for row in rows]
+        for row, line in zip(rows, log, strict=True):
+            ends = [1000 * (one.offset_seconds + 0.4 * word) for one in row.segments for word in range(1, 6)]
+            assert all(delay > end - 0.1 for delay, end in zip(line["delays"], ends, strict=True))
+            assert line["delays"][-1] <= line["source_length"]
         assert (cell["BLEU"], cell["instances"], cell["skipped"]) == (pytest.approx(100), 12, 0)
         assert cell["counts"]["hallucinated_units"] == cell["counts"]["longer_than_window"] == 0
 
