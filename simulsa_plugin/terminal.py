@@ -13,12 +13,15 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
+from simulsa_plugin.tables import StyledText
+
 if TYPE_CHECKING:
     from tqdm import tqdm
 
 Item = TypeVar("Item")
 FIRST_LINE_SECONDS = 30.0
 LONGEST_PAUSE_SECONDS = 600.0
+STYLES = {"best": "1", "better": "32", "worse": "31"}  # of parts of a text → SGR: bold, green, red
 _progress_shown = contextvars.ContextVar("progress_shown", default=True)
 # C0 without tab and line feed, DEL, C1: what changes colours, moves the cursor or sets a window's title.
 _TERMINAL_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -58,8 +61,34 @@ class SafeStream:
         for line in lines:
             self.write(line)
 
+    def write_styled(self, text: StyledText) -> None:
+        """Write text with the escape sequences of its styles, and no other."""
+        end = 0
+        for span in text.spans:
+            self.write(text[end : span.start])
+            self._stream.write(f"\x1b[{STYLES[span.style]}m{printable(text[span.start : span.end])}\x1b[0m")
+            end = span.end
+        self.write(text[end:])
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+def shows_colours(stream: TextIO | SafeStream) -> bool:
+    """Whether a stream is a terminal that shows colours, and the user has not set NO_COLOR (https://no-color.org)."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Print lines on stdout; the styles of a `StyledText` show on a terminal with colours alone."""
+    stream = sys.stdout
+    colours = isinstance(stream, SafeStream) and shows_colours(stream)
+    for line in lines:
+        if colours and isinstance(line, StyledText) and isinstance(stream, SafeStream):
+            stream.write_styled(line)
+            print()
+        else:
+            print(line)
 
 
 @contextlib.contextmanager

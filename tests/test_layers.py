@@ -30,7 +30,7 @@ ALLOWED = {
     "errors": set(),
     "settings": {"errors"},
     "presets": {"settings"},
-    "terminal": set(),
+    "terminal": {"tables"},
     "languages": set(),
     "tables": set(),
     "segments": set(),

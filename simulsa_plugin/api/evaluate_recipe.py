@@ -185,7 +185,7 @@ def evaluate_recipe(
     if first:
         logger.info(
             f"test set {dataset.name}: {len(rows)} of {len(dataset)} rows, model {toolkit['model_name_or_path']}, "
-            f"latency unit {settings.latency_unit}"
+            f"latency unit {settings.latency_unit}, BLEU tokenizer {settings.bleu_tokenizer}"
         )
         for line in [*leakage_warnings(opened, dataset, corpus), *warnings]:
             logger.warning(line)

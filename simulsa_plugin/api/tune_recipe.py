@@ -171,7 +171,7 @@ def tune_recipe(
 
     logger.info(
         f"dev set {dev.name}: {len(rows)} rows, model {toolkit['model_name_or_path']}, "
-        f"latency unit {settings.latency_unit}"
+        f"latency unit {settings.latency_unit}, BLEU tokenizer {settings.bleu_tokenizer}"
     )
     frontier = search_frontier(model, dev.name, rows, settings, goal, out)
     if all(one["cell"] is None for one in frontier["budgets"]):

@@ -15,6 +15,7 @@ from simulsa_plugin.commands.console import Parser, output_folder, recipe_and_ov
 from simulsa_plugin.errors import UsageError
 from simulsa_plugin.metrics.records import LATENCY_UNITS
 from simulsa_plugin.segments import ALIGNERS
+from simulsa_plugin.terminal import print_lines
 
 EVAL_COMMAND = "simulsa-eval"
 _NOT_RESUMABLE = ("score", "compare", "convert")  # commands that start over
@@ -131,7 +132,7 @@ def _tune(words: list[str]) -> int:
         raise UsageError("simulsa-eval tune is one process: start it without torchrun.")
     goal = Goal(options.budget, options.latency or USUAL_LATENCY, options.quality)
     result = tune_recipe(path, overrides, goal, options.out)
-    print("\n".join(frontier_table(result.frontier)))
+    print_lines(frontier_table(result.frontier))
     print(
         f"Written to {result.out}: tuned.yaml, finalists.yaml, frontier.json. Now the test set: "
         f"simulsa-eval {result.recipe} --out RESULTS"
@@ -144,9 +145,9 @@ def _evaluate(path: Path | None, overrides: list[str], out: Path) -> int:
     from simulsa_plugin.commands.torchrun import take_rank
 
     if evaluate_recipe(path, overrides, out, take_rank()):
-        from simulsa_plugin.evaluation.report import cells_table
+        from simulsa_plugin.evaluation.cells_table import cells_table
 
-        print("\n".join(cells_table(EvaluationResult.read(out).rows)))
+        print_lines(cells_table(EvaluationResult.read(out).rows))
         print(f"Written to {out}: scores.json, scores.tsv, curves.png, report.html")
     return 0
 
@@ -186,7 +187,7 @@ def _score(words: list[str]) -> int:
 
     bootstrap = Bootstrap(samples=options.pop("samples"), seed=options.pop("seed"))
     scored = run_score(log, ScoreOptions(**options, bootstrap=bootstrap if intervals else None), json_path)
-    print("\n".join(score_table(scored)))
+    print_lines(score_table(scored))
     return 0
 
 
@@ -259,7 +260,7 @@ def _compare(words: list[str]) -> int:
         options.resegment,
         options.regimes,
     )
-    print("\n".join(comparison_tables(run_compare(options.results, chosen, options.json))))
+    print_lines(comparison_tables(run_compare(options.results, chosen, options.json)))
     return 0
 
 

@@ -6,47 +6,70 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from simulsa_plugin.comparison.regimes import regimes_table
-from simulsa_plugin.evaluation.formatting import format_interval, format_number, format_parameters, metric_unit
+from simulsa_plugin.comparison.verdict import DOWN, LEVEL, UP, difference_direction
+from simulsa_plugin.evaluation.formatting import (
+    better_direction,
+    format_interval,
+    format_metric,
+    format_number,
+    format_parameters,
+    metric_digits,
+    metric_unit,
+)
 from simulsa_plugin.evaluation.result_cells import CELL_METRICS, CellKey
 from simulsa_plugin.metrics.quality import QUALITY_METRICS
-from simulsa_plugin.tables import align
+from simulsa_plugin.metrics.significance import LEAST_DIFFERING
+from simulsa_plugin.tables import align, align_wrapped, styled, without_empty_columns
 
 MAIN_LATENCIES = ("LAAL", "LongYAAL", "StreamLAAL")  # the first that there is
 
+Rows = list[list[str]]  # of a table, its head first
+
 
 def comparison_tables(comparison: dict[str, Any]) -> list[str]:
-    """Return the lines that `compare` prints."""
-    scale, bootstrap = comparison["scale"], comparison["bootstrap"]
+    """Return the lines that `compare` prints; significant differences are emphasised, see `StyledText`."""
     lines = [
         f"{'baseline' if comparison['comparisons'] else 'result'}: {comparison['baseline']}",
-        f"measured: unit {scale['unit']}, length of the {scale['length']}, BLEU tokenizer {scale['tokenizer']}",
+        *explanations(comparison),
+    ]
+    for pair in comparison["comparisons"]:
+        lines += ["", f"other: {pair['other']}", *_pair_lines(pair, comparison["scale"]["time"])]
+    regimes = comparison.get("regimes")
+    return lines + (["", *regimes_table(regimes["rows"], regimes["quality"], regimes["latency"])] if regimes else [])
+
+
+def _pair_lines(pair: dict[str, Any], time: str) -> Iterator[str]:
+    for rows in metric_tables(pair["cells"], time):
+        yield from ("", *align_wrapped(rows))
+    others = other_metrics_table(pair["cells"], time)
+    if others:
+        yield from ("", *align_wrapped(others))
+    notes = pair_notes(pair["cells"], time)
+    yield from ["", *notes] if notes else []
+    for curves in pair["equal_latency"]:
+        rows = curve_table(curves)
+        yield from ("", curve_title(curves), *(align(rows) if rows else []), *curve_summary(curves), "")
+        yield curves["verdict"]
+    for at in pair.get("tuned", ()):
+        yield from ("", at["sentence"])
+
+
+def explanations(comparison: dict[str, Any]) -> list[str]:
+    """Return how the values were measured, and what the columns of the tables mean."""
+    scale, bootstrap = comparison["scale"], comparison["bootstrap"]
+    lines = [
+        f"measured: latency unit {scale['unit']}, length of the {scale['length']}, BLEU tokenizer {scale['tokenizer']}",
         f"[low, high]: 95 % of {bootstrap['samples']} paired resamples of {_resampled(bootstrap['method'])}, "
         f"seed {bootstrap['seed']}; – where a value, a log or more than 10 % of the resamples are missing",
     ]
-    if comparison["comparisons"]:
-        lines += _explanations_of_pairs(bootstrap["trials"])
-    for pair in comparison["comparisons"]:
-        lines += [
-            "",
-            f"other: {pair['other']}",
-            "",
-            *_main_table(pair["cells"], scale["time"]),
-            *_other_table(pair["cells"], scale["time"]),
-        ]
-        lines += _notes(pair["cells"])
-        for curves in pair["equal_latency"]:
-            lines += ["", *_curve_table(curves), "", curves["verdict"]]
-        lines += [line for at in pair.get("tuned", ()) for line in ("", at["sentence"])]
-    regimes = comparison.get("regimes")
-    return lines + (["", *regimes_table(regimes["rows"], regimes["quality"], regimes["latency"])] if regimes else [])
+    return lines + (_explanations_of_pairs(bootstrap["trials"]) if comparison["comparisons"] else [])
 
 
 def _explanations_of_pairs(trials: int) -> list[str]:
     return [
         "at equal latency: also over random halves of the cells, for the error of interpolation; "
         "– near an end of the range, which too few halves reach",
-        f"p: paired randomisation (BLEU, chrF), exact where few utterances differ, else {trials} "
-        "trials; then utterances that differ, of all; then the p of sacrebleu, too small where few differ",
+        f"p: paired randomisation (BLEU, chrF), exact where few utterances differ, else {trials} trials",
     ]
 
 
@@ -55,57 +78,95 @@ def _resampled(method: str) -> str:
 
 
 def _main_metrics(cells: Iterable[dict[str, Any]]) -> tuple[str, str, str]:
-    """Return the metrics of the main table: quality, latency, quality."""
+    """Return the metrics that have a table of their own: quality, latency, quality."""
     present = {name for cell in cells for name in cell["metrics"]}
     return "BLEU", next((name for name in MAIN_LATENCIES if name in present), MAIN_LATENCIES[0]), "chrF"
 
 
-def _main_table(cells: Sequence[dict[str, Any]], time: str) -> list[str]:
-    header, main = ["cell"], _main_metrics(cells)
-    for name in main:
-        header += [_with_unit(name, time), "other", "diff"]
-        header += ["[low, high]"] + (["p, differ, sacrebleu's p"] if name in QUALITY_METRICS else [])
-    rows = [header]
-    for cell in cells:
-        row = [_cell_name(cell)]
-        for name in main:
-            value = cell["metrics"].get(name, {})
-            row += [
-                format_number(value.get("baseline")),
-                format_number(value.get("other")),
-                _format_difference(value.get("difference")),
-            ]
-            row += [_format_bounds(value.get("interval"))]
-            row += [_format_test(value)] if name in QUALITY_METRICS else []
-        rows.append(row)
-    return align(rows)
+def metric_tables(cells: Sequence[dict[str, Any]], time: str) -> list[Rows]:
+    """Tabulate the main metrics in the cells of both results: values, difference, interval, significance.
 
-
-def _other_table(cells: Sequence[dict[str, Any]], time: str) -> list[str]:
-    """Tabulate differences of the other metrics that some cell has on both sides."""
-
-    def difference(cell: dict[str, Any], name: str) -> float | None:
-        found: float | None = cell["metrics"].get(name, {}).get("difference")
-        return found
-
-    main = _main_metrics(cells)
-    names = [
-        name for name in CELL_METRICS if name not in main and any(difference(cell, name) is not None for cell in cells)
+    Args:
+        cells: of a pair in the JSON of `compare`.
+        time: unit of latencies.
+    """
+    shared = [cell for cell in cells if not cell["missing"]]
+    return [
+        _metric_table(shared, name, time)
+        for name in _main_metrics(cells)
+        if any(value is not None for cell in shared for value in _values(cell, name))
     ]
-    if not names:
-        return []
-    rows = [["difference", *(_with_unit(name, time) for name in names)]]
-    rows += [[_cell_name(cell), *(_format_difference(difference(cell, name)) for name in names)] for cell in cells]
-    return ["", *align(rows)]
 
 
-def _notes(cells: Iterable[dict[str, Any]]) -> list[str]:
-    """Note the cells whose values rest on some of the instances only: LAAL first, then others by their number."""
-    lines = [line for cell in cells for side in ("baseline", "other") for line in _partial_values(cell, side)]
-    return ["", *lines] if lines else []
+def _values(cell: dict[str, Any], metric: str) -> tuple[float | None, float | None]:
+    value = cell["metrics"].get(metric, {})
+    return value.get("baseline"), value.get("other")
+
+
+def _metric_table(cells: Sequence[dict[str, Any]], metric: str, time: str) -> Rows:
+    rows = [[_with_unit(metric, time), "baseline", "other", "diff", "[low, high]", "p"]]
+    for cell in cells:
+        value = cell["metrics"].get(metric, {})
+        rows.append(
+            [
+                cell_name(cell),
+                format_metric(metric, value.get("baseline"), time),
+                format_metric(metric, value.get("other"), time),
+                _format_difference(metric, value, time),
+                _format_bounds(metric, value.get("interval"), time),
+                format_number(value.get("randomisation_p_value"), 4),
+            ]
+        )
+    return rows if metric in QUALITY_METRICS else [row[:-1] for row in rows]
+
+
+def other_metrics_table(cells: Sequence[dict[str, Any]], time: str) -> Rows:
+    """Tabulate the differences of all other metrics, in the cells that have any; empty where there are none."""
+    main = _main_metrics(cells)
+    names = [name for name in CELL_METRICS if name not in main]
+    rows = [
+        [cell_name(cell), *(_format_difference(name, cell["metrics"].get(name, {}), time) for name in names)]
+        for cell in cells
+        if any(cell["metrics"].get(name, {}).get("difference") is not None for name in names)
+    ]
+    head = ["difference", *(_with_unit(name, time) for name in names)]
+    return without_empty_columns([head, *rows]) if rows else []
+
+
+def pair_notes(cells: Sequence[dict[str, Any]], time: str) -> list[str]:
+    """Return lines on what the tables lack: cells of one side, few differing utterances, values of some instances."""
+    return [
+        *_cells_of_one_side(cells, time),
+        *(line for cell in cells for line in _few_differing(cell)),
+        *(line for cell in cells for side in ("baseline", "other") for line in _partial_values(cell, side)),
+    ]
+
+
+def _cells_of_one_side(cells: Sequence[dict[str, Any]], time: str) -> Iterator[str]:
+    """Yield the cells that one of the results lacks, with the main values of the other."""
+    for cell in cells:
+        if cell["missing"]:
+            side = "baseline" if cell["missing"] == "other" else "other"
+            values = (
+                f"{name} {format_metric(name, cell['metrics'].get(name, {}).get(side), time)} {metric_unit(name, time)}"
+                for name in _main_metrics(cells)
+            )
+            yield f"not in the {cell['missing']}: {cell_name(cell)} ({', '.join(map(str.rstrip, values))})"
+
+
+def _few_differing(cell: dict[str, Any]) -> Iterator[str]:
+    """Yield in how few utterances the qualities differ, where that says nothing about chance."""
+    few: dict[tuple[int, int], list[str]] = {}
+    for name in QUALITY_METRICS:
+        value = cell["metrics"].get(name, {})
+        if value.get("differing") is not None and value["differing"] < LEAST_DIFFERING:
+            few.setdefault((value["differing"], value["utterances"]), []).append(name)
+    for (differing, utterances), names in few.items():
+        yield f"{cell_name(cell)}: {differing} of {utterances} utterances differ in {', '.join(names)}, too few to tell"
 
 
 def _partial_values(cell: dict[str, Any], side: str) -> Iterator[str]:
+    """Yield the numbers of instances that values of a side rest on: of LAAL first, then of others by the number."""
     total, counts = cell["instances"][side], {}
     for name, metric in cell["metrics"].items():
         count = metric["measured"][side]
@@ -114,39 +175,57 @@ def _partial_values(cell: dict[str, Any], side: str) -> Iterator[str]:
     laal = counts.pop("LAAL", None)
     if laal is not None:
         yield (
-            f"{_cell_name(cell)}: LAAL of the {side} is that of {laal} of {total} instances; {total - laal} have none"
+            f"{cell_name(cell)}: LAAL of the {side} is that of {laal} of {total} instances; {total - laal} have none"
         )
     for count in sorted(set(counts.values())):
         names = ", ".join(name for name in counts if counts[name] == count)
-        yield f"{_cell_name(cell)}: of the {side}'s {total} instances, {count} have a value of {names}"
+        yield f"{cell_name(cell)}: of the {side}'s {total} instances, {count} have a value of {names}"
 
 
-def _curve_table(curves: dict[str, Any]) -> list[str]:
+def curve_title(curves: dict[str, Any]) -> str:
+    """Return what is compared at equal latency, and in which range."""
     quality, latency = curves["quality"], curves["latency"]
     title = f"{quality} at equal {latency}, " + (
         f"policy {curves['policy']}" if curves["policy"] else "all streaming cells"
     )
     if curves["range"] is None:
-        return [f"{title}: the curves share no range of {latency}."]
+        return f"{title}: the curves share no range of {latency}."
     low, high = curves["range"]
-    rows = [[f"{latency} ms", "baseline", "other", "diff", "[low, high]"]]
-    rows += [
-        [
-            f"{point[latency]:.0f}",
-            format_number(point["baseline"]),
-            format_number(point["other"]),
-            _format_difference(point["difference"]),
-            _format_bounds(point["interval"]),
-        ]
-        for point in curves["points"]
-    ]
+    compared = f"interpolated between the best of {_cells_compared(curves['grids'])}"
+    return f"{title} ({compared}; common range {low:.0f}–{high:.0f} ms)"
+
+
+def curve_table(curves: dict[str, Any]) -> Rows:
+    """Tabulate two curves at the same latencies; empty where they share no range."""
+    quality, latency = curves["quality"], curves["latency"]
+    if curves["range"] is None:
+        return []
+    head = [f"{latency} ms", "baseline", "other", "diff", "[low, high]"]
     return [
-        f"{title} (interpolated between the best of {_cells_compared(curves['grids'])}; "
-        f"common range {low:.0f}–{high:.0f} ms)",
-        *align(rows),
-        f"mean difference {_format_difference(curves['mean_difference'])} {_format_bounds(curves['interval'])} "
-        f"(over utterances alone {_format_bounds(curves['sampling_interval'])}), "
-        f"area {curves['area']:+.1f} {quality}·ms {_format_bounds(curves['area_interval'])}",
+        head,
+        *(
+            [
+                f"{point[latency]:.0f}",
+                format_metric(quality, point["baseline"]),
+                format_metric(quality, point["other"]),
+                _format_difference(quality, point),
+                _format_bounds(quality, point["interval"]),
+            ]
+            for point in curves["points"]
+        ),
+    ]
+
+
+def curve_summary(curves: dict[str, Any]) -> list[str]:
+    """Return a line on the mean difference and the area between two curves; none where they share no range."""
+    if curves["range"] is None:
+        return []
+    quality = curves["quality"]
+    mean = {"difference": curves["mean_difference"], "interval": curves["interval"]}
+    return [
+        f"mean difference {_format_difference(quality, mean)} {_format_bounds(quality, curves['interval'])} "
+        f"(over utterances alone {_format_bounds(quality, curves['sampling_interval'])}), "
+        f"area {curves['area']:+.1f} {quality}·ms {format_interval(curves['area_interval'], 1, signed=True)}"
     ]
 
 
@@ -159,26 +238,26 @@ def _cells_compared(grids: dict[str, Any]) -> str:
     )
 
 
-def _cell_name(cell: dict[str, Any]) -> str:
+def cell_name(cell: dict[str, Any]) -> str:
+    """Return the name of a cell of a pair."""
     parameters = format_parameters(cell["parameters"])
-    name = str(CellKey(cell["policy"], cell["chunk_ms"], cell["rollback"])) + (f" {parameters}" if parameters else "")
-    return f"{name} (not in the {cell['missing']})" if cell["missing"] else name
+    return f"{CellKey(cell['policy'], cell['chunk_ms'], cell['rollback'])} {parameters}".rstrip()
 
 
 def _with_unit(name: str, time: str) -> str:
     return f"{name} {metric_unit(name, time)}".rstrip()
 
 
-def _format_difference(value: float | None) -> str:
-    return format_number(value, signed=True)
+def _format_difference(metric: str, value: dict[str, Any], time: str = "ms") -> str:
+    """Format a difference; a significant one is emphasised as better or worse."""
+    return styled(format_metric(metric, value.get("difference"), time, signed=True), difference_style(metric, value))
 
 
-def _format_test(value: dict[str, Any]) -> str:
-    if value.get("randomisation_p_value") is None:
-        return "–"
-    theirs = value["sacrebleu_randomisation_p_value"]
-    return f"{value['randomisation_p_value']:.4f} {value['differing']}/{value['utterances']} {format_number(theirs, 4)}"
+def difference_style(metric: str, value: dict[str, Any]) -> str | None:
+    """Return "better" or "worse" for a significant difference of a metric; None for any other."""
+    direction = {UP: 1, DOWN: -1}.get(difference_direction(value) or LEVEL, 0) * better_direction(metric)
+    return {1: "better", -1: "worse"}.get(direction)
 
 
-def _format_bounds(bounds: Sequence[float] | None) -> str:
-    return format_interval(bounds, 2, signed=True)
+def _format_bounds(metric: str, bounds: Sequence[float] | None, time: str = "ms") -> str:
+    return format_interval(bounds, metric_digits(metric, time), signed=True)

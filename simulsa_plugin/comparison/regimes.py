@@ -8,13 +8,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+from simulsa_plugin.comparison.names import short_names
 from simulsa_plugin.comparison.resampled_cells import ResampledCells
 from simulsa_plugin.comparison.tuned_systems import TunedSystem, score_at_budget
-from simulsa_plugin.evaluation.formatting import format_interval, format_number
+from simulsa_plugin.evaluation.formatting import format_interval, format_metric, format_number, metric_digits
 from simulsa_plugin.evaluation.result_cells import Cell, CellKey
 from simulsa_plugin.files.json_files import Json
 from simulsa_plugin.metrics.significance import interval
-from simulsa_plugin.tables import align
+from simulsa_plugin.tables import align_wrapped
 from simulsa_plugin.tuning.halving import best_within
 
 
@@ -61,20 +62,21 @@ def _regime_row(
 
 def regimes_table(rows: Sequence[Json], quality: str, latency: str) -> list[str]:
     """Format the regimes of all results as aligned lines."""
+    names = short_names([row["result"] for row in rows])
     lines = [
-        ["below ms", "result", quality, "[low, high]", f"{latency} ms", "[low, high]", f"on dev {latency}", "cell"]
+        ["below ms, result", quality, "[low, high]", f"{latency} ms", "[low, high]", f"on dev {latency}", "cell"],
     ]
     for row in sorted(rows, key=lambda one: one["bound"]):
+        name = f"{row['bound']:g} {names[row['result']]}"
         if row["cell"] is None:
-            lines.append([f"{row['bound']:g}", row["result"], *["–"] * 5, "none within the bound on dev"])
+            lines.append([name, *["–"] * 5, "none within the bound on dev"])
             continue
         score, time = row[quality], row[latency]
         lines.append(
             [
-                f"{row['bound']:g}",
-                row["result"],
-                format_number(score["test"], 2),
-                format_interval(score["interval"], 2),
+                name,
+                format_metric(quality, score["test"]),
+                format_interval(score["interval"], metric_digits(quality)),
                 format_number(time["test"], 0),
                 format_interval(time["interval"], 0),
                 format_number(time["dev"], 0),
@@ -84,5 +86,5 @@ def regimes_table(rows: Sequence[Json], quality: str, latency: str) -> list[str]
     return [
         f"regimes: the best cell below each bound, chosen on dev (on dev: its {latency} there); values and 95 %",
         "intervals from test, the choice included",
-        *align(lines),
+        *align_wrapped(lines),
     ]

@@ -157,9 +157,16 @@ def _direction(bounds: Sequence[float] | None) -> Direction | None:
 
 
 def _cell_direction(cell: Json, name: str) -> Direction | None:
-    """Return the direction of a cell's difference; LEVEL where p is large or few utterances differ."""
-    metric = cell["metrics"][name]
-    direction, p_value = _direction(metric["interval"]), metric.get("randomisation_p_value")
+    return difference_direction(cell["metrics"][name])
+
+
+def difference_direction(metric: Json) -> Direction | None:
+    """Return the direction of a difference; LEVEL where p is large or few utterances differ, None where unknown.
+
+    Args:
+        metric: one of a cell of a pair in the JSON of `compare`, or a point at equal latency.
+    """
+    direction, p_value = _direction(metric.get("interval")), metric.get("randomisation_p_value")
     insignificant = p_value is not None and p_value >= SIGNIFICANT
     return LEVEL if direction is not None and (insignificant or _differ_too_few(metric)) else direction
 

@@ -28,6 +28,38 @@ def metric_unit(metric: str, time: str = MILLISECONDS) -> str:
     return "%" if name in PERCENT_METRICS else "" if name in ("BLEU", "chrF", "COMET", "AP", "NE") else time
 
 
+def metric_digits(metric: str, time: str = MILLISECONDS) -> int:
+    """Return the decimals with which a metric is shown: what its noise leaves of it.
+
+    >>> [metric_digits(name) for name in ("BLEU", "COMET", "LAAL_CA", "AP", "NE", "SWF")], metric_digits("AL", "tokens")
+    ([2, 4, 0, 3, 3, 1], 3)
+    """
+    if metric in ("BLEU", "chrF"):
+        return 2
+    unit = metric_unit(metric, time)
+    return 4 if metric == "COMET" else {MILLISECONDS: 0, "%": 1}.get(unit, 3)
+
+
+def better_direction(metric: str) -> int:
+    """Return 1 where higher values of a metric are better, -1 where lower are, 0 where neither.
+
+    >>> [better_direction(name) for name in ("BLEU", "LongYAAL", "NE", "SWF")]
+    [1, -1, -1, 0]
+    """
+    if metric in ("BLEU", "chrF", "COMET"):
+        return 1
+    return 0 if metric in PERCENT_METRICS else -1
+
+
+def format_metric(metric: str, value: float | None, time: str = MILLISECONDS, *, signed: bool = False) -> str:
+    """Format a value of a metric, or a difference of two, with the decimals of the metric; a dash where there is none.
+
+    >>> format_metric("LAAL", 1234.5678), format_metric("BLEU", 0.125, signed=True), format_metric("NE", None)
+    ('1235', '+0.12', '–')
+    """
+    return format_number(value, metric_digits(metric, time), signed=signed)
+
+
 def format_number(value: float | None, digits: int = 3, *, signed: bool = False) -> str:
     """Format a number; a dash where there is none.
 

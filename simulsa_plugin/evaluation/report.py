@@ -1,4 +1,4 @@
-"""The report of a run: a table for the terminal, scores.tsv, curves.png and report.html."""
+"""The report of a run: scores.tsv, curves.png and report.html."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from simulsa_plugin.evaluation.limit import ABOVE, LIMIT, LIMITS
 from simulsa_plugin.evaluation.result_cells import COMET, CellKey, cell_key
 from simulsa_plugin.files.atomic import replacing
 from simulsa_plugin.metrics.delays import CLOCKS, DELAY_KINDS
-from simulsa_plugin.tables import align
 from simulsa_plugin.terminal import html_text
 
 if TYPE_CHECKING:
@@ -59,19 +58,9 @@ def _table_rows(scores: Mapping[str, Any]) -> list[ScoresRow]:
     return [*scores["cells"], *scores.get(LIMITS, [])]
 
 
-def cells_table(cells: Sequence[ScoresRow]) -> list[str]:
-    """Format cells and limits as aligned lines, followed by notes."""
-    values, keys = _value_columns(cells), _key_columns(cells)
-    rows = [
-        [*_format_key(cell, keys), *(_format_cell_value(cell, name) for name in values), *_format_counts(cell)]
-        for cell in cells
-    ]
-    return [*align([[*keys, *values, *COUNT_COLUMNS], *rows]), *_notes(cells)]
-
-
 def _tsv_rows(cells: Sequence[ScoresRow]) -> Iterator[list[str]]:
     """Yield the rows of scores.tsv; after the counts: parameters as JSON, and how many instances have each value."""
-    values = _value_columns(cells)
+    values = value_columns(cells)
     columns = [*KEY_COLUMNS, *values, *COUNT_COLUMNS]
     yield [*columns, PARAMETERS, *_odd_counts(cells), *(f"{name}_measured" for name in values)]
     for cell in cells:
@@ -79,12 +68,13 @@ def _tsv_rows(cells: Sequence[ScoresRow]) -> Iterator[list[str]]:
         found += [
             json.dumps(cell[PARAMETERS], sort_keys=True) if cell.get(PARAMETERS) else None,
             *(cell.get("counts", {}).get(name) for name in _odd_counts(cells)),
-            *(_measured_instances(cell, name) for name in values),
+            *(measured_instances(cell, name) for name in values),
         ]
         yield ["" if value is None else str(value) for value in found]
 
 
-def _notes(cells: Sequence[ScoresRow]) -> list[str]:
+def cell_notes(cells: Sequence[ScoresRow], columns: Sequence[str]) -> list[str]:
+    """Return a line for everything odd about the cells, and what (m/n) means where one of the columns has it."""
     notes = [
         f"{cell_key(cell)}: likely degenerate, SWF and EFSW differ by more than 20 points (OmniSTEval's test)"
         for cell in cells
@@ -97,16 +87,16 @@ def _notes(cells: Sequence[ScoresRow]) -> list[str]:
     ]
     for name, said in LONG_FORM_NOTES.items():
         notes += _range_note(cells, name, said)
-    longer = 0 if _is_long_form(cells) else _longer_than_window(cells)
+    longer = 0 if is_long_form(cells) else _longer_than_window(cells)
     if longer:
         notes.append(
             f"{longer} utterances are longer than the model's window: it ignores the rest "
             "(simulsa_longform=window decodes all)"
         )
     if any(
-        is_partial(cell.get(name), _measured_instances(cell, name), cell["instances"])
+        is_partial(cell.get(name), measured_instances(cell, name), cell["instances"])
         for cell in cells
-        for name in _value_columns(cells)
+        for name in columns
     ):
         notes.append("(m/n): the mean of m of n instances; the others have no value")
     return notes
@@ -122,23 +112,25 @@ def _range_note(cells: Sequence[ScoresRow], name: str, text: str) -> Iterator[st
 
 def main_latency(cells: Sequence[ScoresRow]) -> str:
     """Return the latency over which quality is drawn: LAAL, of long recordings LongYAAL."""
-    return "LongYAAL" if _is_long_form(cells) else "LAAL"
+    return "LongYAAL" if is_long_form(cells) else "LAAL"
 
 
-def _is_long_form(cells: Sequence[ScoresRow]) -> bool:
+def is_long_form(cells: Sequence[ScoresRow]) -> bool:
+    """Whether the cells are of whole recordings."""
     return any("LongYAAL" in cell for cell in cells)
 
 
 def _odd_counts(cells: Sequence[ScoresRow]) -> Sequence[str]:
-    return ODD_LONG_COUNTS if _is_long_form(cells) else ODD_COUNTS
+    return ODD_LONG_COUNTS if is_long_form(cells) else ODD_COUNTS
 
 
 def _longer_than_window(cells: Sequence[ScoresRow]) -> int:
     return max((cell.get("counts", {}).get("longer_than_window") or 0 for cell in cells), default=0)
 
 
-def _value_columns(cells: Sequence[ScoresRow]) -> list[str]:
-    columns = LONG_COLUMNS if _is_long_form(cells) else VALUE_COLUMNS
+def value_columns(cells: Sequence[ScoresRow]) -> list[str]:
+    """Return the metrics of scores.tsv: those of the form of the result, and others that some cell has."""
+    columns = LONG_COLUMNS if is_long_form(cells) else VALUE_COLUMNS
     return [*columns, *(name for name in OPTIONAL_COLUMNS if any(cell.get(name) is not None for cell in cells))]
 
 
@@ -161,7 +153,7 @@ def _format_counts(cell: ScoresRow) -> list[str]:
     return [str(cell[name]) for name in COUNT_COLUMNS]
 
 
-def _measured_instances(cell: ScoresRow, name: str) -> int | None:
+def measured_instances(cell: ScoresRow, name: str) -> int | None:
     """Return how many instances have a value; None where the scores do not record it."""
     skipped = cell.get("counts", {}).get("skipped", {}).get(name)
     return None if skipped is None else cell["instances"] - skipped
@@ -169,7 +161,7 @@ def _measured_instances(cell: ScoresRow, name: str) -> int | None:
 
 def _format_cell_value(cell: ScoresRow, name: str) -> str:
     """Format a value, and how many instances have one where these are not all; limits have no COMET."""
-    return format_measured(cell.get(name), _measured_instances(cell, name), cell["instances"])
+    return format_measured(cell.get(name), measured_instances(cell, name), cell["instances"])
 
 
 def curves_figure(cells: Sequence[ScoresRow], quality: str = "BLEU", latency: str | None = None) -> Figure:
@@ -243,7 +235,7 @@ def error_bars(values: Sequence[float], intervals: Sequence[Sequence[float] | No
 def _html_page(scores: Mapping[str, Any]) -> str:
     cells, signatures = _table_rows(scores), scores["signatures"]
     model = html_text(", ".join(f"{key}: {value}" for key, value in scores["model"].items()))
-    values, keys, latency = _value_columns(cells), _key_columns(cells), main_latency(cells)
+    values, keys, latency = value_columns(cells), _key_columns(cells), main_latency(cells)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Simultaneous translation</title>\n'
         "<style>body{font:15px sans-serif;margin:2em}table{border-collapse:collapse}"
@@ -264,7 +256,7 @@ def _html_page(scores: Mapping[str, Any]) -> str:
         + f"<p>Delays are of committed units, in ms of source received; {_clock_note(cells)} [low, high]: 95 % "
         f"bootstrap intervals. {len(scores['skipped'])} utterances skipped in every cell. Mean latencies exclude "
         f"instances without output; scores.json counts them for every metric.</p>\n"
-        + "".join(f"<p>{html_text(note)}</p>\n" for note in _notes(cells))
+        + "".join(f"<p>{html_text(note)}</p>\n" for note in cell_notes(cells, values))
         + f'<img src="curves.png" alt="BLEU over {latency}"><h2>{latency} by three delays, and on three clocks</h2>\n'
         + _html_table(
             [*keys, *DELAY_KINDS, *CLOCKS, "real_time_factor"],

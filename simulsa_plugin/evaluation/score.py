@@ -6,12 +6,13 @@ import contextlib
 import dataclasses
 import logging
 import os
+import textwrap
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 
-from simulsa_plugin.evaluation.formatting import format_interval, format_number, metric_unit, time_unit
+from simulsa_plugin.evaluation.formatting import format_interval, format_metric, metric_digits, metric_unit, time_unit
 from simulsa_plugin.files.atomic import remove_abandoned
 from simulsa_plugin.files.json_files import write_json
 from simulsa_plugin.files.ownership import refuse_input_as_output
@@ -23,7 +24,7 @@ from simulsa_plugin.metrics.long_form import LongFormScorer
 from simulsa_plugin.metrics.records import LatencyUnit
 from simulsa_plugin.metrics.significance import Bootstrap
 from simulsa_plugin.segments import Aligner
-from simulsa_plugin.tables import align
+from simulsa_plugin.tables import TERMINAL_WIDTH, align, align_wrapped, without_empty_columns
 from simulsa_plugin.worker_processes import Processes
 
 logger = logging.getLogger(__name__)
@@ -147,31 +148,62 @@ def other_processes(path: Path) -> Iterator[Executor | None]:
 
 
 def score_table(scored: ScoredLog) -> list[str]:
-    """Return the lines that `score` prints."""
-    scores, instances = scored.scores, scored.scores.counts["instances"]
-    intervals, time = scores.intervals, time_unit(scores.signatures)
-    rows = [["metric", "value", *(["[low, high]"] if intervals is not None else []), "p50", "p90", "unit", "measured"]]
-    for name, value in scores.corpus.items():
-        is_latency = name in scores.percentiles
-        percentiles = scores.percentiles[name].values() if is_latency else (None, None)
-        rows.append(
-            [
-                name,
-                format_number(value),
-                *([] if intervals is None else [format_interval((found := intervals.get(name)) and found.as_json())]),
-                *(format_number(share) if is_latency else "" for share in percentiles),
-                metric_unit(name, time),
-                f"{instances - scores.counts['skipped'][name]}/{instances}",
-            ]
-        )
-    lines = [f"{scored.log.path}: {scored.log.form}, {_counted(scores)}, {scores.counts['empty']} empty", ""]
-    lines += [*align(rows), "", *_notes(scores)]
+    """Return the lines that `score` prints: metrics that have a value, with counts where some instances have none."""
+    scores = scored.scores
+    without = [name for name, value in scores.corpus.items() if value is None]
+    rows = [["metric", "value", "[low, high]", "p50", "p90", "unit", "measured"]]
+    rows += [_metric_row(scores, name) for name in scores.corpus if name not in without]
+    counted = f"{_counted(scores)}, {scores.counts['empty']} empty"
+    lines = [f"{scored.log.path}: {scored.log.form}, {counted}, {_conventions(scores)}", ""]
+    lines += [*align(without_empty_columns(rows)), ""]
+    lines += [*textwrap.wrap(f"no value: {', '.join(without)}", TERMINAL_WIDTH), ""] if without else []
+    lines += _notes(scores)
     lines += [f"{name}: {signature}" for name, signature in scores.signatures.items()]
-    if scores.sentences is not None:
-        columns = [[name, *map(format_number, values)] for name, values in scores.sentences.items()]
-        numbers = ["line", *map(str, range(1, instances + 1))]
-        lines += ["", *align([list(row) for row in zip(numbers, *columns, strict=True)])]
-    return lines
+    return lines if scores.sentences is None else [*lines, "", *_sentence_table(scores)]
+
+
+def _metric_row(scores: CorpusScores, name: str) -> list[str]:
+    instances, time = scores.counts["instances"], time_unit(scores.signatures)
+    measured = instances - scores.counts["skipped"][name]
+    bounds = (scores.intervals or {}).get(name)
+    return [
+        name,
+        format_metric(name, scores.corpus[name], time),
+        format_interval(bounds and bounds.as_json(), metric_digits(name, time)),
+        *_format_percentiles(scores, name),
+        metric_unit(name, time),
+        "" if measured == instances else f"{measured}/{instances}",
+    ]
+
+
+def _format_percentiles(scores: CorpusScores, name: str) -> list[str]:
+    """Format p50 and p90; corpus scores have none."""
+    shares = scores.percentiles.get(name)
+    time = time_unit(scores.signatures)
+    return ["", ""] if shares is None else [format_metric(name, share, time) for share in shares.values()]
+
+
+def _conventions(scores: CorpusScores) -> str:
+    """Return unit and tokenizer, as the signatures have them."""
+    fields = dict(
+        part.split(":", 1)
+        for name in ("BLEU", "latency")
+        for part in scores.signatures.get(name, "").split("|")
+        if ":" in part
+    )
+    return f"latency unit {fields.get('unit', 'unknown')}, BLEU tokenizer {fields.get('tok', 'unknown')}"
+
+
+def _sentence_table(scores: CorpusScores) -> list[str]:
+    """Tabulate the values of every line, of the metrics that some line has."""
+    time, instances = time_unit(scores.signatures), scores.counts["instances"]
+    columns = [
+        [name, *(format_metric(name, value, time) for value in values)]
+        for name, values in (scores.sentences or {}).items()
+    ]
+    numbers = ["line", *map(str, range(1, instances + 1))]
+    rows = [list(row) for row in zip(numbers, *columns, strict=True)]
+    return align_wrapped(without_empty_columns(rows))
 
 
 def _counted(scores: CorpusScores) -> str:

@@ -20,7 +20,7 @@ from simulsa_plugin.metrics.curves import frontier
 from simulsa_plugin.metrics.instance import Measure
 from simulsa_plugin.metrics.long_form import LongFormScorer
 from simulsa_plugin.metrics.significance import interval
-from simulsa_plugin.tables import align
+from simulsa_plugin.tables import align_wrapped, styled
 from simulsa_plugin.tuning.candidates import Candidates
 
 FRONTIER, TUNED, FINALISTS = "frontier.json", "tuned.yaml", "finalists.yaml"
@@ -139,18 +139,18 @@ def _write_logs(candidates: Candidates, cell: int, folder: Path) -> list[str]:
 def frontier_table(result: Mapping[str, Any]) -> list[str]:
     """Format a result as lines: the frontier with its budgets, and the number of decoded sessions."""
     quality, latency = result["goal"]["quality"], result["goal"]["latency"]
-    rows = [["budget ms", f"{latency} ms", "[low, high]", quality, "[low, high]", "cell"]]
+    rows = [["cell", "budget ms", f"{latency} ms", "[low, high]", quality, "[low, high]"]]
     for point in result["points"]:
         budgets = ",".join(f"{budget:g}" for budget in point["tuned_at"])
         parts = "" if point["measured"] == point["utterances"] else f" ({point['measured']}/{point['utterances']})"
         rows.append(
             [
+                styled(cell_in_words(point), "best" if budgets else None),
                 budgets or "–",
                 f"{point[latency]:.0f}{parts}",
                 _format_interval(point["intervals"][latency], 0),
                 f"{point[quality]:.2f}",
                 _format_interval(point["intervals"][quality], 2),
-                cell_in_words(point),
             ]
         )
     sessions = result["sessions"]
@@ -162,7 +162,7 @@ def frontier_table(result: Mapping[str, Any]) -> list[str]:
     lines = [
         f"frontier on {result['dataset']}, of the cells decoded on all {result['utterances']} {counted} "
         f"(95 % of resamples of the {resampled}):",
-        *align(rows),
+        *align_wrapped(rows),
     ]
     lines += [
         f"{one['budget']:g} ms: no cell has so little {latency}; the least is {_lowest_latency(result, latency)}"

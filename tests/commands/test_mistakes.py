@@ -369,5 +369,5 @@ def test_what_is_tested_is_said_and_a_warning_where_it_is_trained_on(place, capf
     words = [*MODEL, *keys, "simulsa_chunks=1000", "simulsa_rollbacks=3", "simulsa_max_new_tokens=4", "--out", "out"]
     assert evaluate.main(words) == 0
     out, err = capfd.readouterr()
-    assert out.startswith("test set good: 1 of 1 rows, model simulsa-demo, latency unit word\n")
+    assert out.startswith("test set good: 1 of 1 rows, model simulsa-demo, latency unit word, BLEU tokenizer 13a\n")
     assert (warning in err) if warning else ("warning" not in err)

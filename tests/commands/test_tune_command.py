@@ -137,7 +137,9 @@ def test_what_it_writes_evaluates_the_test_set(place, capsys):
     ]
     assert evaluate.main(["tune", *words, "--budget", "100000", "--out", "tuned"]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("dev set other: 3 rows, model simulsa-demo, latency unit word\n4 of 4 cells on 3 of 3 utt")
+    first, second = out.splitlines()[:2]
+    assert first == "dev set other: 3 rows, model simulsa-demo, latency unit word, BLEU tokenizer 13a"
+    assert second.startswith("4 of 4 cells on 3 of 3 utt")
     assert "Now the test set: simulsa-eval tuned/tuned.yaml --out RESULTS" in out
     recipe = read_recipe("tuned/tuned.yaml")
     assert recipe["eval_dataset"] == "toy"

@@ -7,9 +7,9 @@ import pytest
 from helpers.fakes import TEXT, ClockModel, noise_samples
 
 from simulsa_plugin.demo.truth import RecordingTruth, TruthFile
+from simulsa_plugin.evaluation.cells_table import cells_table
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
 from simulsa_plugin.evaluation.limit import add_distances, earliest_delays, limits
-from simulsa_plugin.evaluation.report import cells_table
 from simulsa_plugin.evaluation.run import run_evaluation
 from simulsa_plugin.metrics.instance import Measure
 from simulsa_plugin.metrics.records import EmissionRecord

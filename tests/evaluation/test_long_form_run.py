@@ -17,8 +17,8 @@ from simulsa_plugin.errors import StorageError
 from simulsa_plugin.evaluation import block_decoding as decoding
 from simulsa_plugin.evaluation import long_form, result_folder
 from simulsa_plugin.evaluation import run as module
+from simulsa_plugin.evaluation.cells_table import cells_table
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
-from simulsa_plugin.evaluation.report import cells_table
 from simulsa_plugin.evaluation.run import run_evaluation
 from simulsa_plugin.metrics.long_form import LONG_METRICS
 from simulsa_plugin.sharding import Shard

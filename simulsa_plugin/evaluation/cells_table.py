@@ -1,0 +1,96 @@
+"""The table that `simulsa-eval run` prints: the key metrics of every cell within the width of a terminal."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Sequence
+
+from simulsa_plugin.evaluation.formatting import better_direction, format_measured, metric_digits
+from simulsa_plugin.evaluation.limit import LIMIT
+from simulsa_plugin.evaluation.report import (
+    COUNT_COLUMNS,
+    TSV,
+    ScoresRow,
+    cell_notes,
+    is_long_form,
+    measured_instances,
+    value_columns,
+)
+from simulsa_plugin.evaluation.result_cells import COMET, cell_key
+from simulsa_plugin.tables import TERMINAL_WIDTH, align, styled
+
+# The most important first: those that do not fit beside the others are left out.
+KEY_METRICS = ("BLEU", "chrF", COMET, "LAAL", "LAAL_CA", "YAAL", "NE", "LAAL_above_limit", "AL", "AP", "DAL")
+KEY_LONG_METRICS = (
+    *("BLEU", "chrF", COMET, "LongYAAL", "LongYAAL_CA", "NE"),
+    *("LongLAAL", "StreamLAAL", "LongYAAL_above_limit"),
+)
+
+
+def cells_table(cells: Sequence[ScoresRow], width: int = TERMINAL_WIDTH) -> list[str]:
+    """Format the key metrics of cells and limits as aligned lines, followed by notes.
+
+    Left out are columns without a value, counts that are the same in every cell, and metrics that do not fit; a note
+    says which. The best of the streaming cells are emphasised, see `StyledText`. All metrics are in scores.tsv.
+
+    Args:
+        cells: rows of `cells` and of the limits of scores.json.
+        width: columns of characters that the table takes at most.
+    """
+    key_metrics = KEY_LONG_METRICS if is_long_form(cells) else KEY_METRICS
+    metrics = [name for name in key_metrics if any(cell.get(name) is not None for cell in cells)]
+    counts = list(_shown_counts(cells))
+    lines = align(_table(cells, metrics, counts))
+    while len(metrics) > 1 and max(map(len, lines)) > width:
+        del metrics[-1]
+        lines = align(_table(cells, metrics, counts))
+    return [*lines, *cell_notes(cells, metrics), *_further_metrics(cells, metrics)]
+
+
+def _table(cells: Sequence[ScoresRow], metrics: Sequence[str], counts: Sequence[str]) -> list[list[str]]:
+    best = {name: _best_value(cells, name) for name in metrics}
+    rows = [
+        [
+            str(cell_key(cell)),
+            *(_format_value(cell, name, best[name]) for name in metrics),
+            *(str(cell[name]) for name in counts),
+        ]
+        for cell in cells
+    ]
+    return [["cell", *metrics, *counts], *rows]
+
+
+def _best_value(cells: Sequence[ScoresRow], metric: str) -> float | None:
+    """Return the best value of the streaming cells; None where fewer than two have one, or none is better."""
+    values: list[float] = [cell[metric] for cell in cells if _is_streaming(cell) and cell.get(metric) is not None]
+    if len(set(values)) < 2:
+        return None
+    return max(values, key=lambda value: better_direction(metric) * value)
+
+
+def _is_streaming(cell: ScoresRow) -> bool:
+    return cell["chunk_ms"] is not None and cell["policy"] != LIMIT
+
+
+def _format_value(cell: ScoresRow, metric: str, best: float | None) -> str:
+    """Format a value, and how many instances have one where these are not all."""
+    value = cell.get(metric)
+    text = format_measured(value, measured_instances(cell, metric), cell["instances"], metric_digits(metric))
+    return styled(text, "best" if best is not None and value == best and _is_streaming(cell) else None)
+
+
+def _shown_counts(cells: Sequence[ScoresRow]) -> Iterator[str]:
+    """Yield the counts that differ between cells, and of instances without output or skipped those above 0."""
+    for name in COUNT_COLUMNS:
+        found = {cell[name] for cell in cells}
+        if len(found) > 1 or (name != "instances" and any(found)):
+            yield name
+
+
+def _further_metrics(cells: Sequence[ScoresRow], shown: Sequence[str]) -> Iterator[str]:
+    """Yield where metrics are that have a value, and no column."""
+    names = [
+        name for name in value_columns(cells) if name not in shown and any(cell.get(name) is not None for cell in cells)
+    ]
+    if names:
+        yield from textwrap.wrap(f"also in {TSV}: {', '.join(names)}", TERMINAL_WIDTH)
