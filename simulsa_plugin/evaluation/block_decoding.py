@@ -8,8 +8,10 @@ restarts nor the number of processes change the result. A damaged block, as afte
 from __future__ import annotations
 
 import contextlib
+import functools
 import glob
 import logging
+import math
 import os
 import platform
 import re
@@ -18,7 +20,6 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ from simulsa_plugin.terminal import progress
 
 logger = logging.getLogger(__name__)
 UTTERANCES_PER_BLOCK = 128  # utterances whose audio is in memory at once
+SPEECH_SECONDS_PER_BLOCK = 900.0  # of recordings, whose speech segments may last minutes
 HEAD_SEARCH_ROWS = 8  # utterances on which attention heads are selected
 STARTED = "started.json"  # the configuration of the run
 _INSTANCES = "instances.jsonl"
@@ -90,10 +92,24 @@ class DecodingJob:
         if not self.head_rows:
             object.__setattr__(self, "head_rows", self.rows[:HEAD_SEARCH_ROWS])
 
+    @functools.cached_property
+    def _block_starts(self) -> list[int]:
+        """Positions of the first row of each block, and the number of rows."""
+        starts: list[int] = []
+        speech = math.inf
+        for position, row in enumerate(self.rows):
+            seconds = samples_to_seconds(len(row.speech)) if isinstance(row, SpeechUtterance) else 0.0
+            full = starts and position - starts[-1] == UTTERANCES_PER_BLOCK
+            if full or speech + seconds > SPEECH_SECONDS_PER_BLOCK:
+                starts.append(position)
+                speech = 0.0
+            speech += seconds
+        return [*starts, len(self.rows)]
+
     @property
     def num_blocks(self) -> int:
         """The number of blocks."""
-        return -(-len(self.rows) // UTTERANCES_PER_BLOCK)
+        return len(self._block_starts) - 1
 
     def block_folder(self, block: int) -> Path:
         """Return the folder of a block."""
@@ -110,7 +126,7 @@ class DecodingJob:
 
     def block_rows(self, block: int) -> Sequence[DecodedRow]:
         """Return the rows of a block."""
-        return self.rows[block * UTTERANCES_PER_BLOCK : (block + 1) * UTTERANCES_PER_BLOCK]
+        return self.rows[slice(*self._block_starts[block : block + 2])]
 
 
 def decode_blocks(job: DecodingJob, share: Shard | None = None) -> None:
@@ -196,7 +212,9 @@ def wait_for_blocks(job: DecodingJob) -> None:
         StorageError: no block was completed for too long.
     """
     for block in range(job.num_blocks):
-        wait_until(partial(is_complete, job, block), partial(_count_blocks, job), "the other processes")
+        wait_until(
+            functools.partial(is_complete, job, block), functools.partial(_count_blocks, job), "the other processes"
+        )
 
 
 def _count_blocks(job: DecodingJob) -> int:

@@ -332,3 +332,19 @@ def test_short_utterances_have_nothing_of_long_form(rows, tmp_path):
     assert names(tmp_path / "out" / "offline") == ["instances.log", "steps.jsonl"]
     steps = read_json_lines(tmp_path / "out" / "offline" / "steps.jsonl")
     assert [(step["text"], "segment" in step) for step in steps] == [(text_of(range(61, 66)), False)]
+
+
+def test_a_block_holds_no_more_speech_than_fits_into_memory(rows, tmp_path, monkeypatch):
+    expected = run(rows, tmp_path / "expected")
+    monkeypatch.setattr(decoding, "SPEECH_SECONDS_PER_BLOCK", 5.0)
+    loaded, original = [], decoding.load_sources
+
+    def load(model, block):
+        sources = list(original(model, block))
+        loaded.append([len(source.waveform) / 16_000 for source in sources])
+        return sources
+
+    monkeypatch.setattr(decoding, "load_sources", load)
+    assert run(rows, tmp_path / "out") == expected
+    assert len(loaded) > 2
+    assert all(sum(seconds) <= 5.0 or len(seconds) == 1 for seconds in loaded)
