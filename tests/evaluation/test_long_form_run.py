@@ -5,6 +5,7 @@ import itertools
 import json
 import shutil
 
+import numpy as np
 import pytest
 from helpers.fakes import Killed, Mortal, killed_after
 from helpers.files import names, read_json, read_json_lines, tree
@@ -18,9 +19,12 @@ from simulsa_plugin.evaluation import block_decoding as decoding
 from simulsa_plugin.evaluation import long_form, result_folder
 from simulsa_plugin.evaluation import run as module
 from simulsa_plugin.evaluation.cells_table import cells_table
+from simulsa_plugin.evaluation.comet import command as comet
+from simulsa_plugin.evaluation.comet.scoring import CometScores
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
 from simulsa_plugin.evaluation.run import run_evaluation
 from simulsa_plugin.metrics.long_form import LONG_METRICS
+from simulsa_plugin.metrics.significance import Bootstrap, Statistics, bootstrap_metrics
 from simulsa_plugin.sharding import Shard
 
 __all__ = ["energy_detector"]
@@ -348,3 +352,24 @@ def test_a_block_holds_no_more_speech_than_fits_into_memory(rows, tmp_path, monk
     assert run(rows, tmp_path / "out") == expected
     assert len(loaded) > 2
     assert all(sum(seconds) <= 5.0 or len(seconds) == 1 for seconds in loaded)
+
+
+def test_comet_is_of_the_realigned_segments_and_its_interval_of_their_recordings(rows, tmp_path, monkeypatch):
+    run(rows, tmp_path / "out")
+    asked = []
+
+    def scores(triples, checkpoint, **options):
+        asked.extend(triples)
+        return CometScores(tuple(len(triple["mt"]) / 100 for triple in triples), "COMET|checkpoint:toy")
+
+    monkeypatch.setattr(comet, "comet_scores", scores)
+    assert main(["comet", str(tmp_path / "out"), "--checkpoint", "toy"]) == 0
+    result = read_json(tmp_path / "out" / "scores.json")
+    segments = read_json_lines(tmp_path / "out" / "offline" / "instances.resegmented.jsonl")
+    assert [one["mt"] for one in asked[: len(segments)]] == [one["prediction"] for one in segments]
+    lengths = np.array([len(one["prediction"]) / 100 for one in segments])
+    cell = result["cells"][0]
+    assert cell["COMET"] == pytest.approx(lengths.mean())
+    groups = np.array([one["docid"] for one in segments])
+    expected = bootstrap_metrics(Statistics({}, {"COMET": lengths}, {}, groups), len(lengths), Bootstrap())["COMET"]
+    assert cell["intervals"]["COMET"] == pytest.approx(np.percentile(expected, [2.5, 97.5]), abs=1e-9)

@@ -100,7 +100,8 @@ def _read_triples(cell: Cell, scores: Mapping[str, Any], options: CometOptions) 
     if options.sources is None:
         return rows
     sources = list(read_references(options.sources))
-    if len(sources) != len(rows) and len(sources) == scores.get("rows"):
+    by_rows = len(sources) == scores.get("rows") and "longform" not in scores
+    if len(sources) != len(rows) and by_rows:
         # An id ends with its row in the test set.
         sources = [
             sources[int(identifier.rpartition("-")[2])] for identifier, _ in read_sessions([log.with_name(STEPS)])
@@ -141,14 +142,23 @@ def _write_scores(folder: Path, scores: dict[str, Any], scored: Mapping[Path | N
         row[COMET] = None if one is None else _mean(one.scores)
         if one is not None:
             scores["signatures"][COMET] = one.signature
-            row.setdefault("intervals", {})[COMET] = _interval(one.scores)
+            row.setdefault("intervals", {})[COMET] = _interval(one.scores, _recordings(cell))
     write_scores(scores, folder)  # readers reject a comet.jsonl with another mean
 
 
-def _interval(scores: Sequence[float]) -> list[float] | None:
+def _recordings(cell: Cell) -> list[str] | None:
+    """Return the recording of each segment of a cell; None where instances are utterances."""
+    names = [record.recording for record in Log(cell.log or Path()).records()]
+    return [name or "" for name in names] if any(names) else None
+
+
+def _interval(scores: Sequence[float], recordings: Sequence[str] | None) -> list[float] | None:
+    """Resample scores, of segments by recording and then within them; `recordings` is that of each score."""
     import numpy as np
 
-    found = intervals(Statistics({}, {COMET: np.array(scores)}, {}), Bootstrap())[COMET]
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(recordings or ()))}
+    groups = None if recordings is None else np.array([numbers[name] for name in recordings], dtype=np.int64)
+    found = intervals(Statistics({}, {COMET: np.array(scores)}, {}, groups), Bootstrap())[COMET]
     return found and found.as_json()
 
 
