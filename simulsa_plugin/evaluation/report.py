@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from simulsa_plugin.evaluation.formatting import (
-    format_interval,
-    format_measured,
-    format_number,
-    format_parameters,
     is_partial,
 )
 from simulsa_plugin.evaluation.limit import ABOVE, LIMIT, LIMITS
 from simulsa_plugin.evaluation.result_cells import COMET, CellKey, cell_key
 from simulsa_plugin.files.atomic import replacing
-from simulsa_plugin.metrics.delays import CLOCKS, DELAY_KINDS
-from simulsa_plugin.terminal import html_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,8 +44,10 @@ def write_result_report(scores: Mapping[str, Any], out: Path) -> None:
         handle.writelines("\t".join(row) + "\n" for row in _tsv_rows(cells))
     with replacing(out / CURVES) as handle:
         curves_figure(cells).savefig(handle, format="png", dpi=120)
+    from simulsa_plugin.evaluation.report_page import NamedResult, result_page
+
     with replacing(out / PAGE, "w") as handle:
-        handle.write(_html_page(scores))
+        handle.write(result_page([NamedResult("", out, scores)], f"Simultaneous translation of {scores['dataset']}"))
 
 
 def _table_rows(scores: Mapping[str, Any]) -> list[ScoresRow]:
@@ -134,34 +130,10 @@ def value_columns(cells: Sequence[ScoresRow]) -> list[str]:
     return [*columns, *(name for name in OPTIONAL_COLUMNS if any(cell.get(name) is not None for cell in cells))]
 
 
-def _key_columns(cells: Sequence[ScoresRow]) -> list[str]:
-    return [*KEY_COLUMNS, *([PARAMETERS] if any(cell.get(PARAMETERS) for cell in cells) else [])]
-
-
-def _format_key(cell: ScoresRow, keys: Sequence[str]) -> list[str]:
-    return [
-        format_parameters(cell.get(name) or {}) or "–"
-        if name == PARAMETERS
-        else "–"
-        if cell[name] is None
-        else str(cell[name])
-        for name in keys
-    ]
-
-
-def _format_counts(cell: ScoresRow) -> list[str]:
-    return [str(cell[name]) for name in COUNT_COLUMNS]
-
-
 def measured_instances(cell: ScoresRow, name: str) -> int | None:
     """Return how many instances have a value; None where the scores do not record it."""
     skipped = cell.get("counts", {}).get("skipped", {}).get(name)
     return None if skipped is None else cell["instances"] - skipped
-
-
-def _format_cell_value(cell: ScoresRow, name: str) -> str:
-    """Format a value, and how many instances have one where these are not all; limits have no COMET."""
-    return format_measured(cell.get(name), measured_instances(cell, name), cell["instances"])
 
 
 def curves_figure(cells: Sequence[ScoresRow], quality: str = "BLEU", latency: str | None = None) -> Figure:
@@ -230,80 +202,3 @@ def error_bars(values: Sequence[float], intervals: Sequence[Sequence[float] | No
         [max(0.0, value - low) for value, (low, _) in zip(values, known, strict=True)],
         [max(0.0, high - value) for value, (_, high) in zip(values, known, strict=True)],
     ]
-
-
-def _html_page(scores: Mapping[str, Any]) -> str:
-    cells, signatures = _table_rows(scores), scores["signatures"]
-    model = html_text(", ".join(f"{key}: {value}" for key, value in scores["model"].items()))
-    values, keys, latency = value_columns(cells), _key_columns(cells), main_latency(cells)
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Simultaneous translation</title>\n'
-        "<style>body{font:15px sans-serif;margin:2em}table{border-collapse:collapse}"
-        "td,th{padding:.2em .7em;text-align:right}"
-        "tr:nth-child(even){background:#f4f4f4}</style></head><body>\n"
-        f"<h1>{html_text(scores['dataset'])}</h1><p>{model}</p>\n"
-        + _html_table(
-            [*keys, *values, *COUNT_COLUMNS],
-            (
-                [
-                    *_format_key(cell, keys),
-                    *(_format_with_interval(cell, name) for name in values),
-                    *_format_counts(cell),
-                ]
-                for cell in cells
-            ),
-        )
-        + f"<p>Delays are of committed units, in ms of source received; {_clock_note(cells)} [low, high]: 95 % "
-        f"bootstrap intervals. {len(scores['skipped'])} utterances skipped in every cell. Mean latencies exclude "
-        f"instances without output; scores.json counts them for every metric.</p>\n"
-        + "".join(f"<p>{html_text(note)}</p>\n" for note in cell_notes(cells, values))
-        + f'<img src="curves.png" alt="BLEU over {latency}"><h2>{latency} by three delays, and on three clocks</h2>\n'
-        + _html_table(
-            [*keys, *DELAY_KINDS, *CLOCKS, "real_time_factor"],
-            (
-                [
-                    *_format_key(cell, keys),
-                    *_format_latencies(cell, latency, "delays", DELAY_KINDS),
-                    *_format_latencies(cell, latency, "clocks", CLOCKS),
-                    format_number(cell.get("real_time_factor")),
-                ]
-                for cell in cells
-            ),
-        )
-        + "<p>First stable: from then on the unit is displayed. Last written: it was not written again. Committed: "
-        "nothing can change it. Cumulative: all computation so far, as in SimulEval; per step: that of the step, "
-        "as in simulstream; queue: a step starts when its audio has arrived and the step before it is done, the real "
-        "waiting time. Clocks have values where computation was measured.</p>\n<h2>Signatures</h2><ul>"
-        + "".join(
-            f"<li><code>{html_text(name)}: {html_text(str(text))}</code></li>" for name, text in signatures.items()
-        )
-        + "</ul></body></html>\n"
-    )
-
-
-def _clock_note(cells: Sequence[ScoresRow]) -> str:
-    if all(cell.get(f"{main_latency(cells)}_CA") is None for cell in cells):
-        return "computation was not measured."
-    return "_CA: computation-aware; _CA_CU: over the units that the unaware value averages."
-
-
-def _format_with_interval(cell: ScoresRow, name: str) -> str:
-    found = cell.get("intervals", {}).get(name) if name in WITH_INTERVAL else None
-    return _format_cell_value(cell, name) + ("" if found is None else f" {format_interval(found)}")
-
-
-def _format_latencies(cell: ScoresRow, latency: str, group: str, names: Iterable[str]) -> list[str]:
-    groups = cell.get(group) or {}
-    return [_format_mean(cell, latency, groups[name]) if name in groups else format_number(None) for name in names]
-
-
-def _format_mean(cell: ScoresRow, latency: str, means: Mapping[str, Any]) -> str:
-    measured = cell["instances"] - means["skipped"][latency]
-    return format_measured(means[latency], measured, cell["instances"])
-
-
-def _html_table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    def line(tag: str, texts: Iterable[str]) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html_text(text)}</{tag}>" for text in texts) + "</tr>\n"
-
-    return f"<table>{line('th', head)}{''.join(line('td', row) for row in rows)}</table>\n"

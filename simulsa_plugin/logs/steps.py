@@ -27,7 +27,7 @@ def read_sessions(paths: Iterable[Path]) -> Iterator[tuple[str, list[ShownStep]]
     for path in paths:
         for (identifier, _), rows in itertools.groupby(read_jsonl(path), lambda row: (row.get("id"), row.get(SEGMENT))):
             try:
-                yield str(identifier), list(_parse_steps(rows))
+                yield str(identifier), list(parse_session(rows))
             except KeyError as error:
                 raise LogError(f"{path} has a row without {error.args[0]}. Run `simulsa-eval run` again.") from error
 
@@ -40,8 +40,8 @@ def group_recordings(
         yield identifier, [steps for _, steps in group]
 
 
-def _parse_steps(rows: Iterable[Mapping[str, Any]]) -> Iterator[ShownStep]:
-    """Parse the rows of a session; texts that have left its window come before those of the window."""
+def parse_session(rows: Iterable[Mapping[str, Any]]) -> Iterator[ShownStep]:
+    """Yield the steps of a session's rows; texts that have left its window come before those of the window."""
     left = ""
     for row in rows:
         left = join_texts(left, row[LEFT]) if row.get(LEFT) else left

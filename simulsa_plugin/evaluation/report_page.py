@@ -1,0 +1,263 @@
+"""report.html of one or several results: curves, tables that sort, and instances to look at and to listen to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from simulsa_plugin.evaluation.formatting import better_direction, format_interval, format_number, metric_digits
+from simulsa_plugin.evaluation.limit import LIMIT, LIMITS
+from simulsa_plugin.evaluation.report import (
+    COUNT_COLUMNS,
+    WITH_INTERVAL,
+    ScoresRow,
+    cell_notes,
+    is_long_form,
+    main_latency,
+    measured_instances,
+    value_columns,
+)
+from simulsa_plugin.evaluation.result_cells import CellKey, cell_key, read_cells
+from simulsa_plugin.evaluation.shown_instances import shown_instances
+from simulsa_plugin.metrics.delays import CLOCKS, DELAY_KINDS
+from simulsa_plugin.metrics.instance import Measure
+from simulsa_plugin.metrics.records import check_unit
+from simulsa_plugin.reports.page import CHARTS, Column, Value, cards, html_table, render_page, settings_list
+from simulsa_plugin.terminal import html_text
+
+QUALITIES = ("BLEU", "chrF", "COMET")
+LATENCIES = (
+    "LAAL",
+    "YAAL",
+    "AL",
+    "DAL",
+    "ATD",
+    "LAAL_CA",
+    "LongYAAL",
+    "LongLAAL",
+    "LongAL",
+    "StreamLAAL",
+    "LongYAAL_CA",
+)
+
+
+@dataclass(frozen=True)
+class NamedResult:
+    """A result in a report.
+
+    Attributes:
+        name: how the report calls it; empty where there is only one.
+        folder: of `simulsa-eval run`.
+        scores: its scores.json.
+    """
+
+    name: str
+    folder: Path
+    scores: Mapping[str, Any]
+
+    @property
+    def rows(self) -> list[ScoresRow]:
+        """Its cells and limits."""
+        return [*self.scores["cells"], *self.scores.get(LIMITS, [])]
+
+    def label(self, cell: ScoresRow) -> str:
+        """Return what the report calls a cell."""
+        return f"{self.name}: {cell_key(cell)}" if self.name else str(cell_key(cell))
+
+
+def result_page(results: Sequence[NamedResult], title: str, extra: Sequence[str] = ()) -> str:
+    """Return the HTML of a report.
+
+    Args:
+        results: of one form, all of utterances or all of recordings; the baseline first.
+        title: of the page.
+        extra: further sections after the curves, as HTML.
+    """
+    rows = [row for result in results for row in result.rows]
+    return render_page(title, _sections(results, rows, extra), _data(results, rows), (*CHARTS, "evaluation.js"))
+
+
+def _sections(results: Sequence[NamedResult], rows: Sequence[ScoresRow], extra: Sequence[str]) -> Iterator[str]:
+    yield from (_overview(result) for result in results)
+    yield '<h2>Quality over latency</h2><div class="controls" id="axes"></div><figure id="curves"></figure>'
+    yield from extra
+    yield (
+        '<div class="charts"><section><h2>Quality over chunk</h2><figure id="by-chunk"></figure></section>'
+        '<section><h2>Normalised erasure</h2><figure id="erasure"></figure></section></div>'
+    )
+    yield "<h2>Cells</h2>" + _cells_table(results, rows)
+    yield "".join(f'<p class="note">{html_text(note)}</p>' for note in cell_notes(rows, value_columns(rows)))
+    yield ('<h2>Instances</h2><div id="instances"><noscript>Instances are shown by a script.</noscript></div>')
+    yield f"<h2>{main_latency(rows)} by three delays, and on three clocks</h2>" + _clocks_table(results)
+    yield (
+        '<p class="note">First stable: from then on the unit is displayed. Last written: it was not written again. '
+        "Committed: nothing can change it. Cumulative: all computation so far, as in SimulEval; per step: that of the "
+        "step, as in simulstream; queue: a step starts when its audio has arrived and the step before it is done, the "
+        "real waiting time. Clocks have values where computation was measured.</p>"
+    )
+    for result in results:
+        heading = f" of {html_text(result.name)}" if result.name else ""
+        yield f"<h2>Signatures{heading}</h2>{settings_list(result.scores['signatures'])}"
+        settings = settings_list(result.scores.get("settings", {}))
+        yield f"<details><summary>Settings{heading}</summary>{settings}</details>"
+
+
+def _overview(result: NamedResult) -> str:
+    scores = result.scores
+    model = scores["model"].get("model", "")
+    facts = {
+        "test set": str(scores["dataset"]),
+        "rows": f"{scores['rows']:,}",
+        "skipped": str(len(scores["skipped"])),
+        "cells": str(len(scores["cells"])),
+    }
+    head = f"<h2>{html_text(result.name)}</h2>" if result.name else ""
+    return f'{head}{cards(facts)}<p class="muted">Model: <code>{html_text(str(model))}</code></p>'
+
+
+def _cells_table(results: Sequence[NamedResult], rows: Sequence[ScoresRow]) -> str:
+    metrics = [name for name in value_columns(rows) if any(row.get(name) is not None for row in rows)]
+    parameters = list(dict.fromkeys(name for row in rows for name in row.get("parameters") or {}))
+    best = {name: _best(rows, name) for name in metrics}
+    columns = [
+        *([Column("result")] if len(results) > 1 else []),
+        Column("policy"),
+        Column("chunk ms", numeric=True),
+        Column("rollback", numeric=True),
+        *(Column(name.replace("_", " "), numeric=True) for name in parameters),
+        *(Column(_with_unit(name), numeric=True) for name in metrics),
+        *(Column(name, numeric=True) for name in COUNT_COLUMNS),
+    ]
+    lines = [
+        [
+            *([result.name] if len(results) > 1 else []),
+            row["policy"],
+            _number(row["chunk_ms"]),
+            _number(row["rollback"]),
+            *(_number((row.get("parameters") or {}).get(name)) for name in parameters),
+            *(_metric_value(row, name, best[name]) for name in metrics),
+            *(_number(row[name]) for name in COUNT_COLUMNS),
+        ]
+        for result in results
+        for row in result.rows
+    ]
+    return html_table(
+        columns, lines, "Means over instances, with 95 % bootstrap intervals; best streaming values in bold"
+    )
+
+
+def _with_unit(metric: str) -> str:
+    return metric if metric in (*QUALITIES, "NE", "AP") else f"{metric} {'%' if metric in ('SWF', 'EFSW') else 'ms'}"
+
+
+def _number(value: Any) -> Value:
+    if value is None:
+        return Value("–")
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return Value(f"{value:g}" if is_number else str(value), float(value) if is_number else None)
+
+
+def _best(rows: Sequence[ScoresRow], metric: str) -> float | None:
+    values = [row[metric] for row in rows if _is_streaming(row) and row.get(metric) is not None]
+    return max(values, key=lambda value: better_direction(metric) * value) if len(set(values)) > 1 else None
+
+
+def _is_streaming(row: ScoresRow) -> bool:
+    return row["chunk_ms"] is not None and row["policy"] != LIMIT
+
+
+def _metric_value(row: ScoresRow, metric: str, best: float | None) -> Value:
+    value, digits = row.get(metric), metric_digits(metric)
+    if value is None:
+        return Value("–")
+    bounds = (row.get("intervals") or {}).get(metric) if metric in WITH_INTERVAL else None
+    measured = measured_instances(row, metric)
+    return Value(
+        format_number(value, digits),
+        value,
+        format_interval(bounds, digits) if bounds else "",
+        f"{measured} of {row['instances']}" if measured not in (None, row["instances"]) else "",
+        _is_streaming(row) and value == best,
+    )
+
+
+def _clocks_table(results: Sequence[NamedResult]) -> str:
+    columns = [
+        Column("cell"),
+        *(Column(f"{name.replace('_', ' ')} ms", numeric=True) for name in (*DELAY_KINDS, *CLOCKS)),
+        Column("real-time factor", numeric=True),
+    ]
+    rows: list[list[Value | str]] = [
+        [
+            result.label(cell),
+            *(_mean(cell, "delays", name, main_latency(result.rows)) for name in DELAY_KINDS),
+            *(_mean(cell, "clocks", name, main_latency(result.rows)) for name in CLOCKS),
+            _number(cell.get("real_time_factor")),
+        ]
+        for result in results
+        for cell in result.scores["cells"]
+    ]
+    return html_table(columns, rows)
+
+
+def _mean(cell: ScoresRow, group: str, name: str, latency: str) -> Value:
+    means = (cell.get(group) or {}).get(name)
+    value = None if means is None else means.get(latency)
+    return Value("–") if value is None else Value(format_number(value, metric_digits(latency)), value)
+
+
+def _data(results: Sequence[NamedResult], rows: Sequence[ScoresRow]) -> dict[str, Any]:
+    present = {name for row in rows for name, value in row.items() if isinstance(value, (int, float))}
+    cells = [_cell_json(result, row) for result in results for row in result.rows]
+    instances, start = [], 0
+    for result in results:
+        unit = check_unit(_unit(result.scores))
+        keys = list(read_cells(result.folder, result.scores).values())
+        chosen, found = shown_instances(result.folder, keys, unit, long_form=is_long_form(result.rows))
+        for one in found:
+            one["cells"] = {start + number: cell for number, cell in one["cells"].items()}
+        instances.append({"name": result.name, "cells": [start + number for number in chosen], "rows": found})
+        start += len(result.rows)
+    return {
+        "qualities": [name for name in QUALITIES if name in present],
+        "latencies": [name for name in _ordered_latencies(rows) if name in present],
+        "cells": cells,
+        "instances": _joined(instances),
+        "long_form": is_long_form(rows),
+    }
+
+
+def _ordered_latencies(rows: Sequence[ScoresRow]) -> list[str]:
+    return list(dict.fromkeys([main_latency(rows), *LATENCIES]))
+
+
+def _unit(scores: Mapping[str, Any]) -> str:
+    fields = dict(part.partition(":")[::2] for part in str(scores["signatures"].get("latency", "")).split("|"))
+    return fields.get("unit", Measure().unit)
+
+
+def _cell_json(result: NamedResult, row: ScoresRow) -> dict[str, Any]:
+    key = cell_key(row)
+    series = CellKey(key.policy, None, key.rollback, key.parameters)
+    return {
+        "label": result.label(row),
+        "series": f"{result.name}: {series}" if result.name else str(series),
+        "chunk": row["chunk_ms"],
+        "kind": LIMIT if row["policy"] == LIMIT else "offline" if row["chunk_ms"] is None else "streaming",
+        "values": {
+            name: row[name] for name in (*QUALITIES, *LATENCIES, "NE") if isinstance(row.get(name), (int, float))
+        },
+        "intervals": {name: bounds for name, bounds in (row.get("intervals") or {}).items() if bounds},
+    }
+
+
+def _joined(instances: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Join the instances of several results that are the same: by id and reference."""
+    found: dict[tuple[str, str | None], dict[str, Any]] = {}
+    for result in instances:
+        for row in result["rows"]:
+            one = found.setdefault((row["id"], row["reference"]), {**row, "cells": {}})
+            one["cells"] |= row["cells"]
+    return list(found.values())
