@@ -72,27 +72,29 @@ class ComparisonResult:
                     }
 
     def figure(self) -> Figure:
-        """Draw quality over latency (ms): for each result its curve and the baseline's over the compared cells."""
-        from matplotlib.figure import Figure
+        """Draw quality over latency: for each result its curve and the baseline's over the compared cells."""
+        from simulsa_plugin.comparison.picture import comparison_figure
 
-        figure = Figure(figsize=(6.4, 4.4), layout="constrained")
-        axes = figure.subplots()
-        for pair, curves in self._curves():
-            for side, path, style in (("baseline", self.comparison["baseline"], "o--"), ("other", pair["other"], "o-")):
-                knots = curves["knots"][side]
-                axes.plot([knot[0] for knot in knots], [knot[1] for knot in knots], style, label=f"{side}: {path}")
-            axes.set_xlabel(f"{curves['latency']} (ms)")
-            axes.set_ylabel(curves["quality"])
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize=8)
-        return figure
+        return comparison_figure(self.comparison)
+
+    def to_markdown(self) -> str:
+        """Return tables and sentences in Markdown, as `simulsa-eval compare --markdown` writes them."""
+        from simulsa_plugin.comparison.blocks import markdown
+        from simulsa_plugin.comparison.comparison_tables import comparison_document
+
+        return markdown(comparison_document(self.comparison))
+
+    def to_latex(self) -> str:
+        """Return tables and sentences in LaTeX, which need the package booktabs, as `--latex` writes them."""
+        from simulsa_plugin.comparison.blocks import latex
+        from simulsa_plugin.comparison.comparison_tables import comparison_document
+
+        return latex(comparison_document(self.comparison))
 
     def _curves(self) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-        """Yield each pair that has curves with those of all streaming cells; of a single policy, its own."""
-        for pair in self.comparison["comparisons"]:
-            curves = sorted(pair["equal_latency"], key=lambda one: one["policy"] is not None)
-            if curves:
-                yield pair, curves[0]
+        from simulsa_plugin.comparison.picture import curve_pairs
+
+        return curve_pairs(self.comparison)
 
 
 def compare(
@@ -112,6 +114,7 @@ def compare(
     samples: int = 1000,
     trials: int = 10000,
     seed: int = 12345,
+    html: str | os.PathLike[str] | None = None,
 ) -> ComparisonResult:
     """Compare results with a baseline, as `simulsa-eval compare` does.
 
@@ -133,12 +136,14 @@ def compare(
         samples: bootstrap resamples.
         trials: of approximate randomisation.
         seed: of the resamples.
+        html: a file into which the page of the comparison is written.
 
     Raises:
         UsageError: there is nothing to compare with, the results were measured differently, or a metric is unknown.
         LogError: a result or a log cannot be read, or two logs have other references.
     """
     from simulsa_plugin.comparison.compare import CompareOptions, run_compare
+    from simulsa_plugin.comparison.comparison_files import ComparisonFiles
     from simulsa_plugin.comparison.equal_latency import Axes
     from simulsa_plugin.metrics.significance import Bootstrap
     from simulsa_plugin.settings import check_choice
@@ -159,8 +164,9 @@ def compare(
         resegment=resegment,
         regimes=tuple(sorted(regimes)),
     )
+    files = ComparisonFiles(html=None if html is None else Path(html))
     with library_call(progress=False):
-        return ComparisonResult(run_compare([_path_of(one) for one in (baseline, *others)], options))
+        return ComparisonResult(run_compare([_path_of(one) for one in (baseline, *others)], options, files))
 
 
 def _path_of(result: ComparableResult | TuningResult) -> Path:

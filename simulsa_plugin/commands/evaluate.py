@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from simulsa_plugin import __version__
 from simulsa_plugin.api.evaluate_recipe import EVALUATE_OUT
@@ -17,8 +18,19 @@ from simulsa_plugin.metrics.records import LATENCY_UNITS
 from simulsa_plugin.segments import ALIGNERS
 from simulsa_plugin.terminal import print_lines
 
+if TYPE_CHECKING:
+    from simulsa_plugin.comparison.compare import CompareOptions
+
 EVAL_COMMAND = "simulsa-eval"
-_NOT_RESUMABLE = ("score", "compare", "convert")  # commands that start over
+_NOT_RESUMABLE = ("score", "compare", "report", "convert")  # commands that start over
+
+_COMPARISON_FILES = {  # option → what is written
+    "html": "a page in one file: charts, sentences, tables",
+    "png": "the compared curves as a picture",
+    "pdf": "the compared curves as a picture of vectors",
+    "markdown": "tables and sentences in Markdown",
+    "latex": "tables and sentences in LaTeX, with the package booktabs",
+}
 
 _OVERVIEW = """\
 Measure simultaneous speech translation: quality and latency of every chunk and rollback.
@@ -27,7 +39,8 @@ commands:
   run [RECIPE.yaml] [key=value …] [--out DIR]   decode a test set and score it (what a bare `simulsa-eval` does)
   tune [RECIPE.yaml] [key=value …] --budget MS  the best setting within a latency budget, chosen on a dev set
   score LOG [--references FILE] …               score a log of SimulEval, OmniSTEval or simulstream
-  compare BASELINE OTHER … [--json FILE]        differences, intervals, and quality at equal latency
+  compare BASELINE OTHER … [--html FILE] …      differences, intervals, and quality at equal latency
+  report RESULT … --out FILE.html               one page of several results and logs, compared
   convert LOG_OR_CELL --to FORM --out PATH      a log in the form of another tool, or its texts for COMET
   comet DIR_OR_LOG --checkpoint CKPT …          COMET or XCOMET from a local checkpoint
 
@@ -60,7 +73,7 @@ def _dispatch(words: list[str]) -> int:
 def _overview() -> Parser:
     parser = Parser(
         prog=EVAL_COMMAND,
-        usage=f"{EVAL_COMMAND} [run|tune|score|compare|convert|comet] …",
+        usage=f"{EVAL_COMMAND} [run|tune|score|compare|report|convert|comet] …",
         description=_OVERVIEW,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -198,29 +211,8 @@ def _compare(words: list[str]) -> int:
         "randomisation), quality at equal latency over the cells of both, and a verbal summary. The baseline comes "
         "first.",
     )
-    parser.add_argument(
-        "results",
-        type=Path,
-        nargs="+",
-        metavar="DIR_OR_LOG",
-        help="a folder of `simulsa-eval run`, or a log as for score; the baseline first",
-    )
-    _add_units(parser, "for logs; folders know their own: ")
-    _add_reading(parser)
-    _add_end_marks(parser)
-    parser.add_argument("--quality", choices=("BLEU", "chrF", "COMET"), default="BLEU", help="of the curves (BLEU)")
-    parser.add_argument(
-        "--latency",
-        metavar="METRIC",
-        help="of the curves, as in scores.json (LAAL; of long recordings LongYAAL, with --resegment mwer StreamLAAL)",
-    )
-    parser.add_argument(
-        "--at", type=_milliseconds, default=(), metavar="MS,MS…", help="latencies at which the curves are compared"
-    )
-    _add_bootstrap(parser)
-    parser.add_argument(
-        "--trials", type=int, default=10000, metavar="N", help="trials of approximate randomisation (default: 10000)"
-    )
+    _add_results(parser)
+    _add_comparison_options(parser)
     parser.add_argument(
         "--tuned",
         type=Path,
@@ -238,30 +230,95 @@ def _compare(words: list[str]) -> int:
         help="with --tuned, also of a single result: the best cell below each of these latencies, chosen on dev",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the comparison as JSON")
+    for name, what in _COMPARISON_FILES.items():
+        parser.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"write {what}")
     options = parser.parse_args(words)
     if len(options.results) < 2 and not options.regimes:
         raise UsageError("compare needs two results or more: the baseline first, then what is compared with it.")
-    from simulsa_plugin.comparison.compare import CompareOptions, run_compare
+    from simulsa_plugin.comparison.compare import run_compare
+    from simulsa_plugin.comparison.comparison_files import ComparisonFiles
     from simulsa_plugin.comparison.comparison_tables import comparison_tables
+
+    files = ComparisonFiles(options.json, **{name: getattr(options, name) for name in _COMPARISON_FILES})
+    comparison = run_compare(options.results, _compare_options(options), files)
+    print_lines(comparison_tables(comparison))
+    if files.paths:
+        print(f"Written: {', '.join(map(str, files.paths))}")
+    return 0
+
+
+def _report(words: list[str]) -> int:
+    parser = Parser(
+        prog=f"{EVAL_COMMAND} report",
+        description="Write one page of several results: quality over latency, the comparison at equal latency with its "
+        "sentence, differences, and the values of every cell. The baseline comes first. A log stands against the curve "
+        "of a folder at the latency of the log.",
+    )
+    _add_results(parser)
+    parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="the page: one HTML file")
+    _add_comparison_options(parser)
+    options = parser.parse_args(words)
+    from simulsa_plugin.comparison.report import run_report
+
+    comparison = run_report(options.results, _compare_options(options), options.out)
+    for pair in comparison["comparisons"]:
+        for curves in pair["equal_latency"][-1:]:
+            print(f"{pair['other']}: {curves['verdict']}")
+    for point in comparison["log_points"]:
+        print(f"{point['other']}: {point['sentence']}")
+    print(f"Written to {options.out}")
+    return 0
+
+
+def _compare_options(options: argparse.Namespace) -> CompareOptions:
+    """Return what `compare` and `report` have in common; `report` has no tuning."""
+    from simulsa_plugin.comparison.compare import CompareOptions
     from simulsa_plugin.comparison.equal_latency import Axes
     from simulsa_plugin.metrics.significance import Bootstrap
 
-    chosen = CompareOptions(
+    return CompareOptions(
         options.unit,
         options.tokenizer,
         options.keep_end_marks,
         Axes(options.quality, options.latency or Axes.latency, options.at),
         Bootstrap(options.samples, options.trials, options.seed),
-        tuple(options.tuned),
+        tuple(getattr(options, "tuned", ())),
         options.latency is None,
         options.references,
         options.segments,
         options.detokenizer,
         options.resegment,
-        options.regimes,
+        getattr(options, "regimes", ()),
     )
-    print_lines(comparison_tables(run_compare(options.results, chosen, options.json)))
-    return 0
+
+
+def _add_results(parser: Parser) -> None:
+    parser.add_argument(
+        "results",
+        type=Path,
+        nargs="+",
+        metavar="DIR_OR_LOG",
+        help="a folder of `simulsa-eval run`, or a log as for score; the baseline first",
+    )
+
+
+def _add_comparison_options(parser: Parser) -> None:
+    _add_units(parser, "for logs; folders know their own: ")
+    _add_reading(parser)
+    _add_end_marks(parser)
+    parser.add_argument("--quality", choices=("BLEU", "chrF", "COMET"), default="BLEU", help="of the curves (BLEU)")
+    parser.add_argument(
+        "--latency",
+        metavar="METRIC",
+        help="of the curves, as in scores.json (LAAL; of long recordings LongYAAL, with --resegment mwer StreamLAAL)",
+    )
+    parser.add_argument(
+        "--at", type=_milliseconds, default=(), metavar="MS,MS…", help="latencies at which the curves are compared"
+    )
+    _add_bootstrap(parser)
+    parser.add_argument(
+        "--trials", type=int, default=10000, metavar="N", help="trials of approximate randomisation (default: 10000)"
+    )
 
 
 def _convert(words: list[str]) -> int:
@@ -399,6 +456,7 @@ _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "tune": _tune,
     "score": _score,
     "compare": _compare,
+    "report": _report,
     "convert": _convert,
     "comet": _comet,
 }

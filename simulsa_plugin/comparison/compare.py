@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,9 +11,12 @@ from typing import Literal
 
 import numpy as np
 
+from simulsa_plugin.comparison.comparison_files import ComparisonFiles, write_comparison
 from simulsa_plugin.comparison.equal_latency import LOG_POLICY, Axes, CurveCells, choose_cells, compare_curves
+from simulsa_plugin.comparison.names import path_text
 from simulsa_plugin.comparison.regimes import at_bounds, regime_rows
 from simulsa_plugin.comparison.resampled_cells import ResampledLog, ResampledPair, check_same_references, resample_cells
+from simulsa_plugin.comparison.shown_results import ShownResult, shown_results
 from simulsa_plugin.comparison.tuned_systems import TunedSystem, compare_tuned, load_tuning, tuned_files
 from simulsa_plugin.comparison.verdict import verdict
 from simulsa_plugin.errors import LogError, UsageError
@@ -32,9 +34,7 @@ from simulsa_plugin.evaluation.result_cells import (
     read_scores,
 )
 from simulsa_plugin.evaluation.score import ScoreOptions, score_log
-from simulsa_plugin.files.atomic import remove_abandoned
-from simulsa_plugin.files.json_files import Json, write_json
-from simulsa_plugin.files.ownership import refuse_input_as_output
+from simulsa_plugin.files.json_files import Json
 from simulsa_plugin.logs.reader import ReadOptions
 from simulsa_plugin.logs.steps import STEPS
 from simulsa_plugin.metrics.corpus_scores import LATENCY_METRICS
@@ -121,6 +121,12 @@ class ComparedResult:
     scale: ScoringConventions
     warnings: tuple[str, ...] = ()
     comet: str | None = None  # signature of its COMET
+    signatures: Mapping[str, str] = field(default_factory=dict)  # of a log
+
+    @property
+    def is_log(self) -> bool:
+        """Whether it is a single log."""
+        return CellKey(LOG_POLICY) in self.cells
 
     @property
     def form(self) -> str:
@@ -129,8 +135,28 @@ class ComparedResult:
         return next((form for form, latency in USUAL_LATENCIES.items() if latency in names), UTTERANCES)
 
 
-def run_compare(paths: Sequence[Path], options: CompareOptions, json_path: Path | None = None) -> Json:
-    """Compare results, log warnings, write the JSON to a path if given. Raises as the functions it calls."""
+def run_compare(
+    paths: Sequence[Path],
+    options: CompareOptions,
+    files: ComparisonFiles = ComparisonFiles(),  # noqa: B008 (frozen)
+) -> Json:
+    """Compare results, log warnings, write the files that are given. Raises as the functions it calls."""
+    results = load_results(paths, options, files)
+    comparison = compare_with_baseline(results, options)
+    for pair in comparison["comparisons"]:
+        if "left_out" in pair:
+            logger.warning(f"{pair['left_out']} It is left out.")
+    write_comparison(comparison, shown(results), axes_of(results[0], options).latency, files)
+    return comparison
+
+
+def load_results(paths: Sequence[Path], options: CompareOptions, files: ComparisonFiles) -> list[ComparedResult]:
+    """Load results, log their warnings, and refuse to write what is read.
+
+    Raises:
+        UsageError: one of the files is read, or two are the same; also as `load_result`.
+        LogError, MissingExtraError: as `load_result`.
+    """
     results = [load_result(path, options) for path in paths]
     for warning in (one for result in results for one in result.warnings):
         logger.warning(warning)
@@ -139,15 +165,20 @@ def run_compare(paths: Sequence[Path], options: CompareOptions, json_path: Path 
         *(path for folder in options.tuned for path in tuned_files(folder)),
         *(path for path in (options.references, options.segments) if path is not None),
     ]
-    refuse_input_as_output(json_path, read)
-    comparison = compare_with_baseline(results, options)
-    for pair in comparison["comparisons"]:
-        if "left_out" in pair:
-            logger.warning(f"{pair['left_out']} It is left out.")
-    if json_path is not None:
-        remove_abandoned(json_path)
-        write_json(json_path, comparison)
-    return comparison
+    files.check(read)
+    return results
+
+
+def shown(results: Sequence[ComparedResult]) -> list[ShownResult]:
+    """Return results as a page shows them."""
+    return shown_results([(result.path, result.cells, result.signatures) for result in results])
+
+
+def axes_of(baseline: ComparedResult, options: CompareOptions) -> Axes:
+    """Return the axes of the curves; the latency is the usual one of the form of the results, unless it was given."""
+    if options.usual_latency:
+        return dataclasses.replace(options.axes, latency=USUAL_LATENCIES[baseline.form])
+    return options.axes
 
 
 def _read_files(result: ComparedResult) -> Iterator[Path]:
@@ -183,7 +214,7 @@ def resample_result(
 
 def _read_options(result: ComparedResult, options: CompareOptions) -> ReadOptions:
     """Return how the logs of a result are read; those of a folder are complete."""
-    if CellKey(LOG_POLICY) not in result.cells:
+    if not result.is_log:
         return ReadOptions(keep_end_marks=options.keep_end_marks)
     return ReadOptions(
         options.references,
@@ -206,9 +237,7 @@ def compare_with_baseline(results: Sequence[ComparedResult], options: CompareOpt
         UsageError: the results were measured differently, or a folder is compared with a log.
     """
     baseline = results[0]
-    if options.usual_latency:
-        axes = dataclasses.replace(options.axes, latency=USUAL_LATENCIES[baseline.form])
-        options = dataclasses.replace(options, axes=axes)
+    options = dataclasses.replace(options, axes=axes_of(baseline, options), usual_latency=False)
     for result in results[1:]:
         _check_comparable(baseline, result, options.axes)
     if options.tuned and len(options.tuned) != len(results):
@@ -221,7 +250,7 @@ def compare_with_baseline(results: Sequence[ComparedResult], options: CompareOpt
         tuned = [at_bounds(one, options.regimes) for one in tuned]
     tunings: list[TunedSystem | None] = [*tuned] or [None] * len(results)
     return {
-        "baseline": _decode_path(baseline.path),
+        "baseline": path_text(baseline.path),
         "scale": dataclasses.asdict(baseline.scale),
         "bootstrap": {"method": _resampling(baseline), "share": 0.95, **vars(options.bootstrap)},
         "p_values": P_VALUES,
@@ -247,7 +276,7 @@ def _regimes(results: Sequence[ComparedResult], tuned: Sequence[TunedSystem], op
         row
         for result, tuning in zip(results, tuned, strict=True)
         for row in regime_rows(
-            _decode_path(result.path),
+            path_text(result.path),
             tuning,
             result.cells,
             resample_result(result, options.bootstrap),
@@ -296,7 +325,8 @@ def load_result(path: Path, options: CompareOptions) -> ComparedResult:
     key = CellKey(LOG_POLICY)
     counts = scored.scores.counts
     cell = Cell(key, scored.scores.corpus, counts["instances"], path, counts["skipped"])
-    return ComparedResult(path, {key: cell}, _conventions_of(scored.scores.signatures, options), scored.warnings)
+    scale = _conventions_of(scored.scores.signatures, options)
+    return ComparedResult(path, {key: cell}, scale, scored.warnings, signatures=scored.scores.signatures)
 
 
 def _conventions_of(signatures: object, options: CompareOptions) -> ScoringConventions:
@@ -317,6 +347,16 @@ def _conventions_of(signatures: object, options: CompareOptions) -> ScoringConve
 
 
 def _check_comparable(baseline: ComparedResult, other: ComparedResult, axes: Axes) -> None:
+    check_measured_alike(baseline, other, axes)
+    if baseline.is_log != other.is_log:
+        raise UsageError(
+            f"{baseline.path} and {other.path} are a log and a folder; compare logs with logs, folders with folders "
+            f"(each cell of a folder contains its log). `simulsa-eval report` shows both on one page."
+        )
+
+
+def check_measured_alike(baseline: ComparedResult, other: ComparedResult, axes: Axes) -> None:
+    """Raise UsageError where two results are not measured alike, or lack the axes."""
     if baseline.form != other.form:
         raise UsageError(
             f"{baseline.path} has scores of {baseline.form}, {other.path} of {other.form}. Compare results of one form."
@@ -330,11 +370,6 @@ def _check_comparable(baseline: ComparedResult, other: ComparedResult, axes: Axe
         raise UsageError(
             f"{baseline.path} and {other.path} were measured differently ({baseline.scale}; "
             f"{other.scale}). Score both in the same way."
-        )
-    if (CellKey(LOG_POLICY) in baseline.cells) != (CellKey(LOG_POLICY) in other.cells):
-        raise UsageError(
-            f"{baseline.path} and {other.path} are a log and a folder; compare logs with logs, "
-            f"folders with folders (each cell of a folder contains its log)."
         )
     if axes.quality == COMET and (reason := _comet_mismatch(baseline, other)):
         raise UsageError(f"{reason} Run `simulsa-eval comet` on both with the same checkpoint and the same texts.")
@@ -371,12 +406,12 @@ def _compare_two(
     mismatch = _comet_mismatch(baseline, other)
     if mismatch is not None:
         baseline, other = _without_comet(baseline), _without_comet(other)
-    sides = _resample_both(baseline, other, options)
+    sides = resample_both(baseline, other, options)
     keys = list(dict.fromkeys([*baseline.cells, *other.cells]))
     cells = [_compare_cell(key, baseline, other, sides, options) for key in keys]
     curves = [_compare_curves(policy, baseline, other, sides, options) for policy in _policies(baseline, other)]
     return {
-        "other": _decode_path(other.path),
+        "other": path_text(other.path),
         **({"left_out": mismatch} if mismatch else {}),
         "cells": cells,
         "equal_latency": [entry | {"verdict": verdict(entry, cells)} for entry in curves],
@@ -404,12 +439,7 @@ def _compare_curves(
     return compare_curves(policy, cells, sides, options.axes, options.bootstrap.seed) | {"differing": count}
 
 
-def _decode_path(path: Path) -> str:
-    """Decode a path, which may not be valid UTF-8."""
-    return os.fsencode(path).decode("utf-8", "replace")
-
-
-def _resample_both(baseline: ComparedResult, other: ComparedResult, options: CompareOptions) -> ResampledPair:
+def resample_both(baseline: ComparedResult, other: ComparedResult, options: CompareOptions) -> ResampledPair:
     """Resample both results with the same utterances; empty where one has no log."""
     if not all(any(cell.log for cell in result.cells.values()) for result in (baseline, other)):
         return {}, {}

@@ -1,11 +1,12 @@
-"""Tables of a comparison, as aligned text."""
+"""Tables and sentences of a comparison, and the lines that `compare` prints."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
-from simulsa_plugin.comparison.regimes import regimes_table
+from simulsa_plugin.comparison.blocks import Block, Heading, Paragraph, Table, terminal_lines
+from simulsa_plugin.comparison.regimes import regimes_blocks
 from simulsa_plugin.comparison.verdict import DOWN, LEVEL, UP, difference_direction
 from simulsa_plugin.evaluation.formatting import (
     better_direction,
@@ -19,39 +20,68 @@ from simulsa_plugin.evaluation.formatting import (
 from simulsa_plugin.evaluation.result_cells import CELL_METRICS, CellKey
 from simulsa_plugin.metrics.quality import QUALITY_METRICS
 from simulsa_plugin.metrics.significance import LEAST_DIFFERING
-from simulsa_plugin.tables import align, align_wrapped, styled, without_empty_columns
+from simulsa_plugin.tables import styled, without_empty_columns
 
 MAIN_LATENCIES = ("LAAL", "LongYAAL", "StreamLAAL")  # the first that there is
 
-Rows = list[list[str]]  # of a table, its head first
+Rows: TypeAlias = list[list[str]]  # of a table, its head first
 
 
 def comparison_tables(comparison: dict[str, Any]) -> list[str]:
     """Return the lines that `compare` prints; significant differences are emphasised, see `StyledText`."""
-    lines = [
-        f"{'baseline' if comparison['comparisons'] else 'result'}: {comparison['baseline']}",
-        *explanations(comparison),
-    ]
+    first = f"{'baseline' if comparison['comparisons'] else 'result'}: {comparison['baseline']}"
+    return terminal_lines([Paragraph((first, *explanations(comparison))), *_result_blocks(comparison)])
+
+
+def comparison_document(comparison: dict[str, Any]) -> list[Block]:
+    """Return the blocks of a comparison as a document: what is printed, with a title and the explanations last."""
+    others = [pair["other"] for pair in comparison["comparisons"]]
+    title = f"{', '.join(others)} compared with {comparison['baseline']}" if others else comparison["baseline"]
+    return [Heading(title, 1), *_result_blocks(comparison), Paragraph(tuple(explanations(comparison)))]
+
+
+def _result_blocks(comparison: dict[str, Any]) -> Iterator[Block]:
     for pair in comparison["comparisons"]:
-        lines += ["", f"other: {pair['other']}", *_pair_lines(pair, comparison["scale"]["time"])]
+        yield Heading(f"other: {pair['other']}")
+        yield from pair_blocks(pair, comparison["scale"]["time"])
+    yield from regimes_of(comparison)
+
+
+def regimes_of(comparison: dict[str, Any]) -> list[Block]:
+    """Return the table of the regimes of a comparison; nothing where there are none."""
     regimes = comparison.get("regimes")
-    return lines + (["", *regimes_table(regimes["rows"], regimes["quality"], regimes["latency"])] if regimes else [])
+    return regimes_blocks(regimes["rows"], regimes["quality"], regimes["latency"]) if regimes else []
 
 
-def _pair_lines(pair: dict[str, Any], time: str) -> Iterator[str]:
-    for rows in metric_tables(pair["cells"], time):
-        yield from ("", *align_wrapped(rows))
+def pair_blocks(pair: dict[str, Any], time: str) -> Iterator[Block]:
+    """Yield what a comparison says of a result and the baseline: tables, notes, curves, sentences.
+
+    Args:
+        pair: one of `comparisons` in the JSON of `compare`.
+        time: unit of latencies.
+    """
+    yield from metric_tables(pair["cells"], time)
     others = other_metrics_table(pair["cells"], time)
     if others:
-        yield from ("", *align_wrapped(others))
+        yield Table(others)
     notes = pair_notes(pair["cells"], time)
-    yield from ["", *notes] if notes else []
+    if notes:
+        yield Paragraph(tuple(notes))
     for curves in pair["equal_latency"]:
-        rows = curve_table(curves)
-        yield from ("", curve_title(curves), *(align(rows) if rows else []), *curve_summary(curves), "")
-        yield curves["verdict"]
+        yield from curve_blocks(curves)
+        yield Paragraph((curves["verdict"],))
     for at in pair.get("tuned", ()):
-        yield from ("", at["sentence"])
+        yield Paragraph((at["sentence"],))
+
+
+def curve_blocks(curves: dict[str, Any]) -> Iterator[Block]:
+    """Yield the table of two curves at equal latency, without the sentences of its verdict."""
+    rows = curve_table(curves)
+    if not rows:
+        yield Paragraph((curve_title(curves),))
+        return
+    yield Table(rows, curve_title(curves))
+    yield Paragraph((curve_summary(curves),), tight=True)
 
 
 def explanations(comparison: dict[str, Any]) -> list[str]:
@@ -83,7 +113,7 @@ def _main_metrics(cells: Iterable[dict[str, Any]]) -> tuple[str, str, str]:
     return "BLEU", next((name for name in MAIN_LATENCIES if name in present), MAIN_LATENCIES[0]), "chrF"
 
 
-def metric_tables(cells: Sequence[dict[str, Any]], time: str) -> list[Rows]:
+def metric_tables(cells: Sequence[dict[str, Any]], time: str) -> list[Table]:
     """Tabulate the main metrics in the cells of both results: values, difference, interval, significance.
 
     Args:
@@ -103,21 +133,30 @@ def _values(cell: dict[str, Any], metric: str) -> tuple[float | None, float | No
     return value.get("baseline"), value.get("other")
 
 
-def _metric_table(cells: Sequence[dict[str, Any]], metric: str, time: str) -> Rows:
-    rows = [[_with_unit(metric, time), "baseline", "other", "diff", "[low, high]", "p"]]
+def _metric_table(cells: Sequence[dict[str, Any]], metric: str, time: str) -> Table:
+    has_test = metric in QUALITY_METRICS
+    head = [_with_unit(metric, time), "baseline", "other", "diff", "[low, high]"]
+    rows = [head + (["p", "differ", "p of sacrebleu"] if has_test else [])]
     for cell in cells:
         value = cell["metrics"].get(metric, {})
-        rows.append(
-            [
-                cell_name(cell),
-                format_metric(metric, value.get("baseline"), time),
-                format_metric(metric, value.get("other"), time),
-                _format_difference(metric, value, time),
-                _format_bounds(metric, value.get("interval"), time),
-                format_number(value.get("randomisation_p_value"), 4),
-            ]
-        )
-    return rows if metric in QUALITY_METRICS else [row[:-1] for row in rows]
+        row = [
+            cell_name(cell),
+            format_metric(metric, value.get("baseline"), time),
+            format_metric(metric, value.get("other"), time),
+            _format_difference(metric, value, time),
+            _format_bounds(metric, value.get("interval"), time),
+        ]
+        rows.append(row + (_format_tests(value) if has_test else []))
+    return Table(rows, extra=frozenset({6, 7} if has_test else ()))
+
+
+def _format_tests(value: dict[str, Any]) -> list[str]:
+    """Return p, how many utterances differ, and the p of sacrebleu."""
+    if value.get("randomisation_p_value") is None:
+        return ["–"] * 3
+    p_values = (value[name] for name in ("randomisation_p_value", "sacrebleu_randomisation_p_value"))
+    ours, theirs = (format_number(p_value, 4) for p_value in p_values)
+    return [ours, f"{value['differing']}/{value['utterances']}", theirs]
 
 
 def other_metrics_table(cells: Sequence[dict[str, Any]], time: str) -> Rows:
@@ -216,17 +255,15 @@ def curve_table(curves: dict[str, Any]) -> Rows:
     ]
 
 
-def curve_summary(curves: dict[str, Any]) -> list[str]:
-    """Return a line on the mean difference and the area between two curves; none where they share no range."""
-    if curves["range"] is None:
-        return []
+def curve_summary(curves: dict[str, Any]) -> str:
+    """Return a line on the mean difference of two curves that share a range, and on the area between them."""
     quality = curves["quality"]
     mean = {"difference": curves["mean_difference"], "interval": curves["interval"]}
-    return [
+    return (
         f"mean difference {_format_difference(quality, mean)} {_format_bounds(quality, curves['interval'])} "
         f"(over utterances alone {_format_bounds(quality, curves['sampling_interval'])}), "
         f"area {curves['area']:+.1f} {quality}·ms {format_interval(curves['area_interval'], 1, signed=True)}"
-    ]
+    )
 
 
 def _cells_compared(grids: dict[str, Any]) -> str:

@@ -95,7 +95,7 @@ class CurveCells:
 
 def choose_cells(policy: str | None, cells: tuple[Cells, Cells], axes: Axes) -> CurveCells:
     """Choose the cells to compare: those of both sides, or all where they share fewer than two."""
-    first, second = (_cells_of_curve(side, policy, axes) for side in cells)
+    first, second = (cells_of_curve(side, policy, axes) for side in cells)
     shared = [key for key in first if key in set(second)]
     alone = ([key for key in first if key not in shared], [key for key in second if key not in shared])
     enough = len(shared) >= LEAST_SHARED
@@ -119,7 +119,7 @@ def compare_curves(
         and the choice of the cells, `sampling_interval` the utterances alone.
     """
     grids = choose_cells(policy, cells, axes)
-    curves = [_measured_curve(side, chosen, axes) for side, chosen in zip(cells, grids.compared, strict=True)]
+    curves = [measured_curve(side, chosen, axes) for side, chosen in zip(cells, grids.compared, strict=True)]
     entry: Json = {
         "policy": policy,
         "quality": axes.quality,
@@ -198,7 +198,7 @@ def _evaluate(pairs: Sequence[Pair], value: Callable[[ResampledCurve, ResampledC
     return np.array([value(*pair) for pair in pairs], dtype=np.float64)
 
 
-def _cells_of_curve(cells: Cells, policy: str | None, axes: Axes) -> list[CellKey]:
+def cells_of_curve(cells: Cells, policy: str | None, axes: Axes) -> list[CellKey]:
     """Choose the cells of a curve: streaming, of the policy, with both values."""
     return [
         key
@@ -210,7 +210,8 @@ def _cells_of_curve(cells: Cells, policy: str | None, axes: Axes) -> list[CellKe
     ]
 
 
-def _measured_curve(cells: Cells, keys: Iterable[CellKey], axes: Axes) -> Curve:
+def measured_curve(cells: Cells, keys: Iterable[CellKey], axes: Axes) -> Curve:
+    """Return the curve through the measured values of cells."""
     values = [cells[key].values for key in keys]
     return frontier([(cell[axes.latency] or 0.0, cell[axes.quality] or 0.0) for cell in values])
 
@@ -224,19 +225,19 @@ def _resample_curves(sides: ResampledPair, grids: CurveCells, axes: Axes, seed: 
     )
     if not complete:
         return ResampledCurves()
-    points = [_resampled_points(side, chosen, axes) for side, chosen in zip(sides, grids.compared, strict=True)]
+    points = [resampled_points(side, chosen, axes) for side, chosen in zip(sides, grids.compared, strict=True)]
     generator = np.random.default_rng(seed)
     kept = [random_halves(len(chosen), len(points[0]), generator) for chosen in grids.compared]
     if grids.paired:
         kept[1] = kept[0]
-    whole = [[ResampledCurve(_frontier_of(cells)) for cells in side] for side in points]
+    whole = [[ResampledCurve(frontier_of(cells)) for cells in side] for side in points]
     if min(map(len, grids.compared)) < LEAST_THINNED:
         return ResampledCurves(list(zip(*whole, strict=True)))
-    halves = [_curves_of_halves(side, chosen) for side, chosen in zip(points, kept, strict=True)]
+    halves = [curves_of_halves(side, chosen) for side, chosen in zip(points, kept, strict=True)]
     return ResampledCurves(*(list(zip(first, second, strict=True)) for first, second in (whole, halves)))
 
 
-def _resampled_points(side: ResampledCells, keys: Sequence[CellKey], axes: Axes) -> FloatArray:
+def resampled_points(side: ResampledCells, keys: Sequence[CellKey], axes: Axes) -> FloatArray:
     """Return latency and quality of every cell on every resample, shape (resamples, cells, 2)."""
     return np.stack(
         [np.stack([side[key].values[axes.latency], side[key].values[axes.quality]]) for key in keys]
@@ -258,10 +259,10 @@ def random_halves(cells: int, resamples: int, generator: np.random.Generator) ->
     return kept
 
 
-def _curves_of_halves(points: FloatArray, kept: NDArray[np.bool_]) -> list[ResampledCurve]:
+def curves_of_halves(points: FloatArray, kept: NDArray[np.bool_]) -> list[ResampledCurve]:
     """Compute the curve of each resample through the cells that it keeps."""
     return [
-        ResampledCurve(_frontier_of(cells[chosen]), _end_of_validity(cells[:, 0], chosen))
+        ResampledCurve(frontier_of(cells[chosen]), _end_of_validity(cells[:, 0], chosen))
         for cells, chosen in zip(points, kept, strict=True)
     ]
 
@@ -272,7 +273,8 @@ def _end_of_validity(latencies: FloatArray, kept: NDArray[np.bool_]) -> float:
     return math.inf if kept[measured.argmax()] else float(measured[kept].max())
 
 
-def _frontier_of(cells: FloatArray) -> Curve:
+def frontier_of(cells: FloatArray) -> Curve:
+    """Return the curve through cells with latency and quality, shape (cells, 2); those with a NaN are left out."""
     return frontier(
         [
             (float(latency), float(quality))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+from simulsa_plugin.comparison.blocks import Block, Table
 from simulsa_plugin.comparison.names import short_names
 from simulsa_plugin.comparison.resampled_cells import ResampledCells
 from simulsa_plugin.comparison.tuned_systems import TunedSystem, score_at_budget
@@ -15,7 +16,6 @@ from simulsa_plugin.evaluation.formatting import format_interval, format_metric,
 from simulsa_plugin.evaluation.result_cells import Cell, CellKey
 from simulsa_plugin.files.json_files import Json
 from simulsa_plugin.metrics.significance import interval
-from simulsa_plugin.tables import align_wrapped
 from simulsa_plugin.tuning.halving import best_within
 
 
@@ -60,8 +60,8 @@ def _regime_row(
     return row | {"otherwise": tested.otherwise}
 
 
-def regimes_table(rows: Sequence[Json], quality: str, latency: str) -> list[str]:
-    """Format the regimes of all results as aligned lines."""
+def regimes_blocks(rows: Sequence[Json], quality: str, latency: str) -> list[Block]:
+    """Tabulate the regimes of all results."""
     names = short_names([row["result"] for row in rows])
     lines = [
         ["below ms, result", quality, "[low, high]", f"{latency} ms", "[low, high]", f"on dev {latency}", "cell"],
@@ -83,8 +83,8 @@ def regimes_table(rows: Sequence[Json], quality: str, latency: str) -> list[str]
                 row["name"],
             ]
         )
-    return [
-        f"regimes: the best cell below each bound, chosen on dev (on dev: its {latency} there); values and 95 %",
-        "intervals from test, the choice included",
-        *align_wrapped(lines),
-    ]
+    caption = (
+        f"regimes: the best cell below each bound, chosen on dev (on dev: its {latency} there); values and 95 % "
+        "intervals from test, the choice included"
+    )
+    return [Table(lines, caption)]

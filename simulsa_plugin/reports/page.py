@@ -75,7 +75,8 @@ class Value:
         number: what counts when the table is sorted; None where there is none.
         interval: shown below it, smaller.
         count: likewise.
-        best: whether it is the best of its column.
+        best: whether it is the best of its column, or significantly better.
+        worse: whether it is significantly worse.
     """
 
     text: str
@@ -83,6 +84,7 @@ class Value:
     interval: str = ""
     count: str = ""
     best: bool = False
+    worse: bool = False
 
 
 def html_table(columns: Sequence[Column], rows: Iterable[Sequence[Value | str]], caption: str = "") -> str:
@@ -117,7 +119,8 @@ def cards(values: Mapping[str, str]) -> str:
 
 def _cell(column: Column, value: Value | str) -> str:
     value = Value(value) if isinstance(value, str) else value
-    kind = " ".join([*(["number"] if column.numeric else []), *(["best"] if value.best else [])])
+    kinds = {"number": column.numeric, "best": value.best, "worse": value.worse}
+    kind = " ".join(name for name, is_so in kinds.items() if is_so)
     key = "" if not column.numeric else f' data-value="{"" if value.number is None else value.number!r}"'
     more = "".join(
         f'<span class="{name}">{html_text(text)}</span>'

@@ -181,7 +181,7 @@ def before(words, user):
         shutil.copy(user / "theirs" / "references.txt", user / "refs.txt")
     if "baseline/" in words:
         for name in ("baseline", "other"):
-            shutil.copytree(user / "my_results", user / name)
+            shutil.copytree(user / "my_results", user / name, dirs_exist_ok=True)
 
 
 def added(words):
@@ -189,7 +189,7 @@ def added(words):
     program, *rest = words
     if program == "simulsa-augment":
         return [] if "--from-scores" in words else ["simulsa_samples=2"]
-    if rest[0] in ("score", "compare", "convert", "comet") or "tuned" in rest[0] or "finalists" in rest[0]:
+    if rest[0] in ("score", "compare", "report", "convert", "comet") or "tuned" in rest[0] or "finalists" in rest[0]:
         return []
     own = [] if "my_recipe.yaml" in words else OWN_DATA
     if rest[0] == "tune":

@@ -46,10 +46,10 @@ def test_run_is_what_is_meant_without_a_command(runs, words, call):
     [
         (
             ["scroe", "x.log"],
-            "There is no command scroe. Did you mean score? Commands are run, tune, score, compare, convert, comet.",
+            "There is no command scroe. Did you mean score? Commands are run, tune, score, compare, report, convert, comet.",
         ),
         (["scor"], "There is no command scor. Did you mean score?"),
-        (["plot"], "There is no command plot. Commands are run, tune, score, compare, convert, comet."),
+        (["quux"], "There is no command quux. Commands are run, tune, score, compare, report, convert, comet."),
         (["a.yaml", "x.log"], "Unexpected argument 'x.log': one recipe and key=value are allowed. Commands are run, "),
         (["score"], "the following arguments are required: LOG"),
         (["score", "x", "--unit", "token"], "invalid choice: 'token'"),

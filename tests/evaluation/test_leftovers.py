@@ -8,6 +8,7 @@ import pytest
 from helpers.files import tree
 
 from simulsa_plugin.comparison.compare import CompareOptions, run_compare
+from simulsa_plugin.comparison.comparison_files import ComparisonFiles
 from simulsa_plugin.evaluation.score import ScoreOptions, run_score
 from simulsa_plugin.files.atomic import UNFINISHED
 from simulsa_plugin.logs.convert import OUTPUT_FORMS, ConvertOptions, convert
@@ -36,7 +37,7 @@ WORKS = {
         form: lambda log, out, form=form: convert(log, out / "converted", ConvertOptions(form)) for form in OUTPUT_FORMS
     },
     "score": lambda log, out: run_score(log, ScoreOptions(), out / "score.json"),
-    "compare": lambda log, out: run_compare([log, log], CompareOptions(), out / "compare.json"),
+    "compare": lambda log, out: run_compare([log, log], CompareOptions(), ComparisonFiles(out / "compare.json")),
 }
 
 

@@ -82,7 +82,7 @@ function dataset(one, index, series) {
       pointRadius: 0, pointStyle: "line", borderWidth: 1.5 };
   }
   return { label: one.label, data: one.points, showLine: one.line !== false, borderDash: one.dashed ? [2, 3] : [],
-    pointStyle: one.symbol ?? SYMBOLS[index % SYMBOLS.length], pointRadius: 5, pointHoverRadius: 8, borderWidth: 1.5 };
+    pointBackgroundColor: one.hollow ? "transparent" : undefined, pointStyle: one.symbol ?? SYMBOLS[index % SYMBOLS.length], pointRadius: 5, pointHoverRadius: 8, borderWidth: 1.5 };
 }
 function chartOptions(axes) {
   return {
