@@ -161,7 +161,8 @@ def _number(value: Any) -> Value:
 
 def _best(rows: Sequence[ScoresRow], metric: str) -> float | None:
     values = [row[metric] for row in rows if _is_streaming(row) and row.get(metric) is not None]
-    return max(values, key=lambda value: better_direction(metric) * value) if len(set(values)) > 1 else None
+    direction = better_direction(metric)
+    return max(values, key=lambda value: direction * value) if direction and len(set(values)) > 1 else None
 
 
 def _is_streaming(row: ScoresRow) -> bool:
@@ -213,9 +214,9 @@ def _data(results: Sequence[NamedResult], rows: Sequence[ScoresRow]) -> dict[str
     cells = [_cell_json(result, row) for result in results for row in result.rows]
     instances, start = [], 0
     for result in results:
+        of_result = list(read_cells(result.folder, result.scores).values())
         unit = check_unit(_unit(result.scores))
-        keys = list(read_cells(result.folder, result.scores).values())
-        chosen, found = shown_instances(result.folder, keys, unit, long_form=is_long_form(result.rows))
+        chosen, found = shown_instances(result.folder, of_result, unit, long_form=is_long_form(result.rows))
         for one in found:
             one["cells"] = {start + number: cell for number, cell in one["cells"].items()}
         instances.append({"name": result.name, "cells": [start + number for number in chosen], "rows": found})
@@ -226,6 +227,7 @@ def _data(results: Sequence[NamedResult], rows: Sequence[ScoresRow]) -> dict[str
         "cells": cells,
         "instances": _joined(instances),
         "long_form": is_long_form(rows),
+        "unit": _unit(results[0].scores),
     }
 
 

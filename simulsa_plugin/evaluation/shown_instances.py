@@ -7,8 +7,9 @@ can be sent by mail.
 from __future__ import annotations
 
 import functools
+import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,77 +20,54 @@ from simulsa_plugin.audio.recordings import Span, audio_info, read_parts
 from simulsa_plugin.errors import AudioError, SimulsaError
 from simulsa_plugin.evaluation.result_cells import Cell
 from simulsa_plugin.files.json_files import crc32_hex
+from simulsa_plugin.logs.omnisteval import RESEGMENTED
 from simulsa_plugin.logs.reader import Log
+from simulsa_plugin.logs.recordings import join_sessions
 from simulsa_plugin.logs.segment_files import REFERENCES, SEGMENTS, read_segments
 from simulsa_plugin.logs.simuleval import INSTANCES_LOG
-from simulsa_plugin.logs.steps import SEGMENT, STEPS, parse_session, read_sessions
+from simulsa_plugin.logs.steps import STEPS, parse_session, read_sessions
 from simulsa_plugin.metrics.delays import ShownStep, split_units
 from simulsa_plugin.metrics.instance import Measure, latencies
 from simulsa_plugin.metrics.records import EmissionRecord, LatencyUnit, is_empty
-from simulsa_plugin.metrics.stability import erased_units
+from simulsa_plugin.metrics.stability import common_prefix, erased_units
 from simulsa_plugin.reports.sound import audio_address
+from simulsa_plugin.segments import ReferenceSegment
 
 MAX_CELLS = 8  # whose steps are shown
 PER_KIND, AT_RANDOM = 4, 6  # utterances
 MAX_RECORDINGS, EXCERPT_SECONDS = 3, 120.0
 MAX_AUDIO_SECONDS = 600.0  # of the whole page: about 2.3 MB
-_ID = re.compile(rb'^\{"id": ?"([^"\\]*)"')
+_ID = re.compile(rb'^\{"id": ?("(?:[^"\\]|\\.)*")')
+
+Sessions = Sequence[Sequence[ShownStep]]
+Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Shown:
-    """An instance that is shown: its position in the log, its id in `steps.jsonl`, and why."""
+    """An instance that is shown: its position in the log, its name, and why."""
 
     position: int
-    identifier: str
+    name: str
     kinds: tuple[str, ...]
 
 
 def shown_instances(
     folder: Path, cells: Sequence[Cell], unit: LatencyUnit, *, long_form: bool
-) -> tuple[list[int], list[dict[str, Any]]]:
+) -> tuple[list[int], list[Json]]:
     """Return which cells are shown, as positions, and the JSON of the shown instances.
 
     Args:
         folder: of the result.
         cells: of the result.
         unit: latency unit.
-        long_form: whether instances are whole recordings.
+        long_form: whether instances are whole recordings, of which an excerpt is shown.
     """
-    logged = [number for number, cell in enumerate(cells) if cell.log is not None and _has_steps(cell)]
-    chosen = _spread(logged, MAX_CELLS)
+    chosen = _spread([number for number, cell in enumerate(cells) if _has_steps(cell)], MAX_CELLS)
     if not chosen:
         return [], []
-    focus = next((number for number in chosen if cells[number].key.chunk_ms is not None), chosen[0])
-    records = {number: _read_records(cells[number]) for number in chosen}
-    shown = _choose(records[focus], _facts(cells[focus], unit), unit, long_form=long_form)
-    sessions = {number: _read_sessions(cells[number], [one.identifier for one in shown]) for number in chosen}
-    references = _reference_segments(folder) if long_form else {}
-    budget = MAX_AUDIO_SECONDS
-    found = []
-    for one in shown:
-        record = records[focus][one.position]
-        source = _source(record)
-        audio, seconds, note = _audio(source, budget, EXCERPT_SECONDS if long_form else None)
-        budget -= seconds if audio else 0.0
-        found.append(
-            {
-                "id": one.identifier,
-                "kinds": one.kinds,
-                "reference": record.reference,
-                "seconds": (record.source_length or 0.0) / 1000,
-                "shown_seconds": min((record.source_length or 0.0) / 1000, EXCERPT_SECONDS) if long_form else None,
-                "audio": audio,
-                "note": note,
-                "segments": references.get(source, []),
-                "cells": {
-                    number: _cell_json(records[number][one.position], sessions[number].get(one.identifier, []), unit)
-                    for number in chosen
-                    if one.position < len(records[number])
-                },
-            }
-        )
-    return chosen, found
+    shown = {number: cells[number] for number in chosen}
+    return chosen, _recordings(folder, shown, unit) if long_form else _utterances(shown, unit)
 
 
 def _has_steps(cell: Cell) -> bool:
@@ -103,55 +81,189 @@ def _spread(numbers: Sequence[int], most: int) -> list[int]:
     return sorted({numbers[round(step * (len(numbers) - 1) / (most - 1))] for step in range(most)})
 
 
-def _read_records(cell: Cell) -> list[EmissionRecord]:
-    """Read the log of a cell, of recordings the one with whole recordings."""
-    path = (cell.log or Path()).with_name(INSTANCES_LOG)
-    return list(Log(path).records())
+def _file(cell: Cell, name: str) -> Path:
+    return (cell.log or Path()).with_name(name)
+
+
+# Utterances
+
+
+def _utterances(cells: Mapping[int, Cell], unit: LatencyUnit) -> list[Json]:
+    records = {number: list(Log(_file(cell, INSTANCES_LOG)).records()) for number, cell in cells.items()}
+    focus = next((number for number, cell in cells.items() if cell.key.chunk_ms is not None), next(iter(cells)))
+    shown = _choose(records[focus], _facts(cells[focus], unit), unit)
+    names = {one.name for one in shown}
+    sessions = {number: _read_sessions(_file(cell, STEPS), names) for number, cell in cells.items()}
+    found, room = [], MAX_AUDIO_SECONDS
+    for one in shown:
+        record = records[focus][one.position]
+        sound, room = _sound(_source(record), None, room)
+        by_cell = {
+            number: _of_utterance(records[number][one.position], sessions[number].get(one.name, []), unit)
+            for number in cells
+            if one.position < len(records[number])
+        }
+        seconds = (record.source_length or 0.0) / 1000
+        found.append(
+            {"id": one.name, "kinds": one.kinds, "reference": record.reference, "seconds": seconds}
+            | {"shown_seconds": seconds, "segments": [], "cells": by_cell}
+            | sound
+        )
+    return found
 
 
 @dataclass
 class _Facts:
-    """What the steps of an instance say."""
+    """What the steps of an utterance say."""
 
-    identifier: str
-    erased: int = 0
-    truncated: bool = False
+    name: str
+    erased: int
+    truncated: bool
 
 
 def _facts(cell: Cell, unit: LatencyUnit) -> list[_Facts]:
-    """Return the facts of each instance of a cell, in the order of its log."""
-    found: dict[str, _Facts] = {}
-    for identifier, steps in read_sessions([(cell.log or Path()).with_name(STEPS)]):
-        one = found.setdefault(identifier, _Facts(identifier))
-        one.erased += erased_units(split_units(step.shown, unit) for step in steps)
-        one.truncated |= any(step.truncated for step in steps)
-    return list(found.values())
+    """Return the facts of each utterance of a cell, in the order of its log."""
+    return [
+        _Facts(name, _count_erased([steps], unit), any(step.truncated for step in steps))
+        for name, steps in read_sessions([_file(cell, STEPS)])
+    ]
 
 
-def _choose(
-    records: Sequence[EmissionRecord], facts: Sequence[_Facts], unit: LatencyUnit, *, long_form: bool
-) -> list[Shown]:
-    """Choose instances by kind; each is shown once, with all its kinds."""
-    usable = list(range(min(len(records), len(facts))))
-    ids = [one.identifier for one in facts]
-    if long_form:
-        return [Shown(place, ids[place], ("recording",)) for place in usable[:MAX_RECORDINGS]]
-    measure = Measure(unit)
-    lag = {place: latencies(records[place], measure)["LAAL"] for place in usable}
+def _choose(records: Sequence[EmissionRecord], facts: Sequence[_Facts], unit: LatencyUnit) -> list[Shown]:
+    """Choose utterances by kind; each is shown once, with all its kinds."""
+    places = range(min(len(records), len(facts)))
+    lag = [latencies(records[place], Measure(unit))["LAAL"] for place in places]
     kinds = {
-        "slowest": _first(usable, lambda place: -(lag[place] or 0.0)),
-        "most erased": _first([p for p in usable if facts[p].erased], lambda place: -facts[place].erased),
-        "lowest chrF": _first([p for p in usable if records[p].reference], lambda place: _chrf(records[place])),
-        "empty": [place for place in usable if is_empty(records[place])][:PER_KIND],
-        "truncated": [place for place in usable if facts[place].truncated][:PER_KIND],
-        "random": sorted(usable, key=lambda place: crc32_hex(ids[place].encode()))[:AT_RANDOM],
+        "slowest": _first((place for place in places if lag[place] is not None), lambda place: -(lag[place] or 0.0)),
+        "most erased": _first((place for place in places if facts[place].erased), lambda place: -facts[place].erased),
+        "lowest chrF": _first(
+            (place for place in places if records[place].reference), lambda place: _chrf(records[place])
+        ),
+        "empty": [place for place in places if is_empty(records[place])][:PER_KIND],
+        "truncated": [place for place in places if facts[place].truncated][:PER_KIND],
+        "random": sorted(places, key=lambda place: crc32_hex(facts[place].name.encode()))[:AT_RANDOM],
     }
-    places = dict.fromkeys(place for chosen in kinds.values() for place in chosen)
-    return [Shown(p, ids[p], tuple(kind for kind, chosen in kinds.items() if p in chosen)) for p in places]
+    return [
+        Shown(place, facts[place].name, tuple(kind for kind, chosen in kinds.items() if place in chosen))
+        for place in dict.fromkeys(itertools.chain.from_iterable(kinds.values()))
+    ]
 
 
-def _first(places: Sequence[int], key: Any) -> list[int]:
+def _first(places: Iterable[int], key: Callable[[int], float]) -> list[int]:
     return sorted(places, key=lambda place: (key(place), place))[:PER_KIND]
+
+
+def _read_sessions(path: Path, names: set[str]) -> dict[str, list[list[ShownStep]]]:
+    """Read the sessions of some utterances; other lines are not parsed."""
+    rows: dict[str, list[Json]] = {}
+    with path.open("rb") as handle:
+        for line in handle:
+            match = _ID.match(line)
+            if match and orjson.loads(match.group(1)) in names:
+                row = orjson.loads(line)
+                rows.setdefault(row["id"], []).append(row)
+    return {name: [list(parse_session(of_session))] for name, of_session in rows.items()}
+
+
+def _of_utterance(record: EmissionRecord, sessions: Sessions, unit: LatencyUnit) -> Json:
+    lag = latencies(record, Measure(unit))["LAAL"]
+    return {
+        "text": record.prediction,
+        "LAAL": None if lag is None else round(lag, 1),
+        "chrF": round(_chrf(record), 1) if record.reference else None,
+        **_of_steps(record, sessions, unit, float("inf")),
+    }
+
+
+# Recordings
+
+
+def _recordings(folder: Path, cells: Mapping[int, Cell], unit: LatencyUnit) -> list[Json]:
+    """Return the first recordings, of each the first seconds."""
+    references: dict[str, list[ReferenceSegment]] = {}
+    for one in read_segments(folder / SEGMENTS, folder / REFERENCES):
+        references.setdefault(one.audio, []).append(one.segment)
+    by_cell = {number: _first_recordings(cell, unit) for number, cell in cells.items()}
+    found, room = [], MAX_AUDIO_SECONDS
+    for place, (record, _) in enumerate(next(iter(by_cell.values()))):
+        source, seconds = _source(record), (record.source_length or 0.0) / 1000
+        until = min(seconds, EXCERPT_SECONDS)
+        segments = [part for part in references.get(source, []) if part.offset_seconds < until]
+        sound, room = _sound(source, until if until < seconds else None, room)
+        found.append(
+            {"id": Path(source).name or f"recording {place + 1}", "kinds": ["recording"], "seconds": seconds}
+            | {"reference": None if segments else record.reference, "shown_seconds": until}
+            | {"segments": [[part.offset_seconds, part.end_seconds, part.reference] for part in segments]}
+            | {
+                "cells": {
+                    number: _of_recording(*by_cell[number][place], unit, until, _aligned(cell, source, len(segments)))
+                    for number, cell in cells.items()
+                }
+            }
+            | sound
+        )
+    return found
+
+
+def _first_recordings(cell: Cell, unit: LatencyUnit) -> list[tuple[EmissionRecord, list[Sequence[ShownStep]]]]:
+    joined = join_sessions(Log(_file(cell, INSTANCES_LOG)).records(), read_sessions([_file(cell, STEPS)]), unit)
+    return list(itertools.islice(joined, MAX_RECORDINGS))
+
+
+def _aligned(cell: Cell, source: str, count: int) -> list[EmissionRecord]:
+    """Return the translations that were aligned to the first reference segments of a recording."""
+    path = _file(cell, RESEGMENTED)
+    records = Log(path).records() if path.is_file() else ()
+    return list(itertools.islice((record for record in records if _source(record) == source), count))
+
+
+def _of_recording(
+    record: EmissionRecord, sessions: Sessions, unit: LatencyUnit, until: float, aligned: Sequence[EmissionRecord]
+) -> Json:
+    of_steps = _of_steps(record, sessions, unit, 1000 * until)
+    return {
+        "text": ("" if unit == "char" else " ").join(word for word, _ in of_steps["words"]),
+        "LAAL": None,
+        "chrF": None,
+        "aligned": [[one.prediction, round(_chrf(one), 1)] for one in aligned],
+        **of_steps,
+    }
+
+
+# Both
+
+
+def _of_steps(record: EmissionRecord, sessions: Sessions, unit: LatencyUnit, until_ms: float) -> Json:
+    units = zip(split_units(record.prediction, unit), record.delays, strict=False)
+    return {
+        "erased": _count_erased(sessions, unit),
+        "truncated": any(step.truncated for session in sessions for step in session),
+        "words": [[word, round(delay, 1)] for word, delay in units if delay <= until_ms],
+        "sessions": [changes for session in sessions if (changes := list(_changes(session, until_ms)))],
+    }
+
+
+def _count_erased(sessions: Sessions, unit: LatencyUnit) -> int:
+    return sum(erased_units(split_units(step.shown, unit) for step in session) for session in sessions)
+
+
+def _changes(session: Sequence[ShownStep], until_ms: float) -> Iterator[list[Any]]:
+    """Yield [ms, kept, added, committed] of each step that changed the text or what is committed.
+
+    The first `kept` characters of the text before stay, and are followed by `added`; `committed` of them will not
+    change. Characters are counted as a browser does, in UTF-16.
+    """
+    text, before = "", 0
+    for step in itertools.takewhile(lambda step: step.audio_ms <= until_ms, session):
+        committed = _utf16_length(step.shown[: common_prefix(step.shown, step.committed)])
+        if (step.shown, committed) != (text, before):
+            kept = common_prefix(text, step.shown)
+            yield [round(step.audio_ms, 1), _utf16_length(text[:kept]), step.shown[kept:], committed]
+        text, before = step.shown, committed
+
+
+def _utf16_length(text: str) -> int:
+    return len(text.encode("utf-16-le", "surrogatepass")) // 2
 
 
 @functools.cache
@@ -169,67 +281,15 @@ def _source(record: EmissionRecord) -> str:
     return record.source if isinstance(record.source, str) else next(iter(record.source), "")
 
 
-def _read_sessions(cell: Cell, wanted: Sequence[str]) -> dict[str, list[list[ShownStep]]]:
-    """Read the sessions of some ids; other lines are not parsed."""
-    rows: dict[tuple[str, Any], list[Mapping[str, Any]]] = {}
-    names = {name.encode() for name in wanted}
-    with (cell.log or Path()).with_name(STEPS).open("rb") as handle:
-        for line in handle:
-            match = _ID.match(line)
-            if match and match.group(1) in names:
-                row = orjson.loads(line)
-                rows.setdefault((row["id"], row.get(SEGMENT)), []).append(row)
-    found: dict[str, list[list[ShownStep]]] = {}
-    for (name, _), of_session in rows.items():
-        found.setdefault(name, []).append(list(parse_session(of_session)))
-    return found
-
-
-def _cell_json(record: EmissionRecord, sessions: Sequence[Sequence[ShownStep]], unit: LatencyUnit) -> dict[str, Any]:
-    values = latencies(record, Measure(unit))
-    return {
-        "text": record.prediction,
-        "LAAL": None if values["LAAL"] is None else round(values["LAAL"], 1),
-        "chrF": round(_chrf(record), 1) if record.reference else None,
-        "erased": sum(erased_units(split_units(step.shown, unit) for step in session) for session in sessions),
-        "truncated": any(step.truncated for session in sessions for step in session),
-        "words": [
-            [word, round(delay, 1)]
-            for word, delay in zip(split_units(record.prediction, unit), record.delays, strict=False)
-        ],
-        "sessions": [list(_changes(session)) for session in sessions],
-    }
-
-
-def _changes(session: Sequence[ShownStep]) -> Iterator[list[Any]]:
-    """Yield [ms, displayed text, characters of it that are committed] of the steps that changed something."""
-    before: list[Any] = []
-    for step in session:
-        committed = len(step.committed.strip())
-        if [step.shown, committed] != before:
-            yield [round(step.audio_ms, 1), step.shown, committed]
-        before = [step.shown, committed]
-
-
-def _reference_segments(folder: Path) -> dict[str, list[list[Any]]]:
-    found: dict[str, list[list[Any]]] = {}
-    for one in read_segments(folder / SEGMENTS, folder / REFERENCES):
-        part = one.segment
-        found.setdefault(one.audio, []).append([part.offset_seconds, part.end_seconds, part.reference])
-    return found
-
-
-def _audio(path: str, budget: float, longest: float | None) -> tuple[str | None, float, str]:
-    """Return audio for the page, its seconds, and a note where there is none."""
+def _sound(path: str, until: float | None, room: float) -> tuple[Json, float]:
+    """Return the audio of an instance, or a note where there is none, and the seconds for which there is still room."""
     try:
-        seconds = audio_info(Path(path)).seconds
-        span = Span(0.0, None if longest is None or longest >= seconds else longest)
-        seconds = seconds if span.end_seconds is None else span.end_seconds
-        if seconds > budget:
-            return None, 0.0, "The page has no room for more audio."
-        ((_, waveform),) = read_parts(Path(path), [span])
-    except (AudioError, SimulsaError):
-        return None, 0.0, "The audio cannot be read where the log says it is."
-    if isinstance(waveform, AudioError):
-        return None, 0.0, "The audio cannot be read."
-    return audio_address(waveform), seconds, ""
+        seconds = until or audio_info(Path(path)).seconds
+        if seconds > room:
+            return {"audio": None, "note": "The page has no room for more audio."}, room
+        ((_, waveform),) = read_parts(Path(path), [Span(0.0, until)])
+        if isinstance(waveform, AudioError):
+            raise waveform
+    except SimulsaError:
+        return {"audio": None, "note": "The audio cannot be read where the log says it is."}, room
+    return {"audio": audio_address(waveform), "note": ""}, room - seconds

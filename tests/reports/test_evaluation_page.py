@@ -1,15 +1,19 @@
 """The report of an evaluation in Chromium: curves, tables, and instances that are replayed."""
 
 import json
+import re
 
 import pytest
 from helpers.fakes import ClockModel, noise_samples
 from helpers.files import read_json_lines
+from helpers.reading_model import ReadingModel
+from helpers.talks import VOICE_ACTIVITY, energy_detector, write_talks
 
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
 from simulsa_plugin.evaluation.report_page import NamedResult, result_page
 from simulsa_plugin.evaluation.run import run_evaluation
 
+__all__ = ["energy_detector"]
 EVIL = "<img src=x onerror=alert(1)> guten Tag liebe Welt"
 SETTINGS = EvaluationSettings(chunks=(300, 600), rollbacks=(0, 3))
 
@@ -103,3 +107,90 @@ def test_instances_are_searched_and_replayed(open_page, result):
     page.get_by_role("button", name="Replay").wait_for(timeout=10_000)  # it has come to the end
     assert page.locator(".screen").first.inner_text().split() == steps[-1]["text"].split()
     assert page.locator("img").count() == 0
+
+
+@pytest.fixture
+def talk_report(tmp_path, energy_detector):
+    """Three talks of numbered words, a segment for every five of them."""
+    rows = write_talks(tmp_path / "talks")
+    keys = {"chunks": (320, 640), "rollbacks": (0, 3), "longform": "window"} | VOICE_ACTIVITY
+    run_evaluation(ReadingModel(regret=True), "talks", rows, EvaluationSettings(**keys), tmp_path / "out")
+    return rows, tmp_path / "out" / "report.html"
+
+
+def seek(page, seconds):
+    page.get_by_label("Time", exact=True).evaluate(
+        "(slider, now) => { slider.value = now; slider.dispatchEvent(new Event('input')); }", seconds
+    )
+
+
+@pytest.mark.browser
+def test_a_talk_has_its_segments_and_a_time_line_that_follows(open_page, talk_report):
+    rows, path = talk_report
+    opened = open_page(path, 390)
+    page = opened.page
+    assert (opened.width(), opened.serious()) == (390, [])
+    page.get_by_label("System A").select_option(label="rollback k=320 b=3")
+    shown = page.locator(".segments tbody tr")
+    assert shown.count() == len(rows[0].segments)
+    assert shown.locator("ins, del").count() == 0  # every word is right
+    assert page.locator(".timeline .speech").count() == len(rows[0].segments)
+    last = rows[0].segments[-1]
+    shown.last.get_by_role("button").click()
+    assert page.locator("output").inner_text().startswith(f"{last.offset_seconds:.2f} s")
+    assert last.reference.split()[0] not in page.locator(".screen").first.inner_text().split()
+    assert page.locator(".timeline").evaluate("(box) => box.scrollLeft") > 0
+    seek(page, 3600)
+    assert page.locator(".screen").first.inner_text().split() == rows[0].reference.split()
+
+
+@pytest.mark.browser
+def test_what_was_taken_back_is_struck_through_and_marked_on_the_time_line(open_page, talk_report):
+    _, path = talk_report
+    page = open_page(path).page
+    page.get_by_label("System A").select_option(label="rollback k=320 b=3")
+    page.get_by_label("System B").select_option(label="none")
+    # The model guesses «???» wherever a word has only begun.
+    marks = page.locator(".timeline .revision title").evaluate_all("(titles) => titles.map((one) => one.textContent)")
+    assert marks
+    assert {mark.partition("taken back: ")[2] for mark in marks} == {"???"}
+    seek(page, float(marks[0].partition(" ms")[0]) / 1000 + 0.02)
+    assert page.locator(".screen del").inner_text() == "???"
+
+
+@pytest.mark.browser
+def test_by_keyboard_an_instance_is_chosen_and_replayed_without_audio(open_page, result, tmp_path):
+    text = (result / "report.html").read_text(encoding="utf-8")
+    path = tmp_path / "silent.html"
+    path.write_text(re.sub(r'"audio": "data:[^"]*"', '"audio": null', text), encoding="utf-8")
+    page = open_page(path).page
+    button = page.locator("#instances tbody button").first
+    button.focus()
+    page.keyboard.press("Enter")
+    assert page.locator("article h3").first.inner_text().startswith(button.inner_text())
+    assert page.locator("#instances tbody tr[aria-selected=true]").count() == 1
+    page.get_by_role("button", name="Replay").focus()
+    page.keyboard.press("Space")
+    page.get_by_role("button", name="Pause").wait_for()
+    page.get_by_role("button", name="Replay").wait_for(timeout=10_000)
+    page.get_by_label("Time", exact=True).focus()
+    page.keyboard.press("Home")
+    assert page.locator("output").inner_text().startswith("0.00 s")
+    assert page.locator(".screen").first.inner_text() == ""
+
+
+@pytest.mark.browser
+def test_the_order_of_the_instances_lasts_while_one_is_looked_at(open_page, result):
+    page = open_page(result / "report.html").page
+    table = page.locator("#instances table.sortable").first
+    table.get_by_role("button", name="seconds").click()
+
+    def seconds():
+        return [float(text) for text in table.locator("tbody tr td:nth-child(5)").all_inner_texts()]
+
+    assert seconds() == sorted(seconds(), reverse=True)
+    table.locator("tbody button").last.click()
+    page.get_by_label("System B").select_option(label="none")
+    page.get_by_label("System A").select_option(index=0)
+    assert seconds() == sorted(seconds(), reverse=True)
+    assert len(set(seconds())) > 1

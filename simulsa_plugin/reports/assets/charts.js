@@ -74,6 +74,10 @@ function colors(one, index) {
   const shade = one.color ? color(one.color) : one.level !== undefined ? color("muted") : color(`series-${index % 8}`);
   return { borderColor: shade, backgroundColor: shade };
 }
+/** After eight series the colours come again, each with another symbol. */
+function symbol(index) {
+  return SYMBOLS[(index + Math.floor(index / SYMBOLS.length)) % SYMBOLS.length];
+}
 function dataset(one, index, series) {
   if (one.level !== undefined) {
     const xs = series.flatMap(({ points }) => points.map(({ x }) => x));
@@ -82,7 +86,7 @@ function dataset(one, index, series) {
       pointRadius: 0, pointStyle: "line", borderWidth: 1.5 };
   }
   return { label: one.label, data: one.points, showLine: one.line !== false, borderDash: one.dashed ? [2, 3] : [],
-    pointBackgroundColor: one.hollow ? "transparent" : undefined, pointStyle: one.symbol ?? SYMBOLS[index % SYMBOLS.length], pointRadius: 5, pointHoverRadius: 8, borderWidth: 1.5 };
+    pointBackgroundColor: one.hollow ? "transparent" : undefined, pointStyle: one.symbol ?? symbol(index), pointRadius: 5, pointHoverRadius: 8, borderWidth: 1.5 };
 }
 function chartOptions(axes) {
   return {

@@ -1,6 +1,8 @@
 // The page of an evaluation: curves with a choice of axes, and instances with a replay.
 "use strict";
 
+const STRUCK_MS = 800; // for how long text that was taken back is shown, struck through
+
 /** Group points of the streaming cells, and of the limit, by series. */
 function curveSeries(xOf, yOf, xInterval, yInterval) {
   const groups = new Map();
@@ -37,11 +39,13 @@ function choice(label, names, onchange) {
   return [element("label", {}, label, select), select];
 }
 
-let curves = null;
+let curves = null, recolorCurves = null;
 function drawQuality() {
   const quality = qualitySelect.value, latency = latencySelect.value;
-  curves?.destroy();
-  themeListeners.length = keptListeners;
+  if (curves) {
+    curves.destroy();
+    themeListeners.splice(themeListeners.indexOf(recolorCurves), 1);
+  }
   const figure = document.getElementById("curves");
   figure.replaceChildren();
   curves = drawCurves(figure,
@@ -49,6 +53,7 @@ function drawQuality() {
       (cell) => cell.intervals[latency], (cell) => cell.intervals[quality]),
     { x: `${latency} (ms)`, y: quality, level: offlineLevels(quality),
       description: `${quality} over ${latency}; the values are in the table of cells` });
+  recolorCurves = themeListeners.at(-1);
 }
 const [qualityLabel, qualitySelect] = choice("Quality", data.qualities, drawQuality);
 const [latencyLabel, latencySelect] = choice("Latency", data.latencies, drawQuality);
@@ -67,16 +72,11 @@ if (streaming) {
       (cell) => cell.intervals.NE),
     { x: `${data.latencies[0]} (ms)`, y: "normalised erasure", description: "Normalised erasure by latency" });
 }
-const keptListeners = themeListeners.length;
 drawQuality();
 
 // Instances
 
-const box = document.getElementById("instances");
-if (!data.instances.length) box.append(element("p", { class: "muted" }, "The result has no steps of instances."));
-else showBrowser();
-
-function showBrowser() {
+function showBrowser(box) {
   box.replaceChildren();
   const shownCells = [...new Set(data.instances.flatMap((one) => Object.keys(one.cells)))].map(Number)
     .sort((one, two) => one - two);
@@ -87,7 +87,7 @@ function showBrowser() {
   const state = { instance: data.instances.find(({ kinds }) => kinds.includes("random")) ?? data.instances[0], left: first, right: second === first ? null : second, kind: "all", text: "" };
 
   const cellSelect = (label, key, optional) => {
-    const select = element("select", { onchange: () => { state[key] = select.value === "" ? null : Number(select.value); show(); } },
+    const select = element("select", { onchange: () => { state[key] = select.value === "" ? null : Number(select.value); list(); show(); } },
       ...(optional ? [element("option", { value: "" }, "none")] : []),
       ...shownCells.map((number, index) => element("option", { value: number, selected: number === state[key] }, names[index])));
     return element("label", {}, label, select);
@@ -97,19 +97,25 @@ function showBrowser() {
   const search = element("input", { type: "search", oninput: () => { state.text = search.value.toLowerCase(); list(); } });
   const rows = element("tbody");
   const count = element("p", { class: "note", role: "status" });
-  const headNames = ["instance", "LAAL ms", "chrF", "erased", "seconds", "reference"];
-  const table = element("table", { class: "sortable" }, element("thead", {}, element("tr", {},
-    ...headNames.map((name, index) => element("th", { scope: "col", class: index > 0 && index < 5 ? "number" : null }, name)))),
-    rows);
+  const columns = [
+    ...(data.long_form ? [] : [["LAAL ms", (one, cell) => formatNumber(cell.LAAL, 0)], ["chrF", (one, cell) => formatNumber(cell.chrF, 1)]]),
+    ["erased", (one, cell) => formatNumber(cell.erased, 0)], ["seconds", (one) => formatNumber(one.seconds, 1)],
+  ];
+  const head = (name, kind) => element("th", { scope: "col", class: kind }, name);
+  const table = element("table", { class: "sortable" }, element("thead", {}, element("tr", {}, head("instance"),
+    ...columns.map(([name]) => head(name, "number")), head("reference"))), rows);
+  const scroller = element("div", { class: "scroll list", tabindex: "0", role: "region", "aria-label": "Instances" }, table);
   const detail = element("div", { id: "detail" });
   box.append(
     element("div", { class: "controls" }, cellSelect("System A", "left", false), cellSelect("System B", "right", true),
       element("label", {}, "Show", kindSelect), element("label", {}, "Search", search)),
     count,
-    element("div", { class: "scroll list", tabindex: "0", role: "region", "aria-label": "Instances" }, table), detail);
+    scroller, detail);
   makeSortable(table);
   list();
   show();
+  const chosen = [...rows.rows].find((row) => row.dataset.id === state.instance.id);
+  scroller.scrollTop = chosen.offsetTop - table.tHead.offsetHeight;
 
   function matches(one) {
     const texts = [one.id, one.reference ?? "", ...Object.values(one.cells).map(({ text }) => text)];
@@ -121,11 +127,13 @@ function showBrowser() {
     count.textContent = `${found.length} of ${data.instances.length} shown instances; values of system A.`;
     rows.replaceChildren(...found.map((one) => {
       const cell = one.cells[state.left] ?? {};
-      const value = (number, digits) => element("td", { class: "number", "data-value": number ?? "" }, formatNumber(number, digits));
       const open = element("button", { type: "button", onclick: () => select(one) }, one.id);
+      const values = columns.map(([, value]) => element("td", { class: "number" }, value(one, cell)));
+      const reference = one.reference ?? one.segments.map(([, , text]) => text).join(" ");
       return element("tr", { "aria-selected": String(one === state.instance), "data-id": one.id }, element("td", {}, open),
-        value(cell.LAAL, 0), value(cell.chrF, 1), value(cell.erased, 0), value(one.seconds, 1), element("td", {}, (one.reference ?? "–").slice(0, 200)));
+        ...values, element("td", {}, shortened(reference) || "–"));
     }));
+    sortRows(table);
   }
   function select(one) {
     state.instance = one;
@@ -134,17 +142,21 @@ function showBrowser() {
     detail.scrollIntoView({ block: "nearest" });
   }
   function show() {
-    list();
     detail.replaceChildren(showInstance(state.instance, [state.left, state.right].filter((number) => number !== null)));
   }
 }
 
+function shortened(text) {
+  return text.length <= 200 ? text : `${text.slice(0, text.lastIndexOf(" ", 200) + 1 || 200)}…`;
+}
+
 /** An instance in one or two systems: the replay, the time line and the differences from the reference. */
 function showInstance(one, numbers) {
-  const seconds = one.shown_seconds ?? one.seconds;
+  const seconds = one.shown_seconds;
   const clock = makeClock(one, seconds);
-  const systems = numbers.filter((number) => one.cells[number]).map((number) => systemView(one, number));
-  const timeline = drawTimeline(one, numbers.filter((number) => one.cells[number]), seconds, clock);
+  const shown = numbers.filter((number) => one.cells[number]);
+  const systems = shown.map((number) => systemView(one, number));
+  const timeline = drawTimeline(one, shown, seconds, clock);
   clock.listen((now) => {
     for (const system of systems) system.update(now * 1000);
     timeline.update(now);
@@ -154,16 +166,26 @@ function showInstance(one, numbers) {
     element("h3", {}, one.id, " ", element("span", { class: "muted" }, one.kinds.join(", "))),
     clock.controls,
     one.note ? element("p", { class: "note" }, one.note) : null,
-    one.shown_seconds && one.shown_seconds < one.seconds
-      ? element("p", { class: "note" }, `The first ${one.shown_seconds} of ${one.seconds.toFixed(0)} seconds.`) : null,
+    seconds < one.seconds ? element("p", { class: "note" }, `The first ${seconds} of ${one.seconds.toFixed(0)} seconds.`) : null,
     timeline.view,
     element("p", { class: "note" }, "Above: the audio. Below: each word when it was committed; triangles: text was taken back. A click moves the replay."),
     element("div", { class: "charts" }, ...systems.map(({ view }) => view)),
-    element("p", {}, element("b", {}, "Reference: "), referenceText(one)));
+    one.segments.length ? segmentsTable(one, shown, clock)
+      : element("p", {}, element("b", {}, "Reference: "), one.reference ?? "–"));
 }
-function referenceText(one) {
-  if (!one.segments.length) return one.reference ?? "–";
-  return one.segments.filter(([start]) => start < (one.shown_seconds ?? Infinity)).map(([, , text]) => text).join(" ");
+/** The reference segments of a recording, and how the translation that was aligned to each differs from it. */
+function segmentsTable(one, numbers, clock) {
+  const heads = ["from s", "reference", ...numbers.map((number) => data.cells[number].label)];
+  const rows = one.segments.map(([start, , text], index) => element("tr", {},
+    element("td", { class: "number" }, element("button", { type: "button", onclick: () => clock.set(start) }, start.toFixed(1))),
+    element("td", {}, text ?? "–"),
+    ...numbers.map((number) => {
+      const [translation, chrf] = one.cells[number].aligned[index] ?? ["", null];
+      return element("td", { class: "diff" }, ...difference(translation, text ?? ""), element("span", { class: "count" }, `chrF ${formatNumber(chrf, 1)}`));
+    })));
+  return element("div", { class: "scroll list segments", tabindex: "0", role: "region", "aria-label": "Reference segments" },
+    element("table", {}, element("caption", {}, "Reference segments, and the translations that were aligned to them"),
+      element("thead", {}, element("tr", {}, ...heads.map((head) => element("th", { scope: "col" }, head)))), element("tbody", {}, ...rows)));
 }
 
 /** The audio of an instance, or a clock where there is none; `listen` gives the seconds. */
@@ -211,39 +233,64 @@ function makeClock(one, seconds) {
     listen: (listener) => listeners.push(listener), set };
 }
 
-/** What a system shows at a time, and at the end how it differs from the reference. */
+/** What a system shows at a time, and how its text differs from the reference. */
 function systemView(one, number) {
-  const cell = one.cells[number];
-  const screen = element("div", { class: "screen", tabindex: "0", role: "region", "aria-label": `Text of ${data.cells[number].label}`,
-    "data-cell": number });
-  const facts = `LAAL ${formatNumber(cell.LAAL, 0)} ms, chrF ${formatNumber(cell.chrF, 1)}, ${cell.erased} units taken back`
-    + (cell.truncated ? ", truncated" : "");
-  const view = element("section", { class: "system" }, element("h3", {}, data.cells[number].label),
-    element("p", { class: "note" }, data.long_form ? `${cell.erased} units taken back` : facts), screen,
-    ...(data.long_form ? [] : [element("p", { class: "diff" }, element("b", {}, "Against the reference: "), ...difference(cell.text, one.reference ?? ""))]));
-  let before = "";
+  const cell = one.cells[number], label = data.cells[number].label;
+  const screen = element("div", { class: "screen", tabindex: "0", role: "region", "aria-label": `Text of ${label}`, "data-cell": number });
+  const facts = [
+    data.long_form ? null : `LAAL ${formatNumber(cell.LAAL, 0)} ms, chrF ${formatNumber(cell.chrF, 1)}`,
+    `${cell.erased} ${data.unit === "char" ? "characters" : "words"} taken back`, cell.truncated ? "truncated" : null,
+  ];
+  const against = data.long_form || !one.reference ? null
+    : element("p", { class: "diff" }, element("b", {}, "Against the reference: "), ...difference(cell.text, one.reference));
+  const view = element("section", { class: "system" }, element("h3", {}, label),
+    element("p", { class: "note" }, facts.filter(Boolean).join(", ")), screen, against);
+  const sessions = stepsOf(cell);
+  let shown = null;
   function update(ms) {
-    const parts = [];
-    for (const session of cell.sessions) {
-      let last = null;
-      for (const step of session) if (step[0] <= ms + 0.5) last = step;
-      if (last) parts.push(last);
-    }
-    const committed = parts.slice(0, -1).map(([, text]) => text).concat(parts.length ? [parts.at(-1)[1].slice(0, parts.at(-1)[2])] : []).join(" ");
-    const open = parts.length ? parts.at(-1)[1].slice(parts.at(-1)[2]) : "";
-    const text = committed + open;
-    const removed = before.startsWith(text) || !before ? "" : before.slice(commonLength(before, text));
-    screen.replaceChildren(element("span", { class: "committed" }, committed), element("span", { class: "open" }, open),
-      ...(removed && ms > 0 && before.length > text.length ? [element("del", {}, removed)] : []));
+    const current = sessions.map((steps) => lastBefore(steps, ms)).filter(Boolean);
+    const last = current.at(-1);
+    const strikes = Boolean(last?.removed) && ms < Math.min(last.ms + STRUCK_MS, 1000 * one.shown_seconds);
+    const key = last ? `${current.length} ${last.ms} ${strikes}` : "";
+    if (key === shown) return;
+    shown = key;
+    screen.replaceChildren(...current.flatMap((step, index) => shownText(step, index > 0)),
+      ...(strikes ? [" ", element("del", {}, last.removed)] : []));
     screen.scrollTop = screen.scrollHeight;
-    before = text;
   }
   return { view, update };
 }
-function commonLength(one, two) {
-  let length = 0;
-  while (length < one.length && one[length] === two[length]) length += 1;
-  return length;
+/** What a session displays after a step: what is committed, and what may still change. */
+function shownText(step, follows) {
+  const committed = (follows && data.unit !== "char" ? " " : "") + step.text.slice(0, step.committed);
+  return [element("span", { class: "committed" }, committed),
+    ...(step.committed < step.text.length ? [element("span", { class: "open" }, step.text.slice(step.committed))] : [])];
+}
+function lastBefore(steps, ms) {
+  let last = null;
+  for (const step of steps) {
+    if (step.ms > ms + 0.5) break;
+    last = step;
+  }
+  return last;
+}
+/** The steps of a cell's sessions, {ms, text, committed, removed}, from what each step changed. */
+function stepsOf(cell) {
+  return cell.sessions.map((changes) => {
+    let text = "";
+    return changes.map(([ms, kept, added, committed]) => {
+      const before = text;
+      text = before.slice(0, kept) + added;
+      return { ms, text, committed, removed: takenBack(before, kept, text) };
+    });
+  });
+}
+/** What a step took back of a text, in whole words; a last word that grows is not taken back. */
+function takenBack(before, kept, now) {
+  if (!before.slice(kept).replaceAll("\ufffd", "").trim()) return "";
+  if (data.unit === "char") return before.slice(kept);
+  const start = /\s/.test(now[kept] ?? " ") ? kept : before.lastIndexOf(" ", kept - 1) + 1;
+  return before.slice(start).trim();
 }
 
 /** Words of a text against a reference: <del> for what the reference has more, <ins> for what the text has more. */
@@ -281,27 +328,10 @@ function drawTimeline(one, numbers, seconds, clock) {
   }
   numbers.forEach((number, row) => {
     const top = 34 + row * rowHeight;
-    const ends = [0, 0, 0];  // of the text in each of three lines
-    let previous = null;
-    for (const [word, ms] of one.cells[number].words) {
-      const x = (ms / 1000) * scale;
-      if (ms / 1000 > seconds + 0.001) break;
-      let line = ends.findIndex((end) => end <= x);
-      const placed = line >= 0;
-      if (!placed) line = ends.indexOf(Math.min(...ends));
-      const start = Math.max(x, ends[line]);
-      if (start + 8 * word.length < x + 260 || placed) {
-        svg.append(vector("text", { x: start + 3, y: top + 22 + line * 17, class: `word series-${row}` }, word));
-        ends[line] = start + 8.2 * word.length + 8;
-      }
-      if (ms !== previous) svg.append(vector("line", { x1: x, x2: x, y1: top + 6, y2: top + rowHeight - 12, class: `commit series-${row}` }));
-      previous = ms;
-    }
-  });
-  numbers.forEach((number, row) => {
-    for (const ms of revisions(one.cells[number]).filter((time) => time / 1000 <= seconds)) {
-      svg.append(vector("path", { d: `M ${(ms / 1000) * scale - 4} ${34 + (row + 1) * rowHeight - 6} l 4 -7 l 4 7 z`,
-        class: `revision series-${row}` }, vector("title", {}, `${ms} ms: text was taken back`)));
+    svg.append(...committedWords(one.cells[number].words, scale, top + 22, `series-${row}`));
+    for (const { ms, removed } of stepsOf(one.cells[number]).flat().filter((step) => step.removed)) {
+      svg.append(vector("path", { d: `M ${(ms / 1000) * scale - 4} ${top + rowHeight - 6} l 4 -7 l 4 7 z`, class: `revision series-${row}` },
+        vector("title", {}, `${ms} ms, taken back: ${removed}`)));
     }
   });
   const head = vector("line", { x1: 0, x2: 0, y1: 0, y2: height, class: "playhead" });
@@ -316,12 +346,50 @@ function drawTimeline(one, numbers, seconds, clock) {
   }
   return { view, update };
 }
-/** Times (ms) of the steps that took displayed text back. */
-function revisions(cell) {
-  const times = [];
-  for (const session of cell.sessions)
-    session.forEach(([ms, text], index) => { if (index && !text.startsWith(session[index - 1][1])) times.push(ms); });
-  return times;
+const LANES = 3, LANE_HEIGHT = 17;
+/** Words at the times when they were committed: those of one time are wrapped into lanes that are free there. */
+function committedWords(words, scale, y, series) {
+  const groups = [];
+  for (const [word, ms] of words) {
+    if (groups.at(-1)?.ms !== ms) groups.push({ ms, words: [] });
+    groups.at(-1).words.push(word);
+  }
+  const ends = Array(LANES).fill(0);
+  return groups.flatMap((group, index) => {
+    const x = (group.ms / 1000) * scale;
+    const room = index + 1 < groups.length ? (groups[index + 1].ms / 1000) * scale - x : Infinity;
+    const title = `${group.ms} ms: ${group.words.join(data.unit === "char" ? "" : " ")}`;
+    const tick = vector("line", { x1: x, x2: x, y1: y - 18, y2: y + LANES * LANE_HEIGHT - 10, class: `commit ${series}` });
+    const texts = wrapped(group.words, room).map((line, number, lines) => {
+      const lane = lines.length > 1 ? number : freeLane(ends, x);
+      const start = Math.max(x, ends[lane]);
+      if (start > x + 120) return null;  // it would be far from its time; the title has it
+      ends[lane] = start + textWidth(line) + 10;
+      return vector("text", { x: start + 3, y: y + lane * LANE_HEIGHT, class: `word ${series}` }, line);
+    });
+    return [vector("g", {}, vector("title", {}, title), tick, ...texts.filter(Boolean))];
+  });
+}
+function freeLane(ends, x) {
+  const free = ends.findIndex((end) => end <= x);
+  return free >= 0 ? free : ends.indexOf(Math.min(...ends));
+}
+/** Join words into at most three lines, of about equal width, where one does not fit. */
+function wrapped(words, room) {
+  const glue = data.unit === "char" ? "" : " ", whole = words.join(glue);
+  const count = Math.min(LANES, words.length, Math.max(1, Math.ceil(textWidth(whole) / room)));
+  const lines = [];
+  for (const word of words) {
+    const last = lines.at(-1);
+    if (last !== undefined && (lines.length === count || textWidth(last + word) <= textWidth(whole) / count + 8)) lines[lines.length - 1] = last + glue + word;
+    else lines.push(word);
+  }
+  return lines;
+}
+function textWidth(text) {
+  let width = 0;
+  for (const char of text) width += char.codePointAt(0) >= 0x2e80 ? 14 : 7.6;
+  return width;
 }
 function vector(name, attributes, ...children) {
   const made = document.createElementNS("http://www.w3.org/2000/svg", name);
@@ -329,3 +397,7 @@ function vector(name, attributes, ...children) {
   made.append(...children);
   return made;
 }
+
+const instances = document.getElementById("instances");
+if (data.instances.length) showBrowser(instances);
+else instances.append(element("p", { class: "muted" }, "The result has no steps of instances."));

@@ -58,6 +58,14 @@ function sortBy(table, heads, column) {
     if (index === column) head.setAttribute("aria-sort", ascending ? "ascending" : "descending");
     else head.removeAttribute("aria-sort");
   });
+  sortRows(table);
+}
+/** Sort the rows of a table as its heads say, also after rows have come or gone. */
+function sortRows(table) {
+  const heads = [...table.tHead.rows[table.tHead.rows.length - 1].cells];
+  const column = heads.findIndex((head) => head.hasAttribute("aria-sort"));
+  if (column < 0) return;
+  const ascending = heads[column].getAttribute("aria-sort") === "ascending";
   const body = table.tBodies[0];
   const numeric = heads[column].classList.contains("number");
   const keyed = [...body.rows].map((row) => {

@@ -1,0 +1,151 @@
+"""Instances that the report of an evaluation shows: which ones, and what it holds of their steps."""
+
+import json
+import re
+
+import pytest
+from helpers.fakes import ClockModel, noise_samples
+from helpers.files import read_json_lines
+from helpers.reading_model import ReadingModel
+from helpers.talks import VOICE_ACTIVITY, energy_detector, sentences, write_talk, write_talks
+
+from simulsa_plugin.evaluation import shown_instances as module
+from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
+from simulsa_plugin.evaluation.report_page import NamedResult, result_page
+from simulsa_plugin.evaluation.result_cells import read_cells, read_scores
+from simulsa_plugin.evaluation.run import run_evaluation
+from simulsa_plugin.evaluation.shown_instances import shown_instances
+
+__all__ = ["energy_detector"]
+EMOJI = "guten 🎈 Tag liebe 𠮷 Welt"
+
+
+def evaluated(rows, out, model, **settings):
+    run_evaluation(model, "toy", rows, EvaluationSettings(**settings), out)
+    return out
+
+
+def instances(out, unit="word", *, long_form=False):
+    cells = list(read_cells(out, read_scores(out)).values())
+    return shown_instances(out, cells, unit, long_form=long_form)
+
+
+def texts(session):
+    """(ms, displayed, committed) after each change, put together as the page does: in UTF-16."""
+    text = b""
+    for ms, kept, added, committed in session:
+        text = text[: 2 * kept] + added.encode("utf-16-le")
+        yield ms, text.decode("utf-16-le"), text[: 2 * committed].decode("utf-16-le")
+
+
+@pytest.mark.parametrize("policy", ["rollback", "retranslation"])
+def test_the_changes_put_together_are_the_steps(tmp_path, policy):
+    rows = noise_samples(tmp_path / "audio", [2.0, 2.7, 3.1], text=EMOJI)
+    model = ClockModel(text=EMOJI, regret=True)
+    out = evaluated(rows, tmp_path / "out", model, policies=(policy,), chunks=(300,), rollbacks=(3,))
+    chosen, shown = instances(out)
+    assert chosen == [0, 1]
+    folder = json.loads((out / "scores.json").read_text(encoding="utf-8"))["cells"][1]["folder"]
+    for one in shown:
+        steps = [row for row in read_json_lines(out / folder / "steps.jsonl") if row["id"] == one["id"]]
+        (session,) = one["cells"][1]["sessions"]
+        found = list(texts(session))
+        for step in steps:  # the last change until then
+            _, text, committed = [change for change in found if change[0] <= step["audio_ms"]][-1]
+            assert text == step["text"]
+            assert committed.rstrip() == step["committed"].rstrip("\ufffd ")  # a character's first bytes are none yet
+
+
+def test_an_odd_utterance_is_shown_and_says_why(tmp_path):
+    # 30 alike of 1.6 s; number 20 is the longest, and so the slowest, number 25 has another reference.
+    seconds = [1.6 + 0.001 * (row % 3) + 2.0 * (row == 20) for row in range(30)]
+    rows = noise_samples(tmp_path / "audio", seconds, text="guten Tag")
+    rows[25] = type(rows[25])(25, rows[25].prompt, "etwas anderes ganz", rows[25].audio)
+    out = evaluated(rows, tmp_path / "out", ClockModel(text="guten Tag"), chunks=(1000,), rollbacks=(0,))
+    _, shown = instances(out)
+    kinds = {one["id"]: one["kinds"] for one in shown}
+    assert "slowest" in kinds["toy-00000020"]
+    assert "lowest chrF" in kinds["toy-00000025"]
+    assert len(shown) <= 5 * module.PER_KIND + module.AT_RANDOM
+    assert instances(out)[1] == shown
+
+
+def test_nothing_of_an_empty_translation_is_missing(tmp_path):
+    rows = noise_samples(tmp_path / "audio", [1.0, 1.2])
+    out = evaluated(rows, tmp_path / "out", ClockModel(text=""), chunks=(500,), rollbacks=(0,))
+    _, shown = instances(out)
+    assert {kind for one in shown for kind in one["kinds"]} == {"empty", "lowest chrF", "random"}
+    assert [one["cells"][1]["LAAL"] for one in shown] == [None, None]
+
+
+def test_audio_stops_where_the_page_has_no_more_room(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "MAX_AUDIO_SECONDS", 2.5)
+    rows = noise_samples(tmp_path / "audio", [1.0, 1.0, 1.0, 1.0])
+    out = evaluated(rows, tmp_path / "out", ClockModel(), chunks=(500,), rollbacks=(0,))
+    notes = [one["note"] for one in instances(out)[1]]
+    assert notes == ["", "", *["The page has no room for more audio."] * 2]
+
+
+@pytest.fixture
+def talks(tmp_path, energy_detector):
+    rows = write_talks(tmp_path / "talks")
+    settings = {"chunks": (320,), "rollbacks": (3,), "longform": "window"} | VOICE_ACTIVITY
+    return rows, evaluated(rows, tmp_path / "out", ReadingModel(regret=True), **settings)
+
+
+def test_of_a_recording_there_is_an_excerpt_of_everything(talks, monkeypatch):
+    rows, out = talks
+    monkeypatch.setattr(module, "EXCERPT_SECONDS", 3.0)
+    _, shown = instances(out, long_form=True)
+    assert [one["id"] for one in shown] == ["0.wav", "1.wav", "2.wav"]
+    for row, one in zip(rows, shown, strict=True):
+        cell = one["cells"][1]
+        assert one["shown_seconds"] == 3.0 < one["seconds"]
+        starts = [part.offset_seconds for part in row.segments if part.offset_seconds < 3.0]
+        assert [start for start, _, _ in one["segments"]] == starts
+        assert len(cell["aligned"]) == len(starts)
+        assert max(ms for session in cell["sessions"] for ms, *_ in session) <= 3000
+        assert cell["words"]
+        assert max(ms for _, ms in cell["words"]) <= 3000
+        assert len(one["audio"]) < 30_000
+
+
+def test_a_recording_has_the_translation_of_each_reference_segment(talks):
+    rows, out = talks
+    _, shown = instances(out, long_form=True)
+    for row, one in zip(rows, shown, strict=True):
+        assert [text for *_, text in one["segments"]] == [part.reference for part in row.segments]
+        assert [text for text, _ in one["cells"][1]["aligned"]] == [part.reference for part in row.segments]
+        assert {chrf for _, chrf in one["cells"][1]["aligned"]} == {100.0}
+        assert one["reference"] is None  # the segments have it
+
+
+def test_a_recording_without_speech_leaves_the_others_their_steps(tmp_path, energy_detector):
+    folder = tmp_path / "talks"
+    folder.mkdir()
+    rows = [
+        write_talk(folder / "silent.wav", [], lead=5.0, row=0),
+        write_talk(folder / "spoken.wav", sentences(1, 6), row=1),
+    ]
+    rows[0] = type(rows[0])(0, rows[0].prompt, "w1", rows[0].audio, segments=rows[1].segments[:1])
+    settings = {"chunks": (320,), "rollbacks": (3,), "longform": "window"} | VOICE_ACTIVITY
+    out = evaluated(rows, tmp_path / "out", ReadingModel(), **settings)
+    silent, spoken = instances(out, long_form=True)[1]
+    assert silent["cells"][1]["sessions"] == []
+    assert [text for *_, (_, text, _) in map(texts, spoken["cells"][1]["sessions"])] == [rows[1].reference]
+
+
+def test_no_value_is_the_best_where_neither_more_nor_less_is_better(tmp_path):
+    rows = noise_samples(tmp_path / "audio", [2.0, 1.7])
+    out = evaluated(rows, tmp_path / "out", ClockModel(regret=True), chunks=(500, 1000), rollbacks=(0, 3))
+    page = result_page([NamedResult("", out, read_scores(out))], "toy")
+    (table,) = re.findall(r"<caption>Means over instances.*?</table>", page, re.S)
+    heads = re.findall(r"<th[^>]*>([^<]*)</th>", table)
+    best = {
+        heads[column]
+        for line in re.findall(r"<tr>(.*?)</tr>", table, re.S)
+        for column, kind in enumerate(re.findall(r'<td(?: class="([^"]*)")?', line))
+        if "best" in kind
+    }
+    assert {"LAAL ms", "BLEU"} <= best
+    assert not best & {"SWF %", "EFSW %", "instances"}
