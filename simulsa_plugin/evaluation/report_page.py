@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from simulsa_plugin.evaluation.formatting import better_direction, format_interval, format_number, metric_digits
+from simulsa_plugin.evaluation.formatting import (
+    better_direction,
+    format_interval,
+    format_number,
+    metric_digits,
+    metric_unit,
+)
 from simulsa_plugin.evaluation.limit import LIMIT, LIMITS
 from simulsa_plugin.evaluation.report import (
     COUNT_COLUMNS,
@@ -100,21 +107,37 @@ def _sections(results: Sequence[NamedResult], rows: Sequence[ScoresRow], extra: 
     for result in results:
         heading = f" of {html_text(result.name)}" if result.name else ""
         yield f"<h2>Signatures{heading}</h2>{settings_list(result.scores['signatures'])}"
-        settings = settings_list(result.scores.get("settings", {}))
-        yield f"<details><summary>Settings{heading}</summary>{settings}</details>"
+        yield f"<details><summary>Settings{heading}</summary>{settings_list(_settings(result.scores))}</details>"
 
 
 def _overview(result: NamedResult) -> str:
     scores = result.scores
-    model = scores["model"].get("model", "")
     facts = {
         "test set": str(scores["dataset"]),
         "rows": f"{scores['rows']:,}",
         "skipped": str(len(scores["skipped"])),
         "cells": str(len(scores["cells"])),
+        "latency unit": _unit(scores),
+        "BLEU tokenizer": _signature_field(scores, "BLEU", "tok"),
     }
-    head = f"<h2>{html_text(result.name)}</h2>" if result.name else ""
-    return f'{head}{cards(facts)}<p class="muted">Model: <code>{html_text(str(model))}</code></p>'
+    reasons = Counter(str(one.get("reason")) for one in scores["skipped"])
+    known = {
+        "Model": f"<code>{html_text(str(scores['model'].get('model', '')))}</code>",
+        "Skipped in every cell": html_text(", ".join(f"{count} {reason}" for reason, count in reasons.most_common())),
+    }
+    lines = "".join(f'<p class="muted">{name}: {text}</p>' for name, text in known.items() if text)
+    return f"{_heading(result.name)}{cards({name: value for name, value in facts.items() if value})}{lines}"
+
+
+def _heading(name: str) -> str:
+    return f"<h2>{html_text(name)}</h2>" if name else ""
+
+
+def _settings(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what determined the result: the settings, the model, and what decoded it."""
+    model = {key: value for key, value in scores["model"].items() if value is not None}
+    decoded_on = {"decoded on": scores["decoded_on"]} if scores.get("decoded_on") else {}
+    return {**scores.get("settings", {}), **model, **scores.get("versions", {}), **decoded_on}
 
 
 def _cells_table(results: Sequence[NamedResult], rows: Sequence[ScoresRow]) -> str:
@@ -149,7 +172,7 @@ def _cells_table(results: Sequence[NamedResult], rows: Sequence[ScoresRow]) -> s
 
 
 def _with_unit(metric: str) -> str:
-    return metric if metric in (*QUALITIES, "NE", "AP") else f"{metric} {'%' if metric in ('SWF', 'EFSW') else 'ms'}"
+    return f"{metric} {metric_unit(metric)}".rstrip()
 
 
 def _number(value: Any) -> Value:
@@ -236,8 +259,12 @@ def _ordered_latencies(rows: Sequence[ScoresRow]) -> list[str]:
 
 
 def _unit(scores: Mapping[str, Any]) -> str:
-    fields = dict(part.partition(":")[::2] for part in str(scores["signatures"].get("latency", "")).split("|"))
-    return fields.get("unit", Measure().unit)
+    return _signature_field(scores, "latency", "unit") or Measure().unit
+
+
+def _signature_field(scores: Mapping[str, Any], metric: str, field: str) -> str:
+    fields = dict(part.partition(":")[::2] for part in str(scores["signatures"].get(metric, "")).split("|"))
+    return fields.get(field, "")
 
 
 def _cell_json(result: NamedResult, row: ScoresRow) -> dict[str, Any]:

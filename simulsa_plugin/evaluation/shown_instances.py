@@ -7,9 +7,11 @@ can be sent by mail.
 from __future__ import annotations
 
 import functools
+import heapq
 import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,6 @@ import orjson
 from simulsa_plugin.audio.recordings import Span, audio_info, read_parts
 from simulsa_plugin.errors import AudioError, SimulsaError
 from simulsa_plugin.evaluation.result_cells import Cell
-from simulsa_plugin.files.json_files import crc32_hex
 from simulsa_plugin.logs.omnisteval import RESEGMENTED
 from simulsa_plugin.logs.reader import Log
 from simulsa_plugin.logs.recordings import join_sessions
@@ -89,19 +90,20 @@ def _file(cell: Cell, name: str) -> Path:
 
 
 def _utterances(cells: Mapping[int, Cell], unit: LatencyUnit) -> list[Json]:
-    records = {number: list(Log(_file(cell, INSTANCES_LOG)).records()) for number, cell in cells.items()}
     focus = next((number for number, cell in cells.items() if cell.key.chunk_ms is not None), next(iter(cells)))
-    shown = _choose(records[focus], _facts(cells[focus], unit), unit)
+    shown = _choose(list(_facts(cells[focus], unit)))
     names = {one.name for one in shown}
     sessions = {number: _read_sessions(_file(cell, STEPS), names) for number, cell in cells.items()}
+    places = {one.position for one in shown}
+    records = {number: _read_records(_file(cell, INSTANCES_LOG), places) for number, cell in cells.items()}
     found, room = [], MAX_AUDIO_SECONDS
     for one in shown:
         record = records[focus][one.position]
         sound, room = _sound(_source(record), None, room)
         by_cell = {
-            number: _of_utterance(records[number][one.position], sessions[number].get(one.name, []), unit)
-            for number in cells
-            if one.position < len(records[number])
+            number: _of_utterance(of_cell[one.position], sessions[number].get(one.name, []), unit)
+            for number, of_cell in records.items()
+            if one.position in of_cell
         }
         seconds = (record.source_length or 0.0) / 1000
         found.append(
@@ -112,36 +114,41 @@ def _utterances(cells: Mapping[int, Cell], unit: LatencyUnit) -> list[Json]:
     return found
 
 
-@dataclass
+@dataclass(frozen=True, slots=True)
 class _Facts:
-    """What the steps of an utterance say."""
+    """What decides whether an utterance is shown."""
 
     name: str
+    lag: float | None
+    chrf: float | None
     erased: int
+    empty: bool
     truncated: bool
 
 
-def _facts(cell: Cell, unit: LatencyUnit) -> list[_Facts]:
-    """Return the facts of each utterance of a cell, in the order of its log."""
-    return [
-        _Facts(name, _count_erased([steps], unit), any(step.truncated for step in steps))
-        for name, steps in read_sessions([_file(cell, STEPS)])
-    ]
+def _facts(cell: Cell, unit: LatencyUnit) -> Iterator[_Facts]:
+    """Yield the facts of each utterance of a cell, in the order of its log."""
+    records, sessions = Log(_file(cell, INSTANCES_LOG)).records(), read_sessions([_file(cell, STEPS)])
+    for record, (name, steps) in zip(records, sessions, strict=False):
+        yield _Facts(
+            name,
+            latencies(record, Measure(unit))["LAAL"],
+            _chrf(record) if record.reference else None,
+            _count_erased([steps], unit),
+            is_empty(record),
+            any(step.truncated for step in steps),
+        )
 
 
-def _choose(records: Sequence[EmissionRecord], facts: Sequence[_Facts], unit: LatencyUnit) -> list[Shown]:
+def _choose(facts: Sequence[_Facts]) -> list[Shown]:
     """Choose utterances by kind; each is shown once, with all its kinds."""
-    places = range(min(len(records), len(facts)))
-    lag = [latencies(records[place], Measure(unit))["LAAL"] for place in places]
     kinds = {
-        "slowest": _first((place for place in places if lag[place] is not None), lambda place: -(lag[place] or 0.0)),
-        "most erased": _first((place for place in places if facts[place].erased), lambda place: -facts[place].erased),
-        "lowest chrF": _first(
-            (place for place in places if records[place].reference), lambda place: _chrf(records[place])
-        ),
-        "empty": [place for place in places if is_empty(records[place])][:PER_KIND],
-        "truncated": [place for place in places if facts[place].truncated][:PER_KIND],
-        "random": sorted(places, key=lambda place: crc32_hex(facts[place].name.encode()))[:AT_RANDOM],
+        "slowest": _first(facts, lambda one: None if one.lag is None else -one.lag),
+        "most erased": _first(facts, lambda one: -one.erased or None),
+        "lowest chrF": _first(facts, lambda one: one.chrf),
+        "empty": _first(facts, lambda one: 0.0 if one.empty else None),
+        "truncated": _first(facts, lambda one: 0.0 if one.truncated else None),
+        "random": _first(facts, lambda one: zlib.crc32(one.name.encode()), AT_RANDOM),
     }
     return [
         Shown(place, facts[place].name, tuple(kind for kind, chosen in kinds.items() if place in chosen))
@@ -149,8 +156,16 @@ def _choose(records: Sequence[EmissionRecord], facts: Sequence[_Facts], unit: La
     ]
 
 
-def _first(places: Iterable[int], key: Callable[[int], float]) -> list[int]:
-    return sorted(places, key=lambda place: (key(place), place))[:PER_KIND]
+def _first(facts: Sequence[_Facts], key: Callable[[_Facts], float | None], most: int = PER_KIND) -> list[int]:
+    """Return the places with the lowest keys; those without a key are left out."""
+    keyed = ((value, place) for place, one in enumerate(facts) if (value := key(one)) is not None)
+    return [place for _, place in heapq.nsmallest(most, keyed)]
+
+
+def _read_records(path: Path, places: set[int]) -> dict[int, EmissionRecord]:
+    """Read the records at some positions of a log."""
+    records = itertools.islice(Log(path).records(), max(places, default=-1) + 1)
+    return {place: record for place, record in enumerate(records) if place in places}
 
 
 def _read_sessions(path: Path, names: set[str]) -> dict[str, list[list[ShownStep]]]:

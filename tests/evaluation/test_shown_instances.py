@@ -1,6 +1,7 @@
 """Instances that the report of an evaluation shows: which ones, and what it holds of their steps."""
 
 import json
+import os
 import re
 
 import pytest
@@ -15,6 +16,7 @@ from simulsa_plugin.evaluation.report_page import NamedResult, result_page
 from simulsa_plugin.evaluation.result_cells import read_cells, read_scores
 from simulsa_plugin.evaluation.run import run_evaluation
 from simulsa_plugin.evaluation.shown_instances import shown_instances
+from simulsa_plugin.model.values import UnusableRow
 
 __all__ = ["energy_detector"]
 EMOJI = "guten 🎈 Tag liebe 𠮷 Welt"
@@ -149,3 +151,37 @@ def test_no_value_is_the_best_where_neither_more_nor_less_is_better(tmp_path):
     }
     assert {"LAAL ms", "BLEU"} <= best
     assert not best & {"SWF %", "EFSW %", "instances"}
+
+
+def test_a_damaged_report_is_written_again_also_when_the_audio_is_gone(tmp_path):
+    rows = noise_samples(tmp_path / "audio", [1.0, 1.2])
+    settings = {"chunks": (500,), "rollbacks": (0,)}
+    out = evaluated(rows, tmp_path / "out", ClockModel(), **settings)
+    page = out / "report.html"
+    before = page.read_text(encoding="utf-8")
+    page.write_text("damaged", encoding="utf-8")
+    evaluated(rows, out, ClockModel(), **settings)
+    assert page.read_text(encoding="utf-8") == before
+    for row in rows:
+        os.unlink(row.audio)
+    page.write_text("damaged", encoding="utf-8")
+    evaluated(rows, out, ClockModel(), **settings)
+    silent = page.read_text(encoding="utf-8")
+    assert "The audio cannot be read where the log says it is." in silent
+    assert "data:audio" not in silent
+    evaluated(rows, out, ClockModel(), **settings)  # and is whole from then on
+    assert page.read_text(encoding="utf-8") == silent
+
+
+def test_the_page_names_the_test_set_its_unit_and_why_rows_were_left_out(tmp_path):
+    rows = [*noise_samples(tmp_path / "audio", [1.0, 0.1]), UnusableRow(2, "multi_turn"), UnusableRow(3, "multi_turn")]
+    out = evaluated(rows, tmp_path / "out", ClockModel(), chunks=(500,), rollbacks=(0,))
+    page = (out / "report.html").read_text(encoding="utf-8")
+    for shown in (
+        "<b>4</b>rows",
+        "<b>3</b>skipped",
+        "<b>word</b>latency unit",
+        "<b>13a</b>BLEU tokenizer",
+        "Skipped in every cell: 2 multi_turn, 1 too_short",
+    ):
+        assert shown in page
