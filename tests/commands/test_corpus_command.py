@@ -86,7 +86,9 @@ def test_the_same_recipe_evaluates_on_the_test_split(corpus, tmp_path, in_reposi
     assert evaluate.main(typed(corpus, tmp_path, *cells)) == 0
     out, err = capsys.readouterr()
     assert "covost2_en_zh-CN_test: 3 utterances, 0." in out
-    assert "test set covost2_en_zh-CN_test: 3 of 3 rows, model simulsa-demo, latency unit char\n" in out
+    assert (
+        "test set covost2_en_zh-CN_test: 3 of 3 rows, model simulsa-demo, latency unit char, BLEU tokenizer zh\n" in out
+    )
     assert "warning" not in err
     scores = json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))
     assert scores["dataset"] == "covost2_en_zh-CN_test"

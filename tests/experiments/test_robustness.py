@@ -9,6 +9,7 @@ from helpers.fakes import TEXT, ClockModel, noise_samples
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
 from simulsa_plugin.evaluation.run import run_evaluation
 from simulsa_plugin.experiments.robustness import main
+from simulsa_plugin.segments import ReferenceSegment
 
 SETTINGS = EvaluationSettings(chunks=(500,), rollbacks=(0,))
 
@@ -16,8 +17,11 @@ SETTINGS = EvaluationSettings(chunks=(500,), rollbacks=(0,))
 class Truth:
     """All is certain at the end."""
 
-    def supported(self, row, reference):
-        return [(float("inf"), reference)]
+    def parts(self, row, reference, source_ms):
+        return [(ReferenceSegment(0.0, source_ms / 1000, reference), [(float("inf"), reference)])]
+
+    def segments(self, row):
+        return ()
 
 
 def decode(folder, out, text=TEXT, lead=0.0, settings=SETTINGS):
