@@ -46,7 +46,8 @@ def test_run_is_what_is_meant_without_a_command(runs, words, call):
     [
         (
             ["scroe", "x.log"],
-            "There is no command scroe. Did you mean score? Commands are run, tune, score, compare, report, convert, comet.",
+            "There is no command scroe. Did you mean score? "
+            "Commands are run, tune, score, compare, report, convert, comet.",
         ),
         (["scor"], "There is no command scor. Did you mean score?"),
         (["quux"], "There is no command quux. Commands are run, tune, score, compare, report, convert, comet."),
