@@ -18,6 +18,7 @@ from simulsa_plugin.evaluation.formatting import (
     metric_digits,
     metric_unit,
 )
+from simulsa_plugin.evaluation.instance_browser import BROWSER, BROWSER_SCRIPT, SECTION, browser_data
 from simulsa_plugin.evaluation.result_cells import CELL_METRICS, cell_key
 from simulsa_plugin.metrics.curves import frontier
 from simulsa_plugin.reports.page import CHARTS, Column, Value, cards, html_table, render_page, settings_list
@@ -42,6 +43,7 @@ def comparison_page(comparison: dict[str, Any], results: Sequence[ShownResult], 
     names = {result.path: result.name for result in results}
     baseline, *others = results
     title = f"{', '.join(one.name for one in others)} against {baseline.name}" if others else baseline.name
+    instances = browser_data([result.folder for result in results if result.folder is not None])
     sections = [
         cards(_first_facts(comparison, results)),
         *_verdicts(comparison, names),
@@ -51,12 +53,14 @@ def comparison_page(comparison: dict[str, Any], results: Sequence[ShownResult], 
         *map(_block, regimes_of(comparison)),
         "<h2>All cells</h2>",
         _cells_table(results, comparison["scale"]["time"]),
+        SECTION if instances["instances"] else "",
         "<h2>How it was measured</h2>",
         *(f"<p>{html_text(line[:1].upper() + line[1:])}.</p>" for line in explanations(comparison)),
         *(part for result in results for part in _about(result)),
     ]
-    data = {"charts": list(_charts(results, latency, comparison["scale"]["time"]))}
-    return render_page(title, sections, data, (*CHARTS, SCRIPT))
+    data = {"charts": list(_charts(results, latency, comparison["scale"]["time"])), BROWSER: instances}
+    scripts = (*CHARTS, *([BROWSER_SCRIPT] if instances["instances"] else []), SCRIPT)
+    return render_page(title, sections, data, scripts)
 
 
 def _first_facts(comparison: dict[str, Any], results: Sequence[ShownResult]) -> dict[str, str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from simulsa_plugin.comparison.names import path_text, short_names
 from simulsa_plugin.evaluation.limit import LIMIT, LIMITS
+from simulsa_plugin.evaluation.named_result import NamedResult
 from simulsa_plugin.evaluation.result_cells import OFFLINE, Cell, CellKey, read_scores
 
 Row = Mapping[str, Any]
@@ -25,6 +26,7 @@ class ShownResult:
         limits: rows of the limits of its test set.
         facts: name → value of what is known about it: test set, model, instances.
         signatures: metric → exact definition.
+        folder: the result folder; None for a log.
     """
 
     name: str
@@ -33,6 +35,7 @@ class ShownResult:
     limits: Sequence[Row]
     facts: Mapping[str, str]
     signatures: Mapping[str, str]
+    folder: NamedResult | None = None
 
     @property
     def streaming(self) -> list[Row]:
@@ -78,6 +81,7 @@ def _shown_folder(name: str, folder: Path) -> ShownResult:
         [{"parameters": {}} | row for row in scores.get(LIMITS) or ()],
         {key: str(value) for key, value in facts.items() if value not in (None, "")},
         {str(key): str(value) for key, value in signatures.items()} if isinstance(signatures, Mapping) else {},
+        NamedResult(name, folder, scores),
     )
 
 

@@ -44,7 +44,8 @@ def write_result_report(scores: Mapping[str, Any], out: Path) -> None:
         handle.writelines("\t".join(row) + "\n" for row in _tsv_rows(cells))
     with replacing(out / CURVES) as handle:
         curves_figure(cells).savefig(handle, format="png", dpi=120)
-    from simulsa_plugin.evaluation.report_page import NamedResult, result_page
+    from simulsa_plugin.evaluation.named_result import NamedResult
+    from simulsa_plugin.evaluation.report_page import result_page
 
     with replacing(out / PAGE, "w") as handle:
         handle.write(result_page([NamedResult("", out, scores)], f"Simultaneous translation of {scores['dataset']}"))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from simulsa_plugin.evaluation.formatting import (
@@ -15,22 +13,20 @@ from simulsa_plugin.evaluation.formatting import (
     metric_digits,
     metric_unit,
 )
-from simulsa_plugin.evaluation.limit import LIMIT, LIMITS
+from simulsa_plugin.evaluation.instance_browser import BROWSER, BROWSER_SCRIPT, SECTION, browser_data
+from simulsa_plugin.evaluation.limit import LIMIT
+from simulsa_plugin.evaluation.named_result import NamedResult
 from simulsa_plugin.evaluation.report import (
     COUNT_COLUMNS,
     WITH_INTERVAL,
     ScoresRow,
     cell_notes,
-    is_long_form,
     main_latency,
     measured_instances,
     value_columns,
 )
-from simulsa_plugin.evaluation.result_cells import CellKey, cell_key, read_cells
-from simulsa_plugin.evaluation.shown_instances import shown_instances
+from simulsa_plugin.evaluation.result_cells import CellKey, cell_key
 from simulsa_plugin.metrics.delays import CLOCKS, DELAY_KINDS
-from simulsa_plugin.metrics.instance import Measure
-from simulsa_plugin.metrics.records import check_unit
 from simulsa_plugin.reports.page import CHARTS, Column, Value, cards, html_table, render_page, settings_list
 from simulsa_plugin.terminal import html_text
 
@@ -50,30 +46,6 @@ LATENCIES = (
 )
 
 
-@dataclass(frozen=True)
-class NamedResult:
-    """A result in a report.
-
-    Attributes:
-        name: how the report calls it; empty where there is only one.
-        folder: of `simulsa-eval run`.
-        scores: its scores.json.
-    """
-
-    name: str
-    folder: Path
-    scores: Mapping[str, Any]
-
-    @property
-    def rows(self) -> list[ScoresRow]:
-        """Its cells and limits."""
-        return [*self.scores["cells"], *self.scores.get(LIMITS, [])]
-
-    def label(self, cell: ScoresRow) -> str:
-        """Return what the report calls a cell."""
-        return f"{self.name}: {cell_key(cell)}" if self.name else str(cell_key(cell))
-
-
 def result_page(results: Sequence[NamedResult], title: str, extra: Sequence[str] = ()) -> str:
     """Return the HTML of a report.
 
@@ -83,7 +55,9 @@ def result_page(results: Sequence[NamedResult], title: str, extra: Sequence[str]
         extra: further sections after the curves, as HTML.
     """
     rows = [row for result in results for row in result.rows]
-    return render_page(title, _sections(results, rows, extra), _data(results, rows), (*CHARTS, "evaluation.js"))
+    return render_page(
+        title, _sections(results, rows, extra), _data(results, rows), (*CHARTS, BROWSER_SCRIPT, "evaluation.js")
+    )
 
 
 def _sections(results: Sequence[NamedResult], rows: Sequence[ScoresRow], extra: Sequence[str]) -> Iterator[str]:
@@ -96,7 +70,7 @@ def _sections(results: Sequence[NamedResult], rows: Sequence[ScoresRow], extra: 
     )
     yield "<h2>Cells</h2>" + _cells_table(results, rows)
     yield "".join(f'<p class="note">{html_text(note)}</p>' for note in cell_notes(rows, value_columns(rows)))
-    yield ('<h2>Instances</h2><div id="instances"><noscript>Instances are shown by a script.</noscript></div>')
+    yield SECTION
     yield f"<h2>{main_latency(rows)} by three delays, and on three clocks</h2>" + _clocks_table(results)
     yield (
         '<p class="note">First stable: from then on the unit is displayed. Last written: it was not written again. '
@@ -117,8 +91,8 @@ def _overview(result: NamedResult) -> str:
         "rows": f"{scores['rows']:,}",
         "skipped": str(len(scores["skipped"])),
         "cells": str(len(scores["cells"])),
-        "latency unit": _unit(scores),
-        "BLEU tokenizer": _signature_field(scores, "BLEU", "tok"),
+        "latency unit": result.unit,
+        "BLEU tokenizer": result.signature_field("BLEU", "tok"),
     }
     reasons = Counter(str(one.get("reason")) for one in scores["skipped"])
     known = {
@@ -234,37 +208,16 @@ def _mean(cell: ScoresRow, group: str, name: str, latency: str) -> Value:
 
 def _data(results: Sequence[NamedResult], rows: Sequence[ScoresRow]) -> dict[str, Any]:
     present = {name for row in rows for name, value in row.items() if isinstance(value, (int, float))}
-    cells = [_cell_json(result, row) for result in results for row in result.rows]
-    instances, start = [], 0
-    for result in results:
-        of_result = list(read_cells(result.folder, result.scores).values())
-        unit = check_unit(_unit(result.scores))
-        chosen, found = shown_instances(result.folder, of_result, unit, long_form=is_long_form(result.rows))
-        for one in found:
-            one["cells"] = {start + number: cell for number, cell in one["cells"].items()}
-        instances.append({"name": result.name, "cells": [start + number for number in chosen], "rows": found})
-        start += len(result.rows)
     return {
         "qualities": [name for name in QUALITIES if name in present],
         "latencies": [name for name in _ordered_latencies(rows) if name in present],
-        "cells": cells,
-        "instances": _joined(instances),
-        "long_form": is_long_form(rows),
-        "unit": _unit(results[0].scores),
+        "cells": [_cell_json(result, row) for result in results for row in result.rows],
+        BROWSER: browser_data(results),
     }
 
 
 def _ordered_latencies(rows: Sequence[ScoresRow]) -> list[str]:
     return list(dict.fromkeys([main_latency(rows), *LATENCIES]))
-
-
-def _unit(scores: Mapping[str, Any]) -> str:
-    return _signature_field(scores, "latency", "unit") or Measure().unit
-
-
-def _signature_field(scores: Mapping[str, Any], metric: str, field: str) -> str:
-    fields = dict(part.partition(":")[::2] for part in str(scores["signatures"].get(metric, "")).split("|"))
-    return fields.get(field, "")
 
 
 def _cell_json(result: NamedResult, row: ScoresRow) -> dict[str, Any]:
@@ -280,13 +233,3 @@ def _cell_json(result: NamedResult, row: ScoresRow) -> dict[str, Any]:
         },
         "intervals": {name: bounds for name, bounds in (row.get("intervals") or {}).items() if bounds},
     }
-
-
-def _joined(instances: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Join the instances of several results that are the same: by id and reference."""
-    found: dict[tuple[str, str | None], dict[str, Any]] = {}
-    for result in instances:
-        for row in result["rows"]:
-            one = found.setdefault((row["id"], row["reference"]), {**row, "cells": {}})
-            one["cells"] |= row["cells"]
-    return list(found.values())

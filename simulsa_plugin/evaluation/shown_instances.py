@@ -34,10 +34,9 @@ from simulsa_plugin.metrics.stability import common_prefix, erased_units
 from simulsa_plugin.reports.sound import audio_address
 from simulsa_plugin.segments import ReferenceSegment
 
-MAX_CELLS = 8  # whose steps are shown
 PER_KIND, AT_RANDOM = 4, 6  # utterances
 MAX_RECORDINGS, EXCERPT_SECONDS = 3, 120.0
-MAX_AUDIO_SECONDS = 600.0  # of the whole page: about 2.3 MB
+MAX_AUDIO_SECONDS = 480.0  # of the whole page: about 2.1 MB
 _ID = re.compile(rb'^\{"id": ?("(?:[^"\\]|\\.)*")')
 
 Sessions = Sequence[Sequence[ShownStep]]
@@ -54,21 +53,32 @@ class Shown:
 
 
 def shown_instances(
-    folder: Path, cells: Sequence[Cell], unit: LatencyUnit, *, long_form: bool
-) -> tuple[list[int], list[Json]]:
-    """Return which cells are shown, as positions, and the JSON of the shown instances.
+    folder: Path,
+    cells: Sequence[Cell],
+    unit: LatencyUnit,
+    *,
+    long_form: bool,
+    names: Sequence[str] | None = None,
+    most: int = 8,
+) -> list[Json]:
+    """Return the JSON of the shown instances, of each `cells`: position → what the cell wrote.
 
     Args:
         folder: of the result.
         cells: of the result.
         unit: latency unit.
         long_form: whether instances are whole recordings, of which an excerpt is shown.
+        names: of the utterances; None chooses them.
+        most: number of cells that are shown, spread over the result.
+
+    Raises:
+        LogError, StorageError: a log, the steps or the segments cannot be read.
     """
-    chosen = _spread([number for number, cell in enumerate(cells) if _has_steps(cell)], MAX_CELLS)
-    if not chosen:
-        return [], []
+    chosen = _spread([number for number, cell in enumerate(cells) if _has_steps(cell)], most)
     shown = {number: cells[number] for number in chosen}
-    return chosen, _recordings(folder, shown, unit) if long_form else _utterances(shown, unit)
+    if not shown:
+        return []
+    return _recordings(folder, shown, unit) if long_form else _utterances(shown, unit, names)
 
 
 def _has_steps(cell: Cell) -> bool:
@@ -89,9 +99,10 @@ def _file(cell: Cell, name: str) -> Path:
 # Utterances
 
 
-def _utterances(cells: Mapping[int, Cell], unit: LatencyUnit) -> list[Json]:
+def _utterances(cells: Mapping[int, Cell], unit: LatencyUnit, wanted: Sequence[str] | None) -> list[Json]:
     focus = next((number for number, cell in cells.items() if cell.key.chunk_ms is not None), next(iter(cells)))
-    shown = _choose(list(_facts(cells[focus], unit)))
+    facts = list(_facts(cells[focus], unit)) if wanted is None else []
+    shown = _choose(facts) if wanted is None else _find(_file(cells[focus], STEPS), wanted)
     names = {one.name for one in shown}
     sessions = {number: _read_sessions(_file(cell, STEPS), names) for number, cell in cells.items()}
     places = {one.position for one in shown}
@@ -168,6 +179,14 @@ def _read_records(path: Path, places: set[int]) -> dict[int, EmissionRecord]:
     return {place: record for place, record in enumerate(records) if place in places}
 
 
+def _find(path: Path, names: Sequence[str]) -> list[Shown]:
+    """Find utterances by name in a cell's steps."""
+    with path.open("rb") as handle:
+        ids = dict.fromkeys(match.group(1) for line in handle if (match := _ID.match(line)))
+    places = {orjson.loads(name): place for place, name in enumerate(ids)}
+    return [Shown(places[name], name, ()) for name in names if name in places]
+
+
 def _read_sessions(path: Path, names: set[str]) -> dict[str, list[list[ShownStep]]]:
     """Read the sessions of some utterances; other lines are not parsed."""
     rows: dict[str, list[Json]] = {}
@@ -196,17 +215,20 @@ def _of_utterance(record: EmissionRecord, sessions: Sessions, unit: LatencyUnit)
 def _recordings(folder: Path, cells: Mapping[int, Cell], unit: LatencyUnit) -> list[Json]:
     """Return the first recordings, of each the first seconds."""
     references: dict[str, list[ReferenceSegment]] = {}
-    for one in read_segments(folder / SEGMENTS, folder / REFERENCES):
+    listed = (folder / SEGMENTS).is_file() and (folder / REFERENCES).is_file()
+    for one in read_segments(folder / SEGMENTS, folder / REFERENCES) if listed else ():
         references.setdefault(one.audio, []).append(one.segment)
     by_cell = {number: _first_recordings(cell, unit) for number, cell in cells.items()}
     found, room = [], MAX_AUDIO_SECONDS
+    sources = [_source(record) for record, _ in next(iter(by_cell.values()))]
+    names = recording_names(sources)
     for place, (record, _) in enumerate(next(iter(by_cell.values()))):
-        source, seconds = _source(record), (record.source_length or 0.0) / 1000
+        source, seconds = sources[place], (record.source_length or 0.0) / 1000
         until = min(seconds, EXCERPT_SECONDS)
         segments = [part for part in references.get(source, []) if part.offset_seconds < until]
         sound, room = _sound(source, until if until < seconds else None, room)
         found.append(
-            {"id": Path(source).name or f"recording {place + 1}", "kinds": ["recording"], "seconds": seconds}
+            {"id": names[place], "kinds": ["recording"], "seconds": seconds}
             | {"reference": None if segments else record.reference, "shown_seconds": until}
             | {"segments": [[part.offset_seconds, part.end_seconds, part.reference] for part in segments]}
             | {
@@ -218,6 +240,16 @@ def _recordings(folder: Path, cells: Mapping[int, Cell], unit: LatencyUnit) -> l
             | sound
         )
     return found
+
+
+def recording_names(sources: Sequence[str]) -> list[str]:
+    """Return the names of audio files, without folders where that tells them apart.
+
+    >>> recording_names(["a/one.wav", "b/two.wav"]), recording_names(["a/one.wav", "b/one.wav"])
+    (['one.wav', 'two.wav'], ['a/one.wav', 'b/one.wav'])
+    """
+    names = [Path(source).name for source in sources]
+    return names if all(names) and len(set(names)) == len(names) else list(sources)
 
 
 def _first_recordings(cell: Cell, unit: LatencyUnit) -> list[tuple[EmissionRecord, list[Sequence[ShownStep]]]]:

@@ -10,9 +10,12 @@ from helpers.files import read_json_lines
 from helpers.reading_model import ReadingModel
 from helpers.talks import VOICE_ACTIVITY, energy_detector, sentences, write_talk, write_talks
 
+from simulsa_plugin.evaluation import instance_browser
 from simulsa_plugin.evaluation import shown_instances as module
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
-from simulsa_plugin.evaluation.report_page import NamedResult, result_page
+from simulsa_plugin.evaluation.instance_browser import browser_data
+from simulsa_plugin.evaluation.named_result import NamedResult
+from simulsa_plugin.evaluation.report_page import result_page
 from simulsa_plugin.evaluation.result_cells import read_cells, read_scores
 from simulsa_plugin.evaluation.run import run_evaluation
 from simulsa_plugin.evaluation.shown_instances import shown_instances
@@ -45,8 +48,8 @@ def test_the_changes_put_together_are_the_steps(tmp_path, policy):
     rows = noise_samples(tmp_path / "audio", [2.0, 2.7, 3.1], text=EMOJI)
     model = ClockModel(text=EMOJI, regret=True)
     out = evaluated(rows, tmp_path / "out", model, policies=(policy,), chunks=(300,), rollbacks=(3,))
-    chosen, shown = instances(out)
-    assert chosen == [0, 1]
+    shown = instances(out)
+    assert {tuple(one["cells"]) for one in shown} == {(0, 1)}
     folder = json.loads((out / "scores.json").read_text(encoding="utf-8"))["cells"][1]["folder"]
     for one in shown:
         steps = [row for row in read_json_lines(out / folder / "steps.jsonl") if row["id"] == one["id"]]
@@ -64,18 +67,18 @@ def test_an_odd_utterance_is_shown_and_says_why(tmp_path):
     rows = noise_samples(tmp_path / "audio", seconds, text="guten Tag")
     rows[25] = type(rows[25])(25, rows[25].prompt, "etwas anderes ganz", rows[25].audio)
     out = evaluated(rows, tmp_path / "out", ClockModel(text="guten Tag"), chunks=(1000,), rollbacks=(0,))
-    _, shown = instances(out)
+    shown = instances(out)
     kinds = {one["id"]: one["kinds"] for one in shown}
     assert "slowest" in kinds["toy-00000020"]
     assert "lowest chrF" in kinds["toy-00000025"]
     assert len(shown) <= 5 * module.PER_KIND + module.AT_RANDOM
-    assert instances(out)[1] == shown
+    assert instances(out) == shown
 
 
 def test_nothing_of_an_empty_translation_is_missing(tmp_path):
     rows = noise_samples(tmp_path / "audio", [1.0, 1.2])
     out = evaluated(rows, tmp_path / "out", ClockModel(text=""), chunks=(500,), rollbacks=(0,))
-    _, shown = instances(out)
+    shown = instances(out)
     assert {kind for one in shown for kind in one["kinds"]} == {"empty", "lowest chrF", "random"}
     assert [one["cells"][1]["LAAL"] for one in shown] == [None, None]
 
@@ -84,7 +87,7 @@ def test_audio_stops_where_the_page_has_no_more_room(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "MAX_AUDIO_SECONDS", 2.5)
     rows = noise_samples(tmp_path / "audio", [1.0, 1.0, 1.0, 1.0])
     out = evaluated(rows, tmp_path / "out", ClockModel(), chunks=(500,), rollbacks=(0,))
-    notes = [one["note"] for one in instances(out)[1]]
+    notes = [one["note"] for one in instances(out)]
     assert notes == ["", "", *["The page has no room for more audio."] * 2]
 
 
@@ -98,7 +101,7 @@ def talks(tmp_path, energy_detector):
 def test_of_a_recording_there_is_an_excerpt_of_everything(talks, monkeypatch):
     rows, out = talks
     monkeypatch.setattr(module, "EXCERPT_SECONDS", 3.0)
-    _, shown = instances(out, long_form=True)
+    shown = instances(out, long_form=True)
     assert [one["id"] for one in shown] == ["0.wav", "1.wav", "2.wav"]
     for row, one in zip(rows, shown, strict=True):
         cell = one["cells"][1]
@@ -114,7 +117,7 @@ def test_of_a_recording_there_is_an_excerpt_of_everything(talks, monkeypatch):
 
 def test_a_recording_has_the_translation_of_each_reference_segment(talks):
     rows, out = talks
-    _, shown = instances(out, long_form=True)
+    shown = instances(out, long_form=True)
     for row, one in zip(rows, shown, strict=True):
         assert [text for *_, text in one["segments"]] == [part.reference for part in row.segments]
         assert [text for text, _ in one["cells"][1]["aligned"]] == [part.reference for part in row.segments]
@@ -132,7 +135,7 @@ def test_a_recording_without_speech_leaves_the_others_their_steps(tmp_path, ener
     rows[0] = type(rows[0])(0, rows[0].prompt, "w1", rows[0].audio, segments=rows[1].segments[:1])
     settings = {"chunks": (320,), "rollbacks": (3,), "longform": "window"} | VOICE_ACTIVITY
     out = evaluated(rows, tmp_path / "out", ReadingModel(), **settings)
-    silent, spoken = instances(out, long_form=True)[1]
+    silent, spoken = instances(out, long_form=True)
     assert silent["cells"][1]["sessions"] == []
     assert [text for *_, (_, text, _) in map(texts, spoken["cells"][1]["sessions"])] == [rows[1].reference]
 
@@ -185,3 +188,41 @@ def test_the_page_names_the_test_set_its_unit_and_why_rows_were_left_out(tmp_pat
         "Skipped in every cell: 2 multi_turn, 1 too_short",
     ):
         assert shown in page
+
+
+def test_two_results_show_the_same_utterances_side_by_side(tmp_path):
+    rows = noise_samples(tmp_path / "audio", [1.0 + 0.1 * row for row in range(40)], text="guten Tag")
+    outs = [
+        evaluated(rows[first:], tmp_path / name, ClockModel(text=text), chunks=(300, 500), rollbacks=(0,))
+        for name, text, first in (("one", "guten Tag", 0), ("two", "guten Abend", 10))
+    ]
+    found = browser_data([NamedResult(out.name, out, read_scores(out)) for out in outs])
+    assert [cell["label"] for cell in found["cells"]][2:4] == ["one: rollback k=500 b=0", "two: offline"]
+    for one in found["instances"]:
+        number = int(one["id"].rpartition("-")[2])
+        assert {cell: values["text"] for cell, values in one["cells"].items()} == {
+            **dict.fromkeys((0, 1, 2), "guten Tag"[: int(10 * one["seconds"])]),
+            **(dict.fromkeys((3, 4, 5), "guten Abend"[: int(10 * one["seconds"])]) if number >= 10 else {}),
+        }
+        assert one["audio"]
+    assert {len(one["cells"]) for one in found["instances"]} == {3, 6}
+
+
+def test_many_results_show_few_cells_of_each(tmp_path):
+    rows = noise_samples(tmp_path / "audio", [1.0, 1.2])
+    out = evaluated(rows, tmp_path / "out", ClockModel(), chunks=(300, 500, 700), rollbacks=(0, 3))
+    found = browser_data([NamedResult(str(number), out, read_scores(out)) for number in range(6)])
+    assert len(found["cells"]) == 6 * 7
+    assert {len(one["cells"]) for one in found["instances"]} == {6 * 2}
+
+
+def test_instances_that_do_not_fit_are_left_out_and_counted(tmp_path, monkeypatch):
+    rows = noise_samples(tmp_path / "audio", [1.0 + 0.1 * row for row in range(30)])
+    out = evaluated(rows, tmp_path / "out", ClockModel(), chunks=(500,), rollbacks=(0,))
+    whole = browser_data([NamedResult("", out, read_scores(out))])
+    size = len(json.dumps({**whole["instances"][0], "audio": None}))
+    monkeypatch.setattr(instance_browser, "MAX_TEXT", 3 * size)
+    found = browser_data([NamedResult("", out, read_scores(out))])
+    assert 1 <= len(found["instances"]) <= 4
+    assert found["left_out"] == len(whole["instances"]) - len(found["instances"])
+    assert whole["left_out"] == 0

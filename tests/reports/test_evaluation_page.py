@@ -9,8 +9,10 @@ from helpers.files import read_json_lines
 from helpers.reading_model import ReadingModel
 from helpers.talks import VOICE_ACTIVITY, energy_detector, write_talks
 
+from simulsa_plugin.commands.evaluate import main
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
-from simulsa_plugin.evaluation.report_page import NamedResult, result_page
+from simulsa_plugin.evaluation.named_result import NamedResult
+from simulsa_plugin.evaluation.report_page import result_page
 from simulsa_plugin.evaluation.run import run_evaluation
 
 __all__ = ["energy_detector"]
@@ -194,3 +196,36 @@ def test_the_order_of_the_instances_lasts_while_one_is_looked_at(open_page, resu
     page.get_by_label("System A").select_option(index=0)
     assert seconds() == sorted(seconds(), reverse=True)
     assert len(set(seconds())) > 1
+
+
+@pytest.mark.browser
+def test_two_results_are_replayed_side_by_side_on_the_page_of_a_comparison(open_page, result, tmp_path):
+    other = "<b>ganz anders</b>"
+    rows = noise_samples(result.parent / "audio", [1.2 + 0.3 * number for number in range(12)], text=EVIL)
+    run_evaluation(ClockModel(text=other, ms_per_byte=40.0), "toy", rows, SETTINGS, tmp_path / "other")
+    page_file = tmp_path / "report.html"
+    few = ["--samples", "40", "--trials", "40"]
+    assert main(["report", str(result), str(tmp_path / "other"), "--out", str(page_file), *few]) == 0
+    opened = open_page(page_file)
+    page = opened.page
+    page.get_by_label("System A").select_option(label="out: rollback k=600 b=0")
+    page.get_by_label("System B").select_option(label="other: rollback k=600 b=0")
+    first, second = page.locator(".screen").all_inner_texts()
+    assert first.startswith("<img src=x") and second.startswith("<b>ganz")
+    assert page.locator(".diff").nth(1).locator("ins").count() == len(second.split())
+    assert page.locator("#instances img, #instances article b:has-text('ganz')").count() == 0
+    assert opened.serious() == []
+    assert page_file.stat().st_size < 5_000_000
+
+
+@pytest.mark.browser
+def test_characters_are_compared_one_by_one(open_page, tmp_path):
+    rows = noise_samples(tmp_path / "audio", [1.0, 1.3], text="\u4f60\u597d\u5417\u554a")
+    settings = EvaluationSettings(target_language="zh", chunks=(500,), rollbacks=(0,))
+    run_evaluation(
+        ClockModel(text="\u4f60\u5f88\u5417\u554a", ms_per_byte=50.0), "toy", rows, settings, tmp_path / "out"
+    )
+    page = open_page(tmp_path / "out" / "report.html").page
+    page.get_by_label("System B").select_option(label="offline")
+    found = page.locator(".diff").last
+    assert (found.locator("ins").inner_text(), found.locator("del").inner_text()) == ("\u5f88", "\u597d")
