@@ -25,6 +25,7 @@ STYLES = {"best": "1", "better": "32", "worse": "31"}  # of parts of a text → 
 _progress_shown = contextvars.ContextVar("progress_shown", default=True)
 # C0 without tab and line feed, DEL, C1: what changes colours, moves the cursor or sets a window's title.
 _TERMINAL_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_MARKDOWN = re.compile(r"([\\`*_{}<>#|~$]|\](?=\())")
 _MOVES_UP = re.compile(r"(?:\x1b\[A)+")  # all that tqdm writes where several bars stand below each other
 
 
@@ -40,6 +41,15 @@ def printable(text: str) -> str:
 def html_text(text: str) -> str:
     """Escape text for HTML that shows it, control characters as on a terminal."""
     return html.escape(printable(text))
+
+
+def markdown_text(text: str) -> str:
+    r"""Escape a text for Markdown: it is shown as it is.
+
+    >>> markdown_text("a_b | <i> [x](y)")
+    'a\\_b \\| \\<i\\> [x\\](y)'
+    """
+    return _MARKDOWN.sub(r"\\\1", printable(text))
 
 
 class SafeStream:

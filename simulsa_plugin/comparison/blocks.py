@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from simulsa_plugin.tables import StyledText, align_wrapped
-from simulsa_plugin.terminal import printable
+from simulsa_plugin.terminal import markdown_text, printable
 
-_MARKDOWN = re.compile(r"([\\`*_{}<>#|~$]|\](?=\())")  # a row of a table, or a paragraph, is text and nothing else
 _LATEX = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -95,15 +93,6 @@ def _markdown_block(block: Block) -> Iterator[str]:
 
 def _markdown_row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(_emphasised(cell, markdown_text(cell), '**', '**') for cell in cells)} |"
-
-
-def markdown_text(text: str) -> str:
-    r"""Escape a text for Markdown: it is shown as it is.
-
-    >>> markdown_text("a_b | <i> [x](y)")
-    'a\\_b \\| \\<i\\> [x\\](y)'
-    """
-    return _MARKDOWN.sub(r"\\\1", printable(text))
 
 
 def latex(blocks: Iterable[Block]) -> str:

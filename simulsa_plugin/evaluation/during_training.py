@@ -33,7 +33,7 @@ from simulsa_plugin.streaming.engine import (
     decode_batched,
 )
 
-HISTORY, PICTURE = "simulsa_eval.jsonl", "simulsa_eval.png"
+HISTORY, PICTURE, PAGE = "simulsa_eval.jsonl", "simulsa_eval.png", "simulsa_eval.html"
 METRIC_PREFIX = "eval_simul_"
 LOGGED_METRICS = ("BLEU", "LAAL", "NE")  # logged by the trainer; the history has all
 UTTERANCES_PER_BATCH = 64  # utterances whose audio is in memory at once
@@ -190,7 +190,7 @@ class History:
     """`simulsa_eval.jsonl` and its picture in the folder of a training."""
 
     def __init__(self, folder: Path) -> None:
-        self._path, self._picture = folder / HISTORY, folder / PICTURE
+        self._path, self.picture, self.page = folder / HISTORY, folder / PICTURE, folder / PAGE
 
     def drop_after(self, step: int) -> None:
         """Drop the evaluations that a training resumed from an earlier checkpoint repeats."""
@@ -199,14 +199,15 @@ class History:
         if len(kept) < len(rows):
             write_jsonl(self._path, kept)
 
-    def add(self, step: int, epoch: float | None, seconds: float, rows: Iterable[HistoryRow]) -> None:
-        """Add an evaluation, replacing one of the same step, and redraw the picture."""
+    def add(self, step: int, epoch: float | None, seconds: float, rows: Iterable[HistoryRow]) -> list[HistoryRow]:
+        """Add an evaluation, replacing one of the same step, redraw the picture, and return all rows by their steps."""
         where = {"step": step, "epoch": epoch, "seconds": seconds}
         kept = [row for row in self._read_rows() if row["step"] != step]
         written = [*kept, *(where | row for row in rows)]
         write_jsonl(self._path, written)
-        with replacing(self._picture) as handle:
+        with replacing(self.picture) as handle:
             _draw_history(written, handle)
+        return sorted(written, key=lambda row: row["step"])
 
     def _read_rows(self) -> list[HistoryRow]:
         """Read the valid rows; lines damaged by a crash are dropped."""

@@ -83,10 +83,12 @@ def test_a_training_logs_keeps_and_chooses_by_simultaneous_metrics_and_learns_th
     assert {name: results[name] for name in quiet_metrics} == {name: best[name] for name in quiet_metrics}
     events = b"".join(path.read_bytes() for path in project_folder.rglob("events.out.tfevents*"))
     assert b"eval/simul_k500_b0_bleu" in events
+    assert b"eval/simul_examples" in events and b"eval/simul_curves" in events
     history = read_json_lines(folder / "simulsa_eval.jsonl")
     assert [row["step"] for row in history] == [step for step in (1, 2, 3) for _ in CELLS]
     assert {"BLEU", "LAAL", "NE", "SWF", "instances", "empty", "skipped", "seconds", "epoch"} <= set(history[0])
     assert (folder / "simulsa_eval.png").read_bytes().startswith(b"\x89PNG")
+    assert "Examples of step 3" in (folder / "simulsa_eval.html").read_text(encoding="utf-8")
 
 
 def test_ranks_share_the_work_under_zero_3_and_find_what_an_evaluation_of_its_own_finds(

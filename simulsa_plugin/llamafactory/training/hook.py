@@ -3,7 +3,7 @@
 `run_sft`, `run_dpo` and `run_kto` are wrapped to load test set and template, the trainer's class to decode with the
 model in training. Models of other stages do not translate, so the key is refused there. Metrics are added before the
 trainer logs an evaluation, so that they appear wherever its own do: TensorBoard, W&B, SwanLab,
-trainer_state.json, all_results.json, `metric_for_best_model` and early stopping.
+trainer_state.json, all_results.json, `metric_for_best_model` and early stopping. Examples and the curves follow.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -30,9 +30,12 @@ from simulsa_plugin.evaluation.during_training import (
 )
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings, HookSettings
 from simulsa_plugin.evaluation.run import plan_cells
+from simulsa_plugin.evaluation.training_examples import TrainingExamples, choose_examples
+from simulsa_plugin.evaluation.training_page import write_training_page
 from simulsa_plugin.llamafactory.model.arguments import InferenceArguments, one_line
 from simulsa_plugin.llamafactory.plugin.notices import notify
 from simulsa_plugin.llamafactory.training.distributed import gather_from_ranks, gathered_weights, rank_and_world_size
+from simulsa_plugin.llamafactory.training.loggers import log_examples
 from simulsa_plugin.llamafactory.training.preserved_state import preserved_log_levels, preserved_training_state
 from simulsa_plugin.metrics.quality import make_metrics
 from simulsa_plugin.model.values import Sample, UnusableRow
@@ -60,6 +63,8 @@ class Evaluator:
     def __init__(self, plan: TrainingEvaluation, renderer: Any, history: History) -> None:
         self.plan, self._renderer, self._history = plan, renderer, history
         self._done: dict[int, dict[str, float]] = {}
+        self._examples: TrainingExamples | None = None  # of the last evaluation, on the first rank
+        self._unsent: int | None = None  # step whose examples the loggers do not have yet
         self._count = self._failed = 0  # of evaluations
 
     def begin(self, step: int) -> None:
@@ -110,6 +115,7 @@ class Evaluator:
             sessions |= share
         try:
             rows = score_cells(self.plan, sessions)
+            self._examples = choose_examples(self.plan, sessions)
             return rows, logged_metrics(self.plan, rows)
         except Exception as error:  # no failure of an evaluation may end a training
             return f"{type(error).__name__}: {one_line(error)}"
@@ -136,9 +142,24 @@ class Evaluator:
 
     def _add_to_history(self, step: int, epoch: float | None, seconds: float, rows: list[dict[str, Any]]) -> None:
         try:
-            self._history.add(step, epoch, seconds, rows)
+            written = self._history.add(step, epoch, seconds, rows)
+            self._unsent = step
+            if self._examples is not None:
+                write_training_page(self._history.page, written, self._examples)
         except Exception as error:  # a full disk must not end a training either
             notify(f"the simultaneous decoding of step {step} could not be written down: {one_line(error)}")
+
+    def send_examples(self, callbacks: Iterable[Any]) -> None:
+        """Send the examples and curves of the last evaluation, once, to the loggers of the trainer's callbacks."""
+        step, self._unsent = self._unsent, None
+        if step is None or self._examples is None:
+            return
+        try:
+            failures = log_examples(callbacks, step, self._examples, self._history.picture.read_bytes())
+        except Exception as error:  # of the picture
+            failures = [f"{type(error).__name__}: {one_line(error)}"]
+        for failure in failures:
+            notify(f"the examples of step {step} could not be logged: {failure}")
 
 
 def with_evaluator(run_stage: Callable[..., Any]) -> Callable[..., Any]:
@@ -205,6 +226,8 @@ def with_simultaneous_evaluation(trainer_class: type) -> type:
             if self.simultaneous is not None and _is_evaluation(logs):
                 logs.update(self.simultaneous.metrics(self))
             super().log(logs, *arguments, **named)
+            if self.simultaneous is not None and _is_evaluation(logs):
+                self.simultaneous.send_examples(self.callback_handler.callbacks)
 
     SimultaneousEvaluationTrainer.__name__ = SimultaneousEvaluationTrainer.__qualname__ = trainer_class.__name__
     return SimultaneousEvaluationTrainer

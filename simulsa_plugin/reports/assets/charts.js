@@ -47,10 +47,11 @@ function drawLine(ctx, fromX, fromY, toX, toY) {
 function drawCurves(figure, series, axes) {
   const canvas = element("canvas", { role: "img", "aria-label": axes.description });
   const reset = element("button", { type: "button", onclick: () => chart.resetZoom() }, "Show all");
+  const intervals = series.some(({ points }) => points.some((point) => point.xInterval || point.yInterval));
   figure.append(
     element("div", { class: "chart" }, canvas),
     element("div", { class: "controls" }, reset,
-      element("span", { class: "note" }, "Drag to zoom, click a name to hide it. Bars: 95 % intervals.")),
+      element("span", { class: "note" }, `Drag to zoom, click a name to hide it.${intervals ? " Bars: 95 % intervals." : ""}`)),
   );
   const levels = (axes.level ?? []).map(({ label, y }) => ({ label, level: y }));
   const chart = new Chart(canvas, {
