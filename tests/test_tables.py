@@ -105,7 +105,9 @@ def compared(**values):
 def metric(difference, low, high, p_value=None, differing=9):
     found = {"baseline": 1.0, "other": 1.0 + difference, "difference": difference, "interval": [low, high]}
     measured = {"measured": {"baseline": 9, "other": 9}}
-    test = {} if p_value is None else {"randomisation_p_value": p_value}
+    test = (
+        {} if p_value is None else dict.fromkeys(("randomisation_p_value", "sacrebleu_randomisation_p_value"), p_value)
+    )
     return found | measured | test | {"differing": differing, "utterances": 9}
 
 
