@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from simulsa_plugin.evaluation.named_result import NamedResult
-from simulsa_plugin.evaluation.report import is_long_form
-from simulsa_plugin.evaluation.result_cells import read_cells
+from simulsa_plugin.evaluation.report import ScoresRow, is_long_form
+from simulsa_plugin.evaluation.result_cells import cell_key, read_cells
 from simulsa_plugin.evaluation.shown_instances import Json, shown_instances
 from simulsa_plugin.files.json_files import dump_line
 
@@ -24,7 +24,7 @@ def browser_data(results: Sequence[NamedResult]) -> Json:
             chooses the utterances.
 
     Returns:
-        `cells` (number → label and kind) of all results, `instances`, how many were `left_out` for want of room, and
+        `cells` of all results, `instances`, how many were `left_out` for want of room, and
         how units are counted.
 
     Raises:
@@ -37,10 +37,10 @@ def browser_data(results: Sequence[NamedResult]) -> Json:
     for result in results:
         start, of_result = len(cells), list(read_cells(result.folder, result.scores).values())
         cells += [
-            {"label": result.label(row), "kind": "offline" if row["chunk_ms"] is None else "streaming"}
+            {"label": result.label(row), "result": result.name, "key": str(cell_key(row)), "streams": _streams(row)}
             for row in result.scores["cells"]
         ]
-        names = [one["id"] for one in found] or None
+        names = [one["id"] for one in found]
         more = shown_instances(result.folder, of_result, result.unit, long_form=long_form, names=names, most=most)
         found += ({**one, "cells": {start + number: cell for number, cell in one["cells"].items()}} for one in more)
     joined = _joined(found)
@@ -54,9 +54,13 @@ def browser_data(results: Sequence[NamedResult]) -> Json:
     }
 
 
+def _streams(row: ScoresRow) -> bool:
+    return row["chunk_ms"] is not None
+
+
 def _joined(instances: Iterable[Json]) -> list[Json]:
     """Join the instances that several results share: those of one name, length and reference."""
-    found: dict[tuple[str, float, str | None], Json] = {}
+    found: dict[tuple[str, float, str | None], Json] = {}  # of another length: not the same audio
     for row in instances:
         one = found.setdefault((row["id"], row["seconds"], row["reference"]), {**row, "cells": {}})
         one["cells"] |= row["cells"]

@@ -58,7 +58,7 @@ def shown_instances(
     unit: LatencyUnit,
     *,
     long_form: bool,
-    names: Sequence[str] | None = None,
+    names: Sequence[str] = (),
     most: int = 8,
 ) -> list[Json]:
     """Return the JSON of the shown instances, of each `cells`: position → what the cell wrote.
@@ -68,7 +68,7 @@ def shown_instances(
         cells: of the result.
         unit: latency unit.
         long_form: whether instances are whole recordings, of which an excerpt is shown.
-        names: of the utterances; None chooses them.
+        names: of the utterances; where the result has none of them, some are chosen.
         most: number of cells that are shown, spread over the result.
 
     Raises:
@@ -99,10 +99,10 @@ def _file(cell: Cell, name: str) -> Path:
 # Utterances
 
 
-def _utterances(cells: Mapping[int, Cell], unit: LatencyUnit, wanted: Sequence[str] | None) -> list[Json]:
+def _utterances(cells: Mapping[int, Cell], unit: LatencyUnit, wanted: Sequence[str]) -> list[Json]:
     focus = next((number for number, cell in cells.items() if cell.key.chunk_ms is not None), next(iter(cells)))
-    facts = list(_facts(cells[focus], unit)) if wanted is None else []
-    shown = _choose(facts) if wanted is None else _find(_file(cells[focus], STEPS), wanted)
+    found_by_name = _find(_file(cells[focus], STEPS), wanted) if wanted else []
+    shown = found_by_name or _choose(list(_facts(cells[focus], unit)))
     names = {one.name for one in shown}
     sessions = {number: _read_sessions(_file(cell, STEPS), names) for number, cell in cells.items()}
     places = {one.position for one in shown}

@@ -226,3 +226,18 @@ def test_instances_that_do_not_fit_are_left_out_and_counted(tmp_path, monkeypatc
     assert 1 <= len(found["instances"]) <= 4
     assert found["left_out"] == len(whole["instances"]) - len(found["instances"])
     assert whole["left_out"] == 0
+
+
+def test_a_result_of_a_differently_named_test_set_shows_its_own_utterances(tmp_path):
+    rows = noise_samples(tmp_path / "audio", [1.0, 1.2])
+    settings = EvaluationSettings(chunks=(500,), rollbacks=(0,))
+    for name in ("clean", "noisy"):
+        run_evaluation(ClockModel(), name, rows, settings, tmp_path / name)
+    results = [NamedResult(name, tmp_path / name, read_scores(tmp_path / name)) for name in ("clean", "noisy")]
+    shown = {one["id"]: set(one["cells"]) for one in browser_data(results)["instances"]}
+    assert shown == {
+        "clean-00000000": {0, 1},
+        "clean-00000001": {0, 1},
+        "noisy-00000000": {2, 3},
+        "noisy-00000001": {2, 3},
+    }

@@ -208,6 +208,8 @@ def test_two_results_are_replayed_side_by_side_on_the_page_of_a_comparison(open_
     assert main(["report", str(result), str(tmp_path / "other"), "--out", str(page_file), *few]) == 0
     opened = open_page(page_file)
     page = opened.page
+    systems = page.locator(".system h3")  # the same cell of both results
+    assert systems.all_inner_texts() == ["out: rollback k=300 b=0", "other: rollback k=300 b=0"]
     page.get_by_label("System A").select_option(label="out: rollback k=600 b=0")
     page.get_by_label("System B").select_option(label="other: rollback k=600 b=0")
     first, second = page.locator(".screen").all_inner_texts()

@@ -42,7 +42,7 @@ function drawLine(ctx, fromX, fromY, toX, toY) {
  * @param figure  element into which the chart comes.
  * @param series  list of {label, points: [{x, y, xInterval, yInterval, title, lines}], dashed, color}; `title` and
  *                `lines` are shown at a point.
- * @param axes    {x: label, y: label, description} and, optional, `level`: [{label, y}] for horizontal lines.
+ * @param axes    {x: label, y: label, description} and, optional, `level`: [{label, y}] for horizontal lines, `yMin`.
  */
 function drawCurves(figure, series, axes) {
   const canvas = element("canvas", { role: "img", "aria-label": axes.description });
@@ -95,7 +95,7 @@ function chartOptions(axes) {
     maintainAspectRatio: false,
     scales: {
       x: { type: "linear", title: { display: true, text: axes.x }, ticks: {}, grid: {}, grace: "5%" },
-      y: { type: "linear", title: { display: true, text: axes.y }, ticks: {}, grid: {}, grace: "5%" },
+      y: { type: "linear", min: axes.yMin, title: { display: true, text: axes.y }, ticks: {}, grid: {}, grace: "5%" },
     },
     plugins: {
       legend: { position: "bottom", labels: { usePointStyle: true, pointStyleWidth: 24 } },

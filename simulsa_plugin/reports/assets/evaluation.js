@@ -68,6 +68,6 @@ if (streaming) {
   else drawCurves(document.getElementById("erasure"),
     curveSeries((cell) => cell.values[data.latencies[0]], (cell) => cell.kind === "limit" ? null : cell.values.NE, null,
       (cell) => cell.intervals.NE),
-    { x: `${data.latencies[0]} (ms)`, y: "normalised erasure", description: "Normalised erasure by latency" });
+    { x: `${data.latencies[0]} (ms)`, y: "normalised erasure", yMin: 0, description: "Normalised erasure by latency" });
 }
 drawQuality();

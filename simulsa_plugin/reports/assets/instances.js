@@ -12,9 +12,8 @@ function showBrowser(box) {
     .sort((one, two) => one - two);
   const kinds = [...new Set(browser.instances.flatMap((one) => one.kinds))];
   const names = shownCells.map((number) => browser.cells[number].label);
-  const first = shownCells.find((number) => browser.cells[number].kind === "streaming") ?? shownCells[0];
-  const second = shownCells.filter((number) => browser.cells[number].kind === "streaming").at(-1) ?? first;
-  const state = { instance: browser.instances.find(({ kinds }) => kinds.includes("random")) ?? browser.instances[0], left: first, right: second === first ? null : second, kind: "all", text: "" };
+  const instance = browser.instances.find((one) => one.kinds.includes("random")) ?? browser.instances[0];
+  const state = { instance, ...firstPair(Object.keys(instance.cells).map(Number)), kind: "all", text: "" };
 
   const cellSelect = (label, key, optional) => {
     const select = element("select", { onchange: () => { state[key] = select.value === "" ? null : Number(select.value); list(); show(); } },
@@ -77,6 +76,14 @@ function showBrowser(box) {
   }
 }
 
+/** The cells that are shown first: the first one that streams; the same cell of another result, or the last one. */
+function firstPair(numbers) {
+  const cells = browser.cells, streaming = numbers.filter((number) => cells[number].streams);
+  const left = streaming[0] ?? numbers[0];
+  const others = streaming.filter((number) => cells[number].result !== cells[left].result);
+  const right = others.find((number) => cells[number].key === cells[left].key) ?? others[0] ?? streaming.at(-1) ?? left;
+  return { left, right: right === left ? null : right };
+}
 function shortened(text) {
   return text.length <= 200 ? text : `${text.slice(0, text.lastIndexOf(" ", 200) + 1 || 200)}…`;
 }
