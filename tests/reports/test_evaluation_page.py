@@ -174,6 +174,14 @@ def test_by_keyboard_an_instance_is_chosen_and_replayed_without_audio(open_page,
     page.get_by_role("button", name="Replay").focus()
     page.keyboard.press("Space")
     page.get_by_role("button", name="Pause").wait_for()
+    page.wait_for_timeout(100)
+    page.keyboard.press("Space")
+    stopped = page.locator("output").inner_text()
+    page.wait_for_timeout(2500)
+    assert page.locator("output").inner_text() == stopped
+    page.keyboard.press("Space")
+    page.wait_for_timeout(50)
+    assert float(page.locator("output").inner_text().split()[0]) < float(stopped.split()[0]) + 2.0  # it did not jump
     page.get_by_role("button", name="Replay").wait_for(timeout=10_000)
     page.get_by_label("Time", exact=True).focus()
     page.keyboard.press("Home")

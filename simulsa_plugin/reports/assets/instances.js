@@ -150,6 +150,7 @@ function makeClock(one, seconds) {
   function play() {
     if (now >= seconds - 0.05) set(0);
     playing = true;
+    started = performance.now() - 1000 * now;
     button.textContent = "Pause";
     if (audio) audio.play().catch(() => { });
     requestAnimationFrame(tick);
