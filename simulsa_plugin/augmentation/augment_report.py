@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+import shlex
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import dropwhile, pairwise
 from pathlib import Path
 from typing import Any
 
+from simulsa_plugin.augmentation.augment_settings import CUTTING_KEYS, DECIDING_KEYS, AugmentSettings
+from simulsa_plugin.augmentation.method.acceptance import RULES, default_threshold
+from simulsa_plugin.augmentation.method.selection import Skipped
+from simulsa_plugin.augmentation.method.truncation import expected_cuts
+from simulsa_plugin.augmentation.shown_samples import REST_SECONDS, page_samples
+from simulsa_plugin.augmentation.tally import Tally
 from simulsa_plugin.files.atomic import replacing
+from simulsa_plugin.reports.page import CHARTS, Column, Value, cards, html_table, render_page, settings_list
 from simulsa_plugin.tables import align, list_counts
 from simulsa_plugin.terminal import html_text
 
-_STYLE = """\
-body{font:15px/1.4 sans-serif;margin:2em;max-width:70em}
-table{border-collapse:collapse;margin:.5em 0 1.5em}
-td,th{padding:.2em .7em;text-align:right;vertical-align:top}
-td:first-child,th:first-child,td.text{text-align:left}
-tr:nth-child(even){background:#f4f4f4}
-.bar{display:inline-block;height:.8em;background:#4878a8;vertical-align:middle}
-.rest{color:#999}
-code{font-size:13px;overflow-wrap:anywhere}"""
+MOST_CUT_BINS = 40  # that a chart shows
+SKIPS_OF_A_REASON = 3  # shown with path and cause
+_PAPER_WIDTH = 151_646  # V of the paper's model, where this model's is not known
+# What the page's controls choose; every other key of a decision is named in the command as the run had it.
+_CHOSEN_IN_THE_PAGE = ("acceptance", "threshold", "ratio_threshold", "ratio_floor", "lookback_ms", "boundary")
 
 
 def augment_summary(manifest: Mapping[str, Any]) -> list[str]:
@@ -38,48 +45,225 @@ def augment_summary(manifest: Mapping[str, Any]) -> list[str]:
     return [*lines, f"  {manifest['signature']}"]
 
 
-def write_augment_report(manifest: Mapping[str, Any], examples: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Write report.html, one file without scripts or links; its bytes depend on the arguments alone.
+def write_augment_report(
+    manifest: Mapping[str, Any], tally: Tally, skipped: Sequence[Skipped], folder: Path, path: Path
+) -> None:
+    """Write report.html, one file with everything inside it; its bytes depend on the arguments and the audio alone.
 
     Args:
         manifest: of `make_manifest`.
-        examples: rows shown in full: id, cut_seconds, duration_seconds, reference, partial.
+        tally: of the decided rows.
+        skipped: what was left out.
+        folder: from which relative clips start.
         path: where.
     """
-    counts = manifest["counts"]
-    parts = [
-        f"<h1>{html_text(manifest['dataset'])}</h1>",
-        f"<p><code>{html_text(manifest['signature'])}</code></p>",
-        _html_table(["count", "value"], [[html_text(key), _known(value)] for key, value in counts.items()]),
-        "<h2>Accepted share of the reference by share of the utterance heard</h2>",
-        _html_table(
-            ["heard", "samples", "empty", "accepted", ""],
-            [
-                [*row, _bar(one["accepted_share"])]
-                for row, one in zip(_share_rows(manifest), _used(manifest), strict=True)
-            ],
-        ),
-        "<h2>Length of the cuts</h2>",
-        _cut_table(manifest["by_cut_seconds"]),
-        "<h2>Skipped</h2>",
-        _html_table(["reason", "rows"], [[html_text(key), str(value)] for key, value in manifest["skipped"].items()]),
-        *(_paragraph(f"First {reason}: {cause}") for reason, cause in manifest.get("skipped_causes", {}).items()),
-        _paragraph(_checks(manifest)),
-    ]
-    if manifest["commitment"]:
-        parts += ["<h2>Against the true partial translations</h2>", _paragraph(_commitment(manifest["commitment"]))]
-    parts += [
-        "<h2>The first samples</h2><p>Accepted text; <span class=rest>the rest of the reference</span>.</p>",
-        _html_table(["id", "heard", "of", "reference"], map(_example, examples)),
-        "<h2>Settings and versions</h2>",
-        _html_table(["key", "value"], _settings_rows(manifest)),
-    ]
+    cuts = cut_bins(manifest, tally)
+    data = {
+        "samples": page_samples(tally.shown, folder),
+        "rest_seconds": REST_SECONDS,
+        "cuts": [{"label": _span(one), "value": one["samples"], "wanted": _rounded(one["expected"])} for one in cuts],
+        "shares": [{"label": _heard(one), "value": _in_percent(one["accepted_share"])} for one in _used(manifest)],
+        **_decision_data(manifest),
+    }
+    sections = [*_overview(manifest), *_charts(manifest, cuts), *_samples_section(), *_skips(manifest, skipped)]
+    page = render_page(
+        f"{manifest['dataset']}: partial samples",
+        [*sections, *_settings(manifest)],
+        data,
+        (*CHARTS, "augment.js"),
+    )
     with replacing(path, "w") as handle:
-        handle.write(
-            '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-            f"<title>{html_text(manifest['dataset'])}: partial samples</title>\n"
-            f"<style>{_STYLE}</style></head><body>\n" + "\n".join(parts) + "\n</body></html>\n"
-        )
+        handle.write(page)
+
+
+def cut_bins(manifest: Mapping[str, Any], tally: Tally) -> list[dict[str, Any]]:
+    """Return the cuts by length as the page shows them: from, to (seconds), samples, and how many were expected.
+
+    `expected` is None where it is not known what was to be cut.
+    """
+    bins = list(dropwhile(lambda one: not one["samples"], tally.by_cut_seconds()))
+    width = math.ceil(len(bins) / MOST_CUT_BINS)
+    merged = [bins[start : start + width] for start in range(0, len(bins), width or 1)]
+    edges = [some[0]["from"] for some in merged] + [bins[-1]["to"] for _ in bins[:1]]
+    settings = _cutting_settings(manifest)
+    expected = expected_cuts(edges, tally.durations, settings).tolist() if settings else [None] * len(merged)
+    return [
+        {"from": start, "to": end, "samples": sum(one["samples"] for one in some), "expected": wanted}
+        for (start, end), some, wanted in zip(pairwise(edges), merged, expected, strict=True)
+    ]
+
+
+def _cutting_settings(manifest: Mapping[str, Any]) -> AugmentSettings | None:
+    keys = {key: manifest["settings"].get(key) for key in CUTTING_KEYS}
+    return None if None in keys.values() else AugmentSettings.from_keys(keys)
+
+
+def _overview(manifest: Mapping[str, Any]) -> Iterator[str]:
+    counts = manifest["counts"]
+    values = {
+        f"samples of {_known(manifest['rows'])} rows": str(counts["samples"]),
+        "of the reference tokens accepted": _percent(_accepted_share(counts)),
+        "empty": f"{counts['empty']} ({_share(counts['empty'], counts['scored'])})",
+        "whole references": f"{counts['whole_reference']} ({_share(counts['whole_reference'], counts['scored'])})",
+    }
+    if manifest["commitment"]:
+        over, known = manifest["commitment"]["over"], manifest["commitment"]["known"]
+        values["say more than the audio supports"] = f"{over} ({_share(over, known)})"
+    yield cards(values)
+    yield f"<p><code>{html_text(manifest['signature'])}</code></p>"
+
+
+def _charts(manifest: Mapping[str, Any], cuts: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    yield (
+        '<div class="charts">'
+        '<section aria-labelledby="cuts-title"><h2 id="cuts-title">Where the utterances were cut</h2>'
+        '<figure id="cuts"></figure>'
+    )
+    yield _as_table(
+        [Column("seconds"), Column("samples", numeric=True), Column("expected", numeric=True)],
+        [[_span(one), _count(one["samples"]), _number(one["expected"])] for one in cuts],
+        "Cuts by length; expected: by the settings, for utterances of these durations",
+    )
+    yield (
+        '</section><section aria-labelledby="shares-title"><h2 id="shares-title">How much was accepted</h2>'
+        '<figure id="shares"></figure>'
+    )
+    yield _as_table(
+        [
+            Column("heard"),
+            Column("samples", numeric=True),
+            Column("empty", numeric=True),
+            Column("accepted", numeric=True),
+        ],
+        [
+            [
+                _heard(one),
+                _count(one["samples"]),
+                _count(one["empty"]),
+                Value(_percent(one["accepted_share"]), one["accepted_share"]),
+            ]
+            for one in _used(manifest)
+        ],
+        "Accepted share of the reference tokens by share of the utterance heard",
+    )
+    yield "</section></div>"
+
+
+def _samples_section() -> Iterator[str]:
+    yield (
+        "<h2>Samples</h2>"
+        "<p>A few samples of every kind. Each bar is the probability of a token of the reference, on a logarithmic "
+        "scale from 10<sup>−8</sup> to 1; the dashed line is the bound, and orange bars are below it. What the rule "
+        "accepts is underlined; where the truth is known, an upright line stands where its support ends. Another rule "
+        "or threshold decides again here, as <code>--from-scores</code> does.</p>"
+        '<div id="samples"><noscript>The samples need JavaScript.</noscript></div>'
+    )
+
+
+def _skips(manifest: Mapping[str, Any], skipped: Sequence[Skipped]) -> Iterator[str]:
+    if manifest["commitment"]:
+        yield f"<h2>Against the true partial translations</h2><p>{html_text(_sentence(manifest['commitment']))}</p>"
+        yield _truth_table(manifest["commitment"])
+    yield "<h2>Skipped</h2>"
+    if not manifest["skipped"]:
+        yield "<p>None.</p>"
+        return
+    yield html_table(
+        [Column("reason"), Column("rows", numeric=True)],
+        [[reason, _count(rows)] for reason, rows in manifest["skipped"].items()],
+        "Left out, by reason",
+    )
+    yield html_table(
+        [Column("id"), Column("reason"), Column("audio"), Column("cause")],
+        [[one.id, one.reason, one.audio or "–", one.cause or "–"] for one in _first_of_each(skipped)],
+        f"The first {SKIPS_OF_A_REASON} of each reason; skipped.jsonl has all of them",
+    )
+
+
+def _first_of_each(skipped: Sequence[Skipped]) -> list[Skipped]:
+    """Return the first few of every reason, by reason."""
+    found: dict[str, list[Skipped]] = defaultdict(list)
+    for one in skipped:
+        if len(found[one.reason]) < SKIPS_OF_A_REASON:
+            found[one.reason].append(one)
+    return [one for reason in sorted(found) for one in found[reason]]
+
+
+def _truth_table(summary: Mapping[str, Any]) -> str:
+    return html_table(
+        [Column("verdict"), Column("samples", numeric=True), Column("share", numeric=True), Column("words", True)],
+        [
+            ["over", _count(summary["over"]), _part(summary["over"], summary["known"]), _count(summary["over_words"])],
+            ["exact", _count(summary["exact"]), _part(summary["exact"], summary["known"]), Value("–")],
+            [
+                "under",
+                _count(summary["under"]),
+                _part(summary["under"], summary["known"]),
+                _count(summary["under_words"]),
+            ],
+        ],
+        "Label quality; words: too many, or too few, in all",
+    )
+
+
+def _settings(manifest: Mapping[str, Any]) -> Iterator[str]:
+    yield f"<h2>Checks</h2><p>{html_text(_checks(manifest))}</p>"
+    yield html_table(
+        [Column("count"), Column("value", numeric=True)],
+        [[key, Value(_known(value), value)] for key, value in manifest["counts"].items()],
+        "Counts",
+    )
+    yield "<h2>Settings, model, versions</h2>"
+    yield f"<p>As a command, after the recipe: <code>{html_text(run_command_line(manifest))}</code></p>"
+    yield '<p class="note" id="changed"></p>'
+    for group in ("settings", "model", "versions"):
+        if manifest[group]:
+            yield f"<h3>{group.capitalize()}</h3>{settings_list(manifest[group])}"
+
+
+def run_command_line(manifest: Mapping[str, Any]) -> str:
+    """Return a command with all keys of a run that are not the defaults.
+
+    The words of the user are not kept: a run may be started again, or in shards, with others, and ends with the same
+    bytes.
+    """
+    defaults = AugmentSettings().as_keys()
+    keys = {key: value for key, value in manifest["settings"].items() if value not in (None, defaults.get(key))}
+    source = ["--from-scores", shlex.quote(manifest["scores_from"])] if manifest.get("scores_from") else ["RECIPE.yaml"]
+    return " ".join(["simulsa-augment", *source, *(f"{key}={_yaml(value)}" for key, value in keys.items())])
+
+
+def _decision_data(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the rule of the run as the page's controls begin, and what else a command for another one says."""
+    keys, width = manifest["settings"], manifest.get("output_width") or _PAPER_WIDTH
+    default = default_threshold(width)
+    choice = {
+        "acceptance": keys.get("simulsa_acceptance", "threshold"),
+        "threshold": keys.get("simulsa_threshold") or default,
+        "ratio_threshold": keys.get("simulsa_ratio_threshold", 0.5),
+        "ratio_floor": keys.get("simulsa_ratio_floor") or default,
+        "lookback_ms": keys.get("simulsa_lookback_ms"),
+        "boundary": keys.get("simulsa_boundary", "token"),
+    }
+    defaults = AugmentSettings().as_keys()
+    in_the_page = {f"simulsa_{name}" for name in _CHOSEN_IN_THE_PAGE}
+    kept = sorted(key for key in DECIDING_KEYS - in_the_page if keys.get(key) not in (None, defaults[key]))
+    return {
+        "choice": choice,
+        "rules": list(RULES),
+        "scores": f"{manifest['dataset']}_simulsa/scores.jsonl",
+        "other_keys": [f"{key}={_yaml(keys[key])}" for key in kept],
+    }
+
+
+def _yaml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _as_table(columns: Sequence[Column], rows: Iterable[Sequence[Value | str]], caption: str) -> str:
+    return f"<details><summary>As a table</summary>{html_table(columns, rows, caption)}</details>"
 
 
 def _used(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -88,14 +272,17 @@ def _used(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _share_rows(manifest: Mapping[str, Any]) -> list[list[str]]:
     return [
-        [
-            f"{one['from']:.0%}–{one['to']:.0%}",
-            str(one["samples"]),
-            str(one["empty"]),
-            _percent(one["accepted_share"]),
-        ]
+        [_heard(one), str(one["samples"]), str(one["empty"]), _percent(one["accepted_share"])]
         for one in _used(manifest)
     ]
+
+
+def _heard(one: Mapping[str, Any]) -> str:
+    return f"{one['from']:.0%}–{one['to']:.0%}"
+
+
+def _span(one: Mapping[str, Any]) -> str:
+    return f"{one['from']:g}–{one['to']:g}"
 
 
 def _accepted_share(counts: Mapping[str, Any]) -> float | None:
@@ -123,43 +310,40 @@ def _commitment(summary: Mapping[str, Any]) -> str:
     )
 
 
-def _settings_rows(manifest: Mapping[str, Any]) -> Iterable[list[str]]:
-    for group in ("settings", "model", "versions"):
-        for key, value in (manifest[group] or {}).items():
-            yield [html_text(key), f"<code>{html_text(str(value))}</code>"]
-
-
-def _example(row: Mapping[str, Any]) -> list[str]:
-    partial, reference = row["partial"], row["reference"]
-    text = f"{html_text(partial)}<span class=rest>{html_text(reference[len(partial) :])}</span>"
-    return [html_text(row["id"]), f"{row['cut_seconds']:.2f} s", f"{row['duration_seconds']:.2f} s", text]
-
-
-def _cut_table(bins: Sequence[Mapping[str, Any]]) -> str:
-    most = max((one["samples"] for one in bins), default=1)
-    return _html_table(
-        ["seconds", "samples", ""],
-        [[f"{one['from']:g}–{one['to']:g}", str(one["samples"]), _bar(one["samples"] / most)] for one in bins],
+def _sentence(summary: Mapping[str, Any]) -> str:
+    unknown = f" {summary['unknown']} samples have no true partial." if summary["unknown"] else ""
+    return (
+        f"On average {summary['mean_over_words']:.2f} words too many and {summary['mean_under_words']:.2f} too few, "
+        f"over {summary['known']} samples.{unknown}"
     )
-
-
-def _html_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Build an HTML table; cells are HTML already."""
-    lines = ["".join(f"<td>{cell}</td>" for cell in row) for row in rows]
-    head_line = "".join(f"<th>{name}</th>" for name in head)
-    return f"<table><tr>{head_line}</tr>\n" + "\n".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
-
-
-def _paragraph(text: str) -> str:
-    return f"<p>{html_text(text)}</p>"
-
-
-def _bar(share: float | None) -> str:
-    return f'<span class=bar style="width:{(share or 0.0) * 12:.2f}em"></span>'
 
 
 def _percent(share: float | None) -> str:
     return "–" if share is None else f"{share:.0%}"
+
+
+def _share(count: int, of: int) -> str:
+    return _percent(count / of if of else None)
+
+
+def _part(count: int, of: int) -> Value:
+    return Value(_share(count, of), count / of if of else None)
+
+
+def _count(value: int) -> Value:
+    return Value(str(value), value)
+
+
+def _number(value: float | None) -> Value:
+    return Value("–" if value is None else f"{value:.1f}", value)
+
+
+def _in_percent(share: float | None) -> float | None:
+    return None if share is None else round(100 * share, 2)
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 2)
 
 
 def _known(value: Any) -> str:

@@ -60,8 +60,16 @@ class Labeler:
                 if kept:
                     training(training_row(decided))
                 otherwise = self._note_retokenized(decided, decision, retokenized)
-                commitment = self._note_label_quality(decided, committed)
-                tally.add(row, decision, kept=kept, retokenized=otherwise, commitment=commitment)
+                true_partial = self._true_partial(row)
+                commitment = self._note_label_quality(decided, true_partial, committed)
+                tally.add(
+                    row,
+                    decision,
+                    kept=kept,
+                    retokenized=otherwise,
+                    commitment=commitment,
+                    true_partial=true_partial,
+                )
         if self.truth is None:
             layout.commitment.unlink(missing_ok=True)  # of a truth that is no longer given
         return tally
@@ -76,11 +84,14 @@ class Labeler:
             write({"id": row["id"], "partial": decision.partial, "accepted_token_ids": accepted})
         return otherwise
 
-    def _note_label_quality(self, row: Mapping[str, Any], write: Write) -> LabelQuality | None:
+    def _true_partial(self, row: Mapping[str, Any]) -> str | None:
         if self.truth is None:
             return None
-        number = parse_sample_id(row["id"])[1]
-        true_partial = self.truth.true_partial(number, row["reference"], row["cut_seconds"])
+        return self.truth.true_partial(parse_sample_id(row["id"])[1], row["reference"], row["cut_seconds"])
+
+    def _note_label_quality(
+        self, row: Mapping[str, Any], true_partial: str | None, write: Write
+    ) -> LabelQuality | None:
         if true_partial is None:
             return None
         commitment = compare_partials(row["reference"], row["partial"], true_partial)

@@ -57,6 +57,6 @@ def finish(
     manifest = make_manifest(configuration, tally, wanted, reasons, first_causes(left_out))
     if clean:
         manifest["clean"] = clean
-    write_augment_report(manifest, tally.examples, layout.report)
+    write_augment_report(manifest, tally, left_out, layout.out, layout.report)
     layout.run.finish(manifest)
     return AugmentedDataset(layout.folder, manifest, tuple(warnings))

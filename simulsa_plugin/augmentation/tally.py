@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,10 +11,10 @@ from typing import Any
 from simulsa_plugin.augmentation.label_quality import LabelQuality, LabelQualityTally
 from simulsa_plugin.augmentation.method.acceptance import Decision
 from simulsa_plugin.augmentation.method.selection import Skipped
+from simulsa_plugin.augmentation.shown_samples import ShownSamples
 
 SHARE_BINS = 10
 CUT_BIN_SECONDS = 0.5
-EXAMPLES = 25  # rows that report.html shows in full
 
 
 @dataclass
@@ -42,7 +43,8 @@ class Tally:
         bins: by share of the utterance that is heard.
         cut_bins: samples by length of the cut, in steps of 500 ms.
         commitment: against the true partials.
-        examples: the first rows.
+        durations: of the utterances, seconds.
+        shown: samples that report.html shows.
         dropped: empty partials that are not kept.
         last_id: of the last row.
     """
@@ -58,7 +60,8 @@ class Tally:
     bins: list[ShareBin] = field(default_factory=lambda: [ShareBin() for _ in range(SHARE_BINS)])
     cut_bins: Counter[int] = field(default_factory=Counter)
     commitment: LabelQualityTally = field(default_factory=LabelQualityTally)
-    examples: list[dict[str, Any]] = field(default_factory=list)
+    durations: array[float] = field(default_factory=lambda: array("d"))
+    shown: ShownSamples = field(default_factory=ShownSamples)
     dropped: list[Skipped] = field(default_factory=list)
     last_id: str = ""
 
@@ -70,6 +73,7 @@ class Tally:
         kept: bool,
         retokenized: bool | None,
         commitment: LabelQuality | None,
+        true_partial: str | None = None,
     ) -> None:
         """Count one decided row."""
         tokens = len(row["token_ids"])
@@ -93,9 +97,8 @@ class Tally:
         share_bin.empty += not decision.partial
         share_bin.tokens += tokens
         share_bin.accepted_tokens += decision.accepted_tokens
-        if len(self.examples) < EXAMPLES:
-            shown = ("id", "cut_seconds", "duration_seconds", "reference")
-            self.examples.append({**{key: row[key] for key in shown}, "partial": decision.partial})
+        self.durations.append(row["duration_seconds"])
+        self.shown.add(row, decision, commitment, true_partial)
 
     def counts(self, wanted: int) -> dict[str, int | None]:
         """Return the counts of manifest.json; `wanted` is how many samples were asked for."""

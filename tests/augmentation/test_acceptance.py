@@ -270,8 +270,8 @@ def test_a_new_rule_is_a_class_and_its_line_in_the_registry(monkeypatch):
     class Half(Greedy):
         name, extra_score = "half", "full"
 
-        def accept(self, row, tolerance):
-            return len(self._field(row, "logprobs_full")) // 2, False
+        def accept(self, row):
+            return len(self._field(row, "logprobs_full")) // 2, math.inf
 
     with pytest.raises(UsageError, match="is 'half'; allowed: threshold, greedy, ratio, lookback"):
         AugmentSettings(acceptance="half")

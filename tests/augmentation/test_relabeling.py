@@ -586,7 +586,7 @@ PROBE = """
 import sys
 from simulsa_plugin.commands.augment import main
 code = main(sys.argv[1:])
-heavy = {"torch", "scipy", "llamafactory", "transformers", "matplotlib", "datasets", "sacrebleu", "pandas"}
+heavy = {"torch", "scipy.stats", "llamafactory", "transformers", "matplotlib", "datasets", "sacrebleu", "pandas"}
 print(code, sorted(heavy & set(sys.modules)))
 """
 

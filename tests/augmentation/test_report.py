@@ -1,33 +1,53 @@
 """The table and report.html: their numbers are those of scores.jsonl, and nothing in a corpus can break the page."""
 
+import base64
+import io
+import json
 import re
-from html import unescape
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
+import soundfile
 from helpers.fakes import ByteModel, ListDataset, make_dataset, write_noise
 from helpers.files import read_json_lines
 
-from simulsa_plugin.augmentation.augment_report import augment_summary, write_augment_report
+from simulsa_plugin.augmentation.augment_report import (
+    augment_summary,
+    cut_bins,
+    run_command_line,
+    write_augment_report,
+)
 from simulsa_plugin.augmentation.augment_settings import AugmentSettings
+from simulsa_plugin.augmentation.label_quality import LabelQuality
 from simulsa_plugin.augmentation.method.acceptance import Decision
+from simulsa_plugin.augmentation.method.truncation import cut_samples, expected_cuts
 from simulsa_plugin.augmentation.pipeline import augment_dataset
 from simulsa_plugin.augmentation.relabeling import relabel
-from simulsa_plugin.augmentation.tally import EXAMPLES, Tally
-from simulsa_plugin.terminal import printable
+from simulsa_plugin.augmentation.shown_samples import (
+    KINDS,
+    REST_SECONDS,
+    SAMPLES_OF_A_KIND,
+    ShownSamples,
+    page_samples,
+)
+from simulsa_plugin.augmentation.tally import Tally
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
 
 
 class Page(HTMLParser):
-    """Tables as text, and whether every tag is closed in its turn."""
+    """Tables as text, the data of the page, and whether every tag is closed in its turn."""
 
     def __init__(self, text):
         super().__init__(convert_charrefs=True)
         self.open, self.tables, self.tags, self.attributes, self.text = [], [], set(), set(), ""
+        self.settings = {}
         self.feed(text)
         self.close()
         assert self.open == [], "tags that are never closed"
+        (found,) = re.findall(r'<script id="data" type="application/json">(.*?)</script>', text, re.S)
+        self.data = json.loads(found)
 
     def handle_starttag(self, tag, attributes):
         self.tags.add(tag)
@@ -41,18 +61,31 @@ class Page(HTMLParser):
             self.tables[-1].append([])
         elif tag in ("td", "th"):
             self.tables[-1][-1].append("")
+        elif tag == "dt":
+            self.key = ""
+        elif tag == "dd":
+            self.settings[self.key] = ""
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
+        if {"script", "style"} & set(self.open):
+            return
         self.text += data
         if "td" in self.open or "th" in self.open:
             self.tables[-1][-1][-1] += data
+        elif "dt" in self.open:
+            self.key += data
+        elif "dd" in self.open:
+            self.settings[self.key] += data
 
     def table(self, *head):
         (found,) = [rows[1:] for rows in self.tables if rows and tuple(rows[0]) == head]
         return found
+
+    def samples(self, kind):
+        return [one["id"] for one in self.data["samples"] if kind in one["kinds"]]
 
 
 @pytest.fixture(scope="module")
@@ -110,10 +143,10 @@ def test_the_pages_numbers_are_those_of_the_scores(finished):
     outcome, rows = finished
     page = page_of(outcome.folder)
     assert len(rows) == 40
-    assert [row[:4] for row in page.table("heard", "samples", "empty", "accepted", "")] == by_tenth(rows)
+    assert page.table("heard", "samples", "empty", "accepted") == by_tenth(rows)
     halves = [int(row["cut_seconds"] * 2) for row in rows]
-    assert page.table("seconds", "samples", "") == [
-        [f"{half / 2:g}–{(half + 1) / 2:g}", str(halves.count(half)), ""] for half in range(max(halves) + 1)
+    assert [row[:2] for row in page.table("seconds", "samples", "expected")] == [
+        [f"{half / 2:g}–{(half + 1) / 2:g}", str(halves.count(half))] for half in range(1, max(halves) + 1)
     ]
     assert page.table("reason", "rows") == [["multi_turn", "10"], ["not_one_audio", "10"]]
     counts = dict(page.table("count", "value"))
@@ -148,23 +181,127 @@ def test_the_terminals_table_has_the_same_numbers(finished):
     ]
 
 
-def test_the_first_samples_are_shown_as_they_are(finished):
+def test_the_first_skips_of_each_reason_are_named(finished):
+    outcome, _ = finished
+    skipped = read_json_lines(outcome.folder / "skipped.jsonl")
+    wanted = [one for reason in ("multi_turn", "not_one_audio") for one in skipped if one["reason"] == reason]
+    wanted = [*wanted[:3], *[one for one in wanted if one["reason"] == "not_one_audio"][:3]]
+    assert page_of(outcome.folder).table("id", "reason", "audio", "cause") == [
+        [one["id"], one["reason"], one.get("audio", "–"), one.get("cause", "–")] for one in wanted
+    ]
+
+
+@pytest.mark.parametrize("sure", [30.0, 1.0], ids=["some are whole", "some are empty"])
+def test_the_samples_of_each_kind_are_what_they_are_called(toy, tmp_path, sure):
+    outcome = augment_dataset(toy, ByteModel(sure), AugmentSettings(samples=40), tmp_path)
+    rows = read_json_lines(outcome.folder / "scores.jsonl")
+    page, by_id = page_of(outcome.folder), {row["id"]: row for row in rows}
+    empty = {row["id"] for row in rows if not row["partial"]}
+    whole = {row["id"] for row in rows if row["partial"] == row["reference"]}
+    assert len(empty if sure == 1.0 else whole) > SAMPLES_OF_A_KIND
+    assert set(page.samples("empty")) <= empty
+    assert set(page.samples("whole")) <= whole
+    assert [len(page.samples(kind)) for kind in KINDS] == [
+        *(min(SAMPLES_OF_A_KIND, len(some)) for some in (empty, whole, [])),  # no truth: no `over`
+        SAMPLES_OF_A_KIND,
+        SAMPLES_OF_A_KIND,
+    ]
+    order = [row["id"] for row in rows]
+    assert [one["id"] for one in page.data["samples"]] == sorted(
+        (one["id"] for one in page.data["samples"]), key=order.index
+    )
+    for one in page.data["samples"]:
+        row = by_id[one["id"]]
+        assert "".join(one["texts"]) == row["reference"]
+        assert "".join(one["texts"][: one["accepted"]]) == row["partial"]
+        assert (one["logprobs"], one["accepted"]) == (row["logprobs"], row["accepted_tokens"])
+        assert one["best"] == [int(a == b) for a, b in zip(row["token_ids"], row["greedy"], strict=True)]
+
+
+def test_the_players_have_the_clip_and_what_follows_it(toy, finished):
+    # Both as decoded again from the page; MP3 adds a little silence at the ends.
     outcome, rows = finished
-    shown = page_of(outcome.folder).table("id", "heard", "of", "reference")
-    assert shown == [
-        [row["id"], f"{row['cut_seconds']:.2f} s", f"{row['duration_seconds']:.2f} s", row["reference"]]
-        for row in rows[:EXAMPLES]
+    by_id = {row["id"]: row for row in rows}
+    for one in page_of(outcome.folder).data["samples"]:
+        row = by_id[one["id"]]
+        rest = min(REST_SECONDS, row["duration_seconds"] - row["cut_seconds"])
+        assert seconds_of(one["clip"]) == pytest.approx(row["cut_seconds"], abs=0.15)
+        if rest >= 0.05:
+            assert seconds_of(one["rest"]) == pytest.approx(rest, abs=0.15)
+
+
+def seconds_of(address):
+    return soundfile.info(io.BytesIO(base64.b64decode(address.partition(",")[2]))).duration
+
+
+def test_what_cannot_be_read_any_more_has_no_player(toy, tmp_path):
+    outcome = augment_dataset(toy, ByteModel(), AugmentSettings(samples=5), tmp_path)
+    for row in read_json_lines(outcome.folder / "scores.jsonl"):
+        (tmp_path / row["clip"]).unlink()
+    shown = ShownSamples()
+    for row in read_json_lines(outcome.folder / "scores.jsonl"):
+        shown.add({**row, "audio": "/not/there.wav"}, Decision(0, ""), None, None)
+    assert {(one["clip"], one["rest"]) for one in page_samples(shown, tmp_path)} == {(None, None)}
+
+
+def test_the_choice_of_samples_does_not_depend_on_their_order():
+    rows = [
+        {"id": f"toy-{number:08d}-0", "token_ids": [1], "reference": "a", "number": number} for number in range(300)
     ]
-    text = (outcome.folder / "report.html").read_text(encoding="utf-8")
-    cells = re.findall(r"<td>([^<]*)<span class=rest>([^<]*)</span></td>", text)
-    assert [tuple(map(unescape, cell)) for cell in cells] == [
-        (row["partial"], row["reference"][len(row["partial"]) :]) for row in rows[:EXAMPLES]
+    found = []
+    for ordered in (rows, rows[::-1]):
+        shown = ShownSamples()
+        for row in ordered:
+            commitment = LabelQuality(row["number"] % 7, 0)
+            shown.add(row, Decision(0, "", distance=abs(row["number"] - 100.2)), commitment, "")
+        found.append({row["id"]: kinds for row, kinds in shown.rows()})
+    assert found[0] == found[1]
+    assert sorted(int(name[4:12]) for name, kinds in found[0].items() if "near" in kinds) == [98, 99, 100, 101, 102]
+    assert {int(name[4:12]) % 7 for name, kinds in found[0].items() if "over" in kinds} == {6}
+
+
+def test_a_page_of_long_audio_stays_small(tmp_path):
+    rows = [
+        ("wort " * 120, write_noise(tmp_path / f"{row}.wav", 60.0, seed=row)) for row in range(3 * SAMPLES_OF_A_KIND)
     ]
+    settings = AugmentSettings(samples=len(rows), truncation="uniform", min_seconds=30.0, max_seconds=50.0)
+    outcome = augment_dataset(ListDataset("toy", rows), ByteModel(2.0), settings, tmp_path / "out")
+    assert 1_000_000 < (outcome.folder / "report.html").stat().st_size < 5_000_000
+
+
+@pytest.mark.parametrize("truncation", ["beta_decay", "beta_full", "beta_discrete", "uniform"])
+@pytest.mark.parametrize("max_seconds", [2.3, 5.0])
+def test_the_expected_cuts_are_those_that_are_drawn(truncation, max_seconds):
+    # Many cuts of three utterances, one of which ends before max_seconds: a count has a deviation below √n.
+    settings = AugmentSettings(truncation=truncation, max_seconds=max_seconds)
+    durations, times = [1.7, 4.0, 9.0], 4000
+    rng = np.random.default_rng(0)
+    drawn = [cut_samples(duration, settings, rng) / 16_000 for duration in durations for _ in range(times)]
+    edges = np.arange(1, 20) / 2
+    counted = np.histogram(drawn, bins=edges)[0]
+    expected = expected_cuts(edges, durations, settings) * times
+    assert expected.sum() == pytest.approx(len(drawn))
+    assert np.abs(expected - counted).max() < 4 * np.sqrt(times)
+
+
+def test_the_expected_cuts_stand_beside_the_counts(finished):
+    outcome, rows = finished
+    cuts = page_of(outcome.folder).data["cuts"]
+    assert sum(one["wanted"] for one in cuts) == pytest.approx(len(rows), abs=1)
+    assert sum(one["value"] for one in cuts) == len(rows)
+
+
+def test_a_chart_of_long_cuts_has_few_bins():
+    tally = tally_of(*((0.5 + second, 400.0, 1) for second in range(300)))
+    cuts = cut_bins({"settings": {}}, tally)
+    assert len(cuts) <= 40
+    assert sum(one["samples"] for one in cuts) == 300
+    assert {one["expected"] for one in cuts} == {None}
 
 
 def test_settings_model_and_versions_stand_on_the_page(finished):
     outcome, _ = finished
-    table = dict(page_of(outcome.folder).table("key", "value"))
+    table = page_of(outcome.folder).settings
     assert table["simulsa_samples"] == "45"
     assert table["model"] == "bytes"
     assert set(outcome.manifest["settings"]) | set(outcome.manifest["versions"]) <= set(table)
@@ -183,8 +320,18 @@ def test_the_same_run_elsewhere_and_later_has_the_same_page(toy, finished, tmp_p
 def test_the_page_needs_nothing_from_elsewhere(finished):
     outcome, _ = finished
     page = page_of(outcome.folder)
-    assert not page.tags & {"script", "link", "img", "iframe", "object", "a"}
-    assert not page.attributes & {"src", "href", "onload", "onerror", "onclick"}
+    assert not page.tags & {"link", "img", "iframe", "object"}
+    assert not page.attributes & {"src", "onload", "onerror", "onclick"}
+
+
+def test_the_command_says_what_differs_from_the_defaults(finished, toy, tmp_path):
+    outcome, _ = finished
+    assert run_command_line(outcome.manifest) == "simulsa-augment RECIPE.yaml simulsa_samples=45"
+    scores = outcome.folder / "scores.jsonl"
+    again = relabel(scores, {"simulsa_acceptance": "greedy", "simulsa_keep_empty": False}, tmp_path, lambda *_: None)
+    assert run_command_line(again.manifest) == (
+        f"simulsa-augment --from-scores {scores} simulsa_samples=45 simulsa_acceptance=greedy simulsa_keep_empty=false"
+    )
 
 
 HOSTILE = [
@@ -202,9 +349,9 @@ def test_hostile_references_stay_text(tmp_path, sure):
     rows = [(text, write_noise(tmp_path / f"{row}.wav", 2.0, seed=row)) for row, text in enumerate(HOSTILE)]
     outcome = augment_dataset(ListDataset("toy", rows), ByteModel(sure), AugmentSettings(samples=6), tmp_path / "out")
     page = page_of(outcome.folder)
-    assert not page.tags & {"script", "img", "b"}
-    shown = {row[0]: row[3] for row in page.table("id", "heard", "of", "reference")}
-    assert shown == {f"toy-{row:08d}-0": printable(text) for row, text in enumerate(HOSTILE)}
+    assert not page.tags & {"img"}
+    shown = {one["id"]: "".join(one["texts"]) for one in page.data["samples"]}
+    assert shown == {f"toy-{row:08d}-0": text for row, text in enumerate(HOSTILE)}
 
 
 def test_hostile_names_reasons_and_settings_stay_text(tmp_path):
@@ -212,10 +359,10 @@ def test_hostile_names_reasons_and_settings_stay_text(tmp_path):
     dataset = ListDataset(name, [("Auto", write_noise(tmp_path / "a.wav", 2.0)), reason])
     outcome = augment_dataset(dataset, ByteModel(description=model), AugmentSettings(samples=2), tmp_path / "out")
     page = page_of(outcome.folder)
-    assert not page.tags & {"script", "i", "b"}
+    assert not page.tags & {"i"}
     assert page.table("reason", "rows") == [[reason, "1"]]
-    assert page.table("id", "heard", "of", "reference")[0][0] == f"{name}-00000000-0"
-    table = dict(page.table("key", "value"))
+    assert page.data["samples"][0]["id"] == f"{name}-00000000-0"
+    table = page.settings
     assert (table["model"], table["<b>"]) == ("</code><script>", "&amp;")
     assert f"{name}: partial samples" in page.text
 
@@ -225,7 +372,8 @@ def tally_of(*cuts):
     tally = Tally()
     for number, (cut, duration, accepted) in enumerate(cuts):
         row = {"id": f"toy-{number:08d}-0", "cut_seconds": cut, "duration_seconds": duration}
-        row |= {"token_ids": [1, 2, 3, 4], "reference": "abcd"}
+        row |= {"token_ids": [1, 2, 3, 4], "char_ends": [1, 2, 3, 4], "reference": "abcd", "logprobs": [-0.5] * 4}
+        row |= {"clip": "none.wav", "audio": "none.wav"}
         tally.add(row, Decision(accepted, "abcd"[:accepted]), kept=True, retokenized=None, commitment=None)
     return tally
 
@@ -261,7 +409,8 @@ def test_what_is_not_known_is_not_a_number(tmp_path):
     # Rows that cannot tell (made by hand, or of an older run) make the whole count unknown, and the page says so.
     tally = tally_of((1.0, 2.0, 1))
     tally.add(
-        {"id": "toy-00000001-0", "cut_seconds": 1, "duration_seconds": 2, "token_ids": [1], "reference": "a"},
+        {"id": "toy-00000001-0", "cut_seconds": 1, "duration_seconds": 2, "token_ids": [1], "reference": "a"}
+        | {"char_ends": [1], "logprobs": [-0.5], "clip": "none.wav", "audio": "none.wav"},
         Decision(1, "a", close=None),
         kept=True,
         retokenized=False,
@@ -283,7 +432,7 @@ def test_what_is_not_known_is_not_a_number(tmp_path):
         "tolerance": 1e-4,
         "signature": "none",
     }
-    write_augment_report(manifest, tally.examples, tmp_path / "report.html")
+    write_augment_report(manifest, tally, [], tmp_path, tmp_path / "report.html")
     page = page_of(tmp_path)
     assert dict(page.table("count", "value"))["retokenized"] == "not known"
     assert "tokenized differently in training: not known; within 0.0001 of the threshold: not known" in page.text

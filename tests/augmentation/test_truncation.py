@@ -7,7 +7,6 @@ import pytest
 from scipy import stats
 
 from simulsa_plugin.augmentation.augment_settings import AugmentSettings, Truncation
-from simulsa_plugin.augmentation.method import truncation
 from simulsa_plugin.augmentation.method.truncation import cut_samples
 
 
@@ -27,7 +26,7 @@ def fixed(monkeypatch):
 
     def cut(duration, r, **settings):
         seen = []
-        monkeypatch.setattr(truncation.stats.beta, "rvs", lambda a, b, random_state: seen.append((a, b)) or r)
+        monkeypatch.setattr(stats.beta, "rvs", lambda a, b, random_state: seen.append((a, b)) or r)
         samples = cut_samples(duration, AugmentSettings(**settings), FixedUniform(r))
         assert seen in ([], [(settings.get("alpha", 1.0), settings.get("beta", 3.0))])
         return samples / 16_000

@@ -33,11 +33,14 @@ class Decision:
         partial: their text.
         close: whether the rule looked at a value within the tolerance of its bound, so that another device or batch
             may accept other tokens; None where the row cannot tell.
+        distance: the smallest difference of a value the rule looked at from its bound, natural logarithms; infinite
+            where it looked at none, None where the row cannot tell.
     """
 
     accepted_tokens: int
     partial: str
     close: bool | None = False
+    distance: float | None = None
 
 
 def default_threshold(output_width: int) -> float:
@@ -68,11 +71,13 @@ class AcceptanceRule(ABC):
         name: its value of `simulsa_acceptance`.
         options: the fields of `AugmentSettings` that it reads.
         extra_score: what has to be scored besides the cut.
+        num_compared: how many log-probabilities are in a value that it compares; their tolerances add up.
     """
 
     name: ClassVar[str]
     options: ClassVar[tuple[str, ...]] = ()
     extra_score: ClassVar[ExtraScore | None] = None
+    num_compared: ClassVar[int] = 1
 
     @classmethod
     @abstractmethod
@@ -84,12 +89,11 @@ class AcceptanceRule(ABC):
         """
 
     @abstractmethod
-    def accept(self, row: Mapping[str, Any], tolerance: float) -> tuple[int, bool | None]:
-        """Count the tokens before the first that is refused, and tell whether the decision is close.
+    def accept(self, row: Mapping[str, Any]) -> tuple[int, float | None]:
+        """Count the tokens of a row of scores.jsonl before the first that is refused.
 
-        Args:
-            row: of scores.jsonl.
-            tolerance: of log-probabilities; see `Decision.close`.
+        Returns:
+            accepted tokens, `Decision.distance`.
 
         Raises:
             UsageError: the row lacks a field, and the option that computes it is named.
@@ -113,8 +117,9 @@ class AcceptanceRule(ABC):
 class Threshold(AcceptanceRule):
     """Accepts until the first token with p < τ, the paper's rule.
 
-    >>> Threshold(0.5).accept({"logprobs": [math.log(0.9), math.log(0.2), math.log(0.8)]}, 1e-4)
-    (1, False)
+    >>> count, distance = Threshold(0.5).accept({"logprobs": [math.log(0.9), math.log(0.2), math.log(0.8)]})
+    >>> count, round(distance, 3) == round(math.log(0.9 / 0.5), 3)
+    (1, True)
     """
 
     name = "threshold"
@@ -125,8 +130,8 @@ class Threshold(AcceptanceRule):
     def from_settings(cls, settings: AugmentSettings, output_width: int | None) -> Self:
         return cls(_or_default(settings.threshold, output_width, "simulsa_threshold"))
 
-    def accept(self, row: Mapping[str, Any], tolerance: float) -> tuple[int, bool | None]:
-        return _accept_while(self._logprobs(row), math.log(self.threshold), tolerance)
+    def accept(self, row: Mapping[str, Any]) -> tuple[int, float | None]:
+        return _accept_while(self._logprobs(row), math.log(self.threshold))
 
     def signature_fields(self) -> dict[str, str]:
         return {"tau": f"{self.threshold:.4g}"}
@@ -140,21 +145,22 @@ class Threshold(AcceptanceRule):
 class Greedy(AcceptanceRule):
     """Accepts until the first token that is not the argmax.
 
-    >>> Greedy().accept({"token_ids": [5, 6, 7], "greedy": [5, 6, 8]}, 1e-4)
+    >>> Greedy().accept({"token_ids": [5, 6, 7], "greedy": [5, 6, 8]})
     (2, None)
     """
 
     name = "greedy"
+    num_compared = 2
 
     @classmethod
     def from_settings(cls, settings: AugmentSettings, output_width: int | None) -> Self:
         return cls()
 
-    def accept(self, row: Mapping[str, Any], tolerance: float) -> tuple[int, bool | None]:
+    def accept(self, row: Mapping[str, Any]) -> tuple[int, float | None]:
         pairs = zip(row["token_ids"], self._field(row, "greedy"), strict=True)
         count = next((i for i, (token, best) in enumerate(pairs) if token != best), len(row["token_ids"]))
         margins = row.get("margins")
-        return count, None if margins is None else _is_close(margins[: count + 1], 0.0, 2 * tolerance)
+        return count, None if margins is None else _distance(margins[: count + 1], 0.0)
 
 
 @dataclass(frozen=True)
@@ -164,11 +170,12 @@ class Ratio(AcceptanceRule):
     A weak model would accept everything without the floor.
 
     >>> row = {"logprobs": [math.log(0.5), math.log(0.1)], "logprobs_full": [math.log(0.9), math.log(0.8)]}
-    >>> Ratio(0.5, 1e-3).accept(row, 1e-4)
-    (1, False)
+    >>> Ratio(0.5, 1e-3).accept(row)[0]
+    1
     """
 
     name = "ratio"
+    num_compared = 2
     options = ("ratio_threshold", "ratio_floor")
     extra_score = "full"
     ratio_threshold: float
@@ -179,10 +186,10 @@ class Ratio(AcceptanceRule):
         floor = _or_default(settings.ratio_floor, output_width, "simulsa_ratio_floor")
         return cls(settings.ratio_threshold, floor)
 
-    def accept(self, row: Mapping[str, Any], tolerance: float) -> tuple[int, bool | None]:
+    def accept(self, row: Mapping[str, Any]) -> tuple[int, float | None]:
         full, floor = self._field(row, "logprobs_full"), math.log(self.floor)
         ratios = [cut - max(whole, floor) for cut, whole in zip(row["logprobs"], full, strict=True)]
-        return _accept_while(ratios, math.log(self.ratio_threshold), 2 * tolerance)
+        return _accept_while(ratios, math.log(self.ratio_threshold))
 
     def signature_fields(self) -> dict[str, str]:
         return {"ratio": str(self.ratio_threshold)}
@@ -243,9 +250,22 @@ def decide(
     Raises:
         UsageError: the rule needs a field that was not computed, and the option that computes it is named; or V.
     """
-    count, close = make_rule(settings, output_width).accept(row, tolerance)
+    rule = make_rule(settings, output_width)
+    count, distance = rule.accept(row)
     accepted, partial = clip_to_boundary(count, row["char_ends"], row["reference"], settings.boundary)
-    return Decision(accepted, partial, close)
+    close = None if distance is None else distance <= rule.num_compared * tolerance
+    return Decision(accepted, partial, close, distance)
+
+
+def partial_ends(row: Mapping[str, Any], boundary: Boundary) -> list[bool]:
+    """Tell of each token whether a partial translation may end after it: what `clip_to_boundary` asks.
+
+    >>> partial_ends({"char_ends": [3, 4, 8], "reference": "Der Mann"}, "token")
+    [True, False, True]
+    """
+    ends, reference = row["char_ends"], row["reference"]
+    inner = [end is not None and _ends_well(reference, end, boundary) for end in ends[:-1]]
+    return [*inner, *[True] * (len(ends) > 0)]
 
 
 def clip_to_boundary(
@@ -273,14 +293,14 @@ def clip_to_boundary(
     return 0, ""
 
 
-def _accept_while(values: Sequence[float], bound: float, tolerance: float) -> tuple[int, bool]:
-    """Count the values before the first below the bound, and tell whether any up to that one is close to it."""
+def _accept_while(values: Sequence[float], bound: float) -> tuple[int, float]:
+    """Count the values before the first below the bound; return also how near to it any up to that one comes."""
     count = next((i for i, value in enumerate(values) if value < bound), len(values))
-    return count, _is_close(values[: count + 1], bound, tolerance)
+    return count, _distance(values[: count + 1], bound)
 
 
-def _is_close(values: Sequence[float], bound: float, tolerance: float) -> bool:
-    return any(abs(value - bound) <= tolerance for value in values)
+def _distance(values: Sequence[float], bound: float) -> float:
+    return min((abs(value - bound) for value in values), default=math.inf)
 
 
 def _or_default(value: float | None, output_width: int | None, key: str) -> float:
