@@ -249,7 +249,9 @@ def test_the_demo_is_trained_and_compared_as_the_readme_types_it(user):
     typed = [
         words
         for document, words in COMMANDS
-        if document == "README.md" and {"recipes", "saves", "results"} & parts(words)
+        if document == "README.md"
+        and {"recipes", "saves", "results"} & parts(words)
+        and not any(word.startswith("simulsa_longform") for word in words)  # talks take minutes
     ]
     assert [words[:2] for words in typed[:2]] == [["llamafactory-cli", "train"]] * 2
     paths = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "CUDA_VISIBLE_DEVICES": ""}
