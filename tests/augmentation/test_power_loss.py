@@ -117,7 +117,8 @@ def test_what_is_damaged_does_not_decide_again(toy, tmp_path):
         else:
             different = {one for one in expected if tree(out)[one] != expected[one]}
             # owned.json repeats the entries of dataset_info.json, whose checksum nobody knows
-            assert different <= {name, "toy_simulsa/owned.json"}, f"{name}: {damage}"
+            heard = {"toy_simulsa/report.html"} if name.endswith(".wav") else set()  # the report holds clips
+            assert different <= {name, "toy_simulsa/owned.json", *heard}, f"{name}: {damage}"
             if name.endswith(".wav") and damage in ("zero length", "half", "last line dropped", "twice"):
                 assert f"1 clips are missing or damaged, the first is {out / name}" in warnings[0]
         shutil.rmtree(out)
