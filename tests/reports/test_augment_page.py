@@ -210,6 +210,19 @@ def test_clip_and_rest_play(demo, open_page):
         assert played > 0
 
 
+@pytest.mark.parametrize("dark", [False, True])
+def test_bars_and_points_have_the_colours_of_the_theme(demo, open_page, dark):
+    page = open_page(demo / "report.html", dark=dark).page
+    call = """() => Object.values(Chart.instances).flatMap((chart) => chart.data.datasets.map((one, index) =>
+        [chart.getDatasetMeta(index).data[0].options.backgroundColor,
+         color(one.type === "line" ? "series-1" : "series-0")]))"""
+    for _ in range(2):  # as it opens, and after the switch
+        drawn = page.evaluate(call)
+        assert len(drawn) == 3
+        assert [found for found, _ in drawn] == [wanted for _, wanted in drawn]
+        page.click("#theme")
+
+
 @pytest.mark.parametrize(("width", "dark"), [(390, False), (1280, True), (2560, False)])
 def test_it_is_for_every_screen_and_reader(demo, open_page, width, dark):
     opened = open_page(demo / "report.html", width, dark)

@@ -65,7 +65,7 @@ function drawCurves(figure, series, axes) {
     [...series, ...levels].forEach((one, index) => Object.assign(chart.data.datasets[index], colors(one, index)));
     for (const axis of [chart.options.scales.x, chart.options.scales.y]) colorAxis(axis);
     chart.options.plugins.legend.labels.color = color("text");
-    chart.update("none");
+    chart.update(); // not "none": with animations off, that leaves points and bars as they were
   };
   themeListeners.push(recolor);
   recolor();
@@ -140,7 +140,7 @@ function drawBars(figure, bins, axes) {
     });
     for (const axis of [chart.options.scales.x, chart.options.scales.y]) colorAxis(axis);
     chart.options.plugins.legend.labels.color = color("text");
-    chart.update("none");
+    chart.update(); // not "none": with animations off, that leaves points and bars as they were
   };
   themeListeners.push(recolor);
   recolor();
