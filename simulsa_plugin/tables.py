@@ -32,7 +32,7 @@ class StyledText(str):
 
 
 def styled(text: str, style: str | None) -> str:
-    """Return a text that is emphasised as a whole; itself where there is no style.
+    """Return a text that is emphasised as a whole; the text itself without a style.
 
     >>> styled("9.1", "best"), styled("9.1", "best").spans, type(styled("9.1", None))
     ('9.1', (Span(start=0, end=3, style='best'),), <class 'str'>)

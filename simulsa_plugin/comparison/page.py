@@ -11,7 +11,7 @@ from simulsa_plugin.comparison.comparison_tables import explanations, pair_block
 from simulsa_plugin.comparison.picture import curve_pairs
 from simulsa_plugin.comparison.shown_results import Row, ShownResult
 from simulsa_plugin.evaluation.formatting import (
-    better_direction,
+    best_value,
     format_interval,
     format_metric,
     format_parameters,
@@ -123,7 +123,8 @@ def _cells_table(results: Sequence[ShownResult], time: str) -> str:
     rows += [("", row) for row in _limits(results)]
     names = dict.fromkeys((*FIRST_METRICS, *CELL_METRICS))
     metrics = [name for name in names if any(row.get(name) is not None for _, row in rows)]
-    best = {name: _best(results, name) for name in metrics}
+    streaming = [row for result in results for row in result.streaming]
+    best = {name: best_value(name, (row.get(name) for row in streaming)) for name in metrics}
     keys = ["result", "policy", "k (ms)", "b", "parameters"]
     columns = [Column(key, numeric=key in ("k (ms)", "b")) for key in keys]
     columns += [Column(f"{name} {metric_unit(name, time)}".rstrip(), numeric=True) for name in metrics]
@@ -136,13 +137,6 @@ def _cells_table(results: Sequence[ShownResult], time: str) -> str:
         ),
         "All cells: values with 95 % intervals and, where a mean is of some instances only, their number",
     )
-
-
-def _best(results: Sequence[ShownResult], metric: str) -> float | None:
-    values: list[float] = [row[metric] for result in results for row in result.streaming if row.get(metric) is not None]
-    if len(set(values)) < 2 or not better_direction(metric):
-        return None
-    return max(values, key=lambda value: better_direction(metric) * value)
 
 
 def _key(row: Row) -> list[Value | str]:

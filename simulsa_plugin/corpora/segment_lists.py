@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
 
 from simulsa_plugin.corpora.lines import MAX_LINE_BYTES, numbered_lines, read_aligned
-from simulsa_plugin.corpora.utterance import FindAudio
+from simulsa_plugin.corpora.spans import span_from
+from simulsa_plugin.corpora.utterance import Dropped, FindAudio, Utterance, utterance_or_dropped
 from simulsa_plugin.errors import DatasetError, RowError
 
 Segment = Mapping[str, str]  # wav, offset, duration, and whatever else a list has; all values are text
 PlacedSegment = tuple[str, Segment | RowError]  # file and line for messages, and the segment or what is wrong with it
+FindRecording = Callable[[str, str], Path]  # its name in the list of segments, file and line → its path
 _ITEM = "- "
 # All scalars stay text: YAML would read 1:30 as 90, and 1_0 as 10. The C parser is seven times as fast.
 _Loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
@@ -67,6 +71,33 @@ def read_translations(path: Path, segments: Sequence[PlacedSegment], table: Path
         if broken is None:
             raise
         raise DatasetError(f"{error} {broken}") from error  # it may have swallowed the lines of others
+
+
+def listed_utterances(
+    segments: Sequence[PlacedSegment], translations: Sequence[str], find: FindRecording
+) -> Iterator[Utterance | Dropped]:
+    """Yield the utterances of a list, in order. An id is the recording and the segment's number in it.
+
+    Args:
+        segments: of the list.
+        translations: of each segment.
+        find: gives the path of a recording, from its name in the list, and the file and line for messages.
+    """
+    numbers: Counter[str] = Counter()
+    for (place, segment), translation in zip(segments, translations, strict=True):
+        if isinstance(segment, RowError):
+            yield Dropped(place.rpartition(", ")[2], segment.reason, str(segment))
+            continue
+        name = PurePosixPath(segment["wav"]).stem
+        identifier = f"{name}_{numbers[name]}"
+        numbers[name] += 1
+        row = functools.partial(_utterance, identifier, segment, translation, place, find)
+        yield utterance_or_dropped(identifier, row)
+
+
+def _utterance(identifier: str, segment: Segment, translation: str, place: str, find: FindRecording) -> Utterance:
+    span = span_from(segment["offset"], segment["duration"], place)
+    return Utterance(identifier, find(segment["wav"], place), span, translation)
 
 
 def find_recording_or_flac(name: str, place: str, find: FindAudio, *folders: Path) -> Path:

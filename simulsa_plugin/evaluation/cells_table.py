@@ -5,14 +5,14 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator, Sequence
 
-from simulsa_plugin.evaluation.formatting import better_direction, format_measured, metric_digits
-from simulsa_plugin.evaluation.limit import LIMIT
+from simulsa_plugin.evaluation.formatting import best_value, format_measured, metric_digits
 from simulsa_plugin.evaluation.report import (
     COUNT_COLUMNS,
     TSV,
     ScoresRow,
     cell_notes,
     is_long_form,
+    is_streaming,
     measured_instances,
     value_columns,
 )
@@ -48,7 +48,7 @@ def cells_table(cells: Sequence[ScoresRow], width: int = TERMINAL_WIDTH) -> list
 
 
 def _table(cells: Sequence[ScoresRow], metrics: Sequence[str], counts: Sequence[str]) -> list[list[str]]:
-    best = {name: _best_value(cells, name) for name in metrics}
+    best = {name: best_value(name, (cell.get(name) for cell in cells if is_streaming(cell))) for name in metrics}
     rows = [
         [
             str(cell_key(cell)),
@@ -60,23 +60,11 @@ def _table(cells: Sequence[ScoresRow], metrics: Sequence[str], counts: Sequence[
     return [["cell", *metrics, *counts], *rows]
 
 
-def _best_value(cells: Sequence[ScoresRow], metric: str) -> float | None:
-    """Return the best value of the streaming cells; None where fewer than two have one, or none is better."""
-    values: list[float] = [cell[metric] for cell in cells if _is_streaming(cell) and cell.get(metric) is not None]
-    if len(set(values)) < 2:
-        return None
-    return max(values, key=lambda value: better_direction(metric) * value)
-
-
-def _is_streaming(cell: ScoresRow) -> bool:
-    return cell["chunk_ms"] is not None and cell["policy"] != LIMIT
-
-
 def _format_value(cell: ScoresRow, metric: str, best: float | None) -> str:
     """Format a value, and how many instances have one where these are not all."""
     value = cell.get(metric)
     text = format_measured(value, measured_instances(cell, metric), cell["instances"], metric_digits(metric))
-    return styled(text, "best" if best is not None and value == best and _is_streaming(cell) else None)
+    return styled(text, "best" if best is not None and value == best and is_streaming(cell) else None)
 
 
 def _shown_counts(cells: Sequence[ScoresRow]) -> Iterator[str]:

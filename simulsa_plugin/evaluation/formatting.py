@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from simulsa_plugin.metrics.instance import PERCENT_METRICS
 
@@ -49,6 +49,16 @@ def better_direction(metric: str) -> int:
     if metric in ("BLEU", "chrF", "COMET"):
         return 1
     return 0 if metric in PERCENT_METRICS else -1
+
+
+def best_value(metric: str, values: Iterable[float | None]) -> float | None:
+    """Return the best of the values that there are; None where fewer than two differ, or none is better.
+
+    >>> best_value("BLEU", [20.0, None, 30.0]), best_value("LAAL", [900.0, 800.0]), best_value("SWF", [1.0, 2.0])
+    (30.0, 800.0, None)
+    """
+    direction, known = better_direction(metric), {value for value in values if value is not None}
+    return max(known, key=lambda value: direction * value) if direction and len(known) > 1 else None
 
 
 def format_metric(metric: str, value: float | None, time: str = MILLISECONDS, *, signed: bool = False) -> str:

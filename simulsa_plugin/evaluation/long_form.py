@@ -20,7 +20,7 @@ from simulsa_plugin.logs.steps import SEGMENT
 from simulsa_plugin.longform.voice_activity import SpeechSegment
 from simulsa_plugin.metrics.delays import ShownStep, split_units, stream_record
 from simulsa_plugin.metrics.instance import Measure
-from simulsa_plugin.metrics.long_form import LongFormScorer
+from simulsa_plugin.metrics.long_form import LongFormScorer, align_recording
 from simulsa_plugin.metrics.records import EmissionRecord, LatencyUnit
 from simulsa_plugin.metrics.significance import Bootstrap
 from simulsa_plugin.streaming.engine import DecodingSetting
@@ -45,8 +45,9 @@ def write_long_cell(
         sessions = [steps for _, steps in decoded]
         record = recording_record(recording, sessions, len(records), settings.latency_unit)
         records.append(record)
-        aligned += scorer.add(record, recording.references)
-        means.add(record, recording.references, sessions)
+        alignments = align_recording(record, recording.references, settings.latency_unit)
+        aligned += scorer.add(record, recording.references, alignments)
+        means.add(record, alignments, sessions)
         speech.add(recording, decoded)
     write_simuleval_log(folder / INSTANCES_LOG, records)
     write_omnisteval_log(folder / RESEGMENTED, aligned)

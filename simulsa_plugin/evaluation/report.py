@@ -117,6 +117,11 @@ def is_long_form(cells: Sequence[ScoresRow]) -> bool:
     return any("LongYAAL" in cell for cell in cells)
 
 
+def is_streaming(cell: ScoresRow) -> bool:
+    """Whether a row is a cell that writes before the end; not offline, and not a limit."""
+    return cell["chunk_ms"] is not None and cell["policy"] != LIMIT
+
+
 def _odd_counts(cells: Sequence[ScoresRow]) -> Sequence[str]:
     return ODD_LONG_COUNTS if is_long_form(cells) else ODD_COUNTS
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from simulsa_plugin.evaluation.formatting import (
-    better_direction,
+    best_value,
     format_interval,
     format_number,
     metric_digits,
@@ -21,6 +21,7 @@ from simulsa_plugin.evaluation.report import (
     WITH_INTERVAL,
     ScoresRow,
     cell_notes,
+    is_streaming,
     main_latency,
     measured_instances,
     value_columns,
@@ -46,24 +47,22 @@ LATENCIES = (
 )
 
 
-def result_page(results: Sequence[NamedResult], title: str, extra: Sequence[str] = ()) -> str:
+def result_page(results: Sequence[NamedResult], title: str) -> str:
     """Return the HTML of a report.
 
     Args:
         results: of one form, all of utterances or all of recordings; the baseline first.
         title: of the page.
-        extra: further sections after the curves, as HTML.
     """
     rows = [row for result in results for row in result.rows]
     return render_page(
-        title, _sections(results, rows, extra), _data(results, rows), (*CHARTS, BROWSER_SCRIPT, "evaluation.js")
+        title, _sections(results, rows), _data(results, rows), (*CHARTS, BROWSER_SCRIPT, "evaluation.js")
     )
 
 
-def _sections(results: Sequence[NamedResult], rows: Sequence[ScoresRow], extra: Sequence[str]) -> Iterator[str]:
+def _sections(results: Sequence[NamedResult], rows: Sequence[ScoresRow]) -> Iterator[str]:
     yield from (_overview(result) for result in results)
     yield '<h2>Quality over latency</h2><div class="controls" id="axes"></div><figure id="curves"></figure>'
-    yield from extra
     yield (
         '<div class="charts"><section><h2>Quality over chunk</h2><figure id="by-chunk"></figure></section>'
         '<section><h2>Normalised erasure</h2><figure id="erasure"></figure></section></div>'
@@ -117,7 +116,7 @@ def _settings(scores: Mapping[str, Any]) -> dict[str, Any]:
 def _cells_table(results: Sequence[NamedResult], rows: Sequence[ScoresRow]) -> str:
     metrics = [name for name in value_columns(rows) if any(row.get(name) is not None for row in rows)]
     parameters = list(dict.fromkeys(name for row in rows for name in row.get("parameters") or {}))
-    best = {name: _best(rows, name) for name in metrics}
+    best = {name: best_value(name, (row.get(name) for row in rows if is_streaming(row))) for name in metrics}
     columns = [
         *([Column("result")] if len(results) > 1 else []),
         Column("policy"),
@@ -156,16 +155,6 @@ def _number(value: Any) -> Value:
     return Value(f"{value:g}" if is_number else str(value), float(value) if is_number else None)
 
 
-def _best(rows: Sequence[ScoresRow], metric: str) -> float | None:
-    values = [row[metric] for row in rows if _is_streaming(row) and row.get(metric) is not None]
-    direction = better_direction(metric)
-    return max(values, key=lambda value: direction * value) if direction and len(set(values)) > 1 else None
-
-
-def _is_streaming(row: ScoresRow) -> bool:
-    return row["chunk_ms"] is not None and row["policy"] != LIMIT
-
-
 def _metric_value(row: ScoresRow, metric: str, best: float | None) -> Value:
     value, digits = row.get(metric), metric_digits(metric)
     if value is None:
@@ -177,7 +166,7 @@ def _metric_value(row: ScoresRow, metric: str, best: float | None) -> Value:
         value,
         format_interval(bounds, digits) if bounds else "",
         f"{measured} of {row['instances']}" if measured not in (None, row["instances"]) else "",
-        _is_streaming(row) and value == best,
+        is_streaming(row) and value == best,
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -86,12 +87,18 @@ class LongFormScorer:
         """Names of the metrics."""
         return LONG_METRICS if self._method == "soft" else STREAM_METRICS
 
-    def add(self, record: EmissionRecord, segments: Sequence[ReferenceSegment]) -> list[EmissionRecord]:
+    def add(
+        self,
+        record: EmissionRecord,
+        segments: Sequence[ReferenceSegment],
+        aligned: RecordingAlignments | None = None,
+    ) -> list[EmissionRecord]:
         """Score a recording.
 
         Args:
             record: of the whole recording; times in ms.
             segments: of the recording, with references; at least one.
+            aligned: what `align_recording` gives for them, where it is known already; for `soft`.
 
         Returns:
             The records of its segments, in the order given; `index` goes on from recording to recording.
@@ -102,14 +109,18 @@ class LongFormScorer:
             MissingExtraError: mwerSegmenter is asked for, and is not installed.
         """
         self._check(record, segments)
-        alignment = align_segments(record, segments, self.measure.unit, self._method)
+        alignment = aligned.soft if aligned else align_segments(record, segments, self.measure.unit, self._method)
         first = sum(self._sizes.values())
         parts = [dataclasses.replace(one, index=first + one.index) for one in alignment.apply(record)]
-        self.add_aligned(record, segments, parts)
+        self.add_aligned(record, segments, parts, aligned)
         return parts
 
     def add_aligned(
-        self, record: EmissionRecord, segments: Sequence[ReferenceSegment], parts: Sequence[EmissionRecord]
+        self,
+        record: EmissionRecord,
+        segments: Sequence[ReferenceSegment],
+        parts: Sequence[EmissionRecord],
+        aligned: RecordingAlignments | None = None,
     ) -> None:
         """Score a recording of which `add` has returned `parts`. Arguments and errors as `add`."""
         self._check(record, segments)
@@ -120,7 +131,8 @@ class LongFormScorer:
         self.unclaimed_units += total - sum(len(part.delays) for part in parts)
         self._streams.append({"erased": record.erased, "units": total})
         if self._method == "soft":
-            self._add_stream_laal(record, segments)
+            by_mwer = aligned.mwer if aligned else align_by_mwer(record, segments, self.measure.unit)
+            self._add_stream_laal(record, by_mwer, len(segments))
 
     def _check(self, record: EmissionRecord, segments: Sequence[ReferenceSegment]) -> None:
         name = recording_name(record)
@@ -161,10 +173,9 @@ class LongFormScorer:
             {NE: (erased, np.where(np.isnan(erased), np.nan, units))},
         )
 
-    def _add_stream_laal(self, record: EmissionRecord, segments: Sequence[ReferenceSegment]) -> None:
+    def _add_stream_laal(self, record: EmissionRecord, alignment: SegmentAlignment | None, count: int) -> None:
         """Add StreamLAAL of each segment; none where mwerSegmenter is not installed, or cannot align the recording."""
-        values: list[MetricValues] = [dict.fromkeys(STREAM_LAALS)] * len(segments)
-        alignment = align_by_mwer(record, segments, self.measure.unit)
+        values: list[MetricValues] = [dict.fromkeys(STREAM_LAALS)] * count
         if alignment is not None:
             values = [stream_laal(part, self.measure) for part in alignment.apply(record)]
         elif is_installed():
@@ -213,6 +224,26 @@ class LongFormScorer:
         if sentences is None:
             return None
         return self._renamed(sentences) | {name: self._stream_laal.listed(name) for name in self._extra_names()}
+
+
+@dataclass(frozen=True)
+class RecordingAlignments:
+    """A recording with its segments aligned by both aligners.
+
+    Attributes:
+        soft: by SoftSegmenter.
+        mwer: by mwerSegmenter; None where `align_by_mwer` has none.
+    """
+
+    soft: SegmentAlignment
+    mwer: SegmentAlignment | None
+
+
+def align_recording(
+    record: EmissionRecord, segments: Sequence[ReferenceSegment], unit: LatencyUnit
+) -> RecordingAlignments:
+    """Align a recording with its segments, for everything that is scored by them. Errors as `align_segments`."""
+    return RecordingAlignments(align_segments(record, segments, unit), align_by_mwer(record, segments, unit))
 
 
 def align_by_mwer(

@@ -8,24 +8,21 @@ and the reference of each segment in its line. A text that lists the recordings,
 from __future__ import annotations
 
 import functools
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from simulsa_plugin.corpora.choice import choose_table
 from simulsa_plugin.corpora.lines import listed, numbered_lines
 from simulsa_plugin.corpora.segment_lists import (
-    Segment,
     find_recording_or_flac,
+    listed_utterances,
     read_translations,
     read_yaml_segments,
 )
-from simulsa_plugin.corpora.spans import span_from
-from simulsa_plugin.corpora.utterance import CorpusRequest, Dropped, Utterance, utterance_or_dropped
+from simulsa_plugin.corpora.utterance import CorpusRequest, Dropped, Utterance
 from simulsa_plugin.errors import DatasetError, RowError
 
 _TABLES = (".yaml", ".yml", "_segments.yaml")
-FindRecording = Callable[[str, str], Path]  # its name in the list of segments, file and line → its path
 
 
 def read_longform(request: CorpusRequest) -> Iterator[Utterance | Dropped]:
@@ -36,23 +33,9 @@ def read_longform(request: CorpusRequest) -> Iterator[Utterance | Dropped]:
         references = read_translations(_reference_file(request, table), segments, table)
         recordings = _ListedRecordings(request) if request.recordings else None
         find = recordings.find if recordings else functools.partial(_find_beside, table, request)
-        numbers: Counter[str] = Counter()
-        for (place, segment), reference in zip(segments, references, strict=True):
-            if isinstance(segment, RowError):
-                yield Dropped(place.rpartition(", ")[2], segment.reason, str(segment))
-                continue
-            name = PurePosixPath(segment["wav"]).stem
-            identifier = f"{name}_{numbers[name]}"
-            numbers[name] += 1
-            row = functools.partial(_utterance, identifier, segment, reference, place, find)
-            yield utterance_or_dropped(identifier, row)
+        yield from listed_utterances(segments, references, find)
         if recordings:
             yield from recordings.without_segments()
-
-
-def _utterance(identifier: str, segment: Segment, reference: str, place: str, find: FindRecording) -> Utterance:
-    span = span_from(segment["offset"], segment["duration"], place)
-    return Utterance(identifier, find(segment["wav"], place), span, reference)
 
 
 def _find_beside(table: Path, request: CorpusRequest, name: str, place: str) -> Path:

@@ -8,20 +8,18 @@ wav: ted_1.wav, …}`), and `data/SPLIT/txt/SPLIT.de` with the translation of ea
 from __future__ import annotations
 
 import functools
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from simulsa_plugin.corpora.lines import listed
 from simulsa_plugin.corpora.segment_lists import (
-    Segment,
     find_recording_or_flac,
+    listed_utterances,
     read_translations,
     read_yaml_segments,
 )
-from simulsa_plugin.corpora.spans import span_from
-from simulsa_plugin.corpora.utterance import CorpusRequest, Dropped, FindAudio, Utterance, utterance_or_dropped
-from simulsa_plugin.errors import DatasetError, RowError
+from simulsa_plugin.corpora.utterance import CorpusRequest, Dropped, Utterance
+from simulsa_plugin.errors import DatasetError
 
 
 def read_mustc(request: CorpusRequest) -> Iterator[Utterance | Dropped]:
@@ -31,25 +29,12 @@ def read_mustc(request: CorpusRequest) -> Iterator[Utterance | Dropped]:
         table = folder / "txt" / f"{split}.yaml"
         segments = list(read_yaml_segments(table))
         translations = read_translations(folder / "txt" / f"{split}.{request.target}", segments, table)
-        numbers: Counter[str] = Counter()
-        for (place, segment), translation in zip(segments, translations, strict=True):
-            if isinstance(segment, RowError):
-                yield Dropped(place.rpartition(", ")[2], segment.reason, str(segment))
-                continue
-            talk = Path(segment["wav"]).stem
-            identifier = f"{talk}_{numbers[talk]}"
-            numbers[talk] += 1
-            yield utterance_or_dropped(
-                identifier,
-                functools.partial(_utterance, identifier, segment, translation, place, folder / "wav", request.find),
-            )
+        find = functools.partial(_find_recording, request, folder / "wav")
+        yield from listed_utterances(segments, translations, find)
 
 
-def _utterance(
-    identifier: str, segment: Segment, translation: str, place: str, folder: Path, find: FindAudio
-) -> Utterance:
-    span = span_from(segment["offset"], segment["duration"], place)
-    return Utterance(identifier, find_recording_or_flac(segment["wav"], place, find, folder), span, translation)
+def _find_recording(request: CorpusRequest, folder: Path, name: str, place: str) -> Path:
+    return find_recording_or_flac(name, place, request.find, folder)
 
 
 def _split_folder(request: CorpusRequest, split: str) -> Path:

@@ -61,8 +61,14 @@ function drawCurves(figure, series, axes) {
     plugins: [intervalBars],
   });
   canvas.addEventListener("dblclick", () => chart.resetZoom());
-  const recolor = () => {
+  return followTheme(chart, () => {
     [...series, ...levels].forEach((one, index) => Object.assign(chart.data.datasets[index], colors(one, index)));
+  });
+}
+/** Colour a chart now and at every change of the theme; `colorData` does its data, the rest is the same for all. */
+function followTheme(chart, colorData) {
+  const recolor = () => {
+    colorData();
     for (const axis of [chart.options.scales.x, chart.options.scales.y]) colorAxis(axis);
     chart.options.plugins.legend.labels.color = color("text");
     chart.update(); // not "none": with animations off, that leaves points and bars as they were
@@ -134,15 +140,9 @@ function drawBars(figure, bins, axes) {
       plugins: { legend: { position: "bottom", labels: {} } },
     },
   });
-  const recolor = () => {
+  return followTheme(chart, () => {
     chart.data.datasets.forEach((one) => {
       one.borderColor = one.backgroundColor = color(one.type === "line" ? "series-1" : "series-0");
     });
-    for (const axis of [chart.options.scales.x, chart.options.scales.y]) colorAxis(axis);
-    chart.options.plugins.legend.labels.color = color("text");
-    chart.update(); // not "none": with animations off, that leaves points and bars as they were
-  };
-  themeListeners.push(recolor);
-  recolor();
-  return chart;
+  });
 }
