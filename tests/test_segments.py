@@ -15,7 +15,7 @@ from simulsa_plugin.segments import ReferenceSegment, SkippedSegment, check_segm
         (5e307, 5e307, "Ja.", "beyond_end"),
         (1.0, 0.0, "Ja.", "no_duration"),
         (1.0, 1.0, " \n", "empty_reference"),
-        (1.0, 1.0, None, None),  # a segment without a reference is no mistake of it
+        (1.0, 1.0, None, None),  # a missing reference does not make a segment invalid
     ],
 )
 def test_a_segment_that_does_not_fit_a_recording_of_ten_seconds_is_skipped_with_its_reason(

@@ -138,7 +138,7 @@ def test_regimes_of_a_single_result_are_the_best_on_dev_below_each_bound(place, 
     assert "regimes: the best cell below each bound" in output
     assert "none within the bound on dev" in output
     assert output.startswith("result: ")
-    assert "sacrebleu" not in output  # there is no pair, and no p
+    assert "sacrebleu" not in output  # a single result has no pair, and so no p
 
 
 def test_regimes_without_a_tuning_are_refused(place, capsys):

@@ -7,7 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
-from helpers.fakes import Killed, Mortal, killed_after
+from helpers.fakes import Mortal, killed_after, killed_in, lives_until_done
 from helpers.files import names, read_json, read_json_lines, tree
 from helpers.reading_model import ReadingModel, text_of
 from helpers.talks import VOICE_ACTIVITY, WINDOW, energy_detector, sentences, write_talk, write_talks
@@ -240,28 +240,15 @@ def test_killed_after_every_block_it_ends_with_the_same_bytes(rows, tmp_path, mo
     assert tree(tmp_path / "out") == tree(tmp_path / "whole")
 
 
-def test_killed_at_any_step_and_while_it_writes_it_ends_with_the_same_bytes(rows, tmp_path, monkeypatch):
+def test_killed_at_any_step_and_while_it_writes_it_ends_with_the_same_bytes(rows, tmp_path):
     run(rows, tmp_path / "whole")
-    for lives in range(5, 200, 15):
-        model = MortalModel()
-        model.lives = lives
-        try:
-            run(rows, tmp_path / "killed", model)
-            break
-        except Killed:
-            continue
+    lives = lives_until_done(MortalModel, range(5, 200, 15), lambda model: run(rows, tmp_path / "killed", model))
     assert lives > 20  # it did die
     assert tree(tmp_path / "killed") == tree(tmp_path / "whole")
     places = [(module, "write_segments"), (long_form, "write_omnisteval_log"), (result_folder, "write_json")]
     for place, name in places:
-
-        def die(*_, **__):
-            raise Killed
-
-        with monkeypatch.context() as patch:
-            patch.setattr(place, name, die)
-            with pytest.raises(Killed):
-                run(rows, tmp_path / name)
+        with killed_in(place, name):
+            run(rows, tmp_path / name)
         run(rows, tmp_path / name)
         assert tree(tmp_path / name) == tree(tmp_path / "whole")
 

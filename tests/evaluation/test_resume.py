@@ -5,7 +5,7 @@ import itertools
 import json
 
 import pytest
-from helpers.fakes import ClockModel, Killed, Mortal, noise_samples
+from helpers.fakes import ClockModel, Killed, Mortal, killed_in, lives_until_done, noise_samples
 from helpers.files import read_json_lines, tree
 
 from simulsa_plugin.errors import StorageError
@@ -57,14 +57,8 @@ def test_whoever_decodes_what_is_left_finds_the_same_attention_heads(rows, tmp_p
 
 def test_a_run_that_dies_again_and_again_ends_with_the_same_bytes(rows, tmp_path):
     run(rows, tmp_path / "whole")
-    for lives in itertools.count(3):
-        model = MortalModel(regret=True)
-        model.lives = lives
-        try:
-            run(rows, tmp_path / "killed", model)
-            break
-        except Killed:
-            continue
+    killed = tmp_path / "killed"
+    lives = lives_until_done(MortalModel, itertools.count(3), lambda model: run(rows, killed, model), regret=True)
     assert lives > 4  # it did die
     assert tree(tmp_path / "killed") == tree(tmp_path / "whole")
     assert not (tmp_path / "killed" / "decoding").exists()
@@ -83,7 +77,7 @@ def test_blocks_that_are_done_are_not_decoded_again(rows, tmp_path):
     assert len(again.asked) < len(anew.asked)
 
 
-def test_killed_while_it_writes_results_it_ends_with_the_same_bytes(rows, tmp_path, monkeypatch):
+def test_killed_while_it_writes_results_it_ends_with_the_same_bytes(rows, tmp_path):
     run(rows, tmp_path / "whole")
     for place, name in (
         (module, "write_simuleval_log"),
@@ -91,14 +85,8 @@ def test_killed_while_it_writes_results_it_ends_with_the_same_bytes(rows, tmp_pa
         (results, "write_json"),
         (module, "emission_record"),
     ):
-
-        def die(*_, **__):
-            raise Killed
-
-        with monkeypatch.context() as patch:
-            patch.setattr(place, name, die)
-            with pytest.raises(Killed):
-                run(rows, tmp_path / name)
+        with killed_in(place, name):
+            run(rows, tmp_path / name)
         run(rows, tmp_path / name)
         assert tree(tmp_path / name) == tree(tmp_path / "whole")
 

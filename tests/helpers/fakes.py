@@ -267,6 +267,32 @@ def killed_after(owner, name, is_the_moment):
             yield
 
 
+@contextlib.contextmanager
+def killed_in(owner, name):
+    """Stop what is done inside by `Killed`, when it calls `owner.name`."""
+
+    def die(*_, **__):
+        raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, name, die)
+        with pytest.raises(Killed):
+            yield
+
+
+def lives_until_done(model_class, lives, attempt, **options):
+    """Attempt with a `Mortal` of ever more lives until it does not die; return how many lives that took."""
+    for count in lives:
+        model = model_class(**options)
+        model.lives = count
+        try:
+            attempt(model)
+            return count
+        except Killed:
+            continue
+    raise AssertionError("it always dies")
+
+
 class Killed(BaseException):
     """Stands for the end of a process: no code under test catches it."""
 

@@ -6,7 +6,16 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from helpers.fakes import ClockModel, HastyModel, Killed, Mortal, noise_samples, varied_seconds
+from helpers.fakes import (
+    ClockModel,
+    HastyModel,
+    Killed,
+    Mortal,
+    killed_in,
+    lives_until_done,
+    noise_samples,
+    varied_seconds,
+)
 from helpers.files import tree
 
 from simulsa_plugin.errors import DatasetError, StorageError
@@ -102,14 +111,7 @@ def small(tmp_path, monkeypatch):
 
 def test_a_search_that_dies_again_and_again_ends_with_the_same_bytes(small, tmp_path):
     small(tmp_path / "whole")
-    for lives in itertools.count(6, 3):
-        model = MortalModel()
-        model.lives = lives
-        try:
-            small(tmp_path / "killed", model)
-            break
-        except Killed:
-            continue
+    lives = lives_until_done(MortalModel, itertools.count(6, 3), lambda model: small(tmp_path / "killed", model))
     assert lives > 12  # it did die
     assert tree(tmp_path / "killed") == tree(tmp_path / "whole")
 
@@ -123,13 +125,11 @@ def test_a_search_that_dies_again_and_again_ends_with_the_same_bytes(small, tmp_
         (module, "_select_promising"),
     ],
 )
-def test_killed_between_its_parts_it_ends_with_the_same_bytes(small, tmp_path, monkeypatch, place):
+def test_killed_between_its_parts_it_ends_with_the_same_bytes(small, tmp_path, place):
     small(tmp_path / "whole")
 
-    with monkeypatch.context() as patch:
-        patch.setattr(*place, raise_killed)
-        with pytest.raises(Killed):
-            small(tmp_path / "out")
+    with killed_in(*place):
+        small(tmp_path / "out")
     small(tmp_path / "out")
     assert tree(tmp_path / "out") == tree(tmp_path / "whole")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.fakes import Killed, Mortal
+from helpers.fakes import Mortal, killed_in, lives_until_done
 from helpers.files import names, read_json, read_json_lines, tree
 from helpers.reading_model import ReadingModel
 from helpers.talks import VOICE_ACTIVITY, energy_detector, sentences, write_talk
@@ -71,26 +71,14 @@ def test_the_cells_of_a_search_have_logs_that_score_to_their_values(tune, rows, 
     assert qualities["rollback_k320_b0"] < 100
 
 
-def test_a_search_that_dies_again_and_again_ends_with_the_same_bytes(tune, tmp_path, monkeypatch):
+def test_a_search_that_dies_again_and_again_ends_with_the_same_bytes(tune, tmp_path):
     whole = tune(tmp_path / "whole")
-    for lives in itertools.count(15, 15):
-        model = MortalModel(regret=True)
-        model.lives = lives
-        try:
-            tune(tmp_path / "out", model)
-            break
-        except Killed:
-            continue
+    out = tmp_path / "out"
+    lives = lives_until_done(MortalModel, itertools.count(15, 15), lambda model: tune(out, model), regret=True)
     assert lives > 30  # it did die
     assert tree(tmp_path / "out") == tree(tmp_path / "whole")
-
-    def die(*_, **__):
-        raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(frontier_file, "write_omnisteval_log", die)
-        with pytest.raises(Killed):
-            tune(tmp_path / "late")
+    with killed_in(frontier_file, "write_omnisteval_log"):
+        tune(tmp_path / "late")
     assert tune(tmp_path / "late") == whole
     assert tree(tmp_path / "late") == tree(tmp_path / "whole")
 
