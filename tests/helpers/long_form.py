@@ -14,7 +14,7 @@ from simulsa_plugin.logs.simuleval import INSTANCES_LOG, write_simuleval_log
 from simulsa_plugin.logs.steps import STEPS
 from simulsa_plugin.metrics.delays import ShownStep, elapsed_times, emission_record
 from simulsa_plugin.metrics.instance import Measure
-from simulsa_plugin.metrics.long_form import LongFormScorer
+from simulsa_plugin.metrics.long_form import LongFormScorer, align_recording
 from simulsa_plugin.metrics.records import EmissionRecord, LatencyUnit
 from simulsa_plugin.segments import ReferenceSegment
 
@@ -65,7 +65,8 @@ def long_clock_means(folder: Path, unit: LatencyUnit) -> dict[str, Any]:
     read = ReadOptions(folder.parent / REFERENCES, folder.parent / SEGMENTS, unit=unit)
     means = LongDelayClockMeans(Measure(unit))
     for index, one in enumerate(Log(folder / INSTANCES_LOG, read).recordings()):
-        means.add(one.record, one.segments, [] if index == 2 else _sessions(unit, shift=100.0 * index))
+        aligned = align_recording(one.record, one.segments, unit)
+        means.add(one.record, aligned, [] if index == 2 else _sessions(unit, shift=100.0 * index))
     return means.as_json()
 
 
