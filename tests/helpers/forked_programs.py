@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 HEAVY = (
     "torch._dynamo",
@@ -30,7 +31,7 @@ HEAVY = (
     "peft",
 )
 TIMEOUT_SECONDS = 280
-_servers = []
+_servers: list[Any] = []
 
 
 def run_program(name, *arguments, folder=None, environment=None):

@@ -31,7 +31,13 @@ TOOLS = {
 def unpack(name: str, folder: Path) -> Path:
     """Unpack a tool."""
     subprocess.run([sys.executable, "-m", "venv", str(folder / "pip")], check=True)  # this one may have no pip
-    install = [folder / "pip" / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    install: list[str | Path] = [
+        folder / "pip" / "bin" / "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-deps",
+    ]
     subprocess.run([*install, "--target", folder / "packages", *TOOLS[name]], check=True, capture_output=True)
     return folder / "packages"
 

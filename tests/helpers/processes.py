@@ -4,6 +4,7 @@ import contextlib
 import multiprocessing
 import os
 import time
+from typing import Any
 
 from simulsa_plugin.errors import StorageError
 from simulsa_plugin.files.locks import locked
@@ -11,7 +12,7 @@ from simulsa_plugin.files.locks import locked
 FORK = multiprocessing.get_context("fork")
 PATIENCE_SECONDS = 120.0  # ends a test that hangs; no test measures time
 REFUSED = 3
-_started = []
+_started: list[Any] = []
 # What a launcher or an earlier run leaves behind would change what is tested.
 INHERITED = (
     "RANK",
