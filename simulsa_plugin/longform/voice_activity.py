@@ -9,7 +9,7 @@ becomes shorter as the segment grows, so that none exceeds the model's window.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -76,7 +76,8 @@ class SpeechSegment:
         end: after the last sample.
         detected: samples of the recording that must have arrived before the segment is known to exist.
         closed: samples that must have arrived before its end is known.
-        ends_of_speech: at index i, where speech ended last, padding included, as known after i frames of the recording.
+        first_frame: frames of the recording at which the segment became a candidate.
+        ends_of_speech: at index i, where speech ended last, padding included, as known after first_frame + i frames.
         pauses: within the segment, relative to its start: (start, end) in samples.
     """
 
@@ -84,6 +85,7 @@ class SpeechSegment:
     end: int
     detected: int
     closed: int
+    first_frame: int
     ends_of_speech: npt.NDArray[np.int64] = field(repr=False, compare=False)
     pauses: tuple[tuple[int, int], ...] = ()
 
@@ -97,7 +99,10 @@ class SpeechSegment:
         """
         if samples >= self.closed:
             return self.end - self.start
-        known = self.ends_of_speech[min(samples // FRAME_SAMPLES, len(self.ends_of_speech) - 1)]
+        frames = samples // FRAME_SAMPLES - self.first_frame
+        if frames < 0:
+            return 0
+        known = self.ends_of_speech[min(frames, len(self.ends_of_speech) - 1)]
         return int(max(0, min(samples, known, self.end) - self.start))
 
 
@@ -112,65 +117,111 @@ def find_speech(probabilities: Probabilities, num_samples: int, settings: VoiceA
     Returns:
         segments in order; they do not overlap, and none is longer than `max_seconds`.
     """
-    return list(_Detector(probabilities, num_samples, settings).segments())
+    tracker = SpeechTracker(settings)
+    closed = [tracker.push(probability) for probability in probabilities.tolist()]
+    return [segment for segment in (*closed, tracker.finish(num_samples)) if segment is not None]
 
 
-class _Detector:
-    """The states of `find_speech`: silence, a candidate, a segment."""
+class SpeechTracker:
+    """The states of `find_speech`, one frame after another: silence, a candidate, a segment.
 
-    def __init__(self, probabilities: Probabilities, num_samples: int, settings: VoiceActivitySettings) -> None:
-        self._num_samples = num_samples
-        self._starts = probabilities >= settings.threshold
-        goes_on = probabilities >= min(settings.threshold, max(settings.threshold - HYSTERESIS, 0.01))
-        frames = np.arange(1, len(probabilities) + 1)
-        last_frame = np.maximum.accumulate(np.where(goes_on, frames, 0))
-        self._goes_on = goes_on
+    Attributes:
+        frames: that have been pushed.
+        start: first sample of the candidate or segment; None in silence.
+        detected: samples that had arrived when the candidate became a segment; None before.
+    """
+
+    def __init__(self, settings: VoiceActivitySettings) -> None:
+        self.frames = 0
+        self.start: int | None = None
+        self.detected: int | None = None
+        low = min(settings.threshold, max(settings.threshold - HYSTERESIS, 0.01))
+        self._threshold, self._low_threshold = float(np.float32(settings.threshold)), float(np.float32(low))
         self._pad = seconds_to_samples(settings.pad_ms / 1000)
-        self._ends = np.concatenate([[0], last_frame * FRAME_SAMPLES + self._pad]).astype(np.int64)
         self._min_speech = max(1, round(seconds_to_samples(settings.min_speech_ms / 1000) / FRAME_SAMPLES))
         self._min_silence = seconds_to_samples(settings.min_silence_ms / 1000)
         self._min_pause = seconds_to_samples(settings.min_pause_ms / 1000)
         self._window = seconds_to_samples(settings.window_seconds)
         self._longest = seconds_to_samples(settings.max_seconds)
+        self._free = 0  # first sample that no earlier segment has
+        self._end_of_speech = self._pad
+        self._is_speech: deque[bool] = deque(maxlen=self._pad // FRAME_SAMPLES + 1)  # of frames before the candidate
+        self._first_frame = 0
+        self._ends: list[int] = []
+        self._frames_of_segment: list[bool] = []  # from the frame of `start` on
+        self._speech_frames = self._silence_frames = 0
 
-    def segments(self) -> Iterator[SpeechSegment]:
-        """Yield segments as they close; the end of the recording closes the last one."""
-        begin: int | None = None  # first sample of the candidate or segment
-        detected: int | None = None
-        speech_frames = silence_frames = free = 0  # free: first sample that no earlier segment has
-        for frame, (starts, goes_on) in enumerate(zip(self._starts, self._goes_on, strict=True)):
-            now = (frame + 1) * FRAME_SAMPLES
-            if begin is None:
-                if not starts:
-                    continue
-                begin, speech_frames, silence_frames = max(free, frame * FRAME_SAMPLES - self._pad), 0, 0
-            speech_frames += bool(starts)
-            silence_frames = 0 if goes_on else silence_frames + 1
-            if detected is None and speech_frames >= self._min_speech:
-                detected = now
-            too_long = now - begin + FRAME_SAMPLES > self._longest
-            if not too_long and silence_frames * FRAME_SAMPLES < self._closing_silence(now - begin):
-                continue
+    def push(self, probability: float) -> SpeechSegment | None:
+        """Take the probability of speech in the next frame, and return the segment that closes with it."""
+        starts, goes_on = probability >= self._threshold, probability >= self._low_threshold
+        self.frames += 1
+        now = self.frames * FRAME_SAMPLES
+        if goes_on:
+            self._end_of_speech = now + self._pad
+        if self.start is None and starts:
+            self._begin_candidate()
+        if self.start is None:
+            self._is_speech.append(goes_on)
+            return None
+        self._ends.append(self._end_of_speech)
+        self._frames_of_segment.append(goes_on)
+        self._speech_frames += starts
+        self._silence_frames = 0 if goes_on else self._silence_frames + 1
+        if self.detected is None and self._speech_frames >= self._min_speech:
+            self.detected = now
+        length = now - self.start
+        too_long = length + FRAME_SAMPLES > self._longest
+        if too_long or self._silence_frames * FRAME_SAMPLES >= self._closing_silence(length):
+            return self._close(min(now, self._end_of_speech), now)
+        return None
+
+    def finish(self, num_samples: int) -> SpeechSegment | None:
+        """Return the segment that the end of a recording of this length closes."""
+        return self._close(min(num_samples, self._end_of_speech), num_samples)
+
+    def received(self, samples: int) -> int:
+        """Return what `SpeechSegment.received` will say of the segment, once it is detected.
+
+        Args:
+            samples: of the recording; none of its frames is missing.
+        """
+        return 0 if self.start is None else max(0, min(samples, self._end_of_speech) - self.start)
+
+    def pauses(self) -> tuple[tuple[int, int], ...]:
+        """Return the pauses of the segment so far, relative to its start: (start, end) in samples."""
+        return () if self.start is None else self._pauses(self.start, self.frames * FRAME_SAMPLES)
+
+    def _begin_candidate(self) -> None:
+        frame = self.frames - 1
+        self.start = max(self._free, frame * FRAME_SAMPLES - self._pad)
+        self._first_frame, self._ends = self.frames, []
+        before = frame - self.start // FRAME_SAMPLES
+        self._frames_of_segment = list(self._is_speech)[len(self._is_speech) - before :]
+        self._speech_frames = self._silence_frames = 0
+
+    def _close(self, end: int, closed: int) -> SpeechSegment | None:
+        """End the candidate or segment; return a segment."""
+        start, detected = self.start, self.detected
+        self.start = self.detected = None
+        segment = None
+        if start is not None:
+            self._is_speech.extend(self._frames_of_segment)
             if detected is not None:
-                end = min(now, int(self._ends[frame + 1]))
-                yield self._segment(begin, end, detected, now)
-                free = end
-            begin = detected = None
-        if begin is not None and detected is not None:
-            end = min(self._num_samples, int(self._ends[-1]))
-            yield self._segment(begin, end, detected, self._num_samples)
+                ends, pauses = np.array(self._ends, dtype=np.int64), self._pauses(start, end)
+                segment = SpeechSegment(start, end, detected, closed, self._first_frame, ends, pauses)
+                self._free = end
+        return segment
 
-    def _segment(self, start: int, end: int, detected: int, closed: int) -> SpeechSegment:
-        """Make a segment, with its pauses."""
+    def _pauses(self, start: int, end: int) -> tuple[tuple[int, int], ...]:
         first = start // FRAME_SAMPLES
-        speech = np.concatenate([[True], self._goes_on[first : -(-end // FRAME_SAMPLES)], [True]]).astype(np.int8)
+        frames = self._frames_of_segment[: -(-end // FRAME_SAMPLES) - first]
+        speech = np.array([True, *frames, True], dtype=np.int8)
         begins, ends = np.flatnonzero(np.diff(speech) == -1), np.flatnonzero(np.diff(speech) == 1)
-        pauses = tuple(
+        return tuple(
             (max(0, int(first + begin) * FRAME_SAMPLES - start), min(end, int(first + until) * FRAME_SAMPLES) - start)
             for begin, until in zip(begins, ends, strict=True)
             if until - begin >= PAUSE_FRAMES
         )
-        return SpeechSegment(start, end, detected, closed, self._ends, pauses)
 
     def _closing_silence(self, length: int) -> float:
         """Return the samples of silence that close a segment of this length: fewer the longer it is."""

@@ -7,7 +7,7 @@ import heapq
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from simulsa_plugin.audio.samples import Waveform
 from simulsa_plugin.errors import UsageError
@@ -19,6 +19,24 @@ from simulsa_plugin.streaming.session import Arrival, ChunkSchedule, Output, Ses
 from simulsa_plugin.streaming.windows import SlidingWindow, slide
 
 AudioKey = tuple[int, int, int]  # utterance, and the samples of it that a step hears: from, to
+
+
+class SessionSource(Protocol):
+    """What the steps of a session need of its utterance."""
+
+    @property
+    def prompt(self) -> Prompt:
+        """About the utterance."""
+        ...
+
+    @property
+    def window(self) -> SlidingWindow | None:
+        """How the utterance is decoded in windows, and loops are cut; None decodes it as one, as it comes."""
+        ...
+
+    def heard_by(self, session: Session) -> Waveform:
+        """Return what the next step of a session hears, (num_samples,)."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -51,6 +69,15 @@ class StreamSource:
     def heard_by(self, session: Session) -> Waveform:
         """Return what the next step of a session hears, (num_samples,)."""
         return self.waveform[session.window_start : session.due_samples]
+
+
+@dataclass(frozen=True)
+class NextStep:
+    """The next step of a session, to be computed."""
+
+    session: Session
+    source: SessionSource
+    policy: Policy
 
 
 @dataclass(frozen=True)
@@ -141,7 +168,8 @@ def decode_batched(
     encoded = _EncodedPromptCache(model, sources, limits.memory_bytes)
     while queue:
         batch = _next_batch(queue, sessions, encoded, limits)
-        _advance(model, sources, batch, settings, encoded, limits)
+        steps = [NextStep(one, sources[one.utterance], settings[one.setting].policy) for one in batch]
+        advance_sessions(model, steps, encoded.prompts, limits)
         for session in batch:
             _slide_window(session, sources[session.utterance], model)
             if session.finished:
@@ -174,17 +202,10 @@ def decode_timed(
         the finished session, with `compute_ms` of every step.
     """
     session = source.new_session(0, 0, setting.chunk_ms)
+    step = NextStep(session, source, setting.policy)
     while not session.finished:
-        if session.too_short_to_decode:
-            session.advance_without_decoding()
-        else:
-            start = clock()
-            request = _generation_request(session, setting.policy, model, limits)
-            waveform = source.heard_by(session)
-            prompts = model.encode_prompts([model.render_prompt(source.prompt, waveform)], [waveform])
-            (continuation,) = model.generate(prompts, [request])
-            output = _make_output(session, source, model, request, continuation)
-            _apply_policy(session, setting.policy, output, functools.partial(_milliseconds_since, start, clock))
+        stop_clock = functools.partial(_milliseconds_since, clock(), clock)
+        advance_sessions(model, [step], functools.partial(encode_heard, model), limits, stop_clock)
         _slide_window(session, source, model)
     return session
 
@@ -221,29 +242,46 @@ def _next_batch(
     return batch
 
 
-def _advance(
+def advance_sessions(
     model: AudioLanguageModel,
-    sources: Sequence[StreamSource],
-    batch: Sequence[Session],
-    settings: Sequence[DecodingSetting],
-    encoded: _EncodedPromptCache,
+    steps: Sequence[NextStep],
+    encode: Callable[[Sequence[NextStep]], Sequence[Any]],
     limits: BatchLimits,
+    stop_clock: Callable[[], float] | None = None,
 ) -> None:
-    """Advance every session of the batch by one step."""
-    decoded = [session for session in batch if not session.too_short_to_decode]
-    for session in batch:
-        if session.too_short_to_decode:
-            session.advance_without_decoding()
+    """Advance sessions by one step each, in one batch.
+
+    Args:
+        model: generates greedily after forced prefixes.
+        steps: of different sessions.
+        encode: returns the encoded prompt of each step, as `AudioLanguageModel.encode_prompts` does.
+        limits: of the new tokens; the batch is taken as it is.
+        stop_clock: returns the milliseconds that the batch took, where they are measured.
+
+    Raises:
+        UsageError: a policy returns counts that are not allowed.
+        ModelError: the batch does not fit into memory.
+    """
+    decoded = [step for step in steps if not step.session.too_short_to_decode]
+    for step in steps:
+        if step.session.too_short_to_decode:
+            step.session.advance_without_decoding()
     if not decoded:
         return
-    policies = [settings[session.setting].policy for session in decoded]
-    requests = [
-        _generation_request(session, policy, model, limits) for session, policy in zip(decoded, policies, strict=True)
+    requests = [_generation_request(step.session, step.policy, model, limits) for step in decoded]
+    continuations = model.generate(encode(decoded), requests)
+    for step, request, continuation in zip(decoded, requests, continuations, strict=True):
+        output = _make_output(step.session, step.source, model, request, continuation)
+        _apply_policy(step.session, step.policy, output, stop_clock)
+
+
+def encode_heard(model: AudioLanguageModel, steps: Sequence[NextStep]) -> list[Any]:
+    """Encode the prompts of steps with what they hear, in one batch."""
+    waveforms = [step.source.heard_by(step.session) for step in steps]
+    prompts = [
+        model.render_prompt(step.source.prompt, waveform) for step, waveform in zip(steps, waveforms, strict=True)
     ]
-    continuations = model.generate(encoded.prompts(decoded), requests)
-    for session, policy, request, continuation in zip(decoded, policies, requests, continuations, strict=True):
-        output = _make_output(session, sources[session.utterance], model, request, continuation)
-        _apply_policy(session, policy, output)
+    return model.encode_prompts(prompts, waveforms)
 
 
 def _generation_request(
@@ -270,7 +308,7 @@ def _generation_request(
 
 def _make_output(
     session: Session,
-    source: StreamSource,
+    source: SessionSource,
     model: AudioLanguageModel,
     request: GenerationRequest,
     continuation: Continuation,
@@ -300,7 +338,7 @@ def _apply_policy(
     session.advance(output, shown, committed, stop_clock() if stop_clock else None)
 
 
-def _slide_window(session: Session, source: StreamSource, model: AudioLanguageModel) -> None:
+def _slide_window(session: Session, source: SessionSource, model: AudioLanguageModel) -> None:
     if source.window is not None:
         slide(session, source.window, model.decode)
 
@@ -324,9 +362,9 @@ class _EncodedPromptCache:
         """Return the number of prompt tokens of a session's next step."""
         return len(self._prompt_ids(_audio_key(session)))
 
-    def prompts(self, sessions: Sequence[Session]) -> list[Any]:
-        """Return the encoded prompt of each session's next step; new ones are encoded in batches that fit memory."""
-        keys = [_audio_key(session) for session in sessions]
+    def prompts(self, steps: Sequence[NextStep]) -> list[Any]:
+        """Return the encoded prompt of each step; new ones are encoded in batches that fit memory."""
+        keys = [_audio_key(step.session) for step in steps]
         new = [key for key in dict.fromkeys(keys) if key not in self._encoded]
         for part in self._split_by_memory(new):
             waveforms = [self._waveform(key) for key in part]
