@@ -47,6 +47,7 @@ ALLOWED = {
     "augmentation": FOUNDATION,
     "streaming": FOUNDATION | {"metrics"},
     "longform": FOUNDATION | {"streaming"},
+    "live": FOUNDATION | {"streaming", "longform", "metrics"},
     "logs": {"errors", "files", "metrics", "segments"},
     "evaluation": FOUNDATION | {"streaming", "longform", "metrics", "logs", "worker_processes"},
     "tuning": FOUNDATION | {"streaming", "metrics", "logs", "evaluation"},
