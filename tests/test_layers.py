@@ -54,7 +54,8 @@ ALLOWED = {
     "comparison": FOUNDATION | {"metrics", "logs", "evaluation", "tuning"},
     "llamafactory": FOUNDATION | {"demo", "corpora", "augmentation", "streaming", "metrics", "evaluation"},
     "api": FOUNDATION
-    | {"demo", "corpora", "augmentation", "metrics", "logs", "evaluation", "tuning", "comparison", "llamafactory"},
+    | {"demo", "corpora", "augmentation", "streaming", "longform", "live", "metrics", "logs", "evaluation", "tuning"}
+    | {"comparison", "llamafactory"},
     "commands": FOUNDATION | {"api", "metrics", "logs", "evaluation", "tuning", "comparison"},
     "experiments": FOUNDATION
     | {"demo", "augmentation", "metrics", "logs", "evaluation", "tuning", "comparison", "api", "commands"},

@@ -68,6 +68,16 @@ def load_model_and_data(
     return load_backbone(arguments, CACHE_BYTES if cache_bytes is None else cache_bytes), datasets
 
 
+def load_model(toolkit_keys: Mapping[str, Any], cache_bytes: float | None = None) -> Backbone:
+    """Load the model alone; arguments and errors as for `load_model_and_data`."""
+    activate_plugin()
+    from simulsa_plugin.llamafactory.model.arguments import inference_arguments
+    from simulsa_plugin.llamafactory.model.backbone_loading import load_backbone
+    from simulsa_plugin.llamafactory.model.devices import CACHE_BYTES
+
+    return load_backbone(inference_arguments(toolkit_keys), CACHE_BYTES if cache_bytes is None else cache_bytes)
+
+
 def read_samples(
     dataset: OfflineDataset, count: int | None, settings: EvaluationSettings
 ) -> list[Sample | UnusableRow]:
