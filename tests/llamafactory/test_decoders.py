@@ -7,6 +7,8 @@ import random
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from transformers import WhisperFeatureExtractor
 from transformers.cache_utils import Cache, DynamicLayer
 
@@ -249,9 +251,63 @@ def test_a_right_draft_is_checked_in_the_pass_that_reads_it(fast, answers):
 
 def test_a_prompt_is_read_once_for_all_its_answers(fast, answers):
     (one, answer), (other, _) = answers[:2]
-    calls = count_passes(fast, [one, other, one, one], [GenerationRequest(answer[:number]) for number in (0, 0, 1, 5)])
-    assert calls[0][0] == 2  # rows
-    assert calls[1] == (4, 6)  # the last token of the prompt and the longest prefix
+    wrong = (*answer[:2], 7)
+    prefixes = ((), (), answer[:1], answer[:5], wrong)
+    calls = count_passes(fast, [one, other, one, one, one], [GenerationRequest(prefix) for prefix in prefixes])
+    before_audio = one.embeddings.shape[0] - int(one.audio.sum()) - after_audio(one)
+    assert calls[0] == (1, before_audio)  # what both prompts begin with
+    assert calls[1][0] == 2  # prompts
+    # The last token of the prompt and the longest prefix; one begins with two others, so three rows have them all.
+    assert calls[2] == (3, 6)
+
+
+def after_audio(prompt):
+    return len(prompt.audio) - 1 - int(prompt.audio.nonzero()[-1])
+
+
+def test_requests_share_a_row_as_long_as_they_are_at_the_same_token(fast, answers):
+    read, answer = answers[0]
+    thresholds = (None, 0.2, 0.9, 0.99, 1.0)
+    requests = [GenerationRequest(min_token_probability=threshold) for threshold in thresholds]
+    requests += [GenerationRequest(answer[:2], answer[2:4]), GenerationRequest((), answer[:3], max_new_tokens=4)]
+    requests += [GenerationRequest((), (*answer[:2], 7, 8)), GenerationRequest((*answer[:2], 7))]
+    alone = [fast.generate([read], [request])[0] for request in requests]
+    together = fast.generate([read] * len(requests), requests)
+    assert [one.token_ids for one in together] == [one.token_ids for one in alone]
+    assert [one.truncated for one in together] == [one.truncated for one in alone]
+    for ours, theirs in zip(together, alone, strict=True):
+        assert ours.probabilities == pytest.approx(theirs.probabilities, abs=1e-4)
+    calls = count_passes(fast, [read] * len(requests), requests)
+    assert calls[1] == (2, 5)  # sequences: answer[:4], and the one with two wrong tokens; all others begin these
+    assert (
+        max(rows for rows, _ in calls[2:]) <= 3
+    )  # at the answer's fourth token, after the wrong one, and at the third
+
+
+def drawn_requests(data, answer):
+    """Requests about one prompt whose prefixes and drafts follow the answer, or leave it."""
+    kept = data.draw(st.integers(0, len(answer)))
+    drafted = data.draw(st.integers(0, 6))
+    tokens = list(answer[: kept + drafted])
+    wrong = data.draw(st.none() | st.integers(0, max(0, len(tokens) - 1)))
+    if wrong is not None and tokens:
+        tokens[wrong] = data.draw(st.sampled_from([7, 300]))
+    return GenerationRequest(
+        tuple(tokens[:kept]),
+        tuple(tokens[kept:]),
+        data.draw(st.sampled_from([None, 0.5, 0.99])),
+        max_new_tokens=data.draw(st.sampled_from([1, 3, 256])),
+    )
+
+
+@settings(deadline=None, max_examples=40)
+@given(data=st.data())
+def test_any_requests_together_are_answered_as_alone(fast, answers, data):
+    chosen = [answers[data.draw(st.integers(0, 2))] for _ in range(data.draw(st.integers(1, 12)))]
+    prompts, requests = [read for read, _ in chosen], [drawn_requests(data, answer) for _, answer in chosen]
+    alone = [fast.generate([read], [request])[0] for read, request in zip(prompts, requests, strict=True)]
+    together = fast.generate(prompts, requests)
+    assert [(one.token_ids, one.truncated) for one in together] == [(one.token_ids, one.truncated) for one in alone]
 
 
 @pytest.mark.parametrize(
@@ -288,7 +344,7 @@ def test_the_cache_that_grows_in_steps_is_transformers_own():
     torch.manual_seed(0)
     ours, theirs = Cache(layer_class_to_replicate=_PreallocatedCacheLayer), Cache(layer_class_to_replicate=DynamicLayer)
     for number, length in enumerate((5, 1, 1, 40, 1, 1, 33, 1)):
-        rows = ours.layers[0].keys.shape[0] if number else 3
+        rows = theirs.layers[0].keys.shape[0] if number else 3
         states = [torch.randn(rows, 2, length, 4) for _ in range(2)]
         for found, expected in zip(ours.update(*states, 0), theirs.update(*states, 0), strict=True):
             assert torch.equal(found, expected)

@@ -1,14 +1,20 @@
-"""Batched greedy decoding with shared prompt prefill and draft verification.
+"""Batched greedy decoding with shared prompt prefill, draft verification and shared continuations.
 
-Each distinct prompt is prefilled once for all requests about it. Then one pass takes the forced prefix and the draft of
-each request (tokens of its previous output that were rolled back): draft tokens are accepted as long as they are the
-argmax, and decoding goes on from the first difference. The result equals decoding one request at a time: lossless, as
-in speculative decoding (Leviathan et al. 2023, arXiv 2211.17192) with greedy acceptance.
+Each distinct prompt is prefilled once for all requests about it, and what all prompts have before their audio once for
+all. Then one pass takes the forced prefix and the draft of each request (tokens of its previous output that were rolled
+back): draft tokens are accepted as long as they are the argmax, and decoding goes on from the first difference. The
+result equals decoding one request at a time: lossless, as in speculative decoding (Leviathan et al. 2023, arXiv
+2211.17192) with greedy acceptance.
+
+Requests about one prompt that differ in when they stop, as those of several policies do, have the same tokens up to
+there. So they share a row of the cache: in the pass where the tokens of one begin with those of another, and afterwards
+as long as they are at the same token.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +29,7 @@ from simulsa_plugin.llamafactory.model.audio_encoder import AudioAdapter
 from simulsa_plugin.llamafactory.model.devices import execution_device
 from simulsa_plugin.llamafactory.model.output_layer import fp32_product
 from simulsa_plugin.llamafactory.model.special_tokens import SpecialTokens
+from simulsa_plugin.metrics.stability import common_prefix
 from simulsa_plugin.model.values import Continuation, GenerationRequest
 
 LOGITS_AT_ONCE = 512  # positions whose logits are computed together; each has V of them
@@ -38,10 +45,12 @@ class EncodedPrompt:
     Attributes:
         embeddings: (num_tokens, width).
         audio: (num_tokens,), True for audio tokens.
+        before_audio: token ids before the first of these.
     """
 
     embeddings: torch.Tensor
     audio: torch.Tensor
+    before_audio: tuple[int, ...] = ()
 
 
 class SharedPromptDecoder:
@@ -84,7 +93,7 @@ class SharedPromptDecoder:
             raise ModelError(f"a prompt has {int(is_audio.sum())} audio tokens for {len(audio)} of the encoder")
         embeddings: torch.Tensor = self._embed(ids).clone()
         embeddings[is_audio] = audio.to(embeddings.device, embeddings.dtype)
-        return EncodedPrompt(embeddings, is_audio)
+        return EncodedPrompt(embeddings, is_audio, tuple(itertools.takewhile(self._audio_token.__ne__, prompt)))
 
     def generate(self, prompts: Sequence[EncodedPrompt], requests: Sequence[GenerationRequest]) -> list[Continuation]:
         """Generate the answer of each request about the prompt of the same index; prompts may repeat."""
@@ -131,15 +140,19 @@ class SharedPromptDecoder:
 
 @dataclass
 class _Generation:
-    """State of one request; `prompt_length` is in tokens, `row` is its index in the cache."""
+    """State of one request; `prompt_length` is in tokens."""
 
     request: GenerationRequest
     prompt_length: int
-    row: int
     new: list[int] = field(default_factory=list)
     probabilities: list[float] = field(default_factory=list)
     ended: bool = False
     truncated: bool = False
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """The prefix and the draft."""
+        return (*self.request.prefix, *self.request.draft)
 
     def append(self, prediction: Prediction, stop_ids: frozenset[int]) -> bool:
         """Append the predicted token, or end before it. Return whether generation goes on."""
@@ -163,6 +176,59 @@ class _Generation:
         return Continuation(tuple(self.new), self.truncated, tuple(self.probabilities))
 
 
+@dataclass
+class _Sequence:
+    """Tokens after a prompt; all requests that have them share a row of the cache.
+
+    Attributes:
+        prompt: number of the prompt.
+        tokens: prefix and draft of the longest request; those of the others are the first of these.
+        generations: the requests.
+    """
+
+    prompt: int
+    tokens: tuple[int, ...]
+    generations: list[_Generation]
+
+    @property
+    def predicted(self) -> slice:
+        """Positions whose predictions a request needs: 0 is the prompt's last token, which predicts the first one."""
+        return slice(min(len(one.request.prefix) for one in self.generations), 1 + len(self.tokens))
+
+    def accept(self, predictions: Sequence[Prediction], stop_ids: frozenset[int]) -> dict[int, list[_Generation]]:
+        """Append predictions to every request as long as the tokens agree with them.
+
+        Args:
+            predictions: at the positions `predicted`.
+            stop_ids: see `_Generation.append`.
+
+        Returns:
+            number of tokens that agreed → the requests that go on from there; all of these have the same next token.
+        """
+        left: dict[int, list[_Generation]] = {}
+        for generation in self.generations:
+            position = len(generation.request.prefix)
+            while generation.append(prediction := predictions[position - self.predicted.start], stop_ids):
+                if position == len(self.tokens) or prediction[0] != self.tokens[position]:
+                    left.setdefault(position, []).append(generation)
+                    break
+                position += 1
+        return left
+
+
+def _share_sequences(generations: Sequence[_Generation], prompts: Sequence[int]) -> list[_Sequence]:
+    """Return the sequences that requests need, those of one prompt longest first."""
+    by_prompt: dict[int, list[_Sequence]] = {}
+    for generation, prompt in sorted(zip(generations, prompts, strict=True), key=lambda one: -len(one[0].tokens)):
+        tokens, known = generation.tokens, by_prompt.setdefault(prompt, [])
+        longer = next((one for one in known if one.tokens[: len(tokens)] == tokens), None)
+        if longer is None:
+            known.append(_Sequence(prompt, tokens, [generation]))
+        else:
+            longer.generations.append(generation)
+    return [sequence for known in by_prompt.values() for sequence in known]
+
+
 class _Batch:
     """Requests decoded together. Columns of the cache: prompts, then prefixes and drafts, then generated tokens."""
 
@@ -172,15 +238,15 @@ class _Batch:
         self._model = model
         self._unique = list(dict.fromkeys(prompts))
         numbers = {prompt: number for number, prompt in enumerate(self._unique)}
-        self._prompt_rows = [numbers[prompt] for prompt in prompts]
         self.generations = [
-            _Generation(request, len(prompt.embeddings), row)
-            for row, (prompt, request) in enumerate(zip(prompts, requests, strict=True))
+            _Generation(request, len(prompt.embeddings)) for prompt, request in zip(prompts, requests, strict=True)
         ]
-        self.active = list(self.generations)
-        self._cache = Cache(layer_class_to_replicate=_PreallocatedCacheLayer)
+        self._sequences = _share_sequences(self.generations, [numbers[prompt] for prompt in prompts])
         self._device = prompts[0].embeddings.device
-        self._mask = torch.zeros((len(requests), 0), dtype=torch.long, device=self._device)
+        self._prompt_rows = torch.tensor([one.prompt for one in self._sequences], device=self._device)
+        self.active: list[tuple[int, list[_Generation]]] = []  # row of the cache, requests that are at the same token
+        self._cache = Cache(layer_class_to_replicate=_PreallocatedCacheLayer)
+        self._mask = torch.zeros((len(self._unique), 0), dtype=torch.long, device=self._device)
         self._attention: AttentionRecord | None = None
 
     @contextlib.contextmanager
@@ -190,8 +256,7 @@ class _Batch:
             yield
             return
         audio = torch.nn.utils.rnn.pad_sequence([one.audio[:-1] for one in self._unique], batch_first=True)
-        rows = torch.tensor(self._prompt_rows, device=self._device)
-        with self._model.attention.recording(audio[rows]) as self._attention:
+        with self._model.attention.recording(audio[self._prompt_rows]) as self._attention:
             yield
 
     def _predictions(self, hidden: torch.Tensor, spans: Sequence[tuple[int, slice]]) -> Iterator[Prediction]:
@@ -203,88 +268,96 @@ class _Batch:
         shares = torch.cat([audio_ahead[span] for span in spans]).tolist()
         return ((*token, share) for token, share in zip(tokens, shares, strict=True))
 
+    def prefill(self) -> None:
+        """Run all distinct prompts without their last tokens, and copy keys and values to the row of every sequence."""
+        shared = self._prefill_shared()
+        lengths = torch.tensor([len(prompt.embeddings) for prompt in self._unique], device=self._device)
+        padded = torch.nn.utils.rnn.pad_sequence([one.embeddings[shared:-1] for one in self._unique], batch_first=True)
+        columns = torch.arange(shared + padded.shape[1], device=self._device)
+        mask = (columns < (lengths - 1)[:, None]).long()
+        self._model.hidden_states(padded, mask, columns[shared:].expand(len(mask), -1), self._cache)
+        self._cache.batch_select_indices(self._prompt_rows)
+        self._mask = mask[self._prompt_rows]
+
+    def _prefill_shared(self) -> int:
+        """Run the tokens that all prompts begin with, once for all; return how many these are."""
+        if len(self._unique) == 1:
+            return 0
+        first, *others = (prompt.before_audio for prompt in self._unique)
+        shared = min(common_prefix(first, other) for other in others)
+        if shared == 0:
+            return 0
+        columns = torch.arange(shared, device=self._device)[None]
+        embeddings = self._unique[0].embeddings[None, :shared]
+        self._model.hidden_states(embeddings, torch.ones_like(columns), columns, self._cache)
+        self._cache.batch_select_indices(torch.zeros(len(self._unique), dtype=torch.long, device=self._device))
+        return shared
+
     def verify_drafts(self) -> None:
         """Run prefixes and drafts in one pass, and accept the draft tokens that greedy decoding would generate."""
-        inputs = [[*generation.request.prefix, *generation.request.draft] for generation in self.generations]
-        length = 1 + max(map(len, inputs))  # the prompt's last token comes first
-        ids = torch.tensor([row + [0] * (length - 1 - len(row)) for row in inputs], device=self._device)
-        ids = ids.reshape(len(inputs), length - 1).long()
-        embeddings = torch.cat([self._last_embeddings[:, None], self._model.embed(ids)], dim=1)
+        length = 1 + max(len(sequence.tokens) for sequence in self._sequences)  # the prompt's last token comes first
+        padded = [[*one.tokens, *[0] * (length - 1 - len(one.tokens))] for one in self._sequences]
+        ids = torch.tensor(padded, device=self._device).reshape(len(padded), length - 1).long()
+        last = torch.stack([prompt.embeddings[-1] for prompt in self._unique])[self._prompt_rows]
+        embeddings = torch.cat([last[:, None], self._model.embed(ids)], dim=1)
         columns = torch.arange(length, device=self._device)
-        valid = columns < torch.tensor([1 + len(row) for row in inputs], device=self._device)[:, None]
-        starts = [generation.prompt_length - 1 for generation in self.generations]
+        valid = columns < torch.tensor([1 + len(one.tokens) for one in self._sequences], device=self._device)[:, None]
+        starts = [one.generations[0].prompt_length - 1 for one in self._sequences]
         position_ids = torch.tensor(starts, device=self._device)[:, None] + columns
         before = self._mask.shape[1]
         self._mask = torch.cat([self._mask, valid.long()], dim=1)
         hidden = self._model.hidden_states(embeddings, self._mask, position_ids, self._cache)
-        spans = [(generation.row, _draft_positions(generation.request)) for generation in self.generations]
+        spans = [(row, sequence.predicted) for row, sequence in enumerate(self._sequences)]
         predictions = self._predictions(hidden, spans)
-        for generation in self.generations:
-            kept = 1 + len(generation.request.prefix) + self._accept_draft(generation, predictions)
-            self._mask[generation.row, before + kept :] = 0
-        self._evict_finished()
-
-    def prefill(self) -> None:
-        """Run all distinct prompts without their last tokens, and copy keys and values to every request's row."""
-        lengths = torch.tensor([len(prompt.embeddings) for prompt in self._unique], device=self._device)
-        padded = torch.nn.utils.rnn.pad_sequence([one.embeddings[:-1] for one in self._unique], batch_first=True)
-        columns = torch.arange(padded.shape[1], device=self._device)
-        mask = (columns < (lengths - 1)[:, None]).long()
-        self._model.hidden_states(padded, mask, columns.expand(len(mask), -1), self._cache)
-        rows = torch.tensor(self._prompt_rows, device=self._device)
-        self._cache.batch_select_indices(rows)
-        self._mask = mask[rows]
-        self._last_embeddings = torch.stack([one.embeddings[-1] for one in self._unique])[rows]
-
-    def _accept_draft(self, generation: _Generation, predictions: Iterator[Prediction]) -> int:
-        """Append predicted tokens as long as the draft agrees with them. Return the number of accepted draft tokens."""
-        accepted, agrees = 0, True
-        for drafted in (*generation.request.draft, None):
-            prediction = next(predictions)
-            if agrees and generation.append(prediction, self._model.special.stop) and prediction[0] == drafted:
-                accepted += 1
-            else:
-                agrees = False
-        return accepted
+        accepted: list[tuple[int, int, list[_Generation]]] = []  # row, columns of the pass that are kept, requests
+        for row, sequence in enumerate(self._sequences):
+            of_sequence = list(itertools.islice(predictions, sequence.predicted.stop - sequence.predicted.start))
+            for position, generations in sequence.accept(of_sequence, self._model.special.stop).items():
+                accepted.append((row, 1 + position, generations))
+        self._set_active([(row, generations) for row, _, generations in accepted])
+        for (row, _), (_, kept, _) in zip(self.active, accepted, strict=True):
+            self._mask[row, before + kept :] = 0
 
     def decode_step(self) -> None:
         """Generate one token for every request that has not ended."""
         rows = self._mask.shape[0]
         ids, position_ids = [0] * rows, [0] * rows
-        for generation in self.active:
-            ids[generation.row], position_ids[generation.row] = generation.new[-1], generation.position_id
+        for row, (generation, *_) in self.active:
+            ids[row], position_ids[row] = generation.new[-1], generation.position_id
         self._mask = torch.cat([self._mask, self._mask.new_ones((rows, 1))], dim=1)
         embeddings = self._model.embed(torch.tensor(ids, device=self._device)[:, None])
         hidden = self._model.hidden_states(
             embeddings, self._mask, torch.tensor(position_ids, device=self._device)[:, None], self._cache
         )
-        spans = [(generation.row, slice(0, 1)) for generation in self.active]
-        for generation, prediction in zip(self.active, self._predictions(hidden, spans), strict=True):
-            generation.append(prediction, self._model.special.stop)
-        self._evict_finished()
+        predictions = self._predictions(hidden, [(row, slice(0, 1)) for row, _ in self.active])
+        for (_, generations), prediction in zip(self.active, predictions, strict=True):
+            for generation in generations:
+                generation.append(prediction, self._model.special.stop)
+        self._set_active([(row, [one for one in generations if not one.ended]) for row, generations in self.active])
 
-    def _evict_finished(self) -> None:
-        """Remove ended requests; their rows leave the cache when that saves more than the copy costs."""
-        self.active = [generation for generation in self.active if not generation.ended]
-        if not 0 < len(self.active) <= COMPACTION_SHARE * self._mask.shape[0]:
+    def _set_active(self, active: Sequence[tuple[int, list[_Generation]]]) -> None:
+        """Set which requests go on, from which row of the cache.
+
+        Rows without any leave the cache when that saves more than the copy costs; a row from which requests go on at
+        different tokens is repeated.
+        """
+        self.active = [(row, generations) for row, generations in active if generations]
+        rows = [row for row, _ in self.active]
+        if not rows or (len(rows) > COMPACTION_SHARE * self._mask.shape[0] and len(set(rows)) == len(rows)):
             return
-        rows = torch.tensor([generation.row for generation in self.active], device=self._device)
-        self._cache.batch_select_indices(rows)
-        self._mask = self._mask[rows]
+        kept = torch.tensor(rows, device=self._device)
+        self._cache.batch_select_indices(kept)
+        self._mask = self._mask[kept]
         if self._attention:
-            self._attention.select_rows(rows)
-        for row, generation in enumerate(self.active):
-            generation.row = row
-
-
-def _draft_positions(request: GenerationRequest) -> slice:
-    """Positions that predict the first new token and the one after each draft token; 0 is the prompt's last token."""
-    first = len(request.prefix)
-    return slice(first, first + 1 + len(request.draft))
+            self._attention.select_rows(kept)
+        self.active = [(row, generations) for row, (_, generations) in enumerate(self.active)]
 
 
 class _PreallocatedCacheLayer(DynamicLayer):  # type: ignore[misc]  # transformers has no types
-    """A layer of the key-value cache that is copied once in `CACHE_GROWTH` tokens, not at every one."""
+    """A layer of the key-value cache that is copied once in `CACHE_GROWTH` tokens, not at every one.
+
+    Rows are selected when the next tokens come, in the copy that makes room for them.
+    """
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
@@ -294,26 +367,35 @@ class _PreallocatedCacheLayer(DynamicLayer):  # type: ignore[misc]  # transforme
             self.lazy_initialization(key_states, value_states)
             self.keys, self.values = key_states[:, :, :0], value_states[:, :, :0]
             self._buffers: tuple[torch.Tensor, torch.Tensor] | None = None
+            self._rows: torch.Tensor | None = None
         length = self.keys.shape[-2]
         end = length + key_states.shape[-2]
         if self._buffers is None or self._buffers[0].shape[-2] < end:
-            self._buffers = _enlarged(self.keys, end), _enlarged(self.values, end)
+            self._buffers = _enlarged(self.keys, self._rows, end), _enlarged(self.values, self._rows, end)
+            self._rows = None
         for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
             buffer[:, :, length:end] = states
         self.keys, self.values = self._buffers[0][:, :, :end], self._buffers[1][:, :, :end]
         return self.keys, self.values
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
-        """Keep these rows, in this order; rows may repeat, and `indices` may be on another device than the layer."""
+        """Keep these rows, in this order; rows may repeat, and `indices` may be on another device than the layer.
+
+        `keys` and `values` have them after the next `update`.
+        """
         rows = indices.to(self.keys.device)
-        self.keys, self.values = self.keys.index_select(0, rows), self.values.index_select(0, rows)
+        self._rows = rows if self._rows is None else self._rows[rows]
         self._buffers = None
 
 
-def _enlarged(states: torch.Tensor, length: int) -> torch.Tensor:
-    rows, heads, tokens, width = states.shape
-    buffer = states.new_empty((rows, heads, length + CACHE_GROWTH, width))
-    buffer[:, :, :tokens] = states
+def _enlarged(states: torch.Tensor, rows: torch.Tensor | None, length: int) -> torch.Tensor:
+    """Copy all rows or some, with room for `length` tokens and more."""
+    count, heads, tokens, width = states.shape
+    buffer = states.new_empty((count if rows is None else len(rows), heads, length + CACHE_GROWTH, width))
+    if rows is None:
+        buffer[:, :, :tokens] = states
+    else:
+        torch.index_select(states, 0, rows, out=buffer[:, :, :tokens])
     return buffer
 
 
