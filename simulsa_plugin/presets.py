@@ -7,11 +7,11 @@ settings are the same work.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from simulsa_plugin.settings import Settings, check_choice
+from simulsa_plugin.settings import KEY_PREFIX, Settings, as_list, check_choice
 
 KEY = "simulsa_preset"
 PAPER, RECOMMENDED = "paper", "recommended"
@@ -45,6 +45,12 @@ PRESETS: dict[str, dict[str, Any]] = {
         "simulsa_eval_chunks": (500,),
     },
 }
+POLICIES_KEY, EVAL = "simulsa_policies", f"{KEY_PREFIX}eval_"
+READ_BY = {  # keys that only some policies read → those
+    "simulsa_rollbacks": {"rollback"},
+    "simulsa_confidence_threshold": {"confidence", "agreement_or_confidence"},
+    "simulsa_eval_rollbacks": {"rollback"},
+}
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,7 @@ class Preset:
 
     Attributes:
         name: one of PRESETS.
-        values: recipe key → value, of the keys that were not set explicitly.
+        values: recipe key → value, of the keys that were not set explicitly and have an effect.
     """
 
     name: str
@@ -98,7 +104,9 @@ def apply_preset(
         default: the preset where `keys` names none.
 
     Returns:
-        The keys, with the preset's values where `keys` has none and without KEY; and the preset, if there is one.
+        The keys, with the preset's values where `keys` has none and without KEY; and the preset, if there is one, with
+        the values that have an effect: not those that only policies read which are not decoded, nor those in whose
+        place a training reads the key with `eval_`.
 
     Raises:
         UsageError: there is no such preset; the nearest name and all names are told.
@@ -109,7 +117,19 @@ def apply_preset(
         return named, None
     read = {key for group in groups for key in group.keys()}
     values = {key: value for key, value in PRESETS[name].items() if key in read and key not in named}
-    return values | named, Preset(name, values)
+    keys = values | named
+    return keys, Preset(name, {key: value for key, value in values.items() if _has_effect(key, keys, read)})
+
+
+def _has_effect(key: str, keys: Mapping[str, Any], read: Collection[str]) -> bool:
+    if _of_training(key) in read:
+        return False
+    policies = keys.get(_of_training(POLICIES_KEY) if _of_training(POLICIES_KEY) in read else POLICIES_KEY)
+    return key not in READ_BY or policies is None or not READ_BY[key].isdisjoint(as_list(policies))
+
+
+def _of_training(key: str) -> str:
+    return EVAL + key.removeprefix(KEY_PREFIX)
 
 
 def _typed(value: Any) -> str:

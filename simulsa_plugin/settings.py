@@ -263,7 +263,7 @@ def _convert_value(key: str, value: Any, hint: Any) -> Any:
     if origin is Mapping:
         return _as_mapping(key, value)
     if origin is tuple:
-        return tuple(_convert_value(key, item, arguments[0]) for item in _as_list(value))
+        return tuple(_convert_value(key, item, arguments[0]) for item in as_list(value))
     if hint is bool and isinstance(value, bool):
         return value
     if hint is str and isinstance(value, str):
@@ -293,8 +293,8 @@ def _as_mapping(key: str, value: Any) -> dict[str, str]:
     return dict(value)
 
 
-def _as_list(value: Any) -> list[Any]:
-    """Convert `500,1000`, `[500, 1000]` or `500` to a list."""
+def as_list(value: Any) -> list[Any]:
+    """Convert `500,1000`, `[500, 1000]` or `500`, as a recipe may have them, to a list."""
     if isinstance(value, str):
         return [_parse_yaml(item, "a list") for item in value.split(",") if item.strip()]
     return list(value) if isinstance(value, (list, tuple)) else [value]

@@ -1,5 +1,6 @@
 """Presets: defaults that stand behind the keys that are named, in every command that reads them."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from simulsa_plugin.commands import augment, evaluate
 from simulsa_plugin.errors import UsageError
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings, HookSettings
 from simulsa_plugin.evaluation.run import plan_cells
-from simulsa_plugin.presets import PAPER, PRESETS, RECOMMENDED, Preset, apply_preset
+from simulsa_plugin.presets import PAPER, PRESETS, READ_BY, RECOMMENDED, Preset, apply_preset
+from simulsa_plugin.streaming.catalogue import POLICIES, PolicyOptions
 from simulsa_plugin.tuning.tuned_recipe import searched_settings
 
 GROUPS = (AugmentSettings, EvaluationSettings, HookSettings)
@@ -117,6 +119,42 @@ def test_only_the_embedded_default_has_a_preset_of_its_own(words, preset):
     recipe = open_recipe(None, words, [AugmentSettings], RECOMMENDED)
     assert (recipe.preset and recipe.preset.name) == preset
     assert recipe.simulsa.get("simulsa_ratio") == {RECOMMENDED: 0.1, PAPER: 0.01, None: None}[preset]
+
+
+OF_POLICIES = {f"simulsa_{one.name}" for one in dataclasses.fields(PolicyOptions)} | {"simulsa_confidence_threshold"}
+
+
+def decoded(keys):
+    return [dataclasses.asdict(cell) for cell in plan_cells(EvaluationSettings.from_keys(keys))]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize(("key", "other"), [("simulsa_rollbacks", 7), ("simulsa_confidence_threshold", 0.123)])
+def test_of_a_preset_only_keys_that_change_what_is_decoded_are_told(key, other, policy):
+    named = {"simulsa_policies": policy, "simulsa_chunks": 500}
+    matters = decoded(named) != decoded(named | {key: other})
+    for value in (policy, [policy], f"{policy},retranslation"):
+        given = named | {"simulsa_policies": value, "simulsa_preset": "recommended"}
+        keys, preset = apply_preset(given, [EvaluationSettings])
+        assert key in keys  # it counts, as before
+        assert (key in preset.values) == matters
+
+
+def test_of_a_training_too_only_keys_of_decoded_policies_are_told():
+    for policy in POLICIES:
+        for name in PRESETS:
+            given = {"simulsa_preset": name, "simulsa_eval_policies": policy}
+            keys, preset = apply_preset(given, [HookSettings, EvaluationSettings])
+            assert keys.keys() >= PRESETS[name].keys() - {"simulsa_ratio"}
+            readers = {"simulsa_eval_rollbacks": {"rollback"}}
+            readers["simulsa_confidence_threshold"] = {"confidence", "agreement_or_confidence"}
+            told = {"simulsa_eval_chunks", *(key for key, read_by in readers.items() if policy in read_by)}
+            assert preset.values.keys() == told & PRESETS[name].keys()
+
+
+def test_every_key_of_a_preset_that_not_all_policies_read_is_known():
+    present = {key for preset in PRESETS.values() for key in preset}
+    assert {key for key in present if key.replace("_eval_", "_") in OF_POLICIES} == set(READ_BY)
 
 
 @pytest.mark.parametrize(("main", "key"), [(augment.main, "simulsa_ratio"), (evaluate.main, "simulsa_policies")])

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from simulsa_plugin.comparison.comparison_tables import comparison_tables
+from simulsa_plugin.comparison.comparison_tables import comparison_tables, pair_notes
 from simulsa_plugin.evaluation.cells_table import cells_table
 from simulsa_plugin.tables import Span, StyledText, align, align_wrapped, styled, without_empty_columns
 from simulsa_plugin.terminal import SafeStream, print_lines
@@ -109,6 +109,25 @@ def metric(difference, low, high, p_value=None, differing=9):
         {} if p_value is None else dict.fromkeys(("randomisation_p_value", "sacrebleu_randomisation_p_value"), p_value)
     )
     return found | measured | test | {"differing": differing, "utterances": 9}
+
+
+def partly(chunk_ms, differing, measured):
+    """A cell with one utterance too few to tell, and values of some instances of the other result."""
+    values = metric(1.0, 0.5, 2.0, 0.2, differing)
+    values |= {"measured": {"baseline": 9, "other": measured}}
+    return compared(BLEU=values, LAAL=values | {"differing": None}) | {"chunk_ms": chunk_ms}
+
+
+def test_a_note_that_holds_for_several_cells_is_one_line_with_their_names():
+    fine = partly(300, 9, 9)
+    assert pair_notes([partly(500, 4, 8), fine, partly(1000, 2, 6)], "ms") == [
+        "wait_k k=500 wait_k=3, wait_k k=1000 wait_k=3: 2 to 4 of 9 utterances differ in BLEU, too few to tell",
+        "wait_k k=500 wait_k=3, wait_k k=1000 wait_k=3: of the other's 9 instances, 6 to 8 have a value of BLEU, LAAL",
+    ]
+    assert pair_notes([partly(k, 1, 9) for k in (500, 1000, 2000)], "ms") == [
+        "all 3 cells: 1 of 9 utterances differ in BLEU, too few to tell"
+    ]
+    assert pair_notes([fine], "ms") == []
 
 
 def test_significant_differences_are_better_or_worse_by_the_metrics_direction():

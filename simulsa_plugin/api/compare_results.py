@@ -145,6 +145,7 @@ def compare(
     from simulsa_plugin.comparison.compare import CompareOptions, run_compare
     from simulsa_plugin.comparison.comparison_files import ComparisonFiles
     from simulsa_plugin.comparison.equal_latency import Axes
+    from simulsa_plugin.logs.reader import ReadOptions
     from simulsa_plugin.metrics.significance import Bootstrap
     from simulsa_plugin.settings import check_choice
 
@@ -152,17 +153,19 @@ def compare(
         raise UsageError("compare needs two results or more: the baseline first, then what is compared with it.")
     check_choice("quality", quality, ("BLEU", "chrF", "COMET"))
     options = CompareOptions(
-        unit,
+        ReadOptions(
+            None if references is None else Path(references),
+            None if segments is None else Path(segments),
+            unit=unit,
+            keep_end_marks=keep_end_marks,
+            resegment=resegment,
+        ),
         tokenizer,
-        keep_end_marks,
         Axes(quality, latency or Axes.latency, tuple(sorted(at))),
         Bootstrap(samples, trials, seed),
         tuple(map(_path_of, tuned)),
         latency is None,
-        None if references is None else Path(references),
-        None if segments is None else Path(segments),
-        resegment=resegment,
-        regimes=tuple(sorted(regimes)),
+        tuple(sorted(regimes)),
     )
     files = ComparisonFiles(html=None if html is None else Path(html))
     with library_call(progress=False):

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from simulsa_plugin.errors import AudioError, StorageError
 
+MISSING = "missing"  # the reason why a file that is not accessible cannot be used
 MAX_DURATION_SECONDS = 6 * 3600.0  # a header that claims more is broken or hostile
 MIN_SAMPLE_RATE, MAX_SAMPLE_RATE = 1_000, 768_000  # likewise; a resampling filter grows with the rate
 MAX_VALUES = 1 << 30  # samples times channels that are held at once, 4 GiB: 6 h of 48 kHz, or 3 h in stereo
@@ -27,7 +28,7 @@ def cannot_read(name: str, error: OSError) -> AudioError | StorageError:
     Cannot read a.wav: Input/output error. This need not be the file's fault: repair the cause and start again.
     """
     if error.errno in _NOT_THERE:
-        return AudioError("missing", f"{name}: cannot be opened ({error.strerror or error}).")
+        return AudioError(MISSING, f"{name}: cannot be opened ({error.strerror or error}).")
     return StorageError(
         f"Cannot read {name}: {error.strerror or error}. "
         "This need not be the file's fault: repair the cause and start again."
@@ -43,11 +44,11 @@ def check_file(path: Path) -> None:
     try:
         status = path.stat()
     except ValueError as error:
-        raise AudioError("missing", f"{path}: cannot be opened ({error}).") from error
+        raise AudioError(MISSING, f"{path}: cannot be opened ({error}).") from error
     except OSError as error:
         raise cannot_read(str(path), error) from error
     if not stat.S_ISREG(status.st_mode):  # reading a pipe or a device may never end
-        raise AudioError("missing", f"{path}: is not a regular file.")
+        raise AudioError(MISSING, f"{path}: is not a regular file.")
     if status.st_size == 0:
         raise AudioError("empty", f"{path}: holds zero bytes.")
 

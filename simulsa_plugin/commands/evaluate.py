@@ -20,6 +20,7 @@ from simulsa_plugin.terminal import print_lines
 
 if TYPE_CHECKING:
     from simulsa_plugin.comparison.compare import CompareOptions
+    from simulsa_plugin.logs.reader import ReadOptions
 
 EVAL_COMMAND = "simulsa-eval"
 _NOT_RESUMABLE = ("score", "compare", "report", "convert")  # commands that start over
@@ -277,17 +278,12 @@ def _compare_options(options: argparse.Namespace) -> CompareOptions:
     from simulsa_plugin.metrics.significance import Bootstrap
 
     return CompareOptions(
-        options.unit,
+        _read_options(options),
         options.tokenizer,
-        options.keep_end_marks,
         Axes(options.quality, options.latency or Axes.latency, options.at),
         Bootstrap(options.samples, options.trials, options.seed),
         tuple(getattr(options, "tuned", ())),
         options.latency is None,
-        options.references,
-        options.segments,
-        options.detokenizer,
-        options.resegment,
         getattr(options, "regimes", ()),
     )
 
@@ -344,18 +340,9 @@ def _convert(words: list[str]) -> int:
     _add_end_marks(parser)
     options = parser.parse_args(words)
     from simulsa_plugin.logs.convert import ConvertOptions, convert
-    from simulsa_plugin.logs.reader import ReadOptions
 
-    read = ReadOptions(
-        options.references,
-        options.segments,
-        options.detokenizer,
-        options.unit,
-        options.keep_end_marks,
-        options.resegment,
-    )
-    count = convert(options.source, options.out, ConvertOptions(options.to, options.delays, options.sources, read))
-    print(f"{options.out}: {count} instances")
+    chosen = ConvertOptions(options.to, options.delays, options.sources, _read_options(options))
+    print(f"{options.out}: {convert(options.source, options.out, chosen)}")
     return 0
 
 
@@ -380,12 +367,10 @@ def _comet(words: list[str]) -> int:
     _add_reading(parser)
     options = parser.parse_args(words)
     from simulsa_plugin.evaluation.comet.command import CometOptions, add_comet
-    from simulsa_plugin.logs.reader import ReadOptions
 
-    read = ReadOptions(
-        options.references, options.segments, options.detokenizer, options.unit, resegment=options.resegment
+    chosen = CometOptions(
+        options.checkpoint, options.python, options.sources, options.batch_size, _read_options(options)
     )
-    chosen = CometOptions(options.checkpoint, options.python, options.sources, options.batch_size, read)
     for name, mean in add_comet(options.result, chosen).items():
         print(f"{name}: {mean:.4f}")
     return 0
@@ -409,6 +394,20 @@ def _add_reading(parser: Parser) -> None:
         "--detokenizer",
         metavar="D",
         help="of a simulstream log: word, char, spm, or the folder of a tokenizer (default: the unit)",
+    )
+
+
+def _read_options(options: argparse.Namespace) -> ReadOptions:
+    """Return what the options say that a log does not contain; `comet` has none on end marks."""
+    from simulsa_plugin.logs.reader import ReadOptions
+
+    return ReadOptions(
+        options.references,
+        options.segments,
+        options.detokenizer,
+        options.unit,
+        getattr(options, "keep_end_marks", False),
+        options.resegment,
     )
 
 

@@ -50,7 +50,6 @@ from simulsa_plugin.metrics.significance import (
     randomisation_test,
     sacrebleu_p_value,
 )
-from simulsa_plugin.segments import Aligner
 
 logger = logging.getLogger(__name__)
 UTTERANCES = "utterances"
@@ -74,7 +73,8 @@ class CompareOptions:
     """Options of `simulsa-eval compare`.
 
     Attributes:
-        unit: of single logs, like tokenizer and end marks; result folders contain theirs.
+        read: of single logs, what they do not contain; result folders contain it.
+        tokenizer: of single logs, like `read`.
         axes: of curves.
         bootstrap: how to resample.
         tuned: folders of `simulsa-eval tune`, one for each result; empty to compare no budgets.
@@ -82,20 +82,14 @@ class CompareOptions:
             for the budgets of the tuning.
         usual_latency: whether the latency of the curves is LAAL, or of long recordings LongYAAL (StreamLAAL, where
             mwerSegmenter aligned them), whatever `axes` has.
-        references, segments, detokenizer, resegment: of single logs, as `simulsa-eval score` has them.
     """
 
-    unit: LatencyUnit = "word"
+    read: ReadOptions = field(default_factory=ReadOptions)
     tokenizer: str | None = None
-    keep_end_marks: bool = False
     axes: Axes = field(default_factory=Axes)
     bootstrap: Bootstrap = field(default_factory=Bootstrap)
     tuned: tuple[Path, ...] = ()
     usual_latency: bool = False
-    references: Path | None = None
-    segments: Path | None = None
-    detokenizer: str | None = None
-    resegment: Aligner | None = None
     regimes: tuple[float, ...] = ()
 
 
@@ -163,7 +157,7 @@ def load_results(paths: Sequence[Path], options: CompareOptions, files: Comparis
     read = [
         *(path for result in results for path in _read_files(result)),
         *(path for folder in options.tuned for path in tuned_files(folder)),
-        *(path for path in (options.references, options.segments) if path is not None),
+        *(path for path in (options.read.references, options.read.segments) if path is not None),
     ]
     files.check(read)
     return results
@@ -214,16 +208,7 @@ def resample_result(
 
 def _read_options(result: ComparedResult, options: CompareOptions) -> ReadOptions:
     """Return how the logs of a result are read; those of a folder are complete."""
-    if not result.is_log:
-        return ReadOptions(keep_end_marks=options.keep_end_marks)
-    return ReadOptions(
-        options.references,
-        options.segments,
-        options.detokenizer,
-        options.unit,
-        options.keep_end_marks,
-        options.resegment,
-    )
+    return options.read if result.is_log else ReadOptions(keep_end_marks=options.read.keep_end_marks)
 
 
 def compare_with_baseline(results: Sequence[ComparedResult], options: CompareOptions) -> Json:
@@ -310,18 +295,7 @@ def load_result(path: Path, options: CompareOptions) -> ComparedResult:
         )
     if not path.exists():
         raise LogError(f"{path} does not exist. Give a folder of `simulsa-eval run`, or a log.")
-    scored = score_log(
-        path,
-        ScoreOptions(
-            options.references,
-            options.segments,
-            options.detokenizer,
-            options.unit,
-            options.tokenizer,
-            options.keep_end_marks,
-            resegment=options.resegment,
-        ),
-    )
+    scored = score_log(path, ScoreOptions(**vars(options.read), tokenizer=options.tokenizer))
     key = CellKey(LOG_POLICY)
     counts = scored.scores.counts
     cell = Cell(key, scored.scores.corpus, counts["instances"], path, counts["skipped"])
@@ -336,7 +310,7 @@ def _conventions_of(signatures: object, options: CompareOptions) -> ScoringConve
         signature = signatures.get(name) if isinstance(signatures, dict) else None
         parts = (part.partition(":") for part in str(signature or "").split("|"))
         fields |= {key: value for key, _, value in parts}
-    unit = check_unit(fields.get("unit", options.unit))
+    unit = check_unit(fields.get("unit", options.read.unit))
     tokenizer = fields.get("tok") or options.tokenizer or default_tokenizer(unit)
     return ScoringConventions(
         unit,

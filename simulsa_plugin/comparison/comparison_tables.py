@@ -14,8 +14,10 @@ from simulsa_plugin.evaluation.formatting import (
     format_metric,
     format_number,
     format_parameters,
+    format_range,
     metric_digits,
     metric_unit,
+    name_cells,
 )
 from simulsa_plugin.evaluation.result_cells import CELL_METRICS, CellKey
 from simulsa_plugin.metrics.quality import QUALITY_METRICS
@@ -176,8 +178,8 @@ def pair_notes(cells: Sequence[dict[str, Any]], time: str) -> list[str]:
     """Return lines on what the tables lack: cells of one side, few differing utterances, values of some instances."""
     return [
         *_cells_of_one_side(cells, time),
-        *(line for cell in cells for line in _few_differing(cell)),
-        *(line for cell in cells for side in ("baseline", "other") for line in _partial_values(cell, side)),
+        *_few_differing(cells),
+        *(line for side in ("baseline", "other") for line in _partial_values(cells, side)),
     ]
 
 
@@ -193,32 +195,45 @@ def _cells_of_one_side(cells: Sequence[dict[str, Any]], time: str) -> Iterator[s
             yield f"not in the {cell['missing']}: {cell_name(cell)} ({', '.join(map(str.rstrip, values))})"
 
 
-def _few_differing(cell: dict[str, Any]) -> Iterator[str]:
-    """Yield in how few utterances the qualities differ, where that says nothing about chance."""
-    few: dict[tuple[int, int], list[str]] = {}
-    for name in QUALITY_METRICS:
-        value = cell["metrics"].get(name, {})
-        if value.get("differing") is not None and value["differing"] < LEAST_DIFFERING:
-            few.setdefault((value["differing"], value["utterances"]), []).append(name)
-    for (differing, utterances), names in few.items():
-        yield f"{cell_name(cell)}: {differing} of {utterances} utterances differ in {', '.join(names)}, too few to tell"
-
-
-def _partial_values(cell: dict[str, Any], side: str) -> Iterator[str]:
-    """Yield the numbers of instances that values of a side rest on: of LAAL first, then of others by the number."""
-    total, counts = cell["instances"][side], {}
-    for name, metric in cell["metrics"].items():
-        count = metric["measured"][side]
-        if total is not None and count is not None and 0 < count < total and metric["difference"] is not None:
-            counts[name] = count
-    laal = counts.pop("LAAL", None)
-    if laal is not None:
+def _few_differing(cells: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Yield in how few utterances the qualities differ, where that says nothing about chance; in which cells."""
+    found: dict[tuple[int, str], dict[str, int]] = {}
+    for cell in cells:
+        few: dict[tuple[int, int], list[str]] = {}
+        for name in QUALITY_METRICS:
+            value = cell["metrics"].get(name, {})
+            if value.get("differing") is not None and value["differing"] < LEAST_DIFFERING:
+                few.setdefault((value["differing"], value["utterances"]), []).append(name)
+        for (differing, utterances), names in few.items():
+            found.setdefault((utterances, ", ".join(names)), {})[cell_name(cell)] = differing
+    for (utterances, metrics), counts in found.items():
         yield (
-            f"{cell_name(cell)}: LAAL of the {side} is that of {laal} of {total} instances; {total - laal} have none"
+            f"{_which(counts, cells)}: {format_range(counts.values())} of {utterances} utterances differ in {metrics}, "
+            "too few to tell"
         )
-    for count in sorted(set(counts.values())):
-        names = ", ".join(name for name in counts if counts[name] == count)
-        yield f"{cell_name(cell)}: of the {side}'s {total} instances, {count} have a value of {names}"
+
+
+def _partial_values(cells: Sequence[dict[str, Any]], side: str) -> Iterator[str]:
+    """Yield the numbers of instances that values of a side rest on, where these are not all; in which cells."""
+    found: dict[tuple[int, str], dict[str, int]] = {}
+    for cell in cells:
+        total, by_count = cell["instances"][side], dict[int, list[str]]()
+        for name, metric in cell["metrics"].items():
+            count = metric["measured"][side]
+            if total is not None and count is not None and 0 < count < total and metric["difference"] is not None:
+                by_count.setdefault(count, []).append(name)
+        for count, names in sorted(by_count.items()):
+            found.setdefault((total, ", ".join(names)), {})[cell_name(cell)] = count
+    for (total, metrics), counts in found.items():
+        yield (
+            f"{_which(counts, cells)}: of the {side}'s {total} instances, {format_range(counts.values())} have a "
+            f"value of {metrics}"
+        )
+
+
+def _which(chosen: Iterable[str], cells: Iterable[dict[str, Any]]) -> str:
+    """Name the cells that a note is about; those of one result alone are not compared."""
+    return name_cells(chosen, (cell_name(cell) for cell in cells if not cell["missing"]))
 
 
 def curve_title(curves: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from simulsa_plugin.audio.checks import MISSING
 from simulsa_plugin.corpora.corpus_layout import CorpusLayout
 from simulsa_plugin.corpora.corpus_settings import CorpusSettings
 from simulsa_plugin.corpora.formats.registry import FORMATS
@@ -194,6 +195,18 @@ def _prepare_locked(
     return layout.run.recorded(), warnings
 
 
+def _no_audio_error(settings: CorpusSettings, dropped: Sequence[Mapping[str, Any]]) -> DatasetError:
+    """Return the error for a corpus of which no audio can be used, with the first path that is missing."""
+    reasons = ", ".join(sorted({row["reason"] for row in dropped}))
+    missing = next((row["audio"] for row in dropped if row["reason"] == MISSING), None)
+    step = (
+        "Correct these files, or choose another split."
+        if missing is None
+        else f"There is no {missing}. Set simulsa_audio_dir to the folder from which the corpus names its audio."
+    )
+    return DatasetError(f"No audio of {settings.folder} can be used: {reasons}. {step}")
+
+
 def _write_dataset(
     settings: CorpusSettings,
     prompt: TranslationPrompt,
@@ -206,8 +219,7 @@ def _write_dataset(
     if not content.counts[_rows_are(settings)]:
         if not layout.audio.exists():
             remove_durably(layout.started)  # it produced nothing: other settings may use the folder
-        reasons = ", ".join(sorted({row["reason"] for row in content.dropped}))
-        raise DatasetError(f"No audio of {settings.folder} can be used: {reasons}. Is it where the corpus says?")
+        raise _no_audio_error(settings, content.dropped)
     dropped = [*map(_dropped_row, listing.dropped), *content.dropped]
     write_jsonl(layout.dropped, dropped)
     write_jsonl(layout.rows, content.rows)

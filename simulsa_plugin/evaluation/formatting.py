@@ -104,6 +104,29 @@ def is_partial(value: float | None, measured: int | None, total: int | None) -> 
     return value is not None and measured is not None and total is not None and measured != total
 
 
+def format_range(counts: Iterable[int | float]) -> str:
+    """Format the least and the greatest of some counts, or the one that all are.
+
+    >>> format_range([3, 7, 3]), format_range([2, 2])
+    ('3 to 7', '2')
+    """
+    counts = list(counts)
+    low, high = min(counts), max(counts)
+    return f"{low}" if low == high else f"{low} to {high}"
+
+
+def name_cells(chosen: Iterable[str], cells: Iterable[str], kind: str = "cells") -> str:
+    """Name some of the cells that a note is about; where it is about all of three or more, "all".
+
+    >>> name_cells(["a", "b"], ["a", "b", "c"]), name_cells(["a", "b", "c"], ["a", "b", "c"])
+    ('a, b', 'all 3 cells')
+    """
+    named, everything = dict.fromkeys(chosen), dict.fromkeys(cells)
+    if len(everything) > 2 and named.keys() == everything.keys():
+        return f"all {len(everything)} {kind}"
+    return ", ".join(named)
+
+
 def format_parameters(parameters: object) -> str:
     """Format the parameters of a policy.
 

@@ -7,9 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from simulsa_plugin.evaluation.formatting import (
-    is_partial,
-)
+from simulsa_plugin.evaluation.formatting import format_range, is_partial, name_cells
 from simulsa_plugin.evaluation.limit import ABOVE, LIMIT, LIMITS
 from simulsa_plugin.evaluation.result_cells import COMET, CellKey, cell_key
 from simulsa_plugin.files.atomic import replacing
@@ -72,16 +70,17 @@ def _tsv_rows(cells: Sequence[ScoresRow]) -> Iterator[list[str]]:
 
 def cell_notes(cells: Sequence[ScoresRow], columns: Sequence[str]) -> list[str]:
     """Return a line for everything odd about the cells, and what (m/n) means where one of the columns has it."""
-    notes = [
-        f"{cell_key(cell)}: likely degenerate, SWF and EFSW differ by more than 20 points (OmniSTEval's test)"
-        for cell in cells
-        if cell.get("degenerate")
-    ]
-    notes += [
-        f"{cell_key(cell)}: {count} steps were truncated by the limit on new tokens"
-        for cell in cells
-        if (count := cell.get("counts", {}).get("truncated_steps"))
-    ]
+    notes = []
+    degenerate = [cell for cell in cells if cell.get("degenerate")]
+    if degenerate:
+        notes.append(
+            f"{_which(degenerate, cells)}: likely degenerate, SWF and EFSW differ by more than 20 points "
+            "(OmniSTEval's test)"
+        )
+    truncated = [cell for cell in cells if cell.get("counts", {}).get("truncated_steps")]
+    if truncated:
+        count = format_range(cell["counts"]["truncated_steps"] for cell in truncated)
+        notes.append(f"{_which(truncated, cells)}: {count} steps were truncated by the limit on new tokens")
     for name, said in LONG_FORM_NOTES.items():
         notes += _range_note(cells, name, said)
     longer = 0 if is_long_form(cells) else _longer_than_window(cells)
@@ -99,12 +98,17 @@ def cell_notes(cells: Sequence[ScoresRow], columns: Sequence[str]) -> list[str]:
     return notes
 
 
+def _which(chosen: Sequence[ScoresRow], cells: Sequence[ScoresRow]) -> str:
+    """Name the cells that a note is about."""
+    streaming = [str(cell_key(cell)) for cell in cells if is_streaming(cell)]
+    return name_cells((str(cell_key(cell)) for cell in chosen), streaming, "streaming cells")
+
+
 def _range_note(cells: Sequence[ScoresRow], name: str, text: str) -> Iterator[str]:
     """Yield a note for all cells together, where one of them has such a count."""
     counts = [count for cell in cells if (count := cell.get("counts", {}).get(name)) is not None]
     if any(counts):
-        low, high = min(counts), max(counts)
-        yield f"{low}{'' if low == high else f' to {high}'} {text} ({name}, by cell in scores.tsv)"
+        yield f"{format_range(counts)} {text} ({name}, by cell in scores.tsv)"
 
 
 def main_latency(cells: Sequence[ScoresRow]) -> str:

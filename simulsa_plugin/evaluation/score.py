@@ -21,9 +21,7 @@ from simulsa_plugin.logs.reader import Log, ReadOptions
 from simulsa_plugin.metrics.corpus_scores import CorpusScorer, CorpusScores
 from simulsa_plugin.metrics.instance import Measure
 from simulsa_plugin.metrics.long_form import LongFormScorer
-from simulsa_plugin.metrics.records import LatencyUnit
 from simulsa_plugin.metrics.significance import Bootstrap
-from simulsa_plugin.segments import Aligner
 from simulsa_plugin.tables import TERMINAL_WIDTH, align, align_wrapped, without_empty_columns
 from simulsa_plugin.worker_processes import Processes
 
@@ -33,27 +31,14 @@ _MOST_PROCESSES = 4  # more would wait for the reader
 
 
 @dataclass(frozen=True)
-class ScoreOptions:
+class ScoreOptions(ReadOptions):
     """Options of `simulsa-eval score`, explained in its help."""
 
-    references: Path | None = None
-    segments: Path | None = None
-    detokenizer: str | None = None
-    unit: LatencyUnit = "word"
     tokenizer: str | None = None
-    keep_end_marks: bool = False
     use_ref_len: bool = True
     sentences: bool = False
     strict: bool = False
     bootstrap: Bootstrap | None = None
-    resegment: Aligner | None = None
-
-    @property
-    def read(self) -> ReadOptions:
-        """What the log does not contain."""
-        return ReadOptions(
-            self.references, self.segments, self.detokenizer, self.unit, self.keep_end_marks, self.resegment
-        )
 
 
 @dataclass(frozen=True)
@@ -75,7 +60,7 @@ def score_log(path: Path, options: ScoreOptions, executor: Executor | None = Non
         LogError: the log cannot be scored, or `strict` is set and a line has a problem.
         UsageError, MissingExtraError: as `CorpusScorer`.
     """
-    log = Log(path, options.read)
+    log = Log(path, options)
     checker = LogChecker(log, options.unit, strict=options.strict)
     score = _score_recordings if log.is_long_form else _score_records
     scores = score(log, checker, options, executor)
@@ -125,7 +110,7 @@ def _score_recordings(log: Log, checker: LogChecker, options: ScoreOptions, exec
 
 def run_score(path: Path, options: ScoreOptions, json_path: Path | None = None) -> ScoredLog:
     """Score a log, log its warnings, write the JSON to a path if given. Raises as `score_log`."""
-    refuse_input_as_output(json_path, [path, options.read.references, options.read.segments])
+    refuse_input_as_output(json_path, [path, options.references, options.segments])
     with other_processes(path) as executor:
         scored = score_log(path, options, executor)
     for warning in scored.warnings:

@@ -46,7 +46,23 @@ class ConvertOptions:
             raise UsageError(f"--sources goes with --to texts; got --to {self.form}.")
 
 
-def convert(source: Path, out: Path, options: ConvertOptions) -> int:
+@dataclass(frozen=True)
+class Converted:
+    """What was written: how many, and of what: instances, or whole recordings."""
+
+    count: int
+    things: Literal["instances", "recordings"]
+
+    def __str__(self) -> str:
+        """Format the number.
+
+        >>> print(Converted(1, "recordings"), Converted(2, "instances"), sep=", ")
+        1 recording, 2 instances
+        """
+        return f"{self.count} {self.things.removesuffix('s') if self.count == 1 else self.things}"
+
+
+def convert(source: Path, out: Path, options: ConvertOptions) -> Converted:
     """Write a log, or the log of a cell, in another form.
 
     Of whole recordings with segments, simulstream's and OmniSTEval's forms are folders with the segments and their
@@ -58,7 +74,7 @@ def convert(source: Path, out: Path, options: ConvertOptions) -> int:
         options: which form, and which delays.
 
     Returns:
-        How many instances were written.
+        What was written.
 
     Raises:
         LogError: the log cannot be read, or lacks something that the form needs.
@@ -67,6 +83,12 @@ def convert(source: Path, out: Path, options: ConvertOptions) -> int:
     """
     options = _with_segments_of_result(source, options)
     long_form = Log(_log_path(source), options.read).is_long_form
+    count = _write(source, out, options, long_form=long_form)
+    return Converted(count, "recordings" if long_form and options.form != "texts" else "instances")
+
+
+def _write(source: Path, out: Path, options: ConvertOptions, *, long_form: bool) -> int:
+    """Write the output; return how many instances or recordings it has."""
     names = _folder_names(options.form, long_form=long_form)
     for path in [out / name for name in names] if names else [out]:
         refuse_input_as_output(

@@ -103,6 +103,8 @@ class Log:
         Raises:
             LogError: a file cannot be read or is empty, or the log's form is unknown.
         """
+        if path.is_dir():
+            raise LogError(f"{path} is a folder; {_expected_instead(path)}")
         self.path = path
         self._options = options or ReadOptions()
         self.form = _recognise_first(path)
@@ -270,6 +272,20 @@ def _with_references(
 
 def _has_computation(elapsed: object, delays: object) -> bool:
     return bool(elapsed) and elapsed != delays and (any(elapsed) if isinstance(elapsed, list) else True)
+
+
+def _expected_instead(folder: Path) -> str:
+    """Say what is expected instead of a folder, and which file in it that is."""
+    if (folder / INSTANCES_LOG).is_file():
+        return f"expected the log in it, {folder / INSTANCES_LOG}."
+    logs = sorted(folder.glob(f"*/{INSTANCES_LOG}"))
+    if not logs:
+        return f"expected a log. {READ_FORMS}"
+    example = next((log for log in logs if log.parent.name != "offline"), logs[0])
+    return (
+        f"expected a log. It holds one for each of {len(logs)} cells, such as {example}; the scores of all cells are "
+        f"in {folder / 'scores.json'}."
+    )
 
 
 def _recognise_first(path: Path) -> str:

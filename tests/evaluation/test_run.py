@@ -10,6 +10,7 @@ from helpers.files import read_json_lines
 from simulsa_plugin.errors import DatasetError, StorageError
 from simulsa_plugin.evaluation.cells_table import cells_table
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
+from simulsa_plugin.evaluation.report import cell_notes
 from simulsa_plugin.evaluation.run import run_evaluation
 from simulsa_plugin.model.values import Prompt, Sample, UnusableRow
 
@@ -313,12 +314,30 @@ def test_what_is_not_heard_or_cut_off_is_said_in_the_tables(rows, tmp_path):
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     for said in (
         "1 utterances are longer than the model&#x27;s window",
-        f"rollback k=1000 b=0: {steps} steps were truncated by the limit on new tokens",
+        f"{steps} steps were truncated by the limit on new tokens",
     ):
         assert said in page
         assert said.replace("&#x27;", "'") in "\n".join(cells_table(cells))
     tsv = (tmp_path / "out" / "scores.tsv").read_text(encoding="utf-8").splitlines()
     assert dict(zip(tsv[0].split("\t"), tsv[2].split("\t"), strict=True))["longer_than_window"] == "1"
+
+
+def noted(chunk_ms, degenerate=False, truncated=0, policy="rollback"):
+    key = {"policy": policy, "chunk_ms": chunk_ms, "rollback": None if chunk_ms is None else 0, "parameters": {}}
+    return key | {"instances": 3, "degenerate": degenerate, "counts": {"truncated_steps": truncated}}
+
+
+def test_a_note_that_holds_for_several_cells_is_one_line_with_their_names():
+    offline = noted(None, policy="offline")
+    cells = [offline, noted(300), noted(500, True, 7), noted(1000, True, 2)]
+    which = "rollback k=500 b=0, rollback k=1000 b=0"
+    assert cell_notes(cells, []) == [
+        f"{which}: likely degenerate, SWF and EFSW differ by more than 20 points (OmniSTEval's test)",
+        f"{which}: 2 to 7 steps were truncated by the limit on new tokens",
+    ]
+    everywhere = [offline, *(noted(k, True) for k in (300, 500, 1000))]
+    assert [note.partition(":")[0] for note in cell_notes(everywhere, [])] == ["all 3 streaming cells"]
+    assert cell_notes([noted(None, True, policy="offline")], [])[0].startswith("offline: likely")
 
 
 @pytest.mark.parametrize(("text", "unit"), [("guten Tag liebe Welt", "word"), ("今天天气很好", "char")])

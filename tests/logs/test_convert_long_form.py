@@ -85,6 +85,22 @@ def test_simuleval_gets_a_line_for_each_talk_and_texts_one_for_each_segment(cell
     assert (len(texts), texts[0]) == (9, {"mt": "good morning all", "ref": "Good morning everyone"})
 
 
+@pytest.mark.parametrize(
+    ("form", "written"),
+    [
+        ("simuleval", "3 recordings"),
+        ("omnisteval", "3 recordings"),
+        ("simulstream", "3 recordings"),
+        ("texts", "9 instances"),
+    ],
+)
+def test_it_says_of_what_how_many_were_written(cell, tmp_path, capsys, form, written):
+    out = converted(cell[0], form, tmp_path / "x")
+    assert capsys.readouterr().out == f"{out}: {written}\n"
+    converted(cell[0] / RESEGMENTED, "texts", tmp_path / "y")
+    assert capsys.readouterr().out == f"{tmp_path / 'y'}: 9 instances\n"
+
+
 def test_a_log_with_its_segments_is_converted_like_a_cell(cell, tmp_path):
     folder, _ = cell
     words = ["--segments", str(folder.parent / SEGMENTS), "--references", str(folder.parent / REFERENCES)]

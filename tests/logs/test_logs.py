@@ -214,10 +214,35 @@ def test_another_form_is_refused_with_those_that_are_read(write, row, message):
 def test_an_empty_file_a_folder_and_nothing_are_refused(tmp_path, write):
     with pytest.raises(LogError, match="holds no line"):
         read_log(write())
-    with pytest.raises(LogError, match="Is a directory"):
-        read_log(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(LogError, match=r"is a folder; expected a log\. The forms read are"):
+        read_log(tmp_path / "empty")
     with pytest.raises(LogError, match="No such file"):
         read_log(tmp_path / "nothing.log")
+
+
+@pytest.mark.parametrize(
+    ("cells", "asked", "said"),
+    [
+        (["offline", "rollback_k500_b3"], "", "{out}/rollback_k500_b3/instances.log; the scores of all cells are in"),
+        (["offline"], "", "a log. It holds one for each of 1 cells, such as {out}/offline/instances.log"),
+        (["offline"], "offline", "the log in it, {out}/offline/instances.log."),
+    ],
+)
+def test_instead_of_a_folder_the_log_in_it_is_named(write, tmp_path, cells, asked, said):
+    line = write(ROW).read_bytes()
+    for name in cells:
+        (tmp_path / "out" / name).mkdir(parents=True)
+        (tmp_path / "out" / name / "instances.log").write_bytes(line)
+    with pytest.raises(LogError) as caught:
+        read_log(tmp_path / "out" / asked)
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path / 'out' / asked} is a folder; expected ")
+    assert said.format(out=tmp_path / "out") in message
+    (named,) = {word.rstrip(".;,") for word in message.split() if word.rstrip(".;,").endswith("instances.log")} - {
+        "instances.log"
+    }
+    read_log(Path(named))  # can be read
 
 
 def test_references_take_the_place_of_the_logs_own_in_order(write, tmp_path):
