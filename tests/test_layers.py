@@ -56,6 +56,7 @@ ALLOWED = {
     "api": FOUNDATION
     | {"demo", "corpora", "augmentation", "streaming", "longform", "live", "metrics", "logs", "evaluation", "tuning"}
     | {"comparison", "llamafactory"},
+    "agents": FOUNDATION | {"api", "live", "metrics"},
     "commands": FOUNDATION | {"api", "metrics", "logs", "evaluation", "tuning", "comparison"},
     "experiments": FOUNDATION
     | {"demo", "augmentation", "metrics", "logs", "evaluation", "tuning", "comparison", "api", "commands"},

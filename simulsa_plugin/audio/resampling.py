@@ -37,6 +37,11 @@ def resample_waveform(waveform: _Samples, from_rate: int, to_rate: int) -> _Samp
     return np.ascontiguousarray(filtered, dtype=np.float32)
 
 
+def filter_reach(from_rate: int, to_rate: int) -> int:
+    """Return how many samples of the source before and after its time a sample of the result depends on, at most."""
+    return math.ceil(_ZERO_CROSSINGS * from_rate / (_ROLLOFF * min(from_rate, to_rate))) + 1
+
+
 @functools.lru_cache(maxsize=8)
 def _filter(down: int, up: int) -> tuple[_Samples, int]:
     """Compute the taps at `up` times the source's rate, and how many samples of the result come before the first.

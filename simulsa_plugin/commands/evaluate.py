@@ -321,13 +321,17 @@ def _convert(words: list[str]) -> int:
     parser = Parser(
         prog=f"{EVAL_COMMAND} convert",
         description="Write a log, or the log of a cell, in the form of another tool: SimulEval's instances.log, "
-        "OmniSTEval's JSONL, a folder that simulstream scores, or texts (src, mt, ref), which COMET reads.",
+        "OmniSTEval's JSONL, a folder that simulstream scores, or texts (src, mt, ref), which COMET reads; or "
+        "write lists of its audios and references (source.txt, target.txt), which SimulEval decodes.",
     )
     parser.add_argument(
         "source", type=Path, metavar="LOG_OR_CELL", help="a log, or a cell's folder of `simulsa-eval run`"
     )
-    parser.add_argument("--to", required=True, choices=("simuleval", "omnisteval", "simulstream", "texts"), help="form")
-    parser.add_argument("--out", required=True, type=Path, metavar="PATH", help="a file; for simulstream a folder")
+    forms = ("simuleval", "omnisteval", "simulstream", "texts", "lists")
+    parser.add_argument("--to", required=True, choices=forms, help="form")
+    parser.add_argument(
+        "--out", required=True, type=Path, metavar="PATH", help="a file; for simulstream and lists a folder"
+    )
     parser.add_argument(
         "--delays",
         choices=("committed", "first_stable", "last_written"),

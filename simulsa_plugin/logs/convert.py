@@ -26,7 +26,7 @@ from simulsa_plugin.metrics.resegmentation import recording_name
 from simulsa_plugin.metrics.stability import common_prefix, erasure, without_growing
 from simulsa_plugin.segments import ReferenceSegment
 
-OutputForm = Literal["simuleval", "omnisteval", "simulstream", "texts"]
+OutputForm = Literal["simuleval", "omnisteval", "simulstream", "texts", "lists"]
 OUTPUT_FORMS: tuple[OutputForm, ...] = get_args(OutputForm)
 HYPOTHESIS = "hypothesis.jsonl"  # of OmniSTEval's form of recordings
 SimulstreamRecording = tuple[str, Sequence[Event], Sequence[ReferenceSegment]]
@@ -66,11 +66,11 @@ def convert(source: Path, out: Path, options: ConvertOptions) -> Converted:
     """Write a log, or the log of a cell, in another form.
 
     Of whole recordings with segments, simulstream's and OmniSTEval's forms are folders with the segments and their
-    references beside the recordings; texts are those of the segments.
+    references beside the recordings; texts are those of the segments. Lists are SimulEval's --source and --target.
 
     Args:
         source: a log, or a folder of a cell.
-        out: the file; a folder for simulstream, and for OmniSTEval's form of recordings.
+        out: the file; a folder for simulstream and lists, and for OmniSTEval's form of recordings.
         options: which form, and which delays.
 
     Returns:
@@ -101,6 +101,11 @@ def _write(source: Path, out: Path, options: ConvertOptions, *, long_form: bool)
         return simulstream.write_simulstream_log(out, recordings, options.read.unit)
     if long_form and options.form == "omnisteval":
         return _write_omnisteval_folder(source, out, options)
+    if options.form == "lists":
+        for name in names:
+            remove_abandoned(out / name)
+        whole = _whole_recordings(source, options) if long_form else _read_records(source, options, long_form=False)
+        return simuleval.write_lists(out, whole)
     counted = _CountingIterator(_read_records(source, options, long_form=long_form))
     remove_abandoned(out)
     if options.form == "texts":
@@ -127,6 +132,8 @@ def _folder_names(form: OutputForm, *, long_form: bool) -> tuple[str, ...]:
     """Return the names of the files of a form that is a folder; none for a form that is a file."""
     if form == "simulstream":
         return simulstream.FILES
+    if form == "lists":
+        return simuleval.SOURCES, simuleval.TARGETS
     return (HYPOTHESIS, SEGMENTS, REFERENCES) if form == "omnisteval" and long_form else ()
 
 
@@ -267,6 +274,15 @@ def _read_records(source: Path, options: ConvertOptions, *, long_form: bool) -> 
             yield dataclasses.replace(
                 record, delays=tuple(unit_delays(steps, options.read.unit, options.delays)), elapsed=None
             )
+
+
+def _whole_recordings(source: Path, options: ConvertOptions) -> Iterator[EmissionRecord]:
+    """Yield the recordings of a long-form log, the references of their segments joined."""
+    separator = " " if options.read.unit == "word" else ""
+    for one in _recordings(source, options):
+        yield dataclasses.replace(
+            one.record, reference=separator.join(each.reference for each in one.segments if each.reference)
+        )
 
 
 def _recordings(source: Path, options: ConvertOptions) -> list[Recording]:

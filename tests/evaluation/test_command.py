@@ -144,7 +144,7 @@ def test_a_code_is_passed_on():
     assert run_command("prog", lambda: 1) == 1
 
 
-@pytest.mark.parametrize("form", ["simuleval", "omnisteval", "simulstream", "texts"])
+@pytest.mark.parametrize("form", ["simuleval", "omnisteval", "simulstream", "texts", "lists"])
 @pytest.mark.parametrize("given", ["none", "."])
 def test_converting_what_is_not_there_says_what_is_expected(tmp_path, capsys, form, given):
     assert main(["convert", str(tmp_path / given), "--to", form, "--out", str(tmp_path / "out")]) == 1

@@ -81,6 +81,9 @@ def test_simuleval_gets_a_line_for_each_talk_and_texts_one_for_each_segment(cell
     folder, _ = cell
     rows = read_json_lines(converted(folder, "simuleval", tmp_path / "x.log"))
     assert [row["source"] for row in rows] == list(NAMES)
+    lists = converted(folder, "lists", tmp_path / "lists")
+    assert (lists / "source.txt").read_text().splitlines() == list(NAMES)
+    assert (lists / "target.txt").read_text().splitlines()[0].startswith("Good morning everyone ")
     texts = read_json_lines(converted(folder, "texts", tmp_path / "x.jsonl"))
     assert (len(texts), texts[0]) == (9, {"mt": "good morning all", "ref": "Good morning everyone"})
 

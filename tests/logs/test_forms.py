@@ -519,6 +519,31 @@ def test_texts_have_a_source_where_one_is_given(write, tmp_path, capsys):
     assert "src.txt holds 1 lines for 2 instances" in capsys.readouterr().err
 
 
+def test_lists_have_an_audio_and_a_reference_per_line(write, tmp_path, capsys):
+    row = {
+        "index": 0,
+        "prediction": "a",
+        "reference": "b\nc",
+        "delays": [500.5],
+        "source_length": 900.5,
+        "source": "x.wav",
+    }
+    theirs = row | {"index": 1, "reference": "d", "source": ["y z.wav", "samplerate: 16000 Hz"]}
+    out = tmp_path / "lists"
+    for _ in range(2):
+        assert main(["convert", str(write(row, theirs)), "--to", "lists", "--out", str(out)]) == 0
+    assert (out / "source.txt").read_text() == "x.wav\ny z.wav\n"
+    assert (out / "target.txt").read_text() == "b c\nd\n"
+    for wrong, message in (
+        ({"reference": None}, "Instance 2 has no reference. Give --references FILE."),
+        ({"source": ""}, "Instance 2 has no audio that a list can name. Give a log of speech."),
+        ({"source": "x\ny.wav"}, "Instance 2 has no audio that a list can name"),
+    ):
+        assert main(["convert", str(write(row, row | {"index": 1} | wrong)), "--to", "lists", "--out", str(out)]) == 1
+        assert message in capsys.readouterr().err
+    assert (out / "source.txt").read_text() == "x.wav\ny z.wav\n"
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
