@@ -32,6 +32,7 @@ __all__ = [
     "augment",
     "compare",
     "evaluate",
+    "report",
     "score",
     "tune",
 ]
@@ -47,6 +48,7 @@ _MODULES = {
     "augment": "api.augment_recipe",
     "compare": "api.compare_results",
     "evaluate": "api.evaluate_recipe",
+    "report": "api.compare_results",
     "score": "api.score_log",
     "tune": "api.tune_recipe",
 }

@@ -95,7 +95,7 @@ def test_types_are_for_type_checkers():
 
 
 def test_annotations_can_be_resolved():
-    for name in ("augment", "evaluate", "tune", "compare", "score"):
+    for name in ("augment", "evaluate", "tune", "compare", "report", "score"):
         function = getattr(simulsa_plugin, name)
         names = vars(sys.modules[function.__module__])
         from simulsa_plugin.metrics.records import LatencyUnit

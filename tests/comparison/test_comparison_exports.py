@@ -8,7 +8,7 @@ import zlib
 import pytest
 from helpers.results import curve, write_result
 
-from simulsa_plugin import compare
+from simulsa_plugin import EvaluationResult, UsageError, compare, report
 from simulsa_plugin.commands.evaluate import main
 from simulsa_plugin.comparison.blocks import Heading, Paragraph, Table, latex, markdown, terminal_lines
 from simulsa_plugin.comparison.names import short_names
@@ -148,6 +148,38 @@ def test_a_report_has_folders_and_logs_and_their_sentences(folders, tmp_path, ca
     assert re.search(r"the curve of slow has \d+\.\d\d: \+0\.00 BLEU \[.*\], which is not significant", sentence)
     assert page.count("<td>foreign.log</td>") == 1 and "<td>quick</td>" in page and "<td>slow</td>" in page
     assert "At equal LAAL" in page
+
+
+def test_the_function_writes_the_page_of_the_command_and_returns_what_it_shows(folders, tmp_path, capsys):
+    log = shutil.copy(folders[0] / "rollback_k1000_b0" / "instances.log", tmp_path / "foreign.log")
+    results = [*map(str, folders), str(log)]
+    words = ["--at", "900", "--quality", "chrF", "--latency", "DAL"]
+    assert main(["report", *results, "--out", str(tmp_path / "command.html"), *words, *QUICK]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    shown = report(
+        EvaluationResult.read(results[0]),
+        *results[1:],
+        out=tmp_path / "function.html",
+        at=[900],
+        quality="chrF",
+        latency="DAL",
+        samples=40,
+        trials=40,
+    )
+    assert (tmp_path / "function.html").read_bytes() == (tmp_path / "command.html").read_bytes()
+    assert shown.verdict.splitlines() == printed[:2]
+    assert {"DAL", "chrF"} <= set(shown.to_frame()["metric"])
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"quality": "TER"}, "quality is 'TER'; allowed: BLEU, chrF, COMET"), ({"latency": "Lag"}, "Lag")],
+)
+def test_the_function_refuses_what_the_command_refuses_and_writes_nothing(folders, tmp_path, options, message):
+    with pytest.raises(UsageError, match=message):
+        report(*folders, out=tmp_path / "report.html", **options)
+    assert list(tmp_path.glob("*.html")) == []
 
 
 def test_the_report_of_one_result_has_its_values_alone(folders, tmp_path):
