@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import inspect
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -141,14 +141,16 @@ class Backbone(TemplateRenderer):
             ) from error
 
     def _forward(self, batch: dict[str, Any], first: int) -> torch.Tensor:
-        """Return logits (batch, positions from `first`, V); where the model can, earlier positions are not computed."""
-        width = batch["input_ids"].shape[1]
+        """Return logits (batch, positions from `first`, V); earlier positions are not computed."""
+        positions = batch["input_ids"].shape[1] - first
+        head = self.model.get_output_embeddings()
         logits: torch.Tensor
-        with self._accept_trimmed(batch), fp32_product(self.model.get_output_embeddings()):
+        with self._accept_trimmed(batch), fp32_product(head):
             if "logits_to_keep" in self._forward_parameters:
-                logits = self.model(**batch, use_cache=False, logits_to_keep=width - first).logits
+                logits = self.model(**batch, use_cache=False, logits_to_keep=positions).logits
             else:
-                logits = self.model(**batch, use_cache=False).logits[:, first:]
+                with _last_positions_only(head, positions):
+                    logits = self.model(**batch, use_cache=False).logits
         return logits
 
     def _accept_trimmed(self, batch: dict[str, Any]) -> contextlib.AbstractContextManager[None]:
@@ -317,6 +319,16 @@ class Backbone(TemplateRenderer):
             return value
         value = value.to(self._device)
         return value.to(self.model.dtype) if value.is_floating_point() and is_feature(key) else value
+
+
+@contextlib.contextmanager
+def _last_positions_only(head: Any, positions: int) -> Iterator[None]:
+    """Let an output layer compute only the last positions inside this context: its width is that of the vocabulary."""
+    hook = head.register_forward_pre_hook(lambda _, inputs: (inputs[0][:, -positions:], *inputs[1:]))
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _processor_name() -> str:
