@@ -42,7 +42,14 @@ def browser_data(results: Sequence[NamedResult]) -> Json:
         ]
         names = [one["id"] for one in found]
         more = shown_instances(result.folder, of_result, result.unit, long_form=long_form, names=names, most=most)
-        found += ({**one, "cells": {start + number: cell for number, cell in one["cells"].items()}} for one in more)
+        found += (
+            {
+                **one,
+                "speech": {result.name: one["speech"]},
+                "cells": {start + number: cell for number, cell in one["cells"].items()},
+            }
+            for one in more
+        )
     joined = _joined(found)
     kept = _fitting(joined)
     return {
@@ -62,8 +69,9 @@ def _joined(instances: Iterable[Json]) -> list[Json]:
     """Join the instances that several results share: those of one name, length and reference."""
     found: dict[tuple[str, float, str | None], Json] = {}  # of another length: not the same audio
     for row in instances:
-        one = found.setdefault((row["id"], row["seconds"], row["reference"]), {**row, "cells": {}})
+        one = found.setdefault((row["id"], row["seconds"], row["reference"]), {**row, "cells": {}, "speech": {}})
         one["cells"] |= row["cells"]
+        one["speech"] |= row["speech"]
         if one["audio"] is None and row["audio"]:
             one |= {"audio": row["audio"], "note": row["note"]}
     return list(found.values())

@@ -9,6 +9,7 @@ from typing import Any
 from simulsa_plugin.errors import StorageError
 from simulsa_plugin.evaluation.report import REPORT_FILES, write_result_report
 from simulsa_plugin.evaluation.result_cells import SCORES, read_cells
+from simulsa_plugin.evaluation.speech_file import SPEECH
 from simulsa_plugin.files.checksums import checksums, first_damaged, is_sealed, refuse_damaged, sealed
 from simulsa_plugin.files.json_files import CHECKSUM, write_json
 from simulsa_plugin.logs.segment_files import REFERENCES, SEGMENTS
@@ -61,6 +62,7 @@ def decode_again(out: Path) -> str:
 
 def _result_files(scores: Mapping[str, Any], out: Path) -> Iterator[str]:
     yield from (SEGMENTS, REFERENCES) if "longform" in scores else ()
+    yield from (SPEECH,) if (out / SPEECH).is_file() else ()  # not in results of earlier versions
     for cell in read_cells(out, scores).values():
         if cell.log is not None:
             names = dict.fromkeys((INSTANCES_LOG, cell.log.name, STEPS))

@@ -34,6 +34,7 @@ from simulsa_plugin.evaluation.reference_checks import check_references
 from simulsa_plugin.evaluation.report import REPORT_FILES
 from simulsa_plugin.evaluation.result_cells import SCORES
 from simulsa_plugin.evaluation.result_folder import check_files, check_sealed, write_scores
+from simulsa_plugin.evaluation.speech_file import SPEECH, write_speech
 from simulsa_plugin.evaluation.test_set import TestSet, read_test_set, skipped_rows
 from simulsa_plugin.files.atomic import (
     make_folder,
@@ -138,7 +139,7 @@ def refuse_foreign_results(out: Path, settings: EvaluationSettings) -> None:
 
 
 def _output_names(cells: Sequence[DecodingSetting], *, long_form: bool) -> list[str]:
-    more = (SEGMENTS, REFERENCES) if long_form else ()
+    more = (SEGMENTS, REFERENCES, SPEECH) if long_form else ()
     return [DECODING, SCORES, *REPORT_FILES, *more, *map(cell_folder, cells)]
 
 
@@ -290,6 +291,7 @@ def _finish(
     else:
         named = ((one.sample.audio, one.references) for one in test_set.usable)
         write_segments(out / SEGMENTS, out / REFERENCES, named)
+        write_speech(out / SPEECH, test_set.usable, job.identifier)
         scored = [write_long_cell(job, cell, test_set, settings, out) for cell in job.cells]
     longer = sum(one.get("longer_than_window", False) for one in instances)
     for row, _ in scored:

@@ -21,6 +21,7 @@ import orjson
 from simulsa_plugin.audio.recordings import Span, audio_info, read_parts
 from simulsa_plugin.errors import AudioError, SimulsaError
 from simulsa_plugin.evaluation.result_cells import Cell
+from simulsa_plugin.evaluation.speech_file import SPEECH, FoundSpeech, read_speech
 from simulsa_plugin.logs.omnisteval import RESEGMENTED
 from simulsa_plugin.logs.reader import Log
 from simulsa_plugin.logs.recordings import join_sessions
@@ -119,7 +120,7 @@ def _utterances(cells: Mapping[int, Cell], unit: LatencyUnit, wanted: Sequence[s
         seconds = (record.source_length or 0.0) / 1000
         found.append(
             {"id": one.name, "kinds": one.kinds, "reference": record.reference, "seconds": seconds}
-            | {"shown_seconds": seconds, "segments": [], "cells": by_cell}
+            | {"shown_seconds": seconds, "segments": [], "speech": [], "cells": by_cell}
             | sound
         )
     return found
@@ -218,6 +219,9 @@ def _recordings(folder: Path, cells: Mapping[int, Cell], unit: LatencyUnit) -> l
     listed = (folder / SEGMENTS).is_file() and (folder / REFERENCES).is_file()
     for one in read_segments(folder / SEGMENTS, folder / REFERENCES) if listed else ():
         references.setdefault(one.audio, []).append(one.segment)
+    speech: dict[str, list[FoundSpeech]] = {}
+    for found_speech in read_speech(folder / SPEECH) if (folder / SPEECH).is_file() else ():
+        speech.setdefault(found_speech.audio, []).append(found_speech)
     by_cell = {number: _first_recordings(cell, unit) for number, cell in cells.items()}
     found, room = [], MAX_AUDIO_SECONDS
     sources = [_source(record) for record, _ in next(iter(by_cell.values()))]
@@ -231,6 +235,7 @@ def _recordings(folder: Path, cells: Mapping[int, Cell], unit: LatencyUnit) -> l
             {"id": names[place], "kinds": ["recording"], "seconds": seconds}
             | {"reference": None if segments else record.reference, "shown_seconds": until}
             | {"segments": [[part.offset_seconds, part.end_seconds, part.reference] for part in segments]}
+            | {"speech": [_times(part) for part in speech.get(source, ()) if part.start_seconds < until]}
             | {
                 "cells": {
                     number: _of_recording(*by_cell[number][place], unit, until, _aligned(cell, source, len(segments)))
@@ -240,6 +245,11 @@ def _recordings(folder: Path, cells: Mapping[int, Cell], unit: LatencyUnit) -> l
             | sound
         )
     return found
+
+
+def _times(speech: FoundSpeech) -> list[float]:
+    """Return when a speech segment starts and ends, and when its end was known."""
+    return [round(time, 3) for time in (speech.start_seconds, speech.end_seconds, speech.closed_seconds)]
 
 
 def recording_names(sources: Sequence[str]) -> list[str]:

@@ -140,7 +140,7 @@ def test_the_result_folder_has_whole_recordings_and_their_segments(rows, tmp_pat
     out = tmp_path / "out"
     folders = [cell["folder"] for cell in cells]
     files = [".simulsa.json", "curves.png", "references.txt", "report.html", "scores.json", "scores.tsv"]
-    assert names(out) == sorted([*files, "segments.yaml", *folders])
+    assert names(out) == sorted([*files, "segments.yaml", "speech.jsonl", *folders])
     segments = [(row.audio, one) for row in rows for one in row.segments]
     assert (out / "references.txt").read_text().splitlines() == [one.reference for _, one in segments]
     assert [json.loads(line.removeprefix("- ")) for line in (out / "segments.yaml").read_text().splitlines()] == [

@@ -10,6 +10,7 @@ from helpers.files import read_json_lines
 from helpers.reading_model import ReadingModel
 from helpers.talks import VOICE_ACTIVITY, energy_detector, sentences, write_talk, write_talks
 
+from simulsa_plugin.errors import SimulsaError
 from simulsa_plugin.evaluation import instance_browser
 from simulsa_plugin.evaluation import shown_instances as module
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
@@ -123,6 +124,39 @@ def test_a_recording_has_the_translation_of_each_reference_segment(talks):
         assert [text for text, _ in one["cells"][1]["aligned"]] == [part.reference for part in row.segments]
         assert {chrf for _, chrf in one["cells"][1]["aligned"]} == {100.0}
         assert one["reference"] is None  # the segments have it
+
+
+def test_a_recording_has_the_speech_that_was_decoded(talks):
+    rows, out = talks
+    found = read_json_lines(out / "speech.jsonl")
+    steps = read_json_lines(out / "rollback_k320_b3" / "steps.jsonl")
+    last_steps = {(step["id"], step["segment"]): step["audio_ms"] for step in steps}
+    assert [(one["id"], one["segment"]) for one in found] == list(last_steps)
+    for one in found:  # the last step is that in which the end was known
+        assert one["closed_seconds"] == pytest.approx(last_steps[one["id"], one["segment"]] / 1000)
+        assert one["start_seconds"] < one["detected_seconds"] <= one["closed_seconds"] + 1e-9
+    for row, shown in zip(rows, instances(out, long_form=True), strict=True):
+        of_row = [one for one in found if one["audio"] == row.audio]
+        keys = ("start_seconds", "end_seconds", "closed_seconds")
+        assert shown["speech"] == [[pytest.approx(one[key], abs=0.0006) for key in keys] for one in of_row]
+        for part in row.segments:  # every sentence was heard
+            assert any(start <= part.offset_seconds < part.end_seconds <= end for start, end, _ in shown["speech"])
+    seconds = sum(one["end_seconds"] - one["start_seconds"] for one in found)
+    assert seconds == pytest.approx(read_scores(out)["longform"]["speech_seconds"], abs=0.001)
+
+
+def test_a_result_of_an_earlier_version_is_shown_without_its_speech(talks):
+    _, out = talks
+    (out / "speech.jsonl").unlink()
+    assert [one["speech"] for one in instances(out, long_form=True)] == [[]] * 3
+
+
+@pytest.mark.parametrize("line", ['{"audio": "x.wav"}', '{"start_seconds": "soon"}', "[]"])
+def test_a_changed_file_of_speech_is_one_clear_error(talks, line):
+    _, out = talks
+    (out / "speech.jsonl").write_text(line + "\n", encoding="utf-8")
+    with pytest.raises(SimulsaError, match=r"speech\.jsonl, line 1: "):
+        instances(out, long_form=True)
 
 
 def test_a_recording_without_speech_leaves_the_others_their_steps(tmp_path, energy_detector):

@@ -120,6 +120,15 @@ def talk_report(tmp_path, energy_detector):
     return rows, tmp_path / "out" / "report.html"
 
 
+def titles_of_speech(out, row):
+    return [
+        f"speech segment {one['segment']}: {one['start_seconds']:.2f}–{one['end_seconds']:.2f} s, its end known at "
+        f"{one['closed_seconds']:.2f} s"
+        for one in read_json_lines(out / "speech.jsonl")
+        if one["audio"] == row.audio
+    ]
+
+
 def seek(page, seconds):
     page.get_by_label("Time", exact=True).evaluate(
         "(slider, now) => { slider.value = now; slider.dispatchEvent(new Event('input')); }", seconds
@@ -137,6 +146,8 @@ def test_a_talk_has_its_segments_and_a_time_line_that_follows(open_page, talk_re
     assert shown.count() == len(rows[0].segments)
     assert shown.locator("ins, del").count() == 0  # every word is right
     assert page.locator(".timeline .speech").count() == len(rows[0].segments)
+    assert page.locator(".timeline .heard title").all_text_contents() == titles_of_speech(path.parent, rows[0])
+    assert "thinner the speech segments" in page.locator("article").inner_text()
     last = rows[0].segments[-1]
     shown.last.get_by_role("button").click()
     assert page.locator("output").inner_text().startswith(f"{last.offset_seconds:.2f} s")
@@ -144,6 +155,24 @@ def test_a_talk_has_its_segments_and_a_time_line_that_follows(open_page, talk_re
     assert page.locator(".timeline").evaluate("(box) => box.scrollLeft") > 0
     seek(page, 3600)
     assert page.locator(".screen").first.inner_text().split() == rows[0].reference.split()
+
+
+@pytest.mark.browser
+def test_two_results_that_heard_other_speech_show_both(open_page, talk_report, tmp_path):
+    rows, path = talk_report
+    keys = {"chunks": (320,), "rollbacks": (0,), "longform": "window"} | VOICE_ACTIVITY
+    for name, more in (("alike", {}), ("padded", {"vad_pad_ms": 100})):
+        run_evaluation(ReadingModel(), "talks", rows, EvaluationSettings(**keys | more), tmp_path / name)
+    few = ["--samples", "40", "--trials", "40", "--out", str(tmp_path / "both.html")]
+    outs = [path.parent, tmp_path / "alike", tmp_path / "padded"]
+    first, alike, padded = (titles_of_speech(out, rows[0]) for out in outs)
+    assert first == alike != padded
+    for name, expected in (
+        ("alike", first),
+        ("padded", [*(f"out: {title}" for title in first), *(f"padded: {title}" for title in padded)]),
+    ):
+        assert main(["report", str(path.parent), str(tmp_path / name), *few]) == 0
+        assert open_page(tmp_path / "both.html").page.locator(".timeline .heard title").all_text_contents() == expected
 
 
 @pytest.mark.browser

@@ -106,10 +106,15 @@ function showInstance(one, numbers) {
     one.note ? element("p", { class: "note" }, one.note) : null,
     seconds < one.seconds ? element("p", { class: "note" }, `The first ${seconds} of ${one.seconds.toFixed(0)} seconds.`) : null,
     timeline.view,
-    element("p", { class: "note" }, "Above: the audio. Below: each word when it was committed; triangles: text was taken back. A click moves the replay."),
+    element("p", { class: "note" }, `Above: ${audioShown(one)}. Below: each word when it was committed; triangles: text was taken back. A click moves the replay.`),
     element("div", { class: "charts" }, ...systems.map(({ view }) => view)),
     one.segments.length ? segmentsTable(one, shown, clock)
       : element("p", {}, element("b", {}, "Reference: "), one.reference ?? "–"));
+}
+function audioShown(one) {
+  const heard = Object.values(one.speech).some((speech) => speech.length);
+  if (!one.segments.length && !heard) return "the audio";
+  return `${one.segments.length ? "the reference segments" : "the audio"}${heard ? ", and thinner the speech segments that were found and decoded" : ""}`;
 }
 /** The reference segments of a recording, and how the translation that was aligned to each differs from it. */
 function segmentsTable(one, numbers, clock) {
@@ -255,7 +260,8 @@ function difference(text, reference) {
 /** Time from left to right: the audio, its reference segments, and each word of a system where it was committed. */
 function drawTimeline(one, numbers, seconds, clock) {
   const scale = Math.max(90, 640 / Math.max(seconds, 0.1));
-  const rowHeight = 76, width = seconds * scale + 300, height = 34 + numbers.length * rowHeight;
+  const heard = heardBy(one, numbers), first = 34 + heard.length * 9; // where the systems begin
+  const rowHeight = 76, width = seconds * scale + 300, height = first + numbers.length * rowHeight;
   const svg = vector("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img",
     "aria-label": "Time line: the audio above, the words of each system where they were committed" });
   for (let second = 0; second <= seconds; second += 1) {
@@ -268,8 +274,15 @@ function drawTimeline(one, numbers, seconds, clock) {
     svg.append(vector("rect", { x: start * scale, y: 16, width: Math.max(1, (Math.min(end, seconds) - start) * scale), height: 12, rx: 3,
       class: "speech" }, vector("title", {}, `${start.toFixed(2)}–${end.toFixed(2)} s: ${text}`)));
   }
+  heard.forEach(({ name, speech, series }, row) => {
+    speech.forEach(([start, end, closed], index) => {
+      const shown = Math.max(1, (Math.min(end, seconds) - start) * scale);
+      svg.append(vector("rect", { x: start * scale, y: 32 + row * 9, width: shown, height: 6, rx: 3, class: `heard ${series}` },
+        vector("title", {}, `${name}speech segment ${index}: ${start.toFixed(2)}–${end.toFixed(2)} s, its end known at ${closed.toFixed(2)} s`)));
+    });
+  });
   numbers.forEach((number, row) => {
-    const top = 34 + row * rowHeight;
+    const top = first + row * rowHeight;
     svg.append(...committedWords(one.cells[number].words, scale, top + 22, `series-${row}`));
     for (const { ms, removed } of stepsOf(one.cells[number]).flat().filter((step) => step.removed)) {
       svg.append(vector("path", { d: `M ${(ms / 1000) * scale - 4} ${top + rowHeight - 6} l 4 -7 l 4 7 z`, class: `revision series-${row}` },
@@ -287,6 +300,16 @@ function drawTimeline(one, numbers, seconds, clock) {
       view.scrollLeft = Math.max(0, now * scale - 60);
   }
   return { view, update };
+}
+/** The speech segments that the systems decoded: once where all have the same, else those of each result. */
+function heardBy(one, numbers) {
+  const rows = new Map();
+  numbers.forEach((number, row) => {
+    const { result } = browser.cells[number], speech = one.speech[result] ?? [];
+    if (speech.length && !rows.has(JSON.stringify(speech))) rows.set(JSON.stringify(speech), { name: result, speech, series: `series-${row}` });
+  });
+  const found = [...rows.values()];
+  return found.length === 1 ? [{ ...found[0], name: "", series: "" }] : found.map((each) => ({ ...each, name: `${each.name}: ` }));
 }
 /** Words at the times when they were committed: those of one time are wrapped into lanes that are free there. */
 function committedWords(words, scale, y, series) {
