@@ -26,7 +26,7 @@ import yaml
 import simulsa_plugin
 from simulsa_plugin.augmentation.augment_settings import AugmentSettings
 from simulsa_plugin.augmentation.method.acceptance import RULES
-from simulsa_plugin.commands import augment, evaluate
+from simulsa_plugin.commands import augment, evaluate, live
 from simulsa_plugin.commands.console import Parser
 from simulsa_plugin.corpora.corpus_settings import CorpusSettings
 from simulsa_plugin.evaluation.evaluation_settings import CometSettings, EvaluationSettings, HookSettings, TuneSettings
@@ -48,9 +48,12 @@ TRAIN = "`llamafactory-cli train`"
 # Title, and which commands read the keys.
 SECTIONS: dict[type[Settings], tuple[str, str]] = {
     PresetSettings: ("Preset", f"`simulsa-augment`, `simulsa-eval run` and {TRAIN}"),
-    CorpusSettings: ("Raw corpora", "`simulsa-augment`, `simulsa-eval run` and `simulsa-eval tune`"),
+    CorpusSettings: (
+        "Raw corpora",
+        "`simulsa-augment`, `simulsa-eval run`, `simulsa-eval tune` and, of the prompt and languages, `simulsa-live`",
+    ),
     AugmentSettings: ("Augmentation", "`simulsa-augment`"),
-    EvaluationSettings: ("Evaluation", "`simulsa-eval run` and `simulsa-eval tune`"),
+    EvaluationSettings: ("Evaluation", "`simulsa-eval run`, `simulsa-eval tune` and `simulsa-live`"),
     TuneSettings: ("Tuning", "`simulsa-eval tune`"),
     CometSettings: ("COMET", "`simulsa-eval run`"),
     HookSettings: ("Decoding during training", f"{TRAIN}, which takes the other keys from [Evaluation](#evaluation)"),
@@ -63,6 +66,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], list[str]]] = {
     "simulsa-augment": (augment.main, []),
     **{f"simulsa-eval {name}": (evaluate.main, [name]) for name in ("run", "tune", "score", "compare")},
     **{f"simulsa-eval {name}": (evaluate.main, [name]) for name in ("convert", "comet")},
+    "simulsa-live": (live.main, []),
     "python -m simulsa_plugin.experiments": (experiments.main, []),
 }
 

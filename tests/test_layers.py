@@ -57,7 +57,8 @@ ALLOWED = {
     | {"demo", "corpora", "augmentation", "streaming", "longform", "live", "metrics", "logs", "evaluation", "tuning"}
     | {"comparison", "llamafactory"},
     "agents": FOUNDATION | {"api", "live", "metrics"},
-    "commands": FOUNDATION | {"api", "metrics", "logs", "evaluation", "tuning", "comparison"},
+    "server": FOUNDATION | {"longform", "live", "metrics", "api"},
+    "commands": FOUNDATION | {"server", "api", "metrics", "logs", "evaluation", "tuning", "comparison"},
     "experiments": FOUNDATION
     | {"demo", "augmentation", "metrics", "logs", "evaluation", "tuning", "comparison", "api", "commands"},
 }
@@ -158,7 +159,7 @@ def runs_on_import(module):
     return seen
 
 
-@pytest.mark.parametrize("command", ["augment", "evaluate"])
+@pytest.mark.parametrize("command", ["augment", "evaluate", "live"])
 def test_what_help_needs_is_quick(command):
     needed = {name.split(".")[0] for name in runs_on_import(f"simulsa_plugin.commands.{command}")}
     assert "simulsa_plugin" in needed
@@ -173,7 +174,7 @@ def test_the_entry_point_that_every_torch_process_loads_is_standard_library():
     assert "simulsa_plugin.llamafactory.plugin.autoload" in files
 
 
-@pytest.mark.parametrize("command", ["augment", "evaluate"])
+@pytest.mark.parametrize("command", ["augment", "evaluate", "live"])
 def test_help_imports_nothing_slow(command):
     program = (
         "import sys\n"

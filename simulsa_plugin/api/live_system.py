@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,19 @@ if TYPE_CHECKING:
     from simulsa_plugin.streaming.engine import DecodingSetting, StreamSource
 
 CALIBRATION_ROWS = 8  # utterances on which attention heads are selected
+USUAL_POINT = "confidence_k500_b0_confidence_threshold0.99"  # of the preset `recommended`: the middle of its curve
+# What may be chosen for a stream: the rest of a recipe is about the model, or about all streams.
+POINT_KEYS = (
+    "simulsa_policies",
+    "simulsa_chunks",
+    "simulsa_rollbacks",
+    "simulsa_confidence_threshold",
+    "simulsa_confidence_window",
+    "simulsa_attention_ms",
+    "simulsa_hold_n",
+    "simulsa_wait_k",
+    "simulsa_agreement_n",
+)
 
 
 @dataclass(frozen=True)
@@ -33,7 +47,7 @@ class LiveSystem:
         model: serves all streams.
         engine: computes the steps of all streams.
         settings: of the recipe.
-        points: the streaming cells of the recipe by name, as `simulsa_cells` names them; the first is the default.
+        points: the streaming cells of the recipe by name, as `simulsa_cells` names them.
         prompts: prompts of streams.
         model_name: for people.
     """
@@ -47,8 +61,47 @@ class LiveSystem:
 
     @property
     def default_point(self) -> str:
-        """The name of the first cell."""
-        return next(iter(self.points))
+        """USUAL_POINT where the recipe has it, else the first cell."""
+        return USUAL_POINT if USUAL_POINT in self.points else next(iter(self.points))
+
+    @property
+    def policies(self) -> tuple[str, ...]:
+        """Names of the policies that a stream may choose: those of the recipe, and all others that need no set-up."""
+        from simulsa_plugin.streaming.catalogue import POLICIES
+
+        has_heads = any(point.policy.heads is not None for point in self.points.values())
+        ready = [name for name in POLICIES if name != "attention" or has_heads]
+        return tuple(dict.fromkeys([*self.settings.policies, *ready]))
+
+    def choose_point(self, keys: Mapping[str, Any]) -> DecodingSetting:
+        """Return the operating point that recipe keys give, with the recipe's values for the others.
+
+        Args:
+            keys: some of POINT_KEYS.
+
+        Raises:
+            UsageError: a key or value is not allowed, or there are several points.
+        """
+        from simulsa_plugin.evaluation.block_decoding import cell_folder
+        from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
+        from simulsa_plugin.evaluation.run import plan_cells
+        from simulsa_plugin.settings import check_choice
+
+        for key in keys:
+            check_choice("The key of an operating point", key, POINT_KEYS)
+        names = EvaluationSettings.from_keys(keys).policies if "simulsa_policies" in keys else ()
+        for name in names:  # before anything else: a dotted name would be imported
+            check_choice("simulsa_policies", name, self.policies)
+        settings = EvaluationSettings.from_keys(self.settings.as_keys() | {"simulsa_cells": None} | dict(keys))
+        settings.voice_activity(self.model.window_seconds)
+        points = [cell for cell in plan_cells(settings) if cell.chunk_ms is not None]
+        if len(points) != 1:
+            names_of_points = ", ".join(map(cell_folder, points))
+            raise UsageError(
+                f"A stream has one operating point, and the keys give {len(points)}: {names_of_points}. "
+                "Give each key one value."
+            )
+        return points[0]
 
     def new_stream(
         self,
@@ -61,7 +114,7 @@ class LiveSystem:
         """Begin the stream of one speaker.
 
         Args:
-            point: a name in `points`, or any setting with a chunk; None for the first of `points`.
+            point: a name in `points`, or any setting with a chunk; None for `default_point`.
             source_language: instead of the recipe's, where the prompt names it.
             target_language: likewise.
             skip_late: see `LiveStream`.
@@ -78,12 +131,15 @@ class LiveSystem:
             check_choice("the operating point", name, list(self.points))
             point = self.points[name]
         window = self.settings.voice_activity(self.model.window_seconds).window_seconds
+        settings = self.settings
+        if target_language and self.prompts.fixed is None:
+            settings = dataclasses.replace(settings, target_language=target_language)
         return LiveStream(
             self.prompts.prompt(source_language, target_language),
             point.policy,
             self._arrivals(point),
             self.model.decode,
-            self.settings.latency_unit,
+            settings.latency_unit,
             window_samples=seconds_to_samples(window) if self.settings.is_long_form else None,
             skip_late=skip_late,
         )
@@ -142,6 +198,7 @@ def open_live_system(
     overrides: Sequence[str] | Mapping[str, Any] = (),
     *,
     default_longform: str = "none",
+    endless: bool = False,
     single_point: bool = False,
 ) -> LiveSystem:
     """Load the model of a recipe, and make what its streams need.
@@ -153,6 +210,7 @@ def open_live_system(
         recipe: see `open_recipe`.
         overrides: see `open_recipe`.
         default_longform: how streams are segmented where the recipe does not set `simulsa_longform`.
+        endless: streams go on for longer than the model hears at once, so they must be segmented.
         single_point: the caller decodes in one cell; the recipe must not have several.
 
     Raises:
@@ -173,6 +231,8 @@ def open_live_system(
     opened = open_recipe(recipe, overrides, [EvaluationSettings], RECOMMENDED)
     keys = {"simulsa_longform": default_longform} | opened.simulsa
     settings = EvaluationSettings.from_keys(keys)
+    if endless and not settings.is_long_form:
+        raise UsageError("simulsa_longform is none; allowed: window and vad, as a speaker goes on for any time.")
     if settings.is_long_form:
         require_silero()
     points = {cell_folder(cell): cell for cell in plan_cells(settings) if cell.chunk_ms is not None}

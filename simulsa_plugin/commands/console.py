@@ -97,20 +97,21 @@ def recipe_and_overrides(words: Sequence[str], hint: str = "") -> tuple[Path | N
     return (Path(recipes[0]) if recipes else None), overrides
 
 
-def run_command(prog: str, function: Callable[[], int], *, goes_on: bool = True) -> int:
+def run_command(prog: str, function: Callable[[], int], *, goes_on: bool = True, interrupted: str | None = None) -> int:
     """Run a command and turn what stops it into a message and an exit code.
 
     Args:
         prog: name of the console script, for messages.
         function: does the work; returns 0, or 1 where the work failed.
         goes_on: whether the same command, started again, goes on where it was stopped.
+        interrupted: what Ctrl-C means, where that is not the loss of work.
 
     Returns:
         The function's code; 0 after --help; a SimulsaError's own (1 failed, 2 usage); 130 after Ctrl-C; 1 where the
         disk is full or broken, the reader of the output has gone, or something called sys.exit.
     """
     advice = ". Start the same command again: it goes on where it stopped." if goes_on else "; nothing was finished."
-    stopped = f"{prog}: interrupted{advice}"
+    stopped = f"{prog}: {interrupted or f'interrupted{advice}'}"
     with standard_streams(), _printed_messages(prog), interruptible(stopped) as interruption:
         try:
             return _exit_code(prog, function, interruption)

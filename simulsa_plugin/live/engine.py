@@ -103,13 +103,20 @@ class LiveEngine:
         self._waiting.clear()
 
     def _work(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._closed or self._waiting)
-                if self._closed:
-                    return
-                taken = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._limits.batch_size))]
-            self._compute([(stream, future) for stream, future in taken if future.set_running_or_notify_cancel()])
+        while self._wait_for_steps():
+            self._compute(self._take())  # not kept in a variable: a stream that is given up is freed at once
+
+    def _wait_for_steps(self) -> bool:
+        """Wait until a step is waiting; False where the engine is closed instead."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._waiting)
+            return not self._closed
+
+    def _take(self) -> list[tuple[LiveStream, Future[ShownStep | None]]]:
+        """Take as many steps as fit into a batch, without those that were cancelled."""
+        with self._changed:
+            taken = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._limits.batch_size))]
+        return [(stream, future) for stream, future in taken if future.set_running_or_notify_cancel()]
 
     def _compute(self, taken: Sequence[tuple[LiveStream, Future[ShownStep | None]]]) -> None:
         prepared: list[_Prepared] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, field
 
 from simulsa_plugin.metrics.delays import ShownStep, complete_units, join_texts, split_units
@@ -15,17 +16,31 @@ class TextChange:
     """Difference between two states of a text, in units.
 
     Attributes:
+        kept: how many units stay before it.
         deleted: units at its end that are taken back.
         added: units that follow then.
+        open: units at the end of the new text that may still be taken back.
     """
 
+    kept: int
     deleted: tuple[str, ...]
     added: tuple[str, ...]
+    open: tuple[str, ...] = ()
+
+    def as_strings(self, separator: str) -> tuple[str, str]:
+        """Return what is deleted and added, with the separators that go with it.
+
+        >>> TextChange(0, ("a",), ("b", "c")).as_strings(" "), TextChange(1, ("a",), ("b", "c")).as_strings(" ")
+        (('a', 'b c'), (' a', ' b c'))
+        """
+        before = separator if self.kept else ""
+        deleted, added = (before + separator.join(units) if units else "" for units in (self.deleted, self.added))
+        return deleted, added
 
 
 @dataclass
 class Transcript:
-    """The text of a stream, over all of its utterances.
+    """The text of a stream, over all of its utterances; followers may read it while another thread updates it.
 
     Attributes:
         unit: word or char.
@@ -38,16 +53,18 @@ class Transcript:
     ended: list[str] = field(default_factory=list)
     shown: list[str] = field(default_factory=list)
     committed: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def update(self, step: ShownStep) -> None:
         """Take the last step of the current utterance."""
         units = split_units(step.shown, self.unit)
-        if step.finished:
-            self.ended += units
-            self.shown, self.committed = [], 0
-            return
         whole = complete_units(step.committed, self.unit, finished=False)
-        self.shown, self.committed = units, common_prefix(whole, units)
+        with self.lock:
+            if step.finished:
+                self.ended += units
+                self.shown, self.committed = [], 0
+            else:
+                self.shown, self.committed = units, common_prefix(whole, units)
 
     @property
     def separator(self) -> str:
@@ -57,7 +74,8 @@ class Transcript:
     @property
     def text(self) -> str:
         """Everything that is shown."""
-        return self.separator.join(self.ended + self.shown)
+        with self.lock:
+            return self.separator.join(self.ended + self.shown)
 
 
 @dataclass
@@ -74,11 +92,13 @@ class TextFollower:
 
     def change(self, transcript: Transcript) -> TextChange:
         """Return what has changed since the last call."""
-        shown = transcript.shown[: transcript.committed] if self.only_committed else transcript.shown
-        now = transcript.ended[self._ended :] + shown
+        with transcript.lock:
+            shown = transcript.shown[: transcript.committed] if self.only_committed else list(transcript.shown)
+            ended, now = len(transcript.ended), transcript.ended[self._ended :] + shown
+            may_change = shown[transcript.committed :]
         kept = common_prefix(self._told, now)
-        change = TextChange(tuple(self._told[kept:]), tuple(now[kept:]))
-        self._ended, self._told = len(transcript.ended), list(shown)
+        change = TextChange(self._ended + kept, tuple(self._told[kept:]), tuple(now[kept:]), tuple(may_change))
+        self._ended, self._told = ended, shown
         return change
 
 

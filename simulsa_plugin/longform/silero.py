@@ -60,6 +60,7 @@ class SpeechDetector:
         padded[: len(waveform)] = waveform
         with torch.inference_mode():
             values = [
-                self._model(torch.from_numpy(frame)[None], SAMPLE_RATE).item() for frame in padded.reshape(frames, -1)
+                self._model(torch.from_numpy(frame)[None], SAMPLE_RATE).item()
+                for frame in padded.reshape(frames, FRAME_SAMPLES)
             ]
         return np.array(values, dtype=np.float32)

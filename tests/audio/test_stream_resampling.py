@@ -34,6 +34,21 @@ def test_only_the_end_of_a_part_differs_from_the_whole(rate, sizes):
     np.testing.assert_allclose(np.concatenate(found)[~may_differ], whole[~may_differ], rtol=0, atol=1e-6)
 
 
+@settings(deadline=None)
+@given(
+    rate=st.sampled_from([8_000, 11_025, 12_345, 16_000, 44_100, 48_000]),
+    sizes=st.lists(st.integers(0, 3000), min_size=1, max_size=12),
+)
+def test_a_stream_that_waits_gives_the_whole(rate, sizes):
+    waveform, stream = noise(sum(sizes)), StreamResampler(rate, waits=True)
+    found = [stream.push(part) for part in np.split(waveform, np.cumsum(sizes)[:-1])]
+    early = sum(map(len, found))
+    found.append(stream.push(np.zeros(0, dtype=np.float32), final=True))
+    whole = resample_waveform(waveform, rate, 16_000)
+    np.testing.assert_allclose(np.concatenate(found), whole, rtol=0, atol=1e-6)
+    assert early >= len(whole) - 20  # about a millisecond is held back
+
+
 @pytest.mark.parametrize("rate", [22_050, 44_100, 48_000])
 def test_the_end_of_a_part_is_near_the_whole_where_speech_is(rate):
     times = np.arange(2 * rate) / rate
@@ -44,7 +59,11 @@ def test_the_end_of_a_part_is_near_the_whole_where_speech_is(rate):
 
 
 def test_a_long_stream_keeps_no_more_than_it_needs():
-    stream = StreamResampler(44_100)
+    for stream in (StreamResampler(44_100), StreamResampler(44_100, waits=True)):
+        keeps_little(stream)
+
+
+def keeps_little(stream):
     for _ in range(200):
         stream.push(np.zeros(4410, dtype=np.float32))
     assert len(stream._kept) <= 441 + 2 * filter_reach(44_100, 16_000)

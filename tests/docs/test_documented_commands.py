@@ -18,13 +18,13 @@ from documents import REPOSITORY, all_commands
 from helpers.fakes import write_offline
 from helpers.files import read_json
 
-from simulsa_plugin.commands import augment, evaluate
+from simulsa_plugin.commands import augment, evaluate, live
 from simulsa_plugin.commands.console import Parser
 from simulsa_plugin.demo.corpus import write_demo_corpus
 from simulsa_plugin.llamafactory.plugin.recipe_keys import GROUPS, adapt_recipe
 from simulsa_plugin.settings import read_recipe, split_recipe
 
-MAINS = {"simulsa-augment": augment.main, "simulsa-eval": evaluate.main}
+MAINS = {"simulsa-augment": augment.main, "simulsa-eval": evaluate.main, "simulsa-live": live.main}
 LAUNCHER = ["torchrun", "--nproc_per_node", "8", "--no-python"]
 RUN_HERE = ("docs/labels.md", "docs/evaluation.md", "docs/policies.md", "docs/quickstart.md")
 # Commands that are not run here, and why; the first pattern that is found counts.
@@ -37,6 +37,7 @@ NOT_RUN = {
     r"^python docs/figures/plot_delays": "tests/docs/test_worked_example.py",
     r"^python -m simulsa_plugin\.demo\.pretrain": "a quarter of an hour; tests/demo",
     r"^python -m simulsa_plugin\.experiments": "hours; tests/experiments runs experiments of stand-ins",
+    r"^simulsa-live": "serves until Ctrl-C; tests/live/test_live_command.py",
     r"^torchrun": "several processes; tests/llamafactory/test_ranks.py",
     r"^llamafactory-cli train recipes/demo": "minutes; the slow test at the end of this file",
     r"^llamafactory-cli train recipes/qwen": "minutes; tests/test_recipes.py",
@@ -98,7 +99,7 @@ COMMANDS = [(document, words) for document, words in all_commands()]
 OURS = [
     pytest.param([word for word in words if word not in LAUNCHER], id=f"{document}-{number}")
     for number, (document, words) in enumerate(COMMANDS)
-    if {"simulsa-augment", "simulsa-eval"} & {*words[:5]}
+    if MAINS.keys() & {*words[:5]}
 ]
 TRAININGS = sorted({tuple(words[2:]) for _, words in COMMANDS if words[0] == "llamafactory-cli"})
 

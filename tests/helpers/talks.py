@@ -9,12 +9,17 @@ from helpers.fakes import ASK
 from helpers.reading_model import SCALE, WORD_SAMPLES, spoken, text_of
 from simulsa_plugin.audio.samples import SAMPLE_RATE, to_pcm16, write_wav
 from simulsa_plugin.evaluation import recordings
-from simulsa_plugin.longform.voice_activity import FRAME_SAMPLES
+from simulsa_plugin.evaluation.session_rows import step_rows
+from simulsa_plugin.logs.steps import parse_session
+from simulsa_plugin.longform.voice_activity import FRAME_SAMPLES, VoiceActivitySettings, find_speech, segment_arrivals
 from simulsa_plugin.model.values import Sample
 from simulsa_plugin.segments import ReferenceSegment
+from simulsa_plugin.streaming.engine import BatchLimits, StreamSource, decode_batched
+from simulsa_plugin.streaming.windows import SlidingWindow
 
 BREATH = 0.13  # seconds: at least three frames of silence, and never the five that close a segment that slides
 WINDOW = 5.0  # seconds: two sentences with the breath between them, and the first half of a third
+SLIDING = VoiceActivitySettings(min_silence_ms=500, pad_ms=300, window_seconds=WINDOW, slides=True)
 VOICE_ACTIVITY = {"vad_min_silence_ms": 500, "vad_pad_ms": 300, "window_seconds": WINDOW}
 
 
@@ -67,6 +72,39 @@ def write_talks(folder):
         (sentences(61),),
     )
     return [write_talk(folder / f"{row}.wav", *plan, row=row) for row, plan in enumerate(plans)]
+
+
+def spoken_talk(first=1):
+    """A talk of 30 words from this number on, whose second paragraph is longer than the window."""
+    parts = [_silence(1)]
+    for paragraph in (sentences(first), sentences(*range(first + 5, first + 25, 5)), sentences(first + 25)):
+        for number, words in enumerate(paragraph):
+            parts += [_silence(BREATH)] * bool(number) + [spoken(words)]
+        parts.append(_silence(1))
+    return np.concatenate(parts)
+
+
+def evaluated_steps(model, waveform, setting):
+    """Steps in text, as evaluation of a whole recording gives them."""
+    segments = find_speech(EnergyDetector().probabilities(waveform), len(waveform), SLIDING)
+    sources = [
+        StreamSource(
+            ASK,
+            waveform[each.start : each.end],
+            lambda chunk, each=each: segment_arrivals(each, chunk * 16, len(waveform)),
+            SlidingWindow(round(WINDOW * SAMPLE_RATE), each.pauses),
+        )
+        for each in segments
+    ]
+    (sessions,) = decode_batched(model, sources, [setting], BatchLimits(64, batch_size=4))
+    return [
+        step for one in sessions for step in parse_session(step_rows("", one.steps, model.decode, one.left_token_ids))
+    ]
+
+
+def evaluated_text(model, waveform, setting):
+    """What is shown in the end."""
+    return " ".join(step.shown for step in evaluated_steps(model, waveform, setting) if step.finished)
 
 
 def _silence(seconds):

@@ -6,27 +6,23 @@ import numpy as np
 import pytest
 from helpers.fakes import ASK, ClockModel
 from helpers.reading_model import ReadingModel, spoken
-from helpers.talks import EnergyDetector, sentences
+from helpers.talks import SLIDING, EnergyDetector, evaluated_steps, spoken_talk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simulsa_plugin.errors import UsageError
-from simulsa_plugin.evaluation.session_rows import step_rows
 from simulsa_plugin.live.arrivals import SpeechArrivals, WholeStreamArrivals
 from simulsa_plugin.live.engine import LiveEngine
 from simulsa_plugin.live.stream import LiveStream
 from simulsa_plugin.live.transcript import TextFollower, Transcript
-from simulsa_plugin.logs.steps import parse_session
 from simulsa_plugin.longform.voice_activity import FRAME_SAMPLES, VoiceActivitySettings, find_speech, segment_arrivals
 from simulsa_plugin.metrics.delays import ShownStep
-from simulsa_plugin.streaming.engine import BatchLimits, DecodingSetting, StreamSource, decode_batched
+from simulsa_plugin.streaming.engine import BatchLimits, DecodingSetting
 from simulsa_plugin.streaming.policies import Confidence, LocalAgreement, Policy, Rollback
 from simulsa_plugin.streaming.session import Arrival, ChunkSchedule
-from simulsa_plugin.streaming.windows import SlidingWindow
 
 LIMITS = BatchLimits(64, batch_size=4)
 WINDOW_SAMPLES = 80000
-SLIDING = VoiceActivitySettings(min_silence_ms=500, pad_ms=300, window_seconds=5.0, slides=True)
 
 
 class GivenProbabilities:
@@ -100,36 +96,6 @@ def test_a_stream_without_audio_has_no_steps():
     assert silent.push(np.zeros(50000, dtype=np.float32), final=True) == []
 
 
-def talk():
-    """A talk whose second paragraph is longer than the window."""
-    silence = np.zeros(16000, dtype=np.float32)
-    breath = np.zeros(2080, dtype=np.float32)
-    parts = [silence]
-    for paragraph in (sentences(1), sentences(6, 11, 16, 21), sentences(26)):
-        for number, words in enumerate(paragraph):
-            parts += [breath] * bool(number) + [spoken(words)]
-        parts.append(silence)
-    return np.concatenate(parts)
-
-
-def evaluated(model, waveform, setting):
-    """Steps in text, as evaluation of the whole recording gives them."""
-    segments = find_speech(EnergyDetector().probabilities(waveform), len(waveform), SLIDING)
-    sources = [
-        StreamSource(
-            ASK,
-            waveform[each.start : each.end],
-            lambda chunk, each=each: segment_arrivals(each, chunk * 16, len(waveform)),
-            SlidingWindow(WINDOW_SAMPLES, each.pauses),
-        )
-        for each in segments
-    ]
-    (sessions,) = decode_batched(model, sources, [setting], LIMITS)
-    return [
-        step for one in sessions for step in parse_session(step_rows("", one.steps, model.decode, one.left_token_ids))
-    ]
-
-
 def live_stream(model, setting, *, speech=True, **options):
     arrivals = SpeechArrivals(EnergyDetector(), SLIDING, setting.chunk_ms * 16) if speech else None
     return LiveStream(
@@ -151,19 +117,19 @@ def decoded(engine, stream, parts, end_known=True):
 @pytest.mark.parametrize("policy", [Rollback(2), Confidence(0.9), LocalAgreement(2)], ids=lambda one: one.name)
 @pytest.mark.parametrize("packet", [333, 1600, 16000, 10**6])
 def test_a_talk_is_translated_live_as_in_evaluation(policy, packet):
-    model, setting, waveform = ReadingModel(regret=True), DecodingSetting(policy, 480), talk()
+    model, setting, waveform = ReadingModel(regret=True), DecodingSetting(policy, 480), spoken_talk()
     with LiveEngine(model, LIMITS) as engine:
         stream = live_stream(model, setting)
         steps = decoded(engine, stream, packets(waveform, [packet] * (len(waveform) // packet + 1)))
-    assert steps == evaluated(model, waveform, setting)
+    assert steps == evaluated_steps(model, waveform, setting)
     assert any(step.finished for step in steps)
     assert stream.transcript.text == " ".join(step.shown for step in steps if step.finished)
     assert stream.transcript.text.split()[-1] == "w30."
 
 
 def test_streams_of_several_speakers_share_batches_and_nothing_else():
-    model, setting, waveform = ReadingModel(), DecodingSetting(Rollback(2), 480), talk()
-    expected = evaluated(ReadingModel(), waveform, setting)
+    model, setting, waveform = ReadingModel(), DecodingSetting(Rollback(2), 480), spoken_talk()
+    expected = evaluated_steps(ReadingModel(), waveform, setting)
     parts = packets(waveform, [8000] * 100)
     with LiveEngine(model, LIMITS) as engine:
         streams = [live_stream(model, setting) for _ in range(3)]
@@ -184,7 +150,7 @@ def test_streams_of_several_speakers_share_batches_and_nothing_else():
 
 
 def test_late_steps_are_skipped_and_the_end_is_the_same():
-    model, setting, waveform = ReadingModel(), DecodingSetting(Rollback(2), 480), talk()
+    model, setting, waveform = ReadingModel(), DecodingSetting(Rollback(2), 480), spoken_talk()
     with LiveEngine(model, LIMITS) as engine:
         stream = live_stream(model, setting, skip_late=True)
         stream.push(waveform, final=True)
@@ -192,7 +158,7 @@ def test_late_steps_are_skipped_and_the_end_is_the_same():
         assert stream.late_ms == stream.received_ms - first_step
         steps = decoded(engine, stream, [np.zeros(0, dtype=np.float32)], end_known=False)
     assert [step.finished for step in steps] == [True] * 3  # one step for each utterance
-    assert stream.skipped_steps == len(evaluated(ReadingModel(), waveform, setting)) - 3
+    assert stream.skipped_steps == len(evaluated_steps(ReadingModel(), waveform, setting)) - 3
     assert (stream.late_ms, stream.due_steps) == (0, 0)
 
 
@@ -217,7 +183,7 @@ class Unreliable(Policy):
 
 
 def test_a_stream_fails_alone():
-    model, waveform = ReadingModel(), talk()
+    model, waveform = ReadingModel(), spoken_talk()
     good = DecodingSetting(Rollback(2), 480)
     with LiveEngine(model, LIMITS) as engine:
         streams = [live_stream(model, one) for one in (good, DecodingSetting(Unreliable(), 480))]
