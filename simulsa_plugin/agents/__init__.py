@@ -1,4 +1,4 @@
-"""Our streams inside other tools: `simuleval --agent-class simulsa_plugin.agents.SimulEvalAgent`.
+"""Our streams inside other tools: SimulEval's agent, and simulstream's speech processor, by these names.
 
 The tools are not dependencies: what belongs to one is imported when its name is used.
 """
@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from simulsa_plugin.agents.simuleval_agent import SimulEvalAgent
+    from simulsa_plugin.agents.simulstream_processor import SimulstreamProcessor
 
-__all__ = ["SimulEvalAgent"]
-_MODULES = {"SimulEvalAgent": "simuleval_agent"}
+__all__ = ["SimulEvalAgent", "SimulstreamProcessor"]
+_MODULES = {"SimulEvalAgent": "simuleval_agent", "SimulstreamProcessor": "simulstream_processor"}
 
 
 def __getattr__(name: str) -> object:

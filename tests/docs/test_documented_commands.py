@@ -42,6 +42,7 @@ NOT_RUN = {
     r"^llamafactory-cli train recipes/demo": "minutes; the slow test at the end of this file",
     r"^llamafactory-cli train recipes/qwen": "minutes; tests/test_recipes.py",
     r"^llamafactory-cli": "minutes; tests/llamafactory/test_training.py, test_hook.py and test_labels.py",
+    r"^simulstream_": "tests/agents/test_simulstream_processor.py",
     r"^simulsa-eval comet": "needs unbabel-comet; tests/evaluation/test_comet.py",
     r"--shard": "tests/augmentation/test_shards.py",
     r"^simulsa-augment (simulsa_preset=paper )?--out": "synthesises 8,000 utterances; tests/demo and tests/commands",

@@ -6,6 +6,8 @@ from documents import DOCUMENTS, REPOSITORY, anchors, links, relative
 # The sites that the documents may send a reader to; nothing else is checked about them, since tests use no network.
 SITES = (
     "https://github.com/hiyouga/LLaMA-Factory",
+    "https://github.com/hlt-mt/simulstream",
+    "https://iwslt.org/",
     "https://arxiv.org/abs/",
     "https://keepachangelog.com/",
     "https://semver.org/",

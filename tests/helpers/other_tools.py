@@ -1,7 +1,8 @@
 """SimulEval, OmniSTEval and simulstream, each in a folder of its own beside this environment.
 
-SimulEval pins an old tqdm, simulstream an old transformers: none of them can be installed into this environment. What
-they need to *score* is light, so their wheels are unpacked without dependencies and found through PYTHONPATH.
+SimulEval pins an old tqdm, simulstream's extras an old transformers: none of them can be installed into this
+environment. What they need to *score* is light, so their wheels are unpacked without dependencies and found through
+PYTHONPATH. To *run* simulstream takes librosa as well.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 TOOLS = {
@@ -25,6 +27,21 @@ TOOLS = {
         "docopt==0.6.2",
     ],
     "simulstream": ["simulstream==1.0.0"],
+    # To run it: its message processor imports librosa, and librosa these.
+    "simulstream_run": [
+        "simulstream==1.0.0",
+        "librosa==0.11.0",
+        "lazy-loader==0.6",
+        "numba==0.68.1",
+        "llvmlite==0.50.0",
+        "decorator==5.3.1",
+        "pooch==1.9.0",
+        "platformdirs==4.14.8",
+        "joblib==1.6.0",
+        "cloudpickle==3.1.3",
+        "audioread==3.1.0",
+        "msgpack==1.2.4",
+    ],
 }
 
 
@@ -42,9 +59,15 @@ def unpack(name: str, folder: Path) -> Path:
     return folder / "packages"
 
 
-def run_tool(folder: Path, *words: str) -> str:
-    """What `python -m WORDS` prints, with the tool in front of this environment's packages."""
-    environment = os.environ | {"PYTHONPATH": str(folder), "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
+def tool_environment(*folders: Path) -> dict[str, str]:
+    """The environment of a program that finds a tool in front of this environment's packages."""
+    path = os.pathsep.join(map(str, folders))
+    return os.environ | {"PYTHONPATH": path, "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
+
+
+def run_tool(folder: Path, *words: str, beside: Sequence[Path] = ()) -> str:
+    """What `python -m WORDS` prints; `beside`: folders of other packages that it imports."""
+    environment = tool_environment(folder, *beside)
     done = subprocess.run([sys.executable, "-m", *words], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
