@@ -201,6 +201,8 @@ def _check_before_loading(
 ) -> RecipeCorpus | None:
     """Find mistakes in policies, tokenizer, folder, recipe and corpus before the long part; return the raw corpus."""
     from simulsa_plugin.api.raw_corpus import recipe_corpus
+    from simulsa_plugin.evaluation.block_decoding import cell_folder
+    from simulsa_plugin.evaluation.budgets import check_tuned
     from simulsa_plugin.evaluation.run import plan_cells, refuse_foreign_results
     from simulsa_plugin.evaluation.test_set import check_speech_detection
     from simulsa_plugin.files.atomic import refuse_link
@@ -208,7 +210,7 @@ def _check_before_loading(
 
     if share and settings.measure_time:
         raise UsageError("simulsa_measure_time is for a single process: several would disturb each other's clock.")
-    plan_cells(settings)
+    check_tuned(settings.tuned, map(cell_folder, plan_cells(settings)))
     make_metrics(settings.bleu_tokenizer)
     check_speech_detection(settings)
     refuse_foreign_results(out, settings)

@@ -10,15 +10,10 @@ from simulsa_plugin.comparison.blocks import Block, Heading, Paragraph
 from simulsa_plugin.comparison.comparison_tables import explanations, pair_blocks, regimes_of
 from simulsa_plugin.comparison.picture import curve_pairs
 from simulsa_plugin.comparison.shown_results import Row, ShownResult
-from simulsa_plugin.evaluation.formatting import (
-    best_value,
-    format_interval,
-    format_metric,
-    format_parameters,
-    metric_digits,
-    metric_unit,
-)
+from simulsa_plugin.evaluation.budgets import budgets_in_words
+from simulsa_plugin.evaluation.formatting import format_metric, metric_unit
 from simulsa_plugin.evaluation.instance_browser import BROWSER, BROWSER_SCRIPT, SECTION, browser_data
+from simulsa_plugin.evaluation.page_table import cells_html
 from simulsa_plugin.evaluation.result_cells import CELL_METRICS, cell_key
 from simulsa_plugin.metrics.curves import frontier
 from simulsa_plugin.reports.page import CHARTS, Column, Value, cards, html_table, render_page, settings_list
@@ -118,53 +113,10 @@ def _value(text: str) -> Value:
 
 
 def _cells_table(results: Sequence[ShownResult], time: str) -> str:
-    """Tabulate every cell of every result, the best of the streaming cells marked."""
+    """Tabulate every cell of every result, and the limits."""
     rows = [(result.name, row) for result in results for row in result.rows]
-    rows += [("", row) for row in _limits(results)]
-    names = dict.fromkeys((*FIRST_METRICS, *CELL_METRICS))
-    metrics = [name for name in names if any(row.get(name) is not None for _, row in rows)]
-    streaming = [row for result in results for row in result.streaming]
-    best = {name: best_value(name, (row.get(name) for row in streaming)) for name in metrics}
-    keys = ["result", "policy", "k (ms)", "b", "parameters"]
-    columns = [Column(key, numeric=key in ("k (ms)", "b")) for key in keys]
-    columns += [Column(f"{name} {metric_unit(name, time)}".rstrip(), numeric=True) for name in metrics]
-    columns.append(Column("instances", numeric=True))
-    return html_table(
-        columns,
-        (
-            [name, *_key(row), *(_metric(row, metric, time, best[metric]) for metric in metrics), _count(row)]
-            for name, row in rows
-        ),
-        "All cells: values with 95 % intervals and, where a mean is of some instances only, their number",
-    )
-
-
-def _key(row: Row) -> list[Value | str]:
-    numbers = (row.get("chunk_ms"), row.get("rollback"))
-    return [
-        str(row["policy"]),
-        *(Value("–" if value is None else f"{value:g}", value) for value in numbers),
-        format_parameters(row.get("parameters") or {}),
-    ]
-
-
-def _metric(row: Row, metric: str, time: str, best: float | None) -> Value:
-    value, total = row.get(metric), row.get("instances")
-    bounds = (row.get("intervals") or {}).get(metric)
-    skipped = ((row.get("counts") or {}).get("skipped") or {}).get(metric)
-    partial = value is not None and bool(skipped) and total is not None
-    return Value(
-        format_metric(metric, value, time),
-        value,
-        "" if bounds is None else format_interval(bounds, metric_digits(metric, time)),
-        f"{total - skipped}/{total}" if partial and total is not None and skipped is not None else "",
-        best is not None and value == best and row["chunk_ms"] is not None,
-    )
-
-
-def _count(row: Row) -> Value:
-    count = row.get("instances")
-    return Value("–" if count is None else str(count), count)
+    metrics = dict.fromkeys((*FIRST_METRICS, *CELL_METRICS))
+    return cells_html([*rows, *(("", row) for row in _limits(results))], list(metrics), time)
 
 
 def _about(result: ShownResult) -> Iterator[str]:
@@ -204,6 +156,11 @@ def _series(results: Sequence[ShownResult], quality: str, latency: str, time: st
             yield {"label": result.name, "points": sorted(on_curve, key=lambda point: point["x"]), **look}
         if below:
             yield {"label": f"{result.name}: below its curve", "points": below, "line": False, "hollow": True, **look}
+        for place, row in enumerate(row for row in result.streaming if budgets_in_words(row)):
+            label = f"{result.name}: tuned on dev for {budgets_in_words(row)}"
+            ring = {"line": False, "hollow": True, "radius": 10, "color": "text", "symbol": place}
+            if point := _points([row], quality, latency, time):
+                yield {"label": label, "points": point, **ring}
     limits = _points(_limits(results), quality, latency, time)
     if limits:
         ordered = sorted(limits, key=lambda point: point["x"])

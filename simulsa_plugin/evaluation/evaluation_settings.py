@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from simulsa_plugin.errors import UsageError
+from simulsa_plugin.evaluation.budgets import parse_budgets
 from simulsa_plugin.languages import (
     CHINESE,
     JAPANESE,
@@ -104,6 +105,8 @@ class EvaluationSettings(Settings):
         rollbacks: b of `rollback`, tokens; each value of this and of the other policies' keys makes a cell.
         policies: names of policies, or dotted names of custom ones.
         cells: decode only these cells, by the names of their folders; `simulsa-eval tune` writes them.
+        tuned: for which budgets cells were chosen on a dev set, METRIC@MS to the cell's name; shown in the report, and
+            without effect on what is decoded; `simulsa-eval tune` writes it.
         rollback_floor: false takes the literal |y| − b, which may take back committed tokens.
         confidence_threshold: of `confidence` and `agreement_or_confidence`, a probability.
         confidence_window: of `confidence`, tokens.
@@ -133,6 +136,7 @@ class EvaluationSettings(Settings):
     rollbacks: tuple[int, ...] = (0, 3, 5)
     policies: tuple[str, ...] = ("rollback",)
     cells: tuple[str, ...] | None = None
+    tuned: Mapping[str, str] = field(default_factory=dict)
     rollback_floor: bool = True
     confidence_threshold: tuple[float, ...] = (0.9,)
     confidence_window: tuple[int, ...] = (1,)
@@ -176,10 +180,11 @@ class EvaluationSettings(Settings):
         check_range("simulsa_eval_memory_gb", self.eval_memory_gb, above=0)
         check_choice("simulsa_longform", self.longform, LONG_FORMS)
         self.voice_activity(self.window_seconds)
+        parse_budgets(self.tuned)
 
     def relevant_keys(self) -> dict[str, Any]:
-        """Return the group as recipe keys; those of long recordings only where these are decoded."""
-        keys = self.as_keys()
+        """Return the group as recipe keys; those of long recordings and of tuning only where they say something."""
+        keys = {key: value for key, value in self.as_keys().items() if key != "simulsa_tuned" or value}
         long_form = {"simulsa_longform", "simulsa_window_seconds"}
         return {
             key: value

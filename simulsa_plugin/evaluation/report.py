@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from simulsa_plugin.evaluation.budgets import budgets_in_words
 from simulsa_plugin.evaluation.formatting import format_range, is_partial, name_cells
 from simulsa_plugin.evaluation.limit import ABOVE, LIMIT, LIMITS
 from simulsa_plugin.evaluation.result_cells import COMET, CellKey, cell_key
 from simulsa_plugin.files.atomic import replacing
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 TSV, CURVES, PAGE = REPORT_FILES = ("scores.tsv", "curves.png", "report.html")
@@ -30,7 +33,6 @@ LONG_FORM_NOTES = {
     "hallucinated_units": "units were written about speech that has no reference segment",
     "looping_steps": "steps had their output cut because it repeated itself",
 }
-WITH_INTERVAL = ("BLEU", "chrF", COMET, "LAAL", "YAAL", "LongYAAL", "LongLAAL", "StreamLAAL", "NE")
 
 ScoresRow = Mapping[str, Any]
 
@@ -81,6 +83,9 @@ def cell_notes(cells: Sequence[ScoresRow], columns: Sequence[str]) -> list[str]:
     if truncated:
         count = format_range(cell["counts"]["truncated_steps"] for cell in truncated)
         notes.append(f"{_which(truncated, cells)}: {count} steps were truncated by the limit on new tokens")
+    tuned = [f"{cell_key(cell)} for {budgets}" for cell in cells if (budgets := budgets_in_words(cell))]
+    if tuned:
+        notes.append(f"tuned on dev: {'; '.join(dict.fromkeys(tuned))}")
     for name, said in LONG_FORM_NOTES.items():
         notes += _range_note(cells, name, said)
     longer = 0 if is_long_form(cells) else _longer_than_window(cells)
@@ -188,6 +193,7 @@ def curves_figure(cells: Sequence[ScoresRow], quality: str = "BLEU", latency: st
                 xytext=(4, -10),
                 fontsize=7,
             )
+    _ring_tuned(axes, cells, quality, latency)
     if limit:
         axes.plot([cell[latency] for cell in limit], [cell[quality] for cell in limit], "k*:", label="limit")
     axes.set_xlabel(f"{latency} (ms); numbers: chunk (ms); bars: 95 %")
@@ -195,6 +201,14 @@ def curves_figure(cells: Sequence[ScoresRow], quality: str = "BLEU", latency: st
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     return figure
+
+
+def _ring_tuned(axes: Axes, cells: Sequence[ScoresRow], quality: str, latency: str) -> None:
+    """Draw a ring around each cell that was chosen for a budget on a dev set."""
+    chosen = [cell for cell in cells if budgets_in_words(cell) and None not in (cell.get(quality), cell.get(latency))]
+    for cell, marker in zip(chosen, itertools.cycle("os^D")):
+        label = f"tuned on dev: {budgets_in_words(cell)}"
+        axes.plot(cell[latency], cell[quality], marker, markersize=13, fillstyle="none", color="black", label=label)
 
 
 def _cell_error_bars(cells: Sequence[ScoresRow], name: str) -> list[list[float]]:

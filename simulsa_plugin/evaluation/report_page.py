@@ -6,24 +6,16 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from simulsa_plugin.evaluation.formatting import (
-    best_value,
-    format_interval,
-    format_number,
-    metric_digits,
-    metric_unit,
-)
+from simulsa_plugin.evaluation.budgets import budgets_in_words
+from simulsa_plugin.evaluation.formatting import format_number, metric_digits
 from simulsa_plugin.evaluation.instance_browser import BROWSER, BROWSER_SCRIPT, SECTION, browser_data
 from simulsa_plugin.evaluation.limit import LIMIT
 from simulsa_plugin.evaluation.named_result import NamedResult
+from simulsa_plugin.evaluation.page_table import cells_html, number_value
 from simulsa_plugin.evaluation.report import (
-    COUNT_COLUMNS,
-    WITH_INTERVAL,
     ScoresRow,
     cell_notes,
-    is_streaming,
     main_latency,
-    measured_instances,
     value_columns,
 )
 from simulsa_plugin.evaluation.result_cells import CellKey, cell_key
@@ -67,7 +59,8 @@ def _sections(results: Sequence[NamedResult], rows: Sequence[ScoresRow]) -> Iter
         '<div class="charts"><section><h2>Quality over chunk</h2><figure id="by-chunk"></figure></section>'
         '<section><h2>Normalised erasure</h2><figure id="erasure"></figure></section></div>'
     )
-    yield "<h2>Cells</h2>" + _cells_table(results, rows)
+    named = [(result.name, row) for result in results for row in result.rows]
+    yield f"<h2>Cells</h2>{cells_html(named, value_columns(rows))}"
     yield "".join(f'<p class="note">{html_text(note)}</p>' for note in cell_notes(rows, value_columns(rows)))
     yield SECTION
     yield f"<h2>{main_latency(rows)} by three delays, and on three clocks</h2>" + _clocks_table(results)
@@ -113,63 +106,6 @@ def _settings(scores: Mapping[str, Any]) -> dict[str, Any]:
     return {**scores.get("settings", {}), **model, **scores.get("versions", {}), **decoded_on}
 
 
-def _cells_table(results: Sequence[NamedResult], rows: Sequence[ScoresRow]) -> str:
-    metrics = [name for name in value_columns(rows) if any(row.get(name) is not None for row in rows)]
-    parameters = list(dict.fromkeys(name for row in rows for name in row.get("parameters") or {}))
-    best = {name: best_value(name, (row.get(name) for row in rows if is_streaming(row))) for name in metrics}
-    columns = [
-        *([Column("result")] if len(results) > 1 else []),
-        Column("policy"),
-        Column("chunk ms", numeric=True),
-        Column("rollback", numeric=True),
-        *(Column(name.replace("_", " "), numeric=True) for name in parameters),
-        *(Column(_with_unit(name), numeric=True) for name in metrics),
-        *(Column(name, numeric=True) for name in COUNT_COLUMNS),
-    ]
-    lines = [
-        [
-            *([result.name] if len(results) > 1 else []),
-            row["policy"],
-            _number(row["chunk_ms"]),
-            _number(row["rollback"]),
-            *(_number((row.get("parameters") or {}).get(name)) for name in parameters),
-            *(_metric_value(row, name, best[name]) for name in metrics),
-            *(_number(row[name]) for name in COUNT_COLUMNS),
-        ]
-        for result in results
-        for row in result.rows
-    ]
-    return html_table(
-        columns, lines, "Means over instances, with 95 % bootstrap intervals; best streaming values in bold"
-    )
-
-
-def _with_unit(metric: str) -> str:
-    return f"{metric} {metric_unit(metric)}".rstrip()
-
-
-def _number(value: Any) -> Value:
-    if value is None:
-        return Value("–")
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return Value(f"{value:g}" if is_number else str(value), float(value) if is_number else None)
-
-
-def _metric_value(row: ScoresRow, metric: str, best: float | None) -> Value:
-    value, digits = row.get(metric), metric_digits(metric)
-    if value is None:
-        return Value("–")
-    bounds = (row.get("intervals") or {}).get(metric) if metric in WITH_INTERVAL else None
-    measured = measured_instances(row, metric)
-    return Value(
-        format_number(value, digits),
-        value,
-        format_interval(bounds, digits) if bounds else "",
-        f"{measured} of {row['instances']}" if measured not in (None, row["instances"]) else "",
-        is_streaming(row) and value == best,
-    )
-
-
 def _clocks_table(results: Sequence[NamedResult]) -> str:
     columns = [
         Column("cell"),
@@ -181,7 +117,7 @@ def _clocks_table(results: Sequence[NamedResult]) -> str:
             result.label(cell),
             *(_mean(cell, "delays", name, main_latency(result.rows)) for name in DELAY_KINDS),
             *(_mean(cell, "clocks", name, main_latency(result.rows)) for name in CLOCKS),
-            _number(cell.get("real_time_factor")),
+            number_value(cell.get("real_time_factor")),
         ]
         for result in results
         for cell in result.scores["cells"]
@@ -216,6 +152,7 @@ def _cell_json(result: NamedResult, row: ScoresRow) -> dict[str, Any]:
         "label": result.label(row),
         "series": f"{result.name}: {series}" if result.name else str(series),
         "chunk": row["chunk_ms"],
+        "tuned": budgets_in_words(row),
         "kind": LIMIT if row["policy"] == LIMIT else "offline" if row["chunk_ms"] is None else "streaming",
         "values": {
             name: row[name] for name in (*QUALITIES, *LATENCIES, "NE") if isinstance(row.get(name), (int, float))

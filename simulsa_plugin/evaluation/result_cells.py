@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from simulsa_plugin.errors import LogError
+from simulsa_plugin.evaluation.budgets import TUNED, are_budgets
 from simulsa_plugin.evaluation.formatting import format_parameters
 from simulsa_plugin.logs.omnisteval import RESEGMENTED
 from simulsa_plugin.logs.simuleval import INSTANCES_LOG
@@ -136,6 +137,10 @@ def _read_cell(folder: Path, row: object, where: str) -> Cell:
         raise LogError(f"{where}: folder is {name[:60]!r}; expected the name of a folder in {folder}.")
     logs = [folder / name / log for log in (RESEGMENTED, INSTANCES_LOG)]
     instances = _read_number(row, "instances", where)
+    if not are_budgets(row.get(TUNED)):
+        raise LogError(
+            f"{where}: tuned is {str(row[TUNED])[:60]!r}; expected a list of objects with latency and budget."
+        )
     counts = row.get("counts")
     skipped = counts.get("skipped") if isinstance(counts, dict) else None
     return Cell(

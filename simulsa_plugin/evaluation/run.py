@@ -24,6 +24,7 @@ from simulsa_plugin.evaluation.block_decoding import (
     remove_blocks,
     wait_for_blocks,
 )
+from simulsa_plugin.evaluation.budgets import TUNED, parse_budgets
 from simulsa_plugin.evaluation.cell_files import cell_row, make_cell_folder, write_steps
 from simulsa_plugin.evaluation.delays_and_clocks import DelayClockMeans
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
@@ -298,6 +299,9 @@ def _finish(
         row["skipped"] = len(skipped)
         row["counts"]["longer_than_window"] = longer
     cells = [row for row, _ in scored]
+    budgets = parse_budgets(settings.tuned)
+    for row in cells:
+        row |= {TUNED: budgets[row["folder"]]} if row["folder"] in budgets else {}
     limit_rows = _score_limits(job, test_set, settings, truth, cells[0]) if truth else []
     add_distances(cells, limit_rows)
     scores: dict[str, Any] = {

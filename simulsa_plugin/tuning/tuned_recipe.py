@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from simulsa_plugin.evaluation.block_decoding import cell_folder
+from simulsa_plugin.evaluation.budgets import name_budget
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
 from simulsa_plugin.evaluation.result_cells import OFFLINE
 from simulsa_plugin.evaluation.run import plan_cells
@@ -27,7 +28,7 @@ GRID: dict[str, list[Any]] = {
     "simulsa_agreement_n": [2, 3],
     "simulsa_wait_k": [1, 2, 3, 4, 5],
 }
-CELLS_KEY, HEADS_KEY = "simulsa_cells", "simulsa_attention_heads"
+CELLS_KEY, TUNED_KEY, HEADS_KEY = "simulsa_cells", "simulsa_tuned", "simulsa_attention_heads"
 
 
 def searched_settings(simulsa: Mapping[str, Any]) -> EvaluationSettings:
@@ -39,11 +40,15 @@ def searched_settings(simulsa: Mapping[str, Any]) -> EvaluationSettings:
         UsageError: a value is wrong.
     """
     named = {key: value for key, value in simulsa.items() if value is not None or key not in GRID}
-    return EvaluationSettings.from_keys(GRID | named | {"simulsa_measure_time": False, "simulsa_eval_samples": None})
+    return EvaluationSettings.from_keys(
+        GRID | named | {"simulsa_measure_time": False, "simulsa_eval_samples": None, TUNED_KEY: {}}
+    )
 
 
 def write_tuned(recipe: Mapping[str, Any], settings: EvaluationSettings, result: Mapping[str, Any], out: Path) -> None:
     """Write a recipe with the chosen cells, and one with all cells that were decoded on the whole dev set.
+
+    Both name the budgets of the chosen cells, so that a report shows them.
 
     The second serves comparisons that include the choice: another sample of the dev set might have chosen other cells.
     Attention heads that were found on the dev set are named, so that they do not depend on the test set. Existing files
@@ -56,12 +61,17 @@ def write_tuned(recipe: Mapping[str, Any], settings: EvaluationSettings, result:
         out: its folder.
     """
     tuned = list(dict.fromkeys(one["cell"] for one in result["budgets"] if one["cell"] is not None))
+    budgets = {
+        name_budget(result["goal"]["latency"], one["budget"]): one["cell"]
+        for one in result["budgets"]
+        if one["cell"] is not None
+    }
     finalists = [row["cell"] for row in result["cells"] if row["utterances"] == result["utterances"]]
     others = (
         "Here are all cells that were decoded on the whole dev set, so that the intervals of "
         "`simulsa-eval compare --tuned` include the choice."
     )
-    recipe = {**recipe, **({HEADS_KEY: heads} if (heads := result.get("attention_heads")) else {})}
+    recipe = {**recipe, TUNED_KEY: budgets, **({HEADS_KEY: heads} if (heads := result.get("attention_heads")) else {})}
     _write_recipe(recipe, settings, finalists, [*_header(result), others], out / FINALISTS)
     _write_recipe(recipe, settings, tuned, [*_header(result), "Here are these cells alone."], out / TUNED)
 
@@ -71,11 +81,12 @@ def _write_recipe(
 ) -> None:
     if path.exists():
         return
-    rest = {key: value for key, value in recipe.items() if key not in GRID and key != CELLS_KEY}
+    rest = {key: value for key, value in recipe.items() if key not in GRID and key not in (CELLS_KEY, TUNED_KEY)}
     keys = _narrow_grid(settings, rest, names)
+    named = {CELLS_KEY: names, TUNED_KEY: recipe[TUNED_KEY]}
     with replacing(path, "w") as handle:
         handle.writelines(f"# {line}\n" for line in head)
-        yaml.safe_dump(rest | keys | {CELLS_KEY: names}, handle, sort_keys=False, allow_unicode=True, width=120)
+        yaml.safe_dump(rest | keys | named, handle, sort_keys=False, allow_unicode=True, width=120)
 
 
 def _narrow_grid(settings: EvaluationSettings, rest: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:

@@ -575,6 +575,14 @@ def test_a_cell_does_not_leave_its_folder(tmp_path, folder):
 
 
 @pytest.mark.parametrize(
+    "tuned", [5, {}, [1], [{}], [{"latency": "LAAL"}], [{"latency": 1, "budget": 700}], "LAAL@700"]
+)
+def test_budgets_that_are_none_are_one_clear_error(tmp_path, tuned):
+    with pytest.raises(LogError, match=r"cell 1: tuned is .*; expected a list of objects with latency and budget"):
+        load_result(make_result(tmp_path / "a", cell(BLEU=1.0, tuned=tuned)), CompareOptions())
+
+
+@pytest.mark.parametrize(
     "text",
     [
         '{"cells": [{"policy": "rollback", "rollback": 1e999}]}',

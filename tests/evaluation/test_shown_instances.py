@@ -178,7 +178,7 @@ def test_no_value_is_the_best_where_neither_more_nor_less_is_better(tmp_path):
     rows = noise_samples(tmp_path / "audio", [2.0, 1.7])
     out = evaluated(rows, tmp_path / "out", ClockModel(regret=True), chunks=(500, 1000), rollbacks=(0, 3))
     page = result_page([NamedResult("", out, read_scores(out))], "toy")
-    (table,) = re.findall(r"<caption>Means over instances.*?</table>", page, re.S)
+    (table,) = re.findall(r"<caption>All cells: values.*?</table>", page, re.S)
     heads = re.findall(r"<th[^>]*>([^<]*)</th>", table)
     best = {
         heads[column]

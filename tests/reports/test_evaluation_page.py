@@ -1,5 +1,6 @@
 """The report of an evaluation in Chromium: curves, tables, and instances that are replayed."""
 
+import dataclasses
 import json
 import re
 
@@ -109,6 +110,36 @@ def test_instances_are_searched_and_replayed(open_page, result):
     page.get_by_role("button", name="Replay").wait_for(timeout=10_000)  # it has come to the end
     assert page.locator(".screen").first.inner_text().split() == steps[-1]["text"].split()
     assert page.locator("img").count() == 0
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("several", [False, True])
+def test_tuned_points_are_ringed_with_their_budgets(open_page, tmp_path, several):
+    rows = noise_samples(tmp_path / "audio", [1.2, 1.5, 1.8], text=EVIL)
+    tuned = {"LAAL@700": "rollback_k300_b0", "LAAL@900.5": "rollback_k300_b0", "LAAL@1000": "rollback_k600_b3"}
+    settings = dataclasses.replace(SETTINGS, tuned=tuned)
+    cells = run_evaluation(ClockModel(text=EVIL, ms_per_byte=40.0), "toy", rows, settings, tmp_path / "out")
+    path = tmp_path / "out" / "report.html"
+    if several:
+        path = tmp_path / "both.html"
+        run_evaluation(ClockModel(text="x"), "toy", rows, SETTINGS, tmp_path / "other")
+        few = ["--samples", "40", "--trials", "40"]
+        assert main(["report", str(tmp_path / "out"), str(tmp_path / "other"), "--out", str(path), *few]) == 0
+    page = open_page(path).page
+    drawn = page.evaluate(
+        "Chart.getChart(document.querySelector('#curves canvas')).data.datasets.map("
+        "({ label, data, pointRadius }) => [label, pointRadius, ...data.map(({ x, y }) => [x, y])])"
+    )
+    by_folder = {row["folder"]: [row["LAAL"], row["BLEU"]] for row in cells}
+    names = ["out", "out"] if several else ["rollback k=300 b=0", "rollback k=600 b=3"]
+    assert [one for one in drawn if "tuned" in one[0]] == [
+        [f"{names[0]}: tuned on dev for LAAL ≤ 700 ms, LAAL ≤ 900.5 ms", 10, by_folder["rollback_k300_b0"]],
+        [f"{names[1]}: tuned on dev for LAAL ≤ 1000 ms", 10, by_folder["rollback_k600_b3"]],
+    ]
+    table = page.get_by_role("table", name="All cells")
+    column = table.locator("thead th").all_inner_texts().index("tuned on dev for")
+    shown = table.locator(f"tbody tr td:nth-child({column + 1})").all_inner_texts()
+    assert sorted(filter(None, shown)) == ["LAAL ≤ 1000 ms", "LAAL ≤ 700 ms, LAAL ≤ 900.5 ms"]
 
 
 @pytest.fixture

@@ -18,10 +18,15 @@ from helpers.fakes import (
 )
 from helpers.files import tree
 
-from simulsa_plugin.errors import DatasetError, StorageError
+from simulsa_plugin.commands import evaluate
+from simulsa_plugin.errors import DatasetError, StorageError, UsageError
 from simulsa_plugin.evaluation import block_decoding as decoding
 from simulsa_plugin.evaluation import run
+from simulsa_plugin.evaluation.budgets import name_budget, parse_budgets
+from simulsa_plugin.evaluation.cells_table import cells_table
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
+from simulsa_plugin.evaluation.report import curves_figure
+from simulsa_plugin.evaluation.result_cells import cell_key
 from simulsa_plugin.evaluation.run import plan_cells, run_evaluation
 from simulsa_plugin.files.atomic import make_folder
 from simulsa_plugin.files.ownership import claim
@@ -263,6 +268,66 @@ def test_tuned_yaml_decodes_the_chosen_cells_and_no_others(found, tmp_path):
     assert {row["folder"] for row in cells[1:]} == set(chosen)
 
 
+@pytest.mark.parametrize("name", ["tuned.yaml", "finalists.yaml"])
+def test_a_result_of_either_recipe_says_which_points_were_tuned_for_which_budget(found, tmp_path, name):
+    result, _ = found
+    write_tuned({"simulsa_tuned": {"AL@5": "old"}, "simulsa_cells": ["old"]}, settings(), result, tmp_path)
+    test = noise_samples(tmp_path, varied_seconds(5), seed=100)
+    chosen = EvaluationSettings.from_keys(read_recipe(tmp_path / name))
+    cells = run_evaluation(HastyModel(), "test", test, chosen, tmp_path / "results")
+    expected = {}
+    for one in result["budgets"]:
+        expected.setdefault(one["cell"], []).append({"latency": "LAAL", "budget": one["budget"]})
+    assert {row["folder"]: row["tuned"] for row in cells if "tuned" in row} == expected
+    assert len(expected) == 2 and (name == "tuned.yaml" or len(cells) > 3)
+    page = (tmp_path / "results" / "report.html").read_text(encoding="utf-8")
+    figure = curves_figure(cells).axes[0]
+    rings = {line.get_label(): line.get_xydata().tolist() for line in figure.lines if line.get_fillstyle() == "none"}
+    lines = "\n".join(cells_table(cells))
+    for row in cells:
+        words = ", ".join(f"LAAL ≤ {one['budget']:g} ms" for one in row.get("tuned", ()))
+        if words:
+            assert rings.pop(f"tuned on dev: {words}") == [[row["LAAL"], row["BLEU"]]]
+            assert f"<td>{words}</td>" in page
+            assert f"{cell_key(row)} for {words}" in lines
+    assert rings == {}
+
+
+def test_a_result_that_was_not_tuned_has_nothing_of_it(rows, tmp_path):
+    cells = run_evaluation(HastyModel(), "dev", rows[:3], settings(simulsa_chunks="400"), tmp_path / "out")
+    assert "tuned" not in (tmp_path / "out" / "scores.json").read_text(encoding="utf-8")
+    assert (
+        "tuned on dev for" not in (tmp_path / "out" / "report.html").read_text(encoding="utf-8").partition("<script")[0]
+    )
+    assert "tuned" not in "\n".join(cells_table(cells))
+
+
+def test_a_search_that_begins_with_a_tuned_recipe_does_not_take_its_choice():
+    assert searched_settings({"simulsa_tuned": {"LAAL@900": "x"}}) == searched_settings({})
+
+
+@pytest.mark.parametrize(
+    "budget", ["900", "LAAL", "LAAL@", "LAAL@0", "LAAL@-1", "LAAL@1e9", "@900", "LAAL@900 ", "A B@9"]
+)
+def test_a_budget_is_a_metric_and_milliseconds(budget):
+    with pytest.raises(UsageError, match=r"simulsa_tuned has the budget .*; allowed: METRIC@MS, such as LAAL@1000"):
+        EvaluationSettings.from_keys({"simulsa_tuned": {budget: "offline"}})
+
+
+@pytest.mark.parametrize("budget", [1000.0, 0.5, 1234.567, 1e9])
+def test_a_budget_survives_its_name(budget):
+    assert parse_budgets({name_budget("LAAL", budget): "x"}) == {"x": [{"latency": "LAAL", "budget": budget}]}
+
+
+def test_a_tuned_cell_that_is_not_decoded_is_refused_before_anything_is_loaded(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["simulsa_policies=rollback", "simulsa_rollbacks=0", "simulsa_tuned=LAAL@900:rollback_k500_b9"]
+    assert evaluate.main([*words, "--out", "out"]) == 2
+    error = capsys.readouterr().err
+    assert "simulsa_tuned names 'rollback_k500_b9' for LAAL@900" in error and "Did you mean rollback_k500_b0?" in error
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_recipe_of_several_policies_holds_no_more_than_its_cells_need(tmp_path):
     names = ["confidence_k320_b0_confidence_threshold0.97", "wait_k_k500_wait_k4"]
     result = {
@@ -283,6 +348,7 @@ def test_a_recipe_of_several_policies_holds_no_more_than_its_cells_need(tmp_path
         "simulsa_confidence_threshold": [0.97],
         "simulsa_wait_k": [4],
         "simulsa_cells": names,
+        "simulsa_tuned": {"LAAL@900": names[0], "LAAL@1000": names[1]},
     }
 
 

@@ -40,8 +40,8 @@ function drawLine(ctx, fromX, fromY, toX, toY) {
  * Draw lines through points, zoomable by dragging; a double click, or the button, shows everything again.
  *
  * @param figure  element into which the chart comes.
- * @param series  list of {label, points: [{x, y, xInterval, yInterval, title, lines}], dashed, color}; `title` and
- *                `lines` are shown at a point.
+ * @param series  list of {label, points: [{x, y, xInterval, yInterval, title, lines}], dashed, color, symbol, radius,
+ *                line, hollow}; `title` and `lines` are shown at a point.
  * @param axes    {x: label, y: label, description} and, optional, `level`: [{label, y}] for horizontal lines, `yMin`.
  */
 function drawCurves(figure, series, axes) {
@@ -93,7 +93,7 @@ function dataset(one, index, series) {
       pointRadius: 0, pointStyle: "line", borderWidth: 1.5 };
   }
   return { label: one.label, data: one.points, showLine: one.line !== false, borderDash: one.dashed ? [2, 3] : [],
-    pointBackgroundColor: one.hollow ? "transparent" : undefined, pointStyle: one.symbol ?? symbol(index), pointRadius: 5, pointHoverRadius: 8, borderWidth: 1.5 };
+    pointBackgroundColor: one.hollow ? "transparent" : undefined, pointStyle: one.symbol ?? symbol(index), pointRadius: one.radius ?? 5, pointHoverRadius: one.radius ?? 8, borderWidth: 1.5 };
 }
 function chartOptions(axes) {
   return {

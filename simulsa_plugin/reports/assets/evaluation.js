@@ -19,6 +19,13 @@ function curveSeries(xOf, yOf, xInterval, yInterval) {
   for (const { points } of groups.values()) points.sort((one, two) => one.x - two.x);
   return [...groups.values()];
 }
+/** A ring around each point that was tuned, with its budgets. */
+function tunedRings(xOf, yOf) {
+  return data.cells.filter((cell) => cell.tuned && xOf(cell) != null && yOf(cell) != null)
+    .map((cell, index) => ({ label: `${cell.label}: tuned on dev for ${cell.tuned}`, line: false, hollow: true, radius: 10,
+      color: "text", symbol: SYMBOLS[index % 4],
+      points: [{ x: xOf(cell), y: yOf(cell), title: cell.label, lines: [`tuned on dev for ${cell.tuned}`, ...pointLines(cell)] }] }));
+}
 function pointLines(cell) {
   return Object.entries(cell.values).filter(([name]) => data.qualities.includes(name) || data.latencies.includes(name))
     .slice(0, 6).map(([name, value]) => {
@@ -46,9 +53,9 @@ function drawQuality() {
   }
   const figure = document.getElementById("curves");
   figure.replaceChildren();
-  curves = drawCurves(figure,
-    curveSeries((cell) => cell.values[latency], (cell) => cell.values[quality],
-      (cell) => cell.intervals[latency], (cell) => cell.intervals[quality]),
+  const xOf = (cell) => cell.values[latency], yOf = (cell) => cell.values[quality];
+  const series = curveSeries(xOf, yOf, (cell) => cell.intervals[latency], (cell) => cell.intervals[quality]);
+  curves = drawCurves(figure, [...series, ...tunedRings(xOf, yOf)],
     { x: `${latency} (ms)`, y: quality, level: offlineLevels(quality),
       description: `${quality} over ${latency}; the values are in the table of cells` });
   recolorCurves = themeListeners.at(-1);
