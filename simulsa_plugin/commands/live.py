@@ -118,10 +118,10 @@ def _run_live(words: list[str]) -> int:
 
 
 def _require_websockets() -> None:
-    from importlib import util
-
-    if util.find_spec("websockets") is None:
-        raise MissingExtraError.for_package(LIVE_COMMAND, "websockets", "live")
+    try:
+        import websockets  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError.for_package(LIVE_COMMAND, "websockets", "live") from error
 
 
 def _serve(server: LiveServer, listener: socket.socket, host: str, tls: ssl.SSLContext | None) -> int:

@@ -7,8 +7,8 @@ import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from simulsa_plugin.audio.stream_resampling import StreamResampler
 from simulsa_plugin.audio.samples import SAMPLE_RATE
+from simulsa_plugin.audio.stream_resampling import StreamResampler
 from simulsa_plugin.errors import UsageError
 from simulsa_plugin.live.engine import LiveEngine
 from simulsa_plugin.live.stream import LiveStream

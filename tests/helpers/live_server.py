@@ -37,12 +37,12 @@ ROLLBACK = "rollback_k480_b2"
 PATIENCE_SECONDS = 60
 
 
-def reading_system(model=None, **keys):
+def reading_system(model=None, prompts=None, **keys):
     """A system whose model reads audio of `spoken`, and whose detector hears any sound."""
     model = model or ReadingModel(regret=True)
     settings = EvaluationSettings.from_keys(KEYS | keys)
     points = {cell_folder(cell): cell for cell in plan_cells(settings) if cell.chunk_ms}
-    prompts = StreamPrompts(ASK, None, "qwen2_audio", None, None)
+    prompts = prompts or StreamPrompts(ASK, None, "qwen2_audio", None, None)
     return LiveSystem(model, LiveEngine(model, BatchLimits(64, batch_size=8)), settings, points, prompts, "reader")
 
 
@@ -85,10 +85,10 @@ def running_server(system, limits=None, access=None):
 
 
 @contextlib.contextmanager
-def reading_server(monkeypatch, limits=None, access=None, model=None, **keys):
+def reading_server(monkeypatch, limits=None, access=None, model=None, prompts=None, **keys):
     """`running_server` of `reading_system`."""
     monkeypatch.setattr(silero, "SpeechDetector", EnergyDetector)
-    with running_server(reading_system(model, **keys), limits, access) as running:
+    with running_server(reading_system(model, prompts, **keys), limits, access) as running:
         yield running
 
 

@@ -19,6 +19,7 @@ from websockets.sync.client import connect
 from simulsa_plugin.api.live_system import open_live_system
 from simulsa_plugin.audio.resampling import resample_waveform
 from simulsa_plugin.audio.samples import from_pcm16, to_pcm16
+from simulsa_plugin.commands.live import main
 from simulsa_plugin.demo.corpus import TEST_SPLIT
 from simulsa_plugin.demo.talks import iterate_talks
 from simulsa_plugin.evaluation.session_rows import step_rows
@@ -141,6 +142,15 @@ def test_a_port_that_is_taken_is_a_line_before_the_model_is_loaded():
             f"simulsa-live: error: Port {port} of 127.0.0.1 is taken by another program. "
             f"Choose another: --port {port + 1}, or --port 0.",
         )
+
+
+def test_a_missing_package_is_named(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "websockets", None)
+    assert main([]) == 1
+    assert capsys.readouterr().err == (
+        "simulsa-live: error: simulsa-live needs the package websockets. Install it: pip install websockets, "
+        "or install this project with its extra live.\n"
+    )
 
 
 MISTAKES = {

@@ -11,6 +11,7 @@ from helpers.reading_model import ReadingModel, text_of
 from helpers.talks import EnergyDetector, evaluated_text, spoken_talk
 from websockets.exceptions import ConnectionClosed
 
+from simulsa_plugin.api.live_system import StreamPrompts
 from simulsa_plugin.audio.samples import to_pcm16
 from simulsa_plugin.longform import silero
 from simulsa_plugin.server.limits import Limits
@@ -94,6 +95,24 @@ def test_a_client_chooses_its_operating_point_and_is_told_more(monkeypatch, name
     for message in client.messages[:-1]:
         text = text[: len(text) - len(message["deleted"])] + message["new"]
         assert text.endswith(message["simulsa"]["open"])
+
+
+def test_a_client_names_its_languages_where_the_recipe_writes_the_prompt(monkeypatch):
+    prompts = StreamPrompts(None, "Translate from {source} to {target}.", "qwen2_audio", "en", "de")
+    with reading_server(monkeypatch, prompts=prompts) as server:
+        streams = remember_streams(monkeypatch, server.system)
+        for languages in ({}, {"source_lang": "", "target_lang": "zh"}):
+            with server.connect() as client:
+                client.translate(silence(0.1), **languages)
+        with server.connect() as client:
+            client.say(target_lang="Klingonese")
+            client.speak(silence(0.1))
+            assert "Klingonese" in client.hear()["error"]
+    assert [stream._prompt.messages[0]["content"].removeprefix("<audio>") for stream in streams] == [
+        "Translate from English to German.",
+        "Translate from English to Chinese.",
+    ]
+    assert [stream.transcript.unit for stream in streams] == ["word", "char"]
 
 
 @pytest.mark.parametrize("seconds", [0, 0.01, 3])
