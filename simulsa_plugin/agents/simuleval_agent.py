@@ -19,6 +19,7 @@ from simulsa_plugin.terminal import printable
 
 try:
     from simuleval.agents import Action, AgentStates, ReadAction, SpeechToTextAgent, WriteAction
+    from simuleval.data.segments import Segment
 except ImportError as error:
     raise MissingExtraError(
         f"simulsa_plugin.agents.SimulEvalAgent needs SimulEval 1.1 ({error}). Install it without its pins, which this "
@@ -43,6 +44,11 @@ class StreamStates(AgentStates):  # type: ignore[misc]  # SimulEval has no types
         self.text: CommittedText | None = None
         self.resampler: StreamResampler | None = None
         self.num_taken = 0
+
+    @property
+    def language(self) -> str | None:
+        """The target language of `--tgt-lang`; SimulEval's default is a type, not None."""
+        return self.tgt_lang if isinstance(self.tgt_lang, str) else None
 
     def take_audio(self) -> Waveform:
         """Return the audio that has arrived since the last call, (num_samples,), of one channel, at SimulEval's rate.
@@ -120,6 +126,12 @@ class SimulEvalAgent(SpeechToTextAgent):  # type: ignore[misc]  # SimulEval has 
             )
         return WriteAction(text, finished=finished) if text or finished else ReadAction()
 
+    def pop(self, states: StreamStates | None = None) -> Segment:
+        """Return what SimulEval sends on; its service cannot send a segment whose language is not set."""
+        segment = super().pop(states)
+        segment.tgt_lang = (states or self.states).language
+        return segment
+
     def to(self, device: str, *args: Any, fp16: bool = False, **kwargs: Any) -> None:
         """Leave the model where LLaMA-Factory put it."""
         if fp16 or device != "cpu":  # SimulEval's default
@@ -131,8 +143,7 @@ class SimulEvalAgent(SpeechToTextAgent):  # type: ignore[misc]  # SimulEval has 
 
     def _translate(self, states: StreamStates, waveform: Waveform, finished: bool) -> str:
         if states.text is None or states.resampler is None:
-            language = states.tgt_lang if isinstance(states.tgt_lang, str) else None  # SimulEval's default is a type
-            stream = self.system.new_stream(target_language=language)
+            stream = self.system.new_stream(target_language=states.language)
             states.text = CommittedText(self.system.engine, stream)
             states.resampler = StreamResampler(states.source_sample_rate)
         return states.text.push(states.resampler.push(waveform, final=finished), final=finished)

@@ -101,8 +101,8 @@ for start in range(0, max(map(len, audios)), 8000):
             continue
         part, last = audio[start:start + 8000], start + 8000 >= len(audio)
         segment = SpeechSegment(0, part, last, sample_rate=16000, tgt_lang=None)
-        said.append(agent.pushpop(segment_from_json_string(segment.json()), state).content or "")
-        json.loads(agent.pop(state).json()) if state.target_finished else None
+        answer = agent.pushpop(segment_from_json_string(segment.json()), state)
+        said.append(segment_from_json_string(answer.json()).content or "")
 empty = agent.build_states()
 end = agent.pushpop(EmptySegment(finished=True), empty)
 print(json.dumps([[" ".join(said).split() for said in words], end.content, end.finished]))
