@@ -34,6 +34,7 @@ NOT_RUN = {
     r"^(for|do|done|export)\b": "the shell's own words",
     r"^python tests/bench/": "benchmarks are run by hand",
     r"^python docs/generate_reference": "tests/docs/test_reference.py",
+    r"^python docs/try_versions": "hours, and several GB of installations",
     r"^python docs/figures/plot_delays": "tests/docs/test_worked_example.py",
     r"^python -m simulsa_plugin\.demo\.pretrain": "a quarter of an hour; tests/demo",
     r"^python -m simulsa_plugin\.experiments": "hours; tests/experiments runs experiments of stand-ins",
