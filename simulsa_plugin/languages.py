@@ -47,6 +47,16 @@ def language_code(language: str) -> str:
     return (found and found.language) or regex.split("[-_]", language.strip(), maxsplit=1)[0].lower()
 
 
+def language_tag(language: str) -> str | None:
+    """Return a tag in its form of BCP 47; None where it is not one of a language.
+
+    >>> [language_tag(tag) for tag in ("zh_cn", "cmn_hans_cn", "deu", "pt-br", "Chinese")]
+    ['zh-CN', 'zh-Hans-CN', 'de', 'pt-BR', None]
+    """
+    found = _parsed(language)
+    return found.to_tag() if found is not None and is_language(language) else None
+
+
 def is_language(language: str) -> bool:
     """Return whether this is a valid tag (BCP 47) of one language, with `-` or `_`, in any case.
 

@@ -123,6 +123,7 @@ def relabel_scores(
     scores: Path, recipe: RecipeSource, overrides: Sequence[str] | Mapping[str, Any], out: Path
 ) -> AugmentResult:
     """Apply an acceptance rule to scored cuts; neither torch nor LLaMA-Factory is imported. Raises as `augment`."""
+    from simulsa_plugin.api.dataset_card import write_card_of
     from simulsa_plugin.augmentation.augment_settings import AugmentSettings
     from simulsa_plugin.augmentation.relabeling import relabel
     from simulsa_plugin.demo.truth import find_truth
@@ -131,6 +132,7 @@ def relabel_scores(
     if opened.preset:
         logger.info("%s", opened.preset)
     outcome = relabel(scores, opened.simulsa, out, find_truth)
+    write_card_of(out)
     _log_outcome(outcome)
     return AugmentResult(out, (outcome,))
 
@@ -265,6 +267,7 @@ class _AugmentRun:
 
     def _finish(self, dataset: OfflineDataset, model: Backbone) -> AugmentedDataset:
         """Write a dataset's partial samples, and log what they are."""
+        from simulsa_plugin.api.dataset_card import write_card_of
         from simulsa_plugin.augmentation.audit import audit, audit_line
         from simulsa_plugin.augmentation.cutoff import cutoff_line
         from simulsa_plugin.augmentation.output_layout import Layout
@@ -273,6 +276,7 @@ class _AugmentRun:
 
         truth = find_truth(dataset.name, dataset.entry)
         outcome = augment_dataset(dataset, model, self.settings, self.out, truth=truth)
+        write_card_of(self.out)
         _log_outcome(outcome)
         if self.audited:
             logger.info(f"  {audit_line(audit(dataset, model, self.settings, self.out, self.audited))}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -16,6 +17,7 @@ from simulsa_plugin.augmentation.output_layout import Layout
 from simulsa_plugin.augmentation.tally import Tally
 from simulsa_plugin.errors import StorageError
 from simulsa_plugin.files.atomic import replacing
+from simulsa_plugin.files.audio_folder import metadata_row
 from simulsa_plugin.files.json_files import dump_line, dump_sealed
 
 Write = Callable[[Mapping[str, Any]], None]
@@ -38,7 +40,7 @@ class Labeler:
     tolerance: float = LOGPROB_TOLERANCE
 
     def write(self, rows: Iterable[dict[str, Any]], layout: Layout) -> Tally:
-        """Write decided scores, training rows, re-tokenized partials and, with a truth, commitments.
+        """Write decided scores, training rows, metadata.jsonl, re-tokenized partials and, with a truth, commitments.
 
         Args:
             rows: rows of scores.jsonl, decided before or not, in the order of the chosen list.
@@ -50,7 +52,9 @@ class Labeler:
         tally = Tally()
         with ExitStack() as stack:
             scores = stack.enter_context(_writing(layout.scores, dump_sealed))
-            training, retokenized = (stack.enter_context(_writing(path)) for path in (layout.rows, layout.retokenized))
+            training, viewed, retokenized = (
+                stack.enter_context(_writing(path)) for path in (layout.rows, layout.metadata, layout.retokenized)
+            )
             committed = stack.enter_context(_writing(layout.commitment)) if self.truth else _nowhere
             for row in rows:
                 decision = decide(row, self.settings, self.output_width, self.tolerance)
@@ -59,6 +63,7 @@ class Labeler:
                 kept = bool(decision.partial) or self.settings.keep_empty
                 if kept:
                     training(training_row(decided))
+                    viewed(viewed_row(decided, layout))
                 otherwise = self._note_retokenized(decided, decision, retokenized)
                 true_partial = self._true_partial(row)
                 commitment = self._note_label_quality(decided, true_partial, committed)
@@ -105,6 +110,18 @@ def training_row(decided: Mapping[str, Any]) -> dict[str, Any]:
         "messages": [*decided["messages"], {"role": "assistant", "content": decided["partial"]}],
         "audios": [decided["clip"]],
     }
+
+
+def viewed_row(decided: Mapping[str, Any], layout: Layout) -> dict[str, Any]:
+    """Return a labelled row as `datasets` reads it beside the clips: training row, reference and lengths in seconds."""
+    columns = {
+        "id": decided["id"],
+        "messages": training_row(decided)["messages"],
+        "reference": decided["reference"],
+        "cut_seconds": float(decided["cut_seconds"]),
+        "duration_seconds": float(decided["duration_seconds"]),
+    }
+    return metadata_row(os.path.join(layout.out, decided["clip"]), layout.folder, columns)
 
 
 @contextmanager

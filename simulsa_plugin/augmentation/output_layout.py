@@ -6,6 +6,7 @@ from pathlib import Path
 
 from simulsa_plugin.errors import DatasetError, StorageError
 from simulsa_plugin.files.atomic import remove_leftovers
+from simulsa_plugin.files.audio_folder import METADATA
 from simulsa_plugin.run_configuration import RunFolder
 from simulsa_plugin.sharding import Shard
 
@@ -25,6 +26,7 @@ class Layout:
         self.folder = out / f"{name}{SUFFIX}"
         self.rows = out / f"{name}{SUFFIX}.jsonl"
         self.clips = self.folder / "clips"
+        self.metadata = self.folder / METADATA
         self.scores = self.folder / "scores.jsonl"
         self.journal = self.folder / "scores.partial.jsonl"
         self.shards = self.folder / "shards"

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from simulsa_plugin.errors import UsageError
+from simulsa_plugin.files.audio_folder import METADATA
 from simulsa_plugin.run_configuration import RunFolder
 
 _FOLDER_FILES = 1000  # audio files in one folder; hundreds of thousands are a burden for file systems and people
@@ -25,6 +26,7 @@ class CorpusLayout:
         self.rows = out / f"{name}.jsonl"
         self.folder = out / f"{name}_corpus"
         self.audio = self.folder / "audio"
+        self.metadata = self.folder / METADATA
         self.parts = self.folder / "parts.jsonl"
         self.parts_noted = self.folder / "parts.partial.jsonl"
         self.dropped = self.folder / "dropped.jsonl"

@@ -32,8 +32,9 @@ from simulsa_plugin.files.atomic import (
     remove_durably,
     remove_leftovers,
 )
+from simulsa_plugin.files.audio_folder import is_inside, metadata_row
 from simulsa_plugin.files.dataset_info import SHAREGPT_ENTRY, registered_datasets
-from simulsa_plugin.files.json_files import write_jsonl
+from simulsa_plugin.files.json_files import read_jsonl, write_jsonl
 from simulsa_plugin.files.locks import LOCK, locked
 from simulsa_plugin.files.ownership import add_datasets
 from simulsa_plugin.run_configuration import (
@@ -223,12 +224,25 @@ def _write_dataset(
     dropped = [*map(_dropped_row, listing.dropped), *content.dropped]
     write_jsonl(layout.dropped, dropped)
     write_jsonl(layout.rows, content.rows)
+    _write_metadata(layout)
     manifest = {**configuration, "versions": versions("simulsa-plugin", "soundfile", "scipy", "av")}
     manifest["counts"] = {**content.counts, "renormalized": listing.renormalized}
     manifest["dropped"] = dict(sorted(Counter(row["reason"] for row in dropped).items()))
-    files = [layout.rows, layout.dropped, *([layout.parts] if layout.parts.exists() else [])]
+    files = [layout.rows, layout.dropped, *(path for path in (layout.parts, layout.metadata) if path.exists())]
     manifest[CHECKSUMS] = {str(path.relative_to(layout.out)): _crc32(path) for path in files}
     layout.run.finish(manifest)
+
+
+def _write_metadata(layout: CorpusLayout) -> None:
+    """Write metadata.jsonl where all the audio is inside the folder; elsewhere nobody else could find it."""
+    rows = read_jsonl(layout.rows)
+    if not all(is_inside(row["audios"][0], layout.folder) for row in rows):
+        remove_durably(layout.metadata)
+        return
+    write_jsonl(
+        layout.metadata,
+        (metadata_row(row.pop("audios")[0], layout.folder, row) for row in read_jsonl(layout.rows)),
+    )
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from simulsa_plugin.audio.samples import Waveform, samples_to_seconds, seconds_t
 from simulsa_plugin.demo.grammar import PROMPT, Sentence, sample_sentence
 from simulsa_plugin.demo.speech import Speech, Synthesizer, Voice, sample_voice
 from simulsa_plugin.files.atomic import make_folder, make_own_folder, remove_leftovers, replacing, sync_files
+from simulsa_plugin.files.audio_folder import METADATA, metadata_row
 from simulsa_plugin.files.dataset_info import SHAREGPT_ENTRY
 from simulsa_plugin.files.json_files import write_jsonl
 from simulsa_plugin.files.locks import locked
@@ -27,6 +28,7 @@ from simulsa_plugin.terminal import tracked
 # Share of the 16 hash values: what the packaged checkpoint learned from, what users train on, what it was watched and
 # settings are tuned on, what they test on.
 SPLITS = {"pretrain": range(0, 9), "train": range(9, 14), "heldout": range(14, 15), "test": range(15, 16)}
+LANGUAGES = ("en", "de")  # source and target
 WINDOW_SECONDS = 6.0  # of the packaged checkpoint's encoder
 UTTERANCES_PER_PROCESS = 125  # utterances per fresh synthesizer process; part of what fixes the bytes
 OFFLINE_NAME, TEST_NAME, DEV_NAME = "demo", "demo_test", "demo_dev"
@@ -126,13 +128,19 @@ def write_demo_corpus(
     add_datasets(folder, entries)
 
 
+def demo_languages(folder: Path, source: object) -> tuple[str, ...]:
+    """Return the languages of the offline rows of `write_demo_corpus` in a folder; empty where `source` is another."""
+    rows, truth = folder / f"{OFFLINE_NAME}.jsonl", folder / f"{OFFLINE_NAME}_truth.jsonl"
+    return LANGUAGES if source == str(rows) and truth.exists() else ()
+
+
 def written_names(name: str) -> list[str]:
     """Return the names that `write_utterances` writes into the folder."""
     return [name, f"{name}.jsonl", f"{name}_truth.jsonl"]
 
 
 def write_utterances(folder: Path, name: str, utterances: Iterable[DemoUtterance], count: int) -> None:
-    """Write one dataset: `name/*.wav`, `name_truth.jsonl` and, last, `name.jsonl`.
+    """Write one dataset: `name/*.wav`, `name/metadata.jsonl`, `name_truth.jsonl` and, last, `name.jsonl`.
 
     Args:
         folder: absolute, for the rows name their audio with it; it is locked and the names are claimed.
@@ -145,7 +153,8 @@ def write_utterances(folder: Path, name: str, utterances: Iterable[DemoUtterance
     """
     audio_folder = make_own_folder(folder / name)
     remove_leftovers(audio_folder)
-    rows, truths = [], []
+    rows: list[dict[str, Any]] = []
+    truths: list[dict[str, Any]] = []
     for index, utterance in enumerate(tracked(utterances, count, f"synthesise {name}", "utterance")):
         path = audio_folder / f"{index:05d}.wav"
         with replacing(path, durable=False) as handle:
@@ -153,6 +162,10 @@ def write_utterances(folder: Path, name: str, utterances: Iterable[DemoUtterance
         rows.append({"messages": messages(utterance.sentence), "audios": [str(path)]})
         truths.append({"audio": str(path), **utterance.truth()})
     sync_files(sorted(audio_folder.glob("*.wav")))
+    write_jsonl(
+        audio_folder / METADATA,
+        (metadata_row(row["audios"][0], audio_folder, {"messages": row["messages"]}) for row in rows),
+    )
     write_jsonl(folder / f"{name}_truth.jsonl", truths)
     write_jsonl(folder / f"{name}.jsonl", rows)  # last: its presence says that everything else is there
 

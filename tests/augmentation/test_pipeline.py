@@ -34,6 +34,7 @@ def test_all_files_of_the_contract(toy, tmp_path):
             "dataset_info.json",
             "toy_simulsa.jsonl",
             "toy_simulsa/manifest.json",
+            "toy_simulsa/metadata.jsonl",
             "toy_simulsa/owned.json",
             "toy_simulsa/report.html",
             "toy_simulsa/retokenized.jsonl",

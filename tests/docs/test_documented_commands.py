@@ -40,6 +40,7 @@ NOT_RUN = {
     r"^python -m simulsa_plugin\.experiments": "hours; tests/experiments runs experiments of stand-ins",
     r"^simulsa-live": "serves until Ctrl-C; tests/live/test_live_command.py",
     r"^torchrun": "several processes; tests/llamafactory/test_ranks.py",
+    r"^hf upload": "uploads; tests/docs/test_hub_page.py",
     r"^llamafactory-cli train recipes/demo": "minutes; the slow test at the end of this file",
     r"^llamafactory-cli train recipes/qwen": "minutes; tests/test_recipes.py",
     r"^llamafactory-cli": "minutes; tests/llamafactory/test_training.py, test_hook.py and test_labels.py",
