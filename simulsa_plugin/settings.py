@@ -96,6 +96,28 @@ class Settings:
         return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
 
+def words_of_changes(settings: Settings, keys: Mapping[str, Any]) -> list[str]:
+    """Return `key=value` for a command of the keys of a group that are set to something else than in `settings`.
+
+    Args:
+        settings: the defaults.
+        keys: of a recipe or a manifest; those of other groups are left out, and those that are null.
+    """
+    defaults = settings.as_keys()
+    changed = {key: value for key, value in keys.items() if key in defaults and value not in (None, defaults[key])}
+    return [f"{key}={_flow_yaml(value)}" for key, value in changed.items()]
+
+
+def _flow_yaml(value: Any) -> str:
+    r"""Return a value as YAML in one line.
+
+    >>> _flow_yaml([500, 1000]), _flow_yaml(False), _flow_yaml("beta_full"), _flow_yaml("1")
+    ('[500, 1000]', 'false', 'beta_full', "'1'")
+    """
+    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=1 << 20)
+    return text.removesuffix("...\n").strip()
+
+
 def read_recipe(path: str | Path | None, overrides: Iterable[str] = ()) -> dict[str, Any]:
     """Read a YAML recipe and apply `key=value` overrides (values are YAML, as in LLaMA-Factory).
 

@@ -10,7 +10,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from simulsa_plugin.tables import StyledText
@@ -50,6 +50,21 @@ def markdown_text(text: str) -> str:
     'a\\_b \\| \\<i\\> [x\\](y)'
     """
     return _MARKDOWN.sub(r"\\\1", printable(text))
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:
+    r"""Return a table as on GitHub, the head first; cells are escaped, and emphasised ones bold.
+
+    >>> markdown_table([["cell", "BLEU"], ["a|b", "9"]])
+    ['| cell | BLEU |', '|:--|--:|', '| a\\|b | 9 |']
+    """
+    head, *body = ["| " + " | ".join(map(_markdown_cell, row)) + " |" for row in rows]
+    return [head, f"|{'|'.join([':--', *['--:'] * (len(rows[0]) - 1)])}|", *body]
+
+
+def _markdown_cell(cell: str) -> str:
+    escaped = markdown_text(cell)
+    return f"**{escaped}**" if isinstance(cell, StyledText) and cell.spans else escaped
 
 
 class SafeStream:

@@ -24,6 +24,7 @@ FOUNDATION = {
     "sharding",
     "segments",
     "reports",
+    "cards",
 }
 # Part → the parts it may import, besides itself and the version number in the package.
 ALLOWED = {
@@ -35,6 +36,7 @@ ALLOWED = {
     "tables": set(),
     "segments": set(),
     "reports": {"audio", "errors", "terminal"},
+    "cards": {"errors", "files", "terminal"},
     "worker_processes": set(),
     "audio": {"errors", "segments"},
     "files": {"errors"},

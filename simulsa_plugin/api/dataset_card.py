@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from simulsa_plugin.augmentation.dataset_card import SourceAudio, read_manifests, write_dataset_card
+from simulsa_plugin.cards import CARD
 from simulsa_plugin.corpora.corpus_layout import CorpusLayout
 from simulsa_plugin.demo.corpus import OFFLINE_NAME, demo_languages
 from simulsa_plugin.errors import StorageError, UsageError
 from simulsa_plugin.files.audio_folder import METADATA
-from simulsa_plugin.files.cards import CARD
 from simulsa_plugin.run_configuration import read_configuration
 
 logger = logging.getLogger(__name__)

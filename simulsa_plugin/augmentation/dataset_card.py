@@ -13,24 +13,25 @@ from typing import Any
 
 from simulsa_plugin.augmentation.augment_settings import AugmentSettings
 from simulsa_plugin.augmentation.output_layout import SUFFIX, Layout
-from simulsa_plugin.errors import StorageError
-from simulsa_plugin.files.atomic import remove_leftovers
-from simulsa_plugin.files.audio_folder import METADATA
-from simulsa_plugin.files.cards import (
+from simulsa_plugin.cards import (
     CARD,
     Part,
     body_part,
     fenced,
     metadata_part,
-    one_line,
     public_name,
     read_card,
+    shown,
     with_parts,
     write_card,
 )
+from simulsa_plugin.errors import StorageError
+from simulsa_plugin.files.atomic import remove_leftovers
+from simulsa_plugin.files.audio_folder import METADATA
 from simulsa_plugin.files.locks import locked
 from simulsa_plugin.languages import language_code, language_tag
 from simulsa_plugin.run_configuration import read_configuration
+from simulsa_plugin.settings import words_of_changes
 from simulsa_plugin.tables import list_counts
 from simulsa_plugin.terminal import markdown_text
 
@@ -183,15 +184,15 @@ def _body(manifests: Sequence[Mapping[str, Any]], sources: Mapping[str, SourceAu
     for one in manifests:
         name = one["dataset"]
         lines += _dataset_section(one, configs[f"{name}{SUFFIX}"], sources.get(name, SourceAudio()))
-    names = ", ".join(_shown(one["dataset"]) for one in manifests)
+    names = ", ".join(shown(one["dataset"]) for one in manifests)
     return "\n".join([f"# Simultaneous samples of {names}", _ABOUT, *lines])
 
 
 def _dataset_section(manifest: Mapping[str, Any], config: str, source: SourceAudio) -> Iterator[str]:
     name = manifest["dataset"]
-    yield from (f"## {_shown(name)}{markdown_text(SUFFIX)}", "")
+    yield from (f"## {shown(name)}{markdown_text(SUFFIX)}", "")
     yield from ("| | |", "|:--|:--|")
-    yield from (f"| {label} | {_shown(value)} |" for label, value in _facts(manifest, source))
+    yield from (f"| {label} | {shown(value)} |" for label, value in _facts(manifest, source))
     yield ""
     if manifest.get("scores_from"):
         yield from (_ELSEWHERE, "")
@@ -249,27 +250,14 @@ def _rule(manifest: Mapping[str, Any]) -> str:
 
 def _command(manifest: Mapping[str, Any], source: SourceAudio) -> str:
     """Return a command that makes the dataset again, with the keys that are not the defaults."""
-    defaults = AugmentSettings().as_keys()
-    keys = {
-        key: value for key, value in manifest["settings"].items() if value is not None and defaults.get(key) != value
-    }
-    if "simulsa_samples" in keys:
-        keys.pop("simulsa_ratio", None)
+    settings = dict(manifest["settings"])
+    if settings["simulsa_samples"] is not None:
+        del settings["simulsa_ratio"]
     if manifest.get("scores_from"):
         start: list[str] = ["--from-scores", "SCORES.jsonl"]
     elif source.embedded:
         start = []
     else:
         start = ["RECIPE.yaml", f"dataset={manifest['dataset']}"]
-    words = [*start, *(f"{key}={_yaml_value(value)}" for key, value in keys.items()), "--out", "DIR"]
+    words = [*start, *words_of_changes(AugmentSettings(), settings), "--out", "DIR"]
     return " ".join(["simulsa-augment", *map(shlex.quote, words)])
-
-
-def _yaml_value(value: object) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"[{','.join(map(str, value))}]" if isinstance(value, list) else str(value)
-
-
-def _shown(text: str) -> str:
-    return markdown_text(one_line(text))

@@ -162,7 +162,7 @@ def _evaluate(path: Path | None, overrides: list[str], out: Path) -> int:
         from simulsa_plugin.evaluation.cells_table import cells_table
 
         print_lines(cells_table(EvaluationResult.read(out).rows))
-        print(f"Written to {out}: scores.json, scores.tsv, curves.png, report.html")
+        print(f"Written to {out}: scores.json, scores.tsv, curves.png, report.html, model_card.md")
     return 0
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from simulsa_plugin.tables import StyledText, align_wrapped
-from simulsa_plugin.terminal import markdown_text, printable
+from simulsa_plugin.terminal import markdown_table, markdown_text, printable
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -85,14 +85,7 @@ def _markdown_block(block: Block) -> Iterator[str]:
     else:
         if block.caption:
             yield from (markdown_text(block.caption), "")
-        head, *rows = block.rows
-        yield _markdown_row(head)
-        yield f"|{'|'.join([':--', *['--:'] * (len(head) - 1)])}|"
-        yield from map(_markdown_row, rows)
-
-
-def _markdown_row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(_emphasised(cell, markdown_text(cell), '**', '**') for cell in cells)} |"
+        yield from markdown_table(block.rows)
 
 
 def latex(blocks: Iterable[Block]) -> str:
@@ -117,7 +110,7 @@ def _latex_block(block: Block) -> Iterator[str]:
 
 def _latex_row(cells: Sequence[str]) -> str:
     r"""Return a row; an empty group keeps "[" or "*" at its start from being an argument of the `\\` before."""
-    row = " & ".join(_emphasised(cell, latex_text(cell), "\\textbf{", "}") for cell in cells)
+    row = " & ".join(map(_latex_cell, cells))
     return f"{'{}' if row.startswith(('[', '*')) else ''}{row} \\\\"
 
 
@@ -130,5 +123,6 @@ def latex_text(text: str) -> str:
     return "".join(_LATEX.get(character, character) for character in printable(text))
 
 
-def _emphasised(cell: str, escaped: str, start: str, end: str) -> str:
-    return f"{start}{escaped}{end}" if isinstance(cell, StyledText) and cell.spans else escaped
+def _latex_cell(cell: str) -> str:
+    escaped = latex_text(cell)
+    return f"\\textbf{{{escaped}}}" if isinstance(cell, StyledText) and cell.spans else escaped

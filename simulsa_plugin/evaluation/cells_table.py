@@ -47,6 +47,13 @@ def cells_table(cells: Sequence[ScoresRow], width: int = TERMINAL_WIDTH) -> list
     return [*lines, *cell_notes(cells, metrics), *_further_metrics(cells, metrics)]
 
 
+def key_metrics_rows(cells: Sequence[ScoresRow]) -> list[list[str]]:
+    """Return rows of text with a head: the key metrics that some cell has, and counts that differ."""
+    key_metrics = KEY_LONG_METRICS if is_long_form(cells) else KEY_METRICS
+    metrics = [name for name in key_metrics if any(cell.get(name) is not None for cell in cells)]
+    return _table(cells, metrics, list(_shown_counts(cells)))
+
+
 def _table(cells: Sequence[ScoresRow], metrics: Sequence[str], counts: Sequence[str]) -> list[list[str]]:
     best = {name: best_value(name, (cell.get(name) for cell in cells if is_streaming(cell))) for name in metrics}
     rows = [

@@ -194,7 +194,7 @@ class History:
 
     def drop_after(self, step: int) -> None:
         """Drop the evaluations that a training resumed from an earlier checkpoint repeats."""
-        rows = self._read_rows()
+        rows = self.rows()
         kept = [row for row in rows if row["step"] <= step] if step else []
         if len(kept) < len(rows):
             write_jsonl(self._path, kept)
@@ -202,15 +202,15 @@ class History:
     def add(self, step: int, epoch: float | None, seconds: float, rows: Iterable[HistoryRow]) -> list[HistoryRow]:
         """Add an evaluation, replacing one of the same step, redraw the picture, and return all rows by their steps."""
         where = {"step": step, "epoch": epoch, "seconds": seconds}
-        kept = [row for row in self._read_rows() if row["step"] != step]
+        kept = [row for row in self.rows() if row["step"] != step]
         written = [*kept, *(where | row for row in rows)]
         write_jsonl(self._path, written)
         with replacing(self.picture) as handle:
             _draw_history(written, handle)
         return sorted(written, key=lambda row: row["step"])
 
-    def _read_rows(self) -> list[HistoryRow]:
-        """Read the valid rows; lines damaged by a crash are dropped."""
+    def rows(self) -> list[HistoryRow]:
+        """Return the valid rows; lines damaged by a crash are dropped."""
         if not self._path.exists():
             return []
         lines = map(_parse_line, self._path.read_bytes().splitlines())

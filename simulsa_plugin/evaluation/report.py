@@ -1,4 +1,4 @@
-"""The report of a run: scores.tsv, curves.png and report.html."""
+"""The report of a run: scores.tsv, curves.png, report.html and model_card.md."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-TSV, CURVES, PAGE = REPORT_FILES = ("scores.tsv", "curves.png", "report.html")
+TSV, CURVES, PAGE, MODEL_CARD = REPORT_FILES = ("scores.tsv", "curves.png", "report.html", "model_card.md")
 KEY_COLUMNS = ("policy", "chunk_ms", "rollback")
 PARAMETERS = "parameters"  # a column where some cell has any
 VALUE_COLUMNS = ("BLEU", "chrF", "AL", "LAAL", "AP", "DAL", "ATD", "YAAL", "StartOffset", "EndOffset", "SWF", "NE")
@@ -38,17 +38,20 @@ ScoresRow = Mapping[str, Any]
 
 
 def write_result_report(scores: Mapping[str, Any], out: Path) -> None:
-    """Write `scores.tsv`, `curves.png` and `report.html` beside scores.json."""
+    """Write `scores.tsv`, `curves.png`, `report.html` and `model_card.md` beside scores.json."""
     cells = _table_rows(scores)
     with replacing(out / TSV, "w") as handle:
         handle.writelines("\t".join(row) + "\n" for row in _tsv_rows(cells))
     with replacing(out / CURVES) as handle:
         curves_figure(cells).savefig(handle, format="png", dpi=120)
+    from simulsa_plugin.evaluation.model_card import model_card
     from simulsa_plugin.evaluation.named_result import NamedResult
     from simulsa_plugin.evaluation.report_page import result_page
 
     with replacing(out / PAGE, "w") as handle:
         handle.write(result_page([NamedResult("", out, scores)], f"Simultaneous translation of {scores['dataset']}"))
+    with replacing(out / MODEL_CARD, "w") as handle:
+        handle.write(model_card(scores))
 
 
 def _table_rows(scores: Mapping[str, Any]) -> list[ScoresRow]:

@@ -5,9 +5,12 @@ import os
 from pathlib import Path
 
 import pytest
+import soundfile
+from datasets import Audio, load_dataset
 from helpers.fakes import write_noise
 from helpers.files import read_json_lines, tree
 from helpers.forked_programs import run_program
+from huggingface_hub import DatasetCard
 from make_covost2 import write_covost2
 
 from simulsa_plugin.commands import augment, evaluate
@@ -55,6 +58,10 @@ def test_the_recipe_of_the_paper_runs_as_typed(corpus, tmp_path, in_repository, 
     assert {row["messages"][0]["content"] for row in [*rows, *partial]} == {prompt}
     info = json.loads((tmp_path / "out" / "dataset_info.json").read_text(encoding="utf-8"))
     assert set(info) == {"covost2_en_zh", "covost2_en_zh_simulsa"}
+    card = DatasetCard.load(tmp_path / "out" / "README.md")
+    assert card.data.language_details == ["en", "zh-CN"]
+    # The clips of Common Voice stay where they are, and so the offline rows cannot be loaded from a copy of the folder.
+    assert [one["config_name"] for one in card.data.configs] == ["covost2_en_zh_simulsa"]
     written = tree(tmp_path / "out")
     assert augment.main(typed(corpus, tmp_path / "out")) == 0
     assert tree(tmp_path / "out") == written
@@ -144,6 +151,28 @@ def test_without_a_recipe_a_corpus_meets_the_packaged_model(tmp_path, in_reposit
     (row,) = read_json_lines(tmp_path / "out" / "table.jsonl")
     assert row["messages"][0]["content"] == "<audio>Translate the English speech into German."
     assert row["audios"] == [str(tmp_path / "a.wav")]
+
+
+def test_datasets_loads_a_corpus_whose_audio_was_cut_out_of_recordings(tmp_path, in_repository, capsys):
+    data = tmp_path / "mustc" / "data" / "train"
+    for folder in (data / "wav", data / "txt"):
+        folder.mkdir(parents=True)
+    write_noise(data / "wav" / "ted_1.wav", 6.0)
+    (data / "txt" / "train.yaml").write_text(
+        "- {duration: 1.5, offset: 0.5, wav: ted_1.wav}\n- {duration: 2.0, offset: 3.0, wav: ted_1.wav}\n",
+        encoding="utf-8",
+    )
+    (data / "txt" / "train.de").write_text("Eins.\nZwei.\n", encoding="utf-8")
+    keys = ["simulsa_corpus=mustc", f"simulsa_corpus_dir={tmp_path / 'mustc'}"]
+    languages = ["simulsa_source_language=en", "simulsa_target_language=de", "simulsa_samples=1"]
+    assert augment.main([*keys, *languages, "--out", str(tmp_path / "out")]) == 0
+    card = DatasetCard.load(tmp_path / "out" / "README.md")
+    assert (
+        card.data.language == ["en", "de"] and "| source dataset | mustc\\_en\\_de, from mustc (train) |" in card.text
+    )
+    rows = load_dataset(str(tmp_path / "out"), "mustc_en_de", split="train").cast_column("audio", Audio(decode=False))
+    assert [row["messages"][-1]["content"] for row in rows] == ["Eins.", "Zwei."]
+    assert [soundfile.info(row["audio"]["path"]).duration for row in rows] == [1.5, 2.0]
 
 
 def kaldi(folder, recording):

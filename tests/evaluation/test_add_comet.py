@@ -16,6 +16,7 @@ from simulsa_plugin.evaluation import report
 from simulsa_plugin.evaluation.comet import command as module
 from simulsa_plugin.evaluation.comet.scoring import CometScores
 from simulsa_plugin.evaluation.evaluation_settings import CometSettings, EvaluationSettings
+from simulsa_plugin.evaluation.report import REPORT_FILES
 from simulsa_plugin.evaluation.result_cells import COMET
 from simulsa_plugin.evaluation.run import run_evaluation
 from simulsa_plugin.files import atomic, json_files
@@ -146,7 +147,7 @@ def kill_at(monkeypatch, file):
         monkeypatch.setattr(place, "replacing", replacing)
 
 
-@pytest.mark.parametrize("file", ["comet.jsonl", "scores.tsv", "curves.png", "report.html", "scores.json"])
+@pytest.mark.parametrize("file", ["comet.jsonl", *REPORT_FILES, "scores.json"])
 def test_killed_between_its_files_the_next_run_completes_and_no_reader_takes_them_for_whole(
     result, scorer, monkeypatch, tmp_path, file
 ):

@@ -11,6 +11,7 @@ from helpers.files import recorded_disk, tree
 from simulsa_plugin.errors import StorageError
 from simulsa_plugin.evaluation import run as module
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
+from simulsa_plugin.evaluation.report import REPORT_FILES
 from simulsa_plugin.evaluation.run import run_evaluation
 
 pytestmark = pytest.mark.usefixtures("small_blocks")
@@ -127,7 +128,7 @@ def test_whatever_is_damaged_in_a_finished_result_is_named_or_as_it_was(rows, tm
             continue  # not finished; or of an earlier version
         count += 1
         model = ClockModel(regret=True)
-        if path.name in ("scores.tsv", "curves.png", "report.html", ".simulsa.json"):
+        if path.name in (*REPORT_FILES, ".simulsa.json"):
             run(rows[:2], tmp_path / "out", model)
             assert tree(tmp_path / "out") == whole, (path, kind)
         else:

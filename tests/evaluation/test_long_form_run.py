@@ -22,6 +22,7 @@ from simulsa_plugin.evaluation.cells_table import cells_table
 from simulsa_plugin.evaluation.comet import command as comet
 from simulsa_plugin.evaluation.comet.scoring import CometScores
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
+from simulsa_plugin.evaluation.report import REPORT_FILES
 from simulsa_plugin.evaluation.run import run_evaluation
 from simulsa_plugin.metrics.long_form import LONG_METRICS
 from simulsa_plugin.metrics.significance import Bootstrap, Statistics, bootstrap_metrics
@@ -139,7 +140,7 @@ def test_the_result_folder_has_whole_recordings_and_their_segments(rows, tmp_pat
     cells = run(rows, tmp_path / "out", mode=mode)
     out = tmp_path / "out"
     folders = [cell["folder"] for cell in cells]
-    files = [".simulsa.json", "curves.png", "references.txt", "report.html", "scores.json", "scores.tsv"]
+    files = [".simulsa.json", "references.txt", "scores.json", *REPORT_FILES]
     assert names(out) == sorted([*files, "segments.yaml", "speech.jsonl", *folders])
     segments = [(row.audio, one) for row in rows for one in row.segments]
     assert (out / "references.txt").read_text().splitlines() == [one.reference for _, one in segments]
@@ -282,7 +283,7 @@ def test_damage_to_any_file_of_a_result_is_named_or_mended(rows, tmp_path):
         shutil.copytree(tmp_path / "whole", tmp_path / "out")
         data = (tmp_path / "out" / name).read_bytes()
         (tmp_path / "out" / name).write_bytes(data[: len(data) // 2])
-        if name in ("scores.tsv", "curves.png", "report.html", ".simulsa.json"):
+        if name in (*REPORT_FILES, ".simulsa.json"):
             run(rows, tmp_path / "out", chunks=(1000,), rollbacks=(0,))
             assert tree(tmp_path / "out") == whole, name
         else:

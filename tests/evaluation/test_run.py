@@ -44,6 +44,7 @@ def test_the_result_folder_is_the_contracts(rows, tmp_path):
     assert sorted(path.name for path in out.iterdir()) == [
         ".simulsa.json",
         "curves.png",
+        "model_card.md",
         *folders[:1],
         "report.html",
         *folders[1:],

@@ -4,6 +4,7 @@ import json
 
 import pytest
 from helpers.files import read_json_lines
+from huggingface_hub import ModelCard
 
 from simulsa_plugin.demo.corpus import OFFLINE_NAME
 from simulsa_plugin.files.json_files import write_json, write_jsonl
@@ -50,6 +51,8 @@ def quiet_metrics():
 def test_a_training_logs_keeps_and_chooses_by_simultaneous_metrics_and_learns_the_same(
     llamafactory_cli, project_folder, quiet_metrics
 ):
+    (project_folder / "data" / "demo_simulsa").mkdir()
+    write_json(project_folder / "data" / "demo_simulsa" / "manifest.json", {"signature": "simulsa|n:2"})
     recipe = ("train", "recipes/demo_simulsa.yaml", *SMALL)
     plain = llamafactory_cli(*recipe, "output_dir=saves/plain")
     assert plain.returncode == 0, plain.stderr[-4000:]
@@ -68,6 +71,10 @@ def test_a_training_logs_keeps_and_chooses_by_simultaneous_metrics_and_learns_th
     )
     assert hooked.returncode == 0, hooked.stderr[-4000:]
     assert "every evaluation also decodes 5 utterances of demo (5 s of audio) in 4 cells" in hooked.stderr
+    for name in ("plain", "hooked"):
+        card = ModelCard.load(project_folder / "saves" / name / "README.md")  # LLaMA-Factory's, with a part of ours
+        assert "llama-factory" in card.data.tags and "demo_simulsa: simulsa|n:2" in card.text.splitlines()
+        assert ("| rollback k=500 b=3 | " in card.text) == (name == "hooked")
     assert f"test set {OFFLINE_NAME}: 5 of 16 rows, latency unit word." in hooked.stderr
     assert f"WARNING: the test set {OFFLINE_NAME} is the training dataset {OFFLINE_NAME}:" in hooked.stderr
     plain, folder = project_folder / "saves" / "plain", project_folder / "saves" / "hooked"

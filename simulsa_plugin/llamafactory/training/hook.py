@@ -34,6 +34,7 @@ from simulsa_plugin.evaluation.training_examples import TrainingExamples, choose
 from simulsa_plugin.evaluation.training_page import write_training_page
 from simulsa_plugin.llamafactory.model.arguments import InferenceArguments, one_line
 from simulsa_plugin.llamafactory.plugin.notices import notify
+from simulsa_plugin.llamafactory.training.card_section import add_to_model_card
 from simulsa_plugin.llamafactory.training.distributed import gather_from_ranks, gathered_weights, rank_and_world_size
 from simulsa_plugin.llamafactory.training.loggers import log_examples
 from simulsa_plugin.llamafactory.training.preserved_state import preserved_log_levels, preserved_training_state
@@ -61,7 +62,7 @@ class Evaluator:
     """
 
     def __init__(self, plan: TrainingEvaluation, renderer: Any, history: History) -> None:
-        self.plan, self._renderer, self._history = plan, renderer, history
+        self.plan, self._renderer, self.history = plan, renderer, history
         self._done: dict[int, dict[str, float]] = {}
         self._examples: TrainingExamples | None = None  # of the last evaluation, on the first rank
         self._unsent: int | None = None  # step whose examples the loggers do not have yet
@@ -72,7 +73,7 @@ class Evaluator:
         if rank_and_world_size()[0] != 0:
             return
         try:
-            self._history.drop_after(step)
+            self.history.drop_after(step)
         except Exception as error:  # a full disk must not end a training
             notify(f"{HISTORY} could not be cut at step {step}, and may hold later steps: {one_line(error)}")
 
@@ -142,10 +143,10 @@ class Evaluator:
 
     def _add_to_history(self, step: int, epoch: float | None, seconds: float, rows: list[dict[str, Any]]) -> None:
         try:
-            written = self._history.add(step, epoch, seconds, rows)
+            written = self.history.add(step, epoch, seconds, rows)
             self._unsent = step
             if self._examples is not None:
-                write_training_page(self._history.page, written, self._examples)
+                write_training_page(self.history.page, written, self._examples)
         except Exception as error:  # a full disk must not end a training either
             notify(f"the simultaneous decoding of step {step} could not be written down: {one_line(error)}")
 
@@ -155,7 +156,7 @@ class Evaluator:
         if step is None or self._examples is None:
             return
         try:
-            failures = log_examples(callbacks, step, self._examples, self._history.picture.read_bytes())
+            failures = log_examples(callbacks, step, self._examples, self.history.picture.read_bytes())
         except Exception as error:  # of the picture
             failures = [f"{type(error).__name__}: {one_line(error)}"]
         for failure in failures:
@@ -163,7 +164,7 @@ class Evaluator:
 
 
 def with_evaluator(run_stage: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap LLaMA-Factory's `run_sft`, `run_dpo` or `run_kto`: set up the evaluator of a `simulsa_eval_dataset`.
+    """Wrap LLaMA-Factory's `run_sft`, `run_dpo` or `run_kto`: set up the evaluator, and complete the model card.
 
     The test set is read before the training starts, so that a mistake shows at once.
     """
@@ -175,9 +176,11 @@ def with_evaluator(run_stage: Callable[..., Any]) -> Callable[..., Any]:
         evaluator = _make_evaluator(InferenceArguments(model_args, data_args, finetuning_args), training_args)
         _current[:] = [evaluator] if evaluator else []
         try:
-            return run_stage(model_args, data_args, training_args, finetuning_args, *rest, **more)
+            result = run_stage(model_args, data_args, training_args, finetuning_args, *rest, **more)
         finally:
             _current.clear()
+        add_to_model_card(data_args, training_args, evaluator.history if evaluator else None)
+        return result
 
     return wrapped
 

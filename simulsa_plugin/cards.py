@@ -10,6 +10,7 @@ from typing import Any
 
 from simulsa_plugin.files.atomic import replacing
 from simulsa_plugin.files.json_files import reading_from
+from simulsa_plugin.terminal import markdown_text
 
 CARD = "README.md"  # where the Hub looks for it
 _NO_FOLDING = 1 << 20  # columns of a line of YAML
@@ -106,6 +107,11 @@ def fenced(lines: Iterable[str], language: str = "") -> str:
     longest = max((len(run) for line in shown for run in re.findall("`+", line)), default=0)
     fence = "`" * max(3, longest + 1)
     return "\n".join([f"{fence}{language}", *shown, fence, ""])
+
+
+def shown(text: str) -> str:
+    """Return a text for a line of Markdown, where it is shown as it is."""
+    return markdown_text(one_line(text))
 
 
 def one_line(text: str) -> str:
