@@ -17,6 +17,7 @@ from simulsa_plugin.augmentation.method.truncation import expected_cuts
 from simulsa_plugin.augmentation.shown_samples import REST_SECONDS, page_samples
 from simulsa_plugin.augmentation.tally import Tally
 from simulsa_plugin.files.atomic import replacing
+from simulsa_plugin.reports.names import model_name
 from simulsa_plugin.reports.page import CHARTS, Column, Value, cards, html_table, render_page, settings_list
 from simulsa_plugin.tables import align, list_counts
 from simulsa_plugin.terminal import html_text
@@ -62,12 +63,15 @@ def write_augment_report(
         "samples": page_samples(tally.shown, folder),
         "rest_seconds": REST_SECONDS,
         "cuts": [{"label": _span(one), "value": one["samples"], "wanted": _rounded(one["expected"])} for one in cuts],
-        "shares": [{"label": _heard(one), "value": _in_percent(one["accepted_share"])} for one in _used(manifest)],
+        "shares": [
+            {"label": _heard(one).replace("%", ""), "value": _in_percent(one["accepted_share"])}
+            for one in _used(manifest)
+        ],
         **_decision_data(manifest),
     }
     sections = [*_overview(manifest), *_charts(manifest, cuts), *_samples_section(), *_skips(manifest, skipped)]
     page = render_page(
-        f"{manifest['dataset']}: partial samples",
+        f"Partial samples of {manifest['dataset']}",
         [*sections, *_settings(manifest)],
         data,
         (*CHARTS, "augment.js"),
@@ -101,7 +105,7 @@ def _cutting_settings(manifest: Mapping[str, Any]) -> AugmentSettings | None:
 def _overview(manifest: Mapping[str, Any]) -> Iterator[str]:
     counts = manifest["counts"]
     values = {
-        f"samples of {_known(manifest['rows'])} rows": str(counts["samples"]),
+        f"samples of {_thousands(manifest['rows'])} rows": _thousands(counts["samples"]),
         "of the reference tokens accepted": _percent(_accepted_share(counts)),
         "empty": f"{counts['empty']} ({_share(counts['empty'], counts['scored'])})",
         "whole references": f"{counts['whole_reference']} ({_share(counts['whole_reference'], counts['scored'])})",
@@ -110,7 +114,9 @@ def _overview(manifest: Mapping[str, Any]) -> Iterator[str]:
         over, known = manifest["commitment"]["over"], manifest["commitment"]["known"]
         values["say more than the audio supports"] = f"{over} ({_share(over, known)})"
     yield cards(values)
-    yield f"<p><code>{html_text(manifest['signature'])}</code></p>"
+    model = model_name(manifest["model"] or {})
+    labelled = f"Labelled by the model {html_text(model)}. " if model else ""
+    yield f'<p class="note">{labelled}Signature: <code>{html_text(manifest["signature"])}</code></p>'
 
 
 def _charts(manifest: Mapping[str, Any], cuts: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -154,8 +160,8 @@ def _samples_section() -> Iterator[str]:
         "<h2>Samples</h2>"
         "<p>A few samples of every kind. Each bar is the probability of a token of the reference, on a logarithmic "
         "scale from 10<sup>−8</sup> to 1; the dashed line is the bound, and orange bars are below it. What the rule "
-        "accepts is underlined; where the truth is known, an upright line stands where its support ends. Another rule "
-        "or threshold decides again here, as <code>--from-scores</code> does.</p>"
+        "accepts is underlined; where the truth is known, a vertical line marks how much the audio supports. Choose "
+        "another rule or threshold to see its decisions, the same as those of <code>--from-scores</code>.</p>"
         '<div id="samples"><noscript>The samples need JavaScript.</noscript></div>'
     )
 
@@ -344,6 +350,10 @@ def _in_percent(share: float | None) -> float | None:
 
 def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 2)
+
+
+def _thousands(value: int | None) -> str:
+    return _known(None) if value is None else f"{value:,}"
 
 
 def _known(value: Any) -> str:

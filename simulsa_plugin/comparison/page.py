@@ -196,6 +196,7 @@ def _cell_title(row: Row) -> str:
 
 def _levels(results: Sequence[ShownResult], quality: str) -> Iterator[dict[str, Any]]:
     """Yield the quality of each offline cell."""
-    for result in results:
+    for number, result in enumerate(results):
         if result.offline is not None and result.offline.get(quality) is not None:
-            yield {"label": f"{result.name}: offline", "y": result.offline[quality]}
+            color = f"series-{number % 8}"
+            yield {"label": f"{result.name}: offline", "y": result.offline[quality], "color": color}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import compress
 from typing import Any
 
 from simulsa_plugin.evaluation.budgets import budgets_in_words
-from simulsa_plugin.evaluation.formatting import format_number, metric_digits
+from simulsa_plugin.evaluation.formatting import format_metric, format_number, metric_digits
 from simulsa_plugin.evaluation.instance_browser import BROWSER, BROWSER_SCRIPT, SECTION, browser_data
 from simulsa_plugin.evaluation.limit import LIMIT
 from simulsa_plugin.evaluation.named_result import NamedResult
@@ -15,15 +16,23 @@ from simulsa_plugin.evaluation.page_table import cells_html, number_value
 from simulsa_plugin.evaluation.report import (
     ScoresRow,
     cell_notes,
+    is_long_form,
+    is_streaming,
     main_latency,
     value_columns,
 )
 from simulsa_plugin.evaluation.result_cells import CellKey, cell_key
 from simulsa_plugin.metrics.delays import CLOCKS, DELAY_KINDS
+from simulsa_plugin.reports.names import model_name
 from simulsa_plugin.reports.page import CHARTS, Column, Value, cards, html_table, render_page, settings_list
 from simulsa_plugin.terminal import html_text
 
 QUALITIES = ("BLEU", "chrF", "COMET")
+LATENCY_BOUNDS = (1000, 2000, 4000)  # ms, of the values that are shown first
+SHOWN_BOUNDS = 2
+CHOSEN_HERE = (
+    "The best cells are chosen on this test set; to report one, choose it on a dev set with simulsa-eval tune."
+)
 LATENCIES = (
     "LAAL",
     "YAAL",
@@ -54,9 +63,10 @@ def result_page(results: Sequence[NamedResult], title: str) -> str:
 
 def _sections(results: Sequence[NamedResult], rows: Sequence[ScoresRow]) -> Iterator[str]:
     yield from (_overview(result) for result in results)
-    yield '<h2>Quality over latency</h2><div class="controls" id="axes"></div><figure id="curves"></figure>'
     yield (
-        '<div class="charts"><section><h2>Quality over chunk</h2><figure id="by-chunk"></figure></section>'
+        '<div class="overview"><section><h2>Quality over latency</h2><div class="controls" id="axes"></div>'
+        '<figure id="curves"></figure></section>'
+        '<section><h2>Quality over chunk</h2><figure id="by-chunk"></figure></section>'
         '<section><h2>Normalised erasure</h2><figure id="erasure"></figure></section></div>'
     )
     named = [(result.name, row) for result in results for row in result.rows]
@@ -77,22 +87,54 @@ def _sections(results: Sequence[NamedResult], rows: Sequence[ScoresRow]) -> Iter
 
 
 def _overview(result: NamedResult) -> str:
-    scores = result.scores
+    scores, latency = result.scores, main_latency(result.rows)
+    best = best_within(result.rows)
+    offline = next((row for row in result.rows if row["chunk_ms"] is None and row["policy"] != LIMIT), None)
+    values = {f"best BLEU with {latency} ≤ {bound} ms": row for bound, row in best.items()}
+    if offline:
+        values["BLEU offline"] = offline
     facts = {
         "test set": str(scores["dataset"]),
-        "rows": f"{scores['rows']:,}",
-        "skipped": str(len(scores["skipped"])),
-        "cells": str(len(scores["cells"])),
-        "latency unit": result.unit,
-        "BLEU tokenizer": result.signature_field("BLEU", "tok"),
+        "recordings" if is_long_form(result.rows) else "utterances": _decoded(scores),
+        "model": model_name(scores["model"]),
+        **{name: format_metric("BLEU", row.get("BLEU")) for name, row in values.items()},
     }
     reasons = Counter(str(one.get("reason")) for one in scores["skipped"])
     known = {
-        "Model": f"<code>{html_text(str(scores['model'].get('model', '')))}</code>",
-        "Skipped in every cell": html_text(", ".join(f"{count} {reason}" for reason, count in reasons.most_common())),
+        **{f"best cell ≤ {bound} ms": str(cell_key(row)) for bound, row in best.items()},
+        "cells": str(len(scores["cells"])),
+        "latency unit": result.unit,
+        "BLEU tokenizer": result.signature_field("BLEU", "tok"),
+        "skipped in every cell": ", ".join(f"{count} {reason}" for reason, count in reasons.most_common()) or "none",
     }
-    lines = "".join(f'<p class="muted">{name}: {text}</p>' for name, text in known.items() if text)
-    return f"{_heading(result.name)}{cards({name: value for name, value in facts.items() if value})}{lines}"
+    lines = "; ".join(f"{name}: {text}" for name, text in known.items() if text)
+    chosen = f" {CHOSEN_HERE}" if best else ""
+    return (
+        f"{_heading(result.name)}{cards({name: value for name, value in facts.items() if value})}"
+        f'<p class="note">{html_text(lines[:1].upper() + lines[1:])}.{html_text(chosen)}</p>'
+    )
+
+
+def _decoded(scores: Mapping[str, Any]) -> str:
+    rows, skipped = scores["rows"], len(scores["skipped"])
+    return f"{rows - skipped:,} of {rows:,}" if skipped else f"{rows:,}"
+
+
+def best_within(rows: Sequence[ScoresRow]) -> dict[int, ScoresRow]:
+    """Return the streaming cell of the highest BLEU by bound of latency (ms), for two bounds whose cells differ.
+
+    >>> cells = [{"policy": "wait_k", "chunk_ms": k, "BLEU": k / 100, "LAAL": k} for k in (900, 1500, 3500)]
+    >>> {bound: row["chunk_ms"] for bound, row in best_within(cells).items()}
+    {1000: 900, 2000: 1500}
+    """
+    latency = main_latency(rows)
+    cells = [row for row in rows if is_streaming(row) and None not in (row.get(latency), row.get("BLEU"))]
+    found: dict[int, ScoresRow] = {}
+    for bound in LATENCY_BOUNDS:
+        within = [row for row in cells if row[latency] <= bound]
+        if within and (best := max(within, key=lambda row: float(row["BLEU"]))) not in found.values():
+            found[bound] = best
+    return dict(list(found.items())[:SHOWN_BOUNDS])
 
 
 def _heading(name: str) -> str:
@@ -107,14 +149,15 @@ def _settings(scores: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _clocks_table(results: Sequence[NamedResult]) -> str:
+    """Return the table of delays and clocks, with the columns that have any value."""
     columns = [
         Column("cell"),
         *(Column(f"{name.replace('_', ' ')} ms", numeric=True) for name in (*DELAY_KINDS, *CLOCKS)),
         Column("real-time factor", numeric=True),
     ]
-    rows: list[list[Value | str]] = [
+    rows = [
         [
-            result.label(cell),
+            Value(result.label(cell)),
             *(_mean(cell, "delays", name, main_latency(result.rows)) for name in DELAY_KINDS),
             *(_mean(cell, "clocks", name, main_latency(result.rows)) for name in CLOCKS),
             number_value(cell.get("real_time_factor")),
@@ -122,7 +165,10 @@ def _clocks_table(results: Sequence[NamedResult]) -> str:
         for result in results
         for cell in result.scores["cells"]
     ]
-    return html_table(columns, rows)
+    used = [
+        not column.numeric or any(row[place].number is not None for row in rows) for place, column in enumerate(columns)
+    ]
+    return html_table(list(compress(columns, used)), [list(compress(row, used)) for row in rows])
 
 
 def _mean(cell: ScoresRow, group: str, name: str, latency: str) -> Value:

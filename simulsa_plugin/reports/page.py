@@ -94,11 +94,12 @@ def html_table(columns: Sequence[Column], rows: Iterable[Sequence[Value | str]],
         for column in columns
     )
     lines = "".join(f"<tr>{''.join(map(_cell, columns, row))}</tr>\n" for row in rows)
-    above = f"<caption>{html_text(caption)}</caption>" if caption else ""
     label = html.escape(caption or "Table", quote=True)
+    above = f"<figcaption>{html_text(caption)}</figcaption>" if caption else ""  # a <caption> would scroll, and be cut
     return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{label}"><table class="sortable">{above}'
-        f"<thead><tr>{heads}</tr></thead>\n<tbody>\n{lines}</tbody></table></div>"
+        f'<figure class="table">{above}<div class="scroll" tabindex="0" role="region" aria-label="{label}">'
+        f'<table class="sortable" aria-label="{label}">'
+        f"<thead><tr>{heads}</tr></thead>\n<tbody>\n{lines}</tbody></table></div></figure>"
     )
 
 
@@ -131,7 +132,16 @@ def _cell(column: Column, value: Value | str) -> str:
 
 
 def _as_text(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    """Return a value as YAML and the command line write it; a dash where there is none.
+
+    >>> _as_text([500, 1000]), _as_text(True), _as_text(None), _as_text([])
+    ('500, 1000', 'true', '–', '–')
+    """
+    if isinstance(value, (list, tuple)):
+        value = ", ".join(map(_as_text, value))
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "–" if value in (None, "") else str(value)
 
 
 def _class(name: str) -> str:

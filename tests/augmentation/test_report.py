@@ -364,7 +364,7 @@ def test_hostile_names_reasons_and_settings_stay_text(tmp_path):
     assert page.data["samples"][0]["id"] == f"{name}-00000000-0"
     table = page.settings
     assert (table["model"], table["<b>"]) == ("</code><script>", "&amp;")
-    assert f"{name}: partial samples" in page.text
+    assert f"Partial samples of {name}" in page.text
 
 
 def tally_of(*cuts):

@@ -178,7 +178,7 @@ def test_no_value_is_the_best_where_neither_more_nor_less_is_better(tmp_path):
     rows = noise_samples(tmp_path / "audio", [2.0, 1.7])
     out = evaluated(rows, tmp_path / "out", ClockModel(regret=True), chunks=(500, 1000), rollbacks=(0, 3))
     page = result_page([NamedResult("", out, read_scores(out))], "toy")
-    (table,) = re.findall(r"<caption>All cells: values.*?</table>", page, re.S)
+    (table,) = re.findall(r"<figcaption>All cells: values.*?</table>", page, re.S)
     heads = re.findall(r"<th[^>]*>([^<]*)</th>", table)
     best = {
         heads[column]
@@ -215,11 +215,9 @@ def test_the_page_names_the_test_set_its_unit_and_why_rows_were_left_out(tmp_pat
     out = evaluated(rows, tmp_path / "out", ClockModel(), chunks=(500,), rollbacks=(0,))
     page = (out / "report.html").read_text(encoding="utf-8")
     for shown in (
-        "<b>4</b>rows",
-        "<b>3</b>skipped",
-        "<b>word</b>latency unit",
-        "<b>13a</b>BLEU tokenizer",
-        "Skipped in every cell: 2 multi_turn, 1 too_short",
+        "<b>1 of 4</b>utterances",
+        "latency unit: word; BLEU tokenizer: 13a",
+        "skipped in every cell: 2 multi_turn, 1 too_short.",
     ):
         assert shown in page
 

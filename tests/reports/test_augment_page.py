@@ -130,7 +130,7 @@ def test_it_opens_with_the_decisions_of_the_run(demo, open_page):
     page = open_page(demo / "report.html").page
     wanted, choice = decided(demo), page.evaluate("choice")
     assert page_counts(page, choice) == {one: wanted[one] for one in page.evaluate("data.samples.map(({id}) => id)")}
-    assert page.locator("#summary").inner_text().endswith("0 decided otherwise than in the run")
+    assert page.locator("#summary").inner_text().endswith("0 decided differently from the run")
 
 
 @pytest.mark.parametrize("rule", RULES)

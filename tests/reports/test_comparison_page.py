@@ -23,7 +23,7 @@ def test_it_opens_at_every_width_and_axe_finds_nothing_serious(open_page, page_f
     opened = open_page(page_file, width, dark)
     assert opened.width() == width
     assert opened.serious() == []
-    assert opened.page.locator("#curves canvas").count() == 2  # BLEU, chrF
+    assert opened.page.locator("#curves .chart canvas").count() == 2  # BLEU, chrF
     opened.page.click("#theme")
     assert opened.serious() == []
 

@@ -70,7 +70,7 @@ def test_it_opens_at_every_width(open_page, result, width, dark):
     opened = open_page(result / "report.html", width, dark)
     assert opened.width() == width
     assert opened.serious() == []
-    assert opened.page.locator("#curves canvas").count() == 1
+    assert opened.page.locator("#curves .chart canvas").count() == 1
 
 
 @pytest.mark.browser
@@ -78,11 +78,59 @@ def test_axes_are_chosen_and_cells_are_sorted(open_page, result):
     page = open_page(result / "report.html").page
     page.select_option("#axes select >> nth=0", "chrF")
     page.select_option("#axes select >> nth=1", "YAAL")
-    assert "chrF over YAAL" in page.locator("#curves canvas").get_attribute("aria-label")
+    assert "chrF over YAAL" in page.locator("#curves .chart canvas").get_attribute("aria-label")
     table = page.locator("table.sortable").first
     table.get_by_role("button", name="BLEU", exact=True).click()
     shown = [float(text.split("\n")[0]) for text in table.locator("tbody tr td:nth-child(4)").all_inner_texts()]
     assert shown == sorted(shown, reverse=True)
+
+
+@pytest.mark.browser
+def test_by_keyboard_a_line_is_hidden_and_shown_in_the_legend(open_page, result):
+    page = open_page(result / "report.html").page
+    button = page.locator("#curves .legend button").first
+    lines = "[...Chart.getChart(document.querySelector('#curves .chart canvas')).getSortedVisibleDatasetMetas()].length"
+    before = page.evaluate(lines)
+    for shown in (False, True):
+        button.press("Enter")
+        assert button.get_attribute("aria-pressed") == str(shown).lower()
+        assert page.evaluate(lines) == before - (not shown)
+
+
+@pytest.mark.browser
+def test_no_axis_of_bleu_goes_beyond_100(open_page, result, tmp_path):
+    content = scores(result)
+    for number, cell in enumerate(content["cells"]):
+        cell["BLEU"] = 100.00000000000004 if number else 0.0  # as sacrebleu says of a perfect translation
+    path = tmp_path / "perfect.html"
+    path.write_text(result_page([NamedResult("", result, content)], "toy"), encoding="utf-8")
+    page = open_page(path).page
+    assert page.evaluate("Chart.getChart(document.querySelector('#curves .chart canvas')).scales.y.max") == 100
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("chunks", [0, 1])
+def test_of_one_cell_no_chart_is_empty(open_page, result, tmp_path, chunks):
+    content = scores(result)
+    key = {"offline": 0, "rollback": 1}
+    content["cells"] = sorted(content["cells"], key=lambda cell: key[cell["policy"]])[: 1 + chunks]
+    path = tmp_path / "few.html"
+    path.write_text(result_page([NamedResult("", result, content)], "toy"), encoding="utf-8")
+    page = open_page(path).page
+    assert page.locator(".overview section:visible h2").all_inner_texts()[:1] == ["Quality over latency"][:chunks]
+    assert "Quality over chunk" not in page.locator(".overview").inner_text()
+    for section in page.locator(".overview section:visible").all():
+        assert section.locator(".chart canvas").count() == 1
+
+
+@pytest.mark.browser
+def test_no_word_of_the_time_line_is_cut(open_page, result):
+    page = open_page(result / "report.html").page
+    page.get_by_label("System A").select_option(label="offline")  # all words at the end
+    ends = "(all) => all.map((one) => one.getBBox().x + one.getBBox().width)"
+    assert max(page.locator(".timeline .word").evaluate_all(ends)) <= float(
+        page.locator(".timeline svg").get_attribute("width")
+    )
 
 
 @pytest.mark.browser

@@ -29,7 +29,7 @@ def test_it_opens_at_every_width_and_axe_finds_nothing_serious(open_page, page_f
     opened = open_page(page_file, width, dark)
     assert opened.width() == width
     assert opened.serious() == []
-    assert opened.page.locator("#over-steps canvas").count() == 3  # BLEU, LAAL, NE
+    assert opened.page.locator("#over-steps .chart canvas").count() == 3  # BLEU, LAAL, NE
     assert opened.page.locator("audio").count() == 1
     assert "<i>Tag</i>" in opened.page.inner_text("main")
 

@@ -3,8 +3,8 @@
 
 const LOWEST_LOG10 = -8; // of the bars and of the sliders
 const KIND_NAMES = {
-  all: "all", empty: "empty", whole: "whole reference", over: "too long against the truth",
-  near: "near the threshold", random: "random", changed: "decided otherwise than in the run",
+  all: "all", empty: "empty", whole: "whole reference", over: "longer than the audio supports",
+  near: "near the threshold", random: "random", changed: "decided differently from the run",
 };
 const RULE_NAMES = {
   threshold: "threshold: p ≥ τ", greedy: "greedy: the most probable token",
@@ -57,7 +57,7 @@ function probabilityText(value) {
   return value >= 0.01 ? value.toFixed(2) : value.toExponential(0);
 }
 function share(count, of) {
-  return of ? `${Math.round(100 * count / of)} %` : "–";
+  return of ? `${Math.round(100 * count / of)}%` : "–";
 }
 /** Where a natural logarithm stands between the bottom and the top of a bar. */
 function height(logValue) {
@@ -104,14 +104,14 @@ const ruleControl = element("select", { id: "rule", onchange: () => { choice.acc
     return made;
   }));
 const boundaryControl = element("select", { id: "boundary", onchange: () => { choice.boundary = boundaryControl.value; update(); } },
-  option("token", "after a token", choice.boundary), option("word", "after a word", choice.boundary));
+  option("token", "any token", choice.boundary), option("word", "a whole word", choice.boundary));
 const resetControl = element("button", { type: "button", id: "reset", onclick: () => {
   Object.assign(choice, data.choice);
   ruleControl.value = choice.acceptance;
   boundaryControl.value = choice.boundary;
   sliders.forEach((one) => one.reset());
   update();
-} }, "As in the run");
+} }, "Reset to the run");
 const summary = element("p", { id: "summary", role: "status" });
 const command = element("code", { id: "command" });
 
@@ -138,7 +138,7 @@ function makeSample(row) {
     element("h3", {}, title), facts,
     element("ol", { class: "strip", "aria-hidden": "true", dir: "auto" }, ...bars.map(({ box }) => box)),
     element("p", { class: "partial", dir: "auto" }, said, rest),
-    row.true === undefined ? null : element("p", { class: "note" }, "Supported by the audio, by the truth: ",
+    row.true === undefined ? null : element("p", { class: "note" }, "What the audio supports, by the truth: ",
       row.true === "" ? element("i", {}, "nothing") : element("span", { class: "true-text", dir: "auto" }, row.true)),
     element("div", { class: "players" },
       player(`Heard, ${row.cut.toFixed(2)} s`, row.clip, "the clip is not there."),
@@ -197,7 +197,7 @@ function update() {
     `Of the ${data.samples.length} samples shown: ${accepted} of ${tokens} tokens accepted (${share(accepted, tokens)})`,
     `${counts.filter((count) => count === 0).length} empty`, `${whole} whole`,
     judged.length ? `against the truth ${of("over")} over, ${of("exact")} exact, ${of("under")} under` : null,
-    `${data.samples.filter((row, index) => counts[index] !== row.accepted).length} decided otherwise than in the run`,
+    `${data.samples.filter((row, index) => counts[index] !== row.accepted).length} decided differently from the run`,
   ].filter(Boolean).join(" · ");
   command.textContent = decisionCommand(choice);
   const kind = kindControl.value || "all";
@@ -212,9 +212,9 @@ if (samples.length) {
   place.replaceChildren(
     element("div", { class: "sticky" },
       element("div", { class: "controls" }, labelled("show", kindControl), labelled("rule", ruleControl),
-        ...sliders.map(({ part }) => part), labelled("may end", boundaryControl), resetControl),
+        ...sliders.map(({ part }) => part), labelled("ends after", boundaryControl), resetControl),
       summary),
-    element("p", {}, "Decide so over the whole run: ", command),
+    element("p", {}, "The command that applies this to the whole run: ", command),
     element("div", { class: "samples" }, ...samples.map(({ article }) => article)));
   update();
 } else {
@@ -223,8 +223,8 @@ if (samples.length) {
 
 if (data.cuts.length) {
   drawBars(document.getElementById("cuts"), data.cuts, { x: "length of the cut, seconds", y: "samples", value: "samples",
-    wanted: "expected by the settings", description: "Samples by length of the cut, beside the expected numbers; the table below has them" });
-  drawBars(document.getElementById("shares"), data.shares, { x: "share of the utterance heard", y: "accepted tokens, %",
+    wanted: "expected from the settings", description: "Samples by length of the cut, beside the expected numbers; the table below has them" });
+  drawBars(document.getElementById("shares"), data.shares, { x: "share of the utterance heard, %", y: "accepted tokens, %",
     value: "accepted share of the reference tokens", description: "Accepted share by share heard; the table below has it" });
 }
 // The date is that of the file: within it, a date would make every run another file.

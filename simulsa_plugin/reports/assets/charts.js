@@ -2,6 +2,8 @@
 "use strict";
 
 Chart.defaults.plugins.colors.enabled = false; // the theme has its own
+Chart.defaults.font.size = 13;
+Chart.defaults.font.family = getComputedStyle(document.body).fontFamily;
 
 const SYMBOLS = ["circle", "rect", "triangle", "rectRot", "crossRot", "star", "rectRounded", "cross"];
 
@@ -39,38 +41,72 @@ function drawLine(ctx, fromX, fromY, toX, toY) {
 /**
  * Draw lines through points, zoomable by dragging; a double click, or the button, shows everything again.
  *
- * @param figure  element into which the chart comes.
+ * @param figure  element into which the chart comes, and its legend: a button per line, which hides and shows it.
  * @param series  list of {label, points: [{x, y, xInterval, yInterval, title, lines}], dashed, color, symbol, radius,
  *                line, hollow}; `title` and `lines` are shown at a point.
- * @param axes    {x: label, y: label, description} and, optional, `level`: [{label, y}] for horizontal lines, `yMin`.
+ * @param axes    {x: label, y: label, description} and, optional, `level`: [{label, y, color}] for horizontal lines, `yMin`.
  */
 function drawCurves(figure, series, axes) {
   const canvas = element("canvas", { role: "img", "aria-label": axes.description });
-  const reset = element("button", { type: "button", onclick: () => chart.resetZoom() }, "Show all");
+  const reset = element("button", { type: "button", onclick: showAll, hidden: true }, "Show all");
+  const legend = element("div", { class: "legend", role: "group", "aria-label": "Lines of the chart" });
   const intervals = series.some(({ points }) => points.some((point) => point.xInterval || point.yInterval));
   figure.append(
-    element("div", { class: "chart" }, canvas),
-    element("div", { class: "controls" }, reset,
-      element("span", { class: "note" }, `Drag to zoom, click a name to hide it.${intervals ? " Bars: 95 % intervals." : ""}`)),
+    element("div", { class: "chart" }, canvas), legend,
+    element("div", { class: "controls" }, reset, element("span", { class: "note" },
+      `Drag to zoom; a click on a name hides its line.${intervals ? " Bars: 95 % intervals." : ""}`)),
   );
-  const levels = (axes.level ?? []).map(({ label, y }) => ({ label, level: y }));
+  const all = [...series, ...(axes.level ?? []).map(({ y, ...one }) => ({ ...one, level: y }))];
   const chart = new Chart(canvas, {
     type: "scatter",
-    data: { datasets: [...series, ...levels].map((one, index) => dataset(one, index, series)) },
-    options: chartOptions(axes),
+    data: { datasets: all.map((one, index) => dataset(one, index, series)) },
+    options: chartOptions(axes, all, () => { reset.hidden = !chart.isZoomedOrPanned(); }),
     plugins: [intervalBars],
   });
-  canvas.addEventListener("dblclick", () => chart.resetZoom());
+  function showAll() {
+    chart.resetZoom();
+    reset.hidden = true;
+  }
+  canvas.addEventListener("dblclick", showAll);
+  const swatches = all.map((_, index) => legendEntry(legend, chart, index));
   return followTheme(chart, () => {
-    [...series, ...levels].forEach((one, index) => Object.assign(chart.data.datasets[index], colors(one, index)));
+    all.forEach((one, index) => Object.assign(chart.data.datasets[index], colors(one, index)));
+    swatches.forEach((draw) => draw());
   });
+}
+/** Append the button of a line to a legend; returns what draws its sample of the line, in the colours of the theme. */
+function legendEntry(legend, chart, index) {
+  const one = chart.data.datasets[index];
+  const width = 30, height = 14, sharpness = 2;
+  const swatch = element("canvas", { width: width * sharpness, height: height * sharpness, "aria-hidden": "true" });
+  const button = element("button", { type: "button", "aria-pressed": "true", onclick: () => {
+    const visible = !chart.isDatasetVisible(index);
+    chart.setDatasetVisibility(index, visible);
+    button.setAttribute("aria-pressed", String(visible));
+    chart.update();
+  } }, swatch, one.label);
+  legend.append(button);
+  return () => {
+    const ctx = swatch.getContext("2d");
+    ctx.setTransform(sharpness, 0, 0, sharpness, 0, 0);
+    ctx.clearRect(0, 0, width, height);
+    ctx.strokeStyle = one.borderColor;
+    ctx.fillStyle = one.pointBackgroundColor ?? one.backgroundColor;
+    ctx.lineWidth = 1.5;
+    if (one.showLine) {
+      ctx.setLineDash(one.borderDash);
+      drawLine(ctx, 0, height / 2, width, height / 2);
+      ctx.setLineDash([]);
+    }
+    if (one.pointRadius) Chart.helpers.drawPoint(ctx, { pointStyle: one.pointStyle, radius: Math.min(6, one.pointRadius), rotation: 0, borderWidth: 1.5 }, width / 2, height / 2);
+  };
 }
 /** Colour a chart now and at every change of the theme; `colorData` does its data, the rest is the same for all. */
 function followTheme(chart, colorData) {
   const recolor = () => {
     colorData();
     for (const axis of [chart.options.scales.x, chart.options.scales.y]) colorAxis(axis);
-    chart.options.plugins.legend.labels.color = color("text");
+    if (chart.options.plugins.legend.labels) chart.options.plugins.legend.labels.color = color("text");
     chart.update(); // not "none": with animations off, that leaves points and bars as they were
   };
   themeListeners.push(recolor);
@@ -93,23 +129,31 @@ function dataset(one, index, series) {
       pointRadius: 0, pointStyle: "line", borderWidth: 1.5 };
   }
   return { label: one.label, data: one.points, showLine: one.line !== false, borderDash: one.dashed ? [2, 3] : [],
-    pointBackgroundColor: one.hollow ? "transparent" : undefined, pointStyle: one.symbol ?? symbol(index), pointRadius: one.radius ?? 5, pointHoverRadius: one.radius ?? 8, borderWidth: 1.5 };
+    pointBackgroundColor: one.hollow ? "transparent" : undefined, pointStyle: one.symbol ?? symbol(index),
+    pointRadius: one.radius ?? 5, pointHoverRadius: one.radius ?? 8, borderWidth: 1.5, clip: 12 }; // a point on the edge is drawn whole
 }
-function chartOptions(axes) {
+/** From the lowest to the highest value of an axis: points, the ends of their intervals, levels. */
+function axisRange(all, axis) {
+  const ends = all.flatMap(({ points, level }) => points
+    ? points.flatMap((point) => [point[axis], ...(point[`${axis}Interval`] ?? [])]) : axis === "y" ? [level] : []);
+  const afterDataLimits = (scale) => { scale.max = Number(scale.max.toPrecision(12)); }; // 100.00000000000001: no axis to 120
+  return ends.length ? { suggestedMin: Math.min(...ends), suggestedMax: Math.max(...ends), afterDataLimits } : {};
+}
+function chartOptions(axes, all, onZoomComplete) {
   return {
     animation: false,
     maintainAspectRatio: false,
     scales: {
-      x: { type: "linear", title: { display: true, text: axes.x }, ticks: {}, grid: {}, grace: "5%" },
-      y: { type: "linear", min: axes.yMin, title: { display: true, text: axes.y }, ticks: {}, grid: {}, grace: "5%" },
+      x: { type: "linear", ...axisRange(all, "x"), title: { display: true, text: axes.x }, ticks: { maxRotation: 0 }, grid: {} },
+      y: { type: "linear", min: axes.yMin, ...axisRange(all, "y"), title: { display: true, text: axes.y }, ticks: {}, grid: {} },
     },
     plugins: {
-      legend: { position: "bottom", labels: { usePointStyle: true, pointStyleWidth: 24 } },
+      legend: { display: false }, // drawn beside it, of buttons
       tooltip: { callbacks: {
         title: (items) => items[0].raw.title ?? items[0].dataset.label,
         label: (item) => item.raw.lines ?? `${formatNumber(item.raw.y)} @ ${formatNumber(item.raw.x, 0)}`,
       } },
-      zoom: { zoom: { drag: { enabled: true }, mode: "xy" } },
+      zoom: { zoom: { drag: { enabled: true }, mode: "xy", onZoomComplete } },
     },
   };
 }

@@ -64,17 +64,23 @@ const [qualityLabel, qualitySelect] = choice("Quality", data.qualities, drawQual
 const [latencyLabel, latencySelect] = choice("Latency", data.latencies, drawQuality);
 document.getElementById("axes").append(qualityLabel, latencyLabel);
 
-const streaming = data.cells.some((cell) => cell.kind === "streaming");
-if (streaming) {
-  const quality = data.qualities[0];
+/** Hide the section of a chart that would show nothing. */
+function hideSection(figure) {
+  document.getElementById(figure).closest("section").hidden = true;
+}
+const streaming = data.cells.filter((cell) => cell.kind === "streaming");
+const [quality] = data.qualities, [latency] = data.latencies;
+if (streaming.length) drawQuality();
+else hideSection("curves");
+if (new Set(streaming.map((cell) => cell.chunk)).size > 1) {
   drawCurves(document.getElementById("by-chunk"),
     curveSeries((cell) => cell.chunk, (cell) => cell.kind === "limit" ? null : cell.values[quality], null,
       (cell) => cell.intervals[quality]),
     { x: "chunk k (ms)", y: quality, level: offlineLevels(quality), description: `${quality} by chunk length` });
-  if (data.cells.every((cell) => !cell.values.NE)) document.getElementById("erasure").parentElement.hidden = true;
-  else drawCurves(document.getElementById("erasure"),
-    curveSeries((cell) => cell.values[data.latencies[0]], (cell) => cell.kind === "limit" ? null : cell.values.NE, null,
+} else hideSection("by-chunk");
+if (streaming.some((cell) => cell.values.NE)) {
+  drawCurves(document.getElementById("erasure"),
+    curveSeries((cell) => cell.values[latency], (cell) => cell.kind === "limit" ? null : cell.values.NE, null,
       (cell) => cell.intervals.NE),
-    { x: `${data.latencies[0]} (ms)`, y: "normalised erasure", yMin: 0, description: "Normalised erasure by latency" });
-}
-drawQuality();
+    { x: `${latency} (ms)`, y: "normalised erasure", yMin: 0, description: "Normalised erasure by latency" });
+} else hideSection("erasure");

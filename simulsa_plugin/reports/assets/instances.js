@@ -5,6 +5,7 @@ const browser = data.browser;
 const STRUCK_MS = 800; // for how long text that was taken back is shown, struck through
 const MOST_PAIRS = 4_000_000; // of units that are compared: a longer text, of a model that repeats itself, is shown as it is
 const LANES = 3, LANE_HEIGHT = 17; // of the words of a system on the time line
+const LAST_ROOM = 280; // pixels: wider words that come last are wrapped
 
 function showBrowser(box) {
   box.replaceChildren();
@@ -35,11 +36,10 @@ function showBrowser(box) {
     ...columns.map(([name]) => head(name, "number")), head("reference"))), rows);
   const scroller = element("div", { class: "scroll list", tabindex: "0", role: "region", "aria-label": "Instances" }, table);
   const detail = element("div", { id: "detail" });
-  box.append(
+  box.append(element("div", { class: "browser" }, element("section", { "aria-label": "List of instances" },
     element("div", { class: "controls" }, cellSelect("System A", "left", false), cellSelect("System B", "right", true),
       element("label", {}, "Show", kindSelect), element("label", {}, "Search", search)),
-    count,
-    scroller, detail);
+    count, scroller), detail));
   makeSortable(table);
   list();
   show();
@@ -261,8 +261,9 @@ function difference(text, reference) {
 function drawTimeline(one, numbers, seconds, clock) {
   const scale = Math.max(90, 640 / Math.max(seconds, 0.1));
   const heard = heardBy(one, numbers), first = 34 + heard.length * 9; // where the systems begin
-  const rowHeight = 76, width = seconds * scale + 300, height = first + numbers.length * rowHeight;
-  const svg = vector("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img",
+  const rowHeight = 76, height = first + numbers.length * rowHeight;
+  let width = seconds * scale + 40;
+  const svg = vector("svg", { height, role: "img",
     "aria-label": "Time line: the audio above, the words of each system where they were committed" });
   for (let second = 0; second <= seconds; second += 1) {
     svg.append(vector("line", { x1: second * scale, x2: second * scale, y1: 14, y2: height, class: "tick" }),
@@ -283,7 +284,9 @@ function drawTimeline(one, numbers, seconds, clock) {
   });
   numbers.forEach((number, row) => {
     const top = first + row * rowHeight;
-    svg.append(...committedWords(one.cells[number].words, scale, top + 22, `series-${row}`));
+    const words = committedWords(one.cells[number].words, scale, top + 22, `series-${row}`);
+    svg.append(...words.groups);
+    width = Math.max(width, words.end);
     for (const { ms, removed } of stepsOf(one.cells[number]).flat().filter((step) => step.removed)) {
       svg.append(vector("path", { d: `M ${(ms / 1000) * scale - 4} ${top + rowHeight - 6} l 4 -7 l 4 7 z`, class: `revision series-${row}` },
         vector("title", {}, `${ms} ms, taken back: ${removed}`)));
@@ -291,6 +294,7 @@ function drawTimeline(one, numbers, seconds, clock) {
   });
   const head = vector("line", { x1: 0, x2: 0, y1: 0, y2: height, class: "playhead" });
   svg.append(head);
+  svg.setAttribute("width", width);
   svg.addEventListener("click", (event) => clock.set(Math.min(seconds, Math.max(0, event.offsetX / scale))));
   const view = element("div", { class: "scroll timeline", tabindex: "0", role: "region", "aria-label": "Time line" }, svg);
   function update(now) {
@@ -311,7 +315,7 @@ function heardBy(one, numbers) {
   const found = [...rows.values()];
   return found.length === 1 ? [{ ...found[0], name: "", series: "" }] : found.map((each) => ({ ...each, name: `${each.name}: ` }));
 }
-/** Words at the times when they were committed: those of one time are wrapped into lanes that are free there. */
+/** Words at the times when they were committed: those of one time are wrapped into lanes that are free there; and where they end. */
 function committedWords(words, scale, y, series) {
   const groups = [];
   for (const [word, ms] of words) {
@@ -319,9 +323,9 @@ function committedWords(words, scale, y, series) {
     groups.at(-1).words.push(word);
   }
   const ends = Array(LANES).fill(0);
-  return groups.flatMap((group, index) => {
+  const drawn = groups.map((group, index) => {
     const x = (group.ms / 1000) * scale;
-    const room = index + 1 < groups.length ? (groups[index + 1].ms / 1000) * scale - x : Infinity;
+    const room = index + 1 < groups.length ? (groups[index + 1].ms / 1000) * scale - x : LAST_ROOM;
     const title = `${group.ms} ms: ${group.words.join(browser.unit === "char" ? "" : " ")}`;
     const tick = vector("line", { x1: x, x2: x, y1: y - 18, y2: y + LANES * LANE_HEIGHT - 10, class: `commit ${series}` });
     const texts = wrapped(group.words, room).map((line, number, lines) => {
@@ -331,8 +335,9 @@ function committedWords(words, scale, y, series) {
       ends[lane] = start + textWidth(line) + 10;
       return vector("text", { x: start + 3, y: y + lane * LANE_HEIGHT, class: `word ${series}` }, line);
     });
-    return [vector("g", {}, vector("title", {}, title), tick, ...texts.filter(Boolean))];
+    return vector("g", {}, vector("title", {}, title), tick, ...texts.filter(Boolean));
   });
+  return { groups: drawn, end: Math.max(...ends) };
 }
 function freeLane(ends, x) {
   const free = ends.findIndex((end) => end <= x);
