@@ -41,7 +41,9 @@ from simulsa_plugin.streaming.policies import Rollback
 
 pytestmark = [pytest.mark.other_tools, pytest.mark.filterwarnings("ignore")]
 CODE = Path(simulsa_plugin.__file__).parents[1]
-DEMO = Path(__file__).resolve().parents[2] / "recipes" / "simulstream" / "demo.yaml"
+REPOSITORY = Path(__file__).resolve().parents[2]
+DEMO = REPOSITORY / "recipes" / "simulstream" / "demo.yaml"
+DOCKER = REPOSITORY / "docker"
 ROWS = 12
 CHUNK = 0.5  # seconds
 CELL = {
@@ -295,22 +297,14 @@ def test_three_clients_of_the_websocket_server_share_batches(simulstream, talks,
     assert batches < steps
 
 
-def test_the_http_server_and_its_proxy_give_the_same_log(simulstream, utterances, tmp_path):
+def test_the_http_server_of_the_docker_image_and_its_proxy_give_the_same_log(simulstream, utterances, tmp_path):
     direct = emissions(infer(simulstream, utterances.processor, utterances.wavs[:4], tmp_path / "direct.jsonl"))
-    port = free_port()
+    place = {"hostname": "127.0.0.1", "port": free_port()}
     proxy = tmp_path / "proxy.yaml"
-    remote = "simulstream.server.speech_processors.remote"
-    kind = f"{remote}.http_proxy_speech_processor.HttpProxySpeechProcessor"
-    proxy.write_text(yaml.safe_dump({"type": kind, "hostname": "127.0.0.1", "port": port}))
-    server = {"port": port, "pool_size": 1, "ttl": 60}
-    with served(
-        simulstream,
-        f"{remote}.http_speech_processor_server",
-        utterances.processor,
-        tmp_path,
-        server,
-        ready="Serving on",
-    ):
+    proxy.write_text(yaml.safe_dump(yaml.safe_load((DOCKER / "proxy.yaml").read_text()) | place))
+    server = yaml.safe_load((DOCKER / "http_server.yaml").read_text()) | place
+    (module,) = re.findall(r'^ENTRYPOINT \["python", "-m", "(.+)"\]', (DOCKER / "Dockerfile").read_text(), re.MULTILINE)
+    with served(simulstream, module, utterances.processor, tmp_path, server, ready="Serving on"):
         assert emissions(infer(simulstream, proxy, utterances.wavs[:4], tmp_path / "proxied.jsonl")) == direct
 
 
