@@ -29,7 +29,7 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
-    "Permissions-Policy": "microphone=(self), display-capture=(self), camera=(), geolocation=()",
+    "Permissions-Policy": "microphone=(self), display-capture=(self)",
     "Cache-Control": "no-cache",
     "Connection": "close",
 }

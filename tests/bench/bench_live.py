@@ -4,8 +4,9 @@
     python tests/bench/bench_live.py --speakers --hours 3   # three hours of speech in one stream, with the memory
 
 The embedded default is served as `simulsa-live` serves it, in a process of its own; the clients are in this one. Of
-each number of speakers: the share of time in which the model computes, steps per batch, the time from sound to text
-(age of the newest audio that a step heard when its text came), how late steps were, and how many were skipped.
+each number of speakers: the server's processor time, the share of time in which the model computes, steps a batch, the
+time from sound to text (age of the newest audio that a step heard when its text came), how late steps were, and how
+many were skipped.
 """
 
 import argparse
@@ -43,7 +44,7 @@ def main():
             address = re.search(r"http://(\S+)", server.stdout.readline())[1]
             print(f"{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}, memory {memory_mb(server.pid)} MB")
             for count in options.speakers:
-                asyncio.run(measure(f"ws://{address}", pcm[: options.seconds * SAMPLE_RATE], count))
+                asyncio.run(measure(f"ws://{address}", pcm[: options.seconds * SAMPLE_RATE], count, server.pid))
             if options.hours:
                 asyncio.run(long_stream(f"ws://{address}", pcm, options.hours, server.pid))
         finally:
@@ -59,19 +60,22 @@ def parse():
     return parser.parse_args()
 
 
-async def measure(address, pcm, count):
+async def measure(address, pcm, count, server):
     """Let speakers speak, and print what their listeners saw."""
+    before = processor_seconds(server)
     seen = await asyncio.gather(*(speak(address, np.roll(pcm, -n * len(pcm) // count), n) for n in range(count)))
+    used = (processor_seconds(server) - before) / (count * len(pcm) / SAMPLE_RATE)
     reports = [report for one in seen for report in one["reports"]]
     ages = sorted(age for one in seen for age in one["ages"])
     busy = [report["load"]["busy"] for report in reports if report["audio_ms"] > 5000]
     batches = [report["load"]["batch"] for report in reports if report["audio_ms"] > 5000]
     skipped = sum(one["reports"][-1]["skipped_steps"] for one in seen)
+    late = max(report["late_ms"] for report in reports)
     print(
-        f"{count} speakers: computing {statistics.mean(busy):.0%} of the time, {statistics.mean(batches):.2f} steps a "
-        f"batch; sound to text {statistics.median(ages):.0f} ms (median), {ages[int(0.95 * len(ages))]:.0f} (95 %), "
-        f"{ages[-1]:.0f} (all); late at most {max(report['late_ms'] for report in reports):.0f} ms; "
-        f"{len(ages)} steps shown, {skipped} skipped",
+        f"{count} speakers: {used:.3f} s of processor time per second of speech; the model computes "
+        f"{statistics.mean(busy):.0%} of the time, {statistics.mean(batches):.2f} steps a batch; sound to text "
+        f"{statistics.median(ages):.0f} ms (median), {ages[int(0.95 * len(ages))]:.0f} (95 %), {ages[-1]:.0f} (all); "
+        f"late at most {late:.0f} ms; {len(ages)} steps shown, {skipped} skipped",
         flush=True,
     )
 
@@ -135,8 +139,16 @@ async def long_stream(address, pcm, hours, server):
                 shown += max(1, 60 * hours // 12)
         await sending
     seconds = time.monotonic() - start
-    print(f"{hours:g} h of speech in {seconds:.0f} s: real-time factor {seconds / 3600 / hours:.3f}, "
-          f"{len(text.split())} words, {memory_mb(server)} MB")  # fmt: skip
+    print(
+        f"{hours:g} h of speech in {seconds:.0f} s, {processor_seconds(server):.0f} s of processor time: "
+        f"real-time factor {seconds / 3600 / hours:.3f}, {len(text.split())} words, {memory_mb(server)} MB"
+    )
+
+
+def processor_seconds(process):
+    """Processor time that a process has used."""
+    fields = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def memory_mb(process):

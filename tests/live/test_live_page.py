@@ -154,6 +154,15 @@ def test_a_file_is_played_and_translated_and_its_text_is_only_text(visit, monkey
         assert page.locator("#transcript").text_content() == ""
 
 
+def test_the_sound_of_a_tab_arrives(visit, monkeypatch):
+    with reading_server(monkeypatch, model=clock("eins zwei drei")) as server:
+        page = visit(server).page
+        page.select_option("#source", "tab")
+        page.get_by_role("button", name="Start").click()
+        page.locator("#transcript", has_text="eins").wait_for()  # about what Chromium's stand-in for a tab plays
+        finish(page)
+
+
 def test_what_goes_wrong_is_told(visit, monkeypatch, tmp_path):
     with reading_server(monkeypatch, Limits(max_speakers=1), model=clock("eins zwei drei")) as server:
         page, other = visit(server).page, visit(server).page
