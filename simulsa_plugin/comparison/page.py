@@ -11,7 +11,7 @@ from simulsa_plugin.comparison.comparison_tables import explanations, pair_block
 from simulsa_plugin.comparison.picture import curve_pairs
 from simulsa_plugin.comparison.shown_results import Row, ShownResult
 from simulsa_plugin.evaluation.budgets import budgets_in_words
-from simulsa_plugin.evaluation.formatting import format_metric, metric_unit
+from simulsa_plugin.evaluation.formatting import format_interval, format_metric, metric_unit
 from simulsa_plugin.evaluation.instance_browser import BROWSER, BROWSER_SCRIPT, SECTION, browser_data
 from simulsa_plugin.evaluation.page_table import cells_html
 from simulsa_plugin.evaluation.result_cells import CELL_METRICS, cell_key
@@ -22,7 +22,7 @@ from simulsa_plugin.terminal import html_text
 
 SCRIPT = "comparison.js"
 FIRST_METRICS = ("BLEU", "chrF", "COMET", "LAAL", "LongYAAL", "StreamLAAL", "YAAL", "NE")  # of the table of all cells
-MOST_LINES = 3  # of a paragraph that is shown at once
+MOST_LINES, MOST_CHARACTERS = 3, 600  # of a paragraph that is shown at once
 QUALITIES = ("BLEU", "chrF", "COMET")
 _NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?")
 
@@ -37,10 +37,11 @@ def comparison_page(comparison: dict[str, Any], results: Sequence[ShownResult], 
     """
     names = {result.path: result.name for result in results}
     baseline, *others = results
-    title = f"{', '.join(one.name for one in others)} against {baseline.name}" if others else baseline.name
+    title = f"{', '.join(one.name for one in others)} compared with {baseline.name}" if others else baseline.name
     instances = browser_data([result.folder for result in results if result.folder is not None])
     sections = [
-        cards(_first_facts(comparison, results)),
+        cards(_first_facts(comparison, results) | _mean_differences(comparison, names)),
+        f'<p class="note">{html_text(_scale(comparison))}</p>',
         *_verdicts(comparison, names),
         "<h2>Quality over latency</h2>",
         '<div class="charts" id="curves"></div>',
@@ -59,16 +60,29 @@ def comparison_page(comparison: dict[str, Any], results: Sequence[ShownResult], 
 
 
 def _first_facts(comparison: dict[str, Any], results: Sequence[ShownResult]) -> dict[str, str]:
-    scale = comparison["scale"]
     tests = dict.fromkeys(result.facts["test set"] for result in results if "test set" in result.facts)
     counts = dict.fromkeys(str(row["instances"]) for result in results for row in result.rows if row.get("instances"))
     return {
         ("baseline" if len(results) > 1 else "result"): results[0].name,
         **({"test set": ", ".join(tests)} if tests else {}),
         "instances": ", ".join(counts) or "unknown",
-        "latency unit": scale["unit"],
-        "BLEU tokenizer": scale["tokenizer"],
     }
+
+
+def _mean_differences(comparison: dict[str, Any], names: Mapping[str, str]) -> dict[str, str]:
+    """Return the mean difference at equal latency of every other result, with its interval."""
+    found = {}
+    for pair, curves in curve_pairs(comparison):
+        if curves["mean_difference"] is not None:
+            interval = f", {format_interval(curves['interval'], 2, signed=True)}" if curves["interval"] else ""
+            name = f"{curves['quality']} of {names[pair['other']]} at equal {curves['latency']}{interval}"
+            found[name] = format_metric(curves["quality"], curves["mean_difference"], signed=True)
+    return found
+
+
+def _scale(comparison: dict[str, Any]) -> str:
+    scale = comparison["scale"]
+    return f"Latency unit: {scale['unit']}; BLEU tokenizer: {scale['tokenizer']}."
 
 
 def _verdicts(comparison: dict[str, Any], names: Mapping[str, str]) -> Iterator[str]:
@@ -92,8 +106,9 @@ def _block(block: Block) -> str:
         return f"<h3>{html_text(block.text)}</h3>"
     if isinstance(block, Paragraph):
         text = "<br>".join(map(html_text, block.lines))
-        if len(block.lines) > MOST_LINES:
-            return f'<details><summary>{len(block.lines)} notes</summary><p class="note">{text}</p></details>'
+        if len(block.lines) > MOST_LINES or len(text) > MOST_CHARACTERS:
+            summary = f"{len(block.lines)} note{'s' * (len(block.lines) > 1)}"
+            return f'<details><summary>{summary}</summary><p class="note">{text}</p></details>'
         return f"<p>{text}</p>"
     head, *rows = block.rows
     columns = [Column(label, numeric=place > 0) for place, label in enumerate(head)]

@@ -30,9 +30,6 @@ from simulsa_plugin.terminal import html_text
 QUALITIES = ("BLEU", "chrF", "COMET")
 LATENCY_BOUNDS = (1000, 2000, 4000)  # ms, of the values that are shown first
 SHOWN_BOUNDS = 2
-CHOSEN_HERE = (
-    "The best cells are chosen on this test set; to report one, choose it on a dev set with simulsa-eval tune."
-)
 LATENCIES = (
     "LAAL",
     "YAAL",
@@ -87,10 +84,9 @@ def _sections(results: Sequence[NamedResult], rows: Sequence[ScoresRow]) -> Iter
 
 
 def _overview(result: NamedResult) -> str:
-    scores, latency = result.scores, main_latency(result.rows)
-    best = best_within(result.rows)
+    scores = result.scores
     offline = next((row for row in result.rows if row["chunk_ms"] is None and row["policy"] != LIMIT), None)
-    values = {f"best BLEU with {latency} ≤ {bound} ms": row for bound, row in best.items()}
+    values, note = _first_cells(result.rows)
     if offline:
         values["BLEU offline"] = offline
     facts = {
@@ -101,17 +97,30 @@ def _overview(result: NamedResult) -> str:
     }
     reasons = Counter(str(one.get("reason")) for one in scores["skipped"])
     known = {
-        **{f"best cell ≤ {bound} ms": str(cell_key(row)) for bound, row in best.items()},
         "cells": str(len(scores["cells"])),
         "latency unit": result.unit,
         "BLEU tokenizer": result.signature_field("BLEU", "tok"),
         "skipped in every cell": ", ".join(f"{count} {reason}" for reason, count in reasons.most_common()) or "none",
     }
-    lines = "; ".join(f"{name}: {text}" for name, text in known.items() if text)
-    chosen = f" {CHOSEN_HERE}" if best else ""
+    line = "; ".join(f"{name}: {text}" for name, text in known.items() if text)
+    notes = "".join(
+        f'<p class="note">{html_text(text)}</p>' for text in (note, f"{line[:1].upper()}{line[1:]}.") if text
+    )
+    return f"{_heading(result.name)}{cards({name: value for name, value in facts.items() if value})}{notes}"
+
+
+def _first_cells(rows: Sequence[ScoresRow]) -> tuple[dict[str, ScoresRow], str]:
+    """Return the cells whose BLEU is shown first, by what is said of them, and which they are."""
+    tuned = {f"BLEU, tuned for {said}": row for row in rows if (said := budgets_in_words(row))}
+    if tuned:
+        return dict(list(tuned.items())[:SHOWN_BOUNDS]), ""
+    latency, best = main_latency(rows), best_within(rows)
+    cells = "; ".join(f"≤ {bound} ms: {cell_key(row)}" for bound, row in best.items())
     return (
-        f"{_heading(result.name)}{cards({name: value for name, value in facts.items() if value})}"
-        f'<p class="note">{html_text(lines[:1].upper() + lines[1:])}.{html_text(chosen)}</p>'
+        {f"best BLEU with {latency} ≤ {bound} ms": row for bound, row in best.items()},
+        f"Best cells of this test set: {cells}. To report one, choose it on a dev set (simulsa-eval tune)."
+        if best
+        else "",
     )
 
 

@@ -98,7 +98,7 @@ def timed_text(record: EmissionRecord, unit: LatencyUnit) -> str:
     joint = " " if unit == "word" else ""
     timed = zip(record.delays, units, strict=False)
     return " ".join(
-        f"[{delay / 1000:g}] {joint.join(text for _, text in group)}"
+        f"[{round(delay / 1000, 2):g}] {joint.join(text for _, text in group)}"
         for delay, group in itertools.groupby(timed, key=_delay)
     )
 

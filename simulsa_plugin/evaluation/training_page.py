@@ -126,7 +126,7 @@ def _curves(rows: Sequence[Row], steps: Sequence[int]) -> list[dict[str, Any]]:
 
 def _example(example: Example) -> str:
     lines = "".join(
-        f"<dt>{html_text(name)}</dt><dd>{html_text(text) or '–'}</dd>"
+        f'<dt>{html_text(name)}</dt><dd dir="auto">{html_text(text) or "–"}</dd>'
         for name, text in (("reference", example.reference), *example.texts.items())
     )
     return f'<h3>{html_text(example.name)}</h3>{_player(example)}<dl class="settings">{lines}</dl>'

@@ -339,6 +339,25 @@ def test_two_results_are_replayed_side_by_side_on_the_page_of_a_comparison(open_
 
 
 @pytest.mark.browser
+@pytest.mark.parametrize(
+    ("text", "direction"),
+    [
+        ("Donau" + "dampfschifffahrts" * 9 + "kapitän", "ltr"),
+        ("\u0630\u0647\u0628 \u0627\u0644\u0631\u062c\u0644", "rtl"),
+    ],
+)
+def test_no_word_widens_the_page_and_each_script_has_its_direction(open_page, tmp_path, text, direction):
+    rows = noise_samples(tmp_path / "audio", [1.0, 1.3], text=text)
+    settings = EvaluationSettings(chunks=(500,), rollbacks=(0,))
+    run_evaluation(ClockModel(text=text, ms_per_byte=5.0), "toy", rows, settings, tmp_path / "out")
+    opened = open_page(tmp_path / "out" / "report.html", 390)
+    assert opened.width() == 390
+    for part in (".screen", ".diff bdi", "#instances tbody td:last-child"):
+        direct = "(one) => getComputedStyle(one).direction"
+        assert opened.page.locator(part).first.evaluate(direct) == direction
+
+
+@pytest.mark.browser
 def test_characters_are_compared_one_by_one(open_page, tmp_path):
     rows = noise_samples(tmp_path / "audio", [1.0, 1.3], text="\u4f60\u597d\u5417\u554a")
     settings = EvaluationSettings(target_language="zh", chunks=(500,), rollbacks=(0,))

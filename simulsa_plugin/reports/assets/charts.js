@@ -134,10 +134,14 @@ function dataset(one, index, series) {
 }
 /** From the lowest to the highest value of an axis: points, the ends of their intervals, levels. */
 function axisRange(all, axis) {
-  const ends = all.flatMap(({ points, level }) => points
-    ? points.flatMap((point) => [point[axis], ...(point[`${axis}Interval`] ?? [])]) : axis === "y" ? [level] : []);
+  const values = all.flatMap(({ points, level }) => points?.map((point) => point[axis]) ?? (axis === "y" ? [level] : []));
+  const intervals = all.flatMap(({ points }) => points?.flatMap((point) => point[`${axis}Interval`] ?? []) ?? []);
+  const lowest = Math.min(...values) < 0 ? -Infinity : 0; // no half of a chart for an interval that begins at -11 ms
+  const ends = [...values, ...intervals.map((end) => Math.max(lowest, end))];
   const afterDataLimits = (scale) => { scale.max = Number(scale.max.toPrecision(12)); }; // 100.00000000000001: no axis to 120
-  return ends.length ? { suggestedMin: Math.min(...ends), suggestedMax: Math.max(...ends), afterDataLimits } : {};
+  if (!ends.length) return {};
+  const low = Math.min(...ends), high = Math.max(...ends);
+  return { suggestedMin: low === high && low > 0 ? 0 : low, suggestedMax: high, afterDataLimits };
 }
 function chartOptions(axes, all, onZoomComplete) {
   return {

@@ -61,7 +61,7 @@ function showBrowser(box) {
       const values = columns.map(([, value]) => element("td", { class: "number" }, value(one, cell)));
       const reference = one.reference ?? one.segments.map(([, , text]) => text).join(" ");
       return element("tr", { "aria-selected": String(one === state.instance), "data-id": one.id }, element("td", {}, open),
-        ...values, element("td", {}, shortened(reference) || "–"));
+        ...values, element("td", { dir: "auto" }, shortened(reference) || "–"));
     }));
     sortRows(table);
   }
@@ -109,7 +109,7 @@ function showInstance(one, numbers) {
     element("p", { class: "note" }, `Above: ${audioShown(one)}. Below: each word when it was committed; triangles: text was taken back. A click moves the replay.`),
     element("div", { class: "charts" }, ...systems.map(({ view }) => view)),
     one.segments.length ? segmentsTable(one, shown, clock)
-      : element("p", {}, element("b", {}, "Reference: "), one.reference ?? "–"));
+      : element("p", {}, element("b", {}, "Reference: "), element("bdi", {}, one.reference ?? "–")));
 }
 function audioShown(one) {
   const heard = Object.values(one.speech).some((speech) => speech.length);
@@ -121,14 +121,15 @@ function segmentsTable(one, numbers, clock) {
   const heads = ["from s", "reference", ...numbers.map((number) => browser.cells[number].label)];
   const rows = one.segments.map(([start, , text], index) => element("tr", {},
     element("td", { class: "number" }, element("button", { type: "button", onclick: () => clock.set(start) }, start.toFixed(1))),
-    element("td", {}, text ?? "–"),
+    element("td", { dir: "auto" }, text ?? "–"),
     ...numbers.map((number) => {
       const [translation, chrf] = one.cells[number].aligned[index] ?? ["", null];
-      return element("td", { class: "diff" }, ...difference(translation, text ?? ""), element("span", { class: "count" }, `chrF ${formatNumber(chrf, 1)}`));
+      return element("td", { class: "diff" }, element("bdi", {}, ...difference(translation, text ?? "")), element("span", { class: "count" }, `chrF ${formatNumber(chrf, 1)}`));
     })));
-  return element("div", { class: "scroll list segments", tabindex: "0", role: "region", "aria-label": "Reference segments" },
-    element("table", {}, element("caption", {}, "Reference segments, and the translations that were aligned to them"),
-      element("thead", {}, element("tr", {}, ...heads.map((head) => element("th", { scope: "col" }, head)))), element("tbody", {}, ...rows)));
+  return element("figure", { class: "table" }, element("figcaption", {}, "Reference segments, and the translations that were aligned to them"),
+    element("div", { class: "scroll list segments", tabindex: "0", role: "region", "aria-label": "Reference segments" },
+      element("table", {}, element("thead", {}, element("tr", {}, ...heads.map((head) => element("th", { scope: "col" }, head)))),
+        element("tbody", {}, ...rows))));
 }
 
 /** The audio of an instance, or a clock where there is none; `listen` gives the seconds. */
@@ -180,13 +181,13 @@ function makeClock(one, seconds) {
 /** What a system shows at a time, and how its text differs from the reference. */
 function systemView(one, number) {
   const cell = one.cells[number], label = browser.cells[number].label;
-  const screen = element("div", { class: "screen", tabindex: "0", role: "region", "aria-label": `Text of ${label}`, "data-cell": number });
+  const screen = element("div", { class: "screen", dir: "auto", tabindex: "0", role: "region", "aria-label": `Text of ${label}`, "data-cell": number });
   const facts = [
     browser.long_form ? null : `LAAL ${formatNumber(cell.LAAL, 0)} ms, chrF ${formatNumber(cell.chrF, 1)}`,
     `${cell.erased} ${browser.unit === "char" ? "characters" : "words"} taken back`, cell.truncated ? "truncated" : null,
   ];
   const against = browser.long_form || !one.reference ? null
-    : element("p", { class: "diff" }, element("b", {}, "Against the reference: "), ...difference(cell.text, one.reference));
+    : element("p", { class: "diff" }, element("b", {}, "Against the reference: "), element("bdi", {}, ...difference(cell.text, one.reference)));
   const view = element("section", { class: "system" }, element("h3", {}, label),
     element("p", { class: "note" }, facts.filter(Boolean).join(", ")), screen, against);
   const sessions = stepsOf(cell);
