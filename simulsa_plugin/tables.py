@@ -57,15 +57,9 @@ def align_wrapped(rows: Sequence[Sequence[str]], width: int = TERMINAL_WIDTH) ->
     ['cell     BLEU', 'offline     9', '', 'cell     LAAL', 'offline     2']
     """
     lines: list[str] = []
-    for block in column_blocks(rows, width):
-        lines += [*([""] if lines else []), *align(block)]
-    return lines
-
-
-def column_blocks(rows: Sequence[Sequence[str]], width: int) -> Iterator[list[list[str]]]:
-    """Yield rows of at most `width` characters: the first column, and as many of the others as fit, one at least."""
     for block in _blocks(_widths(rows), width):
-        yield [[row[column] for column in block] for row in rows]
+        lines += [*([""] if lines else []), *align([[row[column] for column in block] for row in rows])]
+    return lines
 
 
 def without_empty_columns(rows: Sequence[Sequence[str]], empty: Sequence[str] = ("", "–")) -> list[list[str]]:

@@ -89,7 +89,7 @@ class ComparisonResult:
         return markdown(comparison_document(self.comparison))
 
     def to_latex(self) -> str:
-        """Return tables and sentences in LaTeX, with the packages booktabs and graphicx, as `--latex` writes them."""
+        """Return tables and sentences in LaTeX, which need the package booktabs, as `--latex` writes them."""
         from simulsa_plugin.comparison.blocks import latex
         from simulsa_plugin.comparison.comparison_tables import comparison_document
 

@@ -30,7 +30,7 @@ _COMPARISON_FILES = {  # option → what is written
     "png": "the compared curves as a picture",
     "pdf": "the compared curves as a picture of vectors",
     "markdown": "tables and sentences in Markdown",
-    "latex": "tables and sentences in LaTeX, with the packages booktabs and graphicx",
+    "latex": "tables and sentences in LaTeX, with the package booktabs",
 }
 
 _OVERVIEW = """\

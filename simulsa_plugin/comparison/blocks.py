@@ -2,37 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from simulsa_plugin.tables import StyledText, align_wrapped, column_blocks
+from simulsa_plugin.tables import StyledText, align_wrapped
 from simulsa_plugin.terminal import markdown_table, markdown_text, printable
 
 _LATEX = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    "`": r"\textasciigrave{}",
-    "„": ",,",
     "·": r"$\cdot$",
     "−": "$-$",
-    "≤": r"$\leq$",
-    "≥": r"$\geq$",
-    "≠": r"$\neq$",
-    "≈": r"$\approx$",
-    "∞": r"$\infty$",
     **{symbol: f"\\{symbol}" for symbol in "&%$#_{}"},
 }
-_LIGATURES = re.compile(r"([-',])(?=\1)")  # of two of these fonts make one, such as the dash of "--"
-_MINUS = re.compile(r"(?<![\w.-])-(?=\d)")
-_PUNCTUATION = "–—‘’“”…"  # which LaTeX knows
-_LAST_LATIN = "\u017f"
-LATEX_WIDTH = 130  # characters of a table, more columns follow in another; it shrinks to the width of the page
 
 
 @dataclass(frozen=True)
@@ -105,19 +89,8 @@ def _markdown_block(block: Block) -> Iterator[str]:
 
 
 def latex(blocks: Iterable[Block]) -> str:
-    r"""Return a document as LaTeX to be read by `\input`: sections and tables; its first lines say what it needs."""
-    body = "\n".join("\n".join(_latex_block(block)) + "\n" for block in blocks)
-    return "\n".join([*_latex_needs(body), body])
-
-
-def _latex_needs(body: str) -> Iterator[str]:
-    yield r"% Needs \usepackage{booktabs} and \usepackage{graphicx}."
-    rare = [one for one in dict.fromkeys(body) if not one.isascii() and one not in _PUNCTUATION]
-    if any(one <= _LAST_LATIN for one in rare):
-        yield r"% Its letters beyond ASCII may need \usepackage[T1]{fontenc} in pdfLaTeX."
-    others = [one for one in rare if one > _LAST_LATIN]
-    if others:
-        yield f"% pdfLaTeX lacks {''.join(others[:20])}: use XeLaTeX or LuaLaTeX, with a font that has them."
+    r"""Return a document as LaTeX to be read by `\input`: sections, and tables that need the package booktabs."""
+    return "% Needs \\usepackage{booktabs}.\n" + "\n".join("\n".join(_latex_block(block)) + "\n" for block in blocks)
 
 
 def _latex_block(block: Block) -> Iterator[str]:
@@ -126,22 +99,13 @@ def _latex_block(block: Block) -> Iterator[str]:
     elif isinstance(block, Paragraph):
         yield "\n\n".join(map(latex_text, block.lines))
     else:
-        for number, rows in enumerate(column_blocks(block.rows, LATEX_WIDTH)):
-            yield from _latex_table(rows, "" if number else block.caption)
-
-
-def _latex_table(rows: Sequence[Sequence[str]], caption: str) -> Iterator[str]:
-    """Yield a table that shrinks where it is wider than the page; none grows."""
-    head, *body = rows
-    yield from ("\\begin{table}[ht]", "\\centering")
-    if caption:
-        yield f"\\caption{{{latex_text(caption)}}}"
-    yield "\\setbox0=\\hbox{%"
-    yield from (f"\\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}", "\\toprule")
-    yield from (_latex_row(head), "\\midrule", *map(_latex_row, body), "\\bottomrule")
-    yield "\\end{tabular}}%"
-    yield r"\ifdim\wd0>\linewidth\resizebox{\linewidth}{!}{\box0}\else\box0\fi"
-    yield "\\end{table}"
+        head, *rows = block.rows
+        yield from ("\\begin{table}[ht]", "\\centering")
+        if block.caption:
+            yield f"\\caption{{{latex_text(block.caption)}}}"
+        yield from (f"\\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}", "\\toprule")
+        yield from (_latex_row(head), "\\midrule", *map(_latex_row, rows), "\\bottomrule")
+        yield from ("\\end{tabular}", "\\end{table}")
 
 
 def _latex_row(cells: Sequence[str]) -> str:
@@ -151,13 +115,12 @@ def _latex_row(cells: Sequence[str]) -> str:
 
 
 def latex_text(text: str) -> str:
-    r"""Escape a text for LaTeX; a hyphen before a number that it begins is a minus.
+    r"""Escape a text for LaTeX.
 
-    >>> latex_text("a_b & 50 %"), latex_text("[-3, +2] of a--b")
-    ('a\\_b \\& 50 \\%', '[$-$3, +2] of a-{}-b')
+    >>> latex_text("a_b & 50 %")
+    'a\\_b \\& 50 \\%'
     """
-    escaped = "".join(_LATEX.get(character, character) for character in _MINUS.sub("−", printable(text)))
-    return _LIGATURES.sub(r"\1{}", escaped)
+    return "".join(_LATEX.get(character, character) for character in printable(text))
 
 
 def _latex_cell(cell: str) -> str:

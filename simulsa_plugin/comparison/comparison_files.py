@@ -27,7 +27,7 @@ class ComparisonFiles:
         json: everything, for programs.
         html: a page in one file.
         png, pdf: the compared curves.
-        markdown, latex: tables and sentences; LaTeX needs the packages booktabs and graphicx.
+        markdown, latex: tables and sentences; LaTeX needs the package booktabs.
     """
 
     json: Path | None = None

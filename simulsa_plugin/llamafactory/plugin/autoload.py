@@ -37,6 +37,7 @@ EXTENDED_MODULES = frozenset(
         "llamafactory.train.pt.workflow",
         "llamafactory.train.rm.workflow",
         "llamafactory.train.ppo.workflow",
+        "llamafactory.webui.interface",
         # Only to notify that the plugin does not work with these.
         "llamafactory.v1.launcher",
         "llamafactory.train.mca.workflow",

@@ -127,6 +127,13 @@ def _extend_kto_trainer(module: ModuleType) -> None:
     _wrap(module, "CustomKTOTrainer", hook.with_simultaneous_evaluation)
 
 
+def _extend_board(interface: ModuleType) -> None:
+    from simulsa_plugin.llamafactory.board import fields, tab
+
+    _wrap(interface, "create_train_tab", fields.with_simultaneous_fields)
+    tab.add_simulsa_tab(interface)
+
+
 def _notify_bypassed(module: ModuleType) -> None:
     mode = "USE_V1=1" if ".v1." in module.__name__ else module.__name__.split(".")[-2]
     notify(
@@ -164,6 +171,7 @@ _EXTENSIONS: dict[str, Callable[[ModuleType], None]] = {
     "llamafactory.train.pt.workflow": _extend_stage,
     "llamafactory.train.rm.workflow": _extend_stage,
     "llamafactory.train.ppo.workflow": _extend_stage,
+    "llamafactory.webui.interface": _extend_board,
     "llamafactory.v1.launcher": _notify_bypassed,
     "llamafactory.train.mca.workflow": _notify_bypassed,
     "llamafactory.train.hyper_parallel.workflow": _notify_bypassed,
