@@ -40,7 +40,11 @@ def comparison_page(comparison: dict[str, Any], results: Sequence[ShownResult], 
     title = f"{', '.join(one.name for one in others)} compared with {baseline.name}" if others else baseline.name
     instances = browser_data([result.folder for result in results if result.folder is not None])
     sections = [
-        cards(_first_facts(comparison, results) | _mean_differences(comparison, names)),
+        cards(
+            _first_facts(comparison, results)
+            | _mean_differences(comparison, names)
+            | _only_values(results, latency, comparison["scale"]["time"])
+        ),
         f'<p class="note">{html_text(_scale(comparison))}</p>',
         *_verdicts(comparison, names),
         "<h2>Quality over latency</h2>",
@@ -78,6 +82,19 @@ def _mean_differences(comparison: dict[str, Any], names: Mapping[str, str]) -> d
             name = f"{curves['quality']} of {names[pair['other']]} at equal {curves['latency']}{interval}"
             found[name] = format_metric(curves["quality"], curves["mean_difference"], signed=True)
     return found
+
+
+def _only_values(results: Sequence[ShownResult], latency: str, time: str) -> dict[str, str]:
+    """Return the main values of a log that is shown alone."""
+    rows = [row for result in results for row in result.rows]
+    if len(rows) != 1:
+        return {}
+    names = ("BLEU", latency)
+    return {
+        name: f"{format_metric(name, rows[0][name], time)} {metric_unit(name, time)}".rstrip()
+        for name in names
+        if rows[0].get(name) is not None
+    }
 
 
 def _scale(comparison: dict[str, Any]) -> str:

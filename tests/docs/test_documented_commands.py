@@ -36,6 +36,7 @@ NOT_RUN = {
     r"^python docs/generate_reference": "tests/docs/test_reference.py",
     r"^python docs/try_versions": "hours, and several GB of installations",
     r"^python docs/figures/shoot_live": "needs Chromium; tests/live/test_live_page.py",
+    r"^python docs/figures/shoot_reports": "needs Chromium; tests/reports",
     r"^python docs/figures/plot_delays": "tests/docs/test_worked_example.py",
     r"^python -m simulsa_plugin\.demo\.pretrain": "a quarter of an hour; tests/demo",
     r"^python -m simulsa_plugin\.experiments": "hours; tests/experiments runs experiments of stand-ins",

@@ -1,7 +1,7 @@
 """The page of a comparison in a browser: charts, sorting, phone and dark, and nothing asked for."""
 
 import pytest
-from helpers.results import curve, write_result
+from helpers.results import STRONG, curve, write_result
 
 from simulsa_plugin.commands.evaluate import main
 
@@ -44,3 +44,19 @@ def test_the_table_of_all_cells_sorts_by_a_click(open_page, page_file):
     cells = table.locator(f"tbody tr td:nth-child({column + 1})")
     values = cells.evaluate_all("all => all.map(one => +one.dataset.value)")
     assert values == sorted(values, reverse=True) and len(values) == 7
+
+
+def test_the_first_screen_has_the_gain_at_equal_latency(open_page, page_file):
+    page = open_page(page_file).page
+    (gain,) = [text for text in page.locator(".cards li").all_inner_texts() if "at equal LAAL" in text]
+    assert gain.split()[0] in page.locator("h3 + p").first.inner_text()  # the sentence of the verdict
+
+
+def test_a_log_alone_begins_with_its_values(open_page, tmp_path):
+    assert main(["report", str(STRONG), "--out", str(tmp_path / "report.html")]) == 0
+    page = open_page(tmp_path / "report.html").page
+    heads = page.get_by_role("table", name="All cells").locator("thead th").all_inner_texts()
+    values = page.get_by_role("table", name="All cells").locator("tbody td").all_inner_texts()
+    table = dict(zip(heads, (value.split()[0] for value in values if value), strict=False))
+    shown = dict(reversed(text.split("\n")) for text in page.locator(".cards li").all_inner_texts())
+    assert (shown["BLEU"], shown["LAAL"]) == (table["BLEU"], f"{table['LAAL ms']} ms")
