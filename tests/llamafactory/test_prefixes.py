@@ -6,7 +6,8 @@ from helpers.fakes import ASK
 from tokenizers import normalizers
 
 from simulsa_plugin.errors import ModelError
-from simulsa_plugin.llamafactory.data.prefixes import prefix_lengths, unstable_prefix_lengths
+from simulsa_plugin.llamafactory.data.cached_tokenizer import CachedTokenizer
+from simulsa_plugin.llamafactory.data.prefixes import WINDOW, prefix_lengths, unstable_prefix_lengths
 from simulsa_plugin.llamafactory.data.rendering import TemplateRenderer
 from simulsa_plugin.model.values import Prompt
 
@@ -55,6 +56,30 @@ def test_a_reference_four_times_as_long_takes_four_times_the_work(renderer, monk
         one.unstable_prefixes(one.render(ASK, SILENCE, reference), reference)
         done.append(sum(work))
     assert done[1] < 5 * done[0]
+
+
+def test_a_cached_tokenizer_encodes_as_the_tokenizer(renderer):
+    texts = [text_of(count, seed) for seed in range(5) for count in (0, 1, 3, 30)]
+    for prepare in (lambda cached: None, lambda cached: cached.encode_ahead(texts)):
+        cached = CachedTokenizer(renderer.tokenizer)
+        prepare(cached)
+        for text in texts * 2:
+            assert cached.encode(text, add_special_tokens=False) == renderer.tokenizer.encode(
+                text, add_special_tokens=False
+            )
+            cached.encode(text, add_special_tokens=False).append(7)  # what is returned is the caller's
+            assert cached.encode(text) == renderer.tokenizer.encode(text)
+        assert cached.eos_token_id == renderer.tokenizer.eos_token_id
+
+
+def test_prefixes_of_a_reference_are_encoded_in_batches(renderer, monkeypatch):
+    one = TemplateRenderer(renderer.tokenizer, renderer.processor, renderer.template, {})
+    reference = text_of(60).replace("\ufffd", "x")
+    rendered = one.render(ASK, SILENCE, reference)
+    batches, ahead = [], one._cached_tokenizer.encode_ahead
+    monkeypatch.setattr(one._cached_tokenizer, "encode_ahead", lambda texts: batches.append(ahead(texts)))
+    one.unstable_prefixes(rendered, reference)
+    assert len(batches) <= 3 * (1 + len(rendered.content_ids) // WINDOW)
 
 
 def test_texts_that_windows_do_not_add_up_to_are_taken_whole():

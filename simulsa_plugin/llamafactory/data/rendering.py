@@ -10,7 +10,8 @@ from typing import Any
 from simulsa_plugin.audio.samples import Waveform
 from simulsa_plugin.augmentation.method.boundaries import grapheme_ends
 from simulsa_plugin.errors import ModelError
-from simulsa_plugin.llamafactory.data.prefixes import prefix_lengths, unstable_prefix_lengths
+from simulsa_plugin.llamafactory.data.cached_tokenizer import CachedTokenizer
+from simulsa_plugin.llamafactory.data.prefixes import WINDOW, prefix_lengths, unstable_prefix_lengths
 from simulsa_plugin.llamafactory.model.arguments import InferenceArguments, one_line, silence_libraries
 from simulsa_plugin.model.values import Prompt, RenderedReference
 
@@ -27,6 +28,7 @@ class TemplateRenderer:
     def __init__(self, tokenizer: Any, processor: Any, template: Any, description: Mapping[str, Any]) -> None:
         self.tokenizer, self.processor, self.template = tokenizer, processor, template
         self.description = dict(description)
+        self._cached_tokenizer = CachedTokenizer(tokenizer)
         self.window_seconds = _window_seconds(processor)
         self._answer_start, self._answer_end = self._around_answer()
         self.end_tokens = len(self._answer_end)
@@ -57,7 +59,9 @@ class TemplateRenderer:
             )
             head, _ = plugin.process_token_ids([], [], [], [], [waveform], self.tokenizer, self.processor)
             turns = [*messages, {"role": "assistant", "content": ""}]
-            body, _ = self.template.encode_oneturn(self.tokenizer, turns, prompt.system or None, prompt.tools or None)
+            body, _ = self.template.encode_oneturn(
+                self._cached_tokenizer, turns, prompt.system or None, prompt.tools or None
+            )
         except (ValueError, IndexError, TypeError) as error:
             raise ModelError(f"the template refuses the prompt: {one_line(error)}") from error
         return (*head, *body, *self._answer_start)
@@ -75,8 +79,13 @@ class TemplateRenderer:
 
     def _encode_answer(self, content: str) -> list[int]:
         turns = [{"role": "user", "content": ""}, {"role": "assistant", "content": content}]
-        _, answer_ids = self.template.encode_oneturn(self.tokenizer, turns)
+        _, answer_ids = self.template.encode_oneturn(self._cached_tokenizer, turns)
         return list(answer_ids)
+
+    def _encode_answers_ahead(self, contents: Sequence[str]) -> None:
+        """Encode answers in one batch, before the template asks for them one by one."""
+        elements = (one for content in contents for one in self.template.format_assistant.apply(content=content))
+        self._cached_tokenizer.encode_ahead(one for one in elements if isinstance(one, str))
 
     def _encode_content(self, content: str) -> tuple[int, ...]:
         start, end, answer_ids = self._answer_start, self._answer_end, self._encode_answer(content)
@@ -127,8 +136,13 @@ class TemplateRenderer:
         words first (`ignore_merges`, as in Llama 3) may not.
         """
         ends, content_ids = (0, *rendered.char_ends), rendered.content_ids
+        ahead: set[tuple[int, int]] = set()
 
         def is_stable(start: int, stop: int) -> bool:
+            if (start, stop) not in ahead:
+                stops = [one for one in range(stop, min(stop + WINDOW, len(ends))) if ends[one] is not None]
+                self._encode_answers_ahead([reference[ends[start] : ends[one]] for one in stops])
+                ahead.update((start, one) for one in stops)
             turn = [*self._answer_start, *content_ids[start:stop], *self._answer_end]
             return self._encode_answer(reference[ends[start] : ends[stop]]) == turn
 
