@@ -119,25 +119,30 @@ class LiveEngine:
         return [(stream, future) for stream, future in taken if future.set_running_or_notify_cancel()]
 
     def _compute(self, taken: Sequence[tuple[LiveStream, Future[ShownStep | None]]]) -> None:
-        prepared: list[_Prepared] = []
-        for stream, future in taken:
-            step = stream.next_step()
-            if step is None:
-                future.set_result(None)
-            else:
-                prepared.append(_Prepared(stream, step, len(step.session.steps), future))
-        for batch in self._fitting(prepared):
+        prepared = [self._prepare(stream, future) for stream, future in taken]
+        for batch in self._fitting([one for one in prepared if one is not None]):
             self._compute_batch(batch)
+
+    def _prepare(self, stream: LiveStream, future: Future[ShownStep | None]) -> _Prepared | None:
+        """Begin the next step of a stream; None if none is due or it fails, of which the future tells."""
+        try:
+            step = stream.next_step()
+            if step is not None:
+                return _Prepared(stream, step, len(step.session.steps), self._longest_length(step), future)
+            future.set_result(None)
+        except Exception as error:
+            future.set_exception(error)
+        return None
 
     def _fitting(self, prepared: Sequence[_Prepared]) -> Iterator[list[_Prepared]]:
         """Split steps into consecutive batches whose keys and values fit into memory, with at least one step each."""
         batch: list[_Prepared] = []
         longest = 0
         for one in prepared:
-            length = max(longest, self._longest_length(one.step))
+            length = max(longest, one.longest_length)
             if batch and (len(batch) + 1) * length * self._model.bytes_per_token > self._limits.memory_bytes:
                 yield batch
-                batch, length = [], self._longest_length(one.step)
+                batch, length = [], one.longest_length
             batch.append(one)
             longest = length
         if batch:
@@ -165,7 +170,7 @@ class LiveEngine:
             self._recover(batch, error)
         for one in batch:
             if one.is_advanced and not one.future.done():
-                one.future.set_result(one.stream.complete())
+                one.complete()
         with self._changed:
             self._steps += sum(one.is_advanced for one in batch)
             self._batches += 1
@@ -184,13 +189,23 @@ class LiveEngine:
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A step that a stream has begun; `number` of them were complete before."""
+    """A step that a stream has begun; `number` of them were complete before, and it may reach `longest_length` tokens."""
 
     stream: LiveStream
     step: NextStep
     number: int
+    longest_length: int
     future: Future[ShownStep | None]
 
     @property
     def is_advanced(self) -> bool:
         return len(self.step.session.steps) > self.number
+
+    def complete(self) -> None:
+        """Tell the future of the step, which was computed."""
+        try:
+            step = self.stream.complete()
+        except Exception as error:
+            self.future.set_exception(error)
+        else:
+            self.future.set_result(step)

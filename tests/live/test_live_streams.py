@@ -10,13 +10,14 @@ from helpers.talks import SLIDING, EnergyDetector, evaluated_steps, spoken_talk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simulsa_plugin.errors import UsageError
+from simulsa_plugin.errors import ModelError, UsageError
 from simulsa_plugin.live.arrivals import SpeechArrivals, WholeStreamArrivals
 from simulsa_plugin.live.engine import LiveEngine
 from simulsa_plugin.live.stream import LiveStream
 from simulsa_plugin.live.transcript import TextFollower, Transcript
 from simulsa_plugin.longform.voice_activity import FRAME_SAMPLES, VoiceActivitySettings, find_speech, segment_arrivals
 from simulsa_plugin.metrics.delays import ShownStep
+from simulsa_plugin.model.values import Prompt
 from simulsa_plugin.streaming.engine import BatchLimits, DecodingSetting
 from simulsa_plugin.streaming.policies import Confidence, LocalAgreement, Policy, Rollback
 from simulsa_plugin.streaming.session import Arrival, ChunkSchedule
@@ -195,6 +196,40 @@ def test_a_stream_fails_alone():
         with pytest.raises(UsageError, match="unreliable commits -1"):
             futures[1].result(timeout=60)
         assert decoded(engine, streams[0], [np.zeros(0, dtype=np.float32)], end_known=False)[-1].finished
+
+
+class Refusing(ReadingModel):
+    """Has a method that fails for one stream: a prompt that the template refuses, a text that cannot be decoded."""
+
+    def render_prompt(self, prompt, waveform):
+        if prompt == REFUSED:
+            raise ModelError("the template refuses the prompt")
+        return super().render_prompt(prompt, waveform)
+
+
+def cannot_decode(token_ids):
+    raise ModelError("no text")
+
+
+REFUSED = Prompt(({"role": "user", "content": "refused"},))
+
+
+@pytest.mark.parametrize(
+    "prompt, decode, message", [(REFUSED, None, "template refuses"), (ASK, cannot_decode, "no text")]
+)
+def test_a_stream_that_fails_before_or_after_its_batch_fails_alone(prompt, decode, message):
+    model, audio = Refusing(), spoken(range(1, 4))
+    with LiveEngine(model, LIMITS) as engine:
+        failing = LiveStream(prompt, Rollback(0), WholeStreamArrivals(8000), decode or model.decode, "word")
+        streams = [failing, live_stream(model, DecodingSetting(Rollback(0), 500), speech=False)]
+        for stream in streams:
+            stream.push(audio, final=True)
+        with engine._changed:
+            futures = [engine.advance(stream) for stream in streams]
+        with pytest.raises(ModelError, match=message):
+            futures[0].result(timeout=60)
+        assert futures[1].result(timeout=60) is not None
+        assert decoded(engine, streams[1], [np.zeros(0, dtype=np.float32)], end_known=False)[-1].finished
 
 
 def test_a_closed_engine_cancels_what_waits():
