@@ -2,6 +2,8 @@
 
 import ast
 import importlib
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,3 +28,28 @@ def test_everything_that_a_benchmark_imports_exists(script, monkeypatch):
         if module.partition(".")[0] not in NOT_INSTALLED:
             found = importlib.import_module(module)
             assert name is None or hasattr(found, name) or importlib.import_module(f"{module}.{name}"), (module, name)
+
+
+def test_ways_are_timed_in_turns_and_compared_round_by_round(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parent / "bench")
+    rounds = importlib.import_module("rounds")
+    order = []
+    timings = rounds.time_in_turns({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 3)
+    assert order == ["a", "b"] * 3
+    assert [len(taken) for taken in timings.values()] == [3, 3]
+    timings = {  # the machine is twice as slow in the second round: the ratio stays
+        "ours": [rounds.Timing(1.0, 2.0), rounds.Timing(2.0, 4.0)],
+        "theirs": [rounds.Timing(3.0, 8.0), rounds.Timing(6.0, 16.0)],
+    }
+    head, ours, theirs = rounds.report(timings, "ours")
+    assert head.startswith("2 rounds in turns, median [range]; load average ")
+    assert ours == "ours    cpu 1.5 [1–2] s, wall 3 [2–4] s"
+    assert theirs == "theirs  cpu 4.5 [3–6] s = 3 [3–3] × ours, wall 12 [8–16] s = 4 [4–4] × ours"
+
+
+def test_processor_time_counts_programs_that_were_waited_for(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parent / "bench")
+    rounds = importlib.import_module("rounds")
+    busy = "sum(number * number for number in range(3_000_000))"
+    taken = rounds.time_call(lambda: subprocess.run([sys.executable, "-c", busy], check=True))
+    assert taken.cpu > 0.05

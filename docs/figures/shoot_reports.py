@@ -67,6 +67,7 @@ def samples(page: Any) -> dict[str, float]:
 
 
 def choose_systems(page: Any) -> None:
+    """Choose the two cells that are shown side by side."""
     for label, pattern in (("System A", CONFIDENT), ("System B", REVISING)):
         choices = page.get_by_label(label).locator("option").all_inner_texts()
         page.get_by_label(label).select_option(label=next(one for one in choices if re.fullmatch(f"{pattern}.*", one)))
@@ -78,6 +79,7 @@ def first_revision(page: Any) -> float:
 
 
 def seek(page: Any, seconds: float) -> None:
+    """Move the replay to a time."""
     page.get_by_label("Time", exact=True).evaluate(
         "(slider, now) => { slider.value = now; slider.dispatchEvent(new Event('input')); }", seconds
     )

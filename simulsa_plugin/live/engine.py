@@ -189,7 +189,7 @@ class LiveEngine:
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A step that a stream has begun; `number` of them were complete before, and it may reach `longest_length` tokens."""
+    """A step that a stream has begun: `number` were complete before, and it may reach `longest_length` tokens."""
 
     stream: LiveStream
     step: NextStep

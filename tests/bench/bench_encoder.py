@@ -2,14 +2,15 @@
 
     python tests/bench/bench_encoder.py [--layers N] [--device cuda]
 
-By hand; prints seconds, ratio and the largest difference for several lengths, measured side by side.
+By hand; prints seconds, ratios and the largest difference for several lengths, measured in turns.
 """
 
 import argparse
-import time
+import functools
 
 import numpy as np
 import torch
+from rounds import report, time_in_turns
 from transformers import Qwen2AudioEncoder, Qwen2AudioEncoderConfig, WhisperFeatureExtractor
 from transformers.masking_utils import create_bidirectional_mask
 
@@ -23,16 +24,17 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, default=4, help="the published model has 32")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     torch.manual_seed(0)
     encoder = Qwen2AudioEncoder(Qwen2AudioEncoderConfig(encoder_layers=options.layers)).eval().to(options.device)
     print(f"{options.layers} layers, 1280 wide, fp32, {options.device}, {torch.get_num_threads()} threads")
     for seconds in (1, 3, 5, 10, 30):
-        compare(encoder, seconds)
+        compare(encoder, seconds, options.rounds)
 
 
 @torch.inference_mode()
-def compare(encoder, seconds):
+def compare(encoder, seconds, rounds):
     """One length: transformers' forward over 30 s, then the adapter's."""
     extractor = WhisperFeatureExtractor(feature_size=128)
     waveform = (0.1 * np.random.default_rng(0).standard_normal(seconds * RATE)).astype(np.float32)
@@ -50,25 +52,20 @@ def compare(encoder, seconds):
     model = type("Model", (), {"audio_tower": encoder, "multi_modal_projector": torch.nn.Identity(),
                                "language_model": type("Text", (), {"model": None})})  # fmt: skip
     adapter = Qwen2AudioAdapter(model, type("Processor", (), {"feature_extractor": extractor}))
-    long_seconds, expected = best(whole, encoder.device)
-    short_seconds, (found,) = best(lambda: adapter.embed([waveform]), encoder.device)
+    expected, (found,) = whole(), adapter.embed([waveform])
     difference = float((found - expected[: len(found)]).abs().max() / expected[: len(found)].abs().max())
-    print(
-        f"{seconds:>3} s of audio: {long_seconds:.3f} s whole, {short_seconds:.3f} s short with its features, "
-        f"{long_seconds / short_seconds:.1f} times; largest relative difference {difference:.1e}"
-    )
+    print(f"{seconds} s of audio; largest relative difference {difference:.1e}")
+    calls = {"short, with its features": lambda: adapter.embed([waveform]), "whole": whole}
+    calls = {name: functools.partial(finished, call, encoder.device) for name, call in calls.items()}
+    for line in report(time_in_turns(calls, rounds), "short, with its features"):
+        print(line)
 
 
-def best(function, device, times=3):
-    """(seconds of the quickest of several calls, what it returned)."""
-    found = []
-    for _ in range(times):
-        start = time.perf_counter()
-        result = function()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        found.append(time.perf_counter() - start)
-    return min(found), result
+def finished(call, device):
+    """Call, and wait for the device."""
+    call()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
 
 
 if __name__ == "__main__":

@@ -6,13 +6,14 @@
 """
 
 import argparse
+import functools
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from bench_streaming import DEMO, corpus
+from rounds import report, time_call, time_in_turns
 
 from simulsa_plugin.audio.decoding import read_mono
 from simulsa_plugin.llamafactory.model.arguments import inference_arguments
@@ -51,11 +52,11 @@ POLICIES = {
 
 
 def main():
-    """Decode with each policy alone, and print the best of the times."""
+    """Decode with each policy alone, in turns."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--utterances", type=int, default=100)
     parser.add_argument("--chunk", type=int, default=500)
-    parser.add_argument("--times", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     torch.set_num_threads(1)
     model = load_backbone(inference_arguments(DEMO))
@@ -64,22 +65,14 @@ def main():
         prompt = Prompt(({"role": "user", "content": rows[0]["messages"][0]["content"]},))
         sources = [StreamSource(prompt, read_mono(row["audios"][0])) for row in rows]
     cells = {name: DecodingSetting(policy, options.chunk) for name, policy in POLICIES.items()}
-    finding = seconds(lambda: choose_alignment_heads(model, list(cells.values()), lambda: sources[:8]))
-    print(f"finding heads: {finding:.2f} s")
+    finding = time_call(lambda: choose_alignment_heads(model, list(cells.values()), lambda: sources[:8]))
+    print(f"finding heads: {finding.cpu:.2f} s of processor time")
     decode_batched(model, sources[:3], list(cells.values()), BatchLimits(64))  # warm-up
-    for name, cell in cells.items():
-        best = min(
-            seconds(lambda cell=cell: decode_batched(model, sources, [cell], BatchLimits(64)))
-            for _ in range(options.times)
-        )
-        print(f"{name}: {best:.2f} s", flush=True)
-
-
-def seconds(work):
-    """Processor time of one call."""
-    start = time.process_time()
-    work()
-    return time.process_time() - start
+    calls = {
+        name: functools.partial(decode_batched, model, sources, [cell], BatchLimits(64)) for name, cell in cells.items()
+    }
+    for line in report(time_in_turns(calls, options.rounds), "rollback 0"):
+        print(line)
 
 
 if __name__ == "__main__":

@@ -10,17 +10,18 @@ the computation-aware values; SimulEval is asked for those with --computation-aw
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import random
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from helpers.other_tools import unpack
+from rounds import report, time_call, time_in_turns
 
 WORDS = [f"{first}{second}" for first in "der ein kein mein unser jeder".split() for second in ("", "e", "er", "es")]
 
@@ -52,16 +53,14 @@ def write_log(path: Path, count: int) -> None:
             )
 
 
-def seconds(command: list[str], packages: Path | None = None) -> float:
-    """Of a whole command."""
+def run(command: list[str], packages: Path | None = None) -> None:
+    """Run a whole command."""
     environment = os.environ | ({} if packages is None else {"PYTHONPATH": str(packages), "PYTHONWARNINGS": "ignore"})
-    start = time.perf_counter()
     subprocess.run(command, env=environment, check=True, capture_output=True)
-    return time.perf_counter() - start
 
 
 def compare_tools(work: Path, count: int, times: int) -> None:
-    """Print the best of some runs of each tool, taken in turns."""
+    """Print processor time and wall time of each tool, taken in turns."""
     log, references = work / "instances.log", work / "refs.txt"
     write_log(log, count)
     references.write_text("".join(json.loads(line)["reference"] + "\n" for line in log.open(encoding="utf-8")))
@@ -109,12 +108,10 @@ def compare_tools(work: Path, count: int, times: int) -> None:
             unpack("omnisteval", work / "omnisteval"),
         ),
     }
-    best = dict.fromkeys(commands, float("inf"))
-    for _ in range(times):
-        for name, (command, packages) in commands.items():
-            best[name] = min(best[name], seconds(command, packages))
-    for name, taken in best.items():
-        print(f"{name:26} {taken:6.2f} s for {count} instances, {taken / best['simulsa-eval']:.2f} × simulsa-eval")
+    calls = {name: functools.partial(run, *command) for name, command in commands.items()}
+    print(f"{count} instances")
+    for line in report(time_in_turns(calls, times), "simulsa-eval"):
+        print(line)
 
 
 def measure_memory(work: Path, count: int) -> None:
@@ -125,11 +122,13 @@ def measure_memory(work: Path, count: int) -> None:
         "import resource, sys; from simulsa_plugin.commands.evaluate import main; main(sys.argv[1:]); "
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )
-    start = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", code, "score", str(log)], check=True, capture_output=True, text=True)
+    command, printed = [sys.executable, "-c", code, "score", str(log)], []
+    timing = time_call(
+        lambda: printed.append(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    )
     print(
-        f"{count} instances, {log.stat().st_size / 1e6:.0f} MB: {time.perf_counter() - start:.0f} s, "
-        f"at most {int(done.stdout.split()[-1]) / 1024:.0f} MB of memory"
+        f"{count} instances, {log.stat().st_size / 1e6:.0f} MB: {timing.wall:.0f} s, {timing.cpu:.0f} s of processor "
+        f"time, at most {int(printed[0].split()[-1]) / 1024:.0f} MB of memory; load average {os.getloadavg()[0]:.1f}"
     )
 
 

@@ -7,21 +7,24 @@ By hand, where SimulEval 1.1.4 is installed (its pin of tqdm contradicts that of
     python tests/bench/bench_streaming.py --random-7b --device cuda  # Qwen2-Audio-7B's size, random weights, bf16
 
 SimulEval drives the same weights one by one through `simuleval_agent`: transformers' `generate`, the full window of the
-encoder, no drafts, nothing shared. Predictions and delays of every cell are compared. Then seconds, their ratio, and
-how near the engine comes to what the machine could do: the larger of FLOP / (rate of a large matrix product here)
-and bytes of weights read / (rate of a large copy measured here).
+encoder, no drafts, nothing shared. Predictions and delays of every cell are compared. Then seconds and ratios, in
+turns, and how near the engine comes to what the machine could do: the larger of FLOP / (rate of a large matrix product
+here) and bytes of weights read / (rate of a large copy measured here).
 """
 
 import argparse
 import contextlib
 import copy
 import json
+import os
+import shutil
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 import torch
+from rounds import report, time_call, time_in_turns
 
 from simulsa_plugin.audio.decoding import read_mono
 from simulsa_plugin.demo.corpus import TEST_NAME, write_demo_corpus
@@ -53,12 +56,23 @@ def main():
             *(DecodingSetting(Rollback(b), k) for k in options.chunks for b in options.rollbacks),
         ]
         print(f"{len(rows)} utterances, {len(cells)} cells, {fast.hardware()}, SimulEval on the same", flush=True)
-        seconds, records = run_engine(fast, rows, sources, cells, options)
+        records = run_engine(fast, rows, sources, cells, options)
         if options.engine_only:
             return
-        baseline, different = run_simuleval(fast, stock, rows, prompt, cells, records, folder, options)
-        print(f"SimulEval, one by one: {baseline:.1f} s for {options.baseline_share:.0%} of the utterances")
-        print(f"ratio: {baseline / options.baseline_share / seconds:.1f}; instances that differ: {different}")
+        limits = limits_of(options)
+        shared = slice(max(1, round(options.baseline_share * len(rows))))
+        different: list[int] = []
+        calls = {
+            "engine": lambda: decode_batched(fast, sources[shared], cells, limits),
+            "SimulEval, one by one": lambda: different.append(
+                run_simuleval(fast, stock, rows[shared], prompt, cells, records, folder, options)
+            ),
+        }
+        print(f"{len(rows[shared])} utterances each; instances that differ: ", end="")
+        timings = time_in_turns(calls, options.rounds)
+        print(sum(different))
+        for line in report(timings, "engine"):
+            print(line)
 
 
 def parse():
@@ -73,7 +87,8 @@ def parse():
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--random-7b", action="store_true", help="Qwen2-Audio-7B's configuration, random weights, bf16")
     parser.add_argument("--layers", type=int, help="of the random model's encoder and language model: fewer, to try it")
-    parser.add_argument("--baseline-share", type=float, default=1.0, help="share of the utterances SimulEval gets")
+    parser.add_argument("--baseline-share", type=float, default=1.0, help="share of the utterances for the comparison")
+    parser.add_argument("--rounds", type=int, default=3, help="of the comparison, in turns")
     parser.add_argument("--engine-only", action="store_true")
     return parser.parse_args()
 
@@ -128,27 +143,27 @@ def random_renderer():
 
 
 def run_engine(model, rows, sources, cells, options):
-    """Seconds, and records by cell; prints memory, passes and the share of the bound."""
-    limits = BatchLimits(options.max_new_tokens, options.batch_size, options.memory_gb * 1e9)
+    """Records by cell; prints seconds, memory, passes and the share of the bound."""
+    limits = limits_of(options)
     decode_batched(model, sources[:2], cells[:2], limits)  # warm-up
     if options.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
+    sessions = []
     with counting(model) as work:
-        start = time.perf_counter()
-        sessions = decode_batched(model, sources, cells, limits)
-        seconds = time.perf_counter() - start
+        timing = time_call(lambda: sessions.extend(decode_batched(model, sources, cells, limits)))
     flop_seconds, byte_seconds = bounds(model, work, options.device)
     print(
-        f"engine: {seconds:.2f} s; {work['passes']} passes of the language model over {work['tokens']} tokens, "
-        f"{work['frames']} frames encoded"
+        f"engine: {timing.wall:.2f} s, {timing.cpu:.2f} s of processor time; {work['passes']} passes of the language "
+        f"model over {work['tokens']} tokens, {work['frames']} frames encoded"
     )
     print(
         f"bound: {flop_seconds:.2f} s by FLOP, {byte_seconds:.2f} s by bytes of weights; "
-        f"the engine reaches {max(flop_seconds, byte_seconds) / seconds:.0%} of it"
+        f"the engine reaches {max(flop_seconds, byte_seconds) / timing.wall:.0%} of it; load average "
+        f"{os.getloadavg()[0]:.1f}"
     )
     if options.device == "cuda":
         print(f"memory: {torch.cuda.max_memory_allocated() / 1e9:.1f} GB at most")
-    records = [
+    return [
         [
             emission_record(
                 shown_steps(session.steps, model.decode), i, row["messages"][1]["content"], row["audios"][0], "word"
@@ -157,7 +172,11 @@ def run_engine(model, rows, sources, cells, options):
         ]
         for of_cell in sessions
     ]
-    return seconds, records
+
+
+def limits_of(options):
+    """Limits of a batch."""
+    return BatchLimits(options.max_new_tokens, options.batch_size, options.memory_gb * 1e9)
 
 
 @contextlib.contextmanager
@@ -218,24 +237,21 @@ def best_seconds(function, device, times=10):
 
 
 def run_simuleval(fast, stock, rows, prompt, cells, records, folder, options):
-    """(seconds, how many instances differ in prediction or delays) of the same cells through SimulEval."""
+    """Decode the same cells through SimulEval; how many instances differ in prediction or delays."""
     from simuleval_agent import RollbackAgent
 
-    rows = rows[: max(1, round(options.baseline_share * len(rows)))]
     (folder / "source.txt").write_text("".join(f"{row['audios'][0]}\n" for row in rows), encoding="utf-8")
     (folder / "target.txt").write_text("".join(f"{row['messages'][1]['content']}\n" for row in rows), encoding="utf-8")
-    seconds, different = 0.0, 0
-    for cell, expected in zip(cells, records, strict=True):
+    different = 0
+    for number, (cell, expected) in enumerate(zip(cells, records, strict=True)):
         RollbackAgent.configure(stock, fast, prompt, getattr(cell.policy, "rollback", 0), options.max_new_tokens)
-        out = folder / f"simuleval_{cells.index(cell)}"
-        start = time.perf_counter()
+        out = folder / f"simuleval_{number}"
         simuleval(RollbackAgent, folder, out, cell.chunk_ms or 10**6)
-        seconds += time.perf_counter() - start
-        print(f"  {cell.policy.cell()['rollback']} {cell.chunk_ms}: {time.perf_counter() - start:.1f} s", flush=True)
         found = [json.loads(line) for line in (out / "instances.log").read_text(encoding="utf-8").splitlines()]
         for row, record in zip(found, expected, strict=False):
             different += (row["prediction"], row["delays"]) != (record.prediction, list(record.delays))
-    return seconds, different
+        shutil.rmtree(out)  # SimulEval would continue it in the next round
+    return different
 
 
 def simuleval(agent, folder, out, chunk_ms):
