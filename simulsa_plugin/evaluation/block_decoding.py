@@ -117,7 +117,7 @@ class DecodingJob:
 
     def identifier(self, row: DecodedRow | Recording) -> str:
         """Return the id of a row, or of a recording, in the output files."""
-        return f"{self.name}-{row.row:08d}"
+        return row_identifier(self.name, row.row)
 
     def identity(self, row: DecodedRow) -> dict[str, Any]:
         """Return what identifies a row in the output files: `id`, and `segment` in a recording."""
@@ -127,6 +127,11 @@ class DecodingJob:
     def block_rows(self, block: int) -> Sequence[DecodedRow]:
         """Return the rows of a block."""
         return self.rows[slice(*self._block_starts[block : block + 2])]
+
+
+def row_identifier(dataset: str, row: int) -> str:
+    """Return the id of a row in the output files."""
+    return f"{dataset}-{row:08d}"
 
 
 def decode_blocks(job: DecodingJob, share: Shard | None = None) -> None:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from simulsa_plugin.evaluation.block_decoding import DecodingJob, cell_folder, steps_file
 from simulsa_plugin.evaluation.delays_and_clocks import DelayClockMeans, LongDelayClockMeans
+from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
 from simulsa_plugin.evaluation.result_cells import COMET_SCORES
 from simulsa_plugin.files.atomic import make_own_folder, remove_leftovers, replacing, writing_to
 from simulsa_plugin.logs.omnisteval import RESEGMENTED
+from simulsa_plugin.logs.simuleval import INSTANCES_LOG, write_simuleval_log
 from simulsa_plugin.logs.steps import STEPS
-from simulsa_plugin.metrics.corpus_scores import CorpusScores
+from simulsa_plugin.metrics.corpus_scores import CorpusScorer, CorpusScores
+from simulsa_plugin.metrics.delays import ShownStep, emission_record
+from simulsa_plugin.metrics.instance import Measure
+from simulsa_plugin.metrics.records import EmissionRecord
+from simulsa_plugin.metrics.significance import Bootstrap
+from simulsa_plugin.model.values import Sample
 from simulsa_plugin.streaming.engine import DecodingSetting
 
 
@@ -30,6 +38,30 @@ def write_steps(job: DecodingJob, cell: DecodingSetting, folder: Path) -> None:
     with replacing(folder / STEPS) as handle:
         for block in range(job.num_blocks):
             handle.write(steps_file(job, block, cell).read_bytes())
+
+
+def write_log(
+    folder: Path,
+    cell: DecodingSetting,
+    settings: EvaluationSettings,
+    sessions: Iterable[tuple[Sample, list[ShownStep]]],
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Write a cell's `instances.log` from its sessions; return its row of scores.json, and its signatures."""
+    measure = Measure(settings.latency_unit)
+    scorer, means = CorpusScorer(measure, settings.bleu_tokenizer, keep=True), DelayClockMeans(measure)
+    write_simuleval_log(folder / INSTANCES_LOG, _score_sessions(sessions, scorer, means))
+    return cell_row(cell, folder, scorer.scores(Bootstrap()), means)
+
+
+def _score_sessions(
+    sessions: Iterable[tuple[Sample, list[ShownStep]]], scorer: CorpusScorer, means: DelayClockMeans
+) -> Iterator[EmissionRecord]:
+    """Yield the record of every session after adding it to the scores."""
+    for index, (sample, steps) in enumerate(sessions):
+        record = emission_record(steps, index, sample.reference, sample.audio, scorer.measure.unit)
+        scorer.add(record)
+        means.add(record, steps)
+        yield record
 
 
 def cell_row(

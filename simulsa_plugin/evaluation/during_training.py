@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,17 @@ from typing import Any
 from simulsa_plugin.audio.decoding import read_mono
 from simulsa_plugin.audio.samples import samples_to_seconds
 from simulsa_plugin.errors import DatasetError
-from simulsa_plugin.evaluation.block_decoding import HEAD_SEARCH_ROWS, cell_folder
+from simulsa_plugin.evaluation.block_decoding import HEAD_SEARCH_ROWS, cell_folder, row_identifier
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
 from simulsa_plugin.evaluation.loading import load_waveform
 from simulsa_plugin.evaluation.reference_checks import check_references
 from simulsa_plugin.evaluation.result_cells import folder_name
-from simulsa_plugin.evaluation.session_rows import shown_steps
+from simulsa_plugin.evaluation.session_rows import step_rows
 from simulsa_plugin.files.atomic import replacing
 from simulsa_plugin.files.json_files import write_jsonl
+from simulsa_plugin.logs.steps import parse_session
 from simulsa_plugin.metrics.corpus_scores import CorpusScorer
-from simulsa_plugin.metrics.delays import ShownStep, emission_record
+from simulsa_plugin.metrics.delays import emission_record
 from simulsa_plugin.metrics.instance import Measure
 from simulsa_plugin.model.protocol import AudioLanguageModel
 from simulsa_plugin.model.values import Sample, UnusableRow
@@ -38,7 +40,8 @@ METRIC_PREFIX = "eval_simul_"
 LOGGED_METRICS = ("BLEU", "LAAL", "NE")  # logged by the trainer; the history has all
 UTTERANCES_PER_BATCH = 64  # utterances whose audio is in memory at once
 
-Sessions = dict[int, list[list[ShownStep]]]  # row → the steps of every cell
+StepRows = list[dict[str, Any]]  # a session, as in `steps.jsonl`
+Sessions = dict[int, list[StepRows]]  # position of the sample → its session in every cell
 HistoryRow = dict[str, Any]
 
 
@@ -48,19 +51,26 @@ class TrainingEvaluation:
 
     Attributes:
         dataset: name of the test set.
-        samples: decodable utterances, in order.
-        skipped: number of other rows by reason.
+        rows: of the test set, in order.
+        samples: the utterances among them that can be decoded.
+        skipped_rows: the others, with their reasons.
         cells: the first is offline.
         settings: units, tokenizer and limits.
         warnings: about the references.
     """
 
     dataset: str
+    rows: tuple[Sample | UnusableRow, ...]
     samples: tuple[Sample, ...]
-    skipped: Mapping[str, int]
+    skipped_rows: tuple[UnusableRow, ...]
     cells: tuple[DecodingSetting, ...]
     settings: EvaluationSettings
     warnings: tuple[str, ...] = ()
+
+    @property
+    def skipped(self) -> dict[str, int]:
+        """Number of rows that cannot be decoded, by reason."""
+        return dict(Counter(row.reason for row in self.skipped_rows))
 
     @property
     def names(self) -> list[str]:
@@ -85,20 +95,22 @@ def plan_training_evaluation(
         DatasetError: no row can be decoded.
         UsageError, MissingExtraError: the references do not fit the unit or the tokenizer; see `check_references`.
     """
+    rows = tuple(rows)
     samples: list[Sample] = []
-    skipped: dict[str, int] = {}
+    skipped: list[UnusableRow] = []
     seconds = 0.0
     for row in rows:
         waveform = row.reason if isinstance(row, UnusableRow) else load_waveform(row.audio)
         if isinstance(waveform, str):
-            skipped[waveform] = skipped.get(waveform, 0) + 1
+            skipped.append(UnusableRow(row.row, waveform))
         elif isinstance(row, Sample):
             samples.append(row)
             seconds += samples_to_seconds(len(waveform))
+    warnings = tuple(check_references(dataset, samples, settings)) if samples else ()
+    plan = TrainingEvaluation(dataset, rows, tuple(samples), tuple(skipped), tuple(cells), settings, warnings)
     if not samples:
-        raise DatasetError(f"No utterance of simulsa_eval_dataset {dataset} can be decoded; reasons: {skipped}.")
-    warnings = tuple(check_references(dataset, samples, settings))
-    return TrainingEvaluation(dataset, tuple(samples), skipped, tuple(cells), settings, warnings), seconds
+        raise DatasetError(f"No utterance of simulsa_eval_dataset {dataset} can be decoded; reasons: {plan.skipped}.")
+    return plan, seconds
 
 
 def decode_share(
@@ -131,7 +143,8 @@ def decode_share(
             model, _load_sources(plan, rows), plan.cells, limits, on_finished=lambda _: progress.update()
         )
         for index, row in enumerate(rows):
-            found[row] = [shown_steps(of_cell[index].steps, model.decode) for of_cell in decoded]
+            name = row_identifier(plan.dataset, plan.samples[row].row)
+            found[row] = [list(step_rows(name, of_cell[index].steps, model.decode)) for of_cell in decoded]
     return found
 
 
@@ -147,7 +160,7 @@ def score_cells(plan: TrainingEvaluation, sessions: Sessions) -> list[HistoryRow
         scorer = CorpusScorer(Measure(unit), plan.settings.bleu_tokenizer)
         truncated = 0
         for row, sample in enumerate(plan.samples):
-            steps = sessions[row][position]
+            steps = list(parse_session(sessions[row][position]))
             scorer.add(emission_record(steps, row, sample.reference, sample.audio, unit))
             truncated += sum(step.truncated for step in steps)
         scores = scorer.scores()
@@ -159,7 +172,7 @@ def score_cells(plan: TrainingEvaluation, sessions: Sessions) -> list[HistoryRow
                 **scores.corpus,
                 "instances": len(plan.samples),
                 "empty": scores.counts["empty"],
-                "skipped": sum(plan.skipped.values()),
+                "skipped": len(plan.skipped_rows),
                 "truncated_steps": truncated,
             }
         )
@@ -190,6 +203,7 @@ class History:
     """`simulsa_eval.jsonl` and its picture in the folder of a training."""
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self._path, self.picture, self.page = folder / HISTORY, folder / PICTURE, folder / PAGE
 
     def drop_after(self, step: int) -> None:
@@ -207,14 +221,18 @@ class History:
         write_jsonl(self._path, written)
         with replacing(self.picture) as handle:
             _draw_history(written, handle)
-        return sorted(written, key=lambda row: row["step"])
+        return sorted(written, key=_step)
 
     def rows(self) -> list[HistoryRow]:
-        """Return the valid rows; lines damaged by a crash are dropped."""
+        """Return the valid rows by their steps; lines damaged by a crash are dropped."""
         if not self._path.exists():
             return []
         lines = map(_parse_line, self._path.read_bytes().splitlines())
-        return [row for row in lines if isinstance(row, dict) and isinstance(row.get("step"), int)]
+        return sorted((row for row in lines if isinstance(row, dict) and isinstance(row.get("step"), int)), key=_step)
+
+
+def _step(row: HistoryRow) -> int:
+    return int(row["step"])
 
 
 def _parse_line(line: bytes) -> object:
@@ -248,4 +266,4 @@ def _by_cell(rows: Sequence[HistoryRow]) -> Iterator[tuple[str, list[HistoryRow]
 
     order = list(dict.fromkeys(map(name, rows)))
     for key, group in itertools.groupby(sorted(rows, key=lambda row: order.index(name(row))), key=name):
-        yield key, sorted(group, key=lambda row: row["step"])
+        yield key, sorted(group, key=_step)

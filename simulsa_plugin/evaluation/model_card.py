@@ -10,7 +10,7 @@ from simulsa_plugin.cards import body_part, fenced, metadata_part, public_name, 
 from simulsa_plugin.evaluation.cells_table import key_metrics_rows
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
 from simulsa_plugin.evaluation.limit import LIMIT, LIMITS
-from simulsa_plugin.evaluation.report import CURVES, ScoresRow, main_latency
+from simulsa_plugin.evaluation.report import CURVES, ScoresRow, main_latency, training_step
 from simulsa_plugin.evaluation.result_cells import cell_key
 from simulsa_plugin.settings import words_of_changes
 from simulsa_plugin.terminal import markdown_table
@@ -76,7 +76,7 @@ def _body(scores: Mapping[str, Any]) -> str:
     lines = [
         f"## Simultaneous speech translation of {shown(str(scores['dataset']))}",
         "",
-        f"{scores['cells'][0]['instances']} instances, decoded and scored by `simulsa-eval`; "
+        f"{scores['cells'][0]['instances']} instances, decoded and scored by `simulsa-eval`{_when(scores)}; "
         "latencies in ms, k: chunk in ms, b: rollback in tokens; the best streaming values are bold.",
         "",
         *scores_section(rows, CURVES),
@@ -86,6 +86,11 @@ def _body(scores: Mapping[str, Any]) -> str:
         fenced([_command(scores)], "bash"),
     ]
     return "\n".join(lines)
+
+
+def _when(scores: Mapping[str, Any]) -> str:
+    step = training_step(scores)
+    return "" if step is None else f" after step {step} of the training"
 
 
 def _command(scores: Mapping[str, Any]) -> str:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TSV, CURVES, PAGE, MODEL_CARD = REPORT_FILES = ("scores.tsv", "curves.png", "report.html", "model_card.md")
+TRAINING = "training"  # of scores.json: see `training_step`
 KEY_COLUMNS = ("policy", "chunk_ms", "rollback")
 PARAMETERS = "parameters"  # a column where some cell has any
 VALUE_COLUMNS = ("BLEU", "chrF", "AL", "LAAL", "AP", "DAL", "ATD", "YAAL", "StartOffset", "EndOffset", "SWF", "NE")
@@ -49,9 +50,22 @@ def write_result_report(scores: Mapping[str, Any], out: Path) -> None:
     from simulsa_plugin.evaluation.report_page import result_page
 
     with replacing(out / PAGE, "w") as handle:
-        handle.write(result_page([NamedResult("", out, scores)], f"Simultaneous translation of {scores['dataset']}"))
+        handle.write(result_page([NamedResult("", out, scores)], _title(scores)))
     with replacing(out / MODEL_CARD, "w") as handle:
         handle.write(model_card(scores))
+
+
+def _title(scores: Mapping[str, Any]) -> str:
+    step = training_step(scores)
+    after = "" if step is None else f" after step {step} of a training"
+    return f"Simultaneous translation of {scores['dataset']}{after}"
+
+
+def training_step(scores: Mapping[str, Any]) -> int | None:
+    """Return the step of a training after which the model was evaluated, of a scores.json that has one."""
+    training = scores.get(TRAINING)
+    step = training.get("step") if isinstance(training, Mapping) else None
+    return step if isinstance(step, int) else None
 
 
 def _table_rows(scores: Mapping[str, Any]) -> list[ScoresRow]:

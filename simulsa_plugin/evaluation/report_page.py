@@ -19,6 +19,7 @@ from simulsa_plugin.evaluation.report import (
     is_long_form,
     is_streaming,
     main_latency,
+    training_step,
     value_columns,
 )
 from simulsa_plugin.evaluation.result_cells import CellKey, cell_key
@@ -154,7 +155,9 @@ def _settings(scores: Mapping[str, Any]) -> dict[str, Any]:
     """Return what determined the result: the settings, the model, and what decoded it."""
     model = {key: value for key, value in scores["model"].items() if value is not None}
     decoded_on = {"decoded on": scores["decoded_on"]} if scores.get("decoded_on") else {}
-    return {**scores.get("settings", {}), **model, **scores.get("versions", {}), **decoded_on}
+    step = training_step(scores)
+    training = {} if step is None else {"training step": step}
+    return {**scores.get("settings", {}), **model, **training, **scores.get("versions", {}), **decoded_on}
 
 
 def _clocks_table(results: Sequence[NamedResult]) -> str:

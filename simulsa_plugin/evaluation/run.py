@@ -25,8 +25,7 @@ from simulsa_plugin.evaluation.block_decoding import (
     wait_for_blocks,
 )
 from simulsa_plugin.evaluation.budgets import TUNED, parse_budgets
-from simulsa_plugin.evaluation.cell_files import cell_row, make_cell_folder, write_steps
-from simulsa_plugin.evaluation.delays_and_clocks import DelayClockMeans
+from simulsa_plugin.evaluation.cell_files import make_cell_folder, write_log, write_steps
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
 from simulsa_plugin.evaluation.limit import LIMITS, SupportedPrefixes, add_distances, limits
 from simulsa_plugin.evaluation.loading import DecodedRow
@@ -48,12 +47,9 @@ from simulsa_plugin.files.json_files import dump_line
 from simulsa_plugin.files.locks import locked
 from simulsa_plugin.files.ownership import OWNED, claim, refuse_foreign
 from simulsa_plugin.logs.segment_files import REFERENCES, SEGMENTS, write_segments
-from simulsa_plugin.logs.simuleval import INSTANCES_LOG, write_simuleval_log
-from simulsa_plugin.metrics.corpus_scores import CorpusScorer
-from simulsa_plugin.metrics.delays import ShownStep, emission_record
+from simulsa_plugin.metrics.delays import emission_record
 from simulsa_plugin.metrics.instance import Measure
 from simulsa_plugin.metrics.records import EmissionRecord, LatencyUnit
-from simulsa_plugin.metrics.significance import Bootstrap
 from simulsa_plugin.model.protocol import AudioLanguageModel
 from simulsa_plugin.model.values import Sample, UnusableRow
 from simulsa_plugin.run_configuration import (
@@ -226,20 +222,27 @@ def _read_finished(job: DecodingJob, work: dict[str, Any], out: Path) -> list[di
 
 def describe_evaluation(job: DecodingJob, settings: EvaluationSettings) -> dict[str, Any]:
     """Return the configuration that determines the result."""
+    hardware = {"hardware": job.model.hardware()} if job.measures_time else {}
+    return describe_result(job.name, job.rows, job.model.describe(), settings) | hardware
+
+
+def describe_result(
+    name: str, rows: Sequence[DecodedRow], model: Mapping[str, Any], settings: EvaluationSettings
+) -> dict[str, Any]:
+    """Return the test set, the model and the settings of a result, for scores.json."""
     digest = hashlib.sha256()
-    for row in job.rows:
+    for row in rows:
         digest.update(f"{dump_line([row.row, *_row_content(row)])}\n".encode())
     own = policy_sources(settings.policies)
     packages = ["simulsa-plugin", *(["silero-vad"] if settings.is_long_form else [])]
     return {
-        "dataset": job.name,
-        "rows": len(job.rows),
+        "dataset": name,
+        "rows": len(rows),
         "content": digest.hexdigest(),
-        "model": job.model.describe(),
+        "model": dict(model),
         "settings": settings.relevant_keys(),
         "versions": versions(*packages),
         **({"policies": own} if own else {}),
-        **({"hardware": job.model.hardware()} if job.measures_time else {}),
     }
 
 
@@ -353,24 +356,8 @@ def _write_cell(
     job: DecodingJob, cell: DecodingSetting, settings: EvaluationSettings, out: Path
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Write a cell's `instances.log` and `steps.jsonl`; return its row of scores.json and its signatures."""
-    folder, measure = make_cell_folder(out, cell), Measure(settings.latency_unit)
-    scorer, means = CorpusScorer(measure, settings.bleu_tokenizer, keep=True), DelayClockMeans(measure)
-    sessions = read_steps(job, cell)
-    write_simuleval_log(folder / INSTANCES_LOG, _score_sessions(sessions, _samples(job), scorer, means))
+    folder, samples = make_cell_folder(out, cell), _samples(job)
+    sessions = ((samples[identifier], steps) for identifier, steps in read_steps(job, cell))
+    scored = write_log(folder, cell, settings, sessions)
     write_steps(job, cell, folder)
-    return cell_row(cell, folder, scorer.scores(Bootstrap()), means)
-
-
-def _score_sessions(
-    sessions: Iterator[tuple[str, list[ShownStep]]],
-    samples: dict[str, Sample],
-    scorer: CorpusScorer,
-    means: DelayClockMeans,
-) -> Iterator[EmissionRecord]:
-    """Yield the record of every session after adding it to the scores."""
-    for index, (identifier, steps) in enumerate(sessions):
-        sample = samples[identifier]
-        record = emission_record(steps, index, sample.reference, sample.audio, scorer.measure.unit)
-        scorer.add(record)
-        means.add(record, steps)
-        yield record
+    return scored

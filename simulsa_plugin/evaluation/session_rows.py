@@ -1,12 +1,11 @@
-"""Converts sessions to rows of `steps.jsonl`, or to the steps that are read from it."""
+"""Converts sessions to rows of `steps.jsonl`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from simulsa_plugin.logs.steps import LEFT, SEGMENT, parse_step
-from simulsa_plugin.metrics.delays import ShownStep
+from simulsa_plugin.logs.steps import LEFT, SEGMENT
 from simulsa_plugin.streaming.session import Decode, Step
 
 
@@ -45,8 +44,3 @@ def step_rows(
             row |= {LEFT: decode(left_token_ids[window]).strip()}
             window = step.window
         yield row | ({} if step.compute_ms is None else {"compute_ms": step.compute_ms})
-
-
-def shown_steps(steps: Sequence[Step], decode: Decode) -> list[ShownStep]:
-    """Convert the steps of a session to text; `decode` as for `step_rows`."""
-    return [parse_step(row) for row in step_rows("", steps, decode)]

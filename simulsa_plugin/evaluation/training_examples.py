@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from simulsa_plugin.evaluation.block_decoding import cell_folder
+from simulsa_plugin.logs.steps import parse_session
 from simulsa_plugin.metrics.delays import emission_record, split_units
 from simulsa_plugin.metrics.records import EmissionRecord, LatencyUnit
 from simulsa_plugin.terminal import markdown_text
@@ -82,7 +83,10 @@ def choose_examples(plan: TrainingEvaluation, sessions: Sessions, count: int = E
     rows = []
     for row in chosen:
         sample = plan.samples[row]
-        records = [emission_record(steps, row, sample.reference, sample.audio, unit) for steps in sessions[row]]
+        records = [
+            emission_record(list(parse_session(rows_of_cell)), row, sample.reference, sample.audio, unit)
+            for rows_of_cell in sessions[row]
+        ]
         texts = {name: timed_text(record, unit) for name, record in zip(cells, records, strict=True)}
         rows.append(Example(Path(sample.audio).name, sample.audio, sample.reference, texts))
     return TrainingExamples(plan.dataset, cells, tuple(rows))

@@ -26,12 +26,13 @@ LONGEST_AUDIO_SECONDS = 60.0  # of an example, or it has no player
 Row = Mapping[str, Any]
 
 
-def training_page(rows: Sequence[Row], examples: TrainingExamples) -> str:
+def training_page(rows: Sequence[Row], examples: TrainingExamples, reports: Mapping[str, str] | None = None) -> str:
     """Return the page of a training as HTML, for one file.
 
     Args:
         rows: of the history: the cells of every evaluation, in the order of the steps.
         examples: of the last evaluation.
+        reports: of single evaluations, once the training is done: what one is of → its place, seen from the page.
     """
     steps = list(dict.fromkeys(row["step"] for row in rows))
     last = [row for row in rows if row["step"] == steps[-1]]
@@ -43,6 +44,7 @@ def training_page(rows: Sequence[Row], examples: TrainingExamples) -> str:
     }
     sections = [
         cards(facts),
+        *_links(reports or {}),
         '<h2>Over the training</h2><div class="charts" id="over-steps"></div>',
         "<h2>Quality over latency</h2>",
         f'<p class="note">Hollow: step {steps[-2]}, the evaluation before.</p>' if len(steps) > 1 else "",
@@ -57,15 +59,25 @@ def training_page(rows: Sequence[Row], examples: TrainingExamples) -> str:
     return render_page(title, sections, {"metrics": list(_over_steps(rows)), "curves": _curves(rows, steps)}, SCRIPTS)
 
 
-def write_training_page(path: Path, rows: Sequence[Row], examples: TrainingExamples) -> None:
+def write_training_page(
+    path: Path, rows: Sequence[Row], examples: TrainingExamples, reports: Mapping[str, str] | None = None
+) -> None:
     """Write the page of a training, see `training_page`.
 
     Raises:
         StorageError: the file cannot be written.
     """
-    page = training_page(rows, examples)
+    page = training_page(rows, examples, reports)
     with replacing(path, "w") as handle:
         handle.write(page)
+
+
+def _links(reports: Mapping[str, str]) -> Iterator[str]:
+    if reports:
+        links = ", ".join(
+            f'<a href="{html.escape(place, quote=True)}">{html_text(name)}</a>' for name, place in reports.items()
+        )
+        yield f"<p>Reports with intervals, and instances to look at and to listen to: {links}.</p>"
 
 
 def _table(rows: Sequence[Row]) -> str:

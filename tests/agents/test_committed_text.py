@@ -6,10 +6,11 @@ from helpers.fakes import ASK
 from helpers.reading_model import ReadingModel, spoken
 
 from simulsa_plugin.agents.committed_text import CommittedText
-from simulsa_plugin.evaluation.session_rows import shown_steps
+from simulsa_plugin.evaluation.session_rows import step_rows
 from simulsa_plugin.live.arrivals import WholeStreamArrivals
 from simulsa_plugin.live.engine import LiveEngine
 from simulsa_plugin.live.stream import LiveStream
+from simulsa_plugin.logs.steps import parse_session
 from simulsa_plugin.metrics.delays import split_units, unit_delays
 from simulsa_plugin.streaming.engine import BatchLimits, DecodingSetting, StreamSource, decode_batched
 from simulsa_plugin.streaming.policies import Confidence, HoldN, LocalAgreement, Policy, Retranslation, Rollback
@@ -47,7 +48,7 @@ def told(policy, waveform, segment_ms, unit="word"):
 def evaluated(policy, waveform, unit="word"):
     model = ReadingModel(regret=True)
     ((session,),) = decode_batched(model, [StreamSource(ASK, waveform)], [DecodingSetting(policy, CHUNK_MS)], LIMITS)
-    steps = shown_steps(session.steps, model.decode)
+    steps = list(parse_session(step_rows("", session.steps, model.decode)))
     return split_units(steps[-1].shown, unit), unit_delays(steps, unit, "committed")
 
 

@@ -28,11 +28,12 @@ from rounds import report, time_call, time_in_turns
 
 from simulsa_plugin.audio.decoding import read_mono
 from simulsa_plugin.demo.corpus import TEST_NAME, write_demo_corpus
-from simulsa_plugin.evaluation.session_rows import shown_steps
+from simulsa_plugin.evaluation.session_rows import step_rows
 from simulsa_plugin.llamafactory.data.rendering import load_renderer
 from simulsa_plugin.llamafactory.model.arguments import inference_arguments
 from simulsa_plugin.llamafactory.model.backbone import Backbone
 from simulsa_plugin.llamafactory.model.backbone_loading import load_backbone
+from simulsa_plugin.logs.steps import parse_session
 from simulsa_plugin.metrics.delays import emission_record
 from simulsa_plugin.model.values import Prompt
 from simulsa_plugin.streaming.engine import BatchLimits, DecodingSetting, StreamSource, decode_batched
@@ -166,7 +167,11 @@ def run_engine(model, rows, sources, cells, options):
     return [
         [
             emission_record(
-                shown_steps(session.steps, model.decode), i, row["messages"][1]["content"], row["audios"][0], "word"
+                list(parse_session(step_rows("", session.steps, model.decode))),
+                i,
+                row["messages"][1]["content"],
+                row["audios"][0],
+                "word",
             )
             for i, (session, row) in enumerate(zip(of_cell, rows, strict=True))
         ]

@@ -48,6 +48,7 @@ NOT_RUN = {
     r"^llamafactory-cli": "minutes; tests/llamafactory/test_training.py, test_hook.py and test_labels.py",
     r"^simulstream_": "tests/agents/test_simulstream_processor.py",
     r"^simulsa-eval comet": "needs unbabel-comet; tests/evaluation/test_comet.py",
+    r"^simulsa-eval report saves/": "tests/llamafactory/test_training_reports.py",
     r"--shard": "tests/augmentation/test_shards.py",
     r"^simulsa-augment (simulsa_preset=paper )?--out": "synthesises 8,000 utterances; tests/demo and tests/commands",
     r"simulsa_corpus=mustc": "needs the corpus; tests/corpora/test_mustc.py",

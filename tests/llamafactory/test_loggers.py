@@ -115,9 +115,18 @@ def test_wandb_gets_a_table_and_the_image_on_its_own_axis(examples, picture):
     assert named == {}
 
 
+def no_run():
+    raise RuntimeError("No active Run. Call swanlab.init() first.")
+
+
+OLD_SWANLAB = {"get_run": object}  # 0.7
+NEW_SWANLAB = {"get_run": no_run, "has_run": lambda: True}  # 0.10, whose `get_run` is not asked
+
+
+@pytest.mark.parametrize("version", [OLD_SWANLAB, NEW_SWANLAB])
 @pytest.mark.parametrize("owned", [True, False])
-def test_swanlab_gets_the_texts_and_the_image(examples, picture, monkeypatch, owned):
-    swanlab = fake_logger(get_run=object)
+def test_swanlab_gets_the_texts_and_the_image(examples, picture, monkeypatch, owned, version):
+    swanlab = fake_logger(**version)
     attributes = {"_swanlab": swanlab} if owned else {}  # SwanLab's own callback does not keep the module
     if not owned:
         monkeypatch.setitem(sys.modules, "swanlab", swanlab)
@@ -131,6 +140,7 @@ def test_loggers_that_are_missing_or_not_started_are_no_error(examples, picture)
         make_callback("WandbCallback", _wandb=fake_logger(run=None)),
         make_callback("WandbCallback", _wandb=None),
         make_callback("SwanLabCallback", _swanlab=fake_logger(get_run=lambda: None)),
+        make_callback("SwanLabCallback", _swanlab=fake_logger(get_run=no_run, has_run=lambda: False)),
         make_callback("PrinterCallback"),
     ]
     assert log_examples(callbacks, 1, examples, picture) == []

@@ -22,6 +22,7 @@ from simulsa_plugin.evaluation.during_training import (
     HISTORY,
     METRIC_PREFIX,
     History,
+    Sessions,
     TrainingEvaluation,
     decode_share,
     logged_metrics,
@@ -29,9 +30,11 @@ from simulsa_plugin.evaluation.during_training import (
     score_cells,
 )
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings, HookSettings
+from simulsa_plugin.evaluation.report import PAGE
 from simulsa_plugin.evaluation.run import plan_cells
 from simulsa_plugin.evaluation.training_examples import TrainingExamples, choose_examples
 from simulsa_plugin.evaluation.training_page import write_training_page
+from simulsa_plugin.evaluation.training_result import RESULTS, remove_training_results, write_training_results
 from simulsa_plugin.llamafactory.model.arguments import InferenceArguments, one_line
 from simulsa_plugin.llamafactory.plugin.notices import notify
 from simulsa_plugin.llamafactory.training.card_section import add_to_model_card
@@ -64,7 +67,10 @@ class Evaluator:
     def __init__(self, plan: TrainingEvaluation, renderer: Any, history: History) -> None:
         self.plan, self._renderer, self.history = plan, renderer, history
         self._done: dict[int, dict[str, float]] = {}
-        self._examples: TrainingExamples | None = None  # of the last evaluation, on the first rank
+        self._sessions: Sessions = {}  # of the last evaluation, on the first rank; the same holds for the examples
+        self._examples: TrainingExamples | None = None
+        self._kept: dict[int, Sessions] = {}  # step → sessions, of the last evaluation and of the best one so far
+        self._best: int | None = None  # step of the best model, after the training
         self._unsent: int | None = None  # step whose examples the loggers do not have yet
         self._count = self._failed = 0  # of evaluations
 
@@ -74,12 +80,31 @@ class Evaluator:
             return
         try:
             self.history.drop_after(step)
+            if not step:
+                remove_training_results(self.history.folder)
         except Exception as error:  # a full disk must not end a training
             notify(f"{HISTORY} could not be cut at step {step}, and may hold later steps: {one_line(error)}")
 
-    def end(self) -> None:
-        """Clear the metrics of steps: after a training its best weights may be loaded, a different model."""
+    def end(self, best: int | None = None) -> None:
+        """Clear the metrics of steps: after a training its best weights may be loaded, those of the step `best`."""
         self._done.clear()
+        self._best = best
+
+    def write_reports(self, model: Mapping[str, Any]) -> None:
+        """Write the last evaluation of a training, and the best one, as results with reports; link them in the page.
+
+        Args:
+            model: what was trained, as in scores.json.
+        """
+        if rank_and_world_size()[0] != 0 or not self._kept or self._examples is None:
+            return
+        try:
+            steps = write_training_results(self.history.folder, self.plan, self._kept, self._best, model)
+            places = {f"{name} evaluation, step {step}": f"{RESULTS}/{name}/{PAGE}" for name, step in steps.items()}
+            write_training_page(self.history.page, self.history.rows(), self._examples, places)
+            notify(f"reports of simultaneous decoding: {', '.join(places.values())} in {self.history.folder}")
+        except Exception as error:  # the training is done, and its weights are there
+            notify(f"the report of simultaneous decoding could not be written: {one_line(error)}")
 
     def metrics(self, trainer: Any) -> dict[str, float]:
         """Return the metrics of the current step, decoded once for several evaluation sets; none after a failure."""
@@ -102,8 +127,14 @@ class Evaluator:
             return _nan_for_best(self.plan, trainer.args)
         rows, metrics = result
         if rank_and_world_size()[0] == 0:
+            self._keep(step, getattr(trainer.state, "best_global_step", None))
             self._add_to_history(step, trainer.state.epoch, time.perf_counter() - start, rows)
         return _nan_for_best(self.plan, trainer.args) | metrics
+
+    def _keep(self, step: int, best: int | None) -> None:
+        """Keep the sessions of a step, and those of the best one before it; the first ones of a step, see `end`."""
+        self._kept = {one: kept for one, kept in self._kept.items() if one in (best, step)}
+        self._kept.setdefault(step, self._sessions)
 
     def _score(self, shares: list[dict[int, Any] | str]) -> TrainingScores | str | None:
         """Return the result on the first rank, or the reason of a failure; None on other ranks."""
@@ -116,7 +147,7 @@ class Evaluator:
             sessions |= share
         try:
             rows = score_cells(self.plan, sessions)
-            self._examples = choose_examples(self.plan, sessions)
+            self._sessions, self._examples = sessions, choose_examples(self.plan, sessions)
             return rows, logged_metrics(self.plan, rows)
         except Exception as error:  # no failure of an evaluation may end a training
             return f"{type(error).__name__}: {one_line(error)}"
@@ -179,10 +210,23 @@ def with_evaluator(run_stage: Callable[..., Any]) -> Callable[..., Any]:
             result = run_stage(model_args, data_args, training_args, finetuning_args, *rest, **more)
         finally:
             _current.clear()
+        if evaluator:
+            evaluator.write_reports(_trained_model(model_args, data_args, training_args, finetuning_args))
         add_to_model_card(data_args, training_args, evaluator.history if evaluator else None)
         return result
 
     return wrapped
+
+
+def _trained_model(model_args: Any, data_args: Any, training_args: Any, finetuning_args: Any) -> dict[str, Any]:
+    """Return model, adapter and template by which `simulsa-eval` decodes with what was trained."""
+    model, adapters = model_args.model_name_or_path, list(model_args.adapter_name_or_path or [])
+    if training_args.do_train and finetuning_args.finetuning_type in ("full", "freeze"):
+        model, adapters = training_args.output_dir, []
+    elif training_args.do_train:  # LLaMA-Factory trains the last adapter further unless it makes a new one
+        before = adapters if finetuning_args.create_new_adapter else adapters[:-1]
+        adapters = [*before, training_args.output_dir]
+    return {"model": model, "adapter": adapters or None, "template": data_args.template}
 
 
 def with_evaluation_refused(run_stage: Callable[..., Any]) -> Callable[..., Any]:
@@ -223,7 +267,7 @@ def with_simultaneous_evaluation(trainer_class: type) -> type:
             try:
                 return super().train(*arguments, **named)
             finally:
-                self.simultaneous.end()
+                self.simultaneous.end(self.state.best_global_step)
 
         def log(self, logs: dict[str, float], *arguments: Any, **named: Any) -> None:
             if self.simultaneous is not None and _is_evaluation(logs):

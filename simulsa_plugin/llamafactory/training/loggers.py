@@ -76,8 +76,13 @@ def _to_wandb(callback: Any, step: int, examples: TrainingExamples, picture: Pic
 
 def _to_swanlab(callback: Any, step: int, examples: TrainingExamples, picture: Picture) -> None:
     swanlab = getattr(callback, "_swanlab", None) or sys.modules.get("swanlab")
-    if swanlab is not None and swanlab.get_run() is not None:
+    if swanlab is not None and _has_swanlab_run(swanlab):
         swanlab.log({EXAMPLES: swanlab.Text(examples.markdown()), CURVES: swanlab.Image(picture)}, step=step)
+
+
+def _has_swanlab_run(swanlab: Any) -> bool:
+    """Return whether a run was started; without one, `get_run` of SwanLab 0.7 returns None, and that of 0.10 raises."""
+    return bool(swanlab.has_run() if hasattr(swanlab, "has_run") else swanlab.get_run() is not None)
 
 
 _SENDERS: dict[str, Callable[..., None]] = {
