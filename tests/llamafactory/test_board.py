@@ -9,7 +9,7 @@ from helpers.llama_board import augment_demo, running_board
 from helpers.processes import wait_until
 
 from simulsa_plugin.demo.corpus import write_demo_corpus
-from simulsa_plugin.llamafactory.board.tab import Program, recipe_of
+from simulsa_plugin.llamafactory.board.tab import _PROGRAMS, LINES_SHOWN, Program, recipe_of
 
 CHOSEN = {
     "top.model_name": "Custom",
@@ -71,6 +71,47 @@ def test_a_program_prints_as_it_goes_and_one_runs_at_a_time(tmp_path):
     *_, last = outputs
     assert "missing.yaml" in last
     assert last.endswith("ended with exit code 2")
+
+
+PRINTS_MUCH = """
+import pathlib, sys
+def main():
+    for number in range(3000):
+        print(f"line {number} " + "x" * 80)
+    sys.stdout.buffer.write(b"\\xff\\n")
+    pathlib.Path(sys.argv[1]).write_text("done")
+"""
+
+
+@pytest.fixture
+def printing_program(tmp_path, monkeypatch):
+    """A program that prints 270 kB, which no pipe holds, and then writes the file that it is given."""
+    (tmp_path / "prints_much.py").write_text(PRINTS_MUCH)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setitem(_PROGRAMS, "augment", "prints_much")
+    return Program()
+
+
+def test_a_program_goes_on_when_the_page_is_closed(printing_program, tmp_path):
+    outputs = printing_program.run("augment", [str(tmp_path / "written")])
+    next(outputs)
+    outputs.close()
+    wait_until((tmp_path / "written").exists)
+
+
+def test_the_last_lines_of_a_program_are_shown(printing_program, tmp_path):
+    *_, last = printing_program.run("augment", [str(tmp_path / "written")])
+    lines = last.splitlines()
+    assert len(lines) == LINES_SHOWN
+    assert lines[-3:] == [f"line 2999 {'x' * 80}", "\ufffd", "finished"]
+
+
+def test_two_users_who_press_at_once_start_one_program(printing_program, tmp_path):
+    one, two = (printing_program.run("augment", [str(tmp_path / name)]) for name in ("one", "two"))
+    assert next(one).startswith("$ simulsa-augment")
+    assert [*two] == ["A program of this tab is running. Stop it first."]
+    assert [*one][-1].endswith("finished")
+    assert not (tmp_path / "two").exists()
 
 
 @pytest.mark.browser

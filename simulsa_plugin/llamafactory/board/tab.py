@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
+from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -66,10 +68,11 @@ def recipe_of(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Program:
-    """One of the plugin's programs, beside LLaMA Board; one at a time."""
+    """One of the plugin's programs, beside LLaMA Board; one at a time, whoever of its users started it."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
+        self._starting = threading.Lock()
 
     def run(self, name: str, arguments: list[str]) -> Iterator[str]:
         """Start a program and yield what it has printed so far, until it ends.
@@ -78,24 +81,61 @@ class Program:
             name: a key of `_PROGRAMS`.
             arguments: of the command line.
         """
-        if self._process is not None and self._process.poll() is None:
+        process = self._start(name, arguments)
+        if process is None:
             yield "A program of this tab is running. Stop it first."
             return
-        start = f"import sys; from {_PROGRAMS[name]} import main; sys.exit(main())"
-        command = [sys.executable, "-u", "-c", start, *arguments]
-        lines = [f"$ simulsa-{name} {shlex.join(arguments)}"]
-        yield lines[0]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        for line in self._process.stdout or ():
-            lines = [*lines, line.rstrip("\n")][-LINES_SHOWN:]
-            yield "\n".join(lines)
-        code = self._process.wait()
-        yield "\n".join([*lines, _ENDS.get(code, f"ended with exit code {code}")])
+        yield from _Printed(process, f"$ simulsa-{name} {shlex.join(arguments)}").follow()
 
     def stop(self) -> None:
         """Interrupt the program as Ctrl-C does; augmentation continues when it is started again."""
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(signal.SIGINT)
+
+    def _start(self, name: str, arguments: list[str]) -> subprocess.Popen[str] | None:
+        start = f"import sys; from {_PROGRAMS[name]} import main; sys.exit(main())"
+        command = [sys.executable, "-u", "-c", start, *arguments]
+        with self._starting:
+            if self._process is not None and self._process.poll() is None:
+                return None
+            self._process = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+            )
+            return self._process
+
+
+class _Printed:
+    """What a process has printed, after a first line.
+
+    A thread reads it: a page that is closed follows no more, and a pipe that nobody reads would stop the process.
+    """
+
+    def __init__(self, process: subprocess.Popen[str], first: str) -> None:
+        self._lines, self._count, self._ended = deque([first], maxlen=LINES_SHOWN), 1, False
+        self._changed = threading.Condition()
+        threading.Thread(target=self._read, args=[process], daemon=True).start()
+
+    def follow(self) -> Iterator[str]:
+        """Yield the last lines at every change, until the process has ended."""
+        seen, ended = 0, False
+        while not ended:
+            with self._changed:
+                while self._count == seen:
+                    self._changed.wait()
+                seen, ended, text = self._count, self._ended, "\n".join(self._lines)
+            yield text
+
+    def _read(self, process: subprocess.Popen[str]) -> None:
+        for line in process.stdout or ():
+            self._append(line.rstrip("\n"))
+        code = process.wait()
+        self._append(_ENDS.get(code, f"ended with exit code {code}"), ended=True)
+
+    def _append(self, line: str, *, ended: bool = False) -> None:
+        with self._changed:
+            self._lines.append(line)
+            self._count, self._ended = self._count + 1, ended
+            self._changed.notify()
 
 
 def _add_tab(engine: Any) -> None:
@@ -125,13 +165,24 @@ def _add_tab(engine: Any) -> None:
     def run(name: str, *given: Any) -> Iterator[str]:
         *values, words, place = given
         recipe = recipe_of(dict(zip(ids, values, strict=True)))
-        option = ["--out", str(place)] if name == "augment" else ["--port", str(int(place))]
+        try:
+            arguments = [*shlex.split(words), *_option(name, place)]
+        except ValueError as error:
+            yield f"The keys cannot be read: {error}. Write key=value, separated by spaces, and quote what has spaces."
+            return
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "llamaboard.yaml"
             path.write_text(yaml.safe_dump(recipe, allow_unicode=True), encoding="utf-8")
-            yield from program.run(name, [str(path), *shlex.split(words), *option])
+            yield from program.run(name, [str(path), *arguments])
 
     inputs = list(elements.values())
     augment.click(functools.partial(run, "augment"), [*inputs, keys, out], output)
     live.click(functools.partial(run, "live"), [*inputs, live_keys, port], output)
     stop.click(program.stop, queue=False)
+
+
+def _option(name: str, place: str | float | None) -> list[str]:
+    """Return the option of a program for its folder or its port; none where the field is empty."""
+    if not place:
+        return []
+    return ["--out", str(place)] if name == "augment" else ["--port", str(int(place))]
