@@ -82,7 +82,7 @@ def _parser() -> Parser:
         type=float,
         default=60.0,
         metavar="S",
-        help="a client that sends nothing for so long is disconnected (default: 60)",
+        help="a client that sends nothing for so long gets the rest of its text and is disconnected (default: 60)",
     )
     parser.add_argument("--certificate", type=Path, metavar="FILE", help="certificate chain for HTTPS, in PEM")
     parser.add_argument("--key", type=Path, metavar="FILE", help="private key of the certificate, in PEM")

@@ -12,8 +12,8 @@ from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import CloseCode
 
-from simulsa_plugin.errors import SimulsaError, UsageError
-from simulsa_plugin.server.limits import Limits
+from simulsa_plugin.errors import SimulsaError
+from simulsa_plugin.server.limits import IdleClientError, Limits
 from simulsa_plugin.server.protocol import END_OF_STREAM, StreamRequest, check_audio, read_message, write_message
 from simulsa_plugin.server.speaker import Speaker
 
@@ -71,14 +71,15 @@ class Connection:
         """Wait for the next message.
 
         Raises:
-            UsageError: nothing comes, or half a sample.
+            IdleClientError: nothing comes.
+            UsageError: half a sample.
             ConnectionClosed: the client has left.
         """
         try:
             async with asyncio.timeout(self._limits.idle_seconds):
                 message = await self._socket.recv()
         except TimeoutError as error:
-            raise UsageError(
+            raise IdleClientError(
                 f"Nothing came for {self._limits.idle_seconds:g} s. Connect again when there is audio."
             ) from error
         if isinstance(message, bytes):

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from simulsa_plugin.errors import UsageError
 from simulsa_plugin.settings import check_range
+
+
+class IdleClientError(UsageError):
+    """A client has sent nothing for too long."""
 
 
 @dataclass(frozen=True)
@@ -13,7 +18,7 @@ class Limits:
 
     Attributes:
         max_speakers: clients at the same time; the next one is told that the server is busy.
-        idle_seconds: a client that sends nothing for so long is told so, and disconnected.
+        idle_seconds: a client that sends nothing for so long gets the rest of its text, is told so, and disconnected.
         send_seconds: a client that takes no message for so long is disconnected.
         backlog_ms: audio that is received and not yet decoded; more of it waits at the client.
         message_bytes: of one message.

@@ -22,6 +22,7 @@ from simulsa_plugin.server.limits import Limits
 from simulsa_plugin.server.load import LoadMeter
 from simulsa_plugin.server.protocol import write_message
 from simulsa_plugin.server.site import Site, response, text_response
+from simulsa_plugin.settings import short_repr
 
 if TYPE_CHECKING:
     from simulsa_plugin.api.live_system import LiveSystem
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
 SOCKET_PATHS = ("/", "/ws")
 SYSTEM_PATH = "/system.json"
 HANDSHAKE_SECONDS = 10.0
+NAMED_ORIGINS = 10  # that were refused: any page in a browser on this machine can add one
 QUEUED_MESSAGES = 4  # of a client that sends faster than it is read; more stay on its side
+logger = logging.getLogger(__name__)
 # The library reports each connection that is not finished, with a traceback: anybody who reaches the port causes them.
 _quiet = logging.getLogger("simulsa_plugin.server.websockets")
 _quiet.addHandler(logging.NullHandler())
@@ -44,6 +47,7 @@ class LiveServer:
         self._system, self._access, self._limits = system, access, limits
         self._site, self._meter = Site(), LoadMeter(lambda: system.engine.load)
         self._speakers = 0
+        self._refused_origins: set[str] = set()
 
     @property
     def name(self) -> str:
@@ -106,11 +110,18 @@ class LiveServer:
         if path not in SOCKET_PATHS:
             return text_response(http.HTTPStatus.NOT_FOUND, f"WebSockets are at {' and '.join(SOCKET_PATHS)}.")
         if len(origins) > 1 or not self._access.allows_origin(next(iter(origins), None), hosts[0]):
+            self._name_refused(origins[0])
             return text_response(
                 http.HTTPStatus.FORBIDDEN,
                 "Pages of other sites are not allowed. Start the server with --origin for them.",
             )
         return None
+
+    def _name_refused(self, origin: str) -> None:
+        """Log an origin once: a page is not told by its browser why its WebSocket does not open."""
+        if origin not in self._refused_origins and len(self._refused_origins) < NAMED_ORIGINS:
+            self._refused_origins.add(origin)
+            logger.warning("A page of %s was refused. If it is yours, name it with --origin.", short_repr(origin))
 
     def _load(self) -> dict[str, float]:
         return self._meter.measure() | {"speakers": self._speakers, "max_speakers": self._limits.max_speakers}

@@ -15,7 +15,7 @@ from simulsa_plugin.live.stream import LiveStream
 from simulsa_plugin.live.transcript import TextFollower
 from simulsa_plugin.longform.voice_activity import FRAME_SAMPLES
 from simulsa_plugin.metrics.delays import ShownStep
-from simulsa_plugin.server.limits import Limits
+from simulsa_plugin.server.limits import IdleClientError, Limits
 from simulsa_plugin.server.protocol import (
     BYTES_PER_SAMPLE,
     END_OF_PROCESSING,
@@ -58,6 +58,7 @@ class Speaker:
         self._follower = TextFollower()
         self._last_step: ShownStep | None = None
         self._audio_ended = self._decoded = False
+        self._silence: IdleClientError | None = None
         self._audio_came, self._step_done, self._news = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def run(self, first: bytes | str) -> None:
@@ -65,6 +66,7 @@ class Speaker:
 
         Raises:
             UsageError: the client makes a mistake.
+            IdleClientError: it has sent nothing for too long; it has the text of all that it said before.
             ConnectionClosed: it has left.
         """
         try:
@@ -74,18 +76,26 @@ class Speaker:
                 tasks.create_task(self._tell())
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
+        if self._silence:
+            raise self._silence
         await self._client.send({END_OF_PROCESSING: True})
 
     async def _hear(self, message: bytes | str) -> None:
+        try:
+            await self._hear_until_the_end(message)
+        except IdleClientError as error:  # simulstream's web client, for one, never says that its stream has ended
+            self._silence = error
+        await self._push(final=True)
+        self._audio_ended = True
+        self._audio_came.set()
+
+    async def _hear_until_the_end(self, message: bytes | str) -> None:
         while not self._is_end(message):
             if isinstance(message, bytes):
                 self._packet += message
                 if len(self._packet) * SAMPLE_RATE >= FRAME_SAMPLES * BYTES_PER_SAMPLE * self._request.sample_rate:
                     await self._push()
             message = await self._client.receive()
-        await self._push(final=True)
-        self._audio_ended = True
-        self._audio_came.set()
 
     def _is_end(self, message: bytes | str) -> bool:
         """Whether a message ends the stream; settings stay as they are.

@@ -7,6 +7,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 import urllib.request
 
 import numpy as np
@@ -26,6 +27,8 @@ from simulsa_plugin.evaluation.session_rows import step_rows
 from simulsa_plugin.logs.steps import parse_session
 from simulsa_plugin.longform.silero import SpeechDetector
 from simulsa_plugin.longform.voice_activity import find_speech, segment_arrivals
+from simulsa_plugin.server.access import Access
+from simulsa_plugin.server.limits import Limits
 from simulsa_plugin.streaming.engine import BatchLimits, StreamSource, decode_batched
 from simulsa_plugin.streaming.windows import SlidingWindow
 
@@ -108,6 +111,20 @@ def test_audio_of_another_rate_is_resampled_as_in_evaluation(talk, system):
     with running_server(system_that_stays(system)) as server, server.connect() as client:
         said = client.translate(fast, 4410, sample_rate=48_000)
     assert said == evaluated(system, resample_waveform(fast, 48_000, 16_000))
+
+
+def test_a_stream_as_the_web_client_of_simulstream_sends_it(talk, system):
+    """A page of another port; 44.1 kHz in blocks of 128 samples; and no end of it."""
+    page, heard = "http://localhost:8001", from_pcm16(to_pcm16(resample_waveform(talk, 16_000, 44_100)))
+    limits, access = Limits(idle_seconds=3), Access.for_origins([page], "127.0.0.1")
+    with running_server(system_that_stays(system), limits, access) as server, server.connect(origin=page) as client:
+        client.socket.send('{"target_lang":"de","source_lang":"en","sample_rate":44100}')
+        speaking = threading.Thread(target=client.speak, args=(heard, 128))
+        speaking.start()
+        while "error" not in client.hear():
+            assert set(client.messages[-1]) == {"new", "deleted"}  # it reads both of every message
+        speaking.join(PATIENCE_SECONDS)
+    assert client.text == evaluated(system, resample_waveform(heard, 44_100, 16_000))
 
 
 def system_that_stays(system):

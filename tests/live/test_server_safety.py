@@ -70,6 +70,16 @@ def test_a_page_of_another_site_opens_no_socket(monkeypatch, origin):
     assert refused.value.response.status_code == 403
 
 
+def test_pages_that_are_refused_are_named_once_and_not_without_end(monkeypatch, caplog):
+    with reading_server(monkeypatch) as server:
+        for origin in ["http://localhost:8001"] * 2 + [f"http://{number}.example" for number in range(20)]:
+            with pytest.raises(InvalidStatus):
+                server.connect(origin=origin)
+    said = [record.getMessage() for record in caplog.records]
+    assert said[0] == "A page of 'http://localhost:8001' was refused. If it is yours, name it with --origin."
+    assert len(said) == len(set(said)) == 10
+
+
 def test_origins_that_are_named_are_let_in(monkeypatch):
     access = Access.for_origins(["https://Talks.example.org/"], "127.0.0.1")
     with reading_server(monkeypatch, access=access) as server:
@@ -144,6 +154,18 @@ def test_who_sends_nothing_is_disconnected(monkeypatch):
                     pass
                 assert client.messages[-1]["error"] == "Nothing came for 0.2 s. Connect again when there is audio."
         wait_until(lambda: server.describe()["load"]["speakers"] == 0)
+
+
+def test_who_stops_without_an_end_still_gets_the_rest(monkeypatch):
+    talk = spoken_talk()[:-24_000]  # it breaks off in a word
+    with reading_server(monkeypatch, Limits(idle_seconds=2)) as server, server.connect() as client:
+        client.speak(talk)
+        while "error" not in client.hear():
+            pass
+        with pytest.raises(ConnectionClosed) as closed:
+            client.hear()
+    assert client.text == evaluated_text(ReadingModel(regret=True), talk, DecodingSetting(Rollback(2), 480))
+    assert closed.value.rcvd.code == 1008
 
 
 def test_who_takes_no_messages_is_disconnected(monkeypatch):
