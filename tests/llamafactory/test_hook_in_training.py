@@ -93,6 +93,10 @@ def test_a_training_logs_keeps_and_chooses_by_simultaneous_metrics_and_learns_th
     assert b"eval/simul_examples" in events and b"eval/simul_curves" in events
     history = read_json_lines(folder / "simulsa_eval.jsonl")
     assert [row["step"] for row in history] == [step for step in (1, 2, 3) for _ in CELLS]
+    # It is not taken for one of the last step, whose weights were others.
+    assert [row["LAAL"] for row in history if row["rollback"] == 3] == [
+        row["eval_simul_k500_b3_laal"] for row in evaluations
+    ]
     assert {"BLEU", "LAAL", "NE", "SWF", "instances", "empty", "skipped", "seconds", "epoch"} <= set(history[0])
     assert (folder / "simulsa_eval.png").read_bytes().startswith(b"\x89PNG")
     assert "Examples of step 3" in (folder / "simulsa_eval.html").read_text(encoding="utf-8")

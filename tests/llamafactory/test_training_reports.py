@@ -50,12 +50,12 @@ def evaluate(evaluator, step, best=None):
     evaluator.metrics(types.SimpleNamespace(state=state, args=types.SimpleNamespace(metric_for_best_model=None)))
 
 
-def train(evaluator, best=None):
+def train(evaluator, best=None, *, loaded=False):
     """Evaluate at every step, where the trainer notes the best one after its evaluation; write the reports."""
     evaluator.begin(0)
     for step in TEXTS:
         evaluate(evaluator, step, None if best is None or best >= step else best)
-    evaluator.end(best)
+    evaluator.end(best, loaded=loaded)
     evaluator.write_reports({"model": "saves", "adapter": None, "template": "t"})
 
 
@@ -93,14 +93,14 @@ def test_the_best_evaluation_has_a_report_of_its_own_that_the_page_links(evaluat
     assert main(["report", str(results / "last"), str(results / "best"), *words]) == 0
 
 
-def test_the_weights_of_the_last_step_count_where_the_best_are_loaded_and_evaluated_after_it(evaluator, tmp_path):
-    train(evaluator, best=20)
-    last = tmp_path / "saves" / "simulsa_eval" / "last"
-    before = (last / "offline" / "instances.log").read_bytes()
+def test_best_weights_that_are_loaded_and_evaluated_after_the_last_step_are_not_taken_for_its_own(evaluator, tmp_path):
+    train(evaluator, best=20, loaded=True)
+    names = ("simulsa_eval.jsonl", "simulsa_eval.html", "simulsa_eval/last/offline/instances.log")
+    before = [(tmp_path / "saves" / name).read_bytes() for name in names]
     evaluator._decode = lambda trainer: decode_share(model_of(20), evaluator.plan, 0, 1, Bar())  # the loaded ones
     evaluate(evaluator, 30, best=20)
     evaluator.write_reports({"model": "saves"})
-    assert (last / "offline" / "instances.log").read_bytes() == before
+    assert [(tmp_path / "saves" / name).read_bytes() for name in names] == before
 
 
 def test_no_more_than_the_last_and_the_best_are_kept_in_memory(evaluator):

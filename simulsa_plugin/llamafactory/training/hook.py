@@ -71,6 +71,7 @@ class Evaluator:
         self._examples: TrainingExamples | None = None
         self._kept: dict[int, Sessions] = {}  # step → sessions, of the last evaluation and of the best one so far
         self._best: int | None = None  # step of the best model, after the training
+        self._has_best_weights = False  # they were loaded after the training
         self._unsent: int | None = None  # step whose examples the loggers do not have yet
         self._count = self._failed = 0  # of evaluations
 
@@ -85,10 +86,15 @@ class Evaluator:
         except Exception as error:  # a full disk must not end a training
             notify(f"{HISTORY} could not be cut at step {step}, and may hold later steps: {one_line(error)}")
 
-    def end(self, best: int | None = None) -> None:
-        """Clear the metrics of steps: after a training its best weights may be loaded, those of the step `best`."""
+    def end(self, best: int | None = None, *, loaded: bool = False) -> None:
+        """Clear the metrics of steps, as the weights may be others after a training.
+
+        Args:
+            best: step of the best model.
+            loaded: its weights were loaded. They are evaluated once more, which is no evaluation of the last step.
+        """
         self._done.clear()
-        self._best = best
+        self._best, self._has_best_weights = best, loaded
 
     def write_reports(self, model: Mapping[str, Any]) -> None:
         """Write the last evaluation of a training, and the best one, as results with reports; link them in the page.
@@ -126,15 +132,15 @@ class Evaluator:
             )
             return _nan_for_best(self.plan, trainer.args)
         rows, metrics = result
-        if rank_and_world_size()[0] == 0:
+        if rank_and_world_size()[0] == 0 and not self._has_best_weights:
             self._keep(step, getattr(trainer.state, "best_global_step", None))
             self._add_to_history(step, trainer.state.epoch, time.perf_counter() - start, rows)
         return _nan_for_best(self.plan, trainer.args) | metrics
 
     def _keep(self, step: int, best: int | None) -> None:
-        """Keep the sessions of a step, and those of the best one before it; the first ones of a step, see `end`."""
+        """Keep the sessions of a step, and those of the best one before it."""
         self._kept = {one: kept for one, kept in self._kept.items() if one in (best, step)}
-        self._kept.setdefault(step, self._sessions)
+        self._kept[step] = self._sessions
 
     def _score(self, shares: list[dict[int, Any] | str]) -> TrainingScores | str | None:
         """Return the result on the first rank, or the reason of a failure; None on other ranks."""
@@ -147,7 +153,8 @@ class Evaluator:
             sessions |= share
         try:
             rows = score_cells(self.plan, sessions)
-            self._sessions, self._examples = sessions, choose_examples(self.plan, sessions)
+            if not self._has_best_weights:
+                self._sessions, self._examples = sessions, choose_examples(self.plan, sessions)
             return rows, logged_metrics(self.plan, rows)
         except Exception as error:  # no failure of an evaluation may end a training
             return f"{type(error).__name__}: {one_line(error)}"
@@ -267,7 +274,8 @@ def with_simultaneous_evaluation(trainer_class: type) -> type:
             try:
                 return super().train(*arguments, **named)
             finally:
-                self.simultaneous.end(self.state.best_global_step)
+                loaded = self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None
+                self.simultaneous.end(self.state.best_global_step, loaded=loaded)
 
         def log(self, logs: dict[str, float], *arguments: Any, **named: Any) -> None:
             if self.simultaneous is not None and _is_evaluation(logs):
