@@ -89,9 +89,12 @@ class LiveSystem:
 
         for key in keys:
             check_choice("The key of an operating point", key, POINT_KEYS)
-        names = EvaluationSettings.from_keys(keys).policies if "simulsa_policies" in keys else ()
-        for name in names:  # before anything else: a dotted name would be imported
-            check_choice("simulsa_policies", name, self.policies)
+        given = EvaluationSettings.from_keys(keys).as_keys()
+        for key in keys:  # before cells are planned: they are the product of all values, which a client sends
+            if len(given[key]) != 1:
+                raise UsageError(f"{key} has {len(given[key])} values; a stream has one operating point: give it one.")
+        for name in given["simulsa_policies"] if "simulsa_policies" in keys else ():
+            check_choice("simulsa_policies", name, self.policies)  # a dotted name would be imported
         settings = EvaluationSettings.from_keys(self.settings.as_keys() | {"simulsa_cells": None} | dict(keys))
         settings.voice_activity(self.model.window_seconds)
         points = [cell for cell in plan_cells(settings) if cell.chunk_ms is not None]
