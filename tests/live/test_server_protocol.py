@@ -135,7 +135,7 @@ MISTAKES = {
     "point": ('{"simulsa": {"point": "rollback"}}', f"allowed: {ROLLBACK}"),
     "foreign key": ('{"simulsa": {"keys": {"simulsa_max_new_tokens": 9999}}}', "The key of an operating point is"),
     "value": ('{"simulsa": {"keys": {"simulsa_rollbacks": -1}}}', "simulsa_rollbacks is -1; allowed: a number ≥ 0"),
-    "several": ('{"simulsa": {"keys": {"simulsa_rollbacks": [1, 2]}}}', "simulsa_rollbacks has 2 values; a stream has one"),
+    "several": ('{"simulsa": {"keys": {"simulsa_rollbacks": [1, 2]}}}', "simulsa_rollbacks has 2 values"),
     "none": ('{"simulsa": {"keys": {"simulsa_chunks": []}}}', "simulsa_chunks has 0 values"),
     "long chunk": ('{"simulsa": {"keys": {"simulsa_chunks": 5000}}}', "more than half of the window"),
     "code": ('{"simulsa": {"keys": {"simulsa_policies": "os.getcwd"}}}', "simulsa_policies is 'os.getcwd'; allowed:"),
