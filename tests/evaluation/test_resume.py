@@ -10,6 +10,7 @@ from helpers.files import read_json_lines, tree
 
 from simulsa_plugin.errors import StorageError
 from simulsa_plugin.evaluation import block_decoding as decoding
+from simulsa_plugin.evaluation import cell_files
 from simulsa_plugin.evaluation import result_folder as results
 from simulsa_plugin.evaluation import run as module
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
@@ -80,10 +81,10 @@ def test_blocks_that_are_done_are_not_decoded_again(rows, tmp_path):
 def test_killed_while_it_writes_results_it_ends_with_the_same_bytes(rows, tmp_path):
     run(rows, tmp_path / "whole")
     for place, name in (
-        (module, "write_simuleval_log"),
+        (cell_files, "write_simuleval_log"),
         (results, "write_result_report"),
         (results, "write_json"),
-        (module, "emission_record"),
+        (cell_files, "emission_record"),
     ):
         with killed_in(place, name):
             run(rows, tmp_path / name)

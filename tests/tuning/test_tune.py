@@ -21,7 +21,7 @@ from helpers.files import tree
 from simulsa_plugin.commands import evaluate
 from simulsa_plugin.errors import DatasetError, StorageError, UsageError
 from simulsa_plugin.evaluation import block_decoding as decoding
-from simulsa_plugin.evaluation import run
+from simulsa_plugin.evaluation import cell_files
 from simulsa_plugin.evaluation.budgets import name_budget, parse_budgets
 from simulsa_plugin.evaluation.cells_table import cells_table
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
@@ -65,7 +65,7 @@ def found(rows, tmp_path_factory):
 
 def test_it_finds_what_the_whole_grid_finds_with_a_part_of_its_sessions(rows, found, tmp_path, monkeypatch):
     result, _ = found
-    monkeypatch.setattr(run, "Bootstrap", lambda: Bootstrap(samples=10))  # of the whole grid, where it takes long
+    monkeypatch.setattr(cell_files, "Bootstrap", lambda: Bootstrap(samples=10))  # the whole grid takes long
     grid = run_evaluation(HastyModel(), "dev", rows, settings(), tmp_path / "grid")[1:]
     for one in result["budgets"]:
         best = max((row for row in grid if row["LAAL"] <= one["budget"]), key=lambda row: (row["BLEU"], -row["LAAL"]))
