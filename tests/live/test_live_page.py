@@ -183,6 +183,23 @@ def test_what_goes_wrong_is_told(visit, monkeypatch, tmp_path):
         assert other.get_by_role("button", name="Start").is_enabled()
 
 
+def test_a_stream_that_could_not_begin_leaves_its_place_and_ends_no_other(visit, monkeypatch, tmp_path):
+    limits = Limits(max_speakers=1, idle_seconds=2)
+    with reading_server(monkeypatch, limits, model=clock("eins zwei drei")) as server:
+        page = visit(server).page
+        (tmp_path / "no.wav").write_bytes(b"no audio")
+        page.select_option("#source", "file")
+        page.set_input_files("#file", tmp_path / "no.wav")
+        page.get_by_role("button", name="Start").click()
+        page.get_by_text("The browser cannot play this file (NotSupportedError)").wait_for()
+        page.select_option("#source", "microphone")
+        page.get_by_role("button", name="Start").click()
+        page.get_by_text("Listening.").wait_for()
+        page.wait_for_timeout(1000 * (limits.idle_seconds + 1))  # what is left of the first one would end here
+        assert page.inner_text("#status") == "Listening."
+        finish(page)
+
+
 @pytest.mark.parametrize(("width", "dark"), [(390, False), (1280, True), (2560, False)])
 def test_everybody_can_use_the_page(visit, monkeypatch, width, dark):
     with reading_server(monkeypatch, model=clock("eins zwei drei")) as server:

@@ -26,6 +26,16 @@ export class Client {
     });
   }
 
+  get isOpen() {
+    return this.socket?.readyState === WebSocket.OPEN;
+  }
+
+  /** Leave: the server is told, and the listener nothing any more. */
+  close() {
+    this.ended = true;
+    this.socket?.close();
+  }
+
   #take(message) {
     if (message.error) this.#fail(message.error);
     else if (message.end_of_processing) this.#finish();
@@ -33,20 +43,18 @@ export class Client {
   }
 
   #finish() {
-    this.ended = true;
-    this.socket.close();
+    this.close();
     this.listener.onend();
   }
 
   #fail(text) {
     if (this.ended) return;
-    this.ended = true;
-    this.socket.close();
+    this.close();
     this.listener.onerror(text);
   }
 
   send(samples) {
-    if (this.socket.readyState !== WebSocket.OPEN) return;
+    if (!this.isOpen) return;
     this.socket.send(samples.buffer);
     if (this.socket.bufferedAmount > 2 * this.rate * MOST_WAITING_SECONDS) {
       this.#fail(`The network or the server takes no audio: ${MOST_WAITING_SECONDS} s of it are waiting.`);
@@ -54,6 +62,6 @@ export class Client {
   }
 
   end() {
-    if (this.socket.readyState === WebSocket.OPEN) this.socket.send(JSON.stringify({ end_of_stream: true }));
+    if (this.isOpen) this.socket.send(JSON.stringify({ end_of_stream: true }));
   }
 }

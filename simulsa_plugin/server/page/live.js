@@ -45,17 +45,16 @@ function showRunning(running) {
   settings.locked = running;
 }
 
-async function start() {
+async function start(begun) {
   const kind = byId("source").value;
   if (kind === "file" && !byId("file").files.length) throw new SourceError("Choose a file first.");
-  const begun = { capturedMs: 0, heardMs: 0, ending: false, client: null, source: null };
   begun.client = new Client({
     onreport(message) {
       transcript.apply(message);
       showState(message.simulsa);
     },
-    onend: () => finish("Finished."),
-    onerror: (text) => finish(text, true),
+    onend: () => finish(begun, "Finished."),
+    onerror: (text) => finish(begun, text, true),
   });
   stream = begun;
   showRunning(true);
@@ -95,23 +94,24 @@ function showLevel(samples) {
 /** Let the server translate what it has. */
 async function stop(one) {
   if (one.ending) return;
-  if (!one.source) return finish("Stopped.");
+  if (!one.source || !one.client.isOpen) return finish(one, "Stopped.");
   one.ending = true;
   tell("Finishing …");
   await one.source.stop();
   one.client.end();
 }
 
-/** The stream is over, by its end or by a mistake. */
-async function finish(text, wrong = false) {
-  const one = stream;
+/** A stream is over, by its end or by a mistake; one that was over before changes nothing any more. */
+async function finish(one, text, wrong = false) {
+  if (stream && one !== stream) return;
   stream = null;
+  one.client?.close();
   byId("player").hidden = true;
   showRunning(false);
   transcript.end();
   tell(text, wrong);
   for (const id of ["save", "clear"]) byId(id).disabled = !transcript.text;
-  if (one && !one.ending) {
+  if (!one.ending) {
     one.ending = true;
     await one.source?.stop();
   }
@@ -120,12 +120,13 @@ async function finish(text, wrong = false) {
 
 byId("form").addEventListener("submit", async (event) => {
   event.preventDefault();
+  const running = stream;
+  const one = running ?? { capturedMs: 0, heardMs: 0, ending: false, client: null, source: null };
   try {
-    if (stream) await stop(stream);
-    else await start();
+    await (running ? stop(one) : start(one));
   } catch (error) {
     if (!(error instanceof SourceError)) console.error(error);
-    await finish(error.message, true);
+    await finish(one, error.message, true);
   }
 });
 
