@@ -1,0 +1,162 @@
+"""The packaged model on the devices that are here: on the processor always, on GPUs with `pytest -m gpu`.
+
+On one device the numbers of a batch may differ from those alone in the last digits. In float32 no token may; in
+bfloat16 few sessions, and log-probabilities by less than the tolerance of docs/gpu_and_slurm.md.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from simulsa_plugin.audio.samples import from_pcm16, to_pcm16
+from simulsa_plugin.demo.corpus import iterate_utterances, write_demo_corpus
+from simulsa_plugin.demo.grammar import PROMPT
+from simulsa_plugin.llamafactory.data.rendering import load_renderer
+from simulsa_plugin.llamafactory.model.arguments import inference_arguments
+from simulsa_plugin.llamafactory.model.backbone import Backbone
+from simulsa_plugin.llamafactory.model.backbone_loading import load_backbone
+from simulsa_plugin.model.values import Prompt
+from simulsa_plugin.streaming.engine import BatchLimits, DecodingSetting, StreamSource, decode_batched, decode_timed
+from simulsa_plugin.streaming.policies import Confidence, LocalAgreement, Offline, Rollback
+
+RECIPE = {"model_name_or_path": "simulsa-demo", "template": "qwen2_audio"}
+ASK = Prompt(({"role": "user", "content": PROMPT},))
+SETTINGS = [
+    DecodingSetting(Offline(), None),
+    DecodingSetting(Rollback(3), 1000),
+    DecodingSetting(Confidence(0.9), 1000),
+    DecodingSetting(LocalAgreement(2), 1000),
+]
+LIMITS = BatchLimits(64)
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.25}  # of log-probabilities
+GPU = pytest.mark.gpu
+RECIPES = Path(__file__).parents[2] / "recipes"
+
+
+def gpus(count):
+    """A reason to skip a test for so many GPUs."""
+    return pytest.mark.skipif(torch.cuda.device_count() < count, reason=f"{count} GPUs are needed")
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param((device, dtype), id=f"{device}-{dtype}".replace("torch.", ""), marks=[GPU] * (device == "cuda"))
+        for device in ("cpu", "cuda")
+        for dtype in TOLERANCE
+    ],
+)
+def model(request):
+    device, dtype = request.param
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("a GPU is needed")
+    arguments = inference_arguments(RECIPE)
+    return Backbone(load_backbone(arguments).model.to(device, dtype), load_renderer(arguments))
+
+
+@pytest.fixture(scope="module")
+def utterances():
+    return [(from_pcm16(to_pcm16(one.waveform)), one.sentence.target_text) for one in iterate_utterances("test", 16)]
+
+
+def tokens(session):
+    return [step.token_ids for step in session.steps]
+
+
+def test_batches_decode_as_sessions_alone(model, utterances):
+    sources = [StreamSource(ASK, waveform) for waveform, _ in utterances]
+    together = decode_batched(model, sources, SETTINGS, LIMITS)
+    different = sum(
+        tokens(session) != tokens(decode_timed(model, source, setting, LIMITS))
+        for setting, sessions in zip(SETTINGS, together, strict=True)
+        for source, session in zip(sources, sessions, strict=True)
+    )
+    print(f"{model.describe()['device']} {model.model.dtype}: {different} of {len(sources) * len(SETTINGS)} differ")
+    assert different <= (0 if model.model.dtype == torch.float32 else 0.1 * len(sources) * len(SETTINGS))
+
+
+def test_batches_score_as_references_alone(model, utterances):
+    clips = [waveform[: len(waveform) * 2 // 3] for waveform, _ in utterances]
+    rendered = [model.render(ASK, clip, text) for clip, (_, text) in zip(clips, utterances, strict=True)]
+    together = model.score(rendered, clips)
+    alone = [model.score([one], [clip])[0] for one, clip in zip(rendered, clips, strict=True)]
+    largest = max(
+        float(np.abs(np.subtract(one.logprobs, other.logprobs)).max())
+        for one, other in zip(together, alone, strict=True)
+    )
+    print(f"{model.describe()['device']} {model.model.dtype}: largest difference of log p {largest:.2g}")
+    assert largest < TOLERANCE[model.model.dtype]
+
+
+@GPU
+@gpus(1)
+def test_a_batch_that_does_not_fit_into_a_gpu_is_decoded_in_halves(utterances):
+    arguments = inference_arguments(RECIPE)
+    one = Backbone(load_backbone(arguments).model.to("cuda"), load_renderer(arguments))
+    sources = [StreamSource(ASK, waveform) for waveform, _ in utterances] * 32
+    expected = decode_batched(one, sources[: len(utterances)], SETTINGS, LIMITS)
+    torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 64 * 2**20) / total)
+    try:
+        found = decode_batched(one, sources, SETTINGS, BatchLimits(64, 4096, 1e12))
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert one._split_notified
+    for some, others in zip(found, expected, strict=True):
+        assert [tokens(session) for session in some[: len(utterances)]] == [tokens(session) for session in others]
+
+
+@GPU
+@gpus(1)
+def test_a_recipe_is_placed_on_a_gpu():
+    loaded = load_backbone(inference_arguments(RECIPE))
+    assert loaded.describe()["device"] == "cuda"
+    assert {parameter.device.index for parameter in loaded.model.parameters()} == {0}
+
+
+@GPU
+@gpus(2)
+def test_a_model_on_two_gpus_decodes_as_on_one(utterances):
+    from accelerate import dispatch_model, infer_auto_device_map
+
+    sources = [StreamSource(ASK, waveform) for waveform, _ in utterances]
+    arguments = inference_arguments(RECIPE)
+    alone = Backbone(load_backbone(arguments).model.to("cuda"), load_renderer(arguments))
+    expected = decode_batched(alone, sources, SETTINGS, LIMITS)
+    model = load_backbone(arguments).model.cpu()
+    half = sum(weight.numel() * weight.element_size() for weight in model.parameters()) * 6 // 10
+    plan = infer_auto_device_map(model, {0: half, 1: 2 * half}, no_split_module_classes=model._no_split_modules)
+    spread = Backbone(dispatch_model(model, plan), load_renderer(arguments))
+    assert {parameter.device.index for parameter in spread.model.parameters()} == {0, 1}
+    found = decode_batched(spread, sources, SETTINGS, LIMITS)
+    assert [[tokens(one) for one in row] for row in found] == [[tokens(one) for one in row] for row in expected]
+
+
+@GPU
+@pytest.mark.parametrize(
+    ("count", "keys"),
+    [
+        pytest.param(1, ["bf16=true"], marks=gpus(1), id="bf16"),
+        pytest.param(2, ["bf16=true", "deepspeed=z2.json"], marks=gpus(2), id="zero2"),
+        pytest.param(2, ["bf16=true", "deepspeed=z3.json"], marks=gpus(2), id="zero3"),
+    ],
+)
+def test_training_decodes_at_its_evaluations(count, keys, tmp_path):
+    write_demo_corpus(tmp_path / "data", rows=64)
+    keys = [key.replace("deepspeed=", f"deepspeed={RECIPES}/deepspeed/") for key in keys]
+    keys += ["dataset=demo", "eval_dataset=demo_test", "simulsa_eval_dataset=demo_test", "simulsa_eval_samples=8"]
+    keys += ["max_steps=2", "eval_strategy=steps", "eval_steps=2", "output_dir=saved"]
+    start = "import sys; from llamafactory.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", start, "train", str(RECIPES / "demo_offline.yaml"), *keys],
+        cwd=tmp_path, env=os.environ | {"CUDA_VISIBLE_DEVICES": ",".join(map(str, range(count)))},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (tmp_path / "saved" / "simulsa_eval.jsonl").stat().st_size > 0
