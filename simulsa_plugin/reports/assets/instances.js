@@ -106,7 +106,7 @@ function showInstance(one, numbers) {
     one.note ? element("p", { class: "note" }, one.note) : null,
     seconds < one.seconds ? element("p", { class: "note" }, `The first ${seconds} of ${one.seconds.toFixed(0)} seconds.`) : null,
     timeline.view,
-    element("p", { class: "note" }, `Above: ${audioShown(one)}. Below: each word when it was committed; triangles: text was taken back. A click moves the replay.`),
+    element("p", { class: "note" }, `Above: ${audioShown(one)}. Below: each word when it was committed whole, which a word is once a space or the end follows; the replay shows it earlier. Triangles: text was taken back. A click moves the replay.`),
     element("div", { class: "charts" }, ...systems.map(({ view }) => view)),
     one.segments.length ? segmentsTable(one, shown, clock)
       : element("p", {}, element("b", {}, "Reference: "), element("bdi", {}, one.reference ?? "–")));
