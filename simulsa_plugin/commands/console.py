@@ -7,6 +7,7 @@ import contextlib
 import errno
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -31,7 +32,17 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise UsageError with the next step."""
-        raise UsageError(f"{message}. See `{self.prog} --help`.")
+        unknown = re.match(r"unrecognized arguments: (--[\w-]+)", message)
+        hint = self._near_option(unknown[1]) if unknown else ""
+        raise UsageError(f"{message}.{hint} See `{self.prog} --help`.")
+
+    def _near_option(self, word: str) -> str:
+        """Return what may have been meant by an unknown option: an option, or a key, which is written without dashes."""
+        from simulsa_plugin.settings import did_you_mean
+
+        takes_keys = any("key=value" in str(action.metavar) for action in self._actions)
+        keys = f" Keys are written key=value: simulsa_{word[2:].replace('-', '_')}=…" if takes_keys else ""
+        return did_you_mean(word, self._option_string_actions) or keys
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
         """End the command after --help or --version."""

@@ -64,6 +64,7 @@ from simulsa_plugin.streaming.catalogue import make_policies, policy_sources
 from simulsa_plugin.streaming.engine import BatchLimits, DecodingSetting
 from simulsa_plugin.streaming.policies import Offline
 
+_LISTED_CELLS = 20  # in the error for an unknown one
 logger = logging.getLogger(__name__)
 DECODING = "decoding"
 
@@ -173,9 +174,11 @@ def _select_cells(cells: Sequence[DecodingSetting], names: Sequence[str] | None)
     folders = [cell_folder(cell) for cell in cells]
     for name in names:
         if name not in folders:
+            shown = folders[:_LISTED_CELLS] + ["…"] * (len(folders) > _LISTED_CELLS)
+            hint = did_you_mean(name, folders) or f" They are {', '.join(shown)}."
             raise UsageError(
                 f"simulsa_cells names {short_repr(name)}, which is not among the {len(folders)} cells of "
-                f"simulsa_policies, simulsa_chunks and the policies' keys.{did_you_mean(name, folders)}"
+                f"simulsa_policies, simulsa_chunks and the policies' keys.{hint}"
             )
     return [cell for cell, folder in zip(cells, folders, strict=True) if folder in names]
 

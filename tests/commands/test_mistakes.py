@@ -236,6 +236,31 @@ def test_the_templates_read_from_the_source_are_those_of_llamafactory():
     assert {name for name, takes_audio in known_templates().items() if takes_audio} == with_audio
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("saves/simulsa", True), ("Qwen/Cached", False), ("model", False)],
+    ids=["typo", "cached", "folder"],
+)
+def test_a_name_that_the_hub_is_asked_for_is_told_before_its_minutes(place, monkeypatch, caplog, name, said):
+    from huggingface_hub import constants
+
+    from simulsa_plugin.llamafactory.plugin.recipe_checks import check_recipe
+
+    cache = place / "cache"
+    snapshot = cache / "models--Qwen--Cached" / "snapshots" / "f00"  # the layout of huggingface_hub's cache
+    for path, content in ((snapshot / "config.json", "{}"), (snapshot.parents[1] / "refs" / "main", "f00")):
+        path.parent.mkdir(parents=True)
+        path.write_text(content)
+    Path("model").mkdir()
+    Path("model/config.json").write_text("{}")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    caplog.set_level("INFO", "simulsa_plugin")
+    check_recipe({"model_name_or_path": name, "template": "qwen2_audio"}, None)
+    line = f"There is no folder {name}, and {cache} does not hold it: asking the Hugging Face Hub."
+    assert caplog.messages == ([line] if said else [])
+
+
 def test_a_process_of_its_own_is_as_quiet(place):
     # In this process LLaMA-Factory's loggers have been set up long ago; a user's process starts fresh.
     program = Path(sys.executable).parent / "simulsa-augment"

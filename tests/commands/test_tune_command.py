@@ -39,6 +39,17 @@ def place(tmp_path, monkeypatch):
             ["eval_dataset=toy", "simulsa_dev_dataset=other", "simulsa_cells=rollback_k500_b33"],
             "simulsa_cells names 'rollback_k500_b33', which is not among the 248 cells",
         ),
+        (
+            [
+                "simulsa_policies=rollback",
+                "simulsa_rollbacks=0,3",
+                "simulsa_chunks=500",
+                "simulsa_cells=k500",
+                "eval_dataset=toy",
+                "simulsa_dev_dataset=other",
+            ],
+            "They are rollback_k500_b0, rollback_k500_b3.",
+        ),
         (["simulsa_policies=[]", "simulsa_dev_dataset=other"], "There is no cell to choose from"),
         (
             ["simulsa_corpus=mustc", "simulsa_corpus_dir=data"],

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import functools
 import importlib.util
+import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ from simulsa_plugin.settings import did_you_mean, unknown_key
 
 OTHER_HUBS = ("USE_MODELSCOPE_HUB", "USE_OPENMIND_HUB")
 TRUE_VALUES = frozenset({"true", "y", "1"})  # of LLaMA-Factory's environment variables
+logger = logging.getLogger(__name__)
 
 
 def check_recipe(recipe: Mapping[str, Any], datasets: Sequence[str] | None) -> None:
@@ -154,7 +156,10 @@ def _folder_problem(folder: Path, file_name: str) -> str | None:
 
 
 def _hub_problem(name: str, recipe: Mapping[str, Any], file_name: str) -> str | None:
-    """Return why a name cannot be on a hub, as far as that is known without the network; None where it may be."""
+    """Return why a name cannot be on a hub, as far as that is known without the network; None where it may be.
+
+    Says that a hub is asked, since a mistyped folder looks like a name there, and a download or its retries take minutes.
+    """
     from huggingface_hub import constants, try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # it is in their documentation
@@ -163,14 +168,17 @@ def _hub_problem(name: str, recipe: Mapping[str, Any], file_name: str) -> str | 
         validate_repo_id(name)
     except HFValidationError:
         return "there is no such folder, and it is not a name on a hub either (owner/name)"
-    if not constants.HF_HUB_OFFLINE or any(os.environ.get(hub, "").lower() in TRUE_VALUES for hub in OTHER_HUBS):
+    if any(os.environ.get(hub, "").lower() in TRUE_VALUES for hub in OTHER_HUBS):
         return None
     cache = recipe.get("cache_dir")
     folder = cache if isinstance(cache, str) else constants.HF_HUB_CACHE
     revision = str(recipe.get("model_revision") or "main")
     if isinstance(try_to_load_from_cache(name, file_name, cache_dir=folder, revision=revision), str):
         return None
-    return f"there is no such folder, HF_HUB_OFFLINE is set, and {folder} does not hold it"
+    if constants.HF_HUB_OFFLINE:
+        return f"there is no such folder, HF_HUB_OFFLINE is set, and {folder} does not hold it"
+    logger.info("There is no folder %s, and %s does not hold it: asking the Hugging Face Hub.", name, folder)
+    return None
 
 
 def _check_datasets(dataset_dir: object, names: Sequence[str]) -> None:
