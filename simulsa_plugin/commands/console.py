@@ -37,7 +37,7 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message}.{hint} See `{self.prog} --help`.")
 
     def _near_option(self, word: str) -> str:
-        """Return what may have been meant by an unknown option: an option, or a key, which is written without dashes."""
+        """Return what may have been meant by an unknown option: another one, or a key, which has no dashes."""
         from simulsa_plugin.settings import did_you_mean
 
         takes_keys = any("key=value" in str(action.metavar) for action in self._actions)

@@ -158,7 +158,7 @@ def _folder_problem(folder: Path, file_name: str) -> str | None:
 def _hub_problem(name: str, recipe: Mapping[str, Any], file_name: str) -> str | None:
     """Return why a name cannot be on a hub, as far as that is known without the network; None where it may be.
 
-    Says that a hub is asked, since a mistyped folder looks like a name there, and a download or its retries take minutes.
+    Says that a hub is asked: a mistyped folder looks like a name there, and a download or its retries take minutes.
     """
     from huggingface_hub import constants, try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
