@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from simulsa_plugin.cards import public_name
 from simulsa_plugin.comparison.names import path_text, short_names
 from simulsa_plugin.evaluation.limit import LIMIT, LIMITS
 from simulsa_plugin.evaluation.named_result import NamedResult
@@ -63,13 +64,22 @@ def shown_results(results: Sequence[tuple[Path, Mapping[CellKey, Cell], Mapping[
     ]
 
 
+def _public_model(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what describes a model, without the folders of this machine: the page is sent to others."""
+
+    def public(value: object) -> str:
+        return ", ".join(map(public, value)) if isinstance(value, list) else public_name(str(value or ""))
+
+    return {str(key): public(value) if key in ("model", "adapter") else value for key, value in model.items()}
+
+
 def _shown_folder(name: str, folder: Path) -> ShownResult:
     scores = read_scores(folder)
     model = scores.get("model") or {}
     facts = {
         "test set": scores.get("dataset"),
         "rows": scores.get("rows"),
-        **({str(key): value for key, value in model.items()} if isinstance(model, Mapping) else {"model": model}),
+        **(_public_model(model) if isinstance(model, Mapping) else {"model": model}),
         "skipped utterances": len(scores.get("skipped") or ()),
         "decoded on": ", ".join(map(str, scores.get("decoded_on") or ())),
     }

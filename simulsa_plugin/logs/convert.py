@@ -384,7 +384,7 @@ def _written_units(steps: Sequence[ShownStep], unit: LatencyUnit) -> list[int]:
 def _log_path(source: Path) -> Path:
     path = source / INSTANCES_LOG if source.is_dir() else source
     if not path.exists():
-        raise LogError(
-            f"{path} does not exist. Give a log, or the folder of a cell of `simulsa-eval run`, which holds one."
-        )
+        example = next(iter(sorted(source.glob(f"*/{INSTANCES_LOG}"), reverse=True)), None)
+        such = f", such as {example.parent}" if example else ", which holds one"
+        raise LogError(f"{path} does not exist. Give a log, or the folder of a cell of `simulsa-eval run`{such}.")
     return path

@@ -588,3 +588,13 @@ def test_a_models_own_tokens_become_its_text():
     folder = Path(simulsa_plugin.__file__).parent / "demo" / "simulsa-demo"
     tokens = Tokenizer.from_file(str(folder / "tokenizer.json")).encode("für die alte Brücke").tokens
     assert simulstream.make_detokenizer(str(folder))(tokens) == "für die alte Brücke"
+
+
+def test_of_a_result_folder_a_cell_is_named_to_convert(write, tmp_path, capsys):
+    cell = tmp_path / "out" / "rollback_k500_b0"
+    (tmp_path / "out" / "offline").mkdir(parents=True)
+    cell.mkdir()
+    for folder in (cell, tmp_path / "out" / "offline"):
+        (folder / "instances.log").write_bytes(write(SEGMENT).read_bytes())
+    assert main(["convert", str(tmp_path / "out"), "--to", "lists", "--out", str(tmp_path / "lists")]) == 1
+    assert f"the folder of a cell of `simulsa-eval run`, such as {cell}." in capsys.readouterr().err
