@@ -49,13 +49,16 @@ class Combination:
 
 COMBINATIONS = (
     Combination("default"),
-    # With a pin, since the torchvision of LLaMA-Factory, which pyproject.toml does not name, would be the highest.
-    Combination("lowest", lowest=True, pins=("torch==2.8.0",)),
+    # With pins, since torchvision, which only LLaMA-Factory names, would be the highest, and demand the highest torch.
+    Combination("lowest", lowest=True, pins=("torch==2.10.*", "torchaudio==2.10.*")),
     Combination("Python 3.12", python="3.12"),
     Combination("Python 3.13", python="3.13"),
     Combination("Python 3.14", python="3.14"),
-    Combination("torch 2.9", pins=("torch==2.9.*",)),
+    Combination("torch 2.10", pins=("torch==2.10.*", "torchaudio==2.10.*")),
+    Combination("torch 2.10 with another torchaudio", pins=("torch==2.10.*",)),
     # Outside of the bounds: why they are where they are.
+    Combination("torch 2.9", overrides=("torch==2.9.*", "torchaudio==2.9.*", "torchvision==0.24.*")),
+    Combination("torch 2.8", overrides=("torch==2.8.*", "torchaudio==2.8.*", "torchvision==0.23.*")),
     Combination("transformers 5.5", overrides=("transformers==5.5.*",)),
 )
 SHOWN = ("llamafactory", "transformers", "torch", "peft", "accelerate", "deepspeed", "numpy", "pandas")
@@ -144,7 +147,7 @@ def try_combination(combination: Combination, logs: Path | None) -> Outcome:
             outcome.result = summary(output)
         except StepFailed as failure:
             outcome.result = f"**fails**: {step}"
-            outcome.error = first_error(str(failure))
+            outcome.error = first_error(str(failure).replace(folder, "…"))
     _progress(f"{combination.name}: {outcome.result} {outcome.error}")
     return outcome
 
