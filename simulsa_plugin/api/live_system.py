@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from simulsa_plugin.model.values import Prompt, Sample
     from simulsa_plugin.streaming.engine import DecodingSetting, StreamSource
 
+logger = logging.getLogger(__name__)
 CALIBRATION_ROWS = 8  # utterances on which attention heads are selected
 USUAL_POINT = "confidence_k500_b0_confidence_threshold0.99"  # of the preset `recommended`: the middle of its curve
 # What may be chosen for a stream: the rest of a recipe is about the model, or about all streams.
@@ -227,6 +229,7 @@ def open_live_system(
     from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
     from simulsa_plugin.evaluation.run import plan_cells
     from simulsa_plugin.live.engine import LiveEngine
+    from simulsa_plugin.llamafactory.model.arguments import check_named
     from simulsa_plugin.longform.silero import require_silero
     from simulsa_plugin.presets import RECOMMENDED
     from simulsa_plugin.streaming.engine import BatchLimits
@@ -247,29 +250,35 @@ def open_live_system(
             "Set simulsa_cells to one of them."
         )
     corpus = CorpusSettings.from_keys(opened.simulsa)
-    model, samples = _load(opened, corpus.prompt, settings)
+    check_named(opened.toolkit)
     prompts = StreamPrompts(
-        samples[0].prompt if samples else _embedded_prompt(opened, corpus.prompt),
+        _embedded_prompt(opened, corpus.prompt),
         corpus.prompt,
         str(opened.toolkit["template"]),
         corpus.source_language,
         corpus.target_language,
     )
-    prompts.prompt()  # a language that is missing shows now
+    names = dataset_names(opened.toolkit.get("eval_dataset") or opened.toolkit.get("dataset"))[:1]
+    names = names if corpus.prompt is None else []
+    if not names:
+        prompts.prompt()  # a language that is missing shows now
+    name = Path(str(opened.toolkit["model_name_or_path"])).name
+    logger.info(f"loading {name}, operating points: {len(points)}, simulsa_longform: {settings.longform}")
+    model, samples = _load(opened, names, settings)
+    if samples:
+        prompts = dataclasses.replace(prompts, fixed=samples[0].prompt)
     limits = BatchLimits(settings.max_new_tokens, settings.eval_batch_size, settings.eval_memory_gb * 1e9)
     _set_attention_heads(model, list(points.values()), samples)
-    name = Path(str(opened.toolkit["model_name_or_path"])).name
     return LiveSystem(model, LiveEngine(model, limits), settings, points, prompts, name)
 
 
-def _load(recipe: Recipe, prompt: str | None, settings: EvaluationSettings) -> tuple[Backbone, list[Sample]]:
-    """Load the model, and utterances that show the prompt, where the recipe names a dataset and no prompt."""
+def _load(recipe: Recipe, names: list[str], settings: EvaluationSettings) -> tuple[Backbone, list[Sample]]:
+    """Load the model, and utterances that show the prompt, if a dataset is named."""
     from simulsa_plugin.api.loading import load_model, load_model_and_data
     from simulsa_plugin.model.values import Sample
 
     cache_bytes = settings.eval_memory_gb * 1e9
-    names = dataset_names(recipe.toolkit.get("eval_dataset") or recipe.toolkit.get("dataset"))[:1]
-    if prompt is not None or not names:
+    if not names:
         return load_model(recipe.toolkit, cache_bytes), []
     samples: list[Sample] = []
 

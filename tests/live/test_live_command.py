@@ -44,7 +44,10 @@ def started(*words, interrupt=signal.SIGINT):
     )  # fmt: skip
     try:
         said = []
-        line = process.stdout.readline()
+        first, line = process.stdout.readline(), process.stdout.readline()
+        assert re.fullmatch(r"loading \S+, operating points: \d+, simulsa_longform: window\n", first), (
+            process.stderr.read()
+        )
         found = re.fullmatch(r"(\S+) is served at (https?://\S+:\d+/)\n", line)
         assert found, (line, process.stderr.read())
         yield process, found[2], said
