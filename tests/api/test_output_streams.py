@@ -14,6 +14,7 @@ PRINTING = {
     "sharding.py",  # of several processes that wait for each other, which only commands start
     "evaluation/comet/worker.py",  # a process of its own
     "demo/pretrain.py",  # a script
+    "agents/simuleval_agent.py",  # a program of SimulEval, which a mistake ends
 }
 
 
