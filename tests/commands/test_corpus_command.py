@@ -199,7 +199,7 @@ def kaldi(folder, recording):
         (["simulsa_corpus=kaldi", "simulsa_corpus_dir=shell"], 1,
          "wav.scp, line 1: the audio 'touch owned |' is a shell command, and none is run"),
         (["simulsa_corpus=kaldi", "simulsa_corpus_dir=outside"], 1, "lies outside the corpus, at "),
-        (["simulsa_corpus=kaldi", "simulsa_corpus_dir=missing"], 1, "gone.wav. Set simulsa_audio_dir to the folder from which"),
+        (["simulsa_corpus=kaldi", "simulsa_corpus_dir=missing"], 1, "gone.wav. Set simulsa_audio_dir to the folder"),
         (["simulsa_corpus=table", "simulsa_corpus_dir=.", "simulsa_columns=audio"], 2, "simulsa_columns is 'audio'"),
         (["simulsa_corpus=kaldi", "simulsa_corpus_dir=shell", "simulsa_prompt=plane"], 2, "did you mean plain?"),
     ],
