@@ -1,6 +1,6 @@
 """A speech processor for simulstream 1.0: its inference, servers and clients run a recipe's model.
 
-simulstream loads this module by the `type` of its YAML; nothing else imports it, and simulstream is no dependency.
+simulstream loads this module by the `type` of its YAML; nothing else imports it, and simulstream is not a dependency.
 """
 
 from __future__ import annotations

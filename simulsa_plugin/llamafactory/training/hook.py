@@ -91,7 +91,7 @@ class Evaluator:
 
         Args:
             best: step of the best model.
-            loaded: its weights were loaded. They are evaluated once more, which is no evaluation of the last step.
+            loaded: its weights were loaded. They are evaluated once more, which does not evaluate the last step.
         """
         self._done.clear()
         self._best, self._has_best_weights = best, loaded
