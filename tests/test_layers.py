@@ -38,7 +38,7 @@ ALLOWED = {
     "reports": {"audio", "errors", "terminal"},
     "cards": {"errors", "files", "terminal"},
     "worker_processes": set(),
-    "audio": {"errors", "segments"},
+    "audio": {"errors", "files", "segments"},
     "files": {"errors"},
     "model": {"errors", "audio", "segments"},
     "run_configuration": {"errors", "files", "settings"},

@@ -25,6 +25,7 @@ from simulsa_plugin.audio.checks import (
     check_size,
     name_of,
 )
+from simulsa_plugin.audio.references import is_reference, open_reference
 from simulsa_plugin.audio.resampling import resample_waveform
 from simulsa_plugin.audio.samples import SAMPLE_RATE, Waveform, average_channels, seconds_to_samples
 from simulsa_plugin.errors import AudioError, StorageError
@@ -95,7 +96,7 @@ def _gather(blocks: Iterator[Waveform], handle: IO[bytes]) -> Waveform:
 
 @contextlib.contextmanager
 def opened(path: str | Path | IO[bytes]) -> Iterator[IO[bytes]]:
-    """Open a file to decode it; a handle is taken as it is.
+    """Open a file to decode it, or what a reference names; a handle is taken as it is.
 
     The decoders name no cause where the system refuses to read, so a failing disk looks like broken audio to them. It
     must not: an utterance would be dropped for good.
@@ -107,6 +108,10 @@ def opened(path: str | Path | IO[bytes]) -> Iterator[IO[bytes]]:
     try:
         if not isinstance(path, (str, Path)):
             yield path
+            return
+        if isinstance(path, str) and is_reference(path):
+            with open_reference(path) as handle:
+                yield handle
             return
         check_file(Path(path))
         # Without waiting: should a pipe take the file's place, opening it would wait for a writer for ever.

@@ -76,7 +76,7 @@ class _Reader(Protocol):
 
 
 def read_parts(
-    path: Path, spans: Sequence[Span], sample_rate: int = SAMPLE_RATE
+    path: str | Path, spans: Sequence[Span], sample_rate: int = SAMPLE_RATE
 ) -> Iterator[tuple[int, Waveform | AudioError]]:
     """Yield parts of one recording, mono at `sample_rate`; the recording is read once, and never held whole.
 
@@ -84,7 +84,7 @@ def read_parts(
     resampled. What reaches up to half a second past the end is taken as far as it goes.
 
     Args:
-        path: the recording.
+        path: the recording, or a reference to it.
         spans: its parts, in any order.
         sample_rate: of the result.
 
@@ -104,7 +104,7 @@ def read_parts(
                 yield index, error
 
 
-def audio_info(path: Path) -> AudioInfo:
+def audio_info(path: str | Path) -> AudioInfo:
     """Return length and channels of an audio file, as decoding gives them.
 
     libsndfile's header has them; the first sample is decoded as a proof. What PyAV reads is decoded to its end: the
@@ -177,7 +177,7 @@ def _select_channel(samples: Waveform, channel: int | None) -> Waveform:
 
 
 @contextlib.contextmanager
-def _open_recording(path: Path) -> Iterator[_Reader]:
+def _open_recording(path: str | Path) -> Iterator[_Reader]:
     with opened(path) as handle:
         try:
             file = open_with_soundfile(handle)

@@ -187,7 +187,7 @@ def _rest_address(row: Mapping[str, Any]) -> str | None:
     start = row["cut_seconds"]
     span = Span(start, min(start + REST_SECONDS, row["duration_seconds"]))
     try:
-        ((_, part),) = read_parts(Path(row["audio"]), [span])
+        ((_, part),) = read_parts(row["audio"], [span])
         return None if isinstance(part, AudioError) else _address(part)
     except (AudioError, StorageError):
         return None

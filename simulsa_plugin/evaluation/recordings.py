@@ -11,7 +11,6 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
@@ -150,7 +149,7 @@ def _find_recording(
     if isinstance(row, UnusableRow):
         return row
     try:
-        probabilities, num_samples = _speech_probabilities(Path(row.audio), detector)
+        probabilities, num_samples = _speech_probabilities(row.audio, detector)
     except AudioError as error:
         return _unusable(row, f"audio_{error.reason}")
     if num_samples < MIN_DECODED_MS * SAMPLES_PER_MS:
@@ -163,7 +162,7 @@ def _find_recording(
     return Recording(row, num_samples, tuple(found), references, skipped, settings)
 
 
-def _speech_probabilities(path: Path, detector: SpeechDetector) -> tuple[Probabilities, int]:
+def _speech_probabilities(path: str, detector: SpeechDetector) -> tuple[Probabilities, int]:
     """Return the probability of speech in each frame (num_frames,), and the number of samples."""
     slices = math.ceil(audio_info(path).seconds / SLICE_SECONDS)
     spans = [Span(SLICE_SECONDS * number, SLICE_SECONDS * (number + 1)) for number in range(slices - 1)]
@@ -182,7 +181,7 @@ def _read_segments(recording: Recording, speech: Sequence[SpeechSegment]) -> lis
     """Read speech segments, each exactly as long as it was found to be."""
     spans = [Span(samples_to_seconds(each.start), samples_to_seconds(each.end)) for each in speech]
     waveforms: list[Waveform | str] = [""] * len(spans)
-    for index, waveform in read_parts(Path(recording.sample.audio), spans):
+    for index, waveform in read_parts(recording.sample.audio, spans):
         if isinstance(waveform, AudioError):
             waveforms[index] = f"audio_{waveform.reason}"
         else:

@@ -341,10 +341,10 @@ def _source(record: EmissionRecord) -> str:
 def _sound(path: str, until: float | None, room: float) -> tuple[Json, float]:
     """Return the audio of an instance, or a note where there is none, and the seconds for which there is still room."""
     try:
-        seconds = until or audio_info(Path(path)).seconds
+        seconds = until or audio_info(path).seconds
         if seconds > room:
             return {"audio": None, "note": "The page has no room for more audio."}, room
-        ((_, waveform),) = read_parts(Path(path), [Span(0.0, until)])
+        ((_, waveform),) = read_parts(path, [Span(0.0, until)])
         if isinstance(waveform, AudioError):
             raise waveform
     except SimulsaError:

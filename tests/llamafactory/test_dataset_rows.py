@@ -68,7 +68,7 @@ def one(*contents, audios=1, **more):
         (one(f"{ASK}<video>", "Hallo"), "other_media"),
         (one(ASK, "Hallo", audios=0), "no_audio"),
         (one(ASK, "Hallo") | {"audios": None}, "no_audio"),
-        (one(ASK, "Hallo") | {"audios": ["https://example.org/0.wav"]}, "audio_not_a_path"),
+        (one(ASK, "Hallo") | {"audios": ["ftp://example.org/0.wav"]}, "audio_not_a_path"),
         (one(ASK, "Hallo") | {"audios": [{"path": "wav/0.wav", "bytes": None}]}, "audio_not_a_path"),
         (one(ASK, "Hallo") | {"audios": [0.5, 0.25]}, "audio_not_a_path"),
         (one(ASK, " \n"), "empty_reference"),

@@ -21,7 +21,7 @@ from simulsa_plugin.llamafactory.data.dataset_registry import (
     with_absolute_paths,
 )
 from simulsa_plugin.llamafactory.data.media_paths import absolute_path, absolute_paths, flatten, is_relative
-from simulsa_plugin.llamafactory.data.row_checks import training_problem, unusable_reason
+from simulsa_plugin.llamafactory.data.row_checks import names_audio, training_problem, unusable_reason
 from simulsa_plugin.llamafactory.data.segments_column import read_segments
 from simulsa_plugin.llamafactory.model.arguments import InferenceArguments, silence_libraries
 from simulsa_plugin.model.values import Prompt, Sample, UnusableRow
@@ -146,7 +146,7 @@ class OfflineDataset:
         if not aligned["_prompt"] or len(aligned["_response"] or []) != 1:
             return None, []
         cause = training_problem(turns, aligned, self.audio_token)
-        if cause is None and not all(isinstance(audio, str) and "://" not in audio for audio in audios):
+        if cause is None and not all(map(names_audio, audios)):
             cause = "the row's audio is not the path of a file"
         return cause, [] if cause else absolute_paths(audios)
 

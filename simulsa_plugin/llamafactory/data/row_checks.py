@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from simulsa_plugin.audio.references import is_reference
+
 
 def unusable_reason(aligned: Mapping[str, Any]) -> str | None:
     """Return the reason why an aligned row cannot be augmented or evaluated; None where it can."""
@@ -30,9 +32,14 @@ def _unusable_media(aligned: Mapping[str, Any]) -> str | None:
         return "other_media"
     if not aligned["_audios"]:
         return "no_audio"
-    if not all(isinstance(audio, str) and "://" not in audio for audio in aligned["_audios"]):
+    if not all(map(names_audio, aligned["_audios"])):
         return "audio_not_a_path"
     return None
+
+
+def names_audio(audio: object) -> bool:
+    """Return whether this is the path of a file, or a reference to audio in a store or in a container."""
+    return isinstance(audio, str) and ("://" not in audio or is_reference(audio))
 
 
 def _unusable_text(aligned: Mapping[str, Any]) -> str | None:

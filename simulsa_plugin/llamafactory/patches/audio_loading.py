@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from simulsa_plugin.audio.decoding import read_samples
+from simulsa_plugin.audio.references import is_reference
 from simulsa_plugin.audio.samples import SAMPLE_RATE, write_wav
 from simulsa_plugin.errors import AudioError, SimulsaError
 
@@ -23,7 +24,7 @@ AudioSource = str | os.PathLike[str] | IO[bytes]
 
 
 class AudioReader:
-    """torchaudio with another `load`, which works without FFmpeg and names the file in its errors."""
+    """torchaudio with another `load`, which needs no FFmpeg, names the file in its errors, and reads references."""
 
     def __init__(self, torchaudio: Any) -> None:
         """Wrap `torchaudio`."""
@@ -43,7 +44,7 @@ class AudioReader:
         """
         if self._needed is None:
             self._needed = not can_read_audio(self._torchaudio)
-        if self._needed:
+        if self._needed or is_reference(source):
             return load(source)
         try:
             waveform, sample_rate = self._torchaudio.load(source, *args, **options)

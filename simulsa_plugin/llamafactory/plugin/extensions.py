@@ -62,7 +62,9 @@ def _extend_dataset_entries(parser: ModuleType) -> None:
 
 def _extend_converters(converter: ModuleType) -> None:
     from simulsa_plugin.llamafactory.data.label_loading import with_label_converter
+    from simulsa_plugin.llamafactory.patches.media_references import with_references
 
+    _wrap(converter.DatasetConverter, "_find_medias", with_references)
     _wrap(converter, "register_dataset_converter", with_label_converter)
 
 

@@ -1,0 +1,181 @@
+"""Objects in stores, read and written through fsspec: which addresses are taken, and what their errors mean.
+
+Credentials, regions and endpoints come from where each store's own tools look for them (`AWS_PROFILE`,
+`AWS_ENDPOINT_URL`, `~/.aws`); no message shows them, nor the query of an address, which may be a signature.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import re
+from collections.abc import Iterator
+from typing import IO, Any
+
+from simulsa_plugin.errors import MissingExtraError, StorageError, UsageError
+
+# Scheme → (package, extra). Others of fsspec are left out: they read local files, start programs or unpack archives.
+_PACKAGES = {
+    "s3": ("s3fs", "s3"),
+    "gs": ("gcsfs", ""),
+    "gcs": ("gcsfs", ""),
+    "az": ("adlfs", ""),
+    "abfs": ("adlfs", ""),
+    "http": ("aiohttp", ""),
+    "https": ("aiohttp", ""),
+}
+SCHEMES = tuple(_PACKAGES)
+_ADDRESS = re.compile(r"(?P<scheme>[a-z0-9]+)://[^\x00-\x20\x7f]+")
+_SIGNED, _USER = re.compile(r"\?[^\s'\")]+"), re.compile(r"://[^/\s@]+@")
+_CONNECT_SECONDS, _READ_SECONDS = 10, 60  # of http; s3fs has its own, and tries again
+_BLOCK_BYTES = 8 << 20
+_MAX_CAUSE = 300
+
+
+def is_remote(name: str) -> bool:
+    """Return whether this is the address of an object that can be read.
+
+    >>> is_remote("s3://bucket/a.flac"), is_remote("file:///etc/passwd"), is_remote("tar://a::s3://b/c.tar")
+    (True, False, False)
+    """
+    match = _ADDRESS.fullmatch(name)
+    return match is not None and match["scheme"] in _PACKAGES and "::" not in name
+
+
+def shown(text: str) -> str:
+    """Return an address, or a message with some, without what may be secret.
+
+    >>> shown("https://me:secret@example.org/a.wav?Signature=abc is missing")
+    'https://…@example.org/a.wav?… is missing'
+    """
+    return _USER.sub("://…@", _SIGNED.sub("?…", text))
+
+
+def check_address(key: str, url: str) -> None:
+    """Raise UsageError unless `url`, the value of `key`, is an address that can be read."""
+    if not is_remote(url):
+        raise UsageError(f"{key} is {shown(url)!r}; allowed: an address of {', '.join(SCHEMES)}.")
+
+
+def filesystem(url: str) -> tuple[Any, str]:
+    """Return fsspec's file system for an address, and the object's path in it. fsspec keeps one for each process.
+
+    Raises:
+        MissingExtraError: the package for this kind of store is not installed.
+        StorageError: the file system cannot be made.
+    """
+    import fsspec  # type: ignore[import-untyped]
+
+    scheme = url.partition("://")[0]
+    package, extra = _PACKAGES[scheme]
+    try:
+        store = fsspec.filesystem(scheme, **_options(scheme))
+    except ImportError as error:
+        if extra:
+            raise MissingExtraError.for_package(f"{scheme}://", package, extra) from error
+        raise MissingExtraError(
+            f"{scheme}:// needs the package {package}. Install it: pip install {package}."
+        ) from error
+    except Exception as error:  # stores have no common error
+        raise _cannot("use", url, error) from error
+    return store, store._strip_protocol(url)
+
+
+def _options(scheme: str) -> dict[str, Any]:
+    if scheme not in ("http", "https"):
+        return {}
+    import aiohttp
+
+    return {"client_kwargs": {"timeout": aiohttp.ClientTimeout(sock_connect=_CONNECT_SECONDS, sock_read=_READ_SECONDS)}}
+
+
+@contextlib.contextmanager
+def using(url: str, what: str = "read") -> Iterator[None]:
+    """Turn what a store says into errors of the system's kind.
+
+    Raises:
+        FileNotFoundError: there is no such object, while its bucket is there.
+        StorageError: everything else: no access, no answer.
+    """
+    try:
+        yield
+    except (StorageError, MissingExtraError, KeyboardInterrupt):
+        raise
+    except FileNotFoundError as error:
+        if _code(error) == "NoSuchBucket":
+            raise _cannot(what, url, error) from error
+        raise FileNotFoundError(errno.ENOENT, "no such object") from error
+    except Exception as error:  # those of stores (credentials, endpoint, time) have no common base
+        if getattr(error, "status", None) in (404, 410):
+            raise FileNotFoundError(errno.ENOENT, "no such object") from error
+        raise _cannot(what, url, error) from error
+
+
+def blocks(url: str) -> Iterator[bytes]:
+    """Yield an object from its start to its end, a few MB at a time. Raises as `using`."""
+    store, path = filesystem(url)
+    streams = url.startswith("http")  # a server need not know ranges
+    with using(url), store.open(path, "rb", block_size=0 if streams else _BLOCK_BYTES, **_uncached(url)) as handle:
+        while block := handle.read(_BLOCK_BYTES):
+            yield block
+
+
+def read_range(url: str, start: int, stop: int) -> bytes:
+    """Read the bytes [start, stop) of an object; fewer where it ends before.
+
+    Raises:
+        FileNotFoundError: there is no such object.
+        StorageError: the store gives none, or more than was asked for.
+    """
+    store, path = filesystem(url)
+    with using(url):
+        data: bytes = store.cat_file(path, start=start, end=stop)
+    if len(data) > stop - start:
+        raise StorageError(f"Cannot read a part of {shown(url)}: its server gives the whole. Download it first.")
+    return data
+
+
+def open_object(url: str) -> IO[bytes]:
+    """Open an object to read it here and there; every read is a request for just these bytes. Raises as `using`."""
+    store, path = filesystem(url)
+    with using(url):
+        handle: IO[bytes] = store.open(path, "rb", cache_type="none")
+    return handle
+
+
+def list_objects(url: str) -> list[str]:
+    """Return the addresses of all objects below an address, sorted; the object itself where it is one.
+
+    Raises:
+        FileNotFoundError: there is nothing.
+        StorageError: the store does not say.
+    """
+    store, path = filesystem(url)
+    with using(url):
+        found = store.find(path)
+    if not found:
+        raise FileNotFoundError(errno.ENOENT, "no such object")
+    return sorted(address_of(url, name) for name in found)
+
+
+def address_of(url: str, path: str) -> str:
+    """Return the address of a path that the file system of `url` names."""
+    return path if "://" in path else f"{url.partition('://')[0]}://{path}"
+
+
+def _uncached(url: str) -> dict[str, Any]:
+    return {} if url.startswith("http") else {"cache_type": "none"}
+
+
+def _code(error: BaseException) -> str:
+    """Return the store's own word for an error, such as NoSuchBucket; empty where it has none."""
+    response = getattr(error.__cause__, "response", None)
+    return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
+
+
+def _cannot(what: str, url: str, error: BaseException) -> StorageError:
+    cause = shown(" ".join(str(error).split()) or type(error).__name__)[:_MAX_CAUSE].rstrip(".")
+    return StorageError(
+        f"Cannot {what} {shown(url)}: {cause}. Check address, endpoint and credentials (for S3: AWS_ENDPOINT_URL, "
+        "AWS_PROFILE), and start again."
+    )

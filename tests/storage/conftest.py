@@ -1,0 +1,26 @@
+import fsspec
+import pytest
+from helpers.object_store import object_store
+
+
+@pytest.fixture(scope="module")
+def store_server():
+    for package in ("moto", "s3fs"):
+        pytest.importorskip(package, reason="installed by the extra test")
+    with object_store() as store:
+        yield store
+
+
+@pytest.fixture
+def store(store_server, monkeypatch):
+    """An empty bucket `corpus`, found through the environment as a user's would be."""
+    client = store_server.client()
+    for key in store_server.keys():
+        client.delete_object(Bucket="corpus", Key=key)
+    store_server.requests.clear()
+    for name, value in store_server.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("AWS_PROFILE", raising=False)
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    yield store_server
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
