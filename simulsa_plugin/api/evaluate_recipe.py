@@ -179,6 +179,8 @@ def evaluate_recipe(
         warnings.extend(segment_warnings(datasets[0].name, rows) if settings.is_long_form else ())
 
     model, (dataset,) = load_model_and_data(toolkit, names, settings.eval_memory_gb * 1e9, read_rows)
+    if settings.cuda_graphs:
+        model.use_cuda_graphs(settings.eval_memory_gb * 1e9)
     from simulsa_plugin.evaluation.comet.command import add_comet_if_wanted
     from simulsa_plugin.evaluation.run import run_evaluation
 

@@ -265,6 +265,8 @@ def open_live_system(
     name = Path(str(opened.toolkit["model_name_or_path"])).name
     logger.info(f"loading {name}, operating points: {len(points)}, simulsa_longform: {settings.longform}")
     model, samples = _load(opened, names, settings)
+    if settings.cuda_graphs:
+        model.use_cuda_graphs(settings.eval_memory_gb * 1e9)
     if samples:
         prompts = dataclasses.replace(prompts, fixed=samples[0].prompt)
     limits = BatchLimits(settings.max_new_tokens, settings.eval_batch_size, settings.eval_memory_gb * 1e9)

@@ -166,6 +166,8 @@ def tune_recipe(
             logger.warning(line)
 
     model, _ = load_model_and_data(toolkit, [dev.name], settings.eval_memory_gb * 1e9, read_rows)
+    if settings.cuda_graphs:
+        model.use_cuda_graphs(settings.eval_memory_gb * 1e9)
     from simulsa_plugin.tuning.search import search_frontier
     from simulsa_plugin.tuning.tuned_recipe import write_tuned
 

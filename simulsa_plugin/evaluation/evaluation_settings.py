@@ -122,6 +122,8 @@ class EvaluationSettings(Settings):
         eval_samples: decode only this number of rows of the test set, the first ones; null: all.
         eval_batch_size: sessions decoded at once.
         eval_memory_gb: gigabytes that the keys and values of a batch may take.
+        cuda_graphs: on a GPU, for models that allow it, replay decode steps as CUDA graphs over preallocated keys and
+            values, which take half of `eval_memory_gb`.
         measure_time: decode one session at a time, and measure the computation.
         longform: none decodes every row as one utterance; vad and window decode recordings of any length, in speech
             segments that Silero VAD finds while listening: vad cuts those that exceed the window, window slides.
@@ -152,6 +154,7 @@ class EvaluationSettings(Settings):
     eval_samples: int | None = None
     eval_batch_size: int = 64
     eval_memory_gb: float = 4.0
+    cuda_graphs: bool = True
     measure_time: bool = False
     longform: str = LONG_FORMS[0]
     window_seconds: float | None = None
@@ -183,8 +186,9 @@ class EvaluationSettings(Settings):
         parse_budgets(self.tuned)
 
     def relevant_keys(self) -> dict[str, Any]:
-        """Return the group as recipe keys; those of long recordings and of tuning only where they say something."""
-        keys = {key: value for key, value in self.as_keys().items() if key != "simulsa_tuned" or value}
+        """Return the group as recipe keys; some of them only where they say something."""
+        usual = {"simulsa_tuned": {}, "simulsa_cuda_graphs": True}
+        keys = {key: value for key, value in self.as_keys().items() if key not in usual or value != usual[key]}
         long_form = {"simulsa_longform", "simulsa_window_seconds"}
         return {
             key: value

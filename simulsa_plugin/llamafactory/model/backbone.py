@@ -83,6 +83,23 @@ class Backbone(TemplateRenderer):
         self.encoding_bytes = self.decoder.encoding_bytes
         self._split_notified = False
 
+    def use_cuda_graphs(self, memory_bytes: float) -> bool:
+        """Decode with CUDA graphs where the model and its device allow it, see `static_step`; return whether they do.
+
+        Args:
+            memory_bytes: of keys and values in all, as `BatchLimits.memory_bytes`.
+        """
+        if not isinstance(self.decoder, SharedPromptDecoder) or self.decoder.why_not_captured() is not None:
+            return False
+        self.use_static_steps(memory_bytes, captures=True)
+        return True
+
+    def use_static_steps(self, memory_bytes: float, *, captures: bool) -> None:
+        """Decode on static buffers, as `SharedPromptDecoder.use_static_steps`, which this model must have."""
+        assert isinstance(self.decoder, SharedPromptDecoder)
+        self.decoder.use_static_steps(memory_bytes, captures=captures)
+        self.bytes_per_token = self.decoder.bytes_per_token
+
     def describe(self) -> dict[str, Any]:
         """Return model, adapter, template, weights, dtype and device, for manifests."""
         return {

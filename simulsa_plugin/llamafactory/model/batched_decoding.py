@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,8 +27,11 @@ from simulsa_plugin.errors import ModelError
 from simulsa_plugin.llamafactory.model.attention import AttentionRecord, AudioAttention
 from simulsa_plugin.llamafactory.model.audio_encoder import AudioAdapter
 from simulsa_plugin.llamafactory.model.devices import execution_device
+from simulsa_plugin.llamafactory.model.out_of_memory import is_out_of_memory
 from simulsa_plugin.llamafactory.model.output_layer import fp32_product
 from simulsa_plugin.llamafactory.model.special_tokens import SpecialTokens
+from simulsa_plugin.llamafactory.model.static_step import CaptureError, StaticRows, StaticSteps, why_not_captured
+from simulsa_plugin.llamafactory.plugin.notices import notify
 from simulsa_plugin.metrics.stability import common_prefix
 from simulsa_plugin.model.values import Continuation, GenerationRequest
 
@@ -69,7 +72,24 @@ class SharedPromptDecoder:
         self._embed = model.get_input_embeddings()
         self._device = execution_device(self._embed)
         self._audio_token = int(model.config.audio_token_id)
+        self._suppressed = torch.tensor(special.suppressed, dtype=torch.long, device=execution_device(self._head))
         self.bytes_per_token = bytes_per_token(self._decoder.config, self._embed.weight.element_size())
+        self.static: StaticSteps | None = None  # for decode steps, where they are captured
+
+    def why_not_captured(self) -> str | None:
+        """Return why decode steps cannot be CUDA graphs; None where they can."""
+        return why_not_captured(self._decoder)
+
+    def use_static_steps(self, memory_bytes: float, *, captures: bool) -> None:
+        """Decode on static buffers from now on.
+
+        Args:
+            memory_bytes: of keys and values in all; half of it is for the static buffers.
+            captures: whether steps become CUDA graphs.
+        """
+        if self.static is None:
+            self.bytes_per_token *= 2
+        self.static = StaticSteps(self, memory_bytes / 2, captures=captures)
 
     def encode_prompts(self, prompts: Sequence[Sequence[int]], waveforms: Sequence[Waveform]) -> list[EncodedPrompt]:
         """Encode audio in one batch, and put its embeddings in the place of the prompts' audio tokens.
@@ -97,10 +117,25 @@ class SharedPromptDecoder:
 
     def generate(self, prompts: Sequence[EncodedPrompt], requests: Sequence[GenerationRequest]) -> list[Continuation]:
         """Generate the answer of each request about the prompt of the same index; prompts may repeat."""
+        try:
+            return self._generate(prompts, requests)
+        except (RuntimeError, MemoryError) as error:
+            if self.static is None or not (isinstance(error, CaptureError) or is_out_of_memory(error)):
+                raise
+            reason = str(error).split(". ")[0].rstrip(".")
+        # Outside the handler, whose traceback keeps the tensors of the failed pass.
+        self.static = None
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        notify(f"decoding goes on without CUDA graphs: {reason}. simulsa_cuda_graphs=false does so from the start.")
+        return self._generate(prompts, requests)
+
+    def _generate(self, prompts: Sequence[EncodedPrompt], requests: Sequence[GenerationRequest]) -> list[Continuation]:
         batch = _Batch(self, prompts, requests)
         batch.prefill()
         with batch.recording_attention():
             batch.verify_drafts()
+            batch.load_static()
             while batch.active:
                 batch.decode_step()
         return [generation.continuation() for generation in batch.generations]
@@ -125,12 +160,16 @@ class SharedPromptDecoder:
     def greedy_tokens(self, hidden: torch.Tensor) -> Iterator[tuple[int, float]]:
         """Yield the most probable token, except suppressed ones, and its probability for each of (positions, width)."""
         for part in torch.split(hidden, LOGITS_AT_ONCE):
-            with fp32_product(self._head):
-                logits = self._head(part).float()
-            total = logits.logsumexp(-1)
-            logits[:, list(self.special.suppressed)] = -torch.inf
-            best, token = logits.max(-1)
-            yield from zip(token.tolist(), torch.exp(best - total).tolist(), strict=True)
+            tokens, probabilities = self.most_probable(part)
+            yield from zip(tokens.tolist(), probabilities.tolist(), strict=True)
+
+    def most_probable(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return what `greedy_tokens` yields as tensors, (positions,) each."""
+        with fp32_product(self._head):
+            logits = self._head(hidden).float()
+        total = logits.logsumexp(-1)
+        best, tokens = logits.index_fill_(1, self._suppressed.to(logits.device), -torch.inf).max(-1)
+        return tokens, torch.exp(best - total)
 
     def embed(self, token_ids: torch.Tensor) -> torch.Tensor:
         """Return the embeddings of text tokens."""
@@ -245,9 +284,10 @@ class _Batch:
         self._device = prompts[0].embeddings.device
         self._prompt_rows = torch.tensor([one.prompt for one in self._sequences], device=self._device)
         self.active: list[tuple[int, list[_Generation]]] = []  # row of the cache, requests that are at the same token
-        self._cache = Cache(layer_class_to_replicate=_PreallocatedCacheLayer)
+        self._cache = _new_cache()
         self._mask = torch.zeros((len(self._unique), 0), dtype=torch.long, device=self._device)
         self._attention: AttentionRecord | None = None
+        self._static: StaticRows | None = None
 
     @contextlib.contextmanager
     def recording_attention(self) -> Iterator[None]:
@@ -318,22 +358,44 @@ class _Batch:
         for (row, _), (_, kept, _) in zip(self.active, accepted, strict=True):
             self._mask[row, before + kept :] = 0
 
+    def load_static(self) -> None:
+        """Move the cache to static buffers for decode steps, where there are any that suffice."""
+        if self.active and self._attention is None and self._model.static is not None:
+            self._static = self._model.static.load(self._cache.layers, self._mask.bool())
+        if self._static is not None:
+            self._cache = _new_cache()
+
+    def _leave_static(self, rows: StaticRows) -> None:
+        """Go on without static buffers, which have become too small."""
+        for number, (keys, values) in enumerate(rows.layers):
+            self._cache.update(keys, values, number)
+        self._mask, self._static = rows.attended.long(), None
+
     def decode_step(self) -> None:
         """Generate one token for every request that has not ended."""
+        if self._static and not self._static.make_room():
+            self._leave_static(self._static)
         rows = self._mask.shape[0]
         ids, position_ids = [0] * rows, [0] * rows
         for row, (generation, *_) in self.active:
             ids[row], position_ids[row] = generation.new[-1], generation.position_id
+        for (_, generations), prediction in zip(self.active, self._next_predictions(ids, position_ids), strict=True):
+            for generation in generations:
+                generation.append(prediction, self._model.special.stop)
+        self._set_active([(row, [one for one in generations if not one.ended]) for row, generations in self.active])
+
+    def _next_predictions(self, ids: list[int], position_ids: list[int]) -> Iterable[Prediction]:
+        """Append a token to every row, and return the predictions of the next one in active rows."""
+        if self._static is not None:
+            predicted = self._static.step(ids, position_ids)
+            return [(*predicted[row], 1.0) for row, _ in self.active]
+        rows = self._mask.shape[0]
         self._mask = torch.cat([self._mask, self._mask.new_ones((rows, 1))], dim=1)
         embeddings = self._model.embed(torch.tensor(ids, device=self._device)[:, None])
         hidden = self._model.hidden_states(
             embeddings, self._mask, torch.tensor(position_ids, device=self._device)[:, None], self._cache
         )
-        predictions = self._predictions(hidden, [(row, slice(0, 1)) for row, _ in self.active])
-        for (_, generations), prediction in zip(self.active, predictions, strict=True):
-            for generation in generations:
-                generation.append(prediction, self._model.special.stop)
-        self._set_active([(row, [one for one in generations if not one.ended]) for row, generations in self.active])
+        return self._predictions(hidden, [(row, slice(0, 1)) for row, _ in self.active])
 
     def _set_active(self, active: Sequence[tuple[int, list[_Generation]]]) -> None:
         """Set which requests go on, from which row of the cache.
@@ -346,7 +408,10 @@ class _Batch:
         if not rows or (len(rows) > COMPACTION_SHARE * self._mask.shape[0] and len(set(rows)) == len(rows)):
             return
         kept = torch.tensor(rows, device=self._device)
-        self._cache.batch_select_indices(kept)
+        if self._static is None:
+            self._cache.batch_select_indices(kept)
+        else:
+            self._static.select(kept)
         self._mask = self._mask[kept]
         if self._attention:
             self._attention.select_rows(kept)
@@ -386,6 +451,14 @@ class _PreallocatedCacheLayer(DynamicLayer):  # type: ignore[misc]  # transforme
         rows = indices.to(self.keys.device)
         self._rows = rows if self._rows is None else self._rows[rows]
         self._buffers = None
+
+    def selected(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return keys and values of the selected rows."""
+        return (self.keys, self.values) if self._rows is None else (self.keys[self._rows], self.values[self._rows])
+
+
+def _new_cache() -> Cache:
+    return Cache(layer_class_to_replicate=_PreallocatedCacheLayer)
 
 
 def _enlarged(states: torch.Tensor, rows: torch.Tensor | None, length: int) -> torch.Tensor:
