@@ -64,8 +64,8 @@ class SourceDataset(Protocol):
         """Return the entry, without `file_name`, under which `sharegpt_rows` in a file are the same rows again."""
         ...
 
-    def sharegpt_rows(self) -> list[dict[str, Any]]:
-        """Return all rows with absolute paths."""
+    def sharegpt_rows(self) -> Iterator[dict[str, Any]]:
+        """Yield all rows with absolute paths."""
         ...
 
 

@@ -237,7 +237,10 @@ def test_rewritten_rows_train_the_same_tokens(folder, tmp_path, processor):
     write_rows(tmp_path / "b.jsonl", dataset.sharegpt_rows())
     register(tmp_path, {"b": {"file_name": "b.jsonl", **dataset.rewritten_entry()}})
     (rewritten,) = load(tmp_path, "b")
-    before, after = (dict(processor.preprocess_dataset(one.rows[:])) for one in (dataset, rewritten))
+    before, after = (
+        dict(processor.preprocess_dataset(datasets.Dataset.from_list(list(one.rows))[:]))
+        for one in (dataset, rewritten)
+    )
     assert after["input_ids"] == before["input_ids"]
     assert after["labels"] == before["labels"]
     assert len(after["labels"]) == len(rows) - 2  # "roles out of order" and "no answer" are dropped
@@ -278,7 +281,7 @@ def test_relative_images_beside_absolute_audio_are_noticed(folder):
     register(folder, {"a": SHAREGPT | {"file_name": "a.jsonl", "columns": columns}})
     (dataset,) = load(folder, "a")
     assert dataset.has_relative_audio()
-    assert dataset.sharegpt_rows()[0]["images"] == [str(folder / "0.png")]
+    assert next(dataset.sharegpt_rows())["images"] == [str(folder / "0.png")]
 
 
 def test_a_web_address_is_neither_relative_nor_made_absolute(folder):
@@ -304,4 +307,4 @@ def test_rows_are_json(folder):
     register(folder, {"a": SHAREGPT | {"file_name": "a.jsonl"}})
     (dataset,) = load(folder, "a")
     expected = {"messages": turns(ASK, "Hallo"), "audios": [str(folder / "wav" / "0.wav")]}
-    assert json.loads(json.dumps(dataset.sharegpt_rows())) == [expected]
+    assert json.loads(json.dumps(list(dataset.sharegpt_rows()))) == [expected]

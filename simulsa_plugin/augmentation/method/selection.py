@@ -70,7 +70,7 @@ def wanted_samples(rows: int, settings: AugmentSettings) -> int:
 
 def walk(name: str, rows: int, seed: int) -> Iterator[int]:
     """Yield row numbers of a dataset in one permutation that depends on (seed, name) alone."""
-    yield from generator(seed, name, "walk").permutation(rows).tolist()
+    yield from map(int, generator(seed, name, "walk").permutation(rows))
 
 
 def sample_id(name: str, row: int, cut_number: int = 0) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import hashlib
 import os
 from collections.abc import Iterator, Mapping
@@ -11,18 +12,22 @@ from pathlib import Path
 from typing import Any
 
 from simulsa_plugin.errors import DatasetError
+from simulsa_plugin.llamafactory.data.lazy_rows import LazyRows, converting_on_access
 from simulsa_plugin.llamafactory.model.arguments import InferenceArguments, one_line
 
 # Files, hubs and LLaMA-Factory's converters have no common error.
 _LOADING_ERRORS = (OSError, ValueError, TypeError, AttributeError, LookupError, ImportError, RuntimeError, EOFError)
+_CHECKED_ROWS = 1000
 # Files of a folder that hold rows, and not audio.
 _TABLE_SUFFIXES = frozenset(
     (".arrow", ".csv", ".gz", ".json", ".jsonl", ".md", ".parquet", ".py", ".txt", ".yaml", ".zst")
 )
 
 
-def load_aligned_rows(arguments: InferenceArguments, attributes: Any, name: str, entry: Mapping[str, Any]) -> Any:
+def load_aligned_rows(arguments: InferenceArguments, attributes: Any, name: str, entry: Mapping[str, Any]) -> LazyRows:
     """Load all rows of a dataset in file order, with LLaMA-Factory's columns (`_prompt`, `_response`, `_audios` …).
+
+    Rows are converted as they are read, the first ones at once: mistakes in an entry show before a model is loaded.
 
     Args:
         arguments: of the recipe.
@@ -33,28 +38,41 @@ def load_aligned_rows(arguments: InferenceArguments, attributes: Any, name: str,
     Raises:
         DatasetError: the rows cannot be loaded, or there are none.
     """
-    from datasets.exceptions import DatasetGenerationError, DatasetsError
     from llamafactory.data.loader import _load_single_dataset
     from llamafactory.hparams import TrainingArguments
 
     attributes.num_samples = None  # the share is taken of the rows in the file
     training = TrainingArguments(output_dir=os.devnull)
+    naming = functools.partial(_in_one_line, name, attributes.load_from)
+    with naming(), _sorted_folders(), converting_on_access(naming):
+        model = _with_content_cache(arguments.model, _local_source(entry))
+        rows = _load_single_dataset(attributes, model, _load_all_rows(arguments.data), training)
+    if not isinstance(rows, LazyRows):  # labelled while loading, and aligned by now
+        rows = LazyRows(rows, dict, attributes, naming)
+    for row in range(min(len(rows), _CHECKED_ROWS)):
+        rows[row]
+    return rows
+
+
+@contextlib.contextmanager
+def _in_one_line(name: str, source: str, row: int | None = None) -> Iterator[None]:
+    """Raise DatasetError for what goes wrong while a dataset is loaded from a `source`, or a row of it is converted."""
+    from datasets.exceptions import DatasetGenerationError, DatasetsError
+
+    where = f", in row {row} from 0" if row else ""  # where the first row fails, its entry does not fit any
     try:
-        with _sorted_folders():
-            model = _with_content_cache(arguments.model, _local_source(entry))
-            return _load_single_dataset(attributes, model, _load_all_rows(arguments.data), training)
+        yield
     except StopIteration as error:
         raise DatasetError(f"The dataset {name} has no rows.") from error
     except KeyError as error:
         raise DatasetError(
-            f"The dataset {name} cannot be loaded: {error} is not a column of its rows, or is a role without a tag. "
-            "Check `columns` and `tags` of its entry in dataset_info.json."
+            f"The dataset {name} cannot be loaded: {error} is not a column of its rows, or is a role without a tag"
+            f"{where}. Check `columns` and `tags` of its entry in dataset_info.json."
         ) from error
-    except _loading_errors(attributes.load_from, DatasetsError) as error:
+    except _loading_errors(source, DatasetsError) as error:
         cause = error.__cause__ if isinstance(error, DatasetGenerationError) and error.__cause__ else error
-        raise DatasetError(
-            f"The dataset {name} cannot be loaded: {one_line(cause).rstrip('.')}. {_next_step(cause)}"
-        ) from error
+        reason = one_line(cause).rstrip(".")
+        raise DatasetError(f"The dataset {name} cannot be loaded: {reason}{where}. {_next_step(cause)}") from error
 
 
 def _loading_errors(source: str, datasets_error: type[Exception]) -> tuple[type[Exception], ...]:

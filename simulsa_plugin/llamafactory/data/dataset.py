@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -10,8 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from simulsa_plugin.errors import DatasetError, StorageError
-from simulsa_plugin.files.json_files import read_jsonl
+from simulsa_plugin.errors import DatasetError
 from simulsa_plugin.llamafactory.data.aligned_rows import load_aligned_rows
 from simulsa_plugin.llamafactory.data.dataset_registry import (
     check_dataset_entry,
@@ -20,6 +18,7 @@ from simulsa_plugin.llamafactory.data.dataset_registry import (
     read_dataset_info,
     with_absolute_paths,
 )
+from simulsa_plugin.llamafactory.data.lazy_rows import LazyRows
 from simulsa_plugin.llamafactory.data.media_paths import absolute_path, absolute_paths, flatten, is_relative
 from simulsa_plugin.llamafactory.data.row_checks import names_audio, training_problem, unusable_reason
 from simulsa_plugin.llamafactory.data.segments_column import read_segments
@@ -27,8 +26,7 @@ from simulsa_plugin.llamafactory.model.arguments import InferenceArguments, sile
 from simulsa_plugin.model.values import Prompt, Sample, UnusableRow
 from simulsa_plugin.segments import ReferenceSegment
 
-_MEDIA_COLUMNS = ("_audios", "_images", "_videos")
-_ROWS_PER_READ = 1000  # read together when all rows are iterated
+_MEDIA = ("audios", "images", "videos")
 
 # Tags of a rewritten offline file in dataset_info.json: one for every role that LLaMA-Factory knows.
 _REWRITTEN_TAGS = {
@@ -50,7 +48,7 @@ class OfflineDataset:
     Attributes:
         name: its name in dataset_info.json.
         entry: its entry there, with an absolute file name.
-        rows: LLaMA-Factory's aligned rows (`_prompt`, `_response`, `_system`, `_audios` …), one for each row of the
+        rows: in LLaMA-Factory's aligned form (`_prompt`, `_response`, `_system`, `_audios` …), one for each row of the
             file, or of its `split`; files of a folder in the order of their names.
         audio_token: audio placeholder of the recipe's template; None where it is not known.
         home: the folder whose dataset_info.json has the entry; None where it came from elsewhere.
@@ -59,7 +57,7 @@ class OfflineDataset:
 
     name: str
     entry: dict[str, Any]
-    rows: Any
+    rows: LazyRows
     audio_token: str | None = None
     home: str | None = None
     reads_segments: bool = True
@@ -92,7 +90,7 @@ class OfflineDataset:
 
     def has_audio(self) -> bool:
         """Return whether any row has audio; a training may mix speech and text."""
-        return has_audio_column(self.entry) and any(self._column("_audios"))
+        return has_audio_column(self.entry) and any(self.rows.media("audios"))
 
     def is_registered_in(self, folder: Path) -> bool:
         """Return whether its entry was read from `folder/dataset_info.json`."""
@@ -104,7 +102,6 @@ class OfflineDataset:
 
     @functools.cached_property
     def _has_relative_media(self) -> bool:
-        # The loader kept paths relative that are not absolute in the file, see `aligned_rows`.
         return any(isinstance(path, str) and is_relative(path) for path in self._paths())
 
     def rewritten_entry(self) -> dict[str, Any]:
@@ -123,8 +120,8 @@ class OfflineDataset:
         share = {key: self.entry[key] for key in ("num_samples",) if key in self.entry}
         return {"formatting": "sharegpt", "columns": columns, "tags": dict(_REWRITTEN_TAGS), **share}, more
 
-    def sharegpt_rows(self) -> list[dict[str, Any]]:
-        """Return all rows as sharegpt with absolute paths, for a rewritten offline file; see `rewritten_entry`.
+    def sharegpt_rows(self) -> Iterator[dict[str, Any]]:
+        """Yield all rows as sharegpt with absolute paths, for a rewritten offline file; see `rewritten_entry`.
 
         Rows that supervised training drops are kept, and dropped there again.
 
@@ -133,7 +130,7 @@ class OfflineDataset:
         """
         self._check_rewritable()
         _, columns = self._rewritten()
-        return [_as_sharegpt(aligned, columns) for aligned in self.rows]
+        return (_as_sharegpt(aligned, columns) for aligned in self.rows)
 
     def for_training(self, row: int) -> tuple[str | None, list[str]]:
         """Return what stops a training at a row before audio is read, if anything, and the audio files that it reads.
@@ -156,7 +153,7 @@ class OfflineDataset:
         Raises:
             DatasetError: the rows have pairs of answers, which such a file cannot hold.
         """
-        if any(len(response or []) > 1 for response in self._column("_response")):
+        if self._has_several_answers:
             raise DatasetError(f"The dataset {self.name} has pairs of answers (`ranking`, `kto_tag`).")
         entry, columns = self._rewritten()
         kept = (aligned for row, aligned in enumerate(self.rows) if row not in rows)
@@ -172,27 +169,26 @@ class OfflineDataset:
     @functools.cached_property
     def _not_rewritable(self) -> str | None:
         """Content that a rewritten file cannot hold; None where it can hold everything."""
-        if any(len(response or []) > 1 for response in self._column("_response")):
+        if self._has_several_answers:
             return "pairs of answers (`ranking`, `kto_tag`)"
         if not all(isinstance(path, str) for path in self._paths()):
             return "images, videos or audio that are not paths"
         return None
 
+    @functools.cached_property
+    def _has_several_answers(self) -> bool:
+        return self.rows.may_have_several_answers and any(len(row["_response"] or []) > 1 for row in self.rows)
+
     def _source_id(self, row: int) -> str | None:
-        return self._source_ids[row] if self._source_ids else None
+        """Return the id of a row of a JSONL file, which the aligned form does not have; None without one."""
+        if not self._is_jsonl:
+            return None
+        found = self.rows.original(row).get("id")
+        return found if isinstance(found, str) else None
 
     @functools.cached_property
-    def _source_ids(self) -> list[str | None]:
-        """Ids of the rows of a JSONL file, which the aligned form does not have; empty where there are none."""
-        path = Path(self.entry.get("file_name") or "")
-        if path.suffix != ".jsonl" or not path.is_file():
-            return []
-        with contextlib.suppress(StorageError):
-            rows = read_jsonl(path)
-            if isinstance(next(rows, {}).get("id"), str):
-                found = [str(row["id"]) if "id" in row else None for row in read_jsonl(path)]
-                return found if len(found) == len(self) else []
-        return []
+    def _is_jsonl(self) -> bool:
+        return Path(self.entry.get("file_name") or "").suffix == ".jsonl"
 
     @functools.cached_property
     def _segments(self) -> list[tuple[ReferenceSegment, ...]]:
@@ -203,13 +199,9 @@ class OfflineDataset:
 
     def _paths(self) -> Iterator[Any]:
         """Yield every path, or the value in its place."""
-        for column in _MEDIA_COLUMNS:
-            for media in self._column(column):
-                yield from flatten(media or [])
-
-    def _column(self, name: str) -> Iterator[Any]:
-        for batch in self.rows.select_columns([name]).iter(_ROWS_PER_READ):
-            yield from batch[name]
+        for kind in _MEDIA:
+            for media in self.rows.media(kind):
+                yield from flatten(media)
 
 
 def load_datasets(arguments: InferenceArguments, names: list[str]) -> list[OfflineDataset]:

@@ -1,0 +1,72 @@
+"""Rows are converted when they are read; what comes out is what LLaMA-Factory's own loader makes of all of them."""
+
+import datasets
+import pytest
+from llamafactory.data import converter
+from offline_data import ASK, SHAREGPT, load, make_folder, register, turns, write_rows
+from test_dataset_rows import write_alpaca_zoo, write_openai_zoo, write_zoo
+
+from simulsa_plugin.errors import DatasetError
+from simulsa_plugin.llamafactory.data import aligned_rows
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    return make_folder(tmp_path, monkeypatch)
+
+
+def write_many(folder, count, **changed):
+    """Rows `Satz 0.` …; `changed` has other messages by the number of the row."""
+    rows = [{"messages": turns(ASK, f"Satz {row}."), "audios": [str(folder / "wav" / "0.wav")]} for row in range(count)]
+    for number, messages in changed.items():
+        rows[int(number.removeprefix("row"))]["messages"] = messages
+    write_rows(folder / "a.jsonl", rows)
+
+
+@pytest.mark.parametrize("write", [write_zoo, write_alpaca_zoo, write_openai_zoo])
+@pytest.mark.parametrize("relative", [False, True])
+def test_rows_are_those_of_llamafactory(folder, monkeypatch, write, relative):
+    register(folder, {"a": write(folder, lambda path: path if relative else str(folder / path))})
+    (lazy,) = load(folder, "a")
+    with monkeypatch.context() as patched:
+        patched.setattr(aligned_rows, "converting_on_access", lambda naming: naming())  # changes nothing
+        (mapped,) = load(folder, "a")
+    assert isinstance(mapped.rows._rows, datasets.Dataset) and "_prompt" in mapped.rows._rows.column_names
+    assert list(lazy.rows) == list(mapped.rows._rows)
+    assert [lazy.rows[row] for row in range(len(lazy))] == list(mapped.rows._rows)
+    assert lazy.has_audio() == any(row["_audios"] for row in mapped.rows._rows)
+
+
+def test_only_the_first_rows_are_converted_before_one_is_asked_for(folder, monkeypatch):
+    write_many(folder, 2500)
+    register(folder, {"a": SHAREGPT | {"file_name": "a.jsonl"}})
+    converted = []
+    find = converter.SharegptDatasetConverter.__call__
+    monkeypatch.setattr(
+        converter.SharegptDatasetConverter, "__call__", lambda self, row: converted.append(row) or find(self, row)
+    )
+    (dataset,) = load(folder, "a")
+    assert len(converted) == 1000
+    assert dataset.sample(2400).reference == "Satz 2400."
+    assert len(converted) == 1001
+    assert dataset.has_audio() and not dataset.has_relative_audio()
+    assert len(converted) == 1001
+
+
+def test_a_row_that_cannot_be_converted_is_named(folder):
+    write_many(folder, 1200, row1150=turns(("critic", ASK), "x"))
+    register(folder, {"a": SHAREGPT | {"formatting": "openai", "file_name": "a.jsonl"}})
+    (dataset,) = load(folder, "a")
+    assert dataset.sample(1149).reference == "Satz 1149."
+    said = r"a cannot be loaded: 'critic' is not a column of its rows, or is a role without a tag, in row 1150 from 0\."
+    with pytest.raises(DatasetError, match=said):
+        dataset.sample(1150)
+    with pytest.raises(DatasetError, match=said):
+        list(dataset.rows)
+
+
+def test_a_row_among_the_first_that_cannot_be_converted_shows_at_once(folder):
+    write_many(folder, 20, row7=turns(("critic", ASK), "x"))
+    register(folder, {"a": SHAREGPT | {"formatting": "openai", "file_name": "a.jsonl"}})
+    with pytest.raises(DatasetError, match=r"'critic' .*, in row 7 from 0\. Check"):
+        load(folder, "a")
