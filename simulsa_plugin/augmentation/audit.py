@@ -15,12 +15,12 @@ from simulsa_plugin.augmentation.output_layout import LOGPROB_FIELDS, Layout
 from simulsa_plugin.augmentation.registration import SourceDataset
 from simulsa_plugin.augmentation.shards import holding
 from simulsa_plugin.files.json_files import read_jsonl, write_json
-from simulsa_plugin.model.protocol import AudioLanguageModel
+from simulsa_plugin.model.protocol import ScoringModel
 from simulsa_plugin.terminal import tracked
 
 
 def audit(
-    dataset: SourceDataset, model: AudioLanguageModel, settings: AugmentSettings, out: Path, samples: int
+    dataset: SourceDataset, model: ScoringModel, settings: AugmentSettings, out: Path, samples: int
 ) -> dict[str, Any]:
     """Score the first `samples` of a finished run again, each alone, and write audit.json.
 

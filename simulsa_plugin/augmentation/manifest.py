@@ -16,7 +16,6 @@ from simulsa_plugin.augmentation.registration import SourceDataset
 from simulsa_plugin.augmentation.tally import Tally
 from simulsa_plugin.errors import StorageError
 from simulsa_plugin.files.atomic import writing_to
-from simulsa_plugin.model.protocol import AudioLanguageModel
 from simulsa_plugin.run_configuration import (
     change_in_words,
     configuration_changes,
@@ -91,20 +90,24 @@ def _refuse_other(layout: Layout, configuration: Mapping[str, Any]) -> None:
     layout.run.refuse_other(before, configuration, next_step)
 
 
-def note_scorer(layout: Layout, model: AudioLanguageModel, *, alone: bool) -> None:
-    """Record the device that is about to score; the folder is held.
+def note_scorer(layout: Layout, described: Mapping[str, Any], device: str, *, alone: bool) -> set[str]:
+    """Record a device that scores; the folder is held.
 
     Devices may share a run, and are listed in `scored_on`. Weights and dtype are the same in all rows.
 
     Args:
         layout: of a folder whose configuration is recorded.
-        model: what scores.
-        alone: no other process scores, so that a record without rows is that of a killed one.
+        described: of `AudioLanguageModel.describe` of what scores.
+        device: its name.
+        alone: nothing else scores, so that a record without rows is that of a killed process.
+
+    Returns:
+        The devices that are recorded now.
 
     Raises:
         StorageError: the rows that are there were scored with other weights or in another dtype.
     """
-    before, described = layout.run.recorded(), model.describe()
+    before = layout.run.recorded()
     devices, scored = before.get("scored_on", []), any(journal.stat().st_size for journal in layout.journals())
     if scored or (devices and not alone):
         changed = configuration_changes(before, {"model": described}, computes=True)
@@ -113,11 +116,12 @@ def note_scorer(layout: Layout, model: AudioLanguageModel, *, alone: bool) -> No
                 f"{layout.folder} is scored in part, with {change_in_words(changed[0])}. Score the rest with what it "
                 "was begun with; any machine can finish it then. Otherwise choose another --out."
             )
-        noted = {**before, "scored_on": sorted({*devices, model.hardware()["device"]})}
+        noted = {**before, "scored_on": sorted({*devices, device})}
     else:
-        noted = {**before, "model": described, "scored_on": [model.hardware()["device"]]}
+        noted = {**before, "model": described, "scored_on": [device]}
     if noted != before:
         layout.run.write(layout.run.record or layout.started, noted)
+    return set(noted["scored_on"])
 
 
 def as_scored(layout: Layout, configuration: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:

@@ -26,13 +26,13 @@ from simulsa_plugin.augmentation.output_layout import Layout
 from simulsa_plugin.augmentation.registration import SourceDataset, offline_entry, open_layout, register
 from simulsa_plugin.augmentation.shards import holding, holding_whole, is_alone, mark_finished, remove_shards
 from simulsa_plugin.files.atomic import make_own_folder
-from simulsa_plugin.model.protocol import AudioLanguageModel
+from simulsa_plugin.model.protocol import ScoringModel
 from simulsa_plugin.sharding import Shard
 
 
 def augment_dataset(
     dataset: SourceDataset,
-    model: AudioLanguageModel,
+    model: ScoringModel,
     settings: AugmentSettings,
     out: Path,
     *,
@@ -72,7 +72,7 @@ def augment_dataset(
 
 
 def augment_shard(
-    dataset: SourceDataset, model: AudioLanguageModel, settings: AugmentSettings, out: Path, shard: Shard
+    dataset: SourceDataset, model: ScoringModel, settings: AugmentSettings, out: Path, shard: Shard
 ) -> list[str]:
     """Score one shard's batches, unless they are scored; `augment_dataset` finishes when the shards are done.
 

@@ -8,6 +8,7 @@ restarts nor the number of processes change the result. A damaged block, as afte
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import glob
 import logging
@@ -18,34 +19,27 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from simulsa_plugin.audio.samples import samples_to_seconds
-from simulsa_plugin.evaluation.loading import DecodedRow, load_sources
+from simulsa_plugin.evaluation.decoded_block import BlockAudio, DecodedBlock, HowToDecode, choose_heads, decode_block
+from simulsa_plugin.evaluation.loading import DecodedRow, load_rows
 from simulsa_plugin.evaluation.recordings import Recording, SpeechUtterance
 from simulsa_plugin.evaluation.result_cells import folder_name
-from simulsa_plugin.evaluation.session_rows import step_rows
 from simulsa_plugin.files.atomic import UNFINISHED, make_own_folder, sync_folder, writing_to
 from simulsa_plugin.files.checksums import checksums, first_damaged, read_sealed, write_sealed
-from simulsa_plugin.files.json_files import read_jsonl, write_jsonl
+from simulsa_plugin.files.json_files import read_jsonl, write_jsonl, write_lines
 from simulsa_plugin.files.locks import LOCK
 from simulsa_plugin.logs.steps import SEGMENT, read_sessions
 from simulsa_plugin.metrics.delays import ShownStep
 from simulsa_plugin.model.protocol import AudioLanguageModel
+from simulsa_plugin.model.replicas import ReplicatedModel, map_unordered
 from simulsa_plugin.model.values import AttentionHead
 from simulsa_plugin.sharding import Shard, wait_until
-from simulsa_plugin.streaming.engine import (
-    BatchLimits,
-    DecodingSetting,
-    StreamSource,
-    choose_alignment_heads,
-    decode_batched,
-    decode_timed,
-)
-from simulsa_plugin.streaming.session import Session
+from simulsa_plugin.streaming.engine import BatchLimits, DecodingSetting
 from simulsa_plugin.terminal import progress
 
 logger = logging.getLogger(__name__)
@@ -128,6 +122,11 @@ class DecodingJob:
         """Return the rows of a block."""
         return self.rows[slice(*self._block_starts[block : block + 2])]
 
+    def block_audio(self, block: int) -> BlockAudio:
+        """Load the rows of a block."""
+        rows = self.block_rows(block)
+        return BlockAudio([{**self.identity(row), "row": row.row} for row in rows], list(load_rows(rows)))
+
 
 def row_identifier(dataset: str, row: int) -> str:
     """Return the id of a row in the output files."""
@@ -150,16 +149,36 @@ def decode_blocks(job: DecodingJob, share: Shard | None = None) -> None:
     total = sum(len(job.block_rows(block)) for block in missing) * len(job.cells)
     start, audio_seconds = time.perf_counter(), 0.0
     with progress(total, f"decode {job.name}", "session") as counting:
-        for block in missing:
-            if is_complete(job, block):  # decoded by another process meanwhile
-                counting.update(len(job.block_rows(block)) * len(job.cells))
-                continue
-            damage = _find_damage(job, block)
-            if damage is not None:
-                logger.warning(f"{job.block_folder(block)} is decoded again: {damage}")
-            audio_seconds += _write_block(job, block, counting)
+        for block, decoded in _decode_missing(job, missing, counting):
+            _write_block(job, block, decoded)
+            audio_seconds += decoded.audio_seconds
     if audio_seconds and isinstance(job.rows[0], SpeechUtterance):
         logger.info(_real_time_factor(audio_seconds * len(job.cells), time.perf_counter() - start))
+
+
+def _decode_missing(job: DecodingJob, missing: Iterable[int], counting: Any) -> Iterator[tuple[int, DecodedBlock]]:
+    """Decode blocks, unless another process has done so meanwhile."""
+    how = HowToDecode(job.cells, job.limits, job.measures_time)
+    blocks = (block for block in missing if not _is_done(job, block, counting))
+    if not isinstance(job.model, ReplicatedModel):
+        decode = functools.partial(decode_block, how=how, on_finished=counting.update)
+        yield from map_unordered(job.model, decode, blocks, job.block_audio)
+        return
+    decode = functools.partial(decode_block, how=dataclasses.replace(how, heads=job.heads))
+    for block, decoded in map_unordered(job.model, decode, blocks, job.block_audio):
+        counting.update(len(job.block_rows(block)) * len(job.cells))
+        yield block, decoded
+
+
+def _is_done(job: DecodingJob, block: int, counting: Any) -> bool:
+    """Return whether another process has decoded a block; warn of one that is damaged."""
+    if is_complete(job, block):
+        counting.update(len(job.block_rows(block)) * len(job.cells))
+        return True
+    damage = _find_damage(job, block)
+    if damage is not None:
+        logger.warning(f"{job.block_folder(block)} is decoded again: {damage}")
+    return False
 
 
 def _real_time_factor(audio_seconds: float, wall_seconds: float) -> str:
@@ -180,17 +199,15 @@ def find_attention_heads(job: DecodingJob) -> list[str]:
     Returns:
         Each as layer/head, as for `simulsa_attention_heads`; empty where no policy needs any.
     """
-    found = not job.heads
+    found = not job.heads and any(cell.policy.heads is not None for cell in job.cells)
     if found:
-        job.heads.extend(choose_alignment_heads(job.model, job.cells, lambda: _load_usable(job, job.head_rows)))
+        choose = functools.partial(choose_heads, cells=job.cells)
+        for _, heads in map_unordered(job.model, choose, [job.name], lambda _: list(load_rows(job.head_rows))):
+            job.heads.extend(heads)
     names = [f"{layer}/{head}" for layer, head in job.heads]
     if found and names:
         logger.info(f"attention heads (layer/head): {','.join(names)}")
     return names
-
-
-def _load_usable(job: DecodingJob, rows: Sequence[DecodedRow]) -> list[StreamSource]:
-    return [loaded for loaded in load_sources(job.model, rows) if isinstance(loaded, StreamSource)]
 
 
 def is_complete(job: DecodingJob, block: int) -> bool:
@@ -258,41 +275,16 @@ def cell_folder(cell: DecodingSetting) -> str:
     return folder_name(cell.policy.name, cell.chunk_ms, policy["rollback"], policy["parameters"])
 
 
-def _write_block(job: DecodingJob, block: int, counting: Any) -> float:
-    """Decode a block and write it; return the seconds of its audio."""
-    instances: list[dict[str, Any]] = []
-    decoded: list[DecodedRow] = []
-    sources: list[StreamSource] = []
-    rows = job.block_rows(block)
-    for row, loaded in zip(rows, load_sources(job.model, rows), strict=True):
-        instances.append(_instance(job, row, loaded))
-        if isinstance(loaded, str):
-            counting.update(len(job.cells))
-        else:
-            decoded.append(row)
-            sources.append(loaded)
-    sessions = _decode(job, sources, counting)
+def _write_block(job: DecodingJob, block: int, decoded: DecodedBlock) -> None:
     temporary = _make_temporary(job.folder)
     try:
-        for cell, of_cell in zip(job.cells, sessions, strict=True):
-            write_jsonl(temporary / f"{cell_folder(cell)}.jsonl", _step_rows(job, decoded, of_cell))
-        write_jsonl(temporary / _INSTANCES, instances)
+        for cell, lines in zip(job.cells, decoded.steps, strict=True):
+            write_lines(temporary / f"{cell_folder(cell)}.jsonl", lines)
+        write_jsonl(temporary / _INSTANCES, decoded.instances)
         write_sealed(temporary / BLOCK_NOTE, {"files": checksums(temporary, _file_names(job)), "work": job.work})
         _put_in_place(job, temporary, block)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)  # absent where it was renamed to the block
-    return samples_to_seconds(sum(len(source.waveform) for source in sources))
-
-
-def _instance(job: DecodingJob, row: DecodedRow, loaded: StreamSource | str) -> dict[str, Any]:
-    """Return a row of instances.jsonl."""
-    found = job.identity(row) | {"row": row.row}
-    if isinstance(loaded, str):
-        return found | {"skipped": loaded}
-    window = job.model.window_seconds
-    heard = samples_to_seconds(len(loaded.first_window))  # at once: windows that slide leave nothing out
-    longer = window is not None and heard > window
-    return found | {"longer_than_window": longer, "device": job.model.hardware()["device"]}
 
 
 def _put_in_place(job: DecodingJob, temporary: Path, block: int) -> None:
@@ -336,28 +328,6 @@ def _find_damage(job: DecodingJob, block: int) -> str | None:
 
 def _file_names(job: DecodingJob) -> list[str]:
     return [*(f"{cell_folder(cell)}.jsonl" for cell in job.cells), _INSTANCES]
-
-
-def _decode(job: DecodingJob, sources: Sequence[StreamSource], counting: Any) -> list[list[Session]]:
-    if not job.measures_time:
-        return decode_batched(job.model, sources, job.cells, job.limits, on_finished=lambda _: counting.update())
-    for cell in job.cells if sources else ():
-        decode_timed(job.model, sources[0], cell, job.limits)  # warm-up
-    sessions: list[list[Session]] = []
-    for cell in job.cells:
-        sessions.append([])
-        for source in sources:
-            sessions[-1].append(decode_timed(job.model, source, cell, job.limits))
-            counting.update()
-    return sessions
-
-
-def _step_rows(job: DecodingJob, rows: Sequence[DecodedRow], sessions: Sequence[Session]) -> Iterator[dict[str, Any]]:
-    for row, session in zip(rows, sessions, strict=True):
-        identity = job.identity(row)
-        yield from step_rows(
-            identity["id"], session.steps, job.model.decode, session.left_token_ids, identity.get(SEGMENT)
-        )
 
 
 def _make_temporary(folder: Path) -> Path:

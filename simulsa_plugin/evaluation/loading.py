@@ -17,6 +17,11 @@ DecodedRow = Sample | UnusableRow | SpeechUtterance
 
 
 def load_sources(model: AudioLanguageModel, rows: Sequence[DecodedRow]) -> Iterator[StreamSource | str]:
+    """Load rows as `load_rows` does, and check their prompts."""
+    return (check_prompt(model, loaded) for loaded in load_rows(rows))
+
+
+def load_rows(rows: Sequence[DecodedRow]) -> Iterator[StreamSource | str]:
     """Load rows, or speech segments of recordings; a recording is read once for those that stand together.
 
     Yields:
@@ -24,8 +29,7 @@ def load_sources(model: AudioLanguageModel, rows: Sequence[DecodedRow]) -> Itera
     """
     segments = [row for row in rows if isinstance(row, SpeechUtterance)]
     whole = (row for row in rows if not isinstance(row, SpeechUtterance))
-    for loaded in load_utterances(segments) if segments else map(_load_row, whole):
-        yield _check_prompt(model, loaded)
+    yield from load_utterances(segments) if segments else map(_load_row, whole)
 
 
 def load_waveform(audio: str) -> Waveform | str:
@@ -44,7 +48,8 @@ def _load_row(row: Sample | UnusableRow) -> StreamSource | str:
     return waveform if isinstance(waveform, str) else StreamSource(row.prompt, waveform)
 
 
-def _check_prompt(model: AudioLanguageModel, source: StreamSource | str) -> StreamSource | str:
+def check_prompt(model: AudioLanguageModel, source: StreamSource | str) -> StreamSource | str:
+    """Return a source, or why it cannot be decoded: the template refuses its prompt."""
     if isinstance(source, str):
         return source
     try:

@@ -6,7 +6,6 @@ depend on what is decoded, so blocks of them are decoded, resumed and shared amo
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -132,14 +131,26 @@ def load_utterances(wanted: Iterable[SpeechUtterance]) -> Iterator[StreamSource 
             yield waveform if isinstance(waveform, str) else _stream_source(each, waveform)
 
 
+@dataclass(frozen=True)
+class _Arrivals:
+    """The arrivals of a speech segment's audio for a chunk in ms, None for offline; many settings share a chunk."""
+
+    speech: SpeechSegment
+    num_samples: int
+    window: int
+    _of_chunk: dict[int | None, list[Arrival]] = field(default_factory=dict, repr=False)
+
+    def __call__(self, chunk_ms: int | None) -> list[Arrival]:
+        if chunk_ms not in self._of_chunk:
+            samples = None if chunk_ms is None else chunk_ms * SAMPLES_PER_MS
+            self._of_chunk[chunk_ms] = segment_arrivals(self.speech, samples, self.num_samples, self.window)
+        return self._of_chunk[chunk_ms]
+
+
 def _stream_source(utterance: SpeechUtterance, waveform: Waveform) -> StreamSource:
     speech, num_samples = utterance.speech, utterance.recording.num_samples
     window = seconds_to_samples(utterance.recording.settings.window_seconds)
-
-    @functools.cache  # many settings have the same chunk
-    def arrivals(chunk_ms: int | None) -> list[Arrival]:
-        return segment_arrivals(speech, None if chunk_ms is None else chunk_ms * SAMPLES_PER_MS, num_samples, window)
-
+    arrivals = _Arrivals(speech, num_samples, window)
     return StreamSource(utterance.recording.sample.prompt, waveform, arrivals, SlidingWindow(window, speech.pauses))
 
 

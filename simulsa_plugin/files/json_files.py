@@ -35,8 +35,17 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     Raises:
         StorageError: it cannot be written.
     """
-    with replacing(path, "w") as handle, jsonlines.Writer(handle, dumps=dump_line) as writer:
-        writer.write_all(rows)
+    write_lines(path, map(dump_line, rows))
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Write lines of text (UTF-8), whole or not at all.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    with replacing(path, "w") as handle:
+        handle.writelines(f"{line}\n" for line in lines)
 
 
 def dump_line(value: Any) -> str:

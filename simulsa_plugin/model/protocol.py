@@ -33,8 +33,8 @@ class Renderer(Protocol):
         ...
 
 
-class AudioLanguageModel(Renderer, Protocol):
-    """A large audio-language model with its prompts."""
+class ScoringModel(Renderer, Protocol):
+    """A large audio-language model that scores references, wherever its weights are."""
 
     output_width: int
     """V, the number of logits at each position."""
@@ -43,16 +43,20 @@ class AudioLanguageModel(Renderer, Protocol):
         """Return model, adapter, template, dtype and device, for manifests."""
         ...
 
+    def hardware(self) -> dict[str, Any]:
+        """Return what the model runs on, for reports of measured times."""
+        ...
+
     def score(self, rendered: Sequence[RenderedReference], waveforms: Sequence[Waveform]) -> list[ReferenceScores]:
         """Score references in one batch."""
         ...
 
+
+class AudioLanguageModel(ScoringModel, Protocol):
+    """A large audio-language model with its prompts."""
+
     def render_prompt(self, prompt: Prompt, waveform: Waveform) -> tuple[int, ...]:
         """Return the token ids of a prompt up to where the answer begins."""
-        ...
-
-    def hardware(self) -> dict[str, Any]:
-        """Return what the model runs on, for reports of measured times."""
         ...
 
     bytes_per_token: int

@@ -329,14 +329,14 @@ def test_short_utterances_have_nothing_of_long_form(rows, tmp_path):
 def test_a_block_holds_no_more_speech_than_fits_into_memory(rows, tmp_path, monkeypatch):
     expected = run(rows, tmp_path / "expected")
     monkeypatch.setattr(decoding, "SPEECH_SECONDS_PER_BLOCK", 5.0)
-    loaded, original = [], decoding.load_sources
+    loaded, original = [], decoding.load_rows
 
-    def load(model, block):
-        sources = list(original(model, block))
+    def load(block):
+        sources = list(original(block))
         loaded.append([len(source.waveform) / 16_000 for source in sources])
         return sources
 
-    monkeypatch.setattr(decoding, "load_sources", load)
+    monkeypatch.setattr(decoding, "load_rows", load)
     assert run(rows, tmp_path / "out") == expected
     assert len(loaded) > 2
     assert all(sum(seconds) <= 5.0 or len(seconds) == 1 for seconds in loaded)

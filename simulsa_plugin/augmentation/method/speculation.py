@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,8 @@ from simulsa_plugin.errors import ModelError
 from simulsa_plugin.files.atomic import remove_durably, replacing
 from simulsa_plugin.files.journal import Journal
 from simulsa_plugin.files.json_files import dump_sealed, read_jsonl, read_whole_rows
-from simulsa_plugin.model.protocol import AudioLanguageModel
+from simulsa_plugin.model.protocol import ScoringModel
+from simulsa_plugin.model.replicas import map_unordered
 from simulsa_plugin.model.values import Message, ReferenceScores, RenderedReference, Sample
 from simulsa_plugin.sharding import Shard
 from simulsa_plugin.terminal import progress
@@ -28,9 +31,49 @@ from simulsa_plugin.terminal import progress
 LEAST_HEARD = SAMPLE_RATE // 5  # looking back never leaves less than 200 ms of the source
 
 
+@dataclass(frozen=True)
+class BatchAudio:
+    """A batch with its audio, all that a model needs to score it, on whichever machine.
+
+    Attributes:
+        cuts: of the batch.
+        clips: waveform of each clip, (num_samples,) at 16 kHz.
+        sources: waveform of each whole source; empty unless it is scored.
+    """
+
+    cuts: Sequence[Cut]
+    clips: Sequence[Waveform]
+    sources: Sequence[Waveform]
+
+
+@dataclass(frozen=True)
+class ClipScores:
+    """What a model says about one clip.
+
+    Attributes:
+        rendered: prompt and reference.
+        scores: of the reference.
+        unstable_prefixes: see `Renderer.unstable_prefixes`.
+        extra: more fields of the row, by their names.
+    """
+
+    rendered: RenderedReference
+    scores: ReferenceScores
+    unstable_prefixes: tuple[int, ...]
+    extra: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class BatchScores:
+    """What a model says about the clips of a batch, and the device on which it computed."""
+
+    clips: Sequence[ClipScores]
+    device: str
+
+
 def score_cuts(
     cuts: Sequence[Cut],
-    model: AudioLanguageModel,
+    model: ScoringModel,
     settings: AugmentSettings,
     layout: Layout,
     shard: Shard | None = None,
@@ -53,18 +96,22 @@ def score_cuts(
         journal = stack.enter_context(Journal(own))
         others = [] if shard else [stack.enter_context(Journal(path)) for path in layout.journals() if path != own]
         done = _scored(batches, [journal, *others], layout)
-        if any(cut.id not in done for batch in batches for cut in batch):
+        fresh = [number for number, batch in enumerate(batches) if any(cut.id not in done for cut in batch)]
+        devices = set[str]()
+        if fresh:
             with holding_whole(layout, shard):
-                note_scorer(layout, model, alone=shard is None)
+                devices |= note_scorer(layout, model.describe(), model.hardware()["device"], alone=shard is None)
         with progress(sum(map(len, batches)), "score", "clip", len(done)) as counting:
-            for batch in batches:
-                fresh = [cut for cut in batch if cut.id not in done]
-                if not fresh:
-                    continue
-                rows = score_batch(batch, model, settings, layout)  # whole, so that padding is what it was
-                for cut in fresh:
-                    journal.append(rows[cut.id])
-                counting.update(len(fresh))
+            score = partial(score_audio, settings=settings)
+            for number, scored in map_unordered(model, score, fresh, lambda one: read_audio(batches[one], settings)):
+                if scored.device not in devices:
+                    with holding_whole(layout, shard):
+                        devices |= note_scorer(layout, model.describe(), scored.device, alone=False)
+                batch = batches[number]  # scored as a whole, so that padding is what it was
+                for cut, row in zip(batch, batch_rows(batch, scored, settings, layout), strict=True):
+                    if cut.id not in done:
+                        journal.append(row)
+                        counting.update()
 
 
 def reopen_damaged_scores(cuts: Sequence[Cut], layout: Layout) -> list[str]:
@@ -115,34 +162,55 @@ def scored_rows(cuts: Sequence[Cut], settings: AugmentSettings, layout: Layout) 
 
 
 def score_batch(
-    batch: Sequence[Cut], model: AudioLanguageModel, settings: AugmentSettings, layout: Layout
+    batch: Sequence[Cut], model: ScoringModel, settings: AugmentSettings, layout: Layout
 ) -> dict[str, dict[str, Any]]:
     """Score clips together.
 
     Returns:
         id → row of scores.jsonl, undecided.
     """
+    scored = score_audio(model, read_audio(batch, settings), settings)
+    return {row["id"]: row for row in batch_rows(batch, scored, settings, layout)}
+
+
+def read_audio(batch: Sequence[Cut], settings: AugmentSettings) -> BatchAudio:
+    """Read what is scored together; no model is needed."""
     clips = [read_mono(cut.clip) for cut in batch]
+    whole = [read_mono(cut.sample.audio) for cut in batch] if "full" in settings.scored_extras else []
+    return BatchAudio(batch, clips, whole)
+
+
+def score_audio(model: ScoringModel, audio: BatchAudio, settings: AugmentSettings) -> BatchScores:
+    """Score clips together; no files are needed."""
+    batch, clips = audio.cuts, audio.clips
     rendered, scores = _score_references(batch, clips, model)
     extra: dict[str, list[Any]] = {}
     if "full" in settings.scored_extras:
         window = seconds_to_samples(model.window_seconds) if model.window_seconds else None
-        sources = [read_mono(cut.sample.audio) for cut in batch]
-        whole = [_whole_source(*three, window) for three in zip(batch, clips, sources, strict=True)]
+        whole = [_whole_source(*three, window) for three in zip(batch, clips, audio.sources, strict=True)]
         extra["logprobs_full"] = [list(score.logprobs) for score in _score_references(batch, whole, model)[1]]
     if "lookback" in settings.scored_extras:
         earlier = [_without_end(cut, clip, settings.lookback_ms) for cut, clip in zip(batch, clips, strict=True)]
         extra["logprobs_lookback"] = [list(score.logprobs) for score in _score_references(batch, earlier, model)[1]]
         extra["lookback_ms"] = [settings.lookback_ms] * len(batch)
-    rows = {
-        cut.id: {
-            **_score_row(cut, rendered[index], scores[index], settings, layout),
-            "unstable_prefixes": list(model.unstable_prefixes(rendered[index], cut.sample.reference)),
-            **{field: values[index] for field, values in extra.items()},
-        }
-        for index, cut in enumerate(batch)
-    }
-    for row in rows.values():
+    unstable = [model.unstable_prefixes(one, cut.sample.reference) for one, cut in zip(rendered, batch, strict=True)]
+    found = [
+        ClipScores(rendered[index], scores[index], unstable[index], {name: of[index] for name, of in extra.items()})
+        for index in range(len(batch))
+    ]
+    return BatchScores(found, model.hardware()["device"])
+
+
+def batch_rows(
+    batch: Sequence[Cut], scored: BatchScores, settings: AugmentSettings, layout: Layout
+) -> list[dict[str, Any]]:
+    """Return the rows of scores.jsonl of a batch, undecided.
+
+    Raises:
+        ModelError: the model gives no numbers.
+    """
+    rows = [_score_row(cut, one, settings, layout) for cut, one in zip(batch, scored.clips, strict=True)]
+    for row in rows:
         _check_numbers(row)
     return rows
 
@@ -197,7 +265,7 @@ def make_batches(cuts: Sequence[Cut], size: int) -> list[list[Cut]]:
 
 
 def _score_references(
-    batch: Sequence[Cut], waveforms: Sequence[Waveform], model: AudioLanguageModel
+    batch: Sequence[Cut], waveforms: Sequence[Waveform], model: ScoringModel
 ) -> tuple[list[RenderedReference], list[ReferenceScores]]:
     """Score the references of a batch about these waveforms."""
     rendered = [
@@ -222,9 +290,8 @@ def _without_end(cut: Cut, clip: Waveform, lookback_ms: float) -> Waveform:
     return np.concatenate([clip[: cut.lead + heard], clip[cut.lead + cut.num_samples :]])
 
 
-def _score_row(
-    cut: Cut, rendered: RenderedReference, score: ReferenceScores, settings: AugmentSettings, layout: Layout
-) -> dict[str, Any]:
+def _score_row(cut: Cut, scored: ClipScores, settings: AugmentSettings, layout: Layout) -> dict[str, Any]:
+    rendered, score = scored.rendered, scored.scores
     return {
         "id": cut.id,
         **({"source_id": cut.sample.source_id} if cut.sample.source_id else {}),
@@ -241,6 +308,8 @@ def _score_row(
         "greedy": list(score.greedy),
         "margins": list(score.margins),
         "eos_logprob": score.eos_logprob,
+        "unstable_prefixes": list(scored.unstable_prefixes),
+        **scored.extra,
     }
 
 
