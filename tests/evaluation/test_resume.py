@@ -10,7 +10,7 @@ from helpers.files import read_json_lines, tree
 
 from simulsa_plugin.errors import StorageError
 from simulsa_plugin.evaluation import block_decoding as decoding
-from simulsa_plugin.evaluation import cell_files
+from simulsa_plugin.evaluation import cell_files, decoded_block
 from simulsa_plugin.evaluation import result_folder as results
 from simulsa_plugin.evaluation import run as module
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
@@ -191,8 +191,8 @@ def test_measured_steps_have_times_on_simulevals_clock(rows, tmp_path, monkeypat
     def alone(model, source, cell, limits):
         return original(model, source, cell, limits, lambda: next(ticks) / 10)
 
-    original = decoding.decode_timed
-    monkeypatch.setattr(decoding, "decode_timed", alone)
+    original = decoded_block.decode_timed
+    monkeypatch.setattr(decoded_block, "decode_timed", alone)
     cells = run(rows[:2], tmp_path / "timed", rollbacks=(3,), measure_time=True)
     plain = run(rows[:2], tmp_path / "plain", rollbacks=(3,))
     folder = tmp_path / "timed" / "rollback_k500_b3"
