@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
+from typing import TypeVar
 
 from simulsa_plugin.corpora.lines import listed
 from simulsa_plugin.errors import DatasetError, UsageError
 
 PARQUET = ".parquet"
+_P = TypeVar("_P", bound=PurePath)
 # `train-00000-of-00002.parquet`, also with a hash behind it, `train-00000.parquet`, `0000.parquet`, Spark's `part-…`.
 _SHARD = re.compile(
     r"(?P<part>part)[-.].*"
@@ -31,7 +33,7 @@ def choose_table(where: Path, split: str, endings: Sequence[str], prefixes: Sequ
         DatasetError: there is no such file, or several.
     """
     if where.is_file():
-        _refuse_split_of_file(where, split)
+        refuse_split_of_file(where, split)
         return where
     there = [path for path in files_in(where) if path.name.endswith(tuple(endings))]
     names = {f"{prefix}{split}{ending}" for prefix in prefixes for ending in endings}
@@ -61,7 +63,7 @@ def choose_parquet(where: Path, split: str) -> list[Path]:
     """
     if where.is_file():
         if where.suffix == PARQUET:
-            _refuse_split_of_file(where, split)
+            refuse_split_of_file(where, split)
             return [where]
         return []
     folders = (where, where / "data")
@@ -74,8 +76,19 @@ def choose_parquet(where: Path, split: str) -> list[Path]:
     if not split:
         _refuse_several(shards, where)
     for stem in {_stem(path) for path in shards}:
-        _refuse_incomplete([path for path in shards if _stem(path) == stem])
+        _refuse_incomplete([path for path in shards if _stem(path) == stem], shards[0].parent)
     return shards
+
+
+def shards_of(names: Sequence[str], split: str, where: object) -> list[str]:
+    """Return the names of parquet files that belong to a split, in order; see `choose_parquet`. Raises likewise."""
+    paths = sorted(map(PurePosixPath, names))
+    found = _named_after_split(paths, split) if split else paths
+    if not split:
+        _refuse_several(found, where)
+    for stem in {_stem(path) for path in found}:
+        _refuse_incomplete([path for path in found if _stem(path) == stem], where)
+    return list(map(str, found))
 
 
 def files_in(folder: Path) -> list[Path]:
@@ -94,17 +107,18 @@ def _parquets(folder: Path) -> list[Path]:
     return [path for path in files_in(folder) if path.suffix == PARQUET] if folder.is_dir() else []
 
 
-def _named_after_split(paths: Sequence[Path], split: str) -> list[Path]:
+def _named_after_split(paths: Sequence[_P], split: str) -> list[_P]:
     return [path for path in paths if path.stem == split] or [path for path in paths if _stem(path) == split]
 
 
-def _stem(path: Path) -> str:
+def _stem(path: PurePath) -> str:
     """Return the part of the name that all files of one split share."""
     match = _SHARD.fullmatch(path.stem)
     return (match["part"] or match["name"] or "") if match else path.stem
 
 
-def _refuse_split_of_file(where: Path, split: str) -> None:
+def refuse_split_of_file(where: object, split: str) -> None:
+    """Raise UsageError where a split was asked of a single file."""
     if split:
         raise UsageError(
             f"simulsa_split is {split}, and simulsa_corpus_dir is one file, {where}. "
@@ -112,18 +126,18 @@ def _refuse_split_of_file(where: Path, split: str) -> None:
         )
 
 
-def _refuse_several(shards: Sequence[Path], where: Path) -> None:
+def _refuse_several(shards: Sequence[PurePath], where: object) -> None:
     stems = sorted({_stem(path) for path in shards})
     if len(stems) > 1:
         raise DatasetError(f"{where} has the splits {listed(stems)}. Set simulsa_split to one of them.")
 
 
-def _refuse_incomplete(shards: Sequence[Path]) -> None:
+def _refuse_incomplete(shards: Sequence[PurePath], where: object) -> None:
     """Refuse a part of a split: `train-00001-of-00003.parquet` tells how many files there are."""
     matches = [_SHARD.fullmatch(path.stem) for path in shards]
     numbers = [(int(match["number"]), int(match["count"])) for match in matches if match and match["count"]]
     if numbers and sorted(numbers) != [(number, len(shards)) for number in range(len(shards))]:
         raise DatasetError(
-            f"{shards[0].parent} has {len(shards)} parquet files where {numbers[-1][1]} belong together: "
+            f"{where} has {len(shards)} parquet files where {numbers[-1][1]} belong together: "
             f"{listed(path.name for path in shards)}. Download them all, and remove those of other versions."
         )

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from simulsa_plugin.errors import UsageError
+from simulsa_plugin.files.remote import check_address
 from simulsa_plugin.settings import Settings, check_choice, check_range
 
 LONG_FORM = "longform"  # the format of whole recordings
@@ -20,9 +21,12 @@ class CorpusSettings(Settings):
 
     Attributes:
         corpus: format of a raw corpus: `covost2`, `mustc`, `fleurs`, `europarl_st`, `kaldi`, `nemo`, `lhotse`, `table`,
-            `longform`; not set: the recipe's datasets are LLaMA-Factory's own.
-        corpus_dir: folder of the corpus; for a manifest or a table also the file itself.
-        audio_dir: a second folder with its audio, if that is not inside `simulsa_corpus_dir`.
+            `webdataset`, `longform`; not set: the recipe's datasets are LLaMA-Factory's own.
+        corpus_dir: folder of the corpus; for a manifest or a table also the file itself; for `table` and `webdataset`
+            also an address, such as `s3://bucket/folder`.
+        audio_dir: a second folder with its audio, if that is not inside `simulsa_corpus_dir`; also an address.
+        audio_in_place: rows name the audio inside parquet files where it is, and nothing is written to files; in a
+            store it is always so.
         source_language: as the corpus writes it (`en`, `en_us`).
         target_language: as the corpus writes it; `simulsa-eval` also takes latency unit and tokenizer from it.
         split: splits to train on, as the corpus writes them; not set: the format's own.
@@ -41,6 +45,7 @@ class CorpusSettings(Settings):
     corpus: str | None = None
     corpus_dir: str | None = None
     audio_dir: str | None = None
+    audio_in_place: bool = False
     source_language: str | None = None
     target_language: str | None = None
     split: tuple[str, ...] = ()
@@ -66,6 +71,14 @@ class CorpusSettings(Settings):
             if getattr(self, key) is not None and self.corpus != LONG_FORM:
                 got = self.corpus or "not set"
                 raise UsageError(f"simulsa_{key} is for simulsa_corpus={LONG_FORM}, and simulsa_corpus is {got}.")
+        for key in ("corpus_dir", "audio_dir"):
+            if "://" in (getattr(self, key) or ""):
+                check_address(f"simulsa_{key}", getattr(self, key))
+        if self.address and self.corpus not in _stored_formats():
+            raise UsageError(
+                f"simulsa_corpus_dir is an address, and {self.corpus} is read from a folder on this machine; "
+                f"allowed in a store: {', '.join(_stored_formats())}."
+            )
         check_range("simulsa_corpus_max_seconds", self.corpus_max_seconds, above=0)
         check_range("simulsa_corpus_workers", self.corpus_workers, minimum=1, maximum=256)
 
@@ -78,16 +91,32 @@ class CorpusSettings(Settings):
         """
         if self.corpus_dir is None:
             raise UsageError(f"The recipe does not say where {self.corpus} lies on disk. Add simulsa_corpus_dir=DIR.")
-        return _existing("simulsa_corpus_dir", self.corpus_dir)
+        return Path(self.address) if self.address else _existing("simulsa_corpus_dir", self.corpus_dir)
+
+    @property
+    def address(self) -> str | None:
+        """The address of a corpus in a store, or None."""
+        return _address(self.corpus_dir)
+
+    @property
+    def place(self) -> str:
+        """`folder` or `address`, for records and messages. Raises as `folder`."""
+        return self.address or str(self.folder)
 
     @property
     def audio_folder(self) -> Path | None:
-        """The second folder of audio, absolute, or None.
+        """The second folder of audio, absolute, or None where there is none on this machine.
 
         Raises:
             UsageError: nothing is there.
         """
-        return None if self.audio_dir is None else _existing("simulsa_audio_dir", self.audio_dir)
+        local = self.audio_dir is not None and not self.audio_address
+        return _existing("simulsa_audio_dir", str(self.audio_dir)) if local else None
+
+    @property
+    def audio_address(self) -> str | None:
+        """The address of the second folder of audio, or None."""
+        return _address(self.audio_dir)
 
     @property
     def references_file(self) -> Path | None:
@@ -124,6 +153,16 @@ def _formats() -> list[str]:
     from simulsa_plugin.corpora.formats.registry import FORMATS  # its readers need NumPy, which --help does without
 
     return list(FORMATS)
+
+
+def _stored_formats() -> list[str]:
+    from simulsa_plugin.corpora.formats.registry import FORMATS
+
+    return [name for name, form in FORMATS.items() if form.stored]
+
+
+def _address(value: str | None) -> str | None:
+    return value.rstrip("/") if value and "://" in value else None
 
 
 def _existing(key: str, value: str, what: str = "folder of the corpus") -> Path:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from simulsa_plugin.corpora.corpus_layout import CorpusLayout
-from simulsa_plugin.corpora.utterance import Dropped, EncodedAudio, Utterance
+from simulsa_plugin.corpora.utterance import AudioName, Dropped, EncodedAudio, Utterance
 from simulsa_plugin.errors import DatasetError
 from simulsa_plugin.files.atomic import make_own_folder, replacing
 from simulsa_plugin.files.json_files import dump_line
@@ -116,9 +116,9 @@ def _content_of_row(row: Utterance | Dropped) -> list[object]:
     return [row.id, audio, span, row.translation]
 
 
-def _store_audio(row: Utterance, number: int, layout: CorpusLayout, writes: bool) -> Path:
+def _store_audio(row: Utterance, number: int, layout: CorpusLayout, writes: bool) -> AudioName:
     audio = row.audio
-    if isinstance(audio, Path):
+    if isinstance(audio, (Path, str)):
         return audio
     suffix = audio.suffix.lower() if audio.suffix.lower() in _SUFFIXES else ".audio"
     # What is cut out of it gets the utterance's own name.

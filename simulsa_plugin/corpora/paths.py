@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import functools
 import os
+import posixpath
 import re
 import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 
+from simulsa_plugin.corpora.utterance import AudioName
 from simulsa_plugin.errors import RowError
+from simulsa_plugin.files.remote import is_remote, shown
 
 _CONTROL_IN_NAMES = re.compile(r"[\x00-\x1f\x7f]")
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
@@ -20,16 +24,18 @@ class AudioFinder:
     Args:
         folder: the corpus; absolute.
         audio_folder: another folder that may hold its audio; absolute.
+        addresses: of folders in stores that may hold its audio; relative names start from the first.
     """
 
-    def __init__(self, folder: Path, audio_folder: Path | None = None) -> None:
+    def __init__(self, folder: Path, audio_folder: Path | None = None, addresses: Sequence[str] = ()) -> None:
         self.audio_folder = audio_folder
+        self._addresses = [f"{address.rstrip('/')}/" for address in addresses]
         corpus = folder if folder.is_dir() else folder.parent
         self._real_roots = [os.path.realpath(root) for root in (audio_folder, corpus) if root is not None]
         self._real_folder = functools.lru_cache(maxsize=None)(os.path.realpath)
 
-    def find(self, name: str, place: str, *folders: Path) -> Path:
-        """Return the path of the file that a corpus calls `name`; it need not exist.
+    def find(self, name: str, place: str, *folders: Path) -> AudioName:
+        """Return the path of the file that a corpus calls `name`, or its address; it need not exist.
 
         Relative names are looked up in the user's own folder of audio first, then in `folders`; so are names written
         with backslashes, and names in another Unicode normalisation than the disk's.
@@ -43,6 +49,8 @@ class AudioFinder:
             RowError: it is not a plain path (`audio_not_a_path`), or leads out of the folders (`audio_outside`).
         """
         self._refuse_no_path(name, place)
+        if "://" in name or (self._addresses and not os.path.isabs(name)):
+            return self._find_address(name, place)
         starts = [start for start in (self.audio_folder, *folders) if start is not None]
         candidates = [os.path.normpath(start / variant) for variant in _variants(name) for start in starts]
         chosen = next((path for path in candidates if os.path.lexists(path)), candidates[0])
@@ -52,8 +60,8 @@ class AudioFinder:
     def _refuse_no_path(self, name: str, place: str) -> None:
         if name.rstrip().endswith("|") or name.lstrip().startswith("|"):
             reason = "is a shell command, and none is run. Write its output to files, and name those"
-        elif "://" in name:
-            reason = "is an address. Download it, and name the file"
+        elif "://" in name and not self._addresses:
+            reason = "is an address. Set simulsa_audio_dir to that of its folder, or download it, and name the file"
         elif not name.strip() or name.strip() == "-" or _CONTROL_IN_NAMES.search(name):
             reason = "is not a file name"
         elif _DRIVE.match(name):
@@ -61,6 +69,17 @@ class AudioFinder:
         else:
             return
         raise RowError("audio_not_a_path", f"{place}: the audio {_short(name)!r} {reason}.")
+
+    def _find_address(self, name: str, place: str) -> str:
+        address = name if "://" in name else self._addresses[0] + posixpath.normpath(name)
+        inside = any(address.startswith(root) for root in self._addresses)
+        if not (inside and is_remote(address)) or ".." in address.split("/"):
+            raise RowError(
+                "audio_outside",
+                f"{place}: the audio {_short(shown(name))!r} lies outside {' and '.join(map(shown, self._addresses))}. "
+                "If it may be read there, set simulsa_audio_dir to the address of the folder that holds the audio.",
+            )
+        return address
 
     def _refuse_outside(self, path: str, name: str, place: str) -> None:
         # Only the last step may differ from file to file, so each folder is resolved once.

@@ -14,7 +14,7 @@ from simulsa_plugin.audio.recordings import AudioInfo, Span, audio_info, read_pa
 from simulsa_plugin.audio.samples import SAMPLE_RATE, Waveform, samples_to_seconds, to_pcm16, write_wav
 from simulsa_plugin.corpora.corpus_layout import CorpusLayout
 from simulsa_plugin.corpora.parts import Parts
-from simulsa_plugin.corpora.utterance import Utterance
+from simulsa_plugin.corpora.utterance import AudioName, Utterance
 from simulsa_plugin.errors import AudioError
 from simulsa_plugin.files.atomic import make_own_folder, remove_leftovers, replacing
 from simulsa_plugin.terminal import progress
@@ -28,17 +28,19 @@ class Placed:
     """The audio of one utterance.
 
     Attributes:
-        audio: a file that holds it and nothing else; None where it cannot be had.
-        seconds: how long it is.
+        audio: a file, or a reference to what holds it and nothing else; None where it cannot be had.
+        seconds: how long it is; None where it was not opened.
         reason: why it cannot be had.
     """
 
-    audio: Path | None
-    seconds: float = 0.0
+    audio: AudioName | None
+    seconds: float | None = 0.0
     reason: str = ""
 
 
-def place_audio(utterances: Sequence[Utterance], layout: CorpusLayout, workers: int | None) -> list[Placed]:
+def place_audio(
+    utterances: Sequence[Utterance], layout: CorpusLayout, workers: int | None, *, opens_references: bool = False
+) -> list[Placed]:
     """Return a file for each utterance, in their order; files that a stopped run has written whole are kept.
 
     Each recording is walked through once, and recordings are shared out over threads: the libraries that decode,
@@ -48,6 +50,8 @@ def place_audio(utterances: Sequence[Utterance], layout: CorpusLayout, workers: 
         utterances: with paths as audio.
         layout: where parts are written, as 16 kHz mono PCM16.
         workers: threads; None takes one for each core.
+        opens_references: read the length of whole audio that a reference names, which may mean all of it; where not,
+            what is missing or broken is found by whoever reads it.
 
     Raises:
         StorageError: a part cannot be written.
@@ -55,7 +59,7 @@ def place_audio(utterances: Sequence[Utterance], layout: CorpusLayout, workers: 
     for folder in [path for path in layout.audio.glob("*") if path.is_dir()]:
         remove_leftovers(folder)
     parts = Parts(layout)
-    placed: list[Placed] = [Placed(None)] * len(utterances)
+    placed = [_unopened(utterance) if not opens_references else None for utterance in utterances]
     stopped = threading.Event()
 
     def work(recordings: list[list[int]]) -> list[tuple[int, Placed]]:
@@ -69,23 +73,32 @@ def place_audio(utterances: Sequence[Utterance], layout: CorpusLayout, workers: 
     with progress(len(utterances), f"read {layout.name}", "utterance") as counting:
         pool = ThreadPoolExecutor(workers or len(os.sched_getaffinity(0)))
         try:
-            for results in pool.map(work, _tasks(_group_by_file(utterances))):
+            remaining = [number for number, found in enumerate(placed) if found is None]
+            counting.update(len(utterances) - len(remaining))
+            for results in pool.map(work, _tasks(_group_by_file(utterances, remaining))):
                 for number, result in results:
                     placed[number] = result
                 counting.update(len(results))
         finally:
             stopped.set()  # after an error, or Ctrl-C, hours of audio may lie before the others
             pool.shutdown(cancel_futures=True)
-    audio = [*(one.audio for one in placed), *(one.audio for one in utterances)]
+    found = [one or Placed(None) for one in placed]
+    audio = [*(one.audio for one in found), *(one.audio for one in utterances)]
     parts.finish(path for path in audio if isinstance(path, Path))
-    return placed
+    return found
 
 
-def _group_by_file(utterances: Sequence[Utterance]) -> list[list[int]]:
+def _unopened(utterance: Utterance) -> Placed | None:
+    """Return where the audio of an utterance is that a reference names whole; None for others."""
+    audio = utterance.audio
+    return Placed(audio, None) if isinstance(audio, str) and utterance.span is None else None
+
+
+def _group_by_file(utterances: Sequence[Utterance], numbers: Sequence[int]) -> list[list[int]]:
     """Group the numbers of utterances by the file that they are in."""
     groups: dict[object, list[int]] = {}
-    for number, utterance in enumerate(utterances):
-        groups.setdefault(utterance.audio, []).append(number)
+    for number in numbers:
+        groups.setdefault(utterances[number].audio, []).append(number)
     return list(groups.values())
 
 
@@ -105,7 +118,8 @@ def _place_recording(
     numbers: list[int], utterances: Sequence[Utterance], layout: CorpusLayout, parts: Parts
 ) -> Iterator[tuple[int, Placed]]:
     """Place all utterances of one recording."""
-    recording, remaining = Path(str(utterances[numbers[0]].audio)), set(numbers)
+    audio, remaining = utterances[numbers[0]].audio, set(numbers)
+    recording = audio if isinstance(audio, str) else Path(str(audio))
     try:
         # A part that begins later is not the whole; the length of an MP3 or M4A costs decoding all of it.
         from_the_start = [number for number in numbers if _begins_at_zero(utterances[number].span)]
@@ -135,7 +149,7 @@ def _is_whole(span: Span | None, recording: AudioInfo) -> bool:
 
 
 def _cut_parts(
-    recording: Path, numbers: list[int], utterances: Sequence[Utterance], layout: CorpusLayout, parts: Parts
+    recording: AudioName, numbers: list[int], utterances: Sequence[Utterance], layout: CorpusLayout, parts: Parts
 ) -> Iterator[tuple[int, Placed]]:
     wanted, paths = [], {number: layout.audio_file(number, ".wav") for number in numbers}
     for number in numbers:

@@ -5,6 +5,7 @@ read → cut → write → register
 
 from __future__ import annotations
 
+import posixpath
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -157,7 +158,8 @@ def read_corpus(
         UsageError: the recipe lacks a key that this corpus needs.
         DatasetError: the corpus is not in its format, is hostile, or has nothing to use.
     """
-    finder = AudioFinder(settings.folder, settings.audio_folder)
+    addresses = [one for one in (settings.audio_address, _folder_of(settings.address)) if one]
+    finder = AudioFinder(settings.folder, settings.audio_folder, addresses)
     request = CorpusRequest(
         settings.folder,
         tuple(splits),
@@ -167,9 +169,11 @@ def read_corpus(
         settings.columns,
         settings.references_file,
         settings.recordings_file,
+        settings.address,
+        settings.audio_in_place or settings.address is not None,
     )
     listing = list_utterances(FORMATS[str(settings.corpus)].read(request), layout, writes=writes)
-    refuse_nothing(listing, settings.folder)
+    refuse_nothing(listing, settings.place)
     return listing
 
 
@@ -181,6 +185,9 @@ def _prepare_locked(
     if new_prompt:
         _give_up_other_prompt(layout, configuration)
     _refuse_other_configuration(layout, configuration)
+    if settings.address and _is_finished(layout):  # to list a store again may take as long as the first time
+        remove_durably(layout.started)
+        return layout.run.recorded(), []
     listing = read_corpus(settings, splits, layout, writes=False)
     configuration = _with_content(configuration, listing)
     _refuse_other_configuration(layout, configuration)
@@ -196,6 +203,13 @@ def _prepare_locked(
     return layout.run.recorded(), warnings
 
 
+def _folder_of(address: str | None) -> str | None:
+    """Return the address itself, or that of the folder around a table or a shard."""
+    if address is None or not posixpath.splitext(address)[1]:
+        return address
+    return posixpath.dirname(address)
+
+
 def _no_audio_error(settings: CorpusSettings, dropped: Sequence[Mapping[str, Any]]) -> DatasetError:
     """Return the error for a corpus of which no audio can be used, with the first path that is missing."""
     reasons = ", ".join(sorted({row["reason"] for row in dropped}))
@@ -205,7 +219,7 @@ def _no_audio_error(settings: CorpusSettings, dropped: Sequence[Mapping[str, Any
         if missing is None
         else f"There is no {missing}. Set simulsa_audio_dir to the folder from which the corpus names its audio."
     )
-    return DatasetError(f"No audio of {settings.folder} can be used: {reasons}. {step}")
+    return DatasetError(f"No audio of {settings.place} can be used: {reasons}. {step}")
 
 
 def _write_dataset(
@@ -269,7 +283,7 @@ def _utterances(
     counts = {
         "utterances": len(usable),
         "hours": _hours(audio for _, audio in usable),
-        "over_30_seconds": sum(audio.seconds > LONG_SECONDS for _, audio in usable),
+        "over_30_seconds": sum((audio.seconds or 0.0) > LONG_SECONDS for _, audio in usable),
     }
     return _Content(rows, dropped, counts)
 
@@ -284,7 +298,7 @@ def _whole_recordings(
     dropped: list[dict[str, Any]] = []
     used: list[tuple[Placed, PlacedRecording]] = []
     for recording, audio in zip(recordings, placed, strict=True):
-        found = place_segments(recording, audio.seconds) if audio.audio else None
+        found = place_segments(recording, audio.seconds or 0.0) if audio.audio else None
         dropped += map(_dropped_row, found.dropped if found else ())
         if not found or not found.segments:
             reason = audio.reason or NO_SEGMENTS
@@ -306,15 +320,19 @@ def _rows_are(settings: CorpusSettings) -> str:
 
 
 def _place(settings: CorpusSettings, layout: CorpusLayout, utterances: Sequence[Utterance]) -> list[Placed]:
-    return _drop_longer(settings.corpus_max_seconds, place_audio(utterances, layout, settings.corpus_workers))
+    opens = settings.corpus_whole or settings.corpus_max_seconds is not None
+    placed = place_audio(utterances, layout, settings.corpus_workers, opens_references=opens)
+    return _drop_longer(settings.corpus_max_seconds, placed)
 
 
 def _dropped_row(row: Dropped) -> dict[str, Any]:
     return {"id": row.id, "reason": row.reason, **({"cause": row.cause} if row.cause else {})}
 
 
-def _hours(placed: Iterable[Placed]) -> float:
-    return round(sum(audio.seconds for audio in placed) / 3600, 3)
+def _hours(placed: Iterable[Placed]) -> float | None:
+    """Return the length of all audio; None where some of it was not opened."""
+    seconds = [audio.seconds for audio in placed]
+    return None if None in seconds else round(sum(one or 0.0 for one in seconds) / 3600, 3)
 
 
 def _is_finished(layout: CorpusLayout) -> bool:
@@ -363,11 +381,12 @@ def _describe_preparation(
     keys = settings.as_keys()
     for key in ("simulsa_split", "simulsa_eval_split", "simulsa_dev_split", "simulsa_prompt", "simulsa_corpus_workers"):
         del keys[key]  # they stand below as they came out, or change no byte
-    keys["simulsa_corpus_dir"] = str(settings.folder)
-    keys["simulsa_audio_dir"] = settings.audio_folder and str(settings.audio_folder)
+    keys["simulsa_corpus_dir"] = settings.place
+    keys["simulsa_audio_dir"] = settings.audio_address or (settings.audio_folder and str(settings.audio_folder))
+    for key in ("simulsa_corpus_whole", "simulsa_audio_in_place"):
+        keys[key] = keys[key] or None  # manifests of older versions have none
     keys["simulsa_references"] = settings.references_file and str(settings.references_file)
     keys["simulsa_recordings"] = settings.recordings_file and str(settings.recordings_file)
-    keys["simulsa_corpus_whole"] = settings.corpus_whole or None  # manifests of older versions have none
     return {
         "dataset": layout.name,
         "splits": list(splits),
@@ -423,7 +442,7 @@ def _refuse_other_configuration(layout: CorpusLayout, configuration: Mapping[str
 
 def _drop_longer(max_seconds: float | None, placed: list[Placed]) -> list[Placed]:
     return [
-        Placed(None, reason=OVER_MAX) if max_seconds is not None and audio.seconds > max_seconds else audio
+        Placed(None, reason=OVER_MAX) if max_seconds is not None and (audio.seconds or 0.0) > max_seconds else audio
         for audio in placed
     ]
 
@@ -462,5 +481,7 @@ def _contents(counts: Mapping[str, Any]) -> str:
     return f"{counts['utterances']} utterances"
 
 
-def _length(hours: float) -> str:
+def _length(hours: float | None) -> str:
+    if hours is None:
+        return "of a length that is not known before it is heard"
     return f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.1f} min"

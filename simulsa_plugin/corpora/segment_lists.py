@@ -12,12 +12,12 @@ import yaml
 
 from simulsa_plugin.corpora.lines import MAX_LINE_BYTES, numbered_lines, read_aligned
 from simulsa_plugin.corpora.spans import span_from
-from simulsa_plugin.corpora.utterance import Dropped, FindAudio, Utterance, utterance_or_dropped
+from simulsa_plugin.corpora.utterance import AudioName, Dropped, FindAudio, Utterance, utterance_or_dropped
 from simulsa_plugin.errors import DatasetError, RowError
 
 Segment = Mapping[str, str]  # wav, offset, duration, and whatever else a list has; all values are text
 PlacedSegment = tuple[str, Segment | RowError]  # file and line for messages, and the segment or what is wrong with it
-FindRecording = Callable[[str, str], Path]  # its name in the list of segments, file and line → its path
+FindRecording = Callable[[str, str], AudioName]  # its name in the list of segments, file and line → its path
 _ITEM = "- "
 # All scalars stay text: YAML would read 1:30 as 90, and 1_0 as 10. The C parser is seven times as fast.
 _Loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
@@ -100,14 +100,14 @@ def _utterance(identifier: str, segment: Segment, translation: str, place: str, 
     return Utterance(identifier, find(segment["wav"], place), span, translation)
 
 
-def find_recording_or_flac(name: str, place: str, find: FindAudio, *folders: Path) -> Path:
+def find_recording_or_flac(name: str, place: str, find: FindAudio, *folders: Path) -> AudioName:
     """Return the file of that name or, if it is missing, the FLAC file in its place; Multilingual TEDx needs that.
 
     Raises:
         RowError: of `find`.
     """
     path = find(name, place, *folders)
-    if path.suffix == ".wav" and not path.exists():
+    if isinstance(path, Path) and path.suffix == ".wav" and not path.exists():
         flac = find(str(PurePosixPath(name).with_suffix(".flac")), place, *folders)
-        return flac if flac.exists() else path
+        return flac if isinstance(flac, Path) and flac.exists() else path
     return path

@@ -10,6 +10,8 @@ from typing import Protocol
 from simulsa_plugin.audio.recordings import Span
 from simulsa_plugin.errors import RowError, UsageError
 
+AudioName = Path | str  # a file, or a reference to audio in a store or a container; see `audio.references`
+
 
 @dataclass(frozen=True)
 class EncodedAudio:
@@ -30,13 +32,13 @@ class Utterance:
 
     Attributes:
         id: what the corpus calls it.
-        audio: the file it is in, found by `AudioFinder`, or the file itself.
+        audio: the file or reference it is in, found by `AudioFinder`, or the file itself.
         span: its place in the file; None is the whole file.
         translation: as it stands in the corpus.
     """
 
     id: str
-    audio: Path | EncodedAudio
+    audio: AudioName | EncodedAudio
     span: Span | None
     translation: str
 
@@ -67,8 +69,8 @@ def utterance_or_dropped(identifier: str, read: Callable[[], Utterance | Dropped
 class FindAudio(Protocol):
     """`AudioFinder.find`."""
 
-    def __call__(self, name: str, place: str, *folders: Path) -> Path:
-        """Return the path of the file `name`."""
+    def __call__(self, name: str, place: str, *folders: Path) -> AudioName:
+        """Return the path of the file `name`, or its address."""
         ...
 
 
@@ -77,13 +79,15 @@ class CorpusRequest:
     """What a reader is asked for.
 
     Attributes:
-        folder: the corpus, or the file itself; absolute.
+        folder: the corpus, or the file itself; absolute. Where `address` is set, there is none on this machine.
         splits: as the corpus writes them; empty where neither the user nor the format names any.
         columns: role → column of a table.
         find: (name of an audio file in the corpus, file and line where it stands, folders that relative names may
             start from) → its path, which is safe to open but need not exist; see `AudioFinder.find`.
         references: file with a reference a line, where the user names one; absolute.
         recordings: file with the path of a recording a line, likewise.
+        address: of a corpus in a store.
+        in_place: audio inside tables is named where it is, and not written to files.
     """
 
     folder: Path
@@ -94,6 +98,8 @@ class CorpusRequest:
     columns: Mapping[str, str] | None = None
     references: Path | None = None
     recordings: Path | None = None
+    address: str | None = None
+    in_place: bool = False
 
     @property
     def source(self) -> str:
@@ -124,12 +130,14 @@ class CorpusFormat:
         train_split: what simulsa-augment takes where the recipe names no split; None: no split is needed.
         test_split: what simulsa-eval takes.
         whole: simulsa-eval reads whole recordings, also where the recipe does not say so.
+        stored: it also reads corpora in a store.
     """
 
     read: Callable[[CorpusRequest], Iterator[Utterance | Dropped]]
     train_split: str | None = None
     test_split: str | None = None
     whole: bool = False
+    stored: bool = False
 
 
 def _required_language(key: str, value: str | None) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from simulsa_plugin.audio.recordings import Span
-from simulsa_plugin.corpora.utterance import Dropped, Utterance
+from simulsa_plugin.corpora.utterance import AudioName, Dropped, Utterance
 from simulsa_plugin.segments import ReferenceSegment, check_segments, count_overlaps
 
 _DECIMALS = 9  # of durations, which are differences: more would be rounding errors of these
@@ -65,11 +65,12 @@ class PlacedRecording:
 
 def gather_recordings(utterances: Iterable[Utterance]) -> list[Recording]:
     """Put the utterances of each recording together; recordings in the order of their first utterances."""
-    groups: dict[tuple[Path, int | None], list[Utterance]] = {}
+    groups: dict[tuple[AudioName, int | None], list[Utterance]] = {}
     for utterance in utterances:
         channel = utterance.span.channel if utterance.span else None
-        groups.setdefault((Path(str(utterance.audio)), channel), []).append(utterance)
-    names = _names(list(groups))
+        audio = utterance.audio if isinstance(utterance.audio, str) else Path(str(utterance.audio))
+        groups.setdefault((audio, channel), []).append(utterance)
+    names = _names([(Path(audio), channel) for audio, channel in groups])
     return [
         Recording(
             Utterance(name, audio, None if channel is None else Span(0.0, None, channel), ""),

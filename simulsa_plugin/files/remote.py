@@ -143,19 +143,29 @@ def open_object(url: str) -> IO[bytes]:
     return handle
 
 
-def list_objects(url: str) -> list[str]:
-    """Return the addresses of all objects below an address, sorted; the object itself where it is one.
+def size_of(url: str) -> int:
+    """Return the number of bytes of an object. Raises as `using`."""
+    store, path = filesystem(url)
+    with using(url):
+        size = store.info(path)["size"]
+    if size is None:
+        raise StorageError(f"Cannot read a part of {shown(url)}: its server does not say how long it is.")
+    return int(size)
+
+
+def list_folder(url: str) -> list[str]:
+    """Return the addresses of the objects right below an address, sorted; none where there is nothing.
 
     Raises:
-        FileNotFoundError: there is nothing.
         StorageError: the store does not say.
     """
     store, path = filesystem(url)
-    with using(url):
-        found = store.find(path)
-    if not found:
-        raise FileNotFoundError(errno.ENOENT, "no such object")
-    return sorted(address_of(url, name) for name in found)
+    try:
+        with using(url):
+            found = store.ls(path, detail=True, refresh=True)
+    except FileNotFoundError:
+        return []
+    return sorted(address_of(url, one["name"]) for one in found if one["type"] == "file" and one["name"] != path)
 
 
 def address_of(url: str, path: str) -> str:

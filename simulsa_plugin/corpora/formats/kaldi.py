@@ -16,7 +16,7 @@ from pathlib import Path
 from simulsa_plugin.audio.recordings import Span
 from simulsa_plugin.corpora.lines import listed, numbered_lines
 from simulsa_plugin.corpora.spans import channel_of, span_of
-from simulsa_plugin.corpora.utterance import CorpusRequest, Dropped, Utterance, utterance_or_dropped
+from simulsa_plugin.corpora.utterance import AudioName, CorpusRequest, Dropped, Utterance, utterance_or_dropped
 from simulsa_plugin.errors import DatasetError, RowError
 
 _TO_THE_END = -1.0  # as an end in `segments`: "end_time of -1 means the segment runs till the end of the WAV file"
@@ -49,7 +49,7 @@ class _Segment:
 
 
 def _utterance(
-    segment: _Segment, recordings: Mapping[str, Path | RowError], translations: Mapping[str, str | RowError]
+    segment: _Segment, recordings: Mapping[str, AudioName | RowError], translations: Mapping[str, str | RowError]
 ) -> Utterance | Dropped:
     name, span = _recording_and_span(segment)
     recording, translation = recordings.get(name), translations.get(segment.id)
@@ -77,19 +77,19 @@ def _data_folders(request: CorpusRequest) -> list[Path]:
     return folders
 
 
-def _read_recordings(folder: Path, request: CorpusRequest) -> dict[str, Path | RowError]:
+def _read_recordings(folder: Path, request: CorpusRequest) -> dict[str, AudioName | RowError]:
     """Return recording → file, or why none is read; relative names start from the corpus or the data folder."""
-    recordings = dict[str, Path | RowError]()
+    recordings = dict[str, AudioName | RowError]()
     for place, name, rest in _table_entries(folder / "wav.scp"):
         path = _find_recording(rest, place, folder, request)
         before = recordings.setdefault(name, path)
-        if isinstance(before, Path) and before != path:
+        if not isinstance(before, RowError) and before != path:
             cause = f"{place}: the recording {name[:80]!r} has two files. Remove one."
             recordings[name] = RowError("two_recordings", cause)
     return recordings
 
 
-def _find_recording(rest: str, place: str, folder: Path, request: CorpusRequest) -> Path | RowError:
+def _find_recording(rest: str, place: str, folder: Path, request: CorpusRequest) -> AudioName | RowError:
     if _ARCHIVE.search(rest):
         return RowError("in_archive", f"{place}: {rest[:80]!r} lies in a Kaldi archive. Write the recordings to files.")
     try:

@@ -16,7 +16,7 @@ from simulsa_plugin.corpora.choice import choose_table
 from simulsa_plugin.corpora.lines import read_objects
 from simulsa_plugin.corpora.spans import seconds
 from simulsa_plugin.corpora.table_columns import check_roles
-from simulsa_plugin.corpora.utterance import CorpusRequest, Dropped, Utterance, utterance_or_dropped
+from simulsa_plugin.corpora.utterance import AudioName, CorpusRequest, Dropped, Utterance, utterance_or_dropped
 from simulsa_plugin.errors import MissingExtraError, RowError
 from simulsa_plugin.segments import OVERSHOOT_SECONDS
 
@@ -134,7 +134,7 @@ def _supervision_span(supervision: Any, cut: Any, place: str) -> tuple[float, fl
 
 def _audio_source(
     supervision: Any, cut: Any, place: str, manifest: Path, request: CorpusRequest
-) -> tuple[Path, int | None] | str:
+) -> tuple[AudioName, int | None] | str:
     """Return (file, which of its channels; None: all that it has), or why there is no such file."""
     channels = _channels(cut.channel)
     if len(channels) > 1 and _channels(supervision.channel) < channels:  # each side of a telephone call, say

@@ -19,7 +19,7 @@ from simulsa_plugin.corpora.segment_lists import (
     read_translations,
     read_yaml_segments,
 )
-from simulsa_plugin.corpora.utterance import CorpusRequest, Dropped, Utterance
+from simulsa_plugin.corpora.utterance import AudioName, CorpusRequest, Dropped, Utterance
 from simulsa_plugin.errors import DatasetError, RowError
 
 _TABLES = (".yaml", ".yml", "_segments.yaml")
@@ -38,7 +38,7 @@ def read_longform(request: CorpusRequest) -> Iterator[Utterance | Dropped]:
             yield from recordings.without_segments()
 
 
-def _find_beside(table: Path, request: CorpusRequest, name: str, place: str) -> Path:
+def _find_beside(table: Path, request: CorpusRequest, name: str, place: str) -> AudioName:
     above = table.parent
     return find_recording_or_flac(name, place, request.find, above, above / "wav", above.parent / "wav")
 
@@ -75,7 +75,7 @@ class _ListedRecordings:
         self._named: set[int] = set()
         self._find = functools.lru_cache(maxsize=None)(self._find_uncached)
 
-    def find(self, name: str, place: str) -> Path:
+    def find(self, name: str, place: str) -> AudioName:
         """Return the path of the recording that segments call `name`.
 
         Raises:
@@ -85,7 +85,7 @@ class _ListedRecordings:
         self._named.add(number)
         return self._find(number)
 
-    def _find_uncached(self, number: int) -> Path:
+    def _find_uncached(self, number: int) -> AudioName:
         return self._request.find(self._listed[number], f"{self._path}, line {number}", self._path.parent)
 
     def _choose(self, name: PurePosixPath, place: str) -> int:

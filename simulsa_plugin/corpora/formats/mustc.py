@@ -18,7 +18,7 @@ from simulsa_plugin.corpora.segment_lists import (
     read_translations,
     read_yaml_segments,
 )
-from simulsa_plugin.corpora.utterance import CorpusRequest, Dropped, Utterance
+from simulsa_plugin.corpora.utterance import AudioName, CorpusRequest, Dropped, Utterance
 from simulsa_plugin.errors import DatasetError
 
 
@@ -33,7 +33,7 @@ def read_mustc(request: CorpusRequest) -> Iterator[Utterance | Dropped]:
         yield from listed_utterances(segments, translations, find)
 
 
-def _find_recording(request: CorpusRequest, folder: Path, name: str, place: str) -> Path:
+def _find_recording(request: CorpusRequest, folder: Path, name: str, place: str) -> AudioName:
     return find_recording_or_flac(name, place, request.find, folder)
 
 

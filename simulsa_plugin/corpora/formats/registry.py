@@ -11,6 +11,7 @@ from simulsa_plugin.corpora.formats.longform import read_longform
 from simulsa_plugin.corpora.formats.mustc import read_mustc
 from simulsa_plugin.corpora.formats.nemo import read_nemo
 from simulsa_plugin.corpora.formats.table import read_table
+from simulsa_plugin.corpora.formats.webdataset import read_webdataset
 from simulsa_plugin.corpora.utterance import CorpusFormat
 
 FORMATS: dict[str, CorpusFormat] = {
@@ -21,6 +22,7 @@ FORMATS: dict[str, CorpusFormat] = {
     "kaldi": CorpusFormat(read_kaldi),
     "nemo": CorpusFormat(read_nemo),
     "lhotse": CorpusFormat(read_lhotse),
-    "table": CorpusFormat(read_table),
+    "table": CorpusFormat(read_table, stored=True),
+    "webdataset": CorpusFormat(read_webdataset, stored=True),
     "longform": CorpusFormat(read_longform, whole=True),
 }

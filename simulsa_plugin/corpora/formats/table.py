@@ -11,19 +11,23 @@ import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any
 
 import orjson
 
 from simulsa_plugin.audio.recordings import Span
+from simulsa_plugin.audio.references import parquet_reference
 from simulsa_plugin.corpora.choice import PARQUET, choose_parquet, choose_table
 from simulsa_plugin.corpora.lines import MAX_LINE_BYTES, listed, read_csv, read_objects, read_tsv
 from simulsa_plugin.corpora.spans import channel_of, span_from, span_of
+from simulsa_plugin.corpora.stored_files import copied, stored_parquet, stored_table
 from simulsa_plugin.corpora.table_columns import USUAL_NAMES, check_roles, find_columns
 from simulsa_plugin.corpora.utterance import CorpusRequest, Dropped, EncodedAudio, Utterance, utterance_or_dropped
-from simulsa_plugin.errors import DatasetError, RowError, UsageError
+from simulsa_plugin.errors import DatasetError, RowError, SimulsaError, UsageError
+from simulsa_plugin.files import remote
 
 _DICT, _STATE = "dataset_dict.json", "state.json"  # what `save_to_disk` leaves
+_TEXT_BATCH_ROWS = 4096
 _ARROW_BATCH_ROWS = 32  # each may hold an audio file
 _Row = Mapping[str, Any] | RowError | None  # None, or what is wrong, where it is broken
 _Rows = Iterator[tuple[int, str, _Row]]  # number, place, row
@@ -42,7 +46,11 @@ def read_table(request: CorpusRequest) -> Iterator[Utterance | Dropped]:
     check_roles(request.columns)
     for split in request.splits or ("",):
         prefix = f"{split}-" if split else ""
-        if saved := _saved_files(request.folder, split):
+        if request.address:
+            yield from _read_stored(request.address, split, request, prefix)
+        elif saved := _saved_files(request.folder, split):
+            if request.in_place:
+                raise UsageError(f"simulsa_audio_in_place is for parquet files, and {saved[0].parent} holds Arrow's.")
             yield from _utterances(_arrow_rows(saved, _saved_batches), saved[0].parent, request, prefix)
         elif shards := choose_parquet(request.folder, split):
             yield from read_parquet(shards, request, prefix)
@@ -51,16 +59,33 @@ def read_table(request: CorpusRequest) -> Iterator[Utterance | Dropped]:
             yield from _utterances(_text_rows(table), table.parent, request, prefix)
 
 
-def read_parquet(shards: Sequence[Path], request: CorpusRequest, prefix: str = "") -> Iterator[Utterance | Dropped]:
+def _read_stored(address: str, split: str, request: CorpusRequest, prefix: str) -> Iterator[Utterance | Dropped]:
+    """Yield the rows of tables in a store: parquet files are read there, others are copied for as long as it takes."""
+    if shards := stored_parquet(address, split):
+        yield from read_parquet(shards, request, prefix)
+        return
+    table = stored_table(address, split, tuple(_READERS))
+    with copied(table) as copy:
+        rows = ((number, f"{remote.shown(table)}, line {number}", row) for number, row in _reader(copy)(copy))
+        yield from _utterances(rows, request.folder, request, prefix)
+
+
+def read_parquet(
+    shards: Sequence[Path | str], request: CorpusRequest, prefix: str = ""
+) -> Iterator[Utterance | Dropped]:
     """Yield the rows of parquet files, one after another.
 
     Args:
-        shards: the files; not empty.
+        shards: the files, or their addresses; not empty.
         request: columns, and where audio is found.
         prefix: of the ids of rows without an id.
     """
     check_roles(request.columns)
-    yield from _utterances(_arrow_rows(shards, _parquet_batches), shards[0].parent, request, prefix)
+    if request.in_place:
+        rows = _rows_in_place(shards, request.columns or {})
+    else:
+        rows = _arrow_rows([Path(shard) for shard in shards], _parquet_batches)
+    yield from _utterances(rows, Path(shards[0]).parent, request, prefix)
 
 
 def _text_rows(table: Path) -> _Rows:
@@ -75,6 +100,45 @@ def _reader(table: Path) -> Callable[[Path], Iterator[tuple[int, _Row]]]:
     raise DatasetError(f"{table} is not a table that can be read; allowed: {', '.join(_READERS)}, {PARQUET}.")
 
 
+class _InPlace(str):
+    """A reference to audio inside a table; a text in a table is not trusted, and this is not one."""
+
+    __slots__ = ()
+
+
+def _rows_in_place(files: Sequence[Path | str], columns: Mapping[str, str]) -> _Rows:
+    """Yield rows of parquet files with references in place of the audio inside them, which is not read."""
+    from pyarrow import parquet  # type: ignore[import-untyped]
+
+    number = 0
+    for file in files:
+        shown = remote.shown(str(file))
+        with _reading(shown), _opened(file) as handle, parquet.ParquetFile(handle, pre_buffer=True) as table:
+            audio, others = _inner_audio(table, columns)
+            batches = table.iter_batches(batch_size=_TEXT_BATCH_ROWS, columns=others)
+            rows = (row for batch in batches for row in batch.to_pylist())
+            for number_in_file, row in enumerate(rows):
+                number += 1
+                inner = {} if audio is None else {audio: _InPlace(parquet_reference(audio, number_in_file, str(file)))}
+                yield number, f"{shown}, row {number_in_file + 1}", {**row, **inner}
+
+
+def _inner_audio(table: Any, columns: Mapping[str, str]) -> tuple[str | None, list[str]]:
+    """Return the column with audio files in it, None where there is none, and the others."""
+    leaves = {table.schema.column(index).path: table.schema.column(index) for index in range(len(table.schema))}
+    named = [columns["audio"]] if "audio" in columns else USUAL_NAMES["audio"]
+    for name in named:
+        leaf = leaves.get(f"{name}.bytes") or leaves.get(name)
+        if leaf is not None and leaf.physical_type == "BYTE_ARRAY" and leaf.logical_type.type == "NONE":
+            inside = (name, f"{name}.")
+            return name, [path for path in leaves if path != name and not path.startswith(inside[1])]
+    return None, list(leaves)
+
+
+def _opened(file: Path | str) -> IO[bytes]:
+    return remote.open_object(file) if isinstance(file, str) and remote.is_remote(file) else open(file, "rb")
+
+
 def _arrow_rows(files: Sequence[Path], batches: Callable[[Path], Iterator[Any]]) -> _Rows:
     """Yield rows of Arrow files, numbered through; audio stays encoded, and no code in them is run."""
     number = 0
@@ -87,7 +151,7 @@ def _arrow_rows(files: Sequence[Path], batches: Callable[[Path], Iterator[Any]])
 
 
 def _parquet_batches(file: Path) -> Iterator[Any]:
-    from pyarrow import parquet  # type: ignore[import-untyped]
+    from pyarrow import parquet
 
     with parquet.ParquetFile(file) as table:
         yield from table.iter_batches(batch_size=_ARROW_BATCH_ROWS)
@@ -104,11 +168,11 @@ def _saved_batches(file: Path) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def _reading(where: Path) -> Iterator[None]:
+def _reading(where: object) -> Iterator[None]:
     """Raise DatasetError for whatever Arrow raises about broken files."""
     try:
         yield
-    except DatasetError:
+    except SimulsaError:
         raise
     except Exception as error:
         raise DatasetError(f"{where} cannot be read as a table: {' '.join(str(error).split())[:300]}") from error
@@ -164,8 +228,10 @@ def _utterance(
         return Dropped(identifier, "no_audio")
     if not isinstance(translation, str):
         return Dropped(identifier, "empty_translation" if translation is None else "no_text")
+    if isinstance(audio, _InPlace):
+        return Utterance(identifier, str(audio), roles_span(fields, place), translation)
     found = request.find(audio, place, folder, request.folder) if isinstance(audio, str) else audio
-    return Utterance(identifier, found, _roles_span(fields, place), translation)
+    return Utterance(identifier, found, roles_span(fields, place), translation)
 
 
 def _audio_value(value: Any) -> str | EncodedAudio | None:
@@ -181,8 +247,8 @@ def _audio_value(value: Any) -> str | EncodedAudio | None:
     return name or None
 
 
-def _roles_span(fields: Mapping[str, Any], place: str) -> Span | None:
-    """Return None where the row is about a whole file, whose duration says nothing new."""
+def roles_span(fields: Mapping[str, Any], place: str) -> Span | None:
+    """Return the part that a row is about; None where that is a whole file, whose duration says nothing new."""
     start, end, channel = fields["start"], fields["end"], channel_of(fields["channel"], place)
     if start is None and end is None and channel is None:
         return None
