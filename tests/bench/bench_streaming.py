@@ -192,7 +192,9 @@ def counting(model):
 
     def counted_hidden(embeddings, mask, places, cache):
         work["passes"] += 1
-        work["tokens"] += int(mask[:, -embeddings.shape[1] :].sum())
+        tokens = embeddings.shape[1]
+        visible = mask[:, 0, :, -tokens:] if mask.dtype == torch.bool else mask[:, 0, :, -tokens:] == 0
+        work["tokens"] += int(visible.diagonal(dim1=1, dim2=2).sum())  # padding does not see itself
         return hidden(embeddings, mask, places, cache)
 
     def counted_embed(waveforms):

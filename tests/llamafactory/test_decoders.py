@@ -242,11 +242,17 @@ def count_passes(fast, prompts, requests):
 
 def test_a_right_draft_is_checked_in_the_pass_that_reads_it(fast, answers):
     read, answer = answers[0]
-    # Two passes: the prompt; the draft, and the end behind it.
-    assert len(count_passes(fast, [read], [GenerationRequest(draft=answer)])) == 2
-    assert len(count_passes(fast, [read], [GenerationRequest()])) == 2 + len(answer)
+    # One pass: the prompt, the draft, and the end behind it.
+    assert len(count_passes(fast, [read], [GenerationRequest(draft=answer)])) == 1
+    assert len(count_passes(fast, [read], [GenerationRequest()])) == 1 + len(answer)
     half = len(answer) // 2
-    assert len(count_passes(fast, [read], [GenerationRequest(answer[:2], answer[2:half])])) == 2 + len(answer) - half
+    assert len(count_passes(fast, [read], [GenerationRequest(answer[:2], answer[2:half])])) == 1 + len(answer) - half
+
+
+def test_the_draft_of_one_request_serves_others_about_the_same_prompt(fast, answers):
+    read, answer = answers[0]
+    without_draft = [GenerationRequest(), GenerationRequest(answer[:1]), GenerationRequest(max_new_tokens=3)]
+    assert len(count_passes(fast, [read] * 4, [*without_draft, GenerationRequest(draft=answer)])) == 1
 
 
 def test_a_prompt_is_read_once_for_all_its_answers(fast, answers):
@@ -256,9 +262,9 @@ def test_a_prompt_is_read_once_for_all_its_answers(fast, answers):
     calls = count_passes(fast, [one, other, one, one, one], [GenerationRequest(prefix) for prefix in prefixes])
     before_audio = one.embeddings.shape[0] - int(one.audio.sum()) - after_audio(one)
     assert calls[0] == (1, before_audio)  # what both prompts begin with
-    assert calls[1][0] == 2  # prompts
-    # The last token of the prompt and the longest prefix; one begins with two others, so three rows have them all.
-    assert calls[2] == (3, 6)
+    # The rest of both prompts; after one of them the longest prefix, which begins with two others, and a wrong token.
+    assert calls[1] == (2, max(len(one.audio) + 5 + 1, len(other.audio)) - before_audio)
+    assert calls[2] == (3, 1)  # the other prompt; after the longest prefix, where the others are too; the wrong one
 
 
 def after_audio(prompt):
@@ -278,10 +284,31 @@ def test_requests_share_a_row_as_long_as_they_are_at_the_same_token(fast, answer
     for ours, theirs in zip(together, alone, strict=True):
         assert ours.probabilities == pytest.approx(theirs.probabilities, abs=1e-4)
     calls = count_passes(fast, [read] * len(requests), requests)
-    assert calls[1] == (2, 5)  # sequences: answer[:4], and the one with two wrong tokens; all others begin these
-    assert (
-        max(rows for rows, _ in calls[2:]) <= 3
-    )  # at the answer's fourth token, after the wrong one, and at the third
+    # The prompt, four tokens of the answer, and three wrong ones; the first wrong token is one node.
+    assert calls[0] == (1, len(read.audio) + 4 + 2)
+    assert max(rows for rows, _ in calls[1:]) <= 2  # after the answer's fourth token, and after a wrong one
+
+
+def test_attention_that_takes_no_dense_mask_is_replaced_while_decoding(fast, answers, monkeypatch):
+    read, answer = answers[0]
+    config = fast.decoder._decoder.config
+    monkeypatch.setattr(config, "_attn_implementation", "flash_attention_2")  # not installed: it would fail
+    assert fast.generate([read], [GenerationRequest()])[0].token_ids == answer
+    assert config._attn_implementation == "flash_attention_2"
+
+
+def test_a_model_with_a_sliding_window_is_decoded_by_transformers(fast, monkeypatch):
+    attention = fast.decoder._decoder.layers[0].self_attn
+    monkeypatch.setattr(attention, "sliding_window", 8, raising=False)  # a dense mask would reach beyond it
+    windowed = Backbone(fast.model, fast)
+    assert windowed.decoder is windowed.plain_decoder
+
+
+def test_eager_attention_gets_a_mask_to_add(fast, answers, monkeypatch):
+    monkeypatch.setattr(fast.decoder._decoder.config, "_attn_implementation", "eager")
+    requests = [GenerationRequest(answer[:2], answer[2:5]) for _, answer in answers[:3]]
+    found = fast.generate([read for read, _ in answers[:3]], requests)
+    assert [one.token_ids for one in found] == [answer[2:] for _, answer in answers[:3]]
 
 
 def drawn_requests(data, answer):

@@ -26,14 +26,16 @@ class AudioAttention:
 
     Args:
         decoder: transformers' language model.
+
+    Attributes:
+        is_full: no layer has a sliding window.
+        heads: those of `set_heads`.
     """
 
     def __init__(self, decoder: Any) -> None:
-        self._layers = {
-            module.layer_idx: module
-            for module in decoder.modules()
-            if _is_attention(module) and not _has_sliding_window(module)
-        }
+        modules = [module for module in decoder.modules() if _is_attention(module)]
+        self._layers = {module.layer_idx: module for module in modules if not _has_sliding_window(module)}
+        self.is_full = len(self._layers) == len(modules)
         self.heads: tuple[AttentionHead, ...] = ()
 
     def all_heads(self) -> list[AttentionHead]:
@@ -68,20 +70,20 @@ class AudioAttention:
 
     @contextlib.contextmanager
     def recording(
-        self, audio: torch.Tensor, heads: Sequence[AttentionHead] | None = None, *, last_position_only: bool = False
+        self, audio: torch.Tensor, heads: Sequence[AttentionHead] | None = None, *, first_position: int = 0
     ) -> Iterator[AttentionRecord]:
         """Record attention in all forward passes inside the context.
 
         Args:
             audio: (rows, columns of the cache), True for audio tokens; later columns have none.
             heads: those of `set_heads` by default.
-            last_position_only: record the last position of each pass alone.
+            first_position: see `AttentionRecord`.
         """
         heads = self.heads if heads is None else heads
         by_layer: dict[int, list[int]] = {}
         for layer, head in heads:
             by_layer.setdefault(id(self._layers[layer]), []).append(head)
-        record = AttentionRecord(audio, by_layer, last_position_only=last_position_only)
+        record = AttentionRecord(audio, by_layer, first_position)
         modules = [self._layers[layer] for layer in dict.fromkeys(layer for layer, _ in heads)]
         with contextlib.ExitStack() as stack:
             for implementation, defining_module in dict.fromkeys(
@@ -97,11 +99,11 @@ class AttentionRecord:
     Args:
         audio: see `AudioAttention.recording`.
         heads: id of an attention module → numbers of its heads.
-        last_position_only: see `AudioAttention.recording`.
+        first_position: in each pass, of those that are recorded; -1 records the last one alone.
     """
 
-    def __init__(self, audio: torch.Tensor, heads: dict[int, list[int]], *, last_position_only: bool) -> None:
-        self._audio, self._heads, self._last_position_only = audio, heads, last_position_only
+    def __init__(self, audio: torch.Tensor, heads: dict[int, list[int]], first_position: int) -> None:
+        self._audio, self._heads, self.first_position = audio, heads, first_position
         self._layers: list[torch.Tensor] = []
 
     def add(self, module: Any, query: torch.Tensor, key: torch.Tensor, scaling: float | None) -> None:
@@ -111,7 +113,7 @@ class AttentionRecord:
             return
         chosen = torch.tensor(heads, device=query.device)
         group_size = query.shape[1] // key.shape[1]  # query heads that share one head of keys and values
-        query = query[:, chosen, -1:] if self._last_position_only else query[:, chosen]
+        query = query[:, chosen, self.first_position :]
         key = key[:, chosen // group_size, : self._audio.shape[1]]
         with torch.autocast(query.device.type, enabled=False):  # bf16 would tie different scores
             scores = query.float() @ key.float().transpose(-1, -2)
@@ -120,7 +122,7 @@ class AttentionRecord:
         self._layers.append(scores.softmax(-1).to(self._audio.device))
 
     def audio_ahead(self) -> torch.Tensor:
-        """Return the share of the audio after the position most attended on average over heads, (rows, tokens)."""
+        """Return the share of the audio after the position most attended on average over heads, (rows, positions)."""
         attention = torch.cat(self._layers, dim=1).mean(dim=1)
         self._layers.clear()
         return self._share_after(attention.argmax(-1))

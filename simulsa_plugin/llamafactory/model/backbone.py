@@ -77,7 +77,9 @@ class Backbone(TemplateRenderer):
             model, self._collate_left, special, self._accept_trimmed, self._attention, self._audio_token
         )
         self.decoder: PlainDecoder | SharedPromptDecoder = (
-            SharedPromptDecoder(base, self._adapter, special, self._attention) if self._adapter else self.plain_decoder
+            SharedPromptDecoder(base, self._adapter, special, self._attention)
+            if self._adapter and self._attention.is_full
+            else self.plain_decoder
         )
         self.bytes_per_token = self.decoder.bytes_per_token
         self.encoding_bytes = self.decoder.encoding_bytes

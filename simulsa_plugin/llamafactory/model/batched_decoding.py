@@ -1,21 +1,20 @@
-"""Batched greedy decoding with shared prompt prefill, draft verification and shared continuations.
+"""Batched greedy decoding with shared prompts, token trees of prefixes and drafts, and shared continuations.
 
-Each distinct prompt is prefilled once for all requests about it, and what all prompts have before their audio once for
-all. Then one pass takes the forced prefix and the draft of each request (tokens of its previous output that were rolled
-back): draft tokens are accepted as long as they are the argmax, and decoding goes on from the first difference. The
-result equals decoding one request at a time: lossless, as in speculative decoding (Leviathan et al. 2023, arXiv
-2211.17192) with greedy acceptance.
+One pass takes every distinct prompt once, followed by the forced prefixes and the drafts of all requests about it as a
+tree of tokens (a draft is what the previous output had after the prefix). A token of the tree is accepted as long as it
+is the argmax, whichever request it comes from, and decoding goes on from the first difference. The result equals
+decoding one request at a time: lossless, as in speculative decoding (Leviathan et al. 2023, arXiv 2211.17192) with
+greedy acceptance. What all prompts have before their audio is prefilled once for all.
 
 Requests about one prompt that differ in when they stop, as those of several policies do, have the same tokens up to
-there. So they share a row of the cache: in the pass where the tokens of one begin with those of another, and afterwards
-as long as they are at the same token.
+there: they share a row of the cache as long as they are at the same token.
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +30,7 @@ from simulsa_plugin.llamafactory.model.out_of_memory import is_out_of_memory
 from simulsa_plugin.llamafactory.model.output_layer import fp32_product
 from simulsa_plugin.llamafactory.model.special_tokens import SpecialTokens
 from simulsa_plugin.llamafactory.model.static_step import CaptureError, StaticRows, StaticSteps, why_not_captured
+from simulsa_plugin.llamafactory.model.token_tree import TokenTree, lay_out
 from simulsa_plugin.llamafactory.plugin.notices import notify
 from simulsa_plugin.metrics.stability import common_prefix
 from simulsa_plugin.model.values import Continuation, GenerationRequest
@@ -38,6 +38,7 @@ from simulsa_plugin.model.values import Continuation, GenerationRequest
 LOGITS_AT_ONCE = 512  # positions whose logits are computed together; each has V of them
 CACHE_GROWTH = 32  # tokens by which a full cache is enlarged
 COMPACTION_SHARE = 0.75  # finished rows leave the cache when at most this share of its rows is active
+DENSE_ATTENTION = ("sdpa", "eager")  # implementations that take a mask of any form
 Prediction = tuple[int, float, float]  # token, its probability, share of the audio after the most attended position
 
 
@@ -132,12 +133,13 @@ class SharedPromptDecoder:
 
     def _generate(self, prompts: Sequence[EncodedPrompt], requests: Sequence[GenerationRequest]) -> list[Continuation]:
         batch = _Batch(self, prompts, requests)
-        batch.prefill()
-        with batch.recording_attention():
-            batch.verify_drafts()
-            batch.load_static()
-            while batch.active:
-                batch.decode_step()
+        with _dense_attention(self._decoder.config):
+            batch.prefill_shared()
+            with batch.recording_attention():
+                batch.run_prompts()
+                batch.load_static()
+                while batch.active:
+                    batch.decode_step()
         return [generation.continuation() for generation in batch.generations]
 
     def hidden_states(
@@ -147,6 +149,12 @@ class SharedPromptDecoder:
 
         A model that is spread over several devices ends on another one than it begins on, and each layer's cache is
         where the layer is.
+
+        Args:
+            embeddings: (rows, tokens, width).
+            mask: (rows, 1, tokens, columns of the cache with these tokens), see `dense_mask`.
+            position_ids: (rows, tokens).
+            cache: keys and values of what came before.
         """
         hidden: torch.Tensor = self._decoder(
             inputs_embeds=embeddings,
@@ -156,6 +164,18 @@ class SharedPromptDecoder:
             use_cache=True,
         ).last_hidden_state
         return hidden.to(embeddings.device)
+
+    def dense_mask(self, visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """Return a mask that transformers passes on as it is, boolean or to be added to scores of this dtype.
+
+        Args:
+            visible: (rows, tokens, columns of the cache), True where a token attends to a column.
+            dtype: of embeddings.
+        """
+        mask = visible[:, None]
+        if self._decoder.config._attn_implementation != "eager":
+            return mask
+        return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
 
     def greedy_tokens(self, hidden: torch.Tensor) -> Iterator[tuple[int, float]]:
         """Yield the most probable token, except suppressed ones, and its probability for each of (positions, width)."""
@@ -177,6 +197,18 @@ class SharedPromptDecoder:
         return embeddings
 
 
+@contextlib.contextmanager
+def _dense_attention(config: Any) -> Iterator[None]:
+    """Let a model whose attention takes no dense mask, such as FlashAttention, use PyTorch's inside this context."""
+    before = config._attn_implementation
+    if before not in DENSE_ATTENTION:
+        config._attn_implementation = DENSE_ATTENTION[0]
+    try:
+        yield
+    finally:
+        config._attn_implementation = before
+
+
 @dataclass
 class _Generation:
     """State of one request; `prompt_length` is in tokens."""
@@ -187,11 +219,6 @@ class _Generation:
     probabilities: list[float] = field(default_factory=list)
     ended: bool = False
     truncated: bool = False
-
-    @property
-    def tokens(self) -> tuple[int, ...]:
-        """The prefix and the draft."""
-        return (*self.request.prefix, *self.request.draft)
 
     def append(self, prediction: Prediction, stop_ids: frozenset[int]) -> bool:
         """Append the predicted token, or end before it. Return whether generation goes on."""
@@ -215,153 +242,126 @@ class _Generation:
         return Continuation(tuple(self.new), self.truncated, tuple(self.probabilities))
 
 
-@dataclass
-class _Sequence:
-    """Tokens after a prompt; all requests that have them share a row of the cache.
+class _PromptRow:
+    """A prompt, the tree of the prefixes and drafts of all requests about it, and where each answer begins in it."""
 
-    Attributes:
-        prompt: number of the prompt.
-        tokens: prefix and draft of the longest request; those of the others are the first of these.
-        generations: the requests.
-    """
+    def __init__(self, number: int, prompt: EncodedPrompt) -> None:
+        self.number, self.prompt, self.tree = number, prompt, TokenTree()
+        self._generations: list[tuple[int, _Generation]] = []  # node of the prefix's last token
 
-    prompt: int
-    tokens: tuple[int, ...]
-    generations: list[_Generation]
+    def add(self, generation: _Generation) -> None:
+        """Add a request about the prompt."""
+        start = self.tree.add(generation.request.prefix)
+        self.tree.add(generation.request.draft, start)
+        self._generations.append((start, generation))
 
-    @property
-    def predicted(self) -> slice:
-        """Positions whose predictions a request needs: 0 is the prompt's last token, which predicts the first one."""
-        return slice(min(len(one.request.prefix) for one in self.generations), 1 + len(self.tokens))
+    def predicted_nodes(self) -> list[int]:
+        """Return the nodes whose predictions a request may need."""
+        return self.tree.after(start for start, _ in self._generations)
 
-    def accept(self, predictions: Sequence[Prediction], stop_ids: frozenset[int]) -> dict[int, list[_Generation]]:
-        """Append predictions to every request as long as the tokens agree with them.
+    def accept(
+        self, predictions: Mapping[tuple[int, int], Prediction], stop_ids: frozenset[int]
+    ) -> Iterable[tuple[tuple[int, int], list[_Generation]]]:
+        """Append predictions to every request as long as the tree has the predicted tokens.
 
         Args:
-            predictions: at the positions `predicted`.
+            predictions: by row and node.
             stop_ids: see `_Generation.append`.
 
         Returns:
-            number of tokens that agreed → the requests that go on from there; all of these have the same next token.
+            row and node after which requests go on, and the requests: they have the same next token, not in the tree.
         """
-        left: dict[int, list[_Generation]] = {}
-        for generation in self.generations:
-            position = len(generation.request.prefix)
-            while generation.append(prediction := predictions[position - self.predicted.start], stop_ids):
-                if position == len(self.tokens) or prediction[0] != self.tokens[position]:
-                    left.setdefault(position, []).append(generation)
+        left: dict[tuple[int, int], list[_Generation]] = {}
+        for node, generation in self._generations:
+            while generation.append(prediction := predictions[self.number, node], stop_ids):
+                child = self.tree.child(node, prediction[0])
+                if child is None:
+                    left.setdefault((self.number, node), []).append(generation)
                     break
-                position += 1
-        return left
-
-
-def _share_sequences(generations: Sequence[_Generation], prompts: Sequence[int]) -> list[_Sequence]:
-    """Return the sequences that requests need, those of one prompt longest first."""
-    by_prompt: dict[int, list[_Sequence]] = {}
-    for generation, prompt in sorted(zip(generations, prompts, strict=True), key=lambda one: -len(one[0].tokens)):
-        tokens, known = generation.tokens, by_prompt.setdefault(prompt, [])
-        longer = next((one for one in known if one.tokens[: len(tokens)] == tokens), None)
-        if longer is None:
-            known.append(_Sequence(prompt, tokens, [generation]))
-        else:
-            longer.generations.append(generation)
-    return [sequence for known in by_prompt.values() for sequence in known]
+                node = child
+        return left.items()
 
 
 class _Batch:
-    """Requests decoded together. Columns of the cache: prompts, then prefixes and drafts, then generated tokens."""
+    """Requests decoded together: all prompts with their trees in one pass, then a token at a time."""
 
     def __init__(
         self, model: SharedPromptDecoder, prompts: Sequence[EncodedPrompt], requests: Sequence[GenerationRequest]
     ) -> None:
-        self._model = model
-        self._unique = list(dict.fromkeys(prompts))
-        numbers = {prompt: number for number, prompt in enumerate(self._unique)}
-        self.generations = [
-            _Generation(request, len(prompt.embeddings)) for prompt, request in zip(prompts, requests, strict=True)
-        ]
-        self._sequences = _share_sequences(self.generations, [numbers[prompt] for prompt in prompts])
-        self._device = prompts[0].embeddings.device
-        self._prompt_rows = torch.tensor([one.prompt for one in self._sequences], device=self._device)
-        self.active: list[tuple[int, list[_Generation]]] = []  # row of the cache, requests that are at the same token
+        self._model, self._device = model, prompts[0].embeddings.device
+        self._rows = {one: _PromptRow(number, one) for number, one in enumerate(dict.fromkeys(prompts))}
+        self.generations: list[_Generation] = []
+        for prompt, request in zip(prompts, requests, strict=True):
+            generation = _Generation(request, len(prompt.embeddings))
+            self._rows[prompt].add(generation)
+            self.generations.append(generation)
         self._cache = _new_cache()
-        self._mask = torch.zeros((len(self._unique), 0), dtype=torch.long, device=self._device)
+        self.active: list[tuple[int, list[_Generation]]] = []  # row of the cache, requests that are at the same token
+        self._visible = torch.zeros((0, 0), dtype=torch.bool)  # (rows, columns of the cache) after the first pass
+        self._shared = 0  # tokens that all prompts begin with
         self._attention: AttentionRecord | None = None
         self._static: StaticRows | None = None
 
     @contextlib.contextmanager
     def recording_attention(self) -> Iterator[None]:
-        """Record the attention to the audio of the prefilled prompts, if a request needs it."""
+        """Record the attention to the audio of the prompts, if a request needs it."""
         if all(generation.request.min_audio_ahead is None for generation in self.generations):
             yield
             return
-        audio = torch.nn.utils.rnn.pad_sequence([one.audio[:-1] for one in self._unique], batch_first=True)
-        with self._model.attention.recording(audio[self._prompt_rows]) as self._attention:
+        audio = torch.nn.utils.rnn.pad_sequence([prompt.audio for prompt in self._rows], batch_first=True)
+        with self._model.attention.recording(audio) as self._attention:
             yield
 
-    def _predictions(self, hidden: torch.Tensor, spans: Sequence[tuple[int, slice]]) -> Iterator[Prediction]:
-        """Yield the predictions at (row, positions) spans of the last pass, whose output is `hidden`."""
-        tokens = self._model.greedy_tokens(torch.cat([hidden[span] for span in spans]))
-        if self._attention is None:
-            return ((*token, 1.0) for token in tokens)
-        audio_ahead = self._attention.audio_ahead()
-        shares = torch.cat([audio_ahead[span] for span in spans]).tolist()
-        return ((*token, share) for token, share in zip(tokens, shares, strict=True))
+    def prefill_shared(self) -> None:
+        """Run the tokens that all prompts begin with once for all."""
+        if len(self._rows) == 1:
+            return
+        first, *others = (prompt.before_audio for prompt in self._rows)
+        self._shared = min(common_prefix(first, other) for other in others)
+        if self._shared:
+            columns = torch.arange(self._shared, device=self._device)[None]
+            embeddings = next(iter(self._rows)).embeddings[None, : self._shared]
+            self._run(embeddings, columns[:, None] <= columns[..., None], columns)
+            self._select_rows([0] * len(self._rows))
 
-    def prefill(self) -> None:
-        """Run all distinct prompts without their last tokens, and copy keys and values to the row of every sequence."""
-        shared = self._prefill_shared()
-        lengths = torch.tensor([len(prompt.embeddings) for prompt in self._unique], device=self._device)
-        padded = torch.nn.utils.rnn.pad_sequence([one.embeddings[shared:-1] for one in self._unique], batch_first=True)
-        columns = torch.arange(shared + padded.shape[1], device=self._device)
-        mask = (columns < (lengths - 1)[:, None]).long()
-        self._model.hidden_states(padded, mask, columns[shared:].expand(len(mask), -1), self._cache)
-        self._cache.batch_select_indices(self._prompt_rows)
-        self._mask = mask[self._prompt_rows]
+    def run_prompts(self) -> None:
+        """Run prompts and trees in one pass, and accept the tokens that greedy decoding would generate."""
+        rows = list(self._rows.values())
+        layout = lay_out([(len(row.prompt.embeddings), row.tree) for row in rows], self._shared)
+        first = min(layout.roots)  # no position before it predicts anything
+        if self._attention:
+            self._attention.first_position = first
+        hidden = self._run(
+            self._embed(rows),
+            torch.from_numpy(layout.visible).to(self._device),
+            torch.from_numpy(layout.position_ids).to(self._device),
+        )
+        nodes = [(row.number, node) for row in rows for node in row.predicted_nodes()]
+        positions = [(number, layout.roots[number] + node - first) for number, node in nodes]
+        predictions = dict(zip(nodes, self._predictions(hidden[:, first:], positions), strict=True))
+        accepted = {place: left for row in rows for place, left in row.accept(predictions, self._model.special.stop)}
+        if self._attention:
+            self._attention.first_position = 0
+        if accepted:
+            numbers = [number for number, _ in accepted]
+            visible = layout.visible[numbers, [layout.roots[number] + node for number, node in accepted]]
+            self._visible = torch.from_numpy(visible).to(self._device)
+            self._select_rows(numbers)
+        self.active = list(enumerate(accepted.values()))
 
-    def _prefill_shared(self) -> int:
-        """Run the tokens that all prompts begin with, once for all; return how many these are."""
-        if len(self._unique) == 1:
-            return 0
-        first, *others = (prompt.before_audio for prompt in self._unique)
-        shared = min(common_prefix(first, other) for other in others)
-        if shared == 0:
-            return 0
-        columns = torch.arange(shared, device=self._device)[None]
-        embeddings = self._unique[0].embeddings[None, :shared]
-        self._model.hidden_states(embeddings, torch.ones_like(columns), columns, self._cache)
-        self._cache.batch_select_indices(torch.zeros(len(self._unique), dtype=torch.long, device=self._device))
-        return shared
-
-    def verify_drafts(self) -> None:
-        """Run prefixes and drafts in one pass, and accept the draft tokens that greedy decoding would generate."""
-        length = 1 + max(len(sequence.tokens) for sequence in self._sequences)  # the prompt's last token comes first
-        padded = [[*one.tokens, *[0] * (length - 1 - len(one.tokens))] for one in self._sequences]
-        ids = torch.tensor(padded, device=self._device).reshape(len(padded), length - 1).long()
-        last = torch.stack([prompt.embeddings[-1] for prompt in self._unique])[self._prompt_rows]
-        embeddings = torch.cat([last[:, None], self._model.embed(ids)], dim=1)
-        columns = torch.arange(length, device=self._device)
-        valid = columns < torch.tensor([1 + len(one.tokens) for one in self._sequences], device=self._device)[:, None]
-        starts = [one.generations[0].prompt_length - 1 for one in self._sequences]
-        position_ids = torch.tensor(starts, device=self._device)[:, None] + columns
-        before = self._mask.shape[1]
-        self._mask = torch.cat([self._mask, valid.long()], dim=1)
-        hidden = self._model.hidden_states(embeddings, self._mask, position_ids, self._cache)
-        spans = [(row, sequence.predicted) for row, sequence in enumerate(self._sequences)]
-        predictions = self._predictions(hidden, spans)
-        accepted: list[tuple[int, int, list[_Generation]]] = []  # row, columns of the pass that are kept, requests
-        for row, sequence in enumerate(self._sequences):
-            of_sequence = list(itertools.islice(predictions, sequence.predicted.stop - sequence.predicted.start))
-            for position, generations in sequence.accept(of_sequence, self._model.special.stop).items():
-                accepted.append((row, 1 + position, generations))
-        self._set_active([(row, generations) for row, _, generations in accepted])
-        for (row, _), (_, kept, _) in zip(self.active, accepted, strict=True):
-            self._mask[row, before + kept :] = 0
+    def _embed(self, rows: Sequence[_PromptRow]) -> torch.Tensor:
+        """Return input embeddings of prompts and trees, (rows, tokens, width), without what is in the cache."""
+        ids = torch.tensor([token for row in rows for token in row.tree.tokens], device=self._device).long()
+        trees = torch.split(self._model.embed(ids), [len(row.tree.tokens) for row in rows])
+        parts = [
+            torch.cat([row.prompt.embeddings[self._shared :], tree]) for row, tree in zip(rows, trees, strict=True)
+        ]
+        return torch.nn.utils.rnn.pad_sequence(parts, batch_first=True)
 
     def load_static(self) -> None:
         """Move the cache to static buffers for decode steps, where there are any that suffice."""
         if self.active and self._attention is None and self._model.static is not None:
-            self._static = self._model.static.load(self._cache.layers, self._mask.bool())
+            self._static = self._model.static.load(self._cache.layers, self._visible)
         if self._static is not None:
             self._cache = _new_cache()
 
@@ -369,53 +369,64 @@ class _Batch:
         """Go on without static buffers, which have become too small."""
         for number, (keys, values) in enumerate(rows.layers):
             self._cache.update(keys, values, number)
-        self._mask, self._static = rows.attended.long(), None
+        self._visible, self._static = rows.attended, None
 
     def decode_step(self) -> None:
         """Generate one token for every request that has not ended."""
         if self._static and not self._static.make_room():
             self._leave_static(self._static)
-        rows = self._mask.shape[0]
+        rows = self._visible.shape[0]
         ids, position_ids = [0] * rows, [0] * rows
         for row, (generation, *_) in self.active:
             ids[row], position_ids[row] = generation.new[-1], generation.position_id
         for (_, generations), prediction in zip(self.active, self._next_predictions(ids, position_ids), strict=True):
             for generation in generations:
                 generation.append(prediction, self._model.special.stop)
-        self._set_active([(row, [one for one in generations if not one.ended]) for row, generations in self.active])
+        self._drop_ended()
 
     def _next_predictions(self, ids: list[int], position_ids: list[int]) -> Iterable[Prediction]:
         """Append a token to every row, and return the predictions of the next one in active rows."""
         if self._static is not None:
             predicted = self._static.step(ids, position_ids)
             return [(*predicted[row], 1.0) for row, _ in self.active]
-        rows = self._mask.shape[0]
-        self._mask = torch.cat([self._mask, self._mask.new_ones((rows, 1))], dim=1)
+        self._visible = torch.cat([self._visible, self._visible.new_ones((len(ids), 1))], dim=1)
         embeddings = self._model.embed(torch.tensor(ids, device=self._device)[:, None])
-        hidden = self._model.hidden_states(
-            embeddings, self._mask, torch.tensor(position_ids, device=self._device)[:, None], self._cache
-        )
-        return self._predictions(hidden, [(row, slice(0, 1)) for row, _ in self.active])
+        hidden = self._run(embeddings, self._visible[:, None], torch.tensor(position_ids, device=self._device)[:, None])
+        return self._predictions(hidden, [(row, 0) for row, _ in self.active])
 
-    def _set_active(self, active: Sequence[tuple[int, list[_Generation]]]) -> None:
-        """Set which requests go on, from which row of the cache.
+    def _run(self, embeddings: torch.Tensor, visible: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
+        """Return `SharedPromptDecoder.hidden_states` of tokens that attend to `visible` columns."""
+        mask = self._model.dense_mask(visible, embeddings.dtype)
+        return self._model.hidden_states(embeddings, mask, position_ids, self._cache)
 
-        Rows without any leave the cache when that saves more than the copy costs; a row from which requests go on at
-        different tokens is repeated.
-        """
-        self.active = [(row, generations) for row, generations in active if generations]
+    def _predictions(self, hidden: torch.Tensor, positions: Sequence[tuple[int, int]]) -> Iterator[Prediction]:
+        """Yield the predictions at (row, position) of the last pass, whose output is `hidden`."""
+        index = tuple(torch.tensor(positions, device=self._device).T)
+        tokens = self._model.greedy_tokens(hidden[index])
+        if self._attention is None:
+            return ((*token, 1.0) for token in tokens)
+        shares = self._attention.audio_ahead()[index].tolist()
+        return ((*token, share) for token, share in zip(tokens, shares, strict=True))
+
+    def _drop_ended(self) -> None:
+        """Remove requests that have ended, and rows without any when that saves more than the copy costs."""
+        left = [(row, [one for one in generations if not one.ended]) for row, generations in self.active]
+        self.active = [(row, generations) for row, generations in left if generations]
         rows = [row for row, _ in self.active]
-        if not rows or (len(rows) > COMPACTION_SHARE * self._mask.shape[0] and len(set(rows)) == len(rows)):
-            return
+        if rows and len(rows) <= COMPACTION_SHARE * self._visible.shape[0]:
+            self._visible = self._visible[torch.tensor(rows, device=self._device)]
+            self._select_rows(rows)
+            self.active = [(row, generations) for row, (_, generations) in enumerate(self.active)]
+
+    def _select_rows(self, rows: Sequence[int]) -> None:
+        """Keep these rows of the cache, in this order; a row from which requests go on at several tokens repeats."""
         kept = torch.tensor(rows, device=self._device)
         if self._static is None:
             self._cache.batch_select_indices(kept)
         else:
             self._static.select(kept)
-        self._mask = self._mask[kept]
         if self._attention:
             self._attention.select_rows(kept)
-        self.active = [(row, generations) for row, (_, generations) in enumerate(self.active)]
 
 
 class _PreallocatedCacheLayer(DynamicLayer):  # type: ignore[misc]  # transformers has no types

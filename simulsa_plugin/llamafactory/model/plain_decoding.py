@@ -79,7 +79,7 @@ class PlainDecoder:
             pad_token_id=self.special.pad,
         )  # fmt: skip
         in_fp32 = fp32_product(self._model.get_output_embeddings())
-        recording = self._attention.recording(batch["input_ids"] == self._audio_token, last_position_only=True)
+        recording = self._attention.recording(batch["input_ids"] == self._audio_token, first_position=-1)
         with (
             self._without_generation_defaults(),
             self._accept_trimmed(batch),
