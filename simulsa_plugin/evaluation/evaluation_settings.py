@@ -121,7 +121,7 @@ class EvaluationSettings(Settings):
         target_language: a language tag (BCP 47: `zh`, `zh-CN`, `jpn`) that chooses unit and tokenizer.
         eval_samples: decode only this number of rows of the test set, the first ones; null: all.
         eval_batch_size: sessions decoded at once.
-        eval_memory_gb: gigabytes that the keys and values of a batch may take.
+        eval_memory_gb: gigabytes that a batch may take: keys, values and logits, and before that the audio encoder.
         cuda_graphs: on a GPU, for models that allow it, replay decode steps as CUDA graphs over preallocated keys and
             values, which take half of `eval_memory_gb`.
         measure_time: decode one session at a time, and measure the computation.

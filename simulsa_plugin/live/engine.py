@@ -15,7 +15,7 @@ from types import TracebackType
 from simulsa_plugin.live.stream import LiveStream
 from simulsa_plugin.metrics.delays import ShownStep
 from simulsa_plugin.model.protocol import AudioLanguageModel
-from simulsa_plugin.streaming.engine import BatchLimits, NextStep, advance_sessions, encode_heard
+from simulsa_plugin.streaming.engine import BatchLimits, NextStep, advance_sessions, decoding_bytes, encode_heard
 
 logger = logging.getLogger(__name__)
 
@@ -135,12 +135,12 @@ class LiveEngine:
         return None
 
     def _fitting(self, prepared: Sequence[_Prepared]) -> Iterator[list[_Prepared]]:
-        """Split steps into consecutive batches whose keys and values fit into memory, with at least one step each."""
+        """Split steps into consecutive batches that fit into memory, with at least one step each."""
         batch: list[_Prepared] = []
         longest = 0
         for one in prepared:
             length = max(longest, one.longest_length)
-            if batch and (len(batch) + 1) * length * self._model.bytes_per_token > self._limits.memory_bytes:
+            if batch and decoding_bytes(self._model, len(batch) + 1, length) > self._limits.memory_bytes:
                 yield batch
                 batch, length = [], one.longest_length
             batch.append(one)

@@ -60,10 +60,13 @@ class AudioLanguageModel(ScoringModel, Protocol):
         ...
 
     bytes_per_token: int
-    """Memory of one token of a session during decoding (keys and values)."""
+    """Memory of one token of a session during decoding: keys, values and the embedding of the prompt."""
+
+    bytes_per_session: int
+    """Memory of a session besides its tokens during decoding: logits of one position."""
 
     def encoding_bytes(self, num_samples: Sequence[int]) -> int:
-        """Return the approximate peak memory of `encode_prompts` for one batch of waveforms of these lengths."""
+        """Return the approximate peak memory of `encode_prompts` for a batch of waveforms of these lengths, with features."""
         ...
 
     def encode_prompts(self, prompts: Sequence[Sequence[int]], waveforms: Sequence[Waveform]) -> list[Any]:

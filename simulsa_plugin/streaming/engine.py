@@ -95,8 +95,9 @@ class BatchLimits:
     Attributes:
         max_new_tokens: per step and session.
         batch_size: in sessions.
-        memory_bytes: of keys and values, if every session were as long as the longest one and reached
-            `max_new_tokens`; and, at another time, of the audio encoder. A batch of one is always allowed.
+        memory_bytes: of keys, values and logits, if every session were as long as the longest one and reached
+            `max_new_tokens`; and, at another time, of the audio encoder and its features. A batch of one is always
+            allowed.
     """
 
     max_new_tokens: int = 256
@@ -235,11 +236,16 @@ def _next_batch(
             longest_prompt = max(longest_prompt, encoded.prompt_length(session))
             longest_output = max(longest_output, len(session.outputs[-1]) if session.outputs else 0)
             length = longest_prompt + longest_output + limits.max_new_tokens  # a batch is as wide as its longest rows
-            if batch and decoded * length * encoded.bytes_per_token > limits.memory_bytes:
+            if batch and decoding_bytes(encoded.model, decoded, length) > limits.memory_bytes:
                 break
         heapq.heappop(queue)
         batch.append(session)
     return batch
+
+
+def decoding_bytes(model: AudioLanguageModel, sessions: int, tokens: int) -> int:
+    """Return the approximate peak memory to decode sessions that may reach so many tokens each, prompts included."""
+    return sessions * (tokens * model.bytes_per_token + model.bytes_per_session)
 
 
 def advance_sessions(
@@ -353,8 +359,7 @@ class _EncodedPromptCache:
     """Encoded prompts by utterance and samples heard, kept as long as a session may need them."""
 
     def __init__(self, model: AudioLanguageModel, sources: Sequence[StreamSource], memory_bytes: float) -> None:
-        self._model, self._sources, self._memory_bytes = model, sources, memory_bytes
-        self.bytes_per_token = model.bytes_per_token
+        self.model, self._sources, self._memory_bytes = model, sources, memory_bytes
         self._token_ids: dict[AudioKey, tuple[int, ...]] = {}
         self._encoded: dict[AudioKey, Any] = {}
 
@@ -368,7 +373,7 @@ class _EncodedPromptCache:
         new = [key for key in dict.fromkeys(keys) if key not in self._encoded]
         for part in self._split_by_memory(new):
             waveforms = [self._waveform(key) for key in part]
-            encoded = self._model.encode_prompts([self._prompt_ids(key) for key in part], waveforms)
+            encoded = self.model.encode_prompts([self._prompt_ids(key) for key in part], waveforms)
             self._encoded.update(zip(part, encoded, strict=True))
         return [self._encoded[key] for key in keys]
 
@@ -376,10 +381,7 @@ class _EncodedPromptCache:
         """Split keys into consecutive parts that may be encoded at once, with at least one key each."""
         part: list[AudioKey] = []
         for key in keys:
-            if (
-                part
-                and self._model.encoding_bytes([end - start for _, start, end in (*part, key)]) > self._memory_bytes
-            ):
+            if part and self.model.encoding_bytes([end - start for _, start, end in (*part, key)]) > self._memory_bytes:
                 yield part
                 part = []
             part.append(key)
@@ -388,7 +390,7 @@ class _EncodedPromptCache:
 
     def _prompt_ids(self, key: AudioKey) -> tuple[int, ...]:
         if key not in self._token_ids:
-            self._token_ids[key] = self._model.render_prompt(self._sources[key[0]].prompt, self._waveform(key))
+            self._token_ids[key] = self.model.render_prompt(self._sources[key[0]].prompt, self._waveform(key))
         return self._token_ids[key]
 
     def _waveform(self, key: AudioKey) -> Waveform:

@@ -177,6 +177,7 @@ class ClockModel:
     window_seconds: float | None = None
     output_width: int = 256
     bytes_per_token: int = 1
+    bytes_per_session: int = 0
     bytes_per_sample: float = 0.0
     asked: list[tuple[int, int, tuple[int, ...]]] = field(default_factory=list)
     drafts: list[tuple[int, ...]] = field(default_factory=list)

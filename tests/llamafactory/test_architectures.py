@@ -356,7 +356,7 @@ def test_omni_encoders_take_memory_by_the_square_of_the_batch(tiny):
     count = tiny.backbone.encoding_bytes
     mask = (10 * 501) ** 2 * 4
     assert mask < count([160_000] * 10) < 2 * mask
-    assert 2 * count([160_000] * 5) < 0.6 * count([160_000] * 10)
+    assert 2 * count([160_000] * 5) < 0.65 * count([160_000] * 10)
     masks, encoder = [], tiny.backbone.model.audio_tower
     make_mask = encoder._prepare_attention_mask
     encoder._prepare_attention_mask = lambda *given: masks.append(make_mask(*given)) or masks[-1]

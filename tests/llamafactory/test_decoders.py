@@ -483,8 +483,17 @@ def test_the_encoders_bytes_are_those_on_paper(fast):
     config = fast.model.audio_tower.config
     positions = 79
     layer = positions * (8 * config.d_model + 2 * config.encoder_ffn_dim) * 4 + positions**2 * 4
-    assert fast.encoding_bytes([48_000]) == layer
-    assert fast.encoding_bytes([48_000, 8000, 100]) == 3 * layer  # rows are padded to the longest
+    # Features: 201 frequencies, complex and as magnitudes, and 64 bands three times.
+    features = 150 * (201 * 12 + 64 * 12)
+    assert fast.encoding_bytes([48_000]) == layer + features
+    assert fast.encoding_bytes([48_000, 8000, 100]) == 3 * (layer + features)  # rows are padded to the longest
+
+
+def test_the_bytes_of_a_session_are_those_on_paper(fast, stock):
+    # Three layers with four heads of 48, keys and values, and an embedding of 192, in fp32; 768 logits three times.
+    for model in (fast, stock):
+        assert model.bytes_per_token == (2 * 3 * 192 + 192) * 4
+        assert model.bytes_per_session == 768 * 12
 
 
 # Sessions

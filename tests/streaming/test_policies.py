@@ -170,6 +170,15 @@ def test_the_budget_bounds_the_tokens_of_a_batch():
     assert max(model.batches) == 2
 
 
+def test_logits_count_in_the_budget():
+    model = ClockModel(bytes_per_token=10, bytes_per_session=1000)
+    sources = [StreamSource(ASK, np.zeros(16_000, dtype=np.float32))] * 6
+    decode_batched(model, sources, [DecodingSetting(Rollback(0), 500)], BatchLimits(9, 64, memory_bytes=12_179))
+    assert max(model.batches) == 1  # two take 12,180
+    decode_batched(model, sources, [DecodingSetting(Rollback(0), 500)], BatchLimits(9, 64, memory_bytes=12_180))
+    assert max(model.batches) == 2
+
+
 def test_the_budget_bounds_the_audio_that_is_read_at_once():
     class Reading(ClockModel):
         def encode_prompts(self, prompts, waveforms):

@@ -29,7 +29,7 @@ class AudioAdapter(Protocol):
         ...
 
     def encoding_bytes(self, num_samples: Sequence[int]) -> int:
-        """Return the approximate peak memory of `embed` on the encoder's device, for waveforms of these lengths."""
+        """Return the approximate peak memory of `embed` with its features, for waveforms of these lengths."""
         ...
 
     def batch_window(self, waveforms: Sequence[Waveform]) -> contextlib.AbstractContextManager[None]:
@@ -66,7 +66,8 @@ class Qwen2AudioAdapter:
         """Return an estimate; every row of the batch is padded to the longest."""
         positions = _num_frames(self._extractor, max(num_samples)) // 2 + 4
         weight = self._encoder.conv1.weight
-        return len(num_samples) * _bytes_to_encode(self._encoder.config, positions, weight.element_size())
+        encoding = _bytes_to_encode(self._encoder.config, positions, weight.element_size())
+        return len(num_samples) * (encoding + _feature_bytes(self._extractor, max(num_samples)))
 
     def batch_window(self, waveforms: Sequence[Waveform]) -> contextlib.AbstractContextManager[None]:
         """Return `features.batch_window`."""
@@ -122,7 +123,8 @@ class QwenOmniAdapter:
     def encoding_bytes(self, num_samples: Sequence[int]) -> int:
         """Return an estimate; the encoder concatenates a batch, so its attention mask covers all audios together."""
         positions = sum(_num_frames(self._extractor, length) // 2 + 1 for length in num_samples)
-        return _bytes_to_encode(self._model.audio_tower.config, positions, self._model.dtype.itemsize)
+        features = len(num_samples) * _feature_bytes(self._extractor, max(num_samples))
+        return features + _bytes_to_encode(self._model.audio_tower.config, positions, self._model.dtype.itemsize)
 
     def batch_window(self, waveforms: Sequence[Waveform]) -> contextlib.AbstractContextManager[None]:
         """Return `features.batch_window`; the model selects the frames of the audio by their mask."""
@@ -159,6 +161,12 @@ def _extract_features(extractor: Any, waveforms: Sequence[Waveform]) -> dict[str
             return_tensors="pt",
         )  # fmt: skip
     return {"input_features": extracted["input_features"], "feature_attention_mask": extracted["attention_mask"]}
+
+
+def _feature_bytes(extractor: Any, num_samples: int) -> int:
+    """Estimate the bytes of one audio's log-mel features: its complex spectrum, magnitudes, and bands before and after."""
+    frequencies = extractor.n_fft // 2 + 1
+    return int(_num_frames(extractor, num_samples) * (frequencies * (8 + 4) + extractor.feature_size * 3 * 4))
 
 
 def _bytes_to_encode(config: Any, positions: int, element_size: int) -> int:

@@ -81,7 +81,7 @@ class Backbone(TemplateRenderer):
             if self._adapter and self._attention.is_full
             else self.plain_decoder
         )
-        self.bytes_per_token = self.decoder.bytes_per_token
+        self.bytes_per_token, self.bytes_per_session = self.decoder.bytes_per_token, self.decoder.bytes_per_session
         self.encoding_bytes = self.decoder.encoding_bytes
         self._split_notified = False
 

@@ -35,7 +35,7 @@ from simulsa_plugin.llamafactory.plugin.notices import notify
 from simulsa_plugin.metrics.stability import common_prefix
 from simulsa_plugin.model.values import Continuation, GenerationRequest
 
-LOGITS_AT_ONCE = 512  # positions whose logits are computed together; each has V of them
+LOGITS_AT_ONCE = 128  # positions whose logits are computed together; each has V of them
 CACHE_GROWTH = 32  # tokens by which a full cache is enlarged
 COMPACTION_SHARE = 0.75  # finished rows leave the cache when at most this share of its rows is active
 DENSE_ATTENTION = ("sdpa", "eager")  # implementations that take a mask of any form
@@ -74,7 +74,9 @@ class SharedPromptDecoder:
         self._device = execution_device(self._embed)
         self._audio_token = int(model.config.audio_token_id)
         self._suppressed = torch.tensor(special.suppressed, dtype=torch.long, device=execution_device(self._head))
-        self.bytes_per_token = bytes_per_token(self._decoder.config, self._embed.weight.element_size())
+        element_size = self._embed.weight.element_size()
+        self.bytes_per_token = bytes_per_token(self._decoder.config, element_size)
+        self.bytes_per_session = logits_bytes(model.config.get_text_config(decoder=True), element_size)
         self.static: StaticSteps | None = None  # for decode steps, where they are captured
 
     def why_not_captured(self) -> str | None:
@@ -484,7 +486,12 @@ def _enlarged(states: torch.Tensor, rows: torch.Tensor | None, length: int) -> t
 
 
 def bytes_per_token(config: Any, element_size: int) -> int:
-    """Return the bytes of one token's keys and values in all layers of a language model, from its configuration."""
+    """Return the bytes of one token: keys and values in all layers, and its embedding in the prompt, which is kept."""
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return int(2 * config.num_hidden_layers * heads * width * element_size)
+    return int((2 * config.num_hidden_layers * heads * width + config.hidden_size) * element_size)
+
+
+def logits_bytes(config: Any, element_size: int) -> int:
+    """Return the bytes of one position's logits: as the model computes them, and twice in fp32 to find the largest."""
+    return int(config.vocab_size * (element_size + 2 * 4))

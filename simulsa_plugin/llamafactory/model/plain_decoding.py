@@ -11,7 +11,7 @@ import torch
 
 from simulsa_plugin.audio.samples import Waveform
 from simulsa_plugin.llamafactory.model.attention import AttentionRecord, AudioAttention
-from simulsa_plugin.llamafactory.model.batched_decoding import bytes_per_token
+from simulsa_plugin.llamafactory.model.batched_decoding import bytes_per_token, logits_bytes
 from simulsa_plugin.llamafactory.model.output_layer import fp32_product
 from simulsa_plugin.llamafactory.model.special_tokens import SpecialTokens
 from simulsa_plugin.model.values import Continuation, GenerationRequest
@@ -51,7 +51,9 @@ class PlainDecoder:
     ) -> None:
         self._model, self._collate, self.special, self._accept_trimmed = model, collate, special, accept_trimmed
         self._attention, self._audio_token = attention, audio_token
-        self.bytes_per_token = bytes_per_token(model.config.get_text_config(decoder=True), model.dtype.itemsize)
+        config = model.config.get_text_config(decoder=True)
+        self.bytes_per_token = bytes_per_token(config, model.dtype.itemsize)
+        self.bytes_per_session = logits_bytes(config, model.dtype.itemsize)
 
     def encode_prompts(self, prompts: Sequence[Sequence[int]], waveforms: Sequence[Waveform]) -> list[PlainPrompt]:
         """Pair prompts with waveforms; `generate` encodes them."""
