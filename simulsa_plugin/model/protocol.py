@@ -66,7 +66,7 @@ class AudioLanguageModel(ScoringModel, Protocol):
     """Memory of a session besides its tokens during decoding: logits of one position."""
 
     def encoding_bytes(self, num_samples: Sequence[int]) -> int:
-        """Return the approximate peak memory of `encode_prompts` for a batch of waveforms of these lengths, with features."""
+        """Return the approximate peak memory of `encode_prompts`, features included, for these lengths of waveforms."""
         ...
 
     def encode_prompts(self, prompts: Sequence[Sequence[int]], waveforms: Sequence[Waveform]) -> list[Any]:

@@ -9,7 +9,6 @@ from helpers.fakes import ClockModel, Killed, Mortal, killed_in, lives_until_don
 from helpers.files import read_json_lines, tree
 
 from simulsa_plugin.errors import StorageError
-from simulsa_plugin.evaluation import block_decoding as decoding
 from simulsa_plugin.evaluation import cell_files, decoded_block
 from simulsa_plugin.evaluation import result_folder as results
 from simulsa_plugin.evaluation import run as module

@@ -164,7 +164,7 @@ def _extract_features(extractor: Any, waveforms: Sequence[Waveform]) -> dict[str
 
 
 def _feature_bytes(extractor: Any, num_samples: int) -> int:
-    """Estimate the bytes of one audio's log-mel features: its complex spectrum, magnitudes, and bands before and after."""
+    """Estimate the bytes of one audio's log-mel features: complex spectrum, magnitudes, and bands thrice."""
     frequencies = extractor.n_fft // 2 + 1
     return int(_num_frames(extractor, num_samples) * (frequencies * (8 + 4) + extractor.feature_size * 3 * 4))
 
