@@ -50,16 +50,18 @@ def dry_run_recipe(
     from simulsa_plugin.augmentation.dry_run import dry_run
     from simulsa_plugin.augmentation.manifest import describe_augmentation
     from simulsa_plugin.augmentation.method.selection import wanted_samples
+    from simulsa_plugin.llamafactory.model.machine import this_machine
 
     renderer, there, size = load_without_weights(toolkit, offline_dataset_names(toolkit.get("dataset")))
     loaded = [dataset.without_segments() for dataset in there]
+    machine = None if size is None else this_machine(size)
     found: list[DatasetSamples] = []
     datasets = datasets_to_cut(loaded)
     for dataset in loaded:
         if any(dataset is one for one in datasets):
             found.append((dataset, wanted_samples(len(dataset), settings)))
             described = describe_augmentation(dataset, renderer.description, settings)
-            lines += dry_run(dataset, renderer, size, settings, out, described)
+            lines += dry_run(dataset, renderer, size, settings, out, described, machine)
         else:
             found.append((dataset, None))
             lines.append(text_dataset_line(dataset))

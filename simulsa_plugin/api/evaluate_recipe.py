@@ -162,7 +162,7 @@ def evaluate_recipe(
 
     opened = open_recipe(recipe, overrides, [EvaluationSettings], RECOMMENDED)
     settings, comet = EvaluationSettings.from_keys(opened.simulsa), CometSettings.from_keys(opened.simulsa)
-    corpus = _check_before_loading(opened, settings, out, share)
+    corpus = check_before_loading(opened, settings, out, share)
     first = share is None or share.number == 1
     toolkit = _make_test_data(opened, corpus, out, long_form=settings.is_long_form, wait=bool(share), quiet=not first)
     names = dataset_names(toolkit.get("eval_dataset") or toolkit.get("dataset"))
@@ -198,7 +198,7 @@ def evaluate_recipe(
     return bool(cells)
 
 
-def _check_before_loading(
+def check_before_loading(
     recipe: Recipe, settings: EvaluationSettings, out: Path, share: Shard | None
 ) -> RecipeCorpus | None:
     """Find mistakes in policies, tokenizer, folder, recipe and corpus before the long part; return the raw corpus."""

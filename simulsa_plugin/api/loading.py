@@ -11,11 +11,11 @@ from simulsa_plugin.api.recipe import Recipe, dataset_names
 
 if TYPE_CHECKING:
     from simulsa_plugin.api.raw_corpus import RecipeCorpus
-    from simulsa_plugin.augmentation.dry_run import ModelSize
     from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
     from simulsa_plugin.llamafactory.data.dataset import OfflineDataset
     from simulsa_plugin.llamafactory.data.rendering import TemplateRenderer
     from simulsa_plugin.llamafactory.model.backbone import Backbone
+    from simulsa_plugin.model.cost import ModelSize
     from simulsa_plugin.model.values import Sample, UnusableRow
 
 AUTOLOAD = "TORCH_DEVICE_BACKEND_AUTOLOAD"
@@ -105,7 +105,8 @@ def load_without_weights(
     from simulsa_plugin.llamafactory.model.model_size import model_size
 
     arguments = inference_arguments(toolkit_keys)
-    return load_renderer(arguments), load_datasets(arguments, names), model_size(arguments)
+    renderer = load_renderer(arguments)
+    return renderer, load_datasets(arguments, names), model_size(arguments, renderer.processor)
 
 
 def leakage_warnings(recipe: Recipe, dataset: OfflineDataset, corpus: RecipeCorpus | None) -> list[str]:

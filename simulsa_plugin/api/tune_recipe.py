@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from simulsa_plugin.api.boundary import library_call
-from simulsa_plugin.api.recipe import RecipeSource, open_recipe
+from simulsa_plugin.api.recipe import Recipe, RecipeSource, open_recipe
 from simulsa_plugin.errors import UsageError
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+    from simulsa_plugin.api.dev_set import DevSet
+    from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
     from simulsa_plugin.llamafactory.data.dataset import OfflineDataset
     from simulsa_plugin.model.values import Sample, UnusableRow
     from simulsa_plugin.tuning.halving import Goal
@@ -127,31 +129,15 @@ def tune_recipe(
     Raises:
         SimulsaError: what is wrong with the recipe, the data or the folder, most of it before the model is loaded.
     """
-    from simulsa_plugin.api.dev_set import dev_set_warnings, recipe_dev_set
-    from simulsa_plugin.api.evaluate_recipe import TEST_FOLDER
+    from simulsa_plugin.api.dev_set import dev_set_warnings
     from simulsa_plugin.api.loading import load_model_and_data, read_samples
     from simulsa_plugin.evaluation.evaluation_settings import TuneSettings
     from simulsa_plugin.evaluation.reference_checks import check_references, segment_warnings
-    from simulsa_plugin.evaluation.run import plan_cells
-    from simulsa_plugin.evaluation.test_set import check_speech_detection
-    from simulsa_plugin.files.atomic import make_folder, refuse_link
-    from simulsa_plugin.llamafactory.plugin.recipe_checks import check_recipe
-    from simulsa_plugin.metrics.quality import make_metrics
-    from simulsa_plugin.tuning.search import refuse_foreign_files
-    from simulsa_plugin.tuning.tuned_recipe import searched_settings
+    from simulsa_plugin.files.atomic import make_folder
 
-    check_goal(goal)
     opened = open_recipe(recipe, overrides)  # a preset is not what is searched
-    settings = searched_settings(opened.simulsa)
-    goal = goal_of_form(goal, long_form=settings.is_long_form)
-    if len(plan_cells(settings)) < 2:
-        raise UsageError("There is no cell to choose from: give simulsa_policies and simulsa_chunks a value each.")
-    make_metrics(settings.bleu_tokenizer)
-    check_speech_detection(settings)
-    dev, samples = recipe_dev_set(opened), TuneSettings.from_keys(opened.simulsa).dev_samples
-    check_recipe(opened.toolkit, [dev.name] if dev.registered else None)
-    refuse_foreign_files(out)
-    refuse_link(out / TEST_FOLDER)
+    settings, goal, dev = check_search(opened, goal, out)
+    samples = TuneSettings.from_keys(opened.simulsa).dev_samples
     if opened.preset:
         logger.info(f"preset {opened.preset.name}: it sets no cells here, where they are searched")
     toolkit = opened.toolkit | dict(dev.make(make_folder(out)))
@@ -180,6 +166,32 @@ def tune_recipe(
         _refuse_without_choice(frontier)
     write_tuned((toolkit if opened.embedded else opened.toolkit) | opened.simulsa, settings, frontier, out)
     return TuningResult(out, frontier)
+
+
+def check_search(opened: Recipe, goal: Goal, out: Path) -> tuple[EvaluationSettings, Goal, DevSet]:
+    """Find mistakes in goal, cells, recipe and folder before the long part; return settings, goal and dev set."""
+    from simulsa_plugin.api.dev_set import recipe_dev_set
+    from simulsa_plugin.api.evaluate_recipe import TEST_FOLDER
+    from simulsa_plugin.evaluation.run import plan_cells
+    from simulsa_plugin.evaluation.test_set import check_speech_detection
+    from simulsa_plugin.files.atomic import refuse_link
+    from simulsa_plugin.llamafactory.plugin.recipe_checks import check_recipe
+    from simulsa_plugin.metrics.quality import make_metrics
+    from simulsa_plugin.tuning.search import refuse_foreign_files
+    from simulsa_plugin.tuning.tuned_recipe import searched_settings
+
+    check_goal(goal)
+    settings = searched_settings(opened.simulsa)
+    goal = goal_of_form(goal, long_form=settings.is_long_form)
+    if len(plan_cells(settings)) < 2:
+        raise UsageError("There is no cell to choose from: give simulsa_policies and simulsa_chunks a value each.")
+    make_metrics(settings.bleu_tokenizer)
+    check_speech_detection(settings)
+    dev = recipe_dev_set(opened)
+    check_recipe(opened.toolkit, [dev.name] if dev.registered else None)
+    refuse_foreign_files(out)
+    refuse_link(out / TEST_FOLDER)
+    return settings, goal, dev
 
 
 def _refuse_without_choice(frontier: Mapping[str, Any]) -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from simulsa_plugin.audio.samples import SAMPLE_RATE, samples_to_seconds
+from simulsa_plugin.audio.samples import samples_to_seconds
 from simulsa_plugin.augmentation.augment_settings import AugmentSettings
 from simulsa_plugin.augmentation.clips import Cut, CutSampler, scored_clips
 from simulsa_plugin.augmentation.manifest import refuse_other_configuration
@@ -17,24 +16,8 @@ from simulsa_plugin.augmentation.method.selection import wanted_samples
 from simulsa_plugin.augmentation.method.speculation import check_scored, make_batches
 from simulsa_plugin.augmentation.output_layout import WAV_HEADER_BYTES, Layout
 from simulsa_plugin.augmentation.registration import SourceDataset, offline_entry, refuse_foreign_output
+from simulsa_plugin.model.cost import Machine, ModelSize, Utterance, cost_lines, scoring_work
 from simulsa_plugin.model.protocol import Renderer
-
-ENCODER_FRAMES_PER_SECOND = 50  # of Whisper-like encoders, which run over their whole window
-
-
-@dataclass(frozen=True)
-class ModelSize:
-    """A model's size, known from its configuration.
-
-    Attributes:
-        parameters: in all.
-        encoder_parameters: of them, in the audio encoder.
-        dtype_bytes: bytes for each.
-    """
-
-    parameters: int
-    encoder_parameters: int
-    dtype_bytes: int
 
 
 def dry_run(
@@ -44,6 +27,7 @@ def dry_run(
     settings: AugmentSettings,
     out: Path,
     described: Mapping[str, Any],
+    machine: Machine | None = None,
 ) -> list[str]:
     """Choose rows and cuts as a run would, and count.
 
@@ -54,6 +38,7 @@ def dry_run(
         settings: the `simulsa_*` keys.
         out: output folder; it need not exist.
         described: of `describe_augmentation`, without what only the weights tell.
+        machine: where it would run; None estimates no time.
 
     Raises:
         StorageError: the run would refuse the folder.
@@ -76,7 +61,7 @@ def dry_run(
         f"  {_clips_line(cuts)}",
         f"  scoring: {len(batches)} batches of up to {settings.batch_size} clips"
         f"{f', each scored {passes} times' if passes > 1 else ''}; {_tokens_line(batches)}",
-        f"  {_cost_line(batches, passes, size, renderer)}",
+        *(f"  {line}" for line in _cost_lines(batches, passes, size, machine)),
         f"  {_state_line(layout, cuts)}",
         *(f"  warning: {warning}" for warning in warnings),
     ]
@@ -97,31 +82,22 @@ def _padded_tokens(batches: Sequence[Sequence[Cut]]) -> int:
     return sum(len(batch) * max(cut.prompt_tokens + cut.reference_tokens for cut in batch) for batch in batches)
 
 
-def _cost_line(batches: Sequence[Sequence[Cut]], passes: int, size: ModelSize | None, renderer: Renderer) -> str:
+def _cost_lines(
+    batches: Sequence[Sequence[Cut]], passes: int, size: ModelSize | None, machine: Machine | None
+) -> list[str]:
     if size is None:
-        return "model: size not known from its configuration"
-    clips = sum(map(len, batches))
-    seconds = renderer.window_seconds
-    frames = seconds * ENCODER_FRAMES_PER_SECOND if seconds else _mean_seconds(batches) * ENCODER_FRAMES_PER_SECOND
-    operations = (
-        2.0
-        * passes
-        * (
-            (size.parameters - size.encoder_parameters) * _padded_tokens(batches)
-            + size.encoder_parameters * frames * clips
-        )
-    )
-    return (
-        f"model: {size.parameters / 1e6:.1f} M parameters, "
-        f"{size.parameters * size.dtype_bytes / 1e9:.2f} GB of weights; "
-        f"about {operations / 1e12:.3g} TFLOP (2 · parameters · positions), "
-        f"{operations / 1e14:.3g} s at a sustained 100 TFLOP/s"
-    )
+        return ["model: size not known from its configuration"]
+    return cost_lines(size, scoring_work(size, _padded(batches)).times(passes), machine)
 
 
-def _mean_seconds(batches: Sequence[Sequence[Cut]]) -> float:
-    lengths = [cut.clip_samples / SAMPLE_RATE for batch in batches for cut in batch]
-    return sum(lengths) / len(lengths)
+def _padded(batches: Sequence[Sequence[Cut]]) -> Iterator[Utterance]:
+    """Yield what each clip costs in its batch, where all are as long as the longest."""
+    for batch in batches:
+        longest = max(batch, key=lambda cut: cut.prompt_tokens + cut.reference_tokens)
+        answer = max(cut.reference_tokens for cut in batch)
+        seconds = samples_to_seconds(max(cut.clip_samples for cut in batch))
+        tokens = longest.prompt_tokens + longest.reference_tokens - answer
+        yield from [Utterance(seconds, tokens, 0, answer)] * len(batch)
 
 
 def _state_line(layout: Layout, cuts: Sequence[Cut]) -> str:

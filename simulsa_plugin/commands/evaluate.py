@@ -85,7 +85,7 @@ def _overview() -> Parser:
 def _run_evaluation(words: list[str]) -> int:
     parser = Parser(
         prog=f"{EVAL_COMMAND} run",
-        usage=f"{EVAL_COMMAND} [run] [RECIPE.yaml] [key=value …] [--out DIR]",
+        usage=f"{EVAL_COMMAND} [run] [RECIPE.yaml] [key=value …] [--dry-run] [--out DIR]",
         description="Decode a test set with every policy, chunk and rollback, and score each.",
     )
     parser.add_argument(
@@ -103,8 +103,16 @@ def _run_evaluation(words: list[str]) -> int:
         metavar="DIR",
         help=f"folder of the results (default: {EVALUATE_OUT})",
     )
+    _add_dry_run(parser)
     options = parser.parse_intermixed_args(words)
     path, overrides = recipe_and_overrides(options.words, hint=f" Commands are {', '.join(_COMMANDS)}.")
+    if options.dry_run:
+        from simulsa_plugin.api.dry_run_evaluation import dry_run_evaluation
+        from simulsa_plugin.commands.torchrun import take_rank
+
+        if take_rank():
+            raise UsageError("--dry-run is for a single process: start it without torchrun.")
+        return _print_plan(*dry_run_evaluation(path, overrides, options.out))
     return _evaluate(path, overrides, options.out)
 
 
@@ -112,7 +120,7 @@ def _tune(words: list[str]) -> int:
     parser = Parser(
         prog=f"{EVAL_COMMAND} tune",
         usage=f"{EVAL_COMMAND} tune [RECIPE.yaml] [key=value …] --budget MS,MS… [--latency METRIC] [--quality METRIC] "
-        "[--out DIR]",
+        "[--dry-run] [--out DIR]",
         description="Choose settings on a dev set: of all policies, parameters and chunks the cell of the best quality "
         "whose mean latency is within the budget. Every cell is decoded on a few utterances, the best on all. A "
         "simulsa_preset sets no cells here: they are searched. Writes "
@@ -135,6 +143,7 @@ def _tune(words: list[str]) -> int:
     parser.add_argument(
         "--out", type=output_folder, default=TUNE_OUT, metavar="DIR", help=f"folder of the result (default: {TUNE_OUT})"
     )
+    _add_dry_run(parser)
     options = parser.parse_intermixed_args(words)
     path, overrides = recipe_and_overrides(options.words)
     from simulsa_plugin.api.tune_recipe import tune_recipe
@@ -145,12 +154,29 @@ def _tune(words: list[str]) -> int:
     if take_rank():
         raise UsageError("simulsa-eval tune is one process: start it without torchrun.")
     goal = Goal(options.budget, options.latency or USUAL_LATENCY, options.quality)
+    if options.dry_run:
+        from simulsa_plugin.api.dry_run_evaluation import dry_run_tuning
+
+        return _print_plan(*dry_run_tuning(path, overrides, goal, options.out))
     result = tune_recipe(path, overrides, goal, options.out)
     print_lines(frontier_table(result.frontier))
     print(
         f"Written to {result.out}: tuned.yaml, finalists.yaml, frontier.json. Now the test set: "
         f"simulsa-eval {result.recipe} --out RESULTS"
     )
+    return 0
+
+
+def _add_dry_run(parser: Parser) -> None:
+    parser.add_argument(
+        "--dry-run", action="store_true", help="show what would be decoded and its cost; load no weights, write nothing"
+    )
+
+
+def _print_plan(lines: Sequence[str], warnings: Sequence[str]) -> int:
+    print_lines(lines)
+    for warning in warnings:
+        print(f"{EVAL_COMMAND}: warning: {warning}", file=sys.stderr)
     return 0
 
 

@@ -11,13 +11,14 @@ from helpers.fakes import ByteModel, ListDataset, make_dataset, write_noise
 from helpers.files import tree
 
 from simulsa_plugin.augmentation.augment_settings import AugmentSettings
-from simulsa_plugin.augmentation.dry_run import ModelSize, dry_run
+from simulsa_plugin.augmentation.dry_run import dry_run
 from simulsa_plugin.augmentation.manifest import describe_augmentation
 from simulsa_plugin.augmentation.pipeline import augment_dataset, augment_shard
 from simulsa_plugin.commands import augment as command
 from simulsa_plugin.demo.checkpoint import checkpoint_path
 from simulsa_plugin.demo.corpus import write_demo_corpus
 from simulsa_plugin.errors import StorageError
+from simulsa_plugin.model.cost import Layers, Machine, ModelSize, duration
 from simulsa_plugin.sharding import Shard
 
 SETTINGS = AugmentSettings(samples=10, batch_size=4, cuts=2, silence_ms=100.0)
@@ -28,17 +29,17 @@ def toy(tmp_path_factory):
     return make_dataset(tmp_path_factory.mktemp("offline"), 12)
 
 
-def say(dataset, out, settings=SETTINGS, model=None, size=None):
+def say(dataset, out, settings=SETTINGS, model=None, size=None, machine=None):
     model = model or ByteModel()
-    return "\n".join(
-        dry_run(dataset, model, size, settings, out, describe_augmentation(dataset, model.describe(), settings))
-    )
+    described = describe_augmentation(dataset, model.describe(), settings)
+    return "\n".join(dry_run(dataset, model, size, settings, out, described, machine))
 
 
 class Noting(ByteModel):
-    """Keeps the number of tokens of every row of every batch."""
+    """Keeps the numbers of tokens and samples of every row of every batch."""
 
     def score(self, rendered, waveforms):
+        self.samples = [*getattr(self, "samples", []), [len(one) for one in waveforms]]
         self.tokens = [*getattr(self, "tokens", []), [len(one.prompt_ids) + len(one.content_ids) for one in rendered]]
         return super().score(rendered, waveforms)
 
@@ -46,7 +47,8 @@ class Noting(ByteModel):
 def test_what_it_says_is_what_the_run_does(tmp_path):
     rows = [("a b c", write_noise(tmp_path / f"{row}.wav", 4.0, seed=row)) for row in range(5)]
     dataset = ListDataset("toy", ["multi_turn", *rows])
-    text = say(dataset, tmp_path / "out", size=ModelSize(3_000_000, 1_000_000, 2))
+    size = ModelSize(3_000_000, Layers(1_000_000), Layers(2_000_000), 0, 2)
+    text = say(dataset, tmp_path / "out", size=size, machine=Machine(1e9, 1e9, 0.5, "abacus"))
     model = Noting()
     manifest = augment_dataset(dataset, model, SETTINGS, tmp_path / "out").manifest
     clips = [soundfile.info(path) for path in (tmp_path / "out" / "toy_simulsa" / "clips").iterdir()]
@@ -59,11 +61,13 @@ def test_what_it_says_is_what_the_run_does(tmp_path):
     assert f"scoring: {len(model.batches)} batches of up to 4 clips; " in text
     padded = sum(len(batch) * max(batch) for batch in model.tokens)
     assert f"; {sum(map(sum, model.tokens))} tokens, {padded} with padding" in text
-    # 2 · (decoder parameters · positions + encoder parameters · 50 frames for each second, without a window).
-    frames = 50 * sum(one.frames for one in clips) / 16_000
+    # 2 · (decoder parameters · positions + encoder parameters · 50 frames for each second of a batch's longest clip).
+    frames = sum(len(batch) * max(batch) / 320 for batch in model.samples)
     operations = 2 * (2_000_000 * padded + 1_000_000 * frames)
     assert "model: 3.0 M parameters, 0.01 GB of weights" in text
     assert f"about {operations / 1e12:.3g} TFLOP" in text
+    assert f"time: about {duration(operations / 1e9 / 0.5)} on one abacus; calculated from the size" in text
+    assert "it reaches 0.001 TFLOP/s in a large matrix product and 1 GB/s in a large copy" in text
 
 
 def test_scoring_whole_and_earlier_audio_is_counted(toy, tmp_path):
@@ -207,18 +211,20 @@ def loaded():
     return Qwen2AudioForConditionalGeneration.from_pretrained(checkpoint_path(), dtype=torch.float32)
 
 
-def test_the_size_is_that_of_the_loaded_model(tmp_path):
+def test_the_size_is_that_of_the_loaded_model():
     from simulsa_plugin.llamafactory.model.arguments import inference_arguments
     from simulsa_plugin.llamafactory.model.model_size import model_size
 
-    arguments = inference_arguments({"model_name_or_path": "simulsa-demo", "template": "qwen2_audio"})
-    model = loaded()
-    encoder = (model.audio_tower if hasattr(model, "audio_tower") else model.model.audio_tower).parameters()
-    assert model_size(arguments) == ModelSize(
-        parameters=sum(weight.numel() for weight in model.parameters()),
-        encoder_parameters=sum(weight.numel() for weight in encoder),
-        dtype_bytes=4,
-    )
+    model, found = loaded(), model_size(inference_arguments({"model_name_or_path": "simulsa-demo", "template": "x"}))
+    count = {name: weight.numel() for name, weight in model.named_parameters()}
+    encoder = {name: size for name, size in count.items() if "audio_tower" in name and "embed" not in name}
+    assert found.parameters == sum(count.values())
+    # The first convolution has two positions for each of the others.
+    assert found.encoder.parameters == sum(encoder.values()) + sum(n for name, n in encoder.items() if "conv1" in name)
+    text = {name: size for name, size in count.items() if "audio_tower" not in name and "embed_tokens" not in name}
+    assert found.language_model.parameters == sum(size for name, size in text.items() if "lm_head" not in name)
+    assert found.output_parameters == model.get_output_embeddings().weight.numel()
+    assert found.dtype_bytes == 4
 
 
 def test_of_an_omni_model_the_part_that_translates_is_counted(tmp_path):
@@ -245,7 +251,11 @@ def test_of_an_omni_model_the_part_that_translates_is_counted(tmp_path):
     # llamafactory.model.loader: `model = getattr(model, "thinker")`.
     assert found.parameters == sum(weight.numel() for weight in whole.thinker.parameters())
     assert found.parameters < sum(weight.numel() for weight in whole.parameters())
-    assert found.encoder_parameters == sum(weight.numel() for weight in whole.thinker.audio_tower.parameters())
+    tower = whole.thinker.audio_tower
+    # Two positions of the first convolution for each of the others; the embeddings of two marks are only looked up.
+    expected = sum(w.numel() for w in [*tower.parameters(), *tower.conv1.parameters()]) - 2 * 16
+    assert found.encoder.parameters == expected
+    assert (found.encoder.count, found.encoder.width) == (1, 16)
     assert found.dtype_bytes == 2
 
 

@@ -62,6 +62,7 @@ NOT_RUN_DOCUMENTS = {
     "docs/simuleval.md": "needs SimulEval; tests/agents/test_simuleval.py",
     "docs/experiments.md": "hours; tests/experiments, tests/evaluation/test_long_form_run.py",
     "docs/iwslt.md": "tests/agents, tests/evaluation/test_long_form_run.py, tests/tuning/test_tune_recordings.py",
+    "docs/cost.md": "tests/augmentation/test_dry_run.py and tests/evaluation/test_dry_run_of_evaluation.py",
     "docs/gpu_and_slurm.md": "tests/augmentation/test_shards.py and tests/llamafactory/test_ranks.py",
     "recipes/QUICKSTART.md": "tests/test_recipes.py runs the whole page",
     "recipes/experiments/robustness.md": "hours; tests/experiments/test_robustness.py",

@@ -289,7 +289,7 @@ def pretended(**changes):
     other = types.SimpleNamespace(device=changes.pop("other_device", weight.device))
     module = types.SimpleNamespace(_hf_hook=changes.pop("hook", None))
     compiles = changes.pop("compiles", True)
-    config = {"_attn_implementation": "sdpa", "layer_types": ["full_attention"] * 2, "rope_parameters": None}
+    config = {"layer_types": ["full_attention"] * 2, "rope_parameters": None}
 
     class Decoder:
         _can_compile_fullgraph = compiles
@@ -314,7 +314,6 @@ def test_models_that_cannot_be_captured_are_recognised(model):
         ({"other_device": "cuda:1"}, "spread over several devices"),
         ({"hook": object()}, "spread over several devices or quantized"),
         ({"compiles": False}, "Decoder does not declare that it can be compiled"),
-        ({"_attn_implementation": "flash_attention_2"}, "attention is flash_attention_2; possible: sdpa, eager"),
         ({"layer_types": ["full_attention", "sliding_attention"]}, "sliding window"),
         ({"rope_parameters": {"rope_type": "dynamic"}}, "depends on the length"),
     ):
@@ -324,5 +323,5 @@ def test_models_that_cannot_be_captured_are_recognised(model):
 def test_qwen2_audio_can_be_captured_but_for_its_device(model):
     decoder = model.decoder._decoder
     config = {name: getattr(decoder.config, name) for name in ("layer_types", "rope_parameters")}
-    same = pretended(compiles=decoder._can_compile_fullgraph, _attn_implementation="sdpa", **config)
+    same = pretended(compiles=decoder._can_compile_fullgraph, **config)
     assert why_not_captured(same) is None

@@ -10,9 +10,7 @@ import contextlib
 import dataclasses
 import hashlib
 import inspect
-import platform
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,6 +23,7 @@ from simulsa_plugin.llamafactory.model.audio_encoder import adapter_for
 from simulsa_plugin.llamafactory.model.batched_decoding import SharedPromptDecoder
 from simulsa_plugin.llamafactory.model.devices import execution_device, parameters_with_values
 from simulsa_plugin.llamafactory.model.features import use_short_extractor
+from simulsa_plugin.llamafactory.model.machine import processor_name
 from simulsa_plugin.llamafactory.model.out_of_memory import in_halves, is_out_of_memory
 from simulsa_plugin.llamafactory.model.output_layer import check_logits, fp32_product, output_width
 from simulsa_plugin.llamafactory.model.plain_decoding import PlainDecoder
@@ -115,7 +114,7 @@ class Backbone(TemplateRenderer):
         """Return the name of the accelerator or processor, threads, and the dtype of the weights."""
         on_gpu = self._device.type == "cuda"
         return {
-            "device": torch.cuda.get_device_name(self._device) if on_gpu else _processor_name(),
+            "device": torch.cuda.get_device_name(self._device) if on_gpu else processor_name(),
             "threads": torch.get_num_threads(),
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "torch": torch.__version__,
@@ -348,12 +347,3 @@ def _last_positions_only(head: Any, positions: int) -> Iterator[None]:
         yield
     finally:
         hook.remove()
-
-
-def _processor_name() -> str:
-    """Return the kernel's name of the processor; `platform.processor()` is empty on most Linux machines."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

@@ -22,7 +22,6 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 WARM_UP_RUNS = 3  # of a step before it is captured: kernels are loaded and chosen, and rare sizes stay uncaptured
 MIN_COLUMNS = 64
-ATTENTION = ("sdpa", "eager")  # transformers' attention functions that take a mask with any holes
 
 
 class CaptureError(RuntimeError):
@@ -69,8 +68,6 @@ def why_not_captured(decoder: Any) -> str | None:
         return "it is not on a GPU"
     if not getattr(decoder, "_can_compile_fullgraph", False):
         return f"{type(decoder).__name__} does not declare that it can be compiled as one graph"
-    if config._attn_implementation not in ATTENTION:
-        return f"its attention is {config._attn_implementation}; possible: {', '.join(ATTENTION)}"
     if set(getattr(config, "layer_types", ())) - {"full_attention"}:
         return "it has layers with a sliding window"
     if (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default") != "default":
