@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from simulsa_plugin.api.boundary import library_call
+from simulsa_plugin.api.output_place import OutputPlace, is_address, output_at
 from simulsa_plugin.api.recipe import (
     Recipe,
     RecipeSource,
@@ -99,7 +100,7 @@ def augment(
     Args:
         recipe: path of a LLaMA-Factory recipe (YAML), or its keys with their values; None for the embedded default,
             as recommended.
-        out: output folder.
+        out: output folder, or the address of one, such as `s3://bucket/folder`.
         from_scores: a scores.jsonl to apply another acceptance rule to, without a model.
         audit: number of samples to score again afterwards, one by one; writes audit.json.
         progress: show how far the work has come, on stderr.
@@ -113,16 +114,19 @@ def augment(
     """
     with library_call(progress=progress):
         if from_scores is None:
-            return augment_recipe(recipe, keys, Path(out), audited=audit)
+            return augment_recipe(recipe, keys, out, audited=audit)
         if audit is not None:
             raise UsageError("audit needs the model, and from_scores does without. Leave one out.")
-        return relabel_scores(Path(from_scores), recipe, keys, Path(out))
+        return relabel_scores(Path(from_scores), recipe, keys, out)
 
 
 def relabel_scores(
-    scores: Path, recipe: RecipeSource, overrides: Sequence[str] | Mapping[str, Any], out: Path
+    scores: Path, recipe: RecipeSource, overrides: Sequence[str] | Mapping[str, Any], out: OutputPlace
 ) -> AugmentResult:
     """Apply an acceptance rule to scored cuts; neither torch nor LLaMA-Factory is imported. Raises as `augment`."""
+    if is_address(out):
+        raise UsageError("--from-scores labels the clips of a folder. Copy the output from its address into one first.")
+    out = Path(out)
     from simulsa_plugin.api.dataset_card import write_card_of
     from simulsa_plugin.augmentation.augment_settings import AugmentSettings
     from simulsa_plugin.augmentation.relabeling import relabel
@@ -140,7 +144,7 @@ def relabel_scores(
 def augment_recipe(
     recipe: RecipeSource,
     overrides: Sequence[str] | Mapping[str, Any],
-    out: Path,
+    out: OutputPlace,
     *,
     part: Shard | None = None,
     finishes: bool = True,
@@ -151,7 +155,7 @@ def augment_recipe(
     Args:
         recipe: see `augment`.
         overrides: see `open_recipe`.
-        out: output folder.
+        out: output folder, or its address.
         part: score only these batches, as one of several processes.
         finishes: the first of them waits for the others, and finishes.
         audited: see `audit` of `augment`.
@@ -160,9 +164,26 @@ def augment_recipe(
         The datasets; none where this process does not finish.
     """
     opened, settings = open_augment_recipe(recipe, overrides)
-    toolkit = _make_offline_data(opened, out, part)
-    run = _AugmentRun(toolkit, settings, out, audited)
-    return AugmentResult(out, tuple(run.process(part, finishes=finishes)))
+    if is_address(out):
+        settings = _checked_for_address(opened, settings)
+    with output_at(out, shared=part is not None) as folder:
+        toolkit = _make_offline_data(opened, folder, part, portable=is_address(out))
+        run = _AugmentRun(toolkit, settings, folder, audited)
+        result = AugmentResult(folder, tuple(run.process(part, finishes=finishes)))
+    if is_address(out):
+        logger.info(f"  before a training, fetch it:  aws s3 sync {out} data_simulsa  and  dataset_dir: data_simulsa")
+    return result
+
+
+def _checked_for_address(recipe: Recipe, settings: AugmentSettings) -> AugmentSettings:
+    """Return settings with which the output can be used wherever it is copied to.
+
+    Raises:
+        UsageError: there is no recipe.
+    """
+    if recipe.embedded:
+        raise UsageError("--out is an address, and the embedded corpus is made in folders. Give a recipe, or a folder.")
+    return replace(settings, portable=True)
 
 
 def open_augment_recipe(
@@ -180,7 +201,7 @@ def open_augment_recipe(
     return opened, settings
 
 
-def _make_offline_data(recipe: Recipe, out: Path, part: Shard | None) -> dict[str, Any]:
+def _make_offline_data(recipe: Recipe, out: Path, part: Shard | None, *, portable: bool) -> dict[str, Any]:
     """Return LLaMA-Factory's keys; a raw corpus is read first, the embedded one synthesised where none was named."""
     from simulsa_plugin.api.raw_corpus import recipe_corpus
     from simulsa_plugin.augmentation.manifest import has_scores
@@ -197,7 +218,7 @@ def _make_offline_data(recipe: Recipe, out: Path, part: Shard | None) -> dict[st
         CorpusLayout(out, corpus.name)  # refuses what cannot be a name
         # After a run with the wrong template, whose prompt may differ, the corpus is there and nothing is scored.
         unscored = not has_scores(Layout(out.absolute(), corpus.name))
-        corpus.prepare(out, wait=bool(part), quiet=quiet, new_prompt=unscored)
+        corpus.prepare(out, wait=bool(part), quiet=quiet, new_prompt=unscored, portable=portable)
         return recipe.toolkit | {"dataset": corpus.name, "dataset_dir": str(out)}
     if not recipe.embedded:
         return recipe.toolkit

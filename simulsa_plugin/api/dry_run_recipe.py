@@ -60,7 +60,7 @@ def dry_run_recipe(
     for dataset in loaded:
         if any(dataset is one for one in datasets):
             found.append((dataset, wanted_samples(len(dataset), settings)))
-            described = describe_augmentation(dataset, renderer.description, settings)
+            described = describe_augmentation(dataset, renderer.description, settings, out=out.absolute())
             lines += dry_run(dataset, renderer, size, settings, out, described, machine)
         else:
             found.append((dataset, None))

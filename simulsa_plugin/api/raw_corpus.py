@@ -33,7 +33,9 @@ class RecipeCorpus:
     prompt: TranslationPrompt
     name: str
 
-    def prepare(self, out: Path, *, wait: bool = False, quiet: bool = False, new_prompt: bool = False) -> None:
+    def prepare(
+        self, out: Path, *, wait: bool = False, quiet: bool = False, new_prompt: bool = False, portable: bool = False
+    ) -> None:
         """Write it as a dataset into `out`, unless it is there; log a summary.
 
         Args:
@@ -41,13 +43,15 @@ class RecipeCorpus:
             wait: for a process that is at it.
             quiet: log nothing.
             new_prompt: of `corpora.prepare.prepare`.
+            portable: likewise.
 
         Raises:
             SimulsaError: of `corpora.prepare.prepare`.
         """
         from simulsa_plugin.corpora.prepare import corpus_summary, prepare
 
-        prepared = prepare(self.settings, self.splits, self.prompt, out, self.name, wait=wait, new_prompt=new_prompt)
+        how = {"wait": wait, "new_prompt": new_prompt, "portable": portable}
+        prepared = prepare(self.settings, self.splits, self.prompt, out, self.name, **how)
         for warning in prepared.warnings:
             logger.warning(warning)
         if not quiet:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from simulsa_plugin.augmentation.augment_settings import DECIDING_KEYS, AugmentSettings
@@ -77,6 +79,8 @@ def _remove_clips(layout: Layout) -> None:
 
 def _refuse_other(layout: Layout, configuration: Mapping[str, Any]) -> None:
     before = layout.run.recorded()
+    if before and configuration["settings"].get("simulsa_portable"):  # earlier versions recorded the absolute name
+        before = {**before, "source": _relative(before.get("source"), layout.out)}
     if before.get("scores_from"):
         raise StorageError(
             f"{layout.folder} holds labels over {before['scores_from']}, with clips elsewhere. Choose another --out."
@@ -136,7 +140,11 @@ def as_scored(layout: Layout, configuration: Mapping[str, Any]) -> tuple[dict[st
 
 
 def describe_augmentation(
-    dataset: SourceDataset, model: Mapping[str, Any], settings: AugmentSettings, output_width: int | None = None
+    dataset: SourceDataset,
+    model: Mapping[str, Any],
+    settings: AugmentSettings,
+    output_width: int | None = None,
+    out: Path | None = None,
 ) -> dict[str, Any]:
     """Return what decides the result; two runs with the same configuration write the same files.
 
@@ -145,15 +153,23 @@ def describe_augmentation(
         model: of `AudioLanguageModel.describe`; without the weights, the names that are known.
         settings: the `simulsa_*` keys.
         output_width: V; left out where the weights are not loaded.
+        out: the output folder; with `simulsa_portable` a source in it is named relative to it.
     """
+    source = dataset.entry.get("file_name")
     return {
         "dataset": dataset.name,
         "rows": len(dataset),
-        "source": dataset.entry.get("file_name"),
+        "source": _relative(source, out) if settings.portable and out else source,
         "model": dict(model),
         **({} if output_width is None else {"output_width": output_width}),
         "settings": settings.as_keys(),
     }
+
+
+def _relative(source: object, out: Path) -> object:
+    """Return the name of a file relative to a folder that it lies in; anything else as it is."""
+    inside = isinstance(source, str) and Path(source).is_relative_to(out)
+    return os.path.relpath(str(source), out) if inside else source
 
 
 def make_manifest(

@@ -56,7 +56,7 @@ def augment_dataset(
     layout = _open_folder(out, dataset)
     with holding(layout, None):
         entry = offline_entry(dataset, settings, layout)
-        configuration = describe_augmentation(dataset, model.describe(), settings, model.output_width)
+        configuration = describe_augmentation(dataset, model.describe(), settings, model.output_width, layout.out)
         check_same_configuration(layout, configuration, alone=True)
         sampler = CutSampler(dataset, model, settings, layout, scored_clips=scored_clips(layout))
         cuts, skipped, warnings = sampler.sample()
@@ -84,7 +84,7 @@ def augment_shard(
         DatasetError: not one row could be cut.
     """
     layout = _open_folder(out, dataset)
-    configuration = describe_augmentation(dataset, model.describe(), settings, model.output_width)
+    configuration = describe_augmentation(dataset, model.describe(), settings, model.output_width, layout.out)
     refuse_other_configuration(layout, configuration)
     with holding(layout, shard) as has_work:
         if not has_work:

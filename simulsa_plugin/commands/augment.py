@@ -9,7 +9,7 @@ from pathlib import Path
 
 from simulsa_plugin import __version__
 from simulsa_plugin.api.augment_recipe import AUGMENT_OUT
-from simulsa_plugin.commands.console import Parser, output_folder, recipe_and_overrides, run_command
+from simulsa_plugin.commands.console import Parser, output_place, recipe_and_overrides, run_command
 from simulsa_plugin.errors import UsageError
 
 AUGMENT_COMMAND = "simulsa-augment"
@@ -63,10 +63,11 @@ def _augment(path: Path | None, overrides: list[str], options: argparse.Namespac
         augment_recipe(path, overrides, options.out, part=rank or shard, finishes=not shard, audited=options.audit)
 
 
-def _dry_run(path: Path | None, overrides: list[str], out: Path) -> None:
+def _dry_run(path: Path | None, overrides: list[str], out: Path | str) -> None:
     from simulsa_plugin.api.dry_run_recipe import dry_run_recipe
+    from simulsa_plugin.api.output_place import folder_of
 
-    lines, warnings = dry_run_recipe(path, overrides, out)
+    lines, warnings = dry_run_recipe(path, overrides, folder_of(out))
     print("\n".join(lines))
     for warning in warnings:
         print(f"{AUGMENT_COMMAND}: warning: {warning}", file=sys.stderr)
@@ -84,7 +85,11 @@ def _parser() -> Parser:
         "words", nargs="*", metavar="RECIPE.yaml | key=value", help="a recipe, and keys that override it"
     )
     parser.add_argument(
-        "--out", type=output_folder, default=AUGMENT_OUT, metavar="DIR", help=f"output folder (default: {AUGMENT_OUT})"
+        "--out",
+        type=output_place,
+        default=AUGMENT_OUT,
+        metavar="DIR",
+        help=f"output folder, or its address, such as s3://bucket/folder (default: {AUGMENT_OUT})",
     )
     parser.add_argument(
         "--dry-run", action="store_true", help="show what would be done and its cost; load no weights, write nothing"

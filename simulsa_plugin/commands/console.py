@@ -79,6 +79,11 @@ def _printed_messages(prog: str) -> Iterator[None]:
         logger.propagate = propagate
 
 
+def output_place(text: str) -> Path | str:
+    """Parse an output folder on the command line, which may be an address. Raises as `output_folder`."""
+    return text if "://" in text else output_folder(text)
+
+
 def output_folder(text: str) -> Path:
     """Parse the path of an output folder on the command line.
 

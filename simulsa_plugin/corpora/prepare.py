@@ -5,6 +5,7 @@ read → cut → write → register
 
 from __future__ import annotations
 
+import os
 import posixpath
 import zlib
 from collections import Counter
@@ -77,6 +78,7 @@ def prepare(
     *,
     wait: bool = False,
     new_prompt: bool = False,
+    portable: bool = False,
 ) -> PreparedCorpus:
     """Make a corpus a dataset of LLaMA-Factory in `out`, or find that it is one already.
 
@@ -90,6 +92,7 @@ def prepare(
         name: of the dataset.
         wait: wait for another process that is making it, instead of refusing.
         new_prompt: rows with another prompt are rewritten, as nothing was derived from them; their audio stays.
+        portable: what is written into `out` is named relative to it, so that it can be moved.
 
     Raises:
         UsageError: the recipe lacks a key that this corpus needs.
@@ -101,8 +104,9 @@ def prepare(
     make_folder(layout.out)
     make_own_folder(layout.folder)
     with locked(layout.folder, wait=wait):
-        manifest, warnings = _prepare_locked(settings, splits, prompt, layout, new_prompt)
-    add_datasets(layout.out, {name: {"file_name": str(layout.rows), **SHAREGPT_ENTRY}})
+        manifest, warnings = _prepare_locked(settings, splits, prompt, layout, new_prompt, portable)
+    rows = layout.rows.name if portable else str(layout.rows)
+    add_datasets(layout.out, {name: {"file_name": rows, **SHAREGPT_ENTRY}})
     return PreparedCorpus(name, layout.folder, manifest, tuple(warnings))
 
 
@@ -178,7 +182,12 @@ def read_corpus(
 
 
 def _prepare_locked(
-    settings: CorpusSettings, splits: Sequence[str], prompt: TranslationPrompt, layout: CorpusLayout, new_prompt: bool
+    settings: CorpusSettings,
+    splits: Sequence[str],
+    prompt: TranslationPrompt,
+    layout: CorpusLayout,
+    new_prompt: bool,
+    portable: bool,
 ) -> tuple[dict[str, Any], list[str]]:
     _remove_leftovers(layout)
     configuration = _describe_preparation(settings, splits, prompt, layout)
@@ -198,7 +207,7 @@ def _prepare_locked(
         layout.run.begin(configuration)
         if any(layout.audio in row.audio.parents for row in listing.utterances if isinstance(row.audio, Path)):
             listing = read_corpus(settings, splits, layout)  # again, to write the audio that is inside its tables
-        _write_dataset(settings, prompt, layout, listing, configuration)
+        _write_dataset(settings, prompt, layout, listing, configuration, portable)
     remove_durably(layout.started)
     return layout.run.recorded(), warnings
 
@@ -228,6 +237,7 @@ def _write_dataset(
     layout: CorpusLayout,
     listing: Listing,
     configuration: Mapping[str, Any],
+    portable: bool,
 ) -> None:
     """Place the audio, and write the files of the dataset; the manifest comes last."""
     content = (_whole_recordings if settings.corpus_whole else _utterances)(settings, prompt, layout, listing)
@@ -237,7 +247,7 @@ def _write_dataset(
         raise _no_audio_error(settings, content.dropped)
     dropped = [*map(_dropped_row, listing.dropped), *content.dropped]
     write_jsonl(layout.dropped, dropped)
-    write_jsonl(layout.rows, content.rows)
+    write_jsonl(layout.rows, (_portable(row, layout) for row in content.rows) if portable else content.rows)
     _write_metadata(layout)
     manifest = {**configuration, "versions": versions("simulsa-plugin", "soundfile", "scipy", "av")}
     manifest["counts"] = {**content.counts, "renormalized": listing.renormalized}
@@ -250,13 +260,24 @@ def _write_dataset(
 def _write_metadata(layout: CorpusLayout) -> None:
     """Write metadata.jsonl where all the audio is inside the folder; elsewhere nobody else could find it."""
     rows = read_jsonl(layout.rows)
-    if not all(is_inside(row["audios"][0], layout.folder) for row in rows):
+    if not all(is_inside(_absolute(row["audios"][0], layout), layout.folder) for row in rows):
         remove_durably(layout.metadata)
         return
     write_jsonl(
         layout.metadata,
-        (metadata_row(row.pop("audios")[0], layout.folder, row) for row in read_jsonl(layout.rows)),
+        (metadata_row(_absolute(row.pop("audios")[0], layout), layout.folder, row) for row in read_jsonl(layout.rows)),
     )
+
+
+def _portable(row: dict[str, Any], layout: CorpusLayout) -> dict[str, Any]:
+    """Return a row whose audio, if it lies in the output folder, is named relative to it."""
+    (audio,) = row["audios"]
+    inside = is_inside(audio, layout.out)
+    return {**row, "audios": [os.path.relpath(audio, layout.out)]} if inside else row
+
+
+def _absolute(audio: str, layout: CorpusLayout) -> str:
+    return audio if "://" in audio else os.path.join(layout.out, audio)
 
 
 @dataclass(frozen=True)

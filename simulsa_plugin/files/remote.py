@@ -10,6 +10,7 @@ import contextlib
 import errno
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import IO, Any
 
 from simulsa_plugin.errors import MissingExtraError, StorageError, UsageError
@@ -25,6 +26,7 @@ _PACKAGES = {
     "https": ("aiohttp", ""),
 }
 SCHEMES = tuple(_PACKAGES)
+WRITABLE = tuple(scheme for scheme in SCHEMES if not scheme.startswith("http"))
 _ADDRESS = re.compile(r"(?P<scheme>[a-z0-9]+)://[^\x00-\x20\x7f]+")
 _SIGNED, _USER = re.compile(r"\?[^\s'\")]+"), re.compile(r"://[^/\s@]+@")
 _CONNECT_SECONDS, _READ_SECONDS = 10, 60  # of http; s3fs has its own, and tries again
@@ -162,10 +164,98 @@ def list_folder(url: str) -> list[str]:
     store, path = filesystem(url)
     try:
         with using(url):
-            found = store.ls(path, detail=True, refresh=True)
+            store.invalidate_cache()
+            found = store.ls(path, detail=True)
     except FileNotFoundError:
         return []
     return sorted(address_of(url, one["name"]) for one in found if one["type"] == "file" and one["name"] != path)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An object as a store lists it.
+
+    Attributes:
+        size: in bytes.
+        tag: what changes with the content; of S3 the MD5 of what was written at once.
+    """
+
+    size: int
+    tag: str
+
+
+def list_below(url: str) -> dict[str, Stored]:
+    """Return all objects below an address by their names from there on.
+
+    Raises:
+        StorageError: the store does not say.
+    """
+    store, path = filesystem(url)
+    with using(url):
+        store.invalidate_cache()
+        found = store.find(path, detail=True)
+    start = len(path) + 1
+    return {name[start:]: Stored(int(one["size"]), str(one.get("ETag", "")).strip('"')) for name, one in found.items()}
+
+
+def read(url: str) -> bytes | None:
+    """Return a small object; None where there is none.
+
+    Raises:
+        StorageError: the store does not say.
+    """
+    store, path = filesystem(url)
+    try:
+        with using(url):
+            data: bytes = store.cat_file(path)
+    except FileNotFoundError:
+        return None
+    return data
+
+
+def write(url: str, data: bytes) -> None:
+    """Write a small object whole. Raises StorageError where the store refuses."""
+    store, path = filesystem(url)
+    with using(url, "write"):
+        store.pipe_file(path, data)
+
+
+def create(url: str, data: bytes) -> bool:
+    """Write a small object unless there is one; return whether it was written.
+
+    Where a store cannot do that in one step, two writers at the same moment both succeed.
+
+    Raises:
+        StorageError: the store refuses.
+    """
+    store, path = filesystem(url)
+    try:
+        with using(url, "write"):
+            store.pipe_file(path, data, mode="create")
+    except StorageError as error:
+        if isinstance(error.__cause__, FileExistsError):
+            return False
+        if isinstance(error.__cause__, (NotImplementedError, TypeError)):
+            if read(url) is not None:
+                return False
+            write(url, data)
+            return True
+        raise
+    return True
+
+
+def upload(source: str, url: str) -> None:
+    """Write a local file as an object. Raises StorageError where the store refuses, or the file is gone."""
+    store, path = filesystem(url)
+    with using(url, "write"):
+        store.put_file(source, path)
+
+
+def remove(url: str) -> None:
+    """Remove an object, if it is there. Raises StorageError where the store refuses."""
+    store, path = filesystem(url)
+    with contextlib.suppress(FileNotFoundError), using(url, "remove"):
+        store.rm_file(path)
 
 
 def address_of(url: str, path: str) -> str:

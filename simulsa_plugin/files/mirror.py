@@ -1,0 +1,316 @@
+"""An output folder in a store: the work is done in a folder of this machine, and copied while it goes on.
+
+Stores have neither locks nor renames nor files that grow. So a run works in a folder of its cache as in any other, and
+every half minute what has changed is written below the address: files whole, and of journals the rows that are new, as
+objects of their own. A run that was killed is continued from there, on whatever machine. `.simulsa/` below the address
+holds what is not part of the result: the lease, who worked last, and the journals' pieces until they are done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import shutil
+import stat
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from simulsa_plugin.errors import FolderInUseError, SimulsaError, StorageError, UsageError
+from simulsa_plugin.files import remote
+from simulsa_plugin.files.atomic import UNFINISHED, make_folder, writing_to
+from simulsa_plugin.files.lease import Lease
+from simulsa_plugin.files.locks import LOCK, locked
+
+PUSH_SECONDS = 30.0
+OWN = ".simulsa"  # the folder below the address that is not part of the result
+_DRIVER, _LEASE, _JOURNALS = f"{OWN}/driver", f"{OWN}/lease", f"{OWN}/journals"
+_JOURNAL = ".partial.jsonl"  # ends the name of a file that grows by whole lines
+_MARKS = frozenset(("manifest.json", "scores.json", "frontier.json", "block.json"))  # written when all else is there
+_REMADE = "/clips/"  # a run that goes on makes its clips again, and does not fetch them
+_PIECE_BYTES = 32 << 20
+_AT_ONCE = 16
+_SETTLED_SECONDS = 1.0
+_Stamp = tuple[int, int, int]  # inode, size, time of change in ns
+logger = logging.getLogger(__name__)
+
+
+def work_folder(url: str) -> Path:
+    """Return the folder of this machine's cache in which the output for an address is made."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().absolute()
+    return cache / "simulsa_plugin" / "out" / hashlib.sha256(url.encode()).hexdigest()[:16]
+
+
+def check_output_address(url: str) -> None:
+    """Raise UsageError unless output can be written below an address."""
+    if not remote.is_remote(url) or url.partition("://")[0] not in remote.WRITABLE or "?" in url:
+        raise UsageError(f"--out is {remote.shown(url)!r}; allowed: a folder, or {'://…, '.join(remote.WRITABLE)}://….")
+
+
+@contextlib.contextmanager
+def mirrored(url: str) -> Iterator[Path]:
+    """Yield a local folder whose content is that below an address when the context has ended.
+
+    Args:
+        url: of the output; nothing else may lie below it.
+
+    Raises:
+        UsageError: it is not an address that can be written.
+        FolderInUseError: another process works there.
+        StorageError: something else lies there, or the store cannot be used. What was done stays in the cache, and is
+            written when the same command is started again on this machine.
+    """
+    check_output_address(url)
+    url = url.rstrip("/")
+    base = make_folder(work_folder(url))
+    with _locked_here(base, url):
+        lease = Lease(f"{url}/{_LEASE}", remote.shown(url))
+        lease.take()
+        try:
+            mirror = Mirror(url, make_folder(base / "folder"), lease)
+            mirror.open(base / "driver")
+            with _pushing(mirror):
+                yield mirror.folder
+            mirror.push(ends=True)
+            logger.info(f"{remote.shown(url)} holds the result; it was made in {mirror.folder}")
+        finally:
+            with contextlib.suppress(StorageError):  # it ends by itself
+                lease.release()
+
+
+@contextlib.contextmanager
+def _locked_here(base: Path, url: str) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked(base))
+        except FolderInUseError as error:
+            raise FolderInUseError(str(error).replace(str(base), remote.shown(url))) from error
+        yield
+
+
+@contextlib.contextmanager
+def _pushing(mirror: Mirror) -> Iterator[None]:
+    """Push again and again while the context lasts, and what is there where it fails."""
+    stop = threading.Event()
+
+    def work() -> None:
+        while not stop.wait(PUSH_SECONDS):
+            try:
+                mirror.push()
+            except (SimulsaError, OSError) as error:
+                logger.warning(f"{error} The run goes on, and this is tried again.")
+
+    thread = threading.Thread(target=work, name="simulsa-mirror", daemon=True)
+    thread.start()
+    try:
+        yield
+    except BaseException:
+        stop.set()
+        thread.join()
+        with contextlib.suppress(SimulsaError):  # what stopped the run is the news
+            mirror.push()
+        raise
+    stop.set()
+    thread.join()
+
+
+class Mirror:
+    """A local folder and what is below an address; one thread at a time.
+
+    Attributes:
+        folder: the local one.
+    """
+
+    def __init__(self, url: str, folder: Path, lease: Lease) -> None:
+        self.folder = folder
+        self._url, self._lease = url, lease
+        self._stored: dict[str, remote.Stored] = {}  # as listed at the start, unless it was written since
+        self._sent: dict[str, _Stamp] = {}
+        self._journals: dict[str, tuple[int, int]] = {}  # name → inode, bytes sent
+        self._gone: set[str] = set()
+
+    def open(self, driver: Path) -> None:
+        """Make the local folder hold what the store has, unless it holds that and more.
+
+        Args:
+            driver: local file that says who worked in the folder last.
+
+        Raises:
+            StorageError: something that no run wrote lies below the address, or it cannot be read.
+        """
+        self._stored = remote.list_below(self._url)
+        last = remote.read(f"{self._url}/{_DRIVER}")
+        foreign = next((name for name in self._stored if not name.startswith(f"{OWN}/")), None)
+        if last is None and foreign is not None:
+            raise StorageError(
+                f"{remote.shown(self._url)}/{foreign} was not made by this command, and stays as it is. Choose another "
+                "--out: an address with nothing below it."
+            )
+        if last is None or not driver.exists() or driver.read_bytes() != last:
+            with writing_to(self.folder):
+                driver.unlink(missing_ok=True)
+                shutil.rmtree(self.folder)
+            make_folder(self.folder)
+            self._pull()
+        else:
+            # Of no file that is here: each is compared, and what is not here any more is removed there.
+            self._sent = {name: (0, 0, 0) for name in self._stored if _is_fetched(name)}
+        remote.write(f"{self._url}/{_DRIVER}", self._lease.holder.encode())
+        with writing_to(driver):
+            driver.write_text(self._lease.holder)
+
+    def push(self, *, ends: bool = False) -> None:
+        """Write below the address what has changed in the folder, in the order in which it was written there.
+
+        Args:
+            ends: the run has ended, and nothing changes any more.
+
+        Raises:
+            StorageError: the store refuses, or another process has taken over.
+        """
+        self._lease.check()
+        start, files = time.time(), self._scan()
+        journals = {name: found for name, found in files.items() if name.endswith(_JOURNAL)}
+        changed = [name for name in files if name not in journals and self._sent.get(name) != files[name]]
+        marks = [name for name in changed if _is_mark(name)]
+        if not ends:  # what a mark speaks of was then written before this scan
+            marks = [name for name in marks if files[name][2] / 1e9 < start - _SETTLED_SECONDS]
+        audio = [name for name in changed if name.endswith(".wav")]
+        others = [name for name in changed if not _is_mark(name) and not name.endswith(".wav")]
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            for _ in pool.map(self._send, audio, (files[name] for name in audio)):
+                pass
+        for name in sorted(others, key=lambda one: files[one][2]) + sorted(marks, key=lambda one: files[one][2]):
+            self._send(name, files[name])
+        for name, (inode, size, _) in journals.items():
+            self._send_journal(name, inode, size)
+        self._remove_gone(files, ends=ends)
+
+    def _scan(self) -> dict[str, _Stamp]:
+        """Return name → stamp of the files that are part of the output."""
+        found: dict[str, _Stamp] = {}
+        for folder, folders, files in os.walk(self.folder):
+            folders[:] = sorted(name for name in folders if not name.endswith(UNFINISHED))
+            for file in files:
+                path = os.path.join(folder, file)
+                with contextlib.suppress(FileNotFoundError):
+                    status = os.lstat(path)
+                    if stat.S_ISREG(status.st_mode) and file != LOCK and not file.endswith(UNFINISHED):
+                        name = os.path.relpath(path, self.folder)
+                        found[name] = (status.st_ino, status.st_size, status.st_mtime_ns)
+        return found
+
+    def _send(self, name: str, stamp: _Stamp) -> None:
+        path = self.folder / name
+        self._lease.check()
+        try:
+            if not self._is_stored(name, path, stamp):
+                remote.upload(str(path), f"{self._url}/{name}")
+        except (FileNotFoundError, StorageError):
+            if path.exists():
+                raise
+            return  # removed meanwhile
+        self._stored.pop(name, None)
+        self._sent[name] = stamp
+
+    def _is_stored(self, name: str, path: Path, stamp: _Stamp) -> bool:
+        """Return whether the store had the same content when this run began."""
+        there = self._stored.get(name)
+        if there is None or there.size != stamp[1] or not there.tag:
+            return False
+        with path.open("rb") as handle:
+            return hashlib.file_digest(handle, lambda: hashlib.md5(usedforsecurity=False)).hexdigest() == there.tag
+
+    def _send_journal(self, name: str, inode: int, size: int) -> None:
+        """Write the whole lines of a journal that were not written, each piece under the number of its first byte."""
+        before, sent = self._journals.get(name, (inode, 0))
+        if before != inode or size < sent:
+            sent = 0
+        anew, pieces = sent == 0, set[str]()
+        with contextlib.suppress(FileNotFoundError), (self.folder / name).open("rb") as handle:
+            handle.seek(sent)
+            while sent < size:
+                data = handle.read(min(_PIECE_BYTES, size - sent))
+                data = data[: data.rfind(b"\n") + 1]
+                if not data:
+                    break
+                self._lease.check()
+                pieces.add(_piece(name, sent))
+                remote.write(f"{self._url}/{_piece(name, sent)}", data)
+                sent += len(data)
+                handle.seek(sent)
+        if anew:
+            self._remove_pieces(name, pieces)
+        self._journals[name] = (inode, sent)
+
+    def _remove_pieces(self, name: str, kept: set[str]) -> None:
+        """Remove pieces of a journal, the last one first: what is left is the start of a journal at all times."""
+        there = f"{_JOURNALS}/{name}"
+        for piece in sorted(remote.list_below(f"{self._url}/{there}"), reverse=True):
+            if f"{there}/{piece}" not in kept:
+                remote.remove(f"{self._url}/{there}/{piece}")
+
+    def _remove_gone(self, files: dict[str, _Stamp], *, ends: bool) -> None:
+        """Remove what has been removed from the folder, as seen by two scans; what replaces it has been written."""
+        gone = {name for name in (*self._sent, *self._journals) if name not in files}
+        for name in gone if ends else gone & self._gone:
+            if name in self._journals:
+                self._remove_pieces(name, set())
+                del self._journals[name]
+            else:
+                remote.remove(f"{self._url}/{name}")
+                del self._sent[name]
+        self._gone = gone
+        if ends:
+            left = {os.path.dirname(piece) for piece in remote.list_below(f"{self._url}/{_JOURNALS}")}
+            for name in left - files.keys():
+                self._remove_pieces(name, set())
+
+    def _pull(self) -> None:
+        """Fetch everything but clips, and put journals together."""
+        names = [name for name in self._stored if _is_fetched(name)]
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            for _ in pool.map(self._fetch, names):
+                pass
+        journals = sorted(name for name in self._stored if name.startswith(f"{_JOURNALS}/"))
+        for piece in journals:
+            name, _, start = piece.removeprefix(f"{_JOURNALS}/").rpartition("/")
+            self._fetch_piece(piece, self._local(name), int(start))
+
+    def _fetch(self, name: str) -> None:
+        path = self._local(name)
+        with writing_to(path), path.open("wb") as handle:
+            handle.writelines(remote.blocks(f"{self._url}/{name}"))
+        status = path.stat()
+        self._sent[name] = (status.st_ino, status.st_size, status.st_mtime_ns)
+
+    def _fetch_piece(self, piece: str, path: Path, start: int) -> None:
+        with writing_to(path), path.open("ab") as handle:
+            if handle.tell() == start:  # others are left of a journal that was begun anew
+                handle.writelines(remote.blocks(f"{self._url}/{piece}"))
+            name = os.path.relpath(path, self.folder)
+            self._journals[name] = (os.fstat(handle.fileno()).st_ino, handle.tell())
+
+    def _local(self, name: str) -> Path:
+        """Return the local path of an object. Raises StorageError where its name leads out of the folder."""
+        path = self.folder / name
+        if ".." in path.parts or os.path.normpath(path) != str(path):
+            raise StorageError(f"{remote.shown(self._url)}/{name} is not the name of a file of a run. Remove it.")
+        make_folder(path.parent)
+        return path
+
+
+def _piece(name: str, start: int) -> str:
+    return f"{_JOURNALS}/{name}/{start:015d}"
+
+
+def _is_fetched(name: str) -> bool:
+    return not name.startswith(f"{OWN}/") and _REMADE not in f"/{name}"
+
+
+def _is_mark(name: str) -> bool:
+    return os.path.basename(name) in _MARKS

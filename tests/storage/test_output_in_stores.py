@@ -1,0 +1,267 @@
+"""Output below an address: what a run leaves there, runs that are killed, and two runs at once."""
+
+import functools
+import hashlib
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+import types
+from pathlib import Path
+
+import driver
+import pytest
+from helpers.files import tree as checksums_of
+
+from simulsa_plugin.errors import FolderInUseError, StorageError, UsageError
+from simulsa_plugin.files import lease, mirror, remote
+
+OUT = "s3://corpus/out"
+KILLS = 3
+
+
+@pytest.fixture(autouse=True)
+def quick(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(mirror, "PUSH_SECONDS", 3600.0)
+    monkeypatch.setattr(mirror, "_SETTLED_SECONDS", 0.0)
+    monkeypatch.setattr(lease, "LEASE_SECONDS", 2.0)
+    monkeypatch.setattr(lease, "BEAT_SECONDS", 0.2)
+    monkeypatch.setattr(lease, "SETTLE_SECONDS", 0.05)
+
+
+def checksum(data):
+    return hashlib.sha256(data).hexdigest()
+
+
+def objects(store, prefix="out/"):
+    """Name → checksum of the result."""
+    keys = [key for key in store.keys(prefix) if not key.startswith(f"{prefix}.simulsa/")]
+    return {key.removeprefix(prefix): checksum(store.get(key)) for key in keys}
+
+
+def another_machine(monkeypatch, tmp_path, number):
+    """An empty cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / f"cache{number}"))
+
+
+def held(process=None, host="elsewhere", beat=0):
+    return json.dumps({"holder": "x", "host": host, "boot": lease._boot(), "process": process, "beat": beat}).encode()
+
+
+@pytest.fixture
+def expected(tmp_path):
+    """The files of the same run in a folder."""
+    driver.run(tmp_path / "offline", tmp_path / "local")
+    return {name: data for name, data in checksums_of(tmp_path / "local").items() if not name.endswith(".lock")}
+
+
+def test_a_run_leaves_below_the_address_what_it_leaves_in_a_folder(store, tmp_path, expected):
+    with mirror.mirrored(OUT) as folder:
+        driver.run(tmp_path / "offline", folder)
+    assert objects(store) == expected
+    assert sorted(store.keys("out/.simulsa")) == ["out/.simulsa/driver"]
+
+
+def start(store, tmp_path, cache, seconds=0.05):
+    environment = {**os.environ, **store.environment, "XDG_CACHE_HOME": str(tmp_path / cache)}
+    environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
+    return subprocess.Popen(
+        [sys.executable, driver.__file__, OUT, str(tmp_path / "offline"), str(seconds)],
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process):
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+
+
+def test_a_killed_driver_is_continued_on_another_machine(store, tmp_path, expected):
+    process = start(store, tmp_path, "a", seconds=2.0)
+    until(lambda: any("/.simulsa/journals/" in path for method, path, _ in store.requests if method == "PUT"))
+    process.kill()
+    process.communicate()
+    assert "toy_simulsa/manifest.json" not in objects(store)
+    store.requests.clear()
+    finish(start(store, tmp_path, "b", seconds=0.0))
+    fetched = [path for method, path, _ in store.requests if method == "GET"]
+    assert objects(store) == expected
+    assert store.keys("out/.simulsa") == ["out/.simulsa/driver"]
+    assert any("/.simulsa/journals/" in path for path in fetched)
+    assert not any("/clips/" in path for path in fetched)
+
+
+@pytest.mark.parametrize("same_machine", [True, False])
+def test_drivers_killed_at_any_moment_end_with_the_same_bytes(store, tmp_path, expected, same_machine):
+    moments = random.Random(5)
+    for number in range(KILLS):
+        process = start(store, tmp_path, "a" if same_machine else str(number))
+        until(functools.partial(has_begun, process, store, len(store.requests)))
+        time.sleep(moments.uniform(0.0, 2.0))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    finish(start(store, tmp_path, "a" if same_machine else "last", seconds=0.0))
+    assert objects(store) == expected
+
+
+def has_begun(process, store, before):
+    return len(store.requests) > before or process.poll() is not None
+
+
+def until(condition, seconds=60.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_what_was_not_written_stays_in_the_cache(store, tmp_path, monkeypatch):
+    with pytest.raises(StorageError), mirror.mirrored(OUT) as folder:
+        (folder / "a.txt").write_text("a")
+        monkeypatch.setattr(remote, "upload", refuse)
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for name, value in store.environment.items():
+        monkeypatch.setenv(name, value)
+    with mirror.mirrored(OUT) as folder:
+        assert (folder / "a.txt").read_text() == "a"
+    assert objects(store) == {"a.txt": checksum(b"a")}
+
+
+def refuse(*_):
+    raise StorageError("Cannot write: no room.")
+
+
+def test_a_folder_that_another_machine_has_gone_on_with_is_fetched_again(store, tmp_path, monkeypatch):
+    with mirror.mirrored(OUT) as folder:
+        (folder / "a.txt").write_text("a")
+        (folder / "b.txt").write_text("b")
+    another_machine(monkeypatch, tmp_path, 2)
+    with mirror.mirrored(OUT) as folder:
+        (folder / "a.txt").write_text("new")
+        (folder / "b.txt").unlink()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with mirror.mirrored(OUT) as folder:
+        assert checksums_of(folder) == {"a.txt": checksum(b"new")}
+    assert objects(store) == {"a.txt": checksum(b"new")}
+
+
+def test_journals_are_written_in_pieces_of_whole_lines(store, monkeypatch):
+    with mirror.mirrored(OUT) as folder:
+        held_by = mirror.Mirror(OUT, folder, types.SimpleNamespace(check=lambda: None))
+        journal = folder / "scores.partial.jsonl"
+        for text in ('{"id": "1"}\n{"id": "2"}\n{"i', 'd": "3"}\n'):
+            with journal.open("a") as handle:
+                handle.write(text)
+            held_by.push()
+        pieces = {key: store.get(key) for key in store.keys("out/.simulsa/journals")}
+        assert list(pieces.values()) == [b'{"id": "1"}\n{"id": "2"}\n', b'{"id": "3"}\n']
+        assert [key.rpartition("/")[2] for key in pieces] == ["000000000000000", "000000000000024"]
+        journal.unlink()
+        journal.write_text('{"id": "9"}\n')  # begun anew
+        held_by.push()
+        assert [store.get(key) for key in store.keys("out/.simulsa/journals")] == [b'{"id": "9"}\n']
+        journal.unlink()
+        held_by.push()
+        assert len(store.keys("out/.simulsa/journals")) == 1  # what replaces it is written before it goes
+        held_by.push()
+        assert store.keys("out/.simulsa/journals") == []
+
+
+def test_pieces_are_put_together_and_stale_ones_left_out(store, tmp_path, monkeypatch):
+    with pytest.raises(KeyboardInterrupt), mirror.mirrored(OUT) as folder:
+        (folder / "a.partial.jsonl").write_text("one\ntwo\n")
+        raise KeyboardInterrupt
+    for start, text in ((4, b"old\n"), (8, b"three\n"), (99, b"stray\n")):
+        store.put(f"out/.simulsa/journals/a.partial.jsonl/{start:015d}", text)
+    another_machine(monkeypatch, tmp_path, 2)
+    with mirror.mirrored(OUT) as folder:
+        assert (folder / "a.partial.jsonl").read_text() == "one\ntwo\nthree\n"
+        (folder / "a.partial.jsonl").unlink()
+    assert store.keys("out/") == ["out/.simulsa/driver"]
+
+
+def test_unfinished_files_and_locks_stay_here(store):
+    with mirror.mirrored(OUT) as folder:
+        (folder / ".a.x.unfinished").write_text("half")
+        (folder / "00001.unfinished").mkdir()
+        (folder / "00001.unfinished" / "a").write_text("half")
+        (folder / ".simulsa.lock").write_text("1")
+        (folder / "link").symlink_to("/etc/passwd")
+        (folder / "a").write_text("whole")
+    assert objects(store) == {"a": checksum(b"whole")}
+
+
+def test_what_no_run_wrote_is_left_alone(store):
+    store.put("out/mine.txt", b"mine")
+    with (
+        pytest.raises(StorageError, match=r"s3://corpus/out/mine\.txt was not made by this command"),
+        mirror.mirrored(OUT),
+    ):
+        pass
+    assert store.keys("out/") == ["out/mine.txt"]
+
+
+def test_names_that_lead_out_of_the_folder_are_refused(store, tmp_path, monkeypatch):
+    store.put("out/.simulsa/driver", b"x")
+    store.put("out/a/../../../owned", b"x")
+    with pytest.raises(StorageError, match="is not the name of a file of a run"), mirror.mirrored(OUT):
+        pass
+    assert not list(tmp_path.rglob("owned"))
+
+
+# The lease
+
+
+def test_a_second_driver_is_refused_and_the_first_one_named(store, tmp_path, monkeypatch):
+    with mirror.mirrored(OUT):
+        with pytest.raises(FolderInUseError, match=rf"^{OUT} is in use by process {os.getpid()}"), mirror.mirrored(OUT):
+            pass
+        another_machine(monkeypatch, tmp_path, 2)
+        monkeypatch.setattr(socket, "gethostname", lambda: "another")
+        with (
+            pytest.raises(FolderInUseError, match=rf"^{OUT} is in use by process {os.getpid()} on "),
+            mirror.mirrored(OUT),
+        ):
+            pass
+    with mirror.mirrored(OUT):
+        pass
+
+
+def test_a_holder_elsewhere_that_gives_no_sign_is_followed(store):
+    store.put("out/.simulsa/lease", held(process=1))
+    begin = time.monotonic()
+    with mirror.mirrored(OUT):
+        assert time.monotonic() - begin > lease.LEASE_SECONDS
+    assert store.keys("out/") == ["out/.simulsa/driver"]
+
+
+def test_a_dead_process_of_this_machine_is_followed_at_once(store, monkeypatch):
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    monkeypatch.setattr(lease, "LEASE_SECONDS", 3600.0)
+    store.put("out/.simulsa/lease", held(dead.pid, socket.gethostname()))
+    with mirror.mirrored(OUT):
+        pass
+
+
+def test_a_driver_that_was_silent_for_too_long_writes_nothing_more(store):
+    with pytest.raises(StorageError, match="no longer this process's"), mirror.mirrored(OUT) as folder:
+        store.put("out/.simulsa/lease", held(process=7, beat=3))  # taken over
+        time.sleep(3 * lease.BEAT_SECONDS)
+        (folder / "a").write_text("late")
+    assert "out/a" not in store.keys("out/")
+    assert json.loads(store.get("out/.simulsa/lease"))["process"] == 7
+
+
+@pytest.mark.parametrize("url", ["https://example.org/out", "ftp://a/b", "file:///out", "s3://a/b?c=d"])
+def test_addresses_that_cannot_be_written_are_refused(url):
+    with pytest.raises(UsageError, match=r"allowed: a folder, or s3://…, gs://…"), mirror.mirrored(url):
+        pass
