@@ -18,8 +18,17 @@ from transformers import Qwen2AudioForConditionalGeneration
 
 from simulsa_plugin.evaluation.run import plan_cells
 from simulsa_plugin.llamafactory.model.model_size import qwen2_audio_7b, size_of
-from simulsa_plugin.model.cost import Machine, ModelSize, Utterance, Work, decoding_work, duration, scoring_work
-from simulsa_plugin.tuning.halving import planned_sessions
+from simulsa_plugin.model.cost import (
+    Machine,
+    ModelSize,
+    Utterance,
+    Work,
+    decoding_work,
+    duration,
+    scoring_work,
+    search_work,
+)
+from simulsa_plugin.tuning.halving import planned_rungs
 from simulsa_plugin.tuning.tuned_recipe import searched_settings
 
 ASSUMED = Machine(600e12, 3000e9)
@@ -93,10 +102,10 @@ def runs(size: ModelSize) -> Iterator[tuple[str, str, Work]]:
     sessions = f"{TEST.rows * len(PAPER):,} sessions"
     yield f"evaluate the test set of {TEST.name} in the paper's {len(PAPER)} cells", sessions, row.times(TEST.rows)
     chunks = [cell.chunk_ms and cell.chunk_ms / 1000 for cell in plan_cells(searched_settings({}))[1:]]
-    searched = planned_sessions(len(chunks), 1000, budgets=2)
-    row = decoding_work(size, [TEST.row()], chunks, SESSIONS).times(1 / len(chunks))
+    rungs = planned_rungs(len(chunks), 1000, budgets=2)
     what = f"tune on 1,000 utterances, {len(chunks)} cells, two budgets"
-    yield what, f"{searched:,} sessions", row.times(searched)
+    sessions = f"{sum(cells * count for cells, count in rungs):,} sessions"
+    yield what, sessions, search_work(size, [TEST.row()], chunks, rungs, SESSIONS)
 
 
 if __name__ == "__main__":

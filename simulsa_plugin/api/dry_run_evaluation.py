@@ -99,13 +99,15 @@ def _estimate(
     from simulsa_plugin.api.loading import load_without_weights, read_samples
     from simulsa_plugin.evaluation.reference_checks import check_references
     from simulsa_plugin.llamafactory.model.machine import this_machine
-    from simulsa_plugin.model.cost import cost_lines, decoding_work
-    from simulsa_plugin.tuning.halving import planned_sessions
+    from simulsa_plugin.model.cost import cost_lines, search_work
+    from simulsa_plugin.tuning.halving import planned_rungs
 
     renderer, (dataset,), size = load_without_weights(toolkit, [name])
     rows = read_samples(dataset, samples, settings)
     warnings = check_references(dataset.name, rows, settings)
-    sessions = len(rows) * len(chunks) if budgets is None else planned_sessions(len(chunks), len(rows), budgets)
+    everything = [(len(chunks), len(rows))]
+    rungs = everything if budgets is None else planned_rungs(len(chunks), len(rows), budgets)
+    sessions = sum(cells * count for cells, count in rungs)
     lines = [f"{name}: would decode {len(rows)} of {len(dataset)} rows in {len(chunks)} cells, {sessions} sessions"]
     if settings.is_long_form:
         return [*lines, f"  {NOT_RECORDINGS}"], warnings
@@ -115,8 +117,7 @@ def _estimate(
     if size is None:
         return [*lines, "  model: size not known from its configuration"], warnings
     batch = _sessions_in_a_batch(size, settings, measured)
-    work = decoding_work(size, measured, [None if chunk is None else chunk / 1000 for chunk in chunks], batch)
-    work = work.times(sessions / (len(measured) * len(chunks)))
+    work = search_work(size, measured, [chunk and chunk / 1000 for chunk in chunks], rungs, batch)
     return [*lines, *(f"  {line}" for line in cost_lines(size, work, this_machine(size)))], warnings
 
 

@@ -196,6 +196,29 @@ def decoding_work(
     return sum((_utterance_work(size, one, chunks, batch_size) for one in utterances), Work())
 
 
+def search_work(
+    size: ModelSize,
+    utterances: Sequence[Utterance],
+    chunks: Sequence[float | None],
+    rungs: Iterable[tuple[int, int]],
+    batch_size: float,
+) -> Work:
+    """Return the work of decoding fewer and fewer cells on more and more utterances.
+
+    Args:
+        size: of the model.
+        utterances: that are like those of the search.
+        chunks: seconds of each cell at the beginning; those that are left are taken to be spread over all.
+        rungs: numbers of cells, and of utterances on which each is decoded.
+        batch_size: sessions that are decoded together.
+    """
+    total = Work()
+    for cells, count in rungs:
+        left = [chunks[number * len(chunks) // cells] for number in range(cells)]
+        total += decoding_work(size, utterances, left, batch_size).times(count / len(utterances))
+    return total
+
+
 def _utterance_work(size: ModelSize, whole: Utterance, chunks: Sequence[float | None], batch_size: float) -> Work:
     steps = [_step_times(whole.seconds, chunk) for chunk in chunks]
     heard = [whole.heard(time) for time in sorted({time for times in steps for time in times})]

@@ -49,17 +49,18 @@ def rungs(utterances: int, first: int = FIRST_UTTERANCES) -> list[int]:
     return sorted({min(utterances, max(first, int(utterances * share))) for share in DEV_SHARES})
 
 
-def planned_sessions(cells: int, utterances: int, budgets: int) -> int:
-    """Return how many (cell, utterance) pairs a search decodes, where no cell comes back after the last rung.
+def planned_rungs(cells: int, utterances: int, budgets: int) -> list[tuple[int, int]]:
+    """Return (cells, new utterances for each) of every rung of a search in which no cell comes back after the last.
 
-    >>> planned_sessions(10, 6, 1), planned_sessions(100, 200, 1)  # 100 · 6 + 25 · 19 + 6 · 75 + 3 · 100
-    (60, 1825)
+    >>> planned_rungs(10, 6, 1), planned_rungs(100, 200, 1)
+    ([(10, 6)], [(100, 6), (25, 19), (6, 75), (3, 100)])
     """
-    sessions, before, left = 0, 0, cells
+    planned, before, left = [], 0, cells
     for number, rung in enumerate(rungs(utterances), 1):
-        sessions += left * (rung - before)
-        before, left = rung, min(left, budgets * max(MIN_KEPT, -(-round(cells * KEPT_SHARE**number) // budgets)))
-    return sessions
+        planned.append((left, rung - before))
+        kept = max(MIN_KEPT, -(-round(cells * KEPT_SHARE**number) // budgets))
+        before, left = rung, min(left, budgets * kept)
+    return planned
 
 
 def best_shares(qualities: FloatArray, latencies: FloatArray, budget: float) -> FloatArray:
