@@ -60,6 +60,11 @@ def parquet_reference(column: str, row: int, container: str) -> str:
     return f"parquet://{column}/{row}::{container}"
 
 
+def is_grouped(name: str) -> bool:
+    """Return whether reading what a reference names means reading its neighbours as well."""
+    return name.startswith("parquet://") and is_reference(name)
+
+
 def reading_order(name: str) -> tuple[str, int]:
     """Return a key by which references are sorted so that neighbours are read together; equal for plain files.
 

@@ -7,12 +7,14 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from simulsa_plugin.audio.decoding import read_mono
+from simulsa_plugin.audio.references import is_grouped, reading_order
 from simulsa_plugin.audio.samples import SAMPLE_RATE, Waveform, from_pcm16, samples_to_seconds, to_pcm16, write_wav
 from simulsa_plugin.augmentation.augment_settings import AugmentSettings
 from simulsa_plugin.augmentation.method.selection import (
@@ -132,21 +134,39 @@ class CutSampler:
 
     def outcomes(self) -> Iterator[Cut | Skipped]:
         """Walk over all rows: yield every cut of a row, or why it was skipped."""
+        together = self._read_together() if self.write_clips else {}
         for row in walk(self.dataset.name, len(self.dataset), self.settings.seed):
-            number, found = 0, self.dataset.sample(row)
-            try:
-                sample, waveform = self._read(found)
-                taken: set[int] = set()
-                for number in range(self.settings.cuts):
-                    try:
-                        cut = self._cut(sample, waveform, number, taken)
-                    except _SkipCut as skip:
-                        yield self._skipped(found, number, skip)
-                        continue
-                    taken.add(cut.num_samples)
-                    yield cut
-            except _SkipRow as skip:
-                yield self._skipped(found, number, skip)
+            yield from together.pop(row) if row in together else self._outcomes_of(self.dataset.sample(row))
+
+    def _read_together(self) -> dict[int, list[Cut | Skipped]]:
+        """Cut the rows that the walk takes for certain and whose audio lies beside others', in the order of the files.
+
+        A walk in its own order would read a row group of a parquet file again for each of its rows.
+        """
+        certain = wanted_samples(len(self.dataset), self.settings) // self.settings.cuts
+        rows = islice(walk(self.dataset.name, len(self.dataset), self.settings.seed), certain)
+        samples = (sample for sample in map(self.dataset.sample, rows) if isinstance(sample, Sample))
+        grouped = [sample for sample in samples if is_grouped(sample.audio)]
+        return {
+            sample.row: list(self._outcomes_of(sample))
+            for sample in sorted(grouped, key=lambda one: reading_order(one.audio))
+        }
+
+    def _outcomes_of(self, found: Sample | UnusableRow) -> Iterator[Cut | Skipped]:
+        number = 0
+        try:
+            sample, waveform = self._read(found)
+            taken: set[int] = set()
+            for number in range(self.settings.cuts):
+                try:
+                    cut = self._cut(sample, waveform, number, taken)
+                except _SkipCut as skip:
+                    yield self._skipped(found, number, skip)
+                    continue
+                taken.add(cut.num_samples)
+                yield cut
+        except _SkipRow as skip:
+            yield self._skipped(found, number, skip)
 
     def _skipped(self, row: Sample | UnusableRow, number: int, skip: _Skip) -> Skipped:
         identifier = sample_id(self.dataset.name, row.row, number)
