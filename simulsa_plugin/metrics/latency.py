@@ -9,7 +9,6 @@ unknown.
 from __future__ import annotations
 
 import itertools
-from bisect import bisect_left
 from collections.abc import Sequence
 
 SOURCE_TOKEN_MS = 300.0  # ATD's virtual word of the source
@@ -169,11 +168,16 @@ def average_token_delay(
         return None
     received, token_ends = _source_tokens(list(dict.fromkeys(delays)), source_token)
     ready, last, written = _ready_times(delays, elapsed, target_token), len(received) - 1, 0
-    total = sum(ready)
+    total, heard = sum(ready), 0  # `heard`: chunk of the source token a(t), which never goes back
     for chunk, length in enumerate(_run_lengths(delays), 1):
         behind, received_now = max(0, written - received[min(chunk - 1, last)]), received[min(chunk, last)]
-        for token in range(written + 1, written + length + 1):
-            total -= _end_of_token(min(token - behind, received_now), received, token_ends, source_token)
+        for token in range(written + 1 - behind, written + length + 1 - behind):
+            source = token if token < received_now else received_now
+            while received[heard] < source:
+                heard += 1
+            if heard:
+                end = token_ends[heard - 1] + (source - received[heard - 1]) * source_token
+                total -= end if end < token_ends[heard] else token_ends[heard]
         written += length
     return total / len(delays)
 
@@ -230,14 +234,6 @@ def _source_tokens(chunk_ends: Sequence[float], source_token: float) -> tuple[li
         received.append(received[-1] + int(whole) + (rest != 0))
         ends.append(ends[-1] + whole * source_token + rest)
     return received, ends
-
-
-def _end_of_token(token: int, received: Sequence[int], ends: Sequence[float], source_token: float) -> float:
-    """Return the end of the token-th source token, milliseconds; token 0 is the start."""
-    chunk = bisect_left(received, token)
-    if chunk == 0:
-        return 0.0
-    return min(ends[chunk - 1] + (token - received[chunk - 1]) * source_token, ends[chunk])
 
 
 def _ready_times(delays: Sequence[float], elapsed: Sequence[float] | None, target_token: float) -> list[float]:

@@ -2,35 +2,34 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from simulsa_plugin.errors import MissingExtraError, UsageError
 from simulsa_plugin.metrics.arrays import FloatArray
+from simulsa_plugin.metrics.ngrams import Counts, character_ids, count_matches, count_ngrams, word_ids
 from simulsa_plugin.metrics.records import LatencyUnit, check_unit
 
 if TYPE_CHECKING:
-    from sacrebleu.metrics.base import Metric
     from sacrebleu.metrics.bleu import BLEU
 
-Counts = NDArray[np.int64]
 QUALITY_METRICS = ("BLEU", "chrF")
+SENTENCES_AT_ONCE = 128  # of which n-grams are counted by sorting
 
 
-class QualityMetric:
+class QualityMetric(ABC):
     """One of sacrebleu's metrics. Scores are 0…100.
 
-    Attributes:
-        name: BLEU or chrF.
-
-    sacrebleu's own significance tests work on the same statistics, by the same four methods of its metrics.
+    sacrebleu's own significance tests work on the same statistics, by the same methods of its metrics. They are counted
+    here for many sentences at once, which is several times as fast; the scores of counts are sacrebleu's.
     """
 
-    def __init__(self, name: str, corpus: Metric, sentence: Metric) -> None:
-        self.name = name
+    name: ClassVar[str]
+
+    def __init__(self, corpus: Any, sentence: Any) -> None:
         self._corpus = corpus
         self._sentence = sentence  # BLEU of a sentence stops at the longest n-gram that it has ("effective order")
 
@@ -40,8 +39,15 @@ class QualityMetric:
         >>> make_metrics("13a")[0].statistics(["a b"], ["a c"]).tolist()
         [[2, 2, 1, 0, 0, 0, 2, 1, 0, 0]]
         """
-        rows = self._corpus._extract_corpus_statistics(hypotheses, [references]) if hypotheses else []
-        return np.array(rows, dtype=np.int64).reshape(len(hypotheses), -1)
+        blocks = [
+            self._count(hypotheses[start : start + SENTENCES_AT_ONCE], references[start : start + SENTENCES_AT_ONCE])
+            for start in range(0, max(1, len(hypotheses)), SENTENCES_AT_ONCE)
+        ]
+        return np.concatenate(blocks)
+
+    @abstractmethod
+    def _count(self, hypotheses: Sequence[str], references: Sequence[str]) -> Counts:
+        """Return the statistics of a block of sentences, (n, counts)."""
 
     def score(self, counts: Counts) -> float:
         """Score a corpus by the sum of its sentences' counts, shape (counts,).
@@ -74,6 +80,33 @@ class QualityMetric:
         return str(self._sentence.get_signature())
 
 
+class _Bleu(QualityMetric):
+    name = "BLEU"
+
+    def _count(self, hypotheses: Sequence[str], references: Sequence[str]) -> Counts:
+        prepare, order = self._corpus._preprocess_segment, self._corpus.max_ngram_order
+        words, lengths = word_ids([prepare(text) for text in _in_pairs(hypotheses, references)])
+        hypothesis, reference = lengths[::2], lengths[1::2]
+        matches = count_matches(words, lengths, order)
+        return np.column_stack([hypothesis, reference, matches, count_ngrams(hypothesis, order)])
+
+
+class _Chrf(QualityMetric):
+    name = "chrF"
+
+    def _count(self, hypotheses: Sequence[str], references: Sequence[str]) -> Counts:
+        order = self._corpus.char_order
+        characters, lengths = character_ids(_in_pairs(hypotheses, references))
+        totals, in_reference = count_ngrams(lengths[::2], order), count_ngrams(lengths[1::2], order)
+        totals = totals * (in_reference > 0)  # not counted where the reference has no n-gram of this order
+        counts = np.stack([totals, in_reference, count_matches(characters, lengths, order)], axis=-1)
+        return counts.reshape(len(hypotheses), 3 * order)
+
+
+def _in_pairs(hypotheses: Sequence[str], references: Sequence[str]) -> list[str]:
+    return [text for pair in zip(hypotheses, references, strict=True) for text in pair]
+
+
 def default_tokenizer(unit: LatencyUnit) -> str:
     """Return the default BLEU tokenizer of a latency unit.
 
@@ -95,7 +128,7 @@ def make_metrics(tokenizer: str) -> tuple[QualityMetric, ...]:
     """
     from sacrebleu.metrics.chrf import CHRF
 
-    return (QualityMetric("BLEU", *_make_bleu(tokenizer)), QualityMetric("chrF", CHRF(), CHRF()))
+    return (_Bleu(*_make_bleu(tokenizer)), _Chrf(CHRF(), CHRF()))
 
 
 def _make_bleu(tokenizer: str) -> tuple[BLEU, BLEU]:

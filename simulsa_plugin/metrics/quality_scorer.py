@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from simulsa_plugin.metrics.quality import QUALITY_METRICS, Counts, QualityMetric, make_metrics
+from simulsa_plugin.metrics.ngrams import Counts
+from simulsa_plugin.metrics.quality import QUALITY_METRICS, QualityMetric, make_metrics
 
 SENTENCES_PER_BATCH = 512  # sentences counted at a time
 PENDING_BATCHES = 16  # batches that other processes may be behind
@@ -100,7 +101,7 @@ class QualityScorer:
         if self._executor is None:
             self._add([metric.statistics(hypotheses, references) for metric in self._metrics.values()], measured)
             return
-        counting = self._executor.submit(count_ngrams, self._tokenizer, hypotheses, references)
+        counting = self._executor.submit(count_sentences, self._tokenizer, hypotheses, references)
         self._counting.append((counting, measured))
         if len(self._counting) > PENDING_BATCHES:
             self._collect()
@@ -125,7 +126,7 @@ class QualityScorer:
                 self._sentences[name] += _mask_scores(metric.sentence_scores(counts), measured)
 
 
-def count_ngrams(tokenizer: str, hypotheses: Sequence[str], references: Sequence[str]) -> list[Counts]:
+def count_sentences(tokenizer: str, hypotheses: Sequence[str], references: Sequence[str]) -> list[Counts]:
     """Count n-grams for BLEU and for chrF, shape (n, counts) each; runs in other processes."""
     return [metric.statistics(hypotheses, references) for metric in _cached_metrics(tokenizer)]
 

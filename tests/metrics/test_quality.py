@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from pathlib import Path
 
 import pytest
 from helpers.files import read_texts
+from hypothesis import given
+from hypothesis import strategies as st
 from sacrebleu.tokenizers import tokenizer_intl
 
 from simulsa_plugin.errors import MissingExtraError, UsageError
@@ -46,6 +49,39 @@ def test_chrf_and_its_signature_are_sacrebleus(name):
     assert chrf.score(counts.sum(axis=0)) == pytest.approx(expected["chrF"]["score"], rel=1e-9)
     assert without_version(chrf.signature) == without_version(expected["chrF"]["signature"])
     assert chrf.sentence_scores(counts) == pytest.approx(expected["sentence_chrF"], rel=1e-9, abs=1e-9)
+
+
+# Whitespace of Unicode, a surrogate, an emoji of several code points, and what tokenizers cut apart.
+CHARACTERS = st.sampled_from(
+    ["a", "b", "ä", " ", "\u3000", "\t", ".", ",", "-", "1", "我", "们", "👩‍💻", "\ud800", "\x00"]
+)
+TEXTS = st.lists(CHARACTERS, max_size=14).map("".join)
+
+
+@pytest.mark.parametrize("tokenizer", ["13a", "zh", "char"])
+@given(pairs=st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=9), data=st.data())
+def test_counts_are_sacrebleus(tokenizer, pairs, data):
+    if data.draw(st.booleans()):  # so many characters that six of them do not fit into 64 bits
+        pairs.append(("".join(map(chr, range(0x4E00, 0x4E00 + 3000))), "".join(map(chr, range(0x5000, 0x5C00)))))
+    hypotheses, references = map(list, zip(*pairs, strict=True))
+    for metric in _metrics(tokenizer):
+        expected = metric._corpus._extract_corpus_statistics(hypotheses, [references])
+        assert metric.statistics(hypotheses, references).tolist() == expected
+
+
+@functools.cache
+def _metrics(tokenizer):
+    return quality.make_metrics(tokenizer)
+
+
+def test_sentences_of_several_blocks_are_counted_in_order(monkeypatch):
+    texts = read_texts(DATA / "word.instances.log")
+    for metric in quality.make_metrics("13a"):
+        expected = metric.statistics(*texts)
+        for size in (1, 7):
+            monkeypatch.setattr(quality, "SENTENCES_AT_ONCE", size)
+            assert (metric.statistics(*texts) == expected).all()
+        assert metric.statistics([], []).shape == (0, expected.shape[1])
 
 
 def test_scores_of_rows_are_the_scores_of_each():
