@@ -26,6 +26,7 @@ import yaml
 import simulsa_plugin
 from simulsa_plugin.augmentation.augment_settings import AugmentSettings
 from simulsa_plugin.augmentation.method.acceptance import RULES
+from simulsa_plugin.cluster.cluster_settings import ClusterSettings
 from simulsa_plugin.commands import augment, evaluate, live
 from simulsa_plugin.commands.console import Parser
 from simulsa_plugin.corpora.corpus_settings import CorpusSettings
@@ -57,6 +58,7 @@ SECTIONS: dict[type[Settings], tuple[str, str]] = {
     TuneSettings: ("Tuning", "`simulsa-eval tune`"),
     CometSettings: ("COMET", "`simulsa-eval run`"),
     HookSettings: ("Decoding during training", f"{TRAIN}, which takes the other keys from [Evaluation](#evaluation)"),
+    ClusterSettings: ("Ray", "`simulsa-augment`, `simulsa-eval run` and `simulsa-eval tune`"),
     TrainingSettings: ("Training", TRAIN),
     ShareSettings: ("Dataset entries with `formatting: simulsa`", TRAIN),
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class SimulsaError(Exception):
     """A problem the user can understand and act on; commands print it as one line, without a traceback."""
@@ -22,6 +24,9 @@ class AudioError(SimulsaError):
         super().__init__(message)
         self.reason = reason
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.reason, str(self))
+
 
 class DatasetError(SimulsaError):
     """A dataset is missing, is not described in dataset_info.json, or has no usable rows."""
@@ -34,6 +39,9 @@ class RowError(DatasetError):
         super().__init__(message)
         self.reason = reason
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.reason, str(self))
+
 
 class ModelError(SimulsaError):
     """A model, adapter, processor or template cannot be loaded or does not fit audio input."""
@@ -45,6 +53,10 @@ class StorageError(SimulsaError):
 
 class FolderInUseError(StorageError):
     """Another process works in the folder; its number is named."""
+
+
+class ClusterError(SimulsaError):
+    """A cluster cannot be reached, has no room for a worker, or its workers die; the message says which."""
 
 
 class LogError(SimulsaError):

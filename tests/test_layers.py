@@ -45,6 +45,7 @@ ALLOWED = {
     "sharding": {"errors", "terminal"},
     "metrics": {"errors", "segments"},
     "demo": {"errors", "audio", "files", "segments", "terminal"},
+    "cluster": FOUNDATION,
     "corpora": FOUNDATION,
     "augmentation": FOUNDATION,
     "streaming": FOUNDATION | {"metrics"},
@@ -54,10 +55,10 @@ ALLOWED = {
     "evaluation": FOUNDATION | {"streaming", "longform", "metrics", "logs", "worker_processes"},
     "tuning": FOUNDATION | {"streaming", "metrics", "logs", "evaluation"},
     "comparison": FOUNDATION | {"metrics", "logs", "evaluation", "tuning"},
-    "llamafactory": FOUNDATION | {"demo", "corpora", "augmentation", "streaming", "metrics", "evaluation"},
+    "llamafactory": FOUNDATION | {"demo", "cluster", "corpora", "augmentation", "streaming", "metrics", "evaluation"},
     "api": FOUNDATION
     | {"demo", "corpora", "augmentation", "streaming", "longform", "live", "metrics", "logs", "evaluation", "tuning"}
-    | {"comparison", "llamafactory"},
+    | {"comparison", "llamafactory", "cluster"},
     "agents": FOUNDATION | {"api", "live", "metrics"},
     "server": FOUNDATION | {"longform", "live", "metrics", "api"},
     "commands": FOUNDATION | {"server", "api", "metrics", "logs", "evaluation", "tuning", "comparison"},

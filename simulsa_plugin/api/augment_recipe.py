@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from simulsa_plugin.api.boundary import library_call
+from simulsa_plugin.api.engine import computing, read_engine
 from simulsa_plugin.api.output_place import OutputPlace, is_address, output_at
 from simulsa_plugin.api.recipe import (
     Recipe,
@@ -27,8 +28,9 @@ if TYPE_CHECKING:
     from simulsa_plugin.augmentation.augment_settings import AugmentSettings
     from simulsa_plugin.augmentation.outcome import AugmentedDataset
     from simulsa_plugin.augmentation.training_share import Mixing
+    from simulsa_plugin.cluster.cluster_settings import ClusterSettings
     from simulsa_plugin.llamafactory.data.dataset import OfflineDataset
-    from simulsa_plugin.llamafactory.model.backbone import Backbone
+    from simulsa_plugin.model.protocol import ScoringModel
     from simulsa_plugin.sharding import Shard
 
 AUGMENT_OUT = "data_simulsa"  # LLaMA-Factory's own default, data, is where users keep their datasets
@@ -164,11 +166,12 @@ def augment_recipe(
         The datasets; none where this process does not finish.
     """
     opened, settings = open_augment_recipe(recipe, overrides)
+    engine = read_engine(opened, part)
     if is_address(out):
         settings = _checked_for_address(opened, settings)
     with output_at(out, shared=part is not None) as folder:
         toolkit = _make_offline_data(opened, folder, part, portable=is_address(out))
-        run = _AugmentRun(toolkit, settings, folder, audited)
+        run = _AugmentRun(toolkit, settings, engine, folder, audited)
         result = AugmentResult(folder, tuple(run.process(part, finishes=finishes)))
     if is_address(out):
         logger.info(f"  before a training, fetch it:  aws s3 sync {out} data_simulsa  and  dataset_dir: data_simulsa")
@@ -234,16 +237,19 @@ class _AugmentRun:
 
     toolkit: dict[str, Any]
     settings: AugmentSettings
+    engine: ClusterSettings
     out: Path
     audited: int | None
 
     def process(self, part: Shard | None, *, finishes: bool) -> list[AugmentedDataset]:
         """Score a part of each dataset, or all of it; the first of several ranks finishes when all are done."""
-        from simulsa_plugin.api.loading import load_model_and_data
-
         names = offline_dataset_names(self.toolkit.get("dataset"))
-        model, found = load_model_and_data(self.toolkit, names, check=self._refuse_foreign)
-        loaded = [dataset.without_segments() for dataset in found]
+        with computing(self.engine, self.toolkit, names, self._refuse_foreign) as (model, found):
+            return self._process(model, [dataset.without_segments() for dataset in found], part, finishes=finishes)
+
+    def _process(
+        self, model: ScoringModel, loaded: list[OfflineDataset], part: Shard | None, *, finishes: bool
+    ) -> list[AugmentedDataset]:
         if part and not self._score_part(datasets_to_cut(loaded), model, part, finishes=finishes):
             return []
         augmented: list[AugmentedDataset] = []
@@ -259,7 +265,9 @@ class _AugmentRun:
             logger.warning(line)
         return augmented
 
-    def _score_part(self, datasets: Sequence[OfflineDataset], model: Backbone, part: Shard, *, finishes: bool) -> bool:
+    def _score_part(
+        self, datasets: Sequence[OfflineDataset], model: ScoringModel, part: Shard, *, finishes: bool
+    ) -> bool:
         """Score a part of each dataset; return whether this process finishes, all parts being scored."""
         from simulsa_plugin.augmentation.pipeline import augment_shard
         from simulsa_plugin.augmentation.shards import wait_for_all
@@ -286,7 +294,7 @@ class _AugmentRun:
                 refuse_foreign_output(layout)
             offline_entry(dataset, self.settings, layout)
 
-    def _finish(self, dataset: OfflineDataset, model: Backbone) -> AugmentedDataset:
+    def _finish(self, dataset: OfflineDataset, model: ScoringModel) -> AugmentedDataset:
         """Write a dataset's partial samples, and log what they are."""
         from simulsa_plugin.api.dataset_card import write_card_of
         from simulsa_plugin.augmentation.audit import audit, audit_line

@@ -154,7 +154,8 @@ def evaluate_recipe(
     Returns:
         Whether the folder is finished; not by a share that is not the first.
     """
-    from simulsa_plugin.api.loading import leakage_warnings, load_model_and_data, read_samples
+    from simulsa_plugin.api.engine import computing, read_engine
+    from simulsa_plugin.api.loading import leakage_warnings, read_samples
     from simulsa_plugin.demo.truth import find_recording_truth, find_truth
     from simulsa_plugin.evaluation.evaluation_settings import CometSettings, EvaluationSettings
     from simulsa_plugin.evaluation.reference_checks import check_references, segment_warnings
@@ -162,6 +163,7 @@ def evaluate_recipe(
 
     opened = open_recipe(recipe, overrides, [EvaluationSettings], RECOMMENDED)
     settings, comet = EvaluationSettings.from_keys(opened.simulsa), CometSettings.from_keys(opened.simulsa)
+    engine = read_engine(opened, share, measures_time=settings.measure_time)
     corpus = check_before_loading(opened, settings, out, share)
     first = share is None or share.number == 1
     toolkit = _make_test_data(opened, corpus, out, long_form=settings.is_long_form, wait=bool(share), quiet=not first)
@@ -178,21 +180,19 @@ def evaluate_recipe(
         warnings.extend(check_references(datasets[0].name, rows, settings))
         warnings.extend(segment_warnings(datasets[0].name, rows) if settings.is_long_form else ())
 
-    model, (dataset,) = load_model_and_data(toolkit, names, settings.eval_memory_gb * 1e9, read_rows)
-    if settings.cuda_graphs:
-        model.use_cuda_graphs(settings.eval_memory_gb * 1e9)
-    from simulsa_plugin.evaluation.comet.command import add_comet_if_wanted
-    from simulsa_plugin.evaluation.run import run_evaluation
+    with computing(engine, toolkit, names, read_rows, settings) as (model, (dataset,)):
+        from simulsa_plugin.evaluation.comet.command import add_comet_if_wanted
+        from simulsa_plugin.evaluation.run import run_evaluation
 
-    if first:
-        logger.info(
-            f"test set {dataset.name}: {len(rows)} of {len(dataset)} rows, model {toolkit['model_name_or_path']}, "
-            f"latency unit {settings.latency_unit}, BLEU tokenizer {settings.bleu_tokenizer}"
-        )
-        for line in [*leakage_warnings(opened, dataset, corpus), *warnings]:
-            logger.warning(line)
-    truth = (find_recording_truth if settings.is_long_form else find_truth)(dataset.name, dataset.entry)
-    cells = run_evaluation(model, dataset.name, rows, settings, out, share, truth)
+        if first:
+            logger.info(
+                f"test set {dataset.name}: {len(rows)} of {len(dataset)} rows, model {toolkit['model_name_or_path']}, "
+                f"latency unit {settings.latency_unit}, BLEU tokenizer {settings.bleu_tokenizer}"
+            )
+            for line in [*leakage_warnings(opened, dataset, corpus), *warnings]:
+                logger.warning(line)
+        truth = (find_recording_truth if settings.is_long_form else find_truth)(dataset.name, dataset.entry)
+        cells = run_evaluation(model, dataset.name, rows, settings, out, share, truth)
     if cells:
         add_comet_if_wanted(out, comet)
     return bool(cells)

@@ -130,12 +130,14 @@ def tune_recipe(
         SimulsaError: what is wrong with the recipe, the data or the folder, most of it before the model is loaded.
     """
     from simulsa_plugin.api.dev_set import dev_set_warnings
-    from simulsa_plugin.api.loading import load_model_and_data, read_samples
+    from simulsa_plugin.api.engine import computing, read_engine
+    from simulsa_plugin.api.loading import read_samples
     from simulsa_plugin.evaluation.evaluation_settings import TuneSettings
     from simulsa_plugin.evaluation.reference_checks import check_references, segment_warnings
     from simulsa_plugin.files.atomic import make_folder
 
     opened = open_recipe(recipe, overrides)  # a preset is not what is searched
+    engine = read_engine(opened)
     settings, goal, dev = check_search(opened, goal, out)
     samples = TuneSettings.from_keys(opened.simulsa).dev_samples
     if opened.preset:
@@ -151,17 +153,15 @@ def tune_recipe(
         for line in [*dev.warnings, *dev_set_warnings(opened, dataset), *references]:
             logger.warning(line)
 
-    model, _ = load_model_and_data(toolkit, [dev.name], settings.eval_memory_gb * 1e9, read_rows)
-    if settings.cuda_graphs:
-        model.use_cuda_graphs(settings.eval_memory_gb * 1e9)
-    from simulsa_plugin.tuning.search import search_frontier
-    from simulsa_plugin.tuning.tuned_recipe import write_tuned
+    with computing(engine, toolkit, [dev.name], read_rows, settings) as (model, _):
+        from simulsa_plugin.tuning.search import search_frontier
+        from simulsa_plugin.tuning.tuned_recipe import write_tuned
 
-    logger.info(
-        f"dev set {dev.name}: {len(rows)} rows, model {toolkit['model_name_or_path']}, "
-        f"latency unit {settings.latency_unit}, BLEU tokenizer {settings.bleu_tokenizer}"
-    )
-    frontier = search_frontier(model, dev.name, rows, settings, goal, out)
+        logger.info(
+            f"dev set {dev.name}: {len(rows)} rows, model {toolkit['model_name_or_path']}, "
+            f"latency unit {settings.latency_unit}, BLEU tokenizer {settings.bleu_tokenizer}"
+        )
+        frontier = search_frontier(model, dev.name, rows, settings, goal, out)
     if all(one["cell"] is None for one in frontier["budgets"]):
         _refuse_without_choice(frontier)
     write_tuned((toolkit if opened.embedded else opened.toolkit) | opened.simulsa, settings, frontier, out)

@@ -39,7 +39,7 @@ from simulsa_plugin.model.protocol import AudioLanguageModel
 from simulsa_plugin.model.replicas import ReplicatedModel, map_unordered
 from simulsa_plugin.model.values import AttentionHead
 from simulsa_plugin.sharding import Shard, wait_until
-from simulsa_plugin.streaming.engine import BatchLimits, DecodingSetting
+from simulsa_plugin.streaming.engine import BatchLimits, DecodingSetting, StreamSource
 from simulsa_plugin.terminal import progress
 
 logger = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ class DecodingJob:
         heads: the selected ones, empty until then.
     """
 
-    model: AudioLanguageModel
+    model: AudioLanguageModel | ReplicatedModel
     name: str
     rows: Sequence[DecodedRow]
     cells: Sequence[DecodingSetting]
@@ -122,6 +122,11 @@ class DecodingJob:
         """Return the rows of a block."""
         return self.rows[slice(*self._block_starts[block : block + 2])]
 
+    def block_name(self, block: int) -> str:
+        """Name a block for messages."""
+        rows = self.block_rows(block)
+        return f"The block of {len(rows)} utterances from {self.identifier(rows[0])}"
+
     def block_audio(self, block: int) -> BlockAudio:
         """Load the rows of a block."""
         rows = self.block_rows(block)
@@ -165,7 +170,7 @@ def _decode_missing(job: DecodingJob, missing: Iterable[int], counting: Any) -> 
         yield from map_unordered(job.model, decode, blocks, job.block_audio)
         return
     decode = functools.partial(decode_block, how=dataclasses.replace(how, heads=job.heads))
-    for block, decoded in map_unordered(job.model, decode, blocks, job.block_audio):
+    for block, decoded in map_unordered(job.model, decode, blocks, job.block_audio, job.block_name):
         counting.update(len(job.block_rows(block)) * len(job.cells))
         yield block, decoded
 
@@ -202,12 +207,17 @@ def find_attention_heads(job: DecodingJob) -> list[str]:
     found = not job.heads and any(cell.policy.heads is not None for cell in job.cells)
     if found:
         choose = functools.partial(choose_heads, cells=job.cells)
-        for _, heads in map_unordered(job.model, choose, [job.name], lambda _: list(load_rows(job.head_rows))):
+        sources = functools.partial(_load_head_sources, job)
+        for _, heads in map_unordered(job.model, choose, ["The search for attention heads"], sources):
             job.heads.extend(heads)
     names = [f"{layer}/{head}" for layer, head in job.heads]
     if found and names:
         logger.info(f"attention heads (layer/head): {','.join(names)}")
     return names
+
+
+def _load_head_sources(job: DecodingJob, _: str) -> list[StreamSource | str]:
+    return list(load_rows(job.head_rows))
 
 
 def is_complete(job: DecodingJob, block: int) -> bool:

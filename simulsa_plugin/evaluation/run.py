@@ -51,6 +51,7 @@ from simulsa_plugin.metrics.delays import emission_record
 from simulsa_plugin.metrics.instance import Measure
 from simulsa_plugin.metrics.records import EmissionRecord, LatencyUnit
 from simulsa_plugin.model.protocol import AudioLanguageModel
+from simulsa_plugin.model.replicas import ReplicatedModel
 from simulsa_plugin.model.values import Sample, UnusableRow
 from simulsa_plugin.run_configuration import (
     RunFolder,
@@ -70,7 +71,7 @@ DECODING = "decoding"
 
 
 def run_evaluation(
-    model: AudioLanguageModel,
+    model: AudioLanguageModel | ReplicatedModel,
     name: str,
     rows: Sequence[Sample | UnusableRow],
     settings: EvaluationSettings,

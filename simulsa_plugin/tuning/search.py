@@ -32,6 +32,7 @@ from simulsa_plugin.files.locks import locked
 from simulsa_plugin.files.ownership import claim, refuse_foreign
 from simulsa_plugin.metrics.significance import interval
 from simulsa_plugin.model.protocol import AudioLanguageModel
+from simulsa_plugin.model.replicas import ReplicatedModel
 from simulsa_plugin.model.values import Sample, UnusableRow
 from simulsa_plugin.streaming.engine import BatchLimits, DecodingSetting
 from simulsa_plugin.tuning.candidates import (
@@ -62,7 +63,7 @@ MAX_RECHECKS = 2  # after all rungs, of one cell for each budget
 
 
 def search_frontier(
-    model: AudioLanguageModel,
+    model: AudioLanguageModel | ReplicatedModel,
     name: str,
     rows: Sequence[Sample | UnusableRow],
     settings: EvaluationSettings,

@@ -102,8 +102,14 @@ def score_cuts(
             with holding_whole(layout, shard):
                 devices |= note_scorer(layout, model.describe(), model.hardware()["device"], alone=shard is None)
         with progress(sum(map(len, batches)), "score", "clip", len(done)) as counting:
-            score = partial(score_audio, settings=settings)
-            for number, scored in map_unordered(model, score, fresh, lambda one: read_audio(batches[one], settings)):
+            found = map_unordered(
+                model,
+                partial(score_audio, settings=settings),
+                fresh,
+                lambda number: read_audio(batches[number], settings),
+                lambda number: f"The batch of {len(batches[number])} clips with {batches[number][0].id}",
+            )
+            for number, scored in found:
                 if scored.device not in devices:
                     with holding_whole(layout, shard):
                         devices |= note_scorer(layout, model.describe(), scored.device, alone=False)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from simulsa_plugin.augmentation.augment_settings import AugmentSettings
+from simulsa_plugin.cluster.cluster_settings import ClusterSettings
 from simulsa_plugin.corpora.corpus_settings import CorpusSettings
 from simulsa_plugin.demo.checkpoint import resolve_model_name
 from simulsa_plugin.evaluation.evaluation_settings import CometSettings, EvaluationSettings, HookSettings, TuneSettings
@@ -43,6 +44,7 @@ GROUPS: tuple[type[Settings], ...] = (
     TuneSettings,
     CometSettings,
     HookSettings,
+    ClusterSettings,
     TrainingSettings,
 )
 

@@ -1,0 +1,169 @@
+"""Workers of a real Ray cluster with a small model of numbers: what becomes of deaths, errors and late nodes."""
+
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+
+import pytest
+from helpers.ray_nodes import RayNodes, wait_for
+
+pytestmark = pytest.mark.ray
+pytest.importorskip("ray")
+
+NODE = platform.node()
+CAUSES = ("its process was killed, or crashed", "its node died")
+# Its functions are pickled by value, as Ray does with what a program defines.
+PROGRAM = """
+import json, os, sys, time
+from types import SimpleNamespace
+
+from simulsa_plugin.cluster.cluster_settings import ClusterSettings
+from simulsa_plugin.cluster.replicas import replicated
+from simulsa_plugin.errors import AudioError, SimulsaError
+
+
+class Model:
+    output_width = 3
+
+    def __init__(self, weights="a"):
+        self.weights = weights
+
+    def describe(self):
+        return {"model": "there", "weights": self.weights, "device": "cpu"}
+
+    def hardware(self):
+        return {"device": "abacus", "pid": os.getpid()}
+
+
+def square(model, number):
+    time.sleep(0.05)
+    return number * number, os.getpid(), os.environ["OMP_NUM_THREADS"]
+
+
+def deadly(model, number):
+    return os._exit(1) if number == 3 else number
+
+
+def deadly_once(model, item):
+    number, marker = item
+    if number == 3 and not os.path.exists(marker):
+        open(marker, "w").close()
+        os._exit(1)
+    return number
+
+
+def failing(model, number):
+    raise AudioError("broken", f"{number}.wav is broken. Replace it.")
+
+
+def buggy(model, number):
+    return number / 0
+
+
+def load_other():
+    return Model(str(os.getpid()))
+
+
+def load_deadly():
+    os._exit(1)
+
+
+def load_failing():
+    raise SimulsaError("there is no such model. Check the path.")
+
+
+def run(load, function, count, most=2, item_of=lambda key: key):
+    settings = ClusterSettings("ray", sys.argv[1], most, 0)
+    renderer = SimpleNamespace(window_seconds=30.0, end_tokens=1)
+    with replicated(settings, renderer, {"model": "here"}, load, 1) as model:
+        assert model.describe() == {"model": "here", "weights": model.describe()["weights"], "device": "cpu"}
+        return sorted(model.map_unordered(function, range(count), item_of, lambda key: f"Item {key}"))
+
+
+try:
+    print(json.dumps(eval(sys.argv[2])))
+except Exception as error:
+    print(json.dumps([type(error).__name__, str(error)]))
+"""
+
+
+@pytest.fixture(scope="module")
+def nodes():
+    with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp") as folder:
+        cluster = RayNodes(2, folder)
+        yield cluster
+        cluster.close()
+
+
+def start(nodes, expression):
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, nodes.address, expression],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def result(process):
+    out, err = process.communicate(timeout=120)
+    assert set(err.splitlines()) <= {f"a worker died ({cause}); others compute what it had" for cause in CAUSES}
+    return json.loads(out)
+
+
+def run(nodes, expression):
+    return result(start(nodes, expression))
+
+
+def test_every_item_is_computed_once_on_both_nodes_with_the_threads_of_the_main_process(nodes):
+    found = run(nodes, "run(Model, square, 100)")
+    assert [[key, value[0]] for key, value in found] == [[number, number**2] for number in range(100)]
+    assert len({value[1] for _, value in found}) == 2
+    assert {value[2] for _, value in found} == {"1"}
+
+
+def test_the_item_of_a_dead_worker_is_given_to_another(nodes, tmp_path):
+    marker = tmp_path / "died"
+    found = run(nodes, f"run(Model, deadly_once, 9, item_of=lambda key: (key, {str(marker)!r}))")
+    assert found == [[number, number] for number in range(9)]
+    assert marker.exists()
+
+
+def test_an_item_that_ends_its_worker_again_and_again_is_named(nodes):
+    name, message = run(nodes, "run(Model, deadly, 9)")
+    assert name == "ClusterError"
+    assert message == (
+        "Item 3 ended 3 workers one after another: its process was killed, or crashed. If memory ran out, use fewer "
+        "workers (simulsa_ray_workers) or smaller batches, in another --out."
+    )
+
+
+def test_errors_come_as_they_were_raised(nodes):
+    assert run(nodes, "run(Model, failing, 1)") == ["AudioError", "0.wav is broken. Replace it."]
+    name, message = run(nodes, "run(Model, buggy, 1)")
+    assert name == "RuntimeError"
+    assert message.startswith(f"on the node {NODE}:\nTraceback")
+    assert message.rstrip().endswith("ZeroDivisionError: division by zero")
+
+
+def test_a_model_that_cannot_be_loaded_names_the_node(nodes):
+    wanted = ["SimulsaError", f"On the node {NODE}: there is no such model. Check the path."]
+    assert run(nodes, "run(load_failing, square, 1)") == wanted
+    name, message = run(nodes, "run(load_deadly, square, 1)")
+    assert name == "ClusterError"
+    assert message.startswith("3 workers died one after another while they loaded the model: ")
+
+
+def test_nodes_with_other_weights_are_refused(nodes):
+    name, message = run(nodes, "run(load_other, square, 100)")
+    assert name == "ClusterError"
+    assert message.startswith(f"The model on the node {NODE} is not that on {NODE}: other")
+
+
+def test_a_node_that_comes_later_gets_work_and_one_that_dies_costs_nothing(nodes):
+    process = start(nodes, "run(Model, square, 300, most=3)")
+    wait_for(nodes.computing, "a worker")
+    nodes.add_node()
+    wait_for(lambda: all(nodes.workers().values()), "a worker on the new node")
+    nodes.kill_node_of(wait_for(nodes.computing, "a worker"))
+    found = result(process)
+    assert [[key, value[0]] for key, value in found] == [[number, number**2] for number in range(300)]
