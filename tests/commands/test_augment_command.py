@@ -243,7 +243,7 @@ def test_on_a_terminal_progress_has_rate_and_time_left(spoken, tmp_path):
 
 
 def test_a_batch_that_does_not_fit_into_memory_is_one_line(spoken, tmp_path, capsys, monkeypatch):
-    def forward(self, batch, first):
+    def forward(self, batch, positions):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
     monkeypatch.setattr(Backbone, "_forward", forward)
