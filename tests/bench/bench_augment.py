@@ -66,7 +66,7 @@ def compare(kind, folder, options):
     (dataset,) = load_datasets(inference_arguments(DEMO | {"dataset_dir": str(folder / "data")}), [OFFLINE_NAME])
     settings = AugmentSettings(ratio=1.0)
     cuts, layout = cut(dataset, model, settings, folder / kind)
-    batches = make_batches(cuts, settings.batch_size)
+    batches = make_batches(cuts, settings)
     ready = [collated(batch, model) for batch in batches]
     parameters = sum(weight.numel() for weight in model.model.parameters())
     print(f"{kind}: {parameters / 1e6:.1f} M parameters, {model.hardware()}; {len(cuts)} clips, {len(batches)} batches")

@@ -30,6 +30,7 @@ from simulsa_plugin.sharding import Shard
 from simulsa_plugin.terminal import progress
 
 LEAST_HEARD = SAMPLE_RATE // 5  # looking back never leaves less than 200 ms of the source
+AUDIO_TOKENS_PER_SECOND = 25  # of Qwen's encoders; others have fewer
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def score_cuts(
     if layout.scores.exists():
         return
     own = layout.shard_folder(shard) / layout.journal.name if shard else layout.journal
-    batches = make_batches(cuts, settings.batch_size)
+    batches = make_batches(cuts, settings)
     if shard:
         batches = batches[shard.number - 1 :: shard.count]
     with ExitStack() as stack:
@@ -328,13 +329,29 @@ def check_scored(row: dict[str, Any], cut: Cut, layout: Layout) -> dict[str, Any
     return row
 
 
-def make_batches(cuts: Sequence[Cut], size: int) -> list[list[Cut]]:
+def make_batches(cuts: Sequence[Cut], settings: AugmentSettings) -> list[list[Cut]]:
     """Batch cuts of similar length, which need less padding; the longest come first: what does not fit shows at once.
 
-    What is left for a smaller batch are the shortest, so that the first batch is the largest in every way.
+    All rows of a batch are padded to its first; so many fit into `batch_tokens`, and no more than `batch_size`.
     """
-    order = sorted(cuts, key=lambda cut: (-cut.prompt_tokens - cut.reference_tokens, cut.id))
-    return [order[start : start + size] for start in range(0, len(order), size)]
+    lengths = {cut.id: _longest_pass(cut, settings) for cut in cuts}
+    batches: list[list[Cut]] = []
+    room = 0
+    for cut in sorted(cuts, key=lambda cut: (-lengths[cut.id], cut.id)):
+        if not batches or len(batches[-1]) == room:
+            batches.append([])
+            fitting = settings.batch_size if settings.batch_tokens is None else settings.batch_tokens // lengths[cut.id]
+            room = max(1, min(settings.batch_size, fitting))
+        batches[-1].append(cut)
+    return batches
+
+
+def _longest_pass(cut: Cut, settings: AugmentSettings) -> int:
+    """Return the tokens of a clip, or of its whole source where that is scored too and lengths are limited."""
+    tokens = cut.prompt_tokens + cut.reference_tokens
+    if settings.batch_tokens is None or "full" not in settings.scored_extras:
+        return tokens
+    return tokens + math.ceil((cut.duration_seconds - samples_to_seconds(cut.num_samples)) * AUDIO_TOKENS_PER_SECOND)
 
 
 def _whole_source(cut: Cut, clip: Waveform, source: Waveform, window: int | None) -> Waveform:

@@ -343,7 +343,7 @@ def _fitting(rendered: Sequence[RenderedReference]) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         step = (
-            "Lower simulsa_batch_size, and choose another --out: the folder keeps to its batches."
+            "Lower simulsa_batch_tokens, and choose another --out: the folder keeps to its batches."
             if len(rendered) > 1
             else "Take a larger accelerator, or quantization_bit."
         )
