@@ -10,7 +10,20 @@ import torch
 
 from simulsa_plugin.model.cost import Machine, Work
 
-FEW = ["--device", "cpu", "--rounds", "1", "--clips", "6", "--batch-size", "4", "--utterances", "2", "--new-tokens", "4"]
+FEW = [
+    "--device",
+    "cpu",
+    "--rounds",
+    "1",
+    "--clips",
+    "6",
+    "--batch-size",
+    "4",
+    "--utterances",
+    "2",
+    "--new-tokens",
+    "4",
+]
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +66,9 @@ def test_lines_of_the_table_have_a_column_for_every_number(measured):
 
 def test_a_model_that_does_not_fit_is_refused_before_it_is_built(monkeypatch):
     monkeypatch.setattr(random_model, "free_bytes", lambda device: 20e9)
-    with pytest.raises(SystemExit, match=r"The model needs 25 GB with 8 to work with, and 20 GB are free\. Take a larger"):
+    with pytest.raises(
+        SystemExit, match=r"The model needs 25 GB with 8 to work with, and 20 GB are free\. Take a larger"
+    ):
         random_model.random_model(random_model.random_config("7b"), torch.bfloat16, "cuda")
 
 
