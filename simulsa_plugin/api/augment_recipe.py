@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from simulsa_plugin.api.boundary import library_call
 from simulsa_plugin.api.engine import computing, read_engine
-from simulsa_plugin.api.output_place import OutputPlace, is_address, output_at
+from simulsa_plugin.api.output_place import OutputPlace, is_address, no_recipe_for_address, output_at
 from simulsa_plugin.api.recipe import (
     Recipe,
     RecipeSource,
@@ -185,7 +185,7 @@ def _checked_for_address(recipe: Recipe, settings: AugmentSettings) -> AugmentSe
         UsageError: there is no recipe.
     """
     if recipe.embedded:
-        raise UsageError("--out is an address, and the embedded corpus is made in folders. Give a recipe, or a folder.")
+        raise no_recipe_for_address()
     return replace(settings, portable=True)
 
 

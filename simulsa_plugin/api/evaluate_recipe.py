@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from simulsa_plugin.api.boundary import library_call
+from simulsa_plugin.api.output_place import is_address, no_recipe_for_address, output_at
 from simulsa_plugin.api.recipe import Recipe, RecipeSource, check_early, dataset_names, open_recipe
 from simulsa_plugin.errors import UsageError
 
@@ -125,7 +126,7 @@ def evaluate(
     Args:
         recipe: path of a LLaMA-Factory recipe (YAML), or its keys with their values; None for the embedded default,
             as recommended.
-        out: folder of the results.
+        out: folder of the results, or its address, such as `s3://bucket/folder`.
         progress: show how far the work has come, on stderr.
         keys: keys of the recipe that count instead of those in it, such as `simulsa_chunks=[500, 1000]`.
 
@@ -136,12 +137,18 @@ def evaluate(
         StorageError: the folder is in use, or holds another evaluation.
     """
     with library_call(progress=progress):
-        evaluate_recipe(recipe, keys, Path(out))
-        return EvaluationResult.read(out)
+        with output_at(out) as folder:
+            evaluate_recipe(recipe, keys, folder, portable=is_address(out))
+            return EvaluationResult.read(folder)
 
 
 def evaluate_recipe(
-    recipe: RecipeSource, overrides: Sequence[str] | Mapping[str, Any], out: Path, share: Shard | None = None
+    recipe: RecipeSource,
+    overrides: Sequence[str] | Mapping[str, Any],
+    out: Path,
+    share: Shard | None = None,
+    *,
+    portable: bool = False,
 ) -> bool:
     """Evaluate the test set of a recipe, or decode a share of it.
 
@@ -150,6 +157,7 @@ def evaluate_recipe(
         overrides: see `open_recipe`.
         out: folder of the results.
         share: decode only this part, as one of several processes; the first waits for the others, and finishes.
+        portable: the folder may be another one when a stopped run goes on.
 
     Returns:
         Whether the folder is finished; not by a share that is not the first.
@@ -164,9 +172,12 @@ def evaluate_recipe(
     opened = open_recipe(recipe, overrides, [EvaluationSettings], RECOMMENDED)
     settings, comet = EvaluationSettings.from_keys(opened.simulsa), CometSettings.from_keys(opened.simulsa)
     engine = read_engine(opened, share, measures_time=settings.measure_time)
+    if portable and opened.embedded:
+        raise no_recipe_for_address()
     corpus = check_before_loading(opened, settings, out, share)
     first = share is None or share.number == 1
-    toolkit = _make_test_data(opened, corpus, out, long_form=settings.is_long_form, wait=bool(share), quiet=not first)
+    how = {"wait": bool(share), "quiet": not first, "portable": portable}
+    toolkit = _make_test_data(opened, corpus, out, long_form=settings.is_long_form, **how)
     names = dataset_names(toolkit.get("eval_dataset") or toolkit.get("dataset"))
     if len(names) > 1:
         raise UsageError(
@@ -222,7 +233,7 @@ def check_before_loading(
 
 
 def _make_test_data(
-    recipe: Recipe, corpus: RecipeCorpus | None, out: Path, *, long_form: bool, wait: bool, quiet: bool
+    recipe: Recipe, corpus: RecipeCorpus | None, out: Path, *, long_form: bool, wait: bool, quiet: bool, portable: bool
 ) -> dict[str, Any]:
     """Return LLaMA-Factory's keys; a raw corpus is read first, the embedded one synthesised where none was named."""
     from simulsa_plugin.files.atomic import make_folder
@@ -232,7 +243,7 @@ def _make_test_data(
         logger.info("%s", recipe.preset)
     folder = out / TEST_FOLDER
     if corpus:
-        corpus.prepare(folder, wait=wait, quiet=quiet)
+        corpus.prepare(folder, wait=wait, quiet=quiet, portable=portable)
         return recipe.toolkit | {"eval_dataset": corpus.name, "dataset_dir": str(folder)}
     if recipe.embedded:
         name = write_embedded_test(folder, long_form, wait)

@@ -17,6 +17,11 @@ def is_address(out: OutputPlace) -> bool:
     return isinstance(out, str) and "://" in out
 
 
+def no_recipe_for_address() -> UsageError:
+    """Return the error for the embedded default, whose corpus has absolute names, in a store."""
+    return UsageError("--out is an address, and the embedded corpus is made in folders. Give a recipe, or a folder.")
+
+
 @contextlib.contextmanager
 def output_at(out: OutputPlace, *, shared: bool = False) -> Iterator[Path]:
     """Yield the folder in which to work; see `files.mirror.mirrored` where `out` is an address.

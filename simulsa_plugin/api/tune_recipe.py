@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from simulsa_plugin.api.boundary import library_call
+from simulsa_plugin.api.output_place import output_at
 from simulsa_plugin.api.recipe import Recipe, RecipeSource, open_recipe
 from simulsa_plugin.errors import UsageError
 
@@ -103,7 +104,7 @@ def tune(
         budgets: mean latencies on the dev set not to exceed, in ms.
         latency: metric of the budgets; None for LAAL, with `simulsa_longform` LongYAAL.
         quality: BLEU or chrF.
-        out: folder of the result.
+        out: folder of the result, or its address.
         progress: show how far the work has come, on stderr.
         keys: keys of the recipe that count instead of those in it; `simulsa_policies`, `simulsa_chunks` and the
             policies' keys are what is searched.
@@ -118,7 +119,8 @@ def tune(
 
     with library_call(progress=progress):
         goal = Goal(tuple(sorted({float(budget) for budget in budgets})), latency or USUAL_LATENCY, quality)
-        return tune_recipe(recipe, keys, goal, Path(out))
+        with output_at(out) as folder:
+            return tune_recipe(recipe, keys, goal, folder)
 
 
 def tune_recipe(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from simulsa_plugin import __version__
 from simulsa_plugin.api.evaluate_recipe import EVALUATE_OUT
 from simulsa_plugin.api.tune_recipe import TUNE_OUT, USUAL_LATENCY
-from simulsa_plugin.commands.console import Parser, output_folder, recipe_and_overrides, run_command
+from simulsa_plugin.commands.console import Parser, output_place, recipe_and_overrides, run_command
 from simulsa_plugin.errors import UsageError
 from simulsa_plugin.metrics.records import LATENCY_UNITS
 from simulsa_plugin.segments import ALIGNERS
@@ -98,21 +98,22 @@ def _run_evaluation(words: list[str]) -> int:
     )
     parser.add_argument(
         "--out",
-        type=output_folder,
+        type=output_place,
         default=EVALUATE_OUT,
         metavar="DIR",
-        help=f"folder of the results (default: {EVALUATE_OUT})",
+        help=f"folder of the results, or its address, such as s3://bucket/folder (default: {EVALUATE_OUT})",
     )
     _add_dry_run(parser)
     options = parser.parse_intermixed_args(words)
     path, overrides = recipe_and_overrides(options.words, hint=f" Commands are {', '.join(_COMMANDS)}.")
     if options.dry_run:
         from simulsa_plugin.api.dry_run_evaluation import dry_run_evaluation
+        from simulsa_plugin.api.output_place import folder_of
         from simulsa_plugin.commands.torchrun import take_rank
 
         if take_rank():
             raise UsageError("--dry-run is for a single process: start it without torchrun.")
-        return _print_plan(*dry_run_evaluation(path, overrides, options.out))
+        return _print_plan(*dry_run_evaluation(path, overrides, folder_of(options.out)))
     return _evaluate(path, overrides, options.out)
 
 
@@ -141,11 +142,16 @@ def _tune(words: list[str]) -> int:
     )
     parser.add_argument("--quality", default="BLEU", metavar="METRIC", help="BLEU or chrF (default: BLEU)")
     parser.add_argument(
-        "--out", type=output_folder, default=TUNE_OUT, metavar="DIR", help=f"folder of the result (default: {TUNE_OUT})"
+        "--out",
+        type=output_place,
+        default=TUNE_OUT,
+        metavar="DIR",
+        help=f"folder of the result, or its address (default: {TUNE_OUT})",
     )
     _add_dry_run(parser)
     options = parser.parse_intermixed_args(words)
     path, overrides = recipe_and_overrides(options.words)
+    from simulsa_plugin.api.output_place import folder_of, output_at
     from simulsa_plugin.api.tune_recipe import tune_recipe
     from simulsa_plugin.commands.torchrun import take_rank
     from simulsa_plugin.tuning.frontier_file import frontier_table
@@ -157,8 +163,9 @@ def _tune(words: list[str]) -> int:
     if options.dry_run:
         from simulsa_plugin.api.dry_run_evaluation import dry_run_tuning
 
-        return _print_plan(*dry_run_tuning(path, overrides, goal, options.out))
-    result = tune_recipe(path, overrides, goal, options.out)
+        return _print_plan(*dry_run_tuning(path, overrides, goal, folder_of(options.out)))
+    with output_at(options.out) as folder:
+        result = tune_recipe(path, overrides, goal, folder)
     print_lines(frontier_table(result.frontier))
     print(
         f"Written to {result.out}: tuned.yaml, finalists.yaml, frontier.json. Now the test set: "
@@ -180,14 +187,19 @@ def _print_plan(lines: Sequence[str], warnings: Sequence[str]) -> int:
     return 0
 
 
-def _evaluate(path: Path | None, overrides: list[str], out: Path) -> int:
+def _evaluate(path: Path | None, overrides: list[str], out: Path | str) -> int:
     from simulsa_plugin.api.evaluate_recipe import EvaluationResult, evaluate_recipe
+    from simulsa_plugin.api.output_place import is_address, output_at
     from simulsa_plugin.commands.torchrun import take_rank
 
-    if evaluate_recipe(path, overrides, out, take_rank()):
+    rank = take_rank()
+    with output_at(out, shared=rank is not None) as folder:
+        finished = evaluate_recipe(path, overrides, folder, rank, portable=is_address(out))
+        result = EvaluationResult.read(folder) if finished else None
+    if result is not None:
         from simulsa_plugin.evaluation.cells_table import cells_table
 
-        print_lines(cells_table(EvaluationResult.read(out).rows))
+        print_lines(cells_table(result.rows))
         print(f"Written to {out}: scores.json, scores.tsv, curves.png, report.html, model_card.md")
     return 0
 

@@ -70,10 +70,6 @@ class ToyModel:
         assert reference == REFERENCE
         return RenderedReference((100,), CONTENT, tuple(CHAR_ENDS))
 
-    def count_tokens(self, prompt, waveform, reference):
-        rendered = self.render(prompt, waveform, reference)
-        return len(rendered.prompt_ids), len(rendered.content_ids)
-
     def unstable_prefixes(self, rendered, reference):
         return self.unstable
 

@@ -85,7 +85,7 @@ def finish(process):
 
 def test_a_killed_driver_is_continued_on_another_machine(store, tmp_path, expected):
     process = start(store, tmp_path, "a", seconds=2.0)
-    until(lambda: any("/.simulsa/journals/" in path for method, path, _ in store.requests if method == "PUT"))
+    until(lambda: any("/.simulsa/journals/" in path for method, path, _ in store.requests if method == "PUT"), process)
     process.kill()
     process.communicate()
     assert "toy_simulsa/manifest.json" not in objects(store)
@@ -98,6 +98,7 @@ def test_a_killed_driver_is_continued_on_another_machine(store, tmp_path, expect
     assert not any("/clips/" in path for path in fetched)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("same_machine", [True, False])
 def test_drivers_killed_at_any_moment_end_with_the_same_bytes(store, tmp_path, expected, same_machine):
     moments = random.Random(5)
@@ -115,9 +116,10 @@ def has_begun(process, store, before):
     return len(store.requests) > before or process.poll() is not None
 
 
-def until(condition, seconds=60.0):
+def until(condition, process=None, seconds=60.0):
     end = time.monotonic() + seconds
     while not condition():
+        assert process is None or process.poll() is None, process.communicate()
         assert time.monotonic() < end
         time.sleep(0.01)
 
