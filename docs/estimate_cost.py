@@ -27,6 +27,7 @@ from simulsa_plugin.model.cost import (
     duration,
     scoring_work,
     search_work,
+    shares,
 )
 from simulsa_plugin.tuning.halving import planned_rungs
 from simulsa_plugin.tuning.tuned_recipe import searched_settings
@@ -69,10 +70,12 @@ def main() -> None:
     machine = ASSUMED
     if options.bench:
         measured = json.loads(options.bench.read_text(encoding="utf-8"))["machine"]
-        machine = Machine(measured["flop_per_second"], measured["bytes_per_second"], measured["share"])
+        machine = Machine(**measured)
     given = {"flop_per_second": (options.tflops, 1e12), "bytes_per_second": (options.gigabytes, 1e9)}
     machine = replace(machine, **{key: value * unit for key, (value, unit) in given.items() if value})
-    print("\n".join(table(replace(machine, share=options.share) if options.share else machine)))
+    if options.share:
+        machine = replace(machine, flop_share=options.share, bandwidth_share=options.share)
+    print("\n".join(table(machine)))
 
 
 def table(machine: Machine) -> Iterator[str]:
@@ -81,7 +84,7 @@ def table(machine: Machine) -> Iterator[str]:
         size = size_of(Qwen2AudioForConditionalGeneration(qwen2_audio_7b()))
     yield (
         f"Qwen2-Audio-7B in bf16 on GPUs of {machine.flop_per_second / 1e12:g} TFLOP/s and "
-        f"{machine.bytes_per_second / 1e9:g} GB/s, of which {machine.share:.0%} are reached:"
+        f"{machine.bytes_per_second / 1e9:g} GB/s, of which {shares(machine)} are reached:"
     )
     yield ""
     yield "| what | units | PFLOP | decode steps | TB read by them | 1 GPU | 8 GPUs |"

@@ -20,6 +20,7 @@ CUTTING_KEYS = frozenset(
     for name in ("cuts", "truncation", "alpha", "beta", "min_seconds", "max_seconds", "silence_ms", "seed")
 )
 _RULE_OPTIONS = [option for rule in RULES.values() for option in rule.options]
+BATCH_KEYS = frozenset({"simulsa_batch_size", "simulsa_batch_tokens"})
 DECIDING_KEYS = frozenset(
     f"simulsa_{name}" for name in ("acceptance", "boundary", "keep_empty", "portable", *_RULE_OPTIONS)
 )
@@ -50,7 +51,9 @@ class AugmentSettings(Settings):
         keep_empty: keep samples whose partial translation is empty.
         seed: of the choice of rows and of the cuts.
         portable: write audio paths relative to the output folder.
-        batch_size: clips scored at once.
+        batch_size: clips scored at once, at most.
+        batch_tokens: tokens scored at once, at most, padding included: long clips take smaller batches; null for no
+            limit.
 
     Raises:
         UsageError: a value is out of its range.
@@ -75,7 +78,8 @@ class AugmentSettings(Settings):
     keep_empty: bool = True
     seed: int = 42
     portable: bool = False
-    batch_size: int = 16
+    batch_size: int = 64
+    batch_tokens: int | None = 4096
 
     def __post_init__(self) -> None:
         check_range("simulsa_cuts", self.cuts, minimum=1, maximum=MOST_CUTS)
@@ -100,6 +104,7 @@ class AugmentSettings(Settings):
             check_choice("simulsa_extra_scores", extra, EXTRA_SCORES)
         check_choice("simulsa_boundary", self.boundary, get_args(Boundary))
         check_range("simulsa_batch_size", self.batch_size, minimum=1)
+        check_range("simulsa_batch_tokens", self.batch_tokens, minimum=1)
 
     @property
     def scored_extras(self) -> tuple[ExtraScore, ...]:

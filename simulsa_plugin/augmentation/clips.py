@@ -204,12 +204,11 @@ class CutSampler:
         floor = noise_floor(waveform) if lead + trail else 0.0
         pcm = to_pcm16(surround(waveform[:num_samples], lead, trail, floor, rng))
         try:
-            rendered = self.renderer.render(sample.prompt, from_pcm16(pcm), sample.reference)
+            tokens = self.renderer.count_tokens(sample.prompt, from_pcm16(pcm), sample.reference)
         except ModelError as error:
             # the template refuses prompt or reference, whatever the cut
             raise _SkipRow("not_renderable", str(error)) from error
         identifier = sample_id(self.dataset.name, sample.row, number)
-        tokens = len(rendered.prompt_ids), len(rendered.content_ids)
         checksum = crc32_hex(pcm.astype("<i2").tobytes())
         cut = Cut(identifier, sample, self.layout.clips, duration, num_samples, lead, trail, *tokens, checksum)
         if self.scored_clips.get(identifier) not in (None, checksum):

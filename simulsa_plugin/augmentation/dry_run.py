@@ -53,7 +53,7 @@ def dry_run(
     cuts, skipped, warnings = sampler.sample()
     reasons = dict(sorted(Counter(one.reason for one in skipped).items()))
     wanted = wanted_samples(len(dataset), settings)
-    batches = make_batches(cuts, settings.batch_size)
+    batches = make_batches(cuts, settings)
     passes = 1 + len(settings.scored_extras)
     return [
         f"{dataset.name}: would cut {len(cuts)} of {wanted} samples asked for, from {len(dataset)} rows; "

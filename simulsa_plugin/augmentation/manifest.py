@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from simulsa_plugin.augmentation.augment_settings import DECIDING_KEYS, AugmentSettings
+from simulsa_plugin.augmentation.augment_settings import BATCH_KEYS, DECIDING_KEYS, AugmentSettings
 from simulsa_plugin.augmentation.method.acceptance import AcceptanceRule, Threshold, make_rule, tolerance_of
 from simulsa_plugin.augmentation.method.selection import parse_sample_id
 from simulsa_plugin.augmentation.output_layout import Layout
@@ -89,9 +89,17 @@ def _refuse_other(layout: Layout, configuration: Mapping[str, Any]) -> None:
     def next_step(keys: set[str]) -> str:
         if layout.scores.exists() and DECIDING_KEYS.issuperset(keys):
             return f"To relabel its scores: --from-scores {layout.scores}. Otherwise choose another --out."
+        if BATCH_KEYS.issuperset(keys):
+            return f"To go on with its batches, add {_batches_of(before)}. Otherwise choose another --out."
         return "Choose another --out, or remove that folder."
 
     layout.run.refuse_other(before, configuration, next_step)
+
+
+def _batches_of(before: Mapping[str, Any]) -> str:
+    """Return the keys that make the batches of a recorded run; earlier versions had no limit of tokens."""
+    values = {key: before.get("settings", {}).get(key) for key in sorted(BATCH_KEYS)}
+    return " ".join(f"{key}={'null' if value is None else value}" for key, value in values.items())
 
 
 def note_scorer(layout: Layout, described: Mapping[str, Any], device: str, *, alone: bool) -> set[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from simulsa_plugin.audio.samples import seconds_to_samples
-from simulsa_plugin.augmentation.augment_settings import CUTTING_KEYS, AugmentSettings
+from simulsa_plugin.augmentation.augment_settings import BATCH_KEYS, CUTTING_KEYS, AugmentSettings
 from simulsa_plugin.augmentation.label_quality import TruePartials
 from simulsa_plugin.augmentation.labeling import Labeler
 from simulsa_plugin.augmentation.manifest import plugin_version
@@ -35,7 +35,7 @@ from simulsa_plugin.terminal import tracked
 
 FindTruth = Callable[[str, Mapping[str, Any]], TruePartials | None]
 SIZE_KEYS = frozenset({"simulsa_ratio", "simulsa_samples"})
-SCORING_KEYS = CUTTING_KEYS | {"simulsa_extra_scores", "simulsa_batch_size"}  # what was done, whatever is decided
+SCORING_KEYS = CUTTING_KEYS | BATCH_KEYS | {"simulsa_extra_scores"}  # what was done, whatever is decided
 
 
 def relabel(scores: Path, keys: Mapping[str, Any], out: Path, find_truth: FindTruth) -> AugmentedDataset:
@@ -116,7 +116,8 @@ def _relabel_settings(source: ScoredFile, keys: Mapping[str, Any], *, in_place: 
     if not source.settings:
         return asked
     extra = asked.extra_scores if asked.scored_extras == before.scored_extras else before.scored_extras
-    return replace(asked, batch_size=before.batch_size, extra_scores=extra)
+    tokens = source.manifest["settings"].get("simulsa_batch_tokens")  # none before there was this key
+    return replace(asked, batch_size=before.batch_size, batch_tokens=tokens, extra_scores=extra)
 
 
 def _wanted_rows(source: ScoredFile, settings: AugmentSettings, keys: Mapping[str, Any]) -> int | None:

@@ -48,6 +48,14 @@ class RayModel(ReplicatedModel):
         """Tokenize prompt and reference."""
         return self._renderer.render(prompt, waveform, reference)
 
+    def render_prompt(self, prompt: Prompt, waveform: Waveform) -> tuple[int, ...]:
+        """Tokenize a prompt."""
+        return self._renderer.render_prompt(prompt, waveform)
+
+    def count_tokens(self, prompt: Prompt, waveform: Waveform, reference: str) -> tuple[int, int]:
+        """Count the tokens of prompt and reference."""
+        return self._renderer.count_tokens(prompt, waveform, reference)
+
     def unstable_prefixes(self, rendered: RenderedReference, reference: str) -> tuple[int, ...]:
         """Return the lengths of token prefixes whose text training would tokenize differently."""
         return self._renderer.unstable_prefixes(rendered, reference)

@@ -122,13 +122,15 @@ class Machine:
     Attributes:
         flop_per_second: of a large matrix product.
         bytes_per_second: that a large copy reads and writes, both counted.
-        share: of both.
+        flop_share: of the first that is reached.
+        bandwidth_share: of the second.
         name: of the device.
     """
 
     flop_per_second: float
     bytes_per_second: float
-    share: float = ASSUMED_SHARE
+    flop_share: float = ASSUMED_SHARE
+    bandwidth_share: float = ASSUMED_SHARE
     name: str = "device"
 
 
@@ -160,11 +162,11 @@ class Work:
     def seconds(self, machine: Machine, devices: int = 1) -> float:
         """Return the seconds on so many devices, among which rows are shared out.
 
-        >>> Work(flop=2e12, decode_bytes=1e12).seconds(Machine(1e12, 1e12, share=0.5), devices=2)
-        3.0
+        >>> Work(flop=2e12, decode_bytes=1e12).seconds(Machine(1e12, 1e12, 0.5, 0.25), devices=2)
+        4.0
         """
-        alone = self.flop / machine.flop_per_second + self.decode_bytes / machine.bytes_per_second
-        return alone / machine.share / devices
+        passes = self.flop / machine.flop_per_second / machine.flop_share
+        return (passes + self.decode_bytes / machine.bytes_per_second / machine.bandwidth_share) / devices
 
 
 def scoring_work(size: ModelSize, clips: Iterable[Utterance]) -> Work:
@@ -259,18 +261,27 @@ def cost_lines(size: ModelSize, work: Work, machine: Machine | None) -> list[str
             f"time: about {duration(work.seconds(machine))} on one {machine.name}; calculated from the size of the "
             f"model, not timed: it reaches {machine.flop_per_second / 1e12:.3g} TFLOP/s in a large matrix product and "
             f"{machine.bytes_per_second / 1e9:.3g} GB/s in a large copy, of which a run is assumed to reach "
-            f"{machine.share:.0%} (docs/cost.md)"
+            f"{shares(machine)} (docs/cost.md)"
         )
     return lines
+
+
+def shares(machine: Machine) -> str:
+    """Write the shares of a machine's rates.
+
+    >>> shares(Machine(1e12, 1e12)), shares(Machine(1e12, 1e12, 0.5, 0.6))
+    ('40%', '50% and 60%')
+    """
+    return " and ".join(dict.fromkeys(f"{share:.0%}" for share in (machine.flop_share, machine.bandwidth_share)))
 
 
 def duration(seconds: float) -> str:
     """Write a duration with two significant digits.
 
-    >>> duration(0.4), duration(75), duration(5400), duration(200_000)
-    ('0.4 s', '75 s', '1.5 h', '2.3 days')
+    >>> duration(0.4), duration(75), duration(5400), duration(200_000), duration(2e7)
+    ('0.4 s', '75 s', '1.5 h', '2.3 days', '231 days')
     """
-    for unit, length in (("days", 86_400.0), ("h", 3600.0), ("min", 60.0)):
-        if seconds >= 1.5 * length:
-            return f"{seconds / length:.2g} {unit}"
-    return f"{seconds:.2g} s"
+    units = (("days", 86_400.0), ("h", 3600.0), ("min", 60.0), ("s", 0.0))
+    unit, length = next((unit, length) for unit, length in units if seconds >= 1.5 * length)
+    number = seconds / (length or 1.0)
+    return f"{number:.0f} {unit}" if number >= 100 else f"{number:.2g} {unit}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from simulsa_plugin.audio.samples import Waveform
 from simulsa_plugin.model.values import (
@@ -26,6 +26,14 @@ class Renderer(Protocol):
 
     def render(self, prompt: Prompt, waveform: Waveform, reference: str) -> RenderedReference:
         """Tokenize prompt and reference. Raises ModelError if the template cannot render them."""
+        ...
+
+    def render_prompt(self, prompt: Prompt, waveform: Waveform) -> tuple[int, ...]:
+        """Return the token ids of a prompt up to where the answer begins."""
+        ...
+
+    def count_tokens(self, prompt: Prompt, waveform: Waveform, reference: str) -> tuple[int, int]:
+        """Return the number of tokens of `render`: of prompt and reference. Raises ModelError likewise."""
         ...
 
     def unstable_prefixes(self, rendered: RenderedReference, reference: str) -> tuple[int, ...]:
@@ -52,12 +60,21 @@ class ScoringModel(Renderer, Protocol):
         ...
 
 
+@runtime_checkable
+class PreparingModel(ScoringModel, Protocol):
+    """A model that scores in two steps, so that one batch is prepared while it computes another."""
+
+    def prepare(self, rendered: Sequence[RenderedReference], waveforms: Sequence[Waveform]) -> Any:
+        """Return inputs for `score_prepared`; runs on another thread than that, and for one batch at a time."""
+        ...
+
+    def score_prepared(self, inputs: Any) -> list[ReferenceScores]:
+        """Score references in one batch, as `score`."""
+        ...
+
+
 class AudioLanguageModel(ScoringModel, Protocol):
     """A large audio-language model with its prompts."""
-
-    def render_prompt(self, prompt: Prompt, waveform: Waveform) -> tuple[int, ...]:
-        """Return the token ids of a prompt up to where the answer begins."""
-        ...
 
     bytes_per_token: int
     """Memory of one token of a session during decoding: keys, values and the embedding of the prompt."""

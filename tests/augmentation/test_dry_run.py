@@ -48,7 +48,7 @@ def test_what_it_says_is_what_the_run_does(tmp_path):
     rows = [("a b c", write_noise(tmp_path / f"{row}.wav", 4.0, seed=row)) for row in range(5)]
     dataset = ListDataset("toy", ["multi_turn", *rows])
     size = ModelSize(3_000_000, Layers(1_000_000), Layers(2_000_000), 0, 2)
-    text = say(dataset, tmp_path / "out", size=size, machine=Machine(1e9, 1e9, 0.5, "abacus"))
+    text = say(dataset, tmp_path / "out", size=size, machine=Machine(1e9, 1e9, 0.5, 0.5, "abacus"))
     model = Noting()
     manifest = augment_dataset(dataset, model, SETTINGS, tmp_path / "out").manifest
     clips = [soundfile.info(path) for path in (tmp_path / "out" / "toy_simulsa" / "clips").iterdir()]

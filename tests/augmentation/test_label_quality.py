@@ -148,6 +148,10 @@ class SureOfWords:
     def _first(self, reference):
         return 100 * [" ".join(truth["target"]) for truth in TRUTHS].index(reference)
 
+    def count_tokens(self, prompt, waveform, reference):
+        rendered = self.render(prompt, waveform, reference)
+        return len(rendered.prompt_ids), len(rendered.content_ids)
+
     def unstable_prefixes(self, rendered, reference):
         return ()
 

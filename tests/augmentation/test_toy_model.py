@@ -70,6 +70,10 @@ class ToyModel:
         assert reference == REFERENCE
         return RenderedReference((100,), CONTENT, tuple(CHAR_ENDS))
 
+    def count_tokens(self, prompt, waveform, reference):
+        rendered = self.render(prompt, waveform, reference)
+        return len(rendered.prompt_ids), len(rendered.content_ids)
+
     def unstable_prefixes(self, rendered, reference):
         return self.unstable
 

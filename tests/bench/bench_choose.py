@@ -11,33 +11,18 @@ of which pages of mapped files are a part that the kernel may drop.
 from __future__ import annotations
 
 import argparse
-import functools
-import importlib
 import json
 import os
 import random
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 
 ASK = "<audio>Translate the English speech into German."
 WORDS = [f"{first}{second}" for first in "der ein kein mein unser jeder".split() for second in ("", "e", "er", "es")]
-# Phases of a run, each named by what it has done when the function returns; one that returns often counts at the first.
-PHASES = (
-    ("simulsa_plugin.llamafactory.data.aligned_rows", "load_aligned_rows", "rows loaded"),
-    ("simulsa_plugin.api.loading", "load_model_and_data", "model loaded"),
-    ("simulsa_plugin.augmentation.clips", "CutSampler._read", "first audio read"),
-    ("simulsa_plugin.augmentation.clips", "CutSampler.sample", "all clips cut"),
-    ("simulsa_plugin.augmentation.method.speculation", "score_cuts", "scored"),
-    ("simulsa_plugin.augmentation.labeling", "Labeler.write", "decided"),
-    ("simulsa_plugin.augmentation.registration", "register", "registered"),
-    ("simulsa_plugin.augmentation.clean", "offer_clean", "broken rows looked for"),
-    ("simulsa_plugin.augmentation.outcome", "finish", "finished"),
-)
 
 
 def write_dataset(folder: Path, rows: int, form: str, *, relative: bool, broken: bool) -> None:
@@ -67,66 +52,8 @@ def _row(form: str, text: str, audio: str) -> dict:
     return {"messages": [{"role": "user", "content": ASK}, {"role": "assistant", "content": text}], "audios": [audio]}
 
 
-class Marks:
-    """Time since the start, and memory, when something was done for the first time."""
-
-    def __init__(self) -> None:
-        self.start, self.seen = time.time(), set[str]()
-
-    def note(self, what: str) -> None:
-        """Print a line, unless there is one."""
-        if what in self.seen:
-            return
-        self.seen.add(what)
-        status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-        peak, private = (int(status[key].split()[0]) / 1024 for key in ("VmHWM", "RssAnon"))
-        cpu = sum(os.times()[:4])
-        print(
-            f"{time.time() - self.start:8.1f} s  {cpu:8.1f} s CPU  {peak:6.0f} MB  {private:6.0f} MB  {what}",
-            flush=True,
-        )
-
-    def wrap(self, module: str, path: str, what: str) -> None:
-        """Let a function note that it has returned, wherever it was imported to."""
-        owner = importlib.import_module(module)
-        *outer, name = path.split(".")
-        for one in outer:
-            owner = getattr(owner, one)
-        called = getattr(owner, name)
-
-        @functools.wraps(called)
-        def noting(*arguments, **named):
-            found = called(*arguments, **named)
-            self.note(what)
-            return found
-
-        setattr(owner, name, noting)
-        for other in [other for key, other in sys.modules.items() if key.startswith("simulsa_plugin")]:
-            if vars(other).get(name) is called:
-                setattr(other, name, noting)
-
-
-def augment(words: list[str]) -> None:
-    """Run `simulsa-augment` in this process, and print a line for each phase."""
-    marks = Marks()
-    from simulsa_plugin.api.loading import activate_plugin
-    from simulsa_plugin.commands.augment import main as command
-
-    activate_plugin()
-    for module in ("augmentation.pipeline", "llamafactory.data.dataset", "llamafactory.model.backbone_loading"):
-        importlib.import_module(f"simulsa_plugin.{module}")
-    for phase in PHASES:
-        marks.wrap(*phase)
-    marks.note("imports")
-    code = command(words)
-    marks.note(f"ended with {code}")
-
-
 def main() -> None:
     """Write the dataset and run."""
-    if sys.argv[1:2] == ["--child"]:
-        augment(sys.argv[2:])
-        return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--ratio", type=float, default=0.01)
@@ -146,7 +73,7 @@ def main() -> None:
             "model_name_or_path=simulsa-demo", "template=qwen2_audio", "dataset=big", f"dataset_dir={folder}",
             f"simulsa_ratio={options.ratio}", "--out", str(folder / "out"), *(["--dry-run"] if options.dry_run else []),
         ]  # fmt: skip
-        command = [sys.executable, __file__, "--child", *words]
+        command = [sys.executable, str(Path(__file__).with_name("phases.py")), *words]
         for _ in range(2 if options.again else 1):
             subprocess.run(command, env=os.environ | {"HF_DATASETS_CACHE": str(folder / "cache")}, check=True)
 

@@ -24,6 +24,7 @@ import time
 from pathlib import Path
 
 import torch
+from random_model import DEMO, random_config, random_model, random_renderer
 from rounds import report, time_call, time_in_turns
 
 from simulsa_plugin.audio.decoding import read_mono
@@ -38,8 +39,6 @@ from simulsa_plugin.metrics.delays import emission_record
 from simulsa_plugin.model.values import Prompt
 from simulsa_plugin.streaming.engine import BatchLimits, DecodingSetting, StreamSource, decode_batched
 from simulsa_plugin.streaming.policies import Offline, Rollback
-
-DEMO = {"model_name_or_path": "simulsa-demo", "template": "qwen2_audio"}
 
 
 def main():
@@ -106,41 +105,12 @@ def models(options):
         fast = load_backbone(inference_arguments(DEMO))
         stock = load_backbone(inference_arguments(DEMO))
         return fast, Backbone(stock.model, load_renderer(inference_arguments(DEMO)), adapts=False)
-    model, renderers = random_model(options), [random_renderer() for _ in range(2)]
+    model = random_model(random_config(layers=options.layers), torch.bfloat16, options.device)
+    renderers = [random_renderer() for _ in range(2)]
     # One set of weights serves both: what the engine puts around the encoder's forward is of the copy alone.
     other = copy.copy(model)
     other._modules = {**model._modules, "audio_tower": copy.copy(model.audio_tower)}
     return Backbone(other, renderers[0]), Backbone(model, renderers[1], adapts=False)
-
-
-def random_model(options):
-    """Qwen2-Audio-7B's shape: transformers' default configuration is that of the published checkpoint."""
-    from transformers import Qwen2AudioConfig, Qwen2AudioForConditionalGeneration
-
-    config = Qwen2AudioConfig()
-    config.text_config.update({"vocab_size": 156_032, "hidden_size": 4096, "intermediate_size": 11_008,
-                               "num_attention_heads": 32, "num_key_value_heads": 32,
-                               "num_hidden_layers": options.layers or 32})  # fmt: skip
-    config.audio_config.encoder_layers = options.layers or 32
-    config.audio_token_id = random_renderer().tokenizer.convert_tokens_to_ids("<|AUDIO|>")
-    config._attn_implementation = "sdpa"
-    torch.manual_seed(0)
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.bfloat16)
-    try:
-        with torch.device(options.device):
-            return Qwen2AudioForConditionalGeneration(config).eval()
-    finally:
-        torch.set_default_dtype(before)
-
-
-def random_renderer():
-    """The packaged tokenizer with the published model's window: 30 s, 128 bands."""
-    from transformers import WhisperFeatureExtractor
-
-    renderer = load_renderer(inference_arguments(DEMO))
-    renderer.processor.feature_extractor = WhisperFeatureExtractor(feature_size=128)
-    return renderer
 
 
 def run_engine(model, rows, sources, cells, options):

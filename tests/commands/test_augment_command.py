@@ -243,7 +243,7 @@ def test_on_a_terminal_progress_has_rate_and_time_left(spoken, tmp_path):
 
 
 def test_a_batch_that_does_not_fit_into_memory_is_one_line(spoken, tmp_path, capsys, monkeypatch):
-    def forward(self, batch, first):
+    def forward(self, batch, positions):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
     monkeypatch.setattr(Backbone, "_forward", forward)
@@ -251,7 +251,7 @@ def test_a_batch_that_does_not_fit_into_memory_is_one_line(spoken, tmp_path, cap
     (line,) = capsys.readouterr().err.splitlines()
     assert re.fullmatch(
         r"simulsa-augment: error: A batch of 6 clips with up to \d+ tokens does not fit into memory\. "
-        r"Lower simulsa_batch_size, and choose another --out: the folder keeps to its batches\.",
+        r"Lower simulsa_batch_tokens, and choose another --out: the folder keeps to its batches\.",
         line,
     )
     shutil.rmtree(tmp_path / "demo_simulsa")
@@ -265,4 +265,4 @@ def test_features_that_do_not_fit_into_memory_are_one_line(spoken, tmp_path, cap
 
     monkeypatch.setattr(Backbone, "_to_device", place)
     assert command.main(words(spoken, tmp_path)) == 1
-    assert "does not fit into memory. Lower simulsa_batch_size" in capsys.readouterr().err
+    assert "does not fit into memory. Lower simulsa_batch_tokens" in capsys.readouterr().err

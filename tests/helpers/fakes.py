@@ -62,6 +62,10 @@ class ByteModel:
         ends = tuple(_characters(encoded[: count + 1]) for count in range(len(encoded)))
         return RenderedReference(self.render_prompt(prompt, waveform), tuple(encoded), ends)
 
+    def count_tokens(self, prompt, waveform, reference):
+        rendered = self.render(prompt, waveform, reference)
+        return len(rendered.prompt_ids), len(rendered.content_ids)
+
     def score(self, rendered, waveforms):
         if len(self.batches) >= self.batches_before_hanging:
             threading.Event().wait()  # until it is killed

@@ -267,9 +267,10 @@ def test_attention_is_that_of_transformers(eager, rendered, waveforms):
         ids = [*one.prompt_ids, *one.content_ids]
         batch = backbone._collate([ids], [waveform], padding_side="right")
         with backbone._attention.recording(batch["input_ids"] == backbone._audio_token, heads) as record:
-            logits = backbone._forward(batch, 0)
+            everywhere = torch.zeros(len(ids), dtype=torch.long), torch.arange(len(ids))
+            logits = backbone._forward(batch, everywhere)
             found = record.audio_ahead_by_head()[0]
-        assert torch.equal(logits, backbone._forward(batch, 0))  # watching changes nothing
+        assert torch.equal(logits, backbone._forward(batch, everywhere))  # watching changes nothing
         after = len(one.prompt_ids) - len(one.prompt_ids) // 8  # from here on there is audio before
         expected = audio_ahead_by_transformers(eager, ids, waveform, heads)[:-1]
         torch.testing.assert_close(found[:, after : len(ids)], expected[:, after:])

@@ -129,18 +129,18 @@ def test_a_batch_scores_as_its_rows_alone(backbone, clips):
         assert len(score.logprobs) == len(score.greedy) == len(one.content_ids)
 
 
-def test_no_logits_of_prompts_are_computed(backbone, clips):
+def test_logits_of_answers_alone_are_computed(backbone, clips):
     computed = []
     hook = backbone.model.get_output_embeddings().register_forward_hook(
-        lambda layer, inputs, logits: computed.append(tuple(logits.shape[:2]))
+        lambda layer, inputs, logits: computed.append(tuple(logits.shape))
     )
     rendered = [backbone.render(ASK, waveform, text) for _, waveform, text in clips]
     try:
         backbone.score(rendered, [waveform for _, waveform, _ in clips])
     finally:
         hook.remove()
-    longest = max(len(one.prompt_ids) + len(one.content_ids) for one in rendered)
-    assert computed == [(len(clips), longest - min(len(one.prompt_ids) for one in rendered) + 1)]
+    # each token of an answer, and the end of turn after it
+    assert computed == [(sum(len(one.content_ids) + 1 for one in rendered), backbone.output_width)]
 
 
 def test_the_audio_is_what_is_scored(sdpa, clips):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -22,13 +22,15 @@ from simulsa_plugin.errors import ModelError
 from simulsa_plugin.files.atomic import remove_durably, replacing
 from simulsa_plugin.files.journal import Journal
 from simulsa_plugin.files.json_files import dump_sealed, read_jsonl, read_whole_rows
-from simulsa_plugin.model.protocol import ScoringModel
-from simulsa_plugin.model.replicas import map_unordered
+from simulsa_plugin.model.protocol import PreparingModel, ScoringModel
+from simulsa_plugin.model.replicas import ReplicatedModel, map_unordered
 from simulsa_plugin.model.values import Message, ReferenceScores, RenderedReference, Sample
+from simulsa_plugin.read_ahead import map_ahead
 from simulsa_plugin.sharding import Shard
 from simulsa_plugin.terminal import progress
 
 LEAST_HEARD = SAMPLE_RATE // 5  # looking back never leaves less than 200 ms of the source
+AUDIO_TOKENS_PER_SECOND = 25  # of Qwen's encoders; others have fewer
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,21 @@ class BatchAudio:
     cuts: Sequence[Cut]
     clips: Sequence[Waveform]
     sources: Sequence[Waveform]
+
+
+@dataclass(frozen=True)
+class PreparedBatch:
+    """A batch that waits for nothing but the model.
+
+    Attributes:
+        rendered: prompt and reference of each clip.
+        unstable_prefixes: of each clip; see `Renderer.unstable_prefixes`.
+        passes: field of the log-probabilities → inputs of a forward pass.
+    """
+
+    rendered: Sequence[RenderedReference]
+    unstable_prefixes: Sequence[tuple[int, ...]]
+    passes: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -89,7 +106,7 @@ def score_cuts(
     if layout.scores.exists():
         return
     own = layout.shard_folder(shard) / layout.journal.name if shard else layout.journal
-    batches = make_batches(cuts, settings.batch_size)
+    batches = make_batches(cuts, settings)
     if shard:
         batches = batches[shard.number - 1 :: shard.count]
     with ExitStack() as stack:
@@ -102,14 +119,7 @@ def score_cuts(
             with holding_whole(layout, shard):
                 devices |= note_scorer(layout, model.describe(), model.hardware()["device"], alone=shard is None)
         with progress(sum(map(len, batches)), "score", "clip", len(done)) as counting:
-            found = map_unordered(
-                model,
-                partial(score_audio, settings=settings),
-                fresh,
-                lambda number: read_audio(batches[number], settings),
-                lambda number: f"The batch of {len(batches[number])} clips with {batches[number][0].id}",
-            )
-            for number, scored in found:
+            for number, scored in _score_batches(model, batches, fresh, settings):
                 if scored.device not in devices:
                     with holding_whole(layout, shard):
                         devices |= note_scorer(layout, model.describe(), scored.device, alone=False)
@@ -188,23 +198,81 @@ def read_audio(batch: Sequence[Cut], settings: AugmentSettings) -> BatchAudio:
 
 def score_audio(model: ScoringModel, audio: BatchAudio, settings: AugmentSettings) -> BatchScores:
     """Score clips together; no files are needed."""
+    return score_prepared(model, prepare_batch(model, audio, settings), settings)
+
+
+def prepare_batch(model: ScoringModel, audio: BatchAudio, settings: AugmentSettings) -> PreparedBatch:
+    """Do all that precedes the forward passes; the model is asked for its prompts and features alone."""
     batch, clips = audio.cuts, audio.clips
-    rendered, scores = _score_references(batch, clips, model)
-    extra: dict[str, list[Any]] = {}
+    rendered = [
+        model.render(cut.sample.prompt, clip, cut.sample.reference) for cut, clip in zip(batch, clips, strict=True)
+    ]
+    unstable = [model.unstable_prefixes(one, cut.sample.reference) for one, cut in zip(rendered, batch, strict=True)]
+    passes = {"logprobs": _prepare_pass(model, rendered, clips)}
+    for field, waveforms in _other_waveforms(model, audio, settings).items():
+        prompts = [model.render_prompt(cut.sample.prompt, one) for cut, one in zip(batch, waveforms, strict=True)]
+        others = [replace(one, prompt_ids=prompt_ids) for one, prompt_ids in zip(rendered, prompts, strict=True)]
+        passes[field] = _prepare_pass(model, others, waveforms)
+    return PreparedBatch(rendered, unstable, passes)
+
+
+def score_prepared(model: ScoringModel, prepared: PreparedBatch, settings: AugmentSettings) -> BatchScores:
+    """Run the forward passes of a batch."""
+    scores = {field: _score_pass(model, inputs) for field, inputs in prepared.passes.items()}
+    found = []
+    for index, (rendered, unstable) in enumerate(zip(prepared.rendered, prepared.unstable_prefixes, strict=True)):
+        extra: dict[str, Any] = {
+            field: list(scores[field][index].logprobs) for field in prepared.passes if field != "logprobs"
+        }
+        if "lookback" in settings.scored_extras:
+            extra["lookback_ms"] = settings.lookback_ms
+        found.append(ClipScores(rendered, scores["logprobs"][index], unstable, extra))
+    return BatchScores(found, model.hardware()["device"])
+
+
+def _other_waveforms(
+    model: ScoringModel, audio: BatchAudio, settings: AugmentSettings
+) -> dict[str, Sequence[Waveform]]:
+    """Return what is scored besides the clips, by the field of its log-probabilities."""
+    batch, clips, found = audio.cuts, audio.clips, dict[str, Sequence[Waveform]]()
     if "full" in settings.scored_extras:
         window = seconds_to_samples(model.window_seconds) if model.window_seconds else None
-        whole = [_whole_source(*three, window) for three in zip(batch, clips, audio.sources, strict=True)]
-        extra["logprobs_full"] = [list(score.logprobs) for score in _score_references(batch, whole, model)[1]]
+        whole = zip(batch, clips, audio.sources, strict=True)
+        found["logprobs_full"] = [_whole_source(*three, window) for three in whole]
     if "lookback" in settings.scored_extras:
-        earlier = [_without_end(cut, clip, settings.lookback_ms) for cut, clip in zip(batch, clips, strict=True)]
-        extra["logprobs_lookback"] = [list(score.logprobs) for score in _score_references(batch, earlier, model)[1]]
-        extra["lookback_ms"] = [settings.lookback_ms] * len(batch)
-    unstable = [model.unstable_prefixes(one, cut.sample.reference) for one, cut in zip(rendered, batch, strict=True)]
-    found = [
-        ClipScores(rendered[index], scores[index], unstable[index], {name: of[index] for name, of in extra.items()})
-        for index in range(len(batch))
-    ]
-    return BatchScores(found, model.hardware()["device"])
+        back = settings.lookback_ms
+        found["logprobs_lookback"] = [_without_end(cut, clip, back) for cut, clip in zip(batch, clips, strict=True)]
+    return found
+
+
+def _prepare_pass(model: ScoringModel, rendered: Sequence[RenderedReference], waveforms: Sequence[Waveform]) -> Any:
+    return model.prepare(rendered, waveforms) if isinstance(model, PreparingModel) else (rendered, waveforms)
+
+
+def _score_pass(model: ScoringModel, inputs: Any) -> list[ReferenceScores]:
+    return model.score_prepared(inputs) if isinstance(model, PreparingModel) else model.score(*inputs)
+
+
+def _score_batches(
+    model: ScoringModel, batches: Sequence[Sequence[Cut]], wanted: Sequence[int], settings: AugmentSettings
+) -> Iterator[tuple[int, BatchScores]]:
+    """Yield number and scores of the wanted batches; here, the next one is read and prepared while the model works."""
+    if isinstance(model, ReplicatedModel):
+        yield from map_unordered(
+            model,
+            partial(score_audio, settings=settings),
+            wanted,
+            lambda number: read_audio(batches[number], settings),
+            lambda number: f"The batch of {len(batches[number])} clips with {batches[number][0].id}",
+        )
+        return
+
+    def prepare(number: int) -> PreparedBatch:
+        return prepare_batch(model, read_audio(batches[number], settings), settings)
+
+    with closing(map_ahead(prepare, wanted)) as ready:
+        for number, prepared in zip(wanted, ready, strict=True):
+            yield number, score_prepared(model, prepared, settings)
 
 
 def batch_rows(
@@ -261,24 +329,29 @@ def check_scored(row: dict[str, Any], cut: Cut, layout: Layout) -> dict[str, Any
     return row
 
 
-def make_batches(cuts: Sequence[Cut], size: int) -> list[list[Cut]]:
+def make_batches(cuts: Sequence[Cut], settings: AugmentSettings) -> list[list[Cut]]:
     """Batch cuts of similar length, which need less padding; the longest come first: what does not fit shows at once.
 
-    What is left for a smaller batch are the shortest, so that the first batch is the largest in every way.
+    All rows of a batch are padded to its first; so many fit into `batch_tokens`, and no more than `batch_size`.
     """
-    order = sorted(cuts, key=lambda cut: (-cut.prompt_tokens - cut.reference_tokens, cut.id))
-    return [order[start : start + size] for start in range(0, len(order), size)]
+    lengths = {cut.id: _longest_pass(cut, settings) for cut in cuts}
+    batches: list[list[Cut]] = []
+    room = 0
+    for cut in sorted(cuts, key=lambda cut: (-lengths[cut.id], cut.id)):
+        if not batches or len(batches[-1]) == room:
+            batches.append([])
+            fitting = settings.batch_size if settings.batch_tokens is None else settings.batch_tokens // lengths[cut.id]
+            room = max(1, min(settings.batch_size, fitting))
+        batches[-1].append(cut)
+    return batches
 
 
-def _score_references(
-    batch: Sequence[Cut], waveforms: Sequence[Waveform], model: ScoringModel
-) -> tuple[list[RenderedReference], list[ReferenceScores]]:
-    """Score the references of a batch about these waveforms."""
-    rendered = [
-        model.render(cut.sample.prompt, waveform, cut.sample.reference)
-        for cut, waveform in zip(batch, waveforms, strict=True)
-    ]
-    return rendered, model.score(rendered, waveforms)
+def _longest_pass(cut: Cut, settings: AugmentSettings) -> int:
+    """Return the tokens of a clip, or of its whole source where that is scored too and lengths are limited."""
+    tokens = cut.prompt_tokens + cut.reference_tokens
+    if settings.batch_tokens is None or "full" not in settings.scored_extras:
+        return tokens
+    return tokens + math.ceil((cut.duration_seconds - samples_to_seconds(cut.num_samples)) * AUDIO_TOKENS_PER_SECOND)
 
 
 def _whole_source(cut: Cut, clip: Waveform, source: Waveform, window: int | None) -> Waveform:

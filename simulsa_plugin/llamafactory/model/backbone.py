@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -27,6 +26,13 @@ from simulsa_plugin.llamafactory.model.machine import processor_name
 from simulsa_plugin.llamafactory.model.out_of_memory import in_halves, is_out_of_memory
 from simulsa_plugin.llamafactory.model.output_layer import check_logits, fp32_product, output_width
 from simulsa_plugin.llamafactory.model.plain_decoding import PlainDecoder
+from simulsa_plugin.llamafactory.model.reference_scoring import (
+    Positions,
+    ScoringInputs,
+    answer_positions,
+    only_positions,
+    reference_scores,
+)
 from simulsa_plugin.llamafactory.model.special_tokens import SpecialTokens
 from simulsa_plugin.llamafactory.patches.position_ids import is_feature
 from simulsa_plugin.llamafactory.plugin.notices import notify
@@ -62,8 +68,6 @@ class Backbone(TemplateRenderer):
         if adapts:
             use_short_extractor(self.processor)
         self._adapter = adapter_for(base, self.processor) if adapts else None
-        # PEFT's forward does not name its parameters, and passes them on.
-        self._forward_parameters = inspect.signature(base.forward).parameters
         self._audio_token = int(getattr(base.config, "audio_token_id", None) or 0)
         self._split_prompts: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
         special = SpecialTokens(
@@ -128,7 +132,6 @@ class Backbone(TemplateRenderer):
             digest.update(name.encode() + few.numpy().tobytes())
         return digest.hexdigest()[:12]
 
-    @torch.inference_mode()
     def score(self, rendered: Sequence[RenderedReference], waveforms: Sequence[Waveform]) -> list[ReferenceScores]:
         """Score references about waveforms by teacher forcing in one forward pass, right-padded as in training.
 
@@ -136,57 +139,45 @@ class Backbone(TemplateRenderer):
             ModelError: the batch does not fit into memory. It is not split: the last digits of scores depend on the
                 batch, and a run that is started again must end with the same bytes.
         """
-        rows = [[*one.prompt_ids, *one.content_ids] for one in rendered]
-        first = min(len(one.prompt_ids) for one in rendered) - 1
-        try:
-            batch = self._collate(rows, waveforms, padding_side="right")
-            logits = self._forward(batch, first)
-            check_logits(logits.shape[-1], self.output_width)
-            return [
-                self._scores(logits[index, len(one.prompt_ids) - 1 - first :], one)
-                for index, one in enumerate(rendered)
-            ]
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            step = (
-                "Lower simulsa_batch_size, and choose another --out: the folder keeps to its batches."
-                if len(rows) > 1
-                else "Take a larger accelerator, or quantization_bit."
-            )
-            raise ModelError(
-                f"A batch of {len(rows)} clips with up to {max(map(len, rows))} tokens does not fit into memory. {step}"
-            ) from error
+        return self.score_prepared(self.prepare(rendered, waveforms))
 
-    def _forward(self, batch: dict[str, Any], first: int) -> torch.Tensor:
-        """Return logits (batch, positions from `first`, V); earlier positions are not computed."""
-        positions = batch["input_ids"].shape[1] - first
+    def prepare(self, rendered: Sequence[RenderedReference], waveforms: Sequence[Waveform]) -> ScoringInputs:
+        """Extract features and collate a batch for `score_prepared`, which may run on another thread meanwhile.
+
+        One thread at a time: the feature extractor and the tokenizer change while they are used.
+
+        Raises:
+            ModelError: the batch does not fit into memory.
+        """
+        rows = [[*one.prompt_ids, *one.content_ids] for one in rendered]
+        with _fitting(rendered):
+            tensors = self._collate_on_host(rows, waveforms, padding_side="right")
+            if self._device.type == "cuda":  # copied while the model computes, and not before the next kernel
+                tensors = {
+                    key: value.pin_memory() if isinstance(value, torch.Tensor) else value
+                    for key, value in tensors.items()
+                }
+        return ScoringInputs(rendered, tensors)
+
+    @torch.inference_mode()
+    def score_prepared(self, inputs: ScoringInputs) -> list[ReferenceScores]:
+        """Score references that are ready for the model; see `score`. Raises ModelError likewise."""
+        with _fitting(inputs.rendered):
+            batch = {key: self._to_device(key, value) for key, value in inputs.tensors.items()}
+            logits = self._forward(batch, answer_positions(inputs.rendered))
+            check_logits(logits.shape[-1], self.output_width)
+            return reference_scores(logits, inputs.rendered, self._eos_id())
+
+    def _forward(self, batch: dict[str, Any], positions: Positions) -> torch.Tensor:
+        """Return logits (positions, V) of the positions that are named; the others are not computed."""
         head = self.model.get_output_embeddings()
-        logits: torch.Tensor
-        with self._accept_trimmed(batch), fp32_product(head):
-            if "logits_to_keep" in self._forward_parameters:
-                logits = self.model(**batch, use_cache=False, logits_to_keep=positions).logits
-            else:
-                with _last_positions_only(head, positions):
-                    logits = self.model(**batch, use_cache=False).logits
+        with self._accept_trimmed(batch), fp32_product(head), only_positions(head, positions):
+            logits: torch.Tensor = self.model(**batch, use_cache=False).logits
         return logits
 
     def _accept_trimmed(self, batch: dict[str, Any]) -> contextlib.AbstractContextManager[None]:
         """Let the model accept batches that the adapter has trimmed inside this context."""
         return self._adapter.accept_trimmed(batch) if self._adapter else contextlib.nullcontext()
-
-    def _scores(self, logits: torch.Tensor, rendered: RenderedReference) -> ReferenceScores:
-        """Compute scores from logits (positions, V), the first of which predicts the first content token."""
-        length = len(rendered.content_ids)
-        logprobs = torch.log_softmax(logits[: length + 1].float(), dim=-1)
-        targets = torch.tensor([*rendered.content_ids, self._eos_id()], device=logprobs.device)
-        chosen = logprobs.gather(1, targets[:, None])[:, 0]
-        greedy = logprobs[:length].argmax(-1)
-        (best, second) = logprobs[:length].topk(2).values.unbind(-1)
-        margins = chosen[:-1] - torch.where(greedy == targets[:-1], second, best)
-        return ReferenceScores(
-            tuple(chosen[:-1].tolist()), tuple(greedy.tolist()), tuple(margins.tolist()), chosen[-1].item()
-        )
 
     def _eos_id(self) -> int:
         return int(self._answer_end[0] if self._answer_end else self.tokenizer.eos_token_id)
@@ -269,7 +260,7 @@ class Backbone(TemplateRenderer):
         """Return `attention.concordance` of each head, (heads,), over the tokens of a generated answer."""
         batch = self._collate([[*prompt, *answer[:-1]]], [waveform], padding_side="right")
         with self._attention.recording(batch["input_ids"] == self._audio_token, heads) as record:
-            self._forward(batch, len(prompt) - 1)
+            self._forward(batch, (torch.zeros(1, dtype=torch.long), torch.tensor([len(prompt) - 1])))
             audio_ahead = record.audio_ahead_by_head()[0]
         first = len(prompt) - 1  # the position that predicts the answer's first token
         return concordance(1 - audio_ahead[:, first : first + len(answer)]).cpu()
@@ -295,7 +286,13 @@ class Backbone(TemplateRenderer):
         self._split_notified = True
 
     def _collate(self, rows: list[list[int]], waveforms: Sequence[Waveform], *, padding_side: str) -> dict[str, Any]:
-        """Collate (token ids, one waveform each) with LLaMA-Factory's collator."""
+        """Collate (token ids, one waveform each) with LLaMA-Factory's collator, on the model's device."""
+        batch = self._collate_on_host(rows, waveforms, padding_side=padding_side)
+        return {key: self._to_device(key, value) for key, value in batch.items()}
+
+    def _collate_on_host(
+        self, rows: list[list[int]], waveforms: Sequence[Waveform], *, padding_side: str
+    ) -> dict[str, Any]:
         from llamafactory.data import MultiModalDataCollatorForSeq2Seq
 
         features = [
@@ -324,9 +321,7 @@ class Backbone(TemplateRenderer):
         finally:
             self.tokenizer.padding_side = before
         batch.pop("labels")
-        if self._adapter:
-            batch = self._adapter.trim(batch)
-        return {key: self._to_device(key, value) for key, value in batch.items()}
+        return self._adapter.trim(batch) if self._adapter else batch
 
     def _collate_left(self, rows: list[list[int]], waveforms: Sequence[Waveform]) -> dict[str, Any]:
         return self._collate(rows, waveforms, padding_side="left")
@@ -335,15 +330,24 @@ class Backbone(TemplateRenderer):
         """Move a model input to its device; features get the model's dtype, positions keep theirs."""
         if not isinstance(value, torch.Tensor):
             return value
-        value = value.to(self._device)
+        value = value.to(self._device, non_blocking=True)
         return value.to(self.model.dtype) if value.is_floating_point() and is_feature(key) else value
 
 
 @contextlib.contextmanager
-def _last_positions_only(head: Any, positions: int) -> Iterator[None]:
-    """Let an output layer compute only the last positions inside this context: its width is that of the vocabulary."""
-    hook = head.register_forward_pre_hook(lambda _, inputs: (inputs[0][:, -positions:], *inputs[1:]))
+def _fitting(rendered: Sequence[RenderedReference]) -> Iterator[None]:
+    """Raise ModelError where a batch to score does not fit into memory."""
     try:
         yield
-    finally:
-        hook.remove()
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        step = (
+            "Lower simulsa_batch_tokens, and choose another --out: the folder keeps to its batches."
+            if len(rendered) > 1
+            else "Take a larger accelerator, or quantization_bit."
+        )
+        longest = max(len(one.prompt_ids) + len(one.content_ids) for one in rendered)
+        raise ModelError(
+            f"A batch of {len(rendered)} clips with up to {longest} tokens does not fit into memory. {step}"
+        ) from error

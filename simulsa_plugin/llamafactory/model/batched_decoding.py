@@ -90,8 +90,7 @@ class SharedPromptDecoder:
             memory_bytes: of keys and values in all; half of it is for the static buffers.
             captures: whether steps become CUDA graphs.
         """
-        if self.static is None:
-            self.bytes_per_token *= 2
+        self.bytes_per_token = 2 * bytes_per_token(self._decoder.config, self._embed.weight.element_size())
         self.static = StaticSteps(self, memory_bytes / 2, captures=captures)
 
     def encode_prompts(self, prompts: Sequence[Sequence[int]], waveforms: Sequence[Waveform]) -> list[EncodedPrompt]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from simulsa_plugin.model.cost import ASSUMED_SHARE, Machine, ModelSize
+from simulsa_plugin.model.cost import Machine, ModelSize
 
 COPIED_BYTES = 1 << 28  # larger than caches of processors and GPUs
 
@@ -21,15 +21,14 @@ def this_machine(size: ModelSize) -> Machine:
     return measure_machine(dtype, "cuda" if torch.cuda.is_available() else "cpu")
 
 
-def measure_machine(dtype: torch.dtype, device: str, share: float = ASSUMED_SHARE) -> Machine:
+def measure_machine(dtype: torch.dtype, device: str) -> Machine:
     """Measure the rates of a device in a number format, in about a second.
 
     Args:
         dtype: of numbers in the matrices.
         device: "cpu" or "cuda".
-        share: of these rates that runs are assumed to reach.
     """
-    return Machine(matmul_rate(dtype, device), copy_rate(device), share, device_name(device))
+    return Machine(matmul_rate(dtype, device), copy_rate(device), name=device_name(device))
 
 
 def device_name(device: str) -> str:
