@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import re
+import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, Any
@@ -27,7 +30,7 @@ _PACKAGES = {
 }
 SCHEMES = tuple(_PACKAGES)
 WRITABLE = tuple(scheme for scheme in SCHEMES if not scheme.startswith("http"))
-_ADDRESS = re.compile(r"(?P<scheme>[a-z0-9]+)://[^\x00-\x20\x7f]+")
+_ADDRESS = re.compile(r"(?P<scheme>[a-z0-9]+)://[^\x00-\x1f\x7f]+")
 _SIGNED, _USER = re.compile(r"\?[^\s'\")]+"), re.compile(r"://[^/\s@]+@")
 _CONNECT_SECONDS, _READ_SECONDS = 10, 60  # of http; s3fs has its own, and tries again
 _BLOCK_BYTES = 8 << 20
@@ -60,18 +63,40 @@ def check_address(key: str, url: str) -> None:
 
 
 def filesystem(url: str) -> tuple[Any, str]:
-    """Return fsspec's file system for an address, and the object's path in it. fsspec keeps one for each process.
+    """Return fsspec's file system for an address, and the object's path in it; one for all threads of a process.
 
     Raises:
         MissingExtraError: the package for this kind of store is not installed.
         StorageError: the file system cannot be made.
     """
+    scheme = url.partition("://")[0]
+    with _LOCK:
+        if scheme not in _STORES:
+            _STORES[scheme] = _new_filesystem(scheme, url)
+        store = _STORES[scheme]
+    return store, store._strip_protocol(url)
+
+
+def forget() -> None:
+    """Make new file systems from now on: the environment has changed, or this is another process."""
+    global _LOCK
+    _LOCK = threading.Lock()
+    _STORES.clear()
+    if "fsspec.asyn" in sys.modules:
+        sys.modules["fsspec.asyn"].reset_lock()  # the thread of its loop is the parent's, and it would wait for ever
+
+
+_LOCK = threading.Lock()
+_STORES: dict[str, Any] = {}
+os.register_at_fork(after_in_child=forget)
+
+
+def _new_filesystem(scheme: str, url: str) -> Any:
     import fsspec  # type: ignore[import-untyped]
 
-    scheme = url.partition("://")[0]
     package, extra = _PACKAGES[scheme]
     try:
-        store = fsspec.filesystem(scheme, **_options(scheme))
+        return fsspec.filesystem(scheme, skip_instance_cache=True, **_options(scheme))
     except ImportError as error:
         if extra:
             raise MissingExtraError.for_package(f"{scheme}://", package, extra) from error
@@ -80,7 +105,6 @@ def filesystem(url: str) -> tuple[Any, str]:
         ) from error
     except Exception as error:  # stores have no common error
         raise _cannot("use", url, error) from error
-    return store, store._strip_protocol(url)
 
 
 def _options(scheme: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
-import fsspec
 import pytest
 from helpers.object_store import object_store
+
+from simulsa_plugin.files import remote
 
 
 @pytest.fixture(scope="module")
@@ -21,6 +22,6 @@ def store(store_server, monkeypatch):
     for name, value in store_server.environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("AWS_PROFILE", raising=False)
-    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    remote.forget()
     yield store_server
-    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    remote.forget()

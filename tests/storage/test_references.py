@@ -2,8 +2,10 @@
 
 import http.server
 import io
+import multiprocessing
 import tarfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow
@@ -57,7 +59,7 @@ def table(path, sounds, group=10):
         "parquet://audio/1::tar://b.parquet::/c.tar#512-1024",
         "parquet://audio/x::/data/a.parquet",
         "parquet://audio/1::data/a.parquet",
-        "s3://bucket/a b",
+        "s3://bucket/a\nb",
         None,
         7,
     ],
@@ -82,6 +84,22 @@ def test_parts_of_a_recording_in_a_store(store):
     found = dict(read_parts("s3://corpus/talk.wav", [Span(2.0, 2.5), Span(0.0, 1.0)]))
     assert np.array_equal(found[0], samples[32000:40000])
     assert np.array_equal(found[1], samples[:16000])
+
+
+def test_processes_that_are_forked_read_as_well(store):
+    data, samples = sound()
+    store.put("a b.wav", data)
+    assert np.array_equal(read_mono("s3://corpus/a b.wav"), samples)
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        found = pool.map_async(read_mono, ["s3://corpus/a b.wav"] * 4).get(timeout=60)
+    assert all(np.array_equal(one, samples) for one in found)
+
+
+def test_threads_share_the_connections(store):
+    store.put("a.wav", sound()[0])
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(read_mono, ["s3://corpus/a.wav"] * 32))
+    assert all(np.array_equal(one, found[0]) for one in found)
 
 
 def test_what_is_not_there_is_missing_and_an_empty_object_is_empty(store):
