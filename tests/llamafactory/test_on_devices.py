@@ -76,8 +76,8 @@ def compare_sessions(model, found, expected, what):
     different = sum(tokens(one) != tokens(other) for one, other in pairs)
     ends = sum(one.token_ids != other.token_ids for one, other in pairs)
     print(
-        f"{model.describe()['device']} {model.model.dtype}, {what}: {different} of {len(pairs)} sessions differ, {ends} "
-        f"in their last output, {sum(one != other for one, other in steps)} of {len(steps)} steps"
+        f"{model.describe()['device']} {model.model.dtype}, {what}: {different} of {len(pairs)} sessions differ, "
+        f"{ends} in their last output, {sum(one != other for one, other in steps)} of {len(steps)} steps"
     )
     assert different <= (0 if model.model.dtype == torch.float32 else 0.1 * len(pairs))
 
