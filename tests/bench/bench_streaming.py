@@ -5,6 +5,7 @@ By hand, where SimulEval 1.1.4 is installed (its pin of tqdm contradicts that of
     pip install --no-deps simuleval==1.1.4 textgrid bitarray tornado yt-dlp
     python tests/bench/bench_streaming.py                            # the packaged model, 200 spoken utterances
     python tests/bench/bench_streaming.py --random-7b --device cuda  # Qwen2-Audio-7B's size, random weights, bf16
+    python tests/bench/bench_streaming.py --profile                  # where the engine's time goes, on a CPU
 
 SimulEval drives the same weights one by one through `simuleval_agent`: transformers' `generate`, the full window of the
 encoder, no drafts, nothing shared. Predictions and delays of every cell are compared. Then seconds and ratios, in
@@ -56,6 +57,9 @@ def main():
             *(DecodingSetting(Rollback(b), k) for k in options.chunks for b in options.rollbacks),
         ]
         print(f"{len(rows)} utterances, {len(cells)} cells, {fast.hardware()}, SimulEval on the same", flush=True)
+        if options.profile:
+            profile(fast, sources, cells, limits_of(options))
+            return
         records = run_engine(fast, rows, sources, cells, options)
         if options.engine_only:
             return
@@ -90,6 +94,7 @@ def parse():
     parser.add_argument("--baseline-share", type=float, default=1.0, help="share of the utterances for the comparison")
     parser.add_argument("--rounds", type=int, default=3, help="of the comparison, in turns")
     parser.add_argument("--engine-only", action="store_true")
+    parser.add_argument("--profile", action="store_true", help="of the engine alone: seconds by kind of operation")
     return parser.parse_args()
 
 
@@ -149,6 +154,36 @@ def run_engine(model, rows, sources, cells, options):
     ]
 
 
+KINDS = {
+    "matrix products and convolutions": ("mm", "addmm", "bmm", "baddbmm", "mkldnn_convolution"),
+    "attention": ("_scaled_dot_product_flash_attention_for_cpu", "_softmax"),
+    "copies of keys, values and rows": ("index_select", "index", "copy_", "cat", "gather", "_index_put_impl_"),
+    "spectra of audio": ("_fft_r2c", "abs", "log10", "hann_window"),
+}  # names of PyTorch's operators; what is not named is elementwise or a reduction
+
+
+def profile(model, sources, cells, limits):
+    """Print processor seconds by kind of operation, and in the parts of the engine; the profiler slows it down."""
+    decode_batched(model, sources[:2], cells[:2], limits)  # warm-up
+    with counting(model) as work:
+        timing = time_call(lambda: decode_batched(model, sources, cells, limits))
+    bound = bounds(model, work, "cpu")[0]
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], acc_events=True) as profiler:
+        decode_batched(model, sources, cells, limits)
+    by_kind = dict.fromkeys(KINDS, 0.0) | {"other operations on tensors": 0.0}
+    for operation in profiler.key_averages():
+        name = operation.key.removeprefix("aten::")
+        kind = next((kind for kind, names in KINDS.items() if name in names), "other operations on tensors")
+        by_kind[kind] += operation.self_cpu_time_total / 1e6
+    by_kind["Python"] = timing.cpu - sum(by_kind.values())
+    print(
+        f"{timing.cpu:.2f} s of processor time, of which the bound by FLOP is {bound:.2f} s ({bound / timing.cpu:.0%});"
+    )
+    print(f"{work['passes']} passes over {work['tokens']} tokens, {work['computed'] - work['tokens']} more of padding")
+    for kind, seconds in sorted(by_kind.items(), key=lambda one: -one[1]):
+        print(f"{seconds:8.2f} s {seconds / timing.cpu:4.0%}  {kind}")
+
+
 def limits_of(options):
     """Limits of a batch."""
     return BatchLimits(options.max_new_tokens, options.batch_size, options.memory_gb * 1e9)
@@ -157,11 +192,12 @@ def limits_of(options):
 @contextlib.contextmanager
 def counting(model):
     """Count passes and tokens of the language model, and frames of the encoder; padding is no work asked for."""
-    work = {"passes": 0, "tokens": 0, "frames": 0}
+    work = {"passes": 0, "tokens": 0, "computed": 0, "frames": 0}
     hidden, embed = model.decoder.hidden_states, model._adapter.embed
 
     def counted_hidden(embeddings, mask, places, cache):
         work["passes"] += 1
+        work["computed"] += embeddings.shape[0] * embeddings.shape[1]
         tokens = embeddings.shape[1]
         visible = mask[:, 0, :, -tokens:] if mask.dtype == torch.bool else mask[:, 0, :, -tokens:] == 0
         work["tokens"] += int(visible.diagonal(dim1=1, dim2=2).sum())  # padding does not see itself
