@@ -242,21 +242,38 @@ def test_on_a_terminal_progress_has_rate_and_time_left(spoken, tmp_path):
     assert "demo: 12 partial samples from 12 rows" in text
 
 
-def test_a_batch_that_does_not_fit_into_memory_is_one_line(spoken, tmp_path, capsys, monkeypatch):
+def test_a_clip_that_does_not_fit_into_memory_is_one_line(spoken, tmp_path, capsys, monkeypatch):
     def forward(self, batch, positions):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
     monkeypatch.setattr(Backbone, "_forward", forward)
     assert command.main(words(spoken, tmp_path)) == 1
-    (line,) = capsys.readouterr().err.splitlines()
-    assert re.fullmatch(
-        r"simulsa-augment: error: A batch of 6 clips with up to \d+ tokens does not fit into memory\. "
-        r"Lower simulsa_batch_tokens, and choose another --out: the folder keeps to its batches\.",
-        line,
+    notice, error = capsys.readouterr().err.splitlines()
+    assert re.search(
+        r"a batch of 6 clips does not fit into memory and is scored in halves.* Lower simulsa_batch_", notice
     )
-    shutil.rmtree(tmp_path / "demo_simulsa")
-    assert command.main(words(spoken, tmp_path, "simulsa_batch_size=1")) == 1
-    assert "does not fit into memory. Take a larger accelerator" in capsys.readouterr().err
+    assert error.startswith("simulsa-augment: error: A single clip does not fit into memory. Take a larger accelerator")
+
+
+def test_a_batch_that_does_not_fit_into_memory_is_scored_in_halves(spoken, tmp_path, capsys, monkeypatch):
+    assert command.main(words(spoken, tmp_path / "whole")) == 0
+    forward, sizes = Backbone._forward, []
+
+    def small(self, batch, positions):
+        sizes.append(len(batch["input_ids"]))
+        if sizes[-1] > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        return forward(self, batch, positions)
+
+    monkeypatch.setattr(Backbone, "_forward", small)
+    capsys.readouterr()
+    assert command.main(words(spoken, tmp_path / "halves")) == 0
+    assert sizes == [6, 3, 2, 1, 3, 2, 1]
+    assert capsys.readouterr().err.count("is scored in halves, which takes longer") == 1
+    whole, halves = (read_json_lines(tmp_path / name / "demo_simulsa" / "scores.jsonl") for name in ("whole", "halves"))
+    for one, other in zip(whole, halves, strict=True):
+        assert (one["id"], one["greedy"]) == (other["id"], other["greedy"])
+        assert other["logprobs"] == pytest.approx(one["logprobs"], abs=1e-4)
 
 
 def test_features_that_do_not_fit_into_memory_are_one_line(spoken, tmp_path, capsys, monkeypatch):
@@ -265,4 +282,4 @@ def test_features_that_do_not_fit_into_memory_are_one_line(spoken, tmp_path, cap
 
     monkeypatch.setattr(Backbone, "_to_device", place)
     assert command.main(words(spoken, tmp_path)) == 1
-    assert "does not fit into memory. Lower simulsa_batch_tokens" in capsys.readouterr().err
+    assert "A single clip does not fit into memory. Take a larger accelerator" in capsys.readouterr().err

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -87,6 +88,7 @@ class Backbone(TemplateRenderer):
         self.bytes_per_token, self.bytes_per_session = self.decoder.bytes_per_token, self.decoder.bytes_per_session
         self.encoding_bytes = self.decoder.encoding_bytes
         self._split_notified = False
+        self._collating = threading.Lock()  # the feature extractor and the tokenizer change while they are used
 
     def use_cuda_graphs(self, memory_bytes: float) -> bool:
         """Decode with CUDA graphs where the model and its device allow it, see `static_step`; return whether they do.
@@ -135,38 +137,55 @@ class Backbone(TemplateRenderer):
     def score(self, rendered: Sequence[RenderedReference], waveforms: Sequence[Waveform]) -> list[ReferenceScores]:
         """Score references about waveforms by teacher forcing in one forward pass, right-padded as in training.
 
+        A batch that does not fit into memory is scored in halves: in fp32 that may change the last digits, in half
+        precision more.
+
         Raises:
-            ModelError: the batch does not fit into memory. It is not split: the last digits of scores depend on the
-                batch, and a run that is started again must end with the same bytes.
+            ModelError: a single reference does not fit into memory.
         """
         return self.score_prepared(self.prepare(rendered, waveforms))
 
     def prepare(self, rendered: Sequence[RenderedReference], waveforms: Sequence[Waveform]) -> ScoringInputs:
         """Extract features and collate a batch for `score_prepared`, which may run on another thread meanwhile.
 
-        One thread at a time: the feature extractor and the tokenizer change while they are used.
-
         Raises:
-            ModelError: the batch does not fit into memory.
+            ModelError: the batch does not fit into the host's memory.
         """
         rows = [[*one.prompt_ids, *one.content_ids] for one in rendered]
-        with _fitting(rendered):
+        with _fitting(
+            f"A batch of {len(rows)} clips does not fit into the host's memory. Lower simulsa_batch_tokens, and choose "
+            "another --out."
+        ):
             tensors = self._collate_on_host(rows, waveforms, padding_side="right")
             if self._device.type == "cuda":  # copied while the model computes, and not before the next kernel
                 tensors = {
                     key: value.pin_memory() if isinstance(value, torch.Tensor) else value
                     for key, value in tensors.items()
                 }
-        return ScoringInputs(rendered, tensors)
+        return ScoringInputs(rendered, waveforms, tensors)
 
     @torch.inference_mode()
     def score_prepared(self, inputs: ScoringInputs) -> list[ReferenceScores]:
         """Score references that are ready for the model; see `score`. Raises ModelError likewise."""
-        with _fitting(inputs.rendered):
-            batch = {key: self._to_device(key, value) for key, value in inputs.tensors.items()}
-            logits = self._forward(batch, answer_positions(inputs.rendered))
-            check_logits(logits.shape[-1], self.output_width)
-            return reference_scores(logits, inputs.rendered, self._eos_id())
+
+        def score(rendered: Sequence[RenderedReference], waveforms: Sequence[Waveform]) -> list[ReferenceScores]:
+            is_whole = len(rendered) == len(inputs.rendered)
+            return self._score_batch(inputs if is_whole else self.prepare(rendered, waveforms))
+
+        def notify_split(rows: int) -> None:
+            self._notify_once(
+                f"a batch of {rows} clips does not fit into memory and is scored in halves, which takes longer. "
+                "Lower simulsa_batch_tokens."
+            )
+
+        with _fitting("A single clip does not fit into memory. Take a larger accelerator, or quantization_bit."):
+            return in_halves(score, inputs.rendered, inputs.waveforms, on_split=notify_split)
+
+    def _score_batch(self, inputs: ScoringInputs) -> list[ReferenceScores]:
+        batch = {key: self._to_device(key, value) for key, value in inputs.tensors.items()}
+        logits = self._forward(batch, answer_positions(inputs.rendered))
+        check_logits(logits.shape[-1], self.output_width)
+        return reference_scores(logits, inputs.rendered, self._eos_id())
 
     def _forward(self, batch: dict[str, Any], positions: Positions) -> torch.Tensor:
         """Return logits (positions, V) of the positions that are named; the others are not computed."""
@@ -268,21 +287,19 @@ class Backbone(TemplateRenderer):
     @torch.inference_mode()
     def _in_halves(self, process: Callable[..., Sequence[Any]], *columns: Sequence[Any]) -> list[Any]:
         """Process a batch, in halves where it does not fit into memory; in fp32 results do not depend on the batch."""
-        try:
-            return in_halves(process, *columns, on_split=self._notify_split)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            raise ModelError(
-                "A single session does not fit into memory. Take a larger accelerator, or quantization_bit."
-            ) from error
 
-    def _notify_split(self, rows: int) -> None:
-        if not self._split_notified:
-            notify(
+        def notify_split(rows: int) -> None:
+            self._notify_once(
                 f"a batch of {rows} sessions does not fit into memory and is decoded in halves, which takes longer. "
                 "Lower simulsa_eval_memory_gb or simulsa_eval_batch_size."
             )
+
+        with _fitting("A single session does not fit into memory. Take a larger accelerator, or quantization_bit."):
+            return in_halves(process, *columns, on_split=notify_split)
+
+    def _notify_once(self, message: str) -> None:
+        if not self._split_notified:
+            notify(message)
         self._split_notified = True
 
     def _collate(self, rows: list[list[int]], waveforms: Sequence[Waveform], *, padding_side: str) -> dict[str, Any]:
@@ -306,8 +323,7 @@ class Backbone(TemplateRenderer):
             }
             for row, waveform in zip(rows, waveforms, strict=True)
         ]
-        before, self.tokenizer.padding_side = self.tokenizer.padding_side, padding_side
-        try:
+        with self._collating, self._padding_on(padding_side):
             collator = MultiModalDataCollatorForSeq2Seq(
                 template=self.template,
                 model=self.model,
@@ -318,10 +334,16 @@ class Backbone(TemplateRenderer):
             )
             with self._adapter.batch_window(waveforms) if self._adapter else contextlib.nullcontext():
                 batch = dict(collator(features))
-        finally:
-            self.tokenizer.padding_side = before
         batch.pop("labels")
         return self._adapter.trim(batch) if self._adapter else batch
+
+    @contextlib.contextmanager
+    def _padding_on(self, side: str) -> Iterator[None]:
+        before, self.tokenizer.padding_side = self.tokenizer.padding_side, side
+        try:
+            yield
+        finally:
+            self.tokenizer.padding_side = before
 
     def _collate_left(self, rows: list[list[int]], waveforms: Sequence[Waveform]) -> dict[str, Any]:
         return self._collate(rows, waveforms, padding_side="left")
@@ -335,19 +357,11 @@ class Backbone(TemplateRenderer):
 
 
 @contextlib.contextmanager
-def _fitting(rendered: Sequence[RenderedReference]) -> Iterator[None]:
-    """Raise ModelError where a batch to score does not fit into memory."""
+def _fitting(message: str) -> Iterator[None]:
+    """Raise ModelError with a message where something does not fit into memory."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        step = (
-            "Lower simulsa_batch_tokens, and choose another --out: the folder keeps to its batches."
-            if len(rendered) > 1
-            else "Take a larger accelerator, or quantization_bit."
-        )
-        longest = max(len(one.prompt_ids) + len(one.content_ids) for one in rendered)
-        raise ModelError(
-            f"A batch of {len(rendered)} clips with up to {longest} tokens does not fit into memory. {step}"
-        ) from error
+        raise ModelError(message) from error

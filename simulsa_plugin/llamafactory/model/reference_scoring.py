@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from simulsa_plugin.audio.samples import Waveform
 from simulsa_plugin.model.values import ReferenceScores, RenderedReference
 
 Positions = tuple[torch.Tensor, torch.Tensor]  # row and column of each position of a batch whose logits are needed
@@ -21,10 +22,12 @@ class ScoringInputs:
 
     Attributes:
         rendered: prompt and reference of each row.
+        waveforms: of each row, (num_samples,) at 16 kHz.
         tensors: what the model takes, collated.
     """
 
     rendered: Sequence[RenderedReference]
+    waveforms: Sequence[Waveform]
     tensors: dict[str, Any]
 
 
