@@ -50,6 +50,14 @@ def is_reference(name: object) -> bool:
     return _is_container(match["container"]) if match else remote.is_remote(name)
 
 
+def check_readable(name: str) -> None:
+    """Raise MissingExtraError where a reference leads into a store whose package is not installed."""
+    match = _TAR.fullmatch(name) or _PARQUET.fullmatch(name)
+    address = match["container"] if match else name
+    if remote.is_remote(address):
+        remote.filesystem(address)
+
+
 def tar_reference(member: str, container: str, start: int, stop: int) -> str:
     """Return the name of the bytes [start, stop) of a tar, which are those of `member`."""
     return f"tar://{member}::{container}#{start}-{stop}"

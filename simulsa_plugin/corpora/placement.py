@@ -23,7 +23,7 @@ _TASK_UTTERANCES = 64  # of short recordings, in one task of a thread: a task fo
 WHOLE_SECONDS = 0.01  # a span that leaves out less than this of its file is the whole file; manifests round durations
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Placed:
     """The audio of one utterance.
 

@@ -132,9 +132,12 @@ def dry_run_corpus(
     _refuse_foreign(layout)
     configuration = _describe_preparation(settings, splits, prompt, layout)
     _refuse_other_configuration(layout, configuration)
+    there = _is_finished(layout) and layout.name in registered_datasets(layout.out)
+    if there and settings.address:  # see `_prepare_locked`
+        return []
     listing = read_corpus(settings, splits, layout, writes=False)
     _refuse_other_configuration(layout, _with_content(configuration, listing))
-    if _is_finished(layout) and layout.name in registered_datasets(layout.out):
+    if there:
         return []
     dropped = Counter(row.reason for row in listing.dropped)
     return [

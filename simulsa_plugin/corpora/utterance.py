@@ -26,9 +26,9 @@ class EncodedAudio:
     suffix: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Utterance:
-    """One utterance and its translation, as the corpus has them.
+    """One utterance and its translation, as the corpus has them; all of a corpus are in memory at once.
 
     Attributes:
         id: what the corpus calls it.

@@ -3,12 +3,15 @@
 import json
 import logging
 
+import fsspec
 import numpy as np
 import pytest
 import soundfile
 import torch
 from helpers.fakes import write_noise
 
+from simulsa_plugin.errors import MissingExtraError
+from simulsa_plugin.files import remote
 from simulsa_plugin.llamafactory.data.dataset import load_datasets
 from simulsa_plugin.llamafactory.model.arguments import inference_arguments
 from simulsa_plugin.model.values import Sample
@@ -29,8 +32,26 @@ def dataset(store, tmp_path, monkeypatch):
     columns = {"messages": "messages", "audios": "audios"}
     entry = {"file_name": "a.jsonl", "formatting": "sharegpt", "columns": columns, "tags": tags}
     (tmp_path / "dataset_info.json").write_text(json.dumps({"a": entry}), encoding="utf-8")
-    recipe = {"model_name_or_path": "simulsa-demo", "template": "qwen2_audio", "dataset_dir": str(tmp_path)}
+    return load(tmp_path)
+
+
+def load(folder):
+    recipe = {"model_name_or_path": "simulsa-demo", "template": "qwen2_audio", "dataset_dir": str(folder)}
     return load_datasets(inference_arguments(recipe), ["a"])[0]
+
+
+def test_a_missing_package_is_named_before_the_model_is_loaded(dataset, tmp_path, monkeypatch):
+    filesystem = fsspec.filesystem  # `datasets` reads local files by it
+
+    def missing(scheme, *arguments, **options):
+        if scheme == "s3":
+            raise ImportError("Install s3fs to access S3")
+        return filesystem(scheme, *arguments, **options)
+
+    remote.forget()
+    monkeypatch.setattr(fsspec, "filesystem", missing)
+    with pytest.raises(MissingExtraError, match=r"s3:// needs the package s3fs"):
+        load(tmp_path)
 
 
 def test_a_row_keeps_its_reference_and_nothing_calls_it_a_missing_file(dataset, store, caplog):

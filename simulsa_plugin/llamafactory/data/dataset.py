@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from simulsa_plugin.audio.references import check_readable
 from simulsa_plugin.errors import DatasetError
 from simulsa_plugin.llamafactory.data.aligned_rows import load_aligned_rows
 from simulsa_plugin.llamafactory.data.dataset_registry import (
@@ -238,6 +239,9 @@ def _load_dataset(arguments: InferenceArguments, info: Mapping[str, Any], name: 
     rows = load_aligned_rows(arguments, attributes, name, entry)
     if len(rows) == 0:
         raise DatasetError(f"The dataset {name} has no rows.")
+    for audio in rows[0]["_audios"] or ():
+        if names_audio(audio):
+            check_readable(audio)  # before the model is loaded
     folder = arguments.data.dataset_dir
     home = os.path.abspath(folder) if isinstance(folder, str) and os.path.isdir(folder) else None
     return OfflineDataset(name, entry, rows, _audio_token(arguments.data.template), home)
