@@ -10,10 +10,13 @@ from helpers.tiny_models import missing_package, write_checkpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from simulsa_plugin import evaluate
 from simulsa_plugin.audio.samples import from_pcm16, to_pcm16
-from simulsa_plugin.demo.corpus import iterate_utterances
+from simulsa_plugin.demo.corpus import iterate_utterances, write_demo_corpus
 from simulsa_plugin.demo.grammar import PROMPT
+from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
 from simulsa_plugin.llamafactory.model.arguments import inference_arguments
+from simulsa_plugin.llamafactory.model.backbone import Backbone
 from simulsa_plugin.llamafactory.model.backbone_loading import load_backbone
 from simulsa_plugin.llamafactory.model.static_step import (
     WARM_UP_RUNS,
@@ -325,3 +328,20 @@ def test_qwen2_audio_can_be_captured_but_for_its_device(model):
     config = {name: getattr(decoder.config, name) for name in ("layer_types", "rope_parameters")}
     same = pretended(compiles=decoder._can_compile_fullgraph, **config)
     assert why_not_captured(same) is None
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_the_key_turns_graphs_off(wanted, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(Backbone, "use_cuda_graphs", lambda model, memory_bytes: asked.append(memory_bytes))
+    write_demo_corpus(tmp_path / "data", rows=0, test_rows=2, processes=1)
+    keys = {**RECIPE, "eval_dataset": "demo_test", "dataset_dir": str(tmp_path / "data")}
+    keys |= {"simulsa_chunks": "1000", "simulsa_rollbacks": "0", "simulsa_eval_memory_gb": 2}
+    evaluate(keys, out=tmp_path / "out", simulsa_cuda_graphs=wanted)
+    assert asked == ([2e9] if wanted else [])
+
+
+def test_the_key_is_recorded_only_where_it_is_turned_off():
+    """Results of earlier versions, which had no such key, are continued."""
+    assert "simulsa_cuda_graphs" not in EvaluationSettings().relevant_keys()
+    assert EvaluationSettings(cuda_graphs=False).relevant_keys()["simulsa_cuda_graphs"] is False
