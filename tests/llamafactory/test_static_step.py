@@ -318,6 +318,7 @@ def test_models_that_cannot_be_captured_are_recognised(model):
         ({"hook": object()}, "spread over several devices or quantized"),
         ({"compiles": False}, "Decoder does not declare that it can be compiled"),
         ({"layer_types": ["full_attention", "sliding_attention"]}, "sliding window"),
+        ({"num_experts": 4}, "mixture of experts"),
         ({"rope_parameters": {"rope_type": "dynamic"}}, "depends on the length"),
     ):
         assert reason in why_not_captured(pretended(**changes))

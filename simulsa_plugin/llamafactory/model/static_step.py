@@ -68,6 +68,8 @@ def why_not_captured(decoder: Any) -> str | None:
         return "it is not on a GPU"
     if not getattr(decoder, "_can_compile_fullgraph", False):
         return f"{type(decoder).__name__} does not declare that it can be compiled as one graph"
+    if getattr(config, "num_experts", None):
+        return "it is a mixture of experts, whose kernels depend on the tokens"
     if set(getattr(config, "layer_types", ())) - {"full_attention"}:
         return "it has layers with a sliding window"
     if (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default") != "default":
