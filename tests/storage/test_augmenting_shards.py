@@ -9,6 +9,7 @@ from test_references import table
 from simulsa_plugin.audio import references
 from simulsa_plugin.audio.references import parquet_reference, tar_reference
 from simulsa_plugin.augmentation.augment_settings import AugmentSettings
+from simulsa_plugin.augmentation.clean import clean_lines
 from simulsa_plugin.augmentation.pipeline import augment_dataset
 
 ROWS = 60
@@ -57,3 +58,22 @@ def test_of_shards_the_chosen_members_are_read(files, store, tmp_path):
     found = augmented(named(dataset, names), tmp_path / "stored", samples=3)
     assert found == augmented(dataset, tmp_path / "local", samples=3)
     assert store.bytes_read("0.tar") < 0.25 * len(shard)
+
+
+def test_one_missing_object_does_not_make_a_run_read_all_others(files, store, tmp_path):
+    dataset, sounds = files
+    for row, data in enumerate(sounds):
+        store.put(f"{row}.wav", data)
+    store.client().delete_object(Bucket="corpus", Key="7.wav")
+    store.requests.clear()
+    stored = named(dataset, [f"s3://corpus/{row}.wav" for row in range(ROWS)])
+    settings = AugmentSettings(samples=ROWS // 2, seed=44, portable=True)
+    outcome = augment_dataset(stored, ByteModel(), settings, tmp_path / "out")
+    read = {path for method, path, _ in store.requests if method == "GET"}
+    assert outcome.manifest["skipped"] == {"audio_missing": 1}
+    assert outcome.manifest["clean"] == {
+        "name": "toy_clean", "rows": ROWS - 1, "broken": {"audio_missing": 1}, "unread": ROWS - 1,
+    }  # fmt: skip
+    assert len(read) < 0.8 * ROWS
+    (line,) = clean_lines(outcome.manifest)
+    assert f"; the audio of {ROWS - 1} others lies in a store or in containers, and was not read; toy_clean is" in line
