@@ -180,7 +180,7 @@ class WorkerPool:
 
     def _add_worker(self) -> None:
         actor = self._actor_class.remote()
-        loading = actor.load.remote(self._load, self._needs.threads, self._versions)
+        loading = actor.load.remote(self._load, self._needs.threads, self._versions, sees_gpus=self._needs.gpus > 0)
         self._workers.append(_RunningWorker(actor, loading))
 
     def _remove(self, worker: _RunningWorker) -> None:

@@ -64,15 +64,18 @@ class Worker:
     def __init__(self) -> None:
         self._model: Any = None
 
-    def load(self, pickled: bytes, threads: int, wanted_versions: dict[str, str]) -> Outcome:
+    def load(self, pickled: bytes, threads: int, wanted_versions: dict[str, str], *, sees_gpus: bool) -> Outcome:
         """Load the replica; its value is a `Replica`.
 
         Args:
             pickled: a function that loads it.
             threads: of the main process; more or fewer may change the last digits.
             wanted_versions: package → version in the main process.
+            sees_gpus: whether it has GPUs of its own; else it must not use those of its node.
         """
         os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)  # Ray sets them, to its own count
+        if not sees_gpus:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""
         return _outcome(lambda: self._load(pickled, wanted_versions))
 
     def _load(self, pickled: bytes, wanted_versions: dict[str, str]) -> Replica:

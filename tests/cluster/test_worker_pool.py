@@ -8,6 +8,7 @@ import tempfile
 
 import pytest
 from helpers.ray_nodes import RayNodes, wait_for
+from helpers.ray_runs import nodes as nodes
 
 pytestmark = pytest.mark.ray
 pytest.importorskip("ray")
@@ -58,6 +59,10 @@ def failing(model, number):
     raise AudioError("broken", f"{number}.wav is broken. Replace it.")
 
 
+def length(model, item):
+    return len(item)
+
+
 def buggy(model, number):
     return number / 0
 
@@ -87,14 +92,6 @@ try:
 except Exception as error:
     print(json.dumps([type(error).__name__, str(error)]))
 """
-
-
-@pytest.fixture(scope="module")
-def nodes():
-    with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp") as folder:
-        cluster = RayNodes(2, folder)
-        yield cluster
-        cluster.close()
 
 
 def start(nodes, expression):
@@ -167,3 +164,37 @@ def test_a_node_that_comes_later_gets_work_and_one_that_dies_costs_nothing(nodes
     nodes.kill_node_of(wait_for(nodes.computing, "a worker"))
     found = result(process)
     assert [[key, value[0]] for key, value in found] == [[number, number**2] for number in range(300)]
+
+
+BIG = 60 << 20  # bytes: two of them are more than the object store of a node
+BIG_ITEMS = f"run(Model, length, 6, item_of=lambda key: bytes({BIG}))"
+
+
+def test_items_that_the_object_store_has_no_room_for_are_spilled(nodes):
+    assert run(nodes, BIG_ITEMS) == [[number, BIG] for number in range(6)]
+
+
+def test_a_disk_that_is_too_full_to_spill_is_one_line():
+    with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp") as folder:
+        full = RayNodes(1, folder, local_fs_capacity_threshold=0.001)  # any disk is fuller
+        name, message = run(full, BIG_ITEMS)
+        full.close()
+    assert name == "ClusterError"
+    assert message.startswith("A disk of the cluster is too full for Ray, which stops at 95 %. Make room ")
+
+
+@pytest.mark.parametrize(
+    "address, message",
+    [
+        ("ray://127.0.0.1:10001", "named by an address of Ray Client, which is not supported"),
+        ("127.0.0.1:9", "The Ray cluster 127.0.0.1:9 cannot be reached: "),
+    ],
+)
+def test_an_address_without_a_cluster_is_one_line(address, message):
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, address, "run(Model, square, 1)"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    name, found = result(process)
+    assert name == "ClusterError"
+    assert message in found

@@ -5,6 +5,7 @@ Ray opens sockets that pytest-socket would not let it, and leaves threads behind
 
 import contextlib
 import itertools
+import json
 import os
 import signal
 import subprocess
@@ -24,14 +25,15 @@ WAIT_SECONDS = 120
 class RayNodes:
     """A head without processors, and nodes of one processor each; `kill_node` and `add_node` change their number."""
 
-    def __init__(self, count, temporary):
+    def __init__(self, count, temporary, **system):
         # Sockets lie below the temporary folder, and their paths have at most 107 characters.
-        environment = {**os.environ, "RAY_TMPDIR": str(temporary), "RAY_USAGE_STATS_ENABLED": "0"}
+        settings = {"RAY_TMPDIR": str(temporary), "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "helpers.ray_nodes"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+            env=os.environ | settings,
         )  # fmt: skip
-        self.address = self._ask("start")
+        self.address = self._ask(f"start {json.dumps(QUICK_DETECTION | system, separators=(',', ':'))}")
         for _ in range(count):
             self.add_node()
 
@@ -51,6 +53,12 @@ class RayNodes:
         (raylet,) = (raylet for raylet, workers in self.workers().items() if worker in workers)
         os.kill(raylet, signal.SIGKILL)
         self._ask(f"forget {raylet}")
+
+    def kill_head(self):
+        """Kill the process that holds the cluster together."""
+        for process in children(self._process.pid):
+            if "gcs_server" in name_of(process):
+                os.kill(process, signal.SIGKILL)
 
     def workers(self):
         """Process numbers of our workers, by the raylet that started them."""
@@ -105,8 +113,8 @@ def serve():
     cluster, nodes = None, {}
     for line in sys.stdin:
         match line.split():
-            case ["start"]:
-                head = {**options, "num_cpus": 0, "include_dashboard": False, "_system_config": QUICK_DETECTION}
+            case ["start", system]:
+                head = {**options, "num_cpus": 0, "include_dashboard": False, "_system_config": json.loads(system)}
                 cluster = Cluster(initialize_head=True, head_node_args=head)
                 answer = cluster.address
             case ["add"]:
