@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import math
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -34,7 +36,11 @@ from simulsa_plugin.files.atomic import replacing, sync_files
 from simulsa_plugin.files.json_files import crc32_hex, read_whole_rows, write_jsonl
 from simulsa_plugin.model.protocol import Renderer
 from simulsa_plugin.model.values import Sample, UnusableRow
+from simulsa_plugin.read_ahead import map_ahead
 from simulsa_plugin.terminal import progress
+
+_READERS = 4  # files that are read ahead of the walk: a store answers after a while
+_LARGE_BYTES = 1 << 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +80,22 @@ class Cut:
     def clip_samples(self) -> int:
         """Length of the clip in samples."""
         return self.lead + self.num_samples + self.trail
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """A row, and its audio or what is wrong with that; None where it has not been read."""
+
+    row: Sample | UnusableRow
+    audio: Waveform | AudioError | None = None
+
+
+def _is_large(audio: str) -> bool:
+    """Return whether a file may be so long that several of its kind would take much memory."""
+    try:
+        return os.path.getsize(audio) > _LARGE_BYTES
+    except (OSError, ValueError):  # it lies in a store, or is not there
+        return False
 
 
 class _Skip(Exception):
@@ -135,8 +157,11 @@ class CutSampler:
     def outcomes(self) -> Iterator[Cut | Skipped]:
         """Walk over all rows: yield every cut of a row, or why it was skipped."""
         together = self._read_together() if self.write_clips else {}
-        for row in walk(self.dataset.name, len(self.dataset), self.settings.seed):
-            yield from together.pop(row) if row in together else self._outcomes_of(self.dataset.sample(row))
+        order = walk(self.dataset.name, len(self.dataset), self.settings.seed)
+        rows = (together.pop(row) if row in together else self._find(row) for row in order)
+        with closing(map_ahead(self._read_unless_cut, rows, threads=_READERS)) as readings:
+            for reading in readings:
+                yield from self._outcomes_of(reading) if isinstance(reading, _Reading) else reading
 
     def _read_together(self) -> dict[int, list[Cut | Skipped]]:
         """Cut the rows that the walk takes for certain and whose audio lies beside others', in the order of the files.
@@ -147,15 +172,28 @@ class CutSampler:
         rows = islice(walk(self.dataset.name, len(self.dataset), self.settings.seed), certain)
         samples = (sample for sample in map(self.dataset.sample, rows) if isinstance(sample, Sample))
         grouped = [sample for sample in samples if is_grouped(sample.audio)]
-        return {
-            sample.row: list(self._outcomes_of(sample))
-            for sample in sorted(grouped, key=lambda one: reading_order(one.audio))
-        }
+        ordered = sorted(grouped, key=lambda one: reading_order(one.audio))
+        with closing(map_ahead(self._read, ordered, threads=_READERS)) as readings:
+            return {reading.row.row: list(self._outcomes_of(reading)) for reading in readings}
 
-    def _outcomes_of(self, found: Sample | UnusableRow) -> Iterator[Cut | Skipped]:
-        number = 0
+    def _find(self, row: int) -> Sample | UnusableRow | DatasetError:
+        """Return a row, or why there is none: it may never be needed, as rows are found ahead."""
         try:
-            sample, waveform = self._read(found)
+            return self.dataset.sample(row)
+        except DatasetError as error:
+            return error
+
+    def _read_unless_cut(
+        self, found: Sample | UnusableRow | DatasetError | list[Cut | Skipped]
+    ) -> _Reading | list[Cut | Skipped]:
+        if isinstance(found, DatasetError):
+            raise found
+        return found if isinstance(found, list) else self._read(found)
+
+    def _outcomes_of(self, reading: _Reading) -> Iterator[Cut | Skipped]:
+        number, found = 0, reading.row
+        try:
+            sample, waveform = self._usable(reading)
             taken: set[int] = set()
             for number in range(self.settings.cuts):
                 try:
@@ -172,14 +210,26 @@ class CutSampler:
         identifier = sample_id(self.dataset.name, row.row, number)
         return Skipped(identifier, skip.reason, row.audio, skip.cause, row.source_id)
 
-    def _read(self, sample: Sample | UnusableRow) -> tuple[Sample, Waveform]:
-        """Read the audio of a row that can be cut. Raises _SkipRow with the reason."""
+    def _read(self, row: Sample | UnusableRow) -> _Reading:
+        """Read the audio of a row, on any thread; that of a large file is read when it is due, one at a time."""
+        if isinstance(row, UnusableRow) or _is_large(row.audio):
+            return _Reading(row)
+        try:
+            return _Reading(row, read_mono(row.audio))
+        except AudioError as error:
+            return _Reading(row, error)
+
+    def _usable(self, reading: _Reading) -> tuple[Sample, Waveform]:
+        """Return a row that can be cut, with its audio. Raises _SkipRow with the reason."""
+        sample = reading.row
         if isinstance(sample, UnusableRow):
             raise _SkipRow(sample.reason, sample.cause)
         try:
-            waveform = read_mono(sample.audio)
+            waveform = read_mono(sample.audio) if reading.audio is None else reading.audio
         except AudioError as error:
             raise _SkipRow(f"audio_{error.reason}", str(error)) from error
+        if isinstance(waveform, AudioError):
+            raise _SkipRow(f"audio_{waveform.reason}", str(waveform)) from waveform
         duration = samples_to_seconds(len(waveform))
         if duration <= self.settings.min_seconds:
             least = f"simulsa_min_seconds is {self.settings.min_seconds}"

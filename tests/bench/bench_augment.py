@@ -3,6 +3,7 @@
     python tests/bench/bench_augment.py                    # the packaged model, and a larger one with random weights
     python tests/bench/bench_augment.py --clips 256 --models larger --device cuda
     python tests/bench/bench_augment.py --phases           # a whole run, phase by phase
+    python tests/bench/bench_augment.py --cutting          # with audio read ahead by threads, and without
 
 By hand. "score" is what a run does once its clips are cut: read, render, features, forward passes, rows to the journal.
 "forward" is the model alone on batches that are collated beforehand. Both are timed in turns.
@@ -13,16 +14,20 @@ from __future__ import annotations
 import argparse
 import functools
 import itertools
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
+import soundfile
 import torch
 from rounds import report, time_in_turns
 
 from simulsa_plugin.audio.decoding import read_mono
+from simulsa_plugin.augmentation import clips
 from simulsa_plugin.augmentation.augment_settings import AugmentSettings
 from simulsa_plugin.augmentation.clips import CutSampler
 from simulsa_plugin.augmentation.manifest import check_same_configuration, describe_augmentation
@@ -49,12 +54,13 @@ def main():
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--phases", action="store_true")
+    parser.add_argument("--cutting", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_demo_corpus(folder / "data", rows=options.clips, test_rows=0)
-        if options.phases:
-            phases(folder, options)
+        if options.phases or options.cutting:
+            (phases if options.phases else cutting)(folder, options)
             return
         for kind in options.models:
             compare(kind, folder, options)
@@ -132,6 +138,56 @@ def larger_model(device):
     torch.manual_seed(0)
     with torch.device(device):
         return Backbone(Qwen2AudioForConditionalGeneration(config).eval(), renderer)
+
+
+def cutting(folder, options):
+    """Cut all rows with audio read ahead, and with audio that is read when it is due, in turns, for several forms."""
+    model = load_backbone(inference_arguments(DEMO))
+    info = folder / "data" / "dataset_info.json"
+    for form in ("wav", "flac", "mp3", "a store that answers after 20 ms"):
+        if form in ("flac", "mp3"):
+            recode(folder / "data", form)
+        (dataset,) = load_datasets(inference_arguments(DEMO | {"dataset_dir": str(info.parent)}), [OFFLINE_NAME])
+        if form.startswith("a store"):
+            clips.read_mono = read_slowly
+        calls = {"ahead": clips.map_ahead, "in turn": in_turn}
+        calls = {name: functools.partial(cut_with, way, dataset, model, folder) for name, way in calls.items()}
+        print(f"{form}, {options.clips} rows")
+        for line in report(time_in_turns(calls, options.rounds), "ahead"):
+            print(line, flush=True)
+        clips.read_mono = read_mono
+
+
+def read_slowly(audio):
+    """Read a file as if it came from elsewhere."""
+    time.sleep(0.02)
+    return read_mono(audio)
+
+
+def in_turn(function, items, **_):
+    """Do without threads."""
+    yield from map(function, items)
+
+
+def recode(folder, form):
+    """Write all audio again in another form, and name it in the rows."""
+    for path in (path for path in (folder / OFFLINE_NAME).iterdir() if path.suffix in (".wav", ".flac")):
+        samples, rate = soundfile.read(path)
+        soundfile.write(path.with_suffix(f".{form}"), samples, rate)
+        path.unlink()
+    rows = folder / f"{OFFLINE_NAME}.jsonl"
+    rows.write_text(re.sub(r"\.(wav|flac)\"", f'.{form}"', rows.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def cut_with(map_ahead, dataset, model, folder):
+    """Cut all rows into a new folder."""
+    before, clips.map_ahead = clips.map_ahead, map_ahead
+    out = folder / f"cut-{next(RUNS)}"
+    try:
+        cut(dataset, model, AugmentSettings(ratio=1.0), out)
+    finally:
+        clips.map_ahead = before
+        shutil.rmtree(out)
 
 
 def phases(folder, options):
