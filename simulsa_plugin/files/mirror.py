@@ -11,12 +11,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import math
 import os
 import shutil
 import stat
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -33,7 +34,7 @@ _JOURNAL = ".partial.jsonl"  # ends the name of a file that grows by whole lines
 _MARKS = frozenset(("manifest.json", "scores.json", "frontier.json", "block.json"))  # written when all else is there
 _REMADE = "/clips/"  # a run that goes on makes its clips again, and does not fetch them
 _PIECE_BYTES = 32 << 20
-_AT_ONCE = 16
+_AT_ONCE, _AUDIO_AT_ONCE = 16, 256
 _SETTLED_SECONDS = 1.0
 _Stamp = tuple[int, int, int]  # inode, size, time of change in ns
 logger = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ def mirrored(url: str) -> Iterator[Path]:
         lease.take()
         try:
             mirror = Mirror(url, make_folder(base / "folder"), lease)
-            mirror.open(base / "driver")
+            mirror.open()
             with _pushing(mirror):
                 yield mirror.folder
             mirror.push(ends=True)
@@ -133,11 +134,8 @@ class Mirror:
         self._journals: dict[str, tuple[int, int]] = {}  # name → inode, bytes sent
         self._gone: set[str] = set()
 
-    def open(self, driver: Path) -> None:
+    def open(self) -> None:
         """Make the local folder hold what the store has, unless it holds that and more.
-
-        Args:
-            driver: local file that says who worked in the folder last.
 
         Raises:
             StorageError: something that no run wrote lies below the address, or it cannot be read.
@@ -150,6 +148,7 @@ class Mirror:
                 f"{remote.shown(self._url)}/{foreign} was not made by this command, and stays as it is. Choose another "
                 "--out: an address with nothing below it."
             )
+        driver = self.folder / _DRIVER  # who worked here last; it goes with the folder, should somebody remove that
         if last is None or not driver.exists() or driver.read_bytes() != last:
             with writing_to(self.folder):
                 driver.unlink(missing_ok=True)
@@ -160,6 +159,7 @@ class Mirror:
             # Of no file that is here: each is compared, and what is not here any more is removed there.
             self._sent = {name: (0, 0, 0) for name in self._stored if _is_fetched(name)}
         remote.write(f"{self._url}/{_DRIVER}", self._lease.holder.encode())
+        make_folder(driver.parent)
         with writing_to(driver):
             driver.write_text(self._lease.holder)
 
@@ -181,20 +181,32 @@ class Mirror:
             marks = [name for name in marks if files[name][2] / 1e9 < start - _SETTLED_SECONDS]
         audio = [name for name in changed if name.endswith(".wav")]
         others = [name for name in changed if not _is_mark(name) and not name.endswith(".wav")]
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
-            for _ in pool.map(self._send, audio, (files[name] for name in audio)):
-                pass
-        for name in sorted(others, key=lambda one: files[one][2]) + sorted(marks, key=lambda one: files[one][2]):
+        for name in sorted(others, key=lambda one: files[one][2]):
             self._send(name, files[name])
         for name, (inode, size, _) in journals.items():
             self._send_journal(name, inode, size)
-        self._remove_gone(files, ends=ends)
+        if self._send_audio(audio, files, math.inf if ends else PUSH_SECONDS):
+            for name in sorted(marks, key=lambda one: files[one][2]):
+                self._send(name, files[name])
+            self._remove_gone(files, ends=ends)
+
+    def _send_audio(self, names: Sequence[str], files: Mapping[str, _Stamp], seconds: float) -> bool:
+        """Write clips for a while, as journals are to be written now and then; return whether all are written."""
+        begin = time.monotonic()
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            for start in range(0, len(names), _AUDIO_AT_ONCE):
+                if time.monotonic() - begin > seconds:
+                    return False
+                some = names[start : start + _AUDIO_AT_ONCE]
+                for _ in pool.map(self._send, some, (files[name] for name in some)):
+                    pass
+        return True
 
     def _scan(self) -> dict[str, _Stamp]:
         """Return name → stamp of the files that are part of the output."""
         found: dict[str, _Stamp] = {}
         for folder, folders, files in os.walk(self.folder):
-            folders[:] = sorted(name for name in folders if not name.endswith(UNFINISHED))
+            folders[:] = sorted(name for name in folders if not name.endswith(UNFINISHED) and name != OWN)
             for file in files:
                 path = os.path.join(folder, file)
                 with contextlib.suppress(FileNotFoundError):

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -151,8 +152,33 @@ def test_a_folder_that_another_machine_has_gone_on_with_is_fetched_again(store, 
         (folder / "b.txt").unlink()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with mirror.mirrored(OUT) as folder:
-        assert checksums_of(folder) == {"a.txt": checksum(b"new")}
+        assert (folder / "a.txt").read_text() == "new"
+        assert not (folder / "b.txt").exists()
     assert objects(store) == {"a.txt": checksum(b"new")}
+
+
+def test_a_cache_that_was_removed_takes_nothing_out_of_the_store(store, tmp_path):
+    with mirror.mirrored(OUT) as folder:
+        (folder / "a.txt").write_text("a")
+    shutil.rmtree(folder)
+    with mirror.mirrored(OUT) as folder:
+        assert (folder / "a.txt").read_text() == "a"
+    assert objects(store) == {"a.txt": checksum(b"a")}
+
+
+def test_journals_do_not_wait_for_thousands_of_clips(store, monkeypatch):
+    monkeypatch.setattr(mirror, "_AUDIO_AT_ONCE", 1)
+    monkeypatch.setattr(mirror, "PUSH_SECONDS", -1.0)
+    with mirror.mirrored(OUT) as folder:
+        held_by = mirror.Mirror(OUT, folder, types.SimpleNamespace(check=lambda: None))
+        for name in ("a.wav", "b.wav", "manifest.json", "scores.partial.jsonl"):
+            (folder / name).write_text("x\n")
+        held_by.push()
+        assert [key for key in store.keys("out/") if "/.simulsa/d" not in key and "/.simulsa/l" not in key] == [
+            "out/.simulsa/journals/scores.partial.jsonl/000000000000000"
+        ]
+        held_by.push(ends=True)
+        assert {"a.wav", "b.wav", "manifest.json"} <= objects(store).keys()
 
 
 def test_journals_are_written_in_pieces_of_whole_lines(store, monkeypatch):
