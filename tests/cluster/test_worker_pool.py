@@ -1,13 +1,14 @@
 """Workers of a real Ray cluster with a small model of numbers: what becomes of deaths, errors and late nodes."""
 
 import json
+import os
 import platform
 import subprocess
 import sys
 import tempfile
 
 import pytest
-from helpers.ray_nodes import RayNodes, wait_for
+from helpers.ray_nodes import RayNodes, name_of, processes, wait_for
 from helpers.ray_runs import nodes as nodes
 
 pytestmark = pytest.mark.ray
@@ -80,7 +81,7 @@ def load_failing():
 
 
 def run(load, function, count, most=2, item_of=lambda key: key):
-    settings = ClusterSettings("ray", sys.argv[1], most, 0)
+    settings = ClusterSettings("ray", sys.argv[1] or None, most, 0)
     renderer = SimpleNamespace(window_seconds=30.0, end_tokens=1)
     with replicated(settings, renderer, {"model": "here"}, load, 1) as model:
         assert model.describe() == {"model": "here", "weights": model.describe()["weights"], "device": "cpu"}
@@ -95,9 +96,13 @@ except Exception as error:
 
 
 def start(nodes, expression):
+    return start_at(nodes.address, expression)
+
+
+def start_at(address, expression, **environment):
     return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, nodes.address, expression],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        [sys.executable, "-c", PROGRAM, address, expression],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | environment,
     )  # fmt: skip
 
 
@@ -191,10 +196,14 @@ def test_a_disk_that_is_too_full_to_spill_is_one_line():
     ],
 )
 def test_an_address_without_a_cluster_is_one_line(address, message):
-    process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, address, "run(Model, square, 1)"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    name, found = result(process)
+    name, found = result(start_at(address, "run(Model, square, 1)"))
     assert name == "ClusterError"
     assert message in found
+
+
+def test_without_an_address_a_cluster_of_this_machine_is_started_and_ended(monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp") as folder:
+        found = result(start_at("", "run(Model, square, 3, most=1)", RAY_TMPDIR=folder, HOME=folder))
+        assert [[key, value[0]] for key, value in found] == [[0, 0], [1, 1], [2, 4]]
+        wait_for(lambda: not [one for one in processes() if folder in name_of(one)], "Ray's processes to end")

@@ -20,6 +20,7 @@ QUICK_DETECTION = {  # of a node that has died
     "health_check_failure_threshold": 3,
 }
 WAIT_SECONDS = 120
+TESTS = Path(__file__).parents[1]
 
 
 class RayNodes:
@@ -28,6 +29,7 @@ class RayNodes:
     def __init__(self, count, temporary, **system):
         # Sockets lie below the temporary folder, and their paths have at most 107 characters.
         settings = {"RAY_TMPDIR": str(temporary), "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
+        settings["PYTHONPATH"] = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
         self._process = subprocess.Popen(
             [sys.executable, "-m", "helpers.ray_nodes"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
@@ -79,12 +81,16 @@ class RayNodes:
         self._process.wait(WAIT_SECONDS)
 
 
+def processes():
+    return [int(folder.name) for folder in Path("/proc").glob("[0-9]*")]
+
+
 def children(parent):
     found = []
-    for folder in Path("/proc").glob("[0-9]*"):
+    for process in processes():
         with contextlib.suppress(OSError, ValueError, IndexError):
-            if int((folder / "stat").read_text().rpartition(")")[2].split()[1]) == parent:
-                found.append(int(folder.name))
+            if int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1]) == parent:
+                found.append(process)
     return found
 
 
