@@ -21,8 +21,9 @@ from simulsa_plugin.llamafactory.model.arguments import inference_arguments
 from simulsa_plugin.llamafactory.model.audio_encoder import Qwen2AudioAdapter
 from simulsa_plugin.llamafactory.model.backbone import Backbone
 from simulsa_plugin.llamafactory.model.backbone_loading import load_backbone
-from simulsa_plugin.llamafactory.model.batched_decoding import SharedPromptDecoder, _PreallocatedCacheLayer
+from simulsa_plugin.llamafactory.model.batched_decoding import SharedPromptDecoder
 from simulsa_plugin.llamafactory.model.features import UnpaddedWhisperFeatureExtractor, batch_window
+from simulsa_plugin.llamafactory.model.kv_cache import PreallocatedCacheLayer
 from simulsa_plugin.llamafactory.model.plain_decoding import _GreedyRecorder
 from simulsa_plugin.model.values import GenerationRequest, Prompt
 from simulsa_plugin.streaming.engine import BatchLimits, DecodingSetting, StreamSource, decode_batched, decode_timed
@@ -369,7 +370,7 @@ def test_a_prompt_that_does_not_fit_its_audio_is_refused(fast, waveforms):
 
 def test_the_cache_that_grows_in_steps_is_transformers_own():
     torch.manual_seed(0)
-    ours, theirs = Cache(layer_class_to_replicate=_PreallocatedCacheLayer), Cache(layer_class_to_replicate=DynamicLayer)
+    ours, theirs = Cache(layer_class_to_replicate=PreallocatedCacheLayer), Cache(layer_class_to_replicate=DynamicLayer)
     for number, length in enumerate((5, 1, 1, 40, 1, 1, 33, 1)):
         rows = theirs.layers[0].keys.shape[0] if number else 3
         states = [torch.randn(rows, 2, length, 4) for _ in range(2)]

@@ -19,13 +19,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache
 
 from simulsa_plugin.audio.samples import Waveform
 from simulsa_plugin.errors import ModelError
 from simulsa_plugin.llamafactory.model.attention import AttentionRecord, AudioAttention
 from simulsa_plugin.llamafactory.model.audio_encoder import AudioAdapter
 from simulsa_plugin.llamafactory.model.devices import execution_device
+from simulsa_plugin.llamafactory.model.kv_cache import bytes_per_token, logits_bytes, new_cache
 from simulsa_plugin.llamafactory.model.out_of_memory import is_out_of_memory
 from simulsa_plugin.llamafactory.model.output_layer import fp32_product
 from simulsa_plugin.llamafactory.model.special_tokens import SpecialTokens
@@ -36,7 +37,6 @@ from simulsa_plugin.metrics.stability import common_prefix
 from simulsa_plugin.model.values import Continuation, GenerationRequest
 
 LOGITS_AT_ONCE = 128  # positions whose logits are computed together; each has V of them
-CACHE_GROWTH = 32  # tokens by which a full cache is enlarged
 COMPACTION_SHARE = 0.75  # finished rows leave the cache when at most this share of its rows is active
 DENSE_ATTENTION = ("sdpa", "eager")  # implementations that take a mask of any form
 Prediction = tuple[int, float, float]  # token, its probability, share of the audio after the most attended position
@@ -296,7 +296,7 @@ class _Batch:
             generation = _Generation(request, len(prompt.embeddings))
             self._rows[prompt].add(generation)
             self.generations.append(generation)
-        self._cache = _new_cache()
+        self._cache = new_cache()
         self.active: list[tuple[int, list[_Generation]]] = []  # row of the cache, requests that are at the same token
         self._visible = torch.zeros((0, 0), dtype=torch.bool)  # (rows, columns of the cache) after the first pass
         self._shared = 0  # tokens that all prompts begin with
@@ -364,7 +364,7 @@ class _Batch:
         if self.active and self._attention is None and self._model.static is not None:
             self._static = self._model.static.load(self._cache.layers, self._visible)
         if self._static is not None:
-            self._cache = _new_cache()
+            self._cache = new_cache()
 
     def _leave_static(self, rows: StaticRows) -> None:
         """Go on without static buffers, which have become too small."""
@@ -428,69 +428,3 @@ class _Batch:
             self._static.select(kept)
         if self._attention:
             self._attention.select_rows(kept)
-
-
-class _PreallocatedCacheLayer(DynamicLayer):  # type: ignore[misc]  # transformers has no types
-    """A layer of the key-value cache that is copied once in `CACHE_GROWTH` tokens, not at every one.
-
-    Rows are selected when the next tokens come, in the copy that makes room for them.
-    """
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Append (rows, heads, tokens, width) to keys and values, and return all of them."""
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-            self.keys, self.values = key_states[:, :, :0], value_states[:, :, :0]
-            self._buffers: tuple[torch.Tensor, torch.Tensor] | None = None
-            self._rows: torch.Tensor | None = None
-        length = self.keys.shape[-2]
-        end = length + key_states.shape[-2]
-        if self._buffers is None or self._buffers[0].shape[-2] < end:
-            self._buffers = _enlarged(self.keys, self._rows, end), _enlarged(self.values, self._rows, end)
-            self._rows = None
-        for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
-            buffer[:, :, length:end] = states
-        self.keys, self.values = self._buffers[0][:, :, :end], self._buffers[1][:, :, :end]
-        return self.keys, self.values
-
-    def batch_select_indices(self, indices: torch.Tensor) -> None:
-        """Keep these rows, in this order; rows may repeat, and `indices` may be on another device than the layer.
-
-        `keys` and `values` have them after the next `update`.
-        """
-        rows = indices.to(self.keys.device)
-        self._rows = rows if self._rows is None else self._rows[rows]
-        self._buffers = None
-
-    def selected(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return keys and values of the selected rows."""
-        return (self.keys, self.values) if self._rows is None else (self.keys[self._rows], self.values[self._rows])
-
-
-def _new_cache() -> Cache:
-    return Cache(layer_class_to_replicate=_PreallocatedCacheLayer)
-
-
-def _enlarged(states: torch.Tensor, rows: torch.Tensor | None, length: int) -> torch.Tensor:
-    """Copy all rows or some, with room for `length` tokens and more."""
-    count, heads, tokens, width = states.shape
-    buffer = states.new_empty((count if rows is None else len(rows), heads, length + CACHE_GROWTH, width))
-    if rows is None:
-        buffer[:, :, :tokens] = states
-    else:
-        torch.index_select(states, 0, rows, out=buffer[:, :, :tokens])
-    return buffer
-
-
-def bytes_per_token(config: Any, element_size: int) -> int:
-    """Return the bytes of one token: keys and values in all layers, and its embedding in the prompt, which is kept."""
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return int((2 * config.num_hidden_layers * heads * width + config.hidden_size) * element_size)
-
-
-def logits_bytes(config: Any, element_size: int) -> int:
-    """Return the bytes of one position's logits: as the model computes them, and twice in fp32 to find the largest."""
-    return int(config.vocab_size * (element_size + 2 * 4))

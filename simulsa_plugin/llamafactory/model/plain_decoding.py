@@ -11,7 +11,7 @@ import torch
 
 from simulsa_plugin.audio.samples import Waveform
 from simulsa_plugin.llamafactory.model.attention import AttentionRecord, AudioAttention
-from simulsa_plugin.llamafactory.model.batched_decoding import bytes_per_token, logits_bytes
+from simulsa_plugin.llamafactory.model.kv_cache import bytes_per_token, logits_bytes
 from simulsa_plugin.llamafactory.model.output_layer import fp32_product
 from simulsa_plugin.llamafactory.model.special_tokens import SpecialTokens
 from simulsa_plugin.model.values import Continuation, GenerationRequest
