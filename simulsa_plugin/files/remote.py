@@ -192,7 +192,8 @@ def list_folder(url: str) -> list[str]:
             found = store.ls(path, detail=True)
     except FileNotFoundError:
         return []
-    return sorted(address_of(url, one["name"]) for one in found if one["type"] == "file" and one["name"] != path)
+    names = (one["name"] for one in found if one["type"] == "file")
+    return sorted(address_of(url, name) for name in names if name.rstrip("/") != path and not name.endswith("/"))
 
 
 @dataclass(frozen=True)
@@ -218,8 +219,9 @@ def list_below(url: str) -> dict[str, Stored]:
     with using(url):
         store.invalidate_cache()
         found = store.find(path, detail=True)
-    start = len(path) + 1
-    return {name[start:]: Stored(int(one["size"]), str(one.get("ETag", "")).strip('"')) for name, one in found.items()}
+    below = {name[len(path) + 1 :]: one for name, one in found.items() if not name.endswith("/")}
+    below.pop("", None)  # like names that end in a slash, what a console leaves where somebody made a folder
+    return {name: Stored(int(one["size"]), str(one.get("ETag", "")).strip('"')) for name, one in below.items()}
 
 
 def read(url: str) -> bytes | None:

@@ -15,10 +15,11 @@ import types
 from pathlib import Path
 
 import driver
+import fsspec
 import pytest
 from helpers.files import tree as checksums_of
 
-from simulsa_plugin.errors import FolderInUseError, StorageError, UsageError
+from simulsa_plugin.errors import FolderInUseError, MissingExtraError, StorageError, UsageError
 from simulsa_plugin.files import lease, mirror, remote
 
 OUT = "s3://corpus/out"
@@ -235,6 +236,24 @@ def test_what_no_run_wrote_is_left_alone(store):
     ):
         pass
     assert store.keys("out/") == ["out/mine.txt"]
+
+
+def test_a_folder_that_was_made_in_a_console_is_empty(store):
+    store.put("out/", b"")
+    with mirror.mirrored(OUT) as folder:
+        (folder / "a").write_text("a")
+    assert store.keys("out/") == ["out/", "out/.simulsa/driver", "out/a"]
+    assert remote.list_folder(OUT) == [f"{OUT}/a"]
+
+
+def test_a_missing_package_is_named_at_once(monkeypatch):
+    def missing(*_, **__):
+        raise ImportError("Install s3fs to access S3")
+
+    remote.forget()
+    monkeypatch.setattr(fsspec, "filesystem", missing)
+    with pytest.raises(MissingExtraError, match=r"s3:// needs the package s3fs\. .*its extra s3"), mirror.mirrored(OUT):
+        pass
 
 
 def test_names_that_lead_out_of_the_folder_are_refused(store, tmp_path, monkeypatch):
