@@ -73,14 +73,14 @@ def computing(
     activate_plugin()
     from simulsa_plugin.cluster.replicas import replicated
     from simulsa_plugin.llamafactory.data.dataset import load_datasets
-    from simulsa_plugin.llamafactory.data.rendering import load_renderer
     from simulsa_plugin.llamafactory.model.arguments import inference_arguments
+    from simulsa_plugin.llamafactory.model.counted_prompts import load_counting_renderer
     from simulsa_plugin.llamafactory.model.threads import num_threads
 
     arguments = inference_arguments(toolkit_keys)
     datasets = load_datasets(arguments, names)
     check(datasets)
-    renderer, threads = load_renderer(arguments), num_threads()
+    renderer, threads = load_counting_renderer(arguments), num_threads()
     keys = with_absolute_paths(toolkit_keys)
     load = functools.partial(load_replica, keys, memory, threads, cuda_graphs=cuda_graphs)
     policies = () if settings is None else settings.policies

@@ -25,6 +25,7 @@ from simulsa_plugin.demo.corpus import iterate_utterances
 from simulsa_plugin.files.json_files import write_json
 from simulsa_plugin.llamafactory.model.arguments import inference_arguments
 from simulsa_plugin.llamafactory.model.backbone_loading import load_backbone
+from simulsa_plugin.llamafactory.model.counted_prompts import load_counting_renderer
 from simulsa_plugin.llamafactory.patches.batch_invariance import make_batch_invariant
 from simulsa_plugin.model.values import GenerationRequest, Prompt
 
@@ -139,6 +140,16 @@ def test_the_prompt_has_as_many_audio_tokens_as_the_model_wants(tiny, rendered, 
     audio = tiny.model.config.audio_token_id
     for one, waveform in zip(rendered, waveforms, strict=True):
         assert one.prompt_ids.count(audio) == tiny.heard(waveform)[1] > 0
+
+
+def test_without_weights_prompts_have_as_many_audio_tokens(tiny, clips, rendered, monkeypatch):
+    renderer = load_counting_renderer(inference_arguments(tiny.recipe))
+    assert not hasattr(renderer, "model")
+    assert [renderer.render(PROMPT, waveform, text) for _, waveform, text in clips] == rendered
+    if not tiny.template.startswith("gemma"):  # the architecture has no formula here
+        monkeypatch.setattr(renderer.template, "encode_oneturn", None)
+        _, waveform, _ = clips[1]
+        assert renderer.render_prompt(PROMPT, waveform) == rendered[1].prompt_ids
 
 
 def test_prompt_content_and_end_are_what_training_labels(tiny, clips, rendered):

@@ -19,10 +19,9 @@ from simulsa_plugin.audio.samples import Waveform
 from simulsa_plugin.errors import ModelError
 from simulsa_plugin.llamafactory.data.rendering import TemplateRenderer
 from simulsa_plugin.llamafactory.model.attention import AudioAttention, concordance, select_alignment_heads
-from simulsa_plugin.llamafactory.model.audio_encoder import adapter_for
 from simulsa_plugin.llamafactory.model.batched_decoding import SharedPromptDecoder
+from simulsa_plugin.llamafactory.model.counted_prompts import CountingRenderer
 from simulsa_plugin.llamafactory.model.devices import execution_device, parameters_with_values
-from simulsa_plugin.llamafactory.model.features import use_short_extractor
 from simulsa_plugin.llamafactory.model.machine import processor_name
 from simulsa_plugin.llamafactory.model.out_of_memory import in_halves, is_out_of_memory
 from simulsa_plugin.llamafactory.model.output_layer import check_logits, fp32_product, output_width
@@ -41,7 +40,6 @@ from simulsa_plugin.model.values import (
     AttentionHead,
     Continuation,
     GenerationRequest,
-    Prompt,
     ReferenceScores,
     RenderedReference,
 )
@@ -51,7 +49,7 @@ FINGERPRINT_VALUES = 8
 CALIBRATION_TOKENS = 128  # of an answer, to find the attention heads that follow the audio
 
 
-class Backbone(TemplateRenderer):
+class Backbone(CountingRenderer):
     """A loaded model with its template and processor.
 
     Args:
@@ -61,16 +59,11 @@ class Backbone(TemplateRenderer):
     """
 
     def __init__(self, model: Any, renderer: TemplateRenderer, *, adapts: bool = True) -> None:
-        super().__init__(renderer.tokenizer, renderer.processor, renderer.template, renderer.description)
+        base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        super().__init__(renderer, base, adapts=adapts)
         self.model = model
         self.output_width = output_width(model)
         self._device = execution_device(model.get_input_embeddings())
-        base = model.get_base_model() if hasattr(model, "get_base_model") else model
-        if adapts:
-            use_short_extractor(self.processor)
-        self._adapter = adapter_for(base, self.processor) if adapts else None
-        self._audio_token = int(getattr(base.config, "audio_token_id", None) or 0)
-        self._split_prompts: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
         special = SpecialTokens(
             frozenset(self.template.get_stop_token_ids(self.tokenizer)),
             self._media_tokens(),
@@ -210,25 +203,6 @@ class Backbone(TemplateRenderer):
         names = {getattr(plugin, field.name) for field in dataclasses.fields(plugin) if field.name.endswith("_token")}
         known = self.tokenizer.get_vocab()
         return tuple(sorted(known[name] for name in names if name in known))
-
-    def render_prompt(self, prompt: Prompt, waveform: Waveform) -> tuple[int, ...]:
-        """Render a prompt; where an adapter counts audio tokens, the template is called once for each text.
-
-        Raises:
-            ModelError: the template or the processor refuses the prompt.
-        """
-        if self._adapter is None:
-            return super().render_prompt(prompt, waveform)
-        text = repr(prompt)
-        if text not in self._split_prompts:
-            self._split_prompts[text] = self._split_at_audio(super().render_prompt(prompt, waveform))
-        head, tail = self._split_prompts[text]
-        return (*head, *[self._audio_token] * self._adapter.num_tokens(len(waveform)), *tail)
-
-    def _split_at_audio(self, prompt_ids: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        first = prompt_ids.index(self._audio_token)
-        last = len(prompt_ids) - prompt_ids[::-1].index(self._audio_token)
-        return prompt_ids[:first], prompt_ids[last:]
 
     def encode_prompts(self, prompts: Sequence[Sequence[int]], waveforms: Sequence[Waveform]) -> list[Any]:
         """Encode prompts with the audio received so far.
