@@ -448,17 +448,20 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(fast, waveforms, monkey
 
 
 @pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=["accelerator", "host", "numpy"])
-def test_scores_that_do_not_fit_are_one_line_and_no_other_batches(fast, waveforms, monkeypatch, error):
-    def fail(*_, **__):
+def test_scores_of_a_single_clip_that_does_not_fit_are_one_line(fast, waveforms, monkeypatch, error):
+    sizes = []
+
+    def fail(batch, *_, **__):
+        sizes.append(len(batch["input_ids"]))
         raise error
 
     monkeypatch.setattr(fast, "_forward", fail)
     clips = waveforms[:3]
     rendered = [fast.render(ASK, clip, "Der Hund schläft.") for clip in clips]
-    with pytest.raises(ModelError, match=r"^A batch of 3 clips with up to \d+ tokens does not fit.*simulsa_batch_size"):
-        fast.score(rendered, clips)
-    with pytest.raises(ModelError, match=r"^A batch of 1 clips .* Take a larger accelerator"):
-        fast.score(rendered[:1], clips[:1])
+    for count in (3, 1):
+        with pytest.raises(ModelError, match=r"^A single clip does not fit into memory\. Take a larger accelerator"):
+            fast.score(rendered[:count], clips[:count])
+    assert sizes == [3, 2, 1, 1]  # in halves first
 
 
 def test_what_collating_and_encoding_extract_is_as_long_as_the_longest_clip(fast, monkeypatch):
