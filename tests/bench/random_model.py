@@ -12,7 +12,7 @@ from simulsa_plugin.llamafactory.model.arguments import inference_arguments
 from simulsa_plugin.llamafactory.model.model_size import qwen2_audio_7b, size_of
 
 DEMO = {"model_name_or_path": "simulsa-demo", "template": "qwen2_audio"}
-WORK_BYTES = 8e9  # besides the weights: keys and values, activations, graphs
+WORK_BYTES = 20e9  # besides the weights: keys and values several times over, activations, graphs
 # Width, layers and heads of the language model; width, layers and heads of the encoder.
 SMALLER = {"tiny": ((64, 2, 4), (64, 2, 4)), "small": ((1024, 8, 16), (512, 6, 8))}
 SIZES = ("7b", *SMALLER)

@@ -44,14 +44,16 @@ def test_everything_is_measured_in_every_way(measured):
     ]  # fmt: skip
     for row in measured["rows"]:
         assert row["seconds"] > 0 and row["samples_per_second"] > 0 and row["tokens_per_second"] > 0
-    score, step = measured["rows"][0], measured["rows"][-1]
-    assert 0 < score["flop_share"] < 1
-    assert 0 < step["bandwidth_share"] < 1
+    assert measured["rows"][0]["flop"] > 0
+    assert measured["rows"][-1]["read_bytes"] > 0
+    assert 0 < measured["machine"]["flop_share"] < 1
+    assert 0 < measured["machine"]["bandwidth_share"] < 1
 
 
 def test_the_cost_page_takes_its_rates(measured):
     machine = Machine(**measured["machine"])
-    assert machine.flop_share == measured["rows"][0]["flop_share"]
+    first = measured["rows"][0]
+    assert machine.flop_share == pytest.approx(first["flop"] / first["seconds"] / machine.flop_per_second)
     assert Work(flop=machine.flop_per_second).seconds(machine) == pytest.approx(1 / machine.flop_share)
 
 
@@ -59,7 +61,7 @@ def test_lines_of_the_table_have_a_column_for_every_number(measured):
     fields = {field.name for field in dataclasses.fields(bench_gpu.Row)}
     rows = [bench_gpu.Row(**row) for row in measured["rows"]]
     assert fields == measured["rows"][0].keys()
-    lines = list(bench_gpu.markdown(rows))
+    lines = list(bench_gpu.markdown(rows, Machine(1e12, 1e12)))
     assert len(lines) == 2 + len(rows)
     assert {line.count("|") for line in lines} == {9}
 
@@ -67,9 +69,14 @@ def test_lines_of_the_table_have_a_column_for_every_number(measured):
 def test_a_model_that_does_not_fit_is_refused_before_it_is_built(monkeypatch):
     monkeypatch.setattr(random_model, "free_bytes", lambda device: 20e9)
     with pytest.raises(
-        SystemExit, match=r"The model needs 25 GB with 8 to work with, and 20 GB are free\. Take a larger"
+        SystemExit, match=r"The model needs 37 GB with 20 to work with, and 20 GB are free\. Take a larger"
     ):
         random_model.random_model(random_model.random_config("7b"), torch.bfloat16, "cuda")
+
+
+def test_buffers_that_are_too_small_are_said():
+    with pytest.raises(SystemExit, match=r"^2 rows do not fit into half of --memory-gb 0\.0001\. Set more\.$"):
+        bench_gpu.main([*FEW, "--rows", "2", "--steps", "2", "--no-compile", "--memory-gb", "0.0001"])
 
 
 @pytest.mark.slow
