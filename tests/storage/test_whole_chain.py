@@ -108,6 +108,7 @@ def train(stored, tmp_path):
         "model_name_or_path": "simulsa-demo", "template": "qwen2_audio", "dataset": "talks,talks_simulsa",
         "dataset_dir": str(tmp_path / "copy"), "stage": "sft", "do_train": True, "finetuning_type": "full",
         "max_steps": 2, "per_device_train_batch_size": 4, "logging_steps": 1, "report_to": "none",
+        "dataloader_num_workers": 2, "preprocessing_num_workers": 2,  # forked, and they read from the store
         "output_dir": str(tmp_path / "trained"),
     }  # fmt: skip
     (tmp_path / "train.yaml").write_text(yaml.safe_dump(training), encoding="utf-8")
