@@ -1,4 +1,4 @@
-"""Audio that is no file of its own on a disk: an object in a store, a member of a tar, a row of a parquet file.
+"""Audio other than a file on a disk: an object in a store, a member of a tar, a row of a parquet file.
 
     s3://bucket/a.flac                                      any address of `files.remote`
     tar://talk/a.flac::s3://bucket/0001.tar#1536-48213      bytes [1536, 48213) of the shard; the header before them
@@ -37,7 +37,7 @@ _KEPT_FOOTERS = 64
 
 
 def is_reference(name: object) -> bool:
-    """Return whether this text names audio that is not a file of its own.
+    """Return whether this text names audio in a store or in a container.
 
     >>> is_reference("/data/a.wav"), is_reference("s3://bucket/a.wav"), is_reference("file:///data/a.wav")
     (False, True, False)

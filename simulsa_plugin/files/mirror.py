@@ -1,9 +1,9 @@
 """An output folder in a store: the work is done in a folder of this machine, and copied while it goes on.
 
 Stores have neither locks nor renames nor files that grow. So a run works in a folder of its cache as in any other, and
-every half minute what has changed is written below the address: files whole, and of journals the rows that are new, as
-objects of their own. A run that was killed is continued from there, on whatever machine. `.simulsa/` below the address
-holds what is not part of the result: the lease, who worked last, and the journals' pieces until they are done.
+every half minute what has changed is written below the address: files whole, and the new rows of journals as numbered
+objects. A run that was killed is continued from there, on whatever machine. `.simulsa/` below the address holds what is
+not part of the result: the lease, who worked last, and the journals' pieces until they are done.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ class Mirror:
             make_folder(self.folder)
             self._pull()
         else:
-            # Of no file that is here: each is compared, and what is not here any more is removed there.
+            # When they were written is not known: each is compared, and what is not here any more is removed there.
             self._sent = {name: (0, 0, 0) for name in self._stored if _is_fetched(name)}
         remote.write(f"{self._url}/{_DRIVER}", self._lease.holder.encode())
         make_folder(driver.parent)
