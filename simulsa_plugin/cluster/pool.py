@@ -38,7 +38,6 @@ from simulsa_plugin.sharding import STALL_SECONDS
 from simulsa_plugin.terminal import FIRST_LINE_SECONDS, printable
 
 logger = logging.getLogger(__name__)
-ITEMS_PER_WORKER = 2  # the one that is computed, and the next
 MOST_DEATHS = 3  # of workers over one item, or while they load the model one after another
 POLL_SECONDS = 1.0
 LONGEST_CAUSE = 300  # characters of what Ray says
@@ -157,13 +156,23 @@ class WorkerPool:
                 yield task.key, value
 
     def _give_out(self, tasks: Iterator[_Task]) -> None:
-        """Give every worker what it has room for, those with nothing first; add workers while items wait."""
-        for room in range(ITEMS_PER_WORKER):
-            for worker in self._workers:
-                if worker.loading is None and len(worker.tasks) == room and self._peek(tasks):
-                    self._submit(worker, self._waiting.popleft())
+        """Give items to workers that have none, add workers while items wait, then give ahead to those that compute.
+
+        Nothing is given ahead unless an item for every worker waits: near the end it would wait behind another one
+        while workers are idle, or about to be ready.
+        """
+        for worker in self._ready_with(0):
+            if self._peek(tasks):
+                self._submit(worker, self._waiting.popleft())
         while len(self._workers) < self._most and self._peek(tasks, self._num_starting() + 1):
             self._add_worker()
+        for worker in self._ready_with(1):
+            if self._peek(tasks, len(self._workers)):
+                self._submit(worker, self._waiting.popleft())
+
+    def _ready_with(self, items: int) -> list[_RunningWorker]:
+        """Return the workers that are ready and have this number of items."""
+        return [worker for worker in self._workers if worker.loading is None and len(worker.tasks) == items]
 
     def _peek(self, tasks: Iterator[_Task], count: int = 1) -> bool:
         """Return whether `count` items wait, after taking as many as that needs."""

@@ -44,6 +44,11 @@ def square(model, number):
     return number * number, os.getpid(), os.environ["OMP_NUM_THREADS"]
 
 
+def slow(model, number):
+    time.sleep(4.0)
+    return os.getpid()
+
+
 def deadly(model, number):
     return os._exit(1) if number == 3 else number
 
@@ -121,6 +126,10 @@ def test_every_item_is_computed_once_on_both_nodes_with_the_threads_of_the_main_
     assert [[key, value[0]] for key, value in found] == [[number, number**2] for number in range(100)]
     assert len({value[1] for _, value in found}) == 2
     assert {value[2] for _, value in found} == {"1"}
+
+
+def test_few_long_items_do_not_wait_behind_each_other_for_one_worker(nodes):
+    assert len({worker for _, worker in run(nodes, "run(Model, slow, 2)")}) == 2
 
 
 def test_the_item_of_a_dead_worker_is_given_to_another(nodes, tmp_path):
