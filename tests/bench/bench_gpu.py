@@ -1,8 +1,8 @@
 """Qwen2-Audio-7B with random weights on a GPU: scoring, decoding and single decode steps, against what the GPU can do.
 
-    python tests/bench/bench_gpu.py --json gpu.json           # on a GPU: 7B in bf16, in about 37 GB, nothing is downloaded
-    python tests/bench/bench_gpu.py --device cpu              # a tiny model in fp32, to try the script
-    python docs/estimate_cost.py --bench gpu.json             # docs/cost.md from what was measured
+    python tests/bench/bench_gpu.py --json gpu.json      # on a GPU with 37 GB free: 7B in bf16; nothing is downloaded
+    python tests/bench/bench_gpu.py --device cpu         # a tiny model in fp32, to try the script
+    python docs/estimate_cost.py --bench gpu.json        # docs/cost.md from what was measured
 
 Bounds are not specifications: the rates of a large matrix product and of a large copy are measured first. A pass over
 many tokens is compared with its FLOP, a decode step with the bytes of weights, keys and values that it reads. Rates are
