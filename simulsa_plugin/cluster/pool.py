@@ -12,6 +12,7 @@ import contextlib
 import functools
 import itertools
 import logging
+import re
 import sys
 import time
 from collections import deque
@@ -248,9 +249,8 @@ class WorkerPool:
         if self._replica is None:
             self._replica = replica
             return
-        changed = configuration_changes(
-            {"model": self._replica.description}, {"model": replica.description}, computes=True
-        )
+        before, now = ({"model": _fingerprint(one)} for one in (self._replica, replica))
+        changed = configuration_changes(before, now, computes=True)
         if changed:
             raise ClusterError(
                 f"The model on the node {replica.node} is not that on {self._replica.node}: "
@@ -280,6 +280,11 @@ class WorkerPool:
                     "use fewer workers (simulsa_ray_workers) or smaller batches, in another --out."
                 ) from error
         self._waiting.extendleft(reversed(tasks))
+
+
+def _fingerprint(replica: Replica) -> dict[str, Any]:
+    """Return what must be the same on every node; paths need not be."""
+    return {key: replica.description.get(key) for key in ("weights", "dtype")}
 
 
 def _pickled(function: Callable[[Any, Any], Any], item_of: Callable[[Any], Any], key: Any) -> bytes:
@@ -318,6 +323,9 @@ def _cause(error: RayError) -> str:
     """Return why a worker died, in a clause; Ray gives a paragraph."""
     if isinstance(error, OutOfMemoryError):
         return "Ray ended it because its node ran out of memory"
+    missing = re.search(r"No module named '[\w.]+'", str(error))
+    if missing:
+        return f"{missing[0]} on its node; install the same environment on every node"
     for words, cause in _CAUSES.items():
         if words in str(error):
             return cause

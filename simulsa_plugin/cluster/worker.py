@@ -107,6 +107,11 @@ def _outcome(function: Callable[[], Any]) -> Outcome:
             value = function()
         except SimulsaError as problem:
             error = problem
+        except ModuleNotFoundError as problem:
+            error = SimulsaError(
+                f"{problem} on the node {platform.node()}. Install the same environment on every node, with all that "
+                "custom policies import."
+            )
         except Exception:  # the main process raises it again
             bug = traceback.format_exc()
     notices = tuple(line for line in printed.getvalue().splitlines() if line.startswith(NOTICE))

@@ -14,12 +14,17 @@ from helpers.ray_runs import nodes as nodes
 pytestmark = pytest.mark.ray
 pytest.importorskip("ray")
 
+
 NODE = platform.node()
-CAUSES = ("its process was killed, or crashed", "its node died")
+CAUSES = (
+    "its process was killed, or crashed",
+    "its node died",
+    "No module named 'elsewhere' on its node; install the same environment on every node",
+)
 # Its functions are pickled by value, as Ray does with what a program defines.
 PROGRAM = """
 import json, os, sys, time
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 from simulsa_plugin.cluster.cluster_settings import ClusterSettings
 from simulsa_plugin.cluster.replicas import replicated
@@ -73,6 +78,12 @@ def buggy(model, number):
     return number / 0
 
 
+elsewhere = ModuleType("elsewhere")
+exec("def function(model, number): return number", elsewhere.__dict__)
+exec("class Worker:\\n    def load(self, *_, sees_gpus): return None", elsewhere.__dict__)
+sys.modules["elsewhere"] = elsewhere  # pickled by its name, which no worker knows
+
+
 def load_other():
     return Model(str(os.getpid()))
 
@@ -91,6 +102,13 @@ def run(load, function, count, most=2, item_of=lambda key: key):
     with replicated(settings, renderer, {"model": "here"}, load, 1) as model:
         assert model.describe() == {"model": "here", "weights": model.describe()["weights"], "device": "cpu"}
         return sorted(model.map_unordered(function, range(count), item_of, lambda key: f"Item {key}"))
+
+
+def run_without_package():
+    from simulsa_plugin.cluster import pool
+
+    pool.Worker = elsewhere.Worker
+    return run(Model, square, 1)
 
 
 try:
@@ -150,6 +168,9 @@ def test_an_item_that_ends_its_worker_again_and_again_is_named(nodes):
 
 def test_errors_come_as_they_were_raised(nodes):
     assert run(nodes, "run(Model, failing, 1)") == ["AudioError", "0.wav is broken. Replace it."]
+    name, message = run(nodes, "run(Model, elsewhere.function, 1)")
+    assert name == "SimulsaError"
+    assert message.startswith(f"No module named 'elsewhere' on the node {NODE}. Install the same environment ")
     name, message = run(nodes, "run(Model, buggy, 1)")
     assert name == "RuntimeError"
     assert message.startswith(f"on the node {NODE}:\nTraceback")
@@ -216,3 +237,12 @@ def test_without_an_address_a_cluster_of_this_machine_is_started_and_ended(monke
         found = result(start_at("", "run(Model, square, 3, most=1)", RAY_TMPDIR=folder, HOME=folder))
         assert [[key, value[0]] for key, value in found] == [[0, 0], [1, 1], [2, 4]]
         wait_for(lambda: not [one for one in processes() if folder in name_of(one)], "Ray's processes to end")
+
+
+def test_a_node_without_the_package_is_named_as_the_cause(nodes):
+    name, message = run(nodes, "run_without_package()")
+    assert name == "ClusterError"
+    assert message.startswith(
+        "3 workers died one after another while they loaded the model: No module named 'elsewhere' on its node; "
+        "install the same environment on every node."
+    )
