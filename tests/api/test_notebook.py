@@ -131,7 +131,7 @@ def test_mistakes_are_the_packages_own_errors_and_print_nothing(call, message, t
 def test_an_exit_and_a_full_disk_are_errors_of_the_package(monkeypatch, tmp_path):
     for problem, message in ((SystemExit(3), r"sys\.exit\(3\)"), (OSError(28, "No space left", "a.json"), "a.json")):
 
-        def fail(*_, raised=problem):
+        def fail(*_, raised=problem, **__):
             raise raised
 
         monkeypatch.setattr("simulsa_plugin.api.evaluate_recipe.evaluate_recipe", fail)
