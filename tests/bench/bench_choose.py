@@ -39,7 +39,8 @@ def write_dataset(folder: Path, rows: int, form: str, *, relative: bool, broken:
             text = " ".join(drawn.choice(WORDS) for _ in range(drawn.randint(6, 18)))
             audio = "gone.wav" if broken and number % 100 == 0 else names[number % 8]
             lines.write(json.dumps(_row(form, text, audio)) + "\n")
-    columns = {"audios": "audios"} | ({"messages": "messages"} if form == "sharegpt" else {})
+    alpaca = {"prompt": "instruction", "query": "input", "response": "output"}
+    columns = {"audios": "audios"} | ({"messages": "messages"} if form == "sharegpt" else alpaca)
     tags = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
     entry = {"file_name": "big.jsonl", "formatting": form, "columns": columns}
     entry |= {"tags": tags} if form == "sharegpt" else {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 import time
@@ -49,7 +50,8 @@ def report(timings: Mapping[str, Sequence[Timing]], base: str) -> Iterator[str]:
 
 
 def _ratios(taken: Sequence[Timing], base: Sequence[Timing], kind: str) -> list[float]:
-    return [getattr(one, kind) / getattr(other, kind) for one, other in zip(taken, base, strict=True)]
+    pairs = [(getattr(one, kind), getattr(other, kind)) for one, other in zip(taken, base, strict=True)]
+    return [one / other if other else math.nan for one, other in pairs]  # what only waits takes no processor time
 
 
 def _spread(values: Sequence[float]) -> str:
