@@ -47,45 +47,57 @@ def connected(settings: ClusterSettings) -> Iterator[None]:
         log.setLevel(level)
 
 
-def _check_address(address: str | None) -> None:
-    """Find out whether anything listens at host:port: Ray would try for minutes.
-
-    Raises:
-        ClusterError: nothing does, or the address is one of Ray Client.
-    """
-    host, colon, port = (address or "").rpartition(":")
-    if "://" in host:
-        raise ClusterError(
-            f"The Ray cluster {address} is named by an address of Ray Client, which is not supported. Start the "
-            "command on a node of the cluster, and give its host:port."
-        )
-    if colon and port.isdecimal():
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
-        except (OSError, OverflowError) as error:
-            raise ClusterError(
-                f"The Ray cluster {address} cannot be reached: {error}. Check simulsa_ray_address, or RAY_ADDRESS."
-            ) from error
-
-
 def _connect(settings: ClusterSettings) -> None:
-    _check_address(settings.ray_address or os.environ.get("RAY_ADDRESS"))
     import ray
-    from ray._private import worker
+    from ray._private import services, worker
 
+    address = settings.ray_address
     # A thread would print a paragraph on stdout for every worker that dies; the pool says what matters.
     quiet = unittest.mock.patch.object(worker, "listen_error_messages", lambda *_: None, create=True)
-    try:
-        with quiet:
+    with quiet, unittest.mock.patch.dict(os.environ):
+        if address:
+            os.environ.pop("RAY_ADDRESS", None)  # for Ray it would count more
+        where = address or os.environ.get("RAY_ADDRESS")
+        _refuse_client(where)
+        try:
+            _check_reachable(services.canonicalize_bootstrap_address(address), where)
             ray.init(
-                address=settings.ray_address,
+                address=address,
                 include_dashboard=False,
                 configure_logging=False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
-    except (OSError, RuntimeError, ValueError, AssertionError, ray.exceptions.RayError) as error:
-        where = settings.ray_address or os.environ.get("RAY_ADDRESS")
-        what = f"The Ray cluster {where} cannot be used" if where else "Ray cannot be started"
-        token = " If it was started with a token, set RAY_AUTH_MODE=token." * bool(where)
-        raise ClusterError(f"{what}: {' '.join(str(error).split())[:500].rstrip('.')}.{token}") from error
+        except (OSError, RuntimeError, ValueError, AssertionError, ray.exceptions.RayError) as error:
+            what = f"The Ray cluster {where} cannot be used" if where else "Ray cannot be started"
+            token = " If it was started with a token, set RAY_AUTH_MODE=token." * bool(where)
+            raise ClusterError(f"{what}: {' '.join(str(error).split())[:500].rstrip('.')}.{token}") from error
+
+
+def _refuse_client(address: str | None) -> None:
+    if "://" in (address or ""):
+        raise ClusterError(
+            f"The Ray cluster {address} is named by an address of Ray Client, which is not supported. Start the "
+            "command on a node of the cluster, and give its host:port."
+        )
+
+
+def _check_reachable(address: str | None, named: str | None) -> None:
+    """Find out whether anything listens at host:port: Ray would try for minutes.
+
+    Args:
+        address: of the head; None where a cluster is to be started.
+        named: how the user names it; None where Ray has noted it, as the last one that was started on this machine.
+
+    Raises:
+        ClusterError: nothing does.
+    """
+    if address is None:
+        return
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        what = named or f"{address}, the last one on this machine,"
+        step = "Check simulsa_ray_address, or RAY_ADDRESS." if named else "If it has ended, type `ray stop`."
+        raise ClusterError(f"The Ray cluster {what} cannot be reached: {error}. {step}") from error

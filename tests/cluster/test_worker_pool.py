@@ -231,6 +231,19 @@ def test_an_address_without_a_cluster_is_one_line(address, message):
     assert message in found
 
 
+def test_the_key_counts_more_than_the_environment_and_a_note_of_a_dead_cluster_is_one_line(nodes, tmp_path):
+    found = result(start_at(nodes.address, "run(Model, square, 1)", RAY_ADDRESS="127.0.0.1:9"))
+    assert found[0][1][0] == 0
+    name, message = result(start_at("", "run(Model, square, 1)", RAY_ADDRESS="127.0.0.1:9"))
+    assert name == "ClusterError"
+    assert message.startswith("The Ray cluster 127.0.0.1:9 cannot be reached: ")
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "ray_current_cluster").write_text("127.0.0.1:9")
+    name, message = result(start_at("", "run(Model, square, 1)", RAY_TMPDIR=str(tmp_path)))
+    assert name == "ClusterError"
+    assert ":9, the last one on this machine, cannot be reached: " in message
+
+
 def test_without_an_address_a_cluster_of_this_machine_is_started_and_ended(monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp") as folder:
