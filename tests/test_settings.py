@@ -189,7 +189,8 @@ def test_the_defaults_are_the_papers():
         "simulsa_keep_empty": True,
         "simulsa_seed": 42,
         "simulsa_portable": False,
-        "simulsa_batch_size": 16,
+        "simulsa_batch_size": 64,  # these two are no part of the contract
+        "simulsa_batch_tokens": 4096,
     }
     evaluation = EvaluationSettings()
     assert (evaluation.chunks, evaluation.rollbacks) == ((500, 1000, 1500, 2000), (0, 3, 5))

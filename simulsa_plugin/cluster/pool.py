@@ -13,7 +13,6 @@ import functools
 import itertools
 import logging
 import re
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
@@ -234,10 +233,10 @@ class WorkerPool:
             return None
 
     def _pass_on(self, outcome: Outcome) -> None:
-        """Print what a worker would have printed here, each line once."""
+        """Log what a worker would have printed here, each line once."""
         for line in outcome.notices:
             if line not in self._printed:
-                print(printable(f"{NOTICE}on {outcome.node}: {line.removeprefix(NOTICE)}"), file=sys.stderr)
+                logger.warning(printable(f"on {outcome.node}: {line.removeprefix(NOTICE)}"))
                 self._printed.add(line)
 
     def _take_in(self, worker: _RunningWorker, outcome: Outcome) -> None:
@@ -341,7 +340,7 @@ class _Patience:
         self._next = FIRST_LINE_SECONDS
 
     def check(self, *, idle: bool) -> None:
-        """Say so on stderr now and then where no worker is ready. Raises ClusterError after STALL_SECONDS."""
+        """Say so now and then where no worker is ready. Raises ClusterError after STALL_SECONDS."""
         now = time.monotonic()
         if not idle:
             self._since, self._next = now, FIRST_LINE_SECONDS
@@ -353,10 +352,9 @@ class _Patience:
                 f"node; {_cluster_in_words()}."
             )
         if waited > self._next:
-            print(
+            logger.info(
                 f"waiting {waited / 60:.1f} min for a worker to load the model; each needs {self._needs} on one node, "
-                f"and {_cluster_in_words()}",
-                file=sys.stderr,
+                f"and {_cluster_in_words()}"
             )
             self._next = waited + max(2 * FIRST_LINE_SECONDS, waited / 2)
 
