@@ -88,7 +88,7 @@ def test_the_command_cuts_speech_and_registers_the_text_beside_it(folder, tmp_pa
         ({"messages": turns(ASK, "<audio>"), "audios": ["wav/0.wav"]}, "<audio> occurs 2 times, and there are 1 files"),
         ({"messages": turns(ASK, "<|AUDIO|>"), "audios": ["wav/0.wav"]}, "holds the template's audio token '<|AUDIO"),
         ({"messages": turns(f"{ASK}<image>", "Ja."), "audios": ["wav/0.wav"]}, "<image> occurs 1 times, and there"),
-        ({"messages": turns(ASK, "Ja."), "audios": ["http://a.org/0.wav"]}, "not the path of a file"),
+        ({"messages": turns(ASK, "Ja."), "audios": ["ftp://a.org/0.wav"]}, "not the path of a file"),
     ],
 )  # fmt: skip
 def test_what_stops_a_training_at_a_row_and_the_rows_without_it(folder, row, said):
