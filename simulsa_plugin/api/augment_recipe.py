@@ -167,23 +167,26 @@ def augment_recipe(
     """
     opened, settings = open_augment_recipe(recipe, overrides)
     engine = read_engine(opened, part)
-    if is_address(out):
-        settings = _checked_for_address(opened, settings)
+    settings = settings_for(out, opened, settings)
     with output_at(out, shared=part is not None) as folder:
         toolkit = _make_offline_data(opened, folder, part, portable=is_address(out))
         run = _AugmentRun(toolkit, settings, engine, folder, audited)
         result = AugmentResult(folder, tuple(run.process(part, finishes=finishes)))
     if is_address(out):
-        logger.info(f"  before a training, fetch it:  aws s3 sync {out} data_simulsa  and  dataset_dir: data_simulsa")
+        copy = f"aws s3 sync {out} data_simulsa --exclude '.simulsa/*'"
+        how = copy if str(out).startswith("s3://") else f"copy {out} to the folder data_simulsa"
+        logger.info(f"  to train on another machine:  {how}  and  dataset_dir: data_simulsa")
     return result
 
 
-def _checked_for_address(recipe: Recipe, settings: AugmentSettings) -> AugmentSettings:
-    """Return settings with which the output can be used wherever it is copied to.
+def settings_for(out: OutputPlace, recipe: Recipe, settings: AugmentSettings) -> AugmentSettings:
+    """Return the settings; with those for an address, the output can be used wherever it is copied to.
 
     Raises:
-        UsageError: there is no recipe.
+        UsageError: there is no recipe, and `out` is an address.
     """
+    if not is_address(out):
+        return settings
     if recipe.embedded:
         raise no_recipe_for_address()
     return replace(settings, portable=True)

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from simulsa_plugin.api.augment_recipe import (
     DatasetSamples,
     datasets_to_cut,
     open_augment_recipe,
+    settings_for,
     text_dataset_line,
     training_warnings,
 )
+from simulsa_plugin.api.output_place import OutputPlace, folder_of
 from simulsa_plugin.api.recipe import RecipeSource, offline_dataset_names
 
 
 def dry_run_recipe(
-    recipe: RecipeSource, overrides: Sequence[str] | Mapping[str, Any], out: Path
+    recipe: RecipeSource, overrides: Sequence[str] | Mapping[str, Any], place: OutputPlace
 ) -> tuple[list[str], list[str]]:
     """Describe what `augment` would do with every dataset of a recipe; nothing is written.
+
+    Of an output at an address, only the cache of this machine is looked at.
 
     Returns:
         The lines, and warnings.
@@ -30,6 +33,7 @@ def dry_run_recipe(
     from simulsa_plugin.api.raw_corpus import recipe_corpus
 
     opened, settings = open_augment_recipe(recipe, overrides)
+    settings, out = settings_for(place, opened, settings), folder_of(place)
     lines = [str(opened.preset)] if opened.preset else []
     toolkit, corpus = opened.toolkit, recipe_corpus(opened, evaluation=False)
     if corpus:

@@ -59,7 +59,7 @@ def dry_run(
         f"{dataset.name}: would cut {len(cuts)} of {wanted} samples asked for, from {len(dataset)} rows; "
         f"skipped on the way: {reasons or 'none'}",
         f"  {_clips_line(cuts)}",
-        f"  scoring: {len(batches)} batches of up to {settings.batch_size} clips"
+        f"  scoring: {len(batches)} batch{'es' * (len(batches) != 1)} of up to {settings.batch_size} clips"
         f"{f', each scored {passes} times' if passes > 1 else ''}; {_tokens_line(batches)}",
         *(f"  {line}" for line in _cost_lines(batches, passes, size, machine)),
         f"  {_state_line(layout, cuts)}",

@@ -349,17 +349,17 @@ class _Patience:
         if waited > STALL_SECONDS:
             raise ClusterError(
                 f"No worker could be started for {STALL_SECONDS / 60:.0f} minutes. Each needs {self._needs} on one "
-                f"node; {_cluster_in_words()}."
+                f"node; {cluster_in_words()}."
             )
         if waited > self._next:
             logger.info(
                 f"waiting {waited / 60:.1f} min for a worker to load the model; each needs {self._needs} on one node, "
-                f"and {_cluster_in_words()}"
+                f"and {cluster_in_words()}"
             )
             self._next = waited + max(2 * FIRST_LINE_SECONDS, waited / 2)
 
 
-def _cluster_in_words() -> str:
+def cluster_in_words() -> str:
     """Describe what a cluster has."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     parts = ", ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes[:8])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,8 @@ from simulsa_plugin.cluster.ray_cluster import connected
 from simulsa_plugin.model.protocol import Renderer, ScoringModel
 from simulsa_plugin.model.replicas import Item, Key, ReplicatedModel, Result
 from simulsa_plugin.model.values import Prompt, ReferenceScores, RenderedReference
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from simulsa_plugin.cluster.pool import WorkerPool
@@ -104,12 +107,14 @@ def replicated(
         ClusterError: the cluster cannot be used.
     """
     with connected(settings):
-        from simulsa_plugin.cluster.pool import WorkerPool
+        from simulsa_plugin.cluster.pool import WorkerPool, cluster_in_words
         from simulsa_plugin.cluster.room import most_workers, worker_needs
         from simulsa_plugin.cluster.travelling import travelling
 
         needs = worker_needs(settings, threads)
-        pool = WorkerPool(load, needs, settings.ray_workers or most_workers(needs))
+        most = settings.ray_workers or most_workers(needs)
+        logger.info(f"computing on Ray, on up to {most} workers with {needs} each; {cluster_in_words()}")
+        pool = WorkerPool(load, needs, most)
         with travelling(modules):
             try:
                 yield RayModel(renderer, names, pool)

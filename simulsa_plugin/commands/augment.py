@@ -23,7 +23,7 @@ it, or key=value after it, set the method; simulsa_preset=paper or simulsa_prese
 for the others. Without a recipe, the embedded default is made and augmented, as recommended.
 A run that was stopped continues where it stopped, and ends with the same bytes.
 
-several GPUs:  torchrun --nproc_per_node N --no-python simulsa-augment RECIPE.yaml …"""
+Several GPUs:  torchrun --nproc_per_node N --no-python simulsa-augment RECIPE.yaml …"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -65,9 +65,8 @@ def _augment(path: Path | None, overrides: list[str], options: argparse.Namespac
 
 def _dry_run(path: Path | None, overrides: list[str], out: Path | str) -> None:
     from simulsa_plugin.api.dry_run_recipe import dry_run_recipe
-    from simulsa_plugin.api.output_place import folder_of
 
-    lines, warnings = dry_run_recipe(path, overrides, folder_of(out))
+    lines, warnings = dry_run_recipe(path, overrides, out)
     print("\n".join(lines))
     for warning in warnings:
         print(f"{AUGMENT_COMMAND}: warning: {warning}", file=sys.stderr)

@@ -81,6 +81,11 @@ def _printed_messages(prog: str) -> Iterator[None]:
 
 def output_place(text: str) -> Path | str:
     """Parse an output folder on the command line, which may be an address. Raises as `output_folder`."""
+    scheme = re.match(r"([a-z0-9]{2,}):/(?!/)", text)
+    if scheme and not Path(f"{scheme[1]}:").exists():
+        raise argparse.ArgumentTypeError(
+            f"{text} is neither a folder nor an address: write {scheme[1]}://… or ./{text}"
+        )
     return text if "://" in text else output_folder(text)
 
 

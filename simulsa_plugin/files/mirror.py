@@ -13,6 +13,7 @@ import hashlib
 import logging
 import math
 import os
+import re
 import shutil
 import stat
 import threading
@@ -30,6 +31,7 @@ from simulsa_plugin.files.locks import LOCK, locked
 PUSH_SECONDS = 30.0
 OWN = ".simulsa"  # the folder below the address that is not part of the result
 _DRIVER, _LEASE, _JOURNALS = f"{OWN}/driver", f"{OWN}/lease", f"{OWN}/journals"
+_WRITTEN = f"{OWN}/written"  # in the local folder: the names of the objects that are of it
 _JOURNAL = ".partial.jsonl"  # ends the name of a file that grows by whole lines
 _MARKS = frozenset(("manifest.json", "scores.json", "frontier.json", "block.json"))  # written when all else is there
 _REMADE = "/clips/"  # a run that goes on makes its clips again, and does not fetch them
@@ -70,7 +72,9 @@ def mirrored(url: str) -> Iterator[Path]:
     base = make_folder(work_folder(url))
     with _locked_here(base, url):
         lease = Lease(f"{url}/{_LEASE}", remote.shown(url))
-        lease.take()
+        with _naming_the_output():
+            _refuse_inside_another(url)
+            lease.take()
         try:
             mirror = Mirror(url, make_folder(base / "folder"), lease)
             mirror.open()
@@ -81,6 +85,29 @@ def mirrored(url: str) -> Iterator[Path]:
         finally:
             with contextlib.suppress(StorageError):  # it ends by itself
                 lease.release()
+
+
+@contextlib.contextmanager
+def _naming_the_output() -> Iterator[None]:
+    """Let errors about objects of ours name the address that the user gave."""
+    try:
+        yield
+    except StorageError as error:
+        error.args = (re.sub(rf"/({_LEASE}|{_DRIVER})\b", "", str(error)),)
+        raise
+
+
+def _refuse_inside_another(url: str) -> None:
+    """Raise StorageError where an address lies below that of another output, whose runs keep what lies there."""
+    scheme, _, path = url.partition("://")
+    parts = path.split("/")
+    for depth in range(2, len(parts)):  # the first part is the bucket
+        parent = f"{scheme}://{'/'.join(parts[:depth])}"
+        if remote.read(f"{parent}/{_DRIVER}") is not None:
+            raise StorageError(
+                f"{remote.shown(url)} lies below {remote.shown(parent)}, which holds the output of another run. Choose "
+                "an --out beside it."
+            )
 
 
 @contextlib.contextmanager
@@ -157,7 +184,7 @@ class Mirror:
             self._pull()
         else:
             # When they were written is not known: each is compared, and what is not here any more is removed there.
-            self._sent = {name: (0, 0, 0) for name in self._stored if _is_fetched(name)}
+            self._sent = {name: (0, 0, 0) for name in self._read_written() if name in self._stored}
         remote.write(f"{self._url}/{_DRIVER}", self._lease.holder.encode())
         make_folder(driver.parent)
         with writing_to(driver):
@@ -219,6 +246,7 @@ class Mirror:
     def _send(self, name: str, stamp: _Stamp) -> None:
         path = self.folder / name
         self._lease.check()
+        self._note_written(name)
         try:
             if not self._is_stored(name, path, stamp):
                 remote.upload(str(path), f"{self._url}/{name}")
@@ -228,6 +256,17 @@ class Mirror:
             return  # removed meanwhile
         self._stored.pop(name, None)
         self._sent[name] = stamp
+
+    def _note_written(self, name: str) -> None:
+        """Note, before it is written, that an object is of this folder: no other is ever removed from the store."""
+        if name not in self._sent:
+            path = make_folder((self.folder / _WRITTEN).parent) / Path(_WRITTEN).name
+            with writing_to(path), path.open("a", encoding="utf-8") as handle:
+                handle.write(f"{name}\n")
+
+    def _read_written(self) -> list[str]:
+        path = self.folder / _WRITTEN
+        return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
     def _is_stored(self, name: str, path: Path, stamp: _Stamp) -> bool:
         """Return whether the store had the same content when this run began."""
@@ -295,6 +334,7 @@ class Mirror:
 
     def _fetch(self, name: str) -> None:
         path = self._local(name)
+        self._note_written(name)
         with writing_to(path), path.open("wb") as handle:
             handle.writelines(remote.blocks(f"{self._url}/{name}"))
         status = path.stat()

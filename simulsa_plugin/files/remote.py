@@ -98,11 +98,10 @@ def _new_filesystem(scheme: str, url: str) -> Any:
     try:
         return fsspec.filesystem(scheme, skip_instance_cache=True, **_options(scheme))
     except ImportError as error:
-        if extra:
-            raise MissingExtraError.for_package(f"{scheme}://", package, extra) from error
-        raise MissingExtraError(
-            f"{scheme}:// needs the package {package}. Install it: pip install {package}."
-        ) from error
+        # Each version of s3fs and gcsfs needs the fsspec of its own day.
+        step = f"Install this project with its extra {extra}" if extra else f"Install it: pip install {package}"
+        fitting = f"=={fsspec.__version__}" if package == "gcsfs" else ""
+        raise MissingExtraError(f"{scheme}:// needs the package {package}. {step}{fitting}.") from error
     except Exception as error:  # stores have no common error
         raise _cannot("use", url, error) from error
 
@@ -301,6 +300,11 @@ def _code(error: BaseException) -> str:
 
 def _cannot(what: str, url: str, error: BaseException) -> StorageError:
     cause = shown(" ".join(str(error).split()) or type(error).__name__)[:_MAX_CAUSE].rstrip(".")
+    if isinstance(error, (TypeError, AttributeError)):  # no store says that
+        return StorageError(
+            f"Cannot {what} {shown(url)}: {cause}. The installed packages for this store do not fit together (for S3: "
+            "s3fs, aiobotocore, botocore); install this project with its extra again."
+        )
     return StorageError(
         f"Cannot {what} {shown(url)}: {cause}. Check address, endpoint and credentials (for S3: AWS_ENDPOINT_URL, "
         "AWS_PROFILE), and start again."

@@ -75,6 +75,13 @@ def test_an_output_folder_whose_name_is_not_utf_8_is_refused(tmp_path, program):
     assert not list(tmp_path.iterdir())
 
 
+def test_an_address_with_one_slash_is_not_taken_for_a_folder(tmp_path):
+    done = run([sys.executable, "-c", COMMAND.format("augment"), "--out", "s3:/bucket/run"], cwd=tmp_path)
+    assert done.returncode == 2
+    assert "s3:/bucket/run is neither a folder nor an address: write s3://… or ./s3:/bucket/run" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_log_whose_name_is_not_utf_8_is_scored(tmp_path):
     path = os.fsencode(tmp_path) + b"/caf\xe9.log"
     Path(os.fsdecode(path)).write_bytes(LOG.read_bytes())

@@ -167,6 +167,53 @@ def test_a_cache_that_was_removed_takes_nothing_out_of_the_store(store, tmp_path
     assert objects(store) == {"a.txt": checksum(b"a")}
 
 
+def test_what_others_put_below_the_address_stays(store, tmp_path, monkeypatch):
+    with mirror.mirrored(OUT) as folder:
+        (folder / "a.txt").write_text("a")
+        (folder / "b.txt").write_text("b")
+    store.put("out/notes.txt", b"mine")
+    store.put("out/x/mine.jsonl", b"{}")
+    theirs = {"notes.txt": checksum(b"mine"), "x/mine.jsonl": checksum(b"{}")}
+    for _ in range(2):
+        with mirror.mirrored(OUT) as folder:
+            (folder / "b.txt").unlink(missing_ok=True)
+        assert objects(store) == {"a.txt": checksum(b"a"), **theirs}
+    another_machine(monkeypatch, tmp_path, 2)
+    with mirror.mirrored(OUT) as folder:
+        (folder / "a.txt").write_text("new")
+    assert objects(store) == {"a.txt": checksum(b"new"), **theirs}
+
+
+def test_a_file_removed_just_before_a_kill_is_removed_below_the_address(store, tmp_path):
+    with mirror.mirrored(OUT) as folder:
+        (folder / "decoding").mkdir()
+        (folder / "decoding" / "block").write_text("b")
+    shutil.rmtree(folder / "decoding")  # as a run does that is killed before it can push
+    with mirror.mirrored(OUT):
+        pass
+    assert objects(store) == {}
+
+
+def test_an_address_below_that_of_another_output_is_refused(store):
+    with mirror.mirrored(OUT) as folder:
+        (folder / "a.txt").write_text("a")
+    with (
+        pytest.raises(StorageError, match=r"^s3://corpus/out/sub lies below s3://corpus/out, which holds the output"),
+        mirror.mirrored(f"{OUT}/sub"),
+    ):
+        pass
+    with pytest.raises(StorageError, match="was not made by this command"), mirror.mirrored("s3://corpus"):
+        pass
+
+
+def test_an_error_names_the_address_that_was_given(store):
+    with (
+        pytest.raises(StorageError, match=r"s3://no-such-bucket/out(?!/\.simulsa)"),
+        mirror.mirrored("s3://no-such-bucket/out"),
+    ):
+        pass
+
+
 def test_journals_do_not_wait_for_thousands_of_clips(store, monkeypatch):
     monkeypatch.setattr(mirror, "_AUDIO_AT_ONCE", 1)
     monkeypatch.setattr(mirror, "PUSH_SECONDS", -1.0)

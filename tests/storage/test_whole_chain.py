@@ -88,7 +88,8 @@ def test_shards_to_samples_in_a_store_and_a_training(store, recipe, tmp_path):
     shards = [name for name in store.keys("set/")]
     listed = sum(store.bytes_read(shard) for shard in shards)
     out = end(begin("augment", tmp_path / "other", recipe, *keys, "--out", "s3://corpus/out"))
-    assert "aws s3 sync s3://corpus/out data_simulsa" in out
+    assert "aws s3 sync s3://corpus/out data_simulsa --exclude '.simulsa/*'" in out
+    end(begin("augment", tmp_path / "other", recipe, *keys, "--out", "s3://corpus/out", "--dry-run"))
     assert listed  # the corpus was listed before the kill
     end(begin("augment", tmp_path, recipe, *keys, "simulsa_portable=true", "--out", tmp_path / "local"))
     stored = {key.removeprefix("out/"): store.get(key) for key in store.keys("out/")}

@@ -35,7 +35,8 @@ def device_name(device: str) -> str:
     """Return the name of the GPU, or the kernel's name of the processor with the number of threads in use."""
     if device == "cuda":
         return torch.cuda.get_device_name()
-    return f"{processor_name()} ({torch.get_num_threads()} threads)"
+    threads = torch.get_num_threads()
+    return f"{processor_name()} ({threads} thread{'s' * (threads != 1)})"
 
 
 def processor_name() -> str:
