@@ -192,3 +192,9 @@ def test_help_imports_nothing_slow(command):
     assert result.returncode == 0, result.stderr
     assert result.stderr.strip() == "[]"
     assert "usage: simulsa-" in result.stdout
+
+
+def test_no_two_test_modules_share_a_name():
+    # pytest imports them by their names alone.
+    names = [path.name for path in Path(__file__).parent.rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))

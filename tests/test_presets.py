@@ -248,7 +248,7 @@ def test_an_evaluation_says_and_notes_what_it_took(place, capsys):
 
 
 def test_a_search_says_that_it_searches(place, monkeypatch, capsys):
-    monkeypatch.setattr("simulsa_plugin.api.engine.load_model_and_data", lambda *_: pytest.fail("it would load now"))
+    monkeypatch.setattr("simulsa_plugin.api.loading.load_model_and_data", lambda *_: pytest.fail("it would load now"))
     words = [*(f"{key}={value}" for key, value in RECIPE.items() if key != "dataset"), "simulsa_dev_dataset=toy"]
     with pytest.raises(pytest.fail.Exception):
         evaluate.main(["tune", *words, "simulsa_preset=recommended", "--budget", "1000"])

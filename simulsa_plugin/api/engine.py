@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from simulsa_plugin.api.loading import activate_plugin, load_model, load_model_and_data
+from simulsa_plugin.api import loading
 from simulsa_plugin.errors import UsageError
 
 if TYPE_CHECKING:
@@ -67,10 +67,10 @@ def computing(
     memory = None if settings is None else settings.eval_memory_gb * 1e9
     cuda_graphs = settings is not None and settings.cuda_graphs
     if not engine.is_ray:
-        loaded, datasets = load_model_and_data(toolkit_keys, names, memory, check)
+        loaded, datasets = loading.load_model_and_data(toolkit_keys, names, memory, check)
         yield _prepared(loaded, memory, cuda_graphs=cuda_graphs), datasets
         return
-    activate_plugin()
+    loading.activate_plugin()
     from simulsa_plugin.cluster.replicas import replicated
     from simulsa_plugin.llamafactory.data.dataset import load_datasets
     from simulsa_plugin.llamafactory.model.arguments import inference_arguments
@@ -93,11 +93,11 @@ def load_replica(
     toolkit_keys: Mapping[str, Any], memory_bytes: float | None, threads: int, *, cuda_graphs: bool
 ) -> Backbone:
     """Load a replica of the model on a worker, to compute as the main process would."""
-    activate_plugin()
+    loading.activate_plugin()
     from simulsa_plugin.llamafactory.model.threads import use_threads
 
     use_threads(threads)
-    return _prepared(load_model(toolkit_keys, memory_bytes), memory_bytes, cuda_graphs=cuda_graphs)
+    return _prepared(loading.load_model(toolkit_keys, memory_bytes), memory_bytes, cuda_graphs=cuda_graphs)
 
 
 def _prepared(model: Backbone, memory_bytes: float | None, *, cuda_graphs: bool) -> Backbone:

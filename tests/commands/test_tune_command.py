@@ -58,7 +58,7 @@ def place(tmp_path, monkeypatch):
     ],
 )
 def test_mistakes_show_before_anything_is_loaded(place, monkeypatch, capsys, words, message):
-    monkeypatch.setattr("simulsa_plugin.api.engine.load_model_and_data", lambda *_: pytest.fail("loaded"))
+    monkeypatch.setattr("simulsa_plugin.api.loading.load_model_and_data", lambda *_: pytest.fail("loaded"))
     assert evaluate.main(["tune", *MODEL, "dataset_dir=data", *words, "--budget", "1000"]) in (1, 2)
     err = capsys.readouterr().err
     assert message in err

@@ -220,7 +220,7 @@ def test_chunks_that_do_not_fit_into_the_models_window_are_one_line(talk, tmp_pa
 def test_a_missing_detector_is_one_line_before_the_model_is_loaded(tmp_path, monkeypatch, capsys, command):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "silero_vad", None)
-    monkeypatch.setattr("simulsa_plugin.api.engine.load_model_and_data", lambda *_: pytest.fail("loaded"))
+    monkeypatch.setattr("simulsa_plugin.api.loading.load_model_and_data", lambda *_: pytest.fail("loaded"))
     assert evaluate.main([*command, "simulsa_longform=window", "--out", "out"]) == 1
     (said,) = capsys.readouterr().err.splitlines()
     assert "simulsa_longform needs the package silero-vad. Install it: pip install silero-vad" in said

@@ -3,8 +3,8 @@
 import pytest
 from helpers.fakes import ByteModel, ListDataset, make_dataset
 from helpers.files import read_json_lines, tree
+from test_audio_references import table
 from test_corpora_in_stores import make_shard
-from test_references import table
 
 from simulsa_plugin.audio import references
 from simulsa_plugin.audio.references import parquet_reference, tar_reference
