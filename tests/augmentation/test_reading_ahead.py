@@ -31,10 +31,13 @@ def needed(dataset, wanted):
 
 
 def test_several_files_are_read_at_once(toy, tmp_path, monkeypatch):
-    together, read = threading.Barrier(2), clips.read_mono
+    reading, two, read = threading.Semaphore(0), threading.Event(), clips.read_mono
 
     def meeting(audio):
-        together.wait(30)  # for another that is read meanwhile
+        if reading.acquire(blocking=False):  # another waits here
+            two.set()
+        reading.release()
+        assert two.wait(30)
         return read(audio)
 
     expected = sample(toy, tmp_path)
