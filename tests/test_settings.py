@@ -189,7 +189,7 @@ def test_the_defaults_are_the_papers():
         "simulsa_keep_empty": True,
         "simulsa_seed": 42,
         "simulsa_portable": False,
-        "simulsa_batch_size": 64,  # these two are no part of the contract
+        "simulsa_batch_size": 64,  # these two are not part of the contract
         "simulsa_batch_tokens": 4096,
     }
     evaluation = EvaluationSettings()

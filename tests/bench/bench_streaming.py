@@ -10,7 +10,7 @@ By hand, where SimulEval 1.1.4 is installed (its pin of tqdm contradicts that of
 SimulEval drives the same weights one by one through `simuleval_agent`: transformers' `generate`, the full window of the
 encoder, no drafts, nothing shared. Predictions and delays of every cell are compared. Then seconds and ratios, in
 turns, and how near the engine comes to what the machine could do: the larger of FLOP / (rate of a large matrix product
-here) and bytes of weights read / (rate of a large copy measured here).
+here) and bytes of weights read / (rate of a large copy measured here, read and written bytes).
 """
 
 import argparse
@@ -21,7 +21,6 @@ import os
 import shutil
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import torch
@@ -35,6 +34,7 @@ from simulsa_plugin.llamafactory.data.rendering import load_renderer
 from simulsa_plugin.llamafactory.model.arguments import inference_arguments
 from simulsa_plugin.llamafactory.model.backbone import Backbone
 from simulsa_plugin.llamafactory.model.backbone_loading import load_backbone
+from simulsa_plugin.llamafactory.model.machine import copy_rate, matmul_rate
 from simulsa_plugin.logs.steps import parse_session
 from simulsa_plugin.metrics.delays import emission_record
 from simulsa_plugin.model.values import Prompt
@@ -220,33 +220,10 @@ def bounds(model, work, device):
     language = sum(weight.numel() for weight in model.model.language_model.parameters())
     size = next(model.model.parameters()).element_size()
     flop = 2 * language * work["tokens"] + encoder * work["frames"]  # 2 · weights · positions; two frames a position
-    return flop / matmul_rate(model.model.dtype, device), language * size * work["passes"] / copy_rate(device)
-
-
-def matmul_rate(dtype, device):
-    """FLOP per second of a large matrix product; processors may be quicker in fp32 than in the model's own format."""
-    width, dtypes = (4096, {dtype}) if device == "cuda" else (1024, {dtype, torch.float32})
-    squares = [torch.randn(width, width, device=device).to(one) for one in dtypes]
-    return 2 * width**3 / min(best_seconds(lambda square=square: square @ square, device) for square in squares)
-
-
-def copy_rate(device, num_bytes=1 << 28):
-    """Bytes per second that a large copy reads."""
-    block = torch.zeros(num_bytes, dtype=torch.uint8, device=device)
-    other = torch.empty_like(block)
-    return num_bytes / best_seconds(lambda: other.copy_(block), device)
-
-
-def best_seconds(function, device, times=10):
-    """The best of several times."""
-    found = []
-    for _ in range(times):
-        start = time.perf_counter()
-        function()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        found.append(time.perf_counter() - start)
-    return min(found)
+    # Processors may be quicker in fp32 than in the model's own format.
+    dtypes = {model.model.dtype} if device == "cuda" else {model.model.dtype, torch.float32}
+    flop_rate = max(matmul_rate(dtype, device) for dtype in dtypes)
+    return flop / flop_rate, language * size * work["passes"] / copy_rate(device)
 
 
 def run_simuleval(fast, stock, rows, prompt, cells, records, folder, options):

@@ -1,4 +1,4 @@
-"""Rows are converted when they are read; what comes out is what LLaMA-Factory's own loader makes of all of them."""
+"""Rows are converted when they are read; the result equals that of LLaMA-Factory's own loader."""
 
 import datasets
 import pytest
