@@ -29,6 +29,7 @@ def read_engine(recipe: Recipe, share: Shard | None = None, *, measures_time: bo
     Raises:
         UsageError: a key has a wrong value, or does not go with a share of the work or measured times.
         MissingExtraError: Ray is asked for, and not installed.
+        ClusterError: nothing listens at the address of the cluster.
     """
     from simulsa_plugin.cluster.cluster_settings import ClusterSettings
     from simulsa_plugin.cluster.ray_cluster import check_ray
@@ -40,7 +41,7 @@ def read_engine(recipe: Recipe, share: Shard | None = None, *, measures_time: bo
         raise UsageError("simulsa_engine=ray shares the work out by itself. Leave out --shard, or torchrun, or it.")
     if measures_time:
         raise UsageError("simulsa_measure_time is for a single process. Leave it out, or set simulsa_engine=local.")
-    check_ray()
+    check_ray(settings)
     return settings
 
 

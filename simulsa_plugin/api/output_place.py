@@ -22,6 +22,16 @@ def no_recipe_for_address() -> UsageError:
     return UsageError("--out is an address, and the embedded corpus is made in folders. Give a recipe, or a folder.")
 
 
+def fetching_command(out: OutputPlace, name: str) -> str:
+    """Return how to copy a file of an output at an address into the current folder.
+
+    >>> fetching_command("s3://bucket/tuned/", "tuned.yaml")
+    'aws s3 cp s3://bucket/tuned/tuned.yaml .'
+    """
+    url = f"{str(out).rstrip('/')}/{name}"
+    return f"aws s3 cp {url} ." if url.startswith("s3://") else f"copy {url} here"
+
+
 @contextlib.contextmanager
 def output_at(out: OutputPlace, *, shared: bool = False) -> Iterator[Path]:
     """Yield the folder in which to work; see `files.mirror.mirrored` where `out` is an address.

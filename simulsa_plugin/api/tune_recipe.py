@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from simulsa_plugin.api.boundary import library_call
-from simulsa_plugin.api.output_place import output_at
+from simulsa_plugin.api.output_place import is_address, no_recipe_for_address, output_at
 from simulsa_plugin.api.recipe import Recipe, RecipeSource, open_recipe
 from simulsa_plugin.errors import UsageError
 
@@ -120,13 +120,20 @@ def tune(
     with library_call(progress=progress):
         goal = Goal(tuple(sorted({float(budget) for budget in budgets})), latency or USUAL_LATENCY, quality)
         with output_at(out) as folder:
-            return tune_recipe(recipe, keys, goal, folder)
+            return tune_recipe(recipe, keys, goal, folder, portable=is_address(out))
 
 
 def tune_recipe(
-    recipe: RecipeSource, overrides: Sequence[str] | Mapping[str, Any], goal: Goal, out: Path
+    recipe: RecipeSource, overrides: Sequence[str] | Mapping[str, Any], goal: Goal, out: Path, *, portable: bool = False
 ) -> TuningResult:
     """Search the cells of a recipe, and write the recipe of the best.
+
+    Args:
+        recipe: see `tune`.
+        overrides: see `open_recipe`.
+        goal: metrics and budgets.
+        out: folder of the result.
+        portable: the folder may be another one when a stopped search goes on.
 
     Raises:
         SimulsaError: what is wrong with the recipe, the data or the folder, most of it before the model is loaded.
@@ -139,6 +146,8 @@ def tune_recipe(
     from simulsa_plugin.files.atomic import make_folder
 
     opened = open_recipe(recipe, overrides)  # a preset is not what is searched
+    if portable and opened.embedded:
+        raise no_recipe_for_address()
     engine = read_engine(opened)
     settings, goal, dev = check_search(opened, goal, out)
     samples = TuneSettings.from_keys(opened.simulsa).dev_samples

@@ -6,7 +6,9 @@ import contextlib
 import importlib.util
 import logging
 import os
+import re
 import socket
+import sys
 import unittest.mock
 from collections.abc import Iterator
 
@@ -16,10 +18,26 @@ from simulsa_plugin.errors import ClusterError, MissingExtraError
 CONNECT_SECONDS = 10.0
 
 
-def check_ray() -> None:
-    """Raise MissingExtraError where Ray is not installed; nothing is imported."""
+def check_ray(settings: ClusterSettings) -> None:
+    """Find out, before anything heavy is imported, whether the cluster that is named can be there.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
+        ClusterError: nothing listens at its address.
+    """
     if importlib.util.find_spec("ray") is None:
         raise MissingExtraError.for_package("simulsa_engine: ray", "ray", "ray")
+    named = settings.ray_address or os.environ.get("RAY_ADDRESS")
+    if _is_connected():
+        return
+    _refuse_client(named)
+    if named and re.fullmatch(r".+:\d+", named):  # others, such as auto, need Ray to be understood
+        _check_reachable(named, named)
+
+
+def _is_connected() -> bool:
+    """Return whether the caller has connected this process to a cluster, which is used then."""
+    return "ray" in sys.modules and bool(sys.modules["ray"].is_initialized())
 
 
 @contextlib.contextmanager

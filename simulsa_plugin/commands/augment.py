@@ -9,7 +9,7 @@ from pathlib import Path
 
 from simulsa_plugin import __version__
 from simulsa_plugin.api.augment_recipe import AUGMENT_OUT
-from simulsa_plugin.commands.console import Parser, output_place, recipe_and_overrides, run_command
+from simulsa_plugin.commands.console import Parser, local_path, output_place, recipe_and_overrides, run_command
 from simulsa_plugin.errors import UsageError
 
 AUGMENT_COMMAND = "simulsa-augment"
@@ -95,7 +95,7 @@ def _parser() -> Parser:
     )
     parser.add_argument(
         "--from-scores",
-        type=Path,
+        type=local_path,
         metavar="FILE",
         help="apply another acceptance rule to a scores.jsonl, without a model",
     )

@@ -89,6 +89,25 @@ def output_place(text: str) -> Path | str:
     return text if "://" in text else output_folder(text)
 
 
+def local_path(text: str) -> Path:
+    """Parse the path of a file or folder that is read or written where it is.
+
+    Raises:
+        ArgumentTypeError: it is an address.
+    """
+    if "://" in text:
+        raise argparse.ArgumentTypeError(_is_address(text))
+    return Path(text)
+
+
+def _is_address(text: str) -> str:
+    """Return what is wrong with an address where a path is expected."""
+    from simulsa_plugin.files.remote import shown
+
+    copies = "aws s3 cp, or aws s3 sync for a folder" if text.startswith("s3://") else "with the tools of its store"
+    return f"{shown(text)} is an address, and a path on this machine is expected; copy it ({copies})"
+
+
 def output_folder(text: str) -> Path:
     """Parse the path of an output folder on the command line.
 
@@ -109,12 +128,14 @@ def recipe_and_overrides(words: Sequence[str], hint: str = "") -> tuple[Path | N
     """Separate `RECIPE.yaml` from `key=value` in the arguments of a command line.
 
     Raises:
-        UsageError: there are two recipes; `hint` is added to what is allowed.
+        UsageError: there are two recipes, for which `hint` is added to what is allowed, or it is an address.
     """
     overrides = [word for word in words if "=" in word]
     recipes = [word for word in words if "=" not in word]
     if len(recipes) > 1:
         raise UsageError(f"Unexpected argument {recipes[1]!r}: one recipe and key=value are allowed.{hint}")
+    if recipes and "://" in recipes[0]:
+        raise UsageError(f"The recipe {_is_address(recipes[0])}.")
     return (Path(recipes[0]) if recipes else None), overrides
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from simulsa_plugin import __version__
 from simulsa_plugin.api.evaluate_recipe import EVALUATE_OUT
 from simulsa_plugin.api.tune_recipe import TUNE_OUT, USUAL_LATENCY
-from simulsa_plugin.commands.console import Parser, output_place, recipe_and_overrides, run_command
+from simulsa_plugin.commands.console import Parser, local_path, output_place, recipe_and_overrides, run_command
 from simulsa_plugin.errors import UsageError
 from simulsa_plugin.metrics.records import LATENCY_UNITS
 from simulsa_plugin.segments import ALIGNERS
@@ -151,7 +151,7 @@ def _tune(words: list[str]) -> int:
     _add_dry_run(parser)
     options = parser.parse_intermixed_args(words)
     path, overrides = recipe_and_overrides(options.words)
-    from simulsa_plugin.api.output_place import folder_of, output_at
+    from simulsa_plugin.api.output_place import fetching_command, folder_of, is_address, output_at
     from simulsa_plugin.api.tune_recipe import tune_recipe
     from simulsa_plugin.commands.torchrun import take_rank
     from simulsa_plugin.tuning.frontier_file import frontier_table
@@ -165,11 +165,14 @@ def _tune(words: list[str]) -> int:
 
         return _print_plan(*dry_run_tuning(path, overrides, goal, folder_of(options.out)))
     with output_at(options.out) as folder:
-        result = tune_recipe(path, overrides, goal, folder)
+        result = tune_recipe(path, overrides, goal, folder, portable=is_address(options.out))
     print_lines(frontier_table(result.frontier))
+    recipe, fetching = result.recipe, ""
+    if is_address(options.out):
+        recipe, fetching = Path(result.recipe.name), f"{fetching_command(options.out, result.recipe.name)}  and  "
     print(
-        f"Written to {result.out}: tuned.yaml, finalists.yaml, frontier.json. Now the test set: "
-        f"simulsa-eval {result.recipe} --out RESULTS"
+        f"Written to {options.out}: tuned.yaml, finalists.yaml, frontier.json. Now the test set: "
+        f"{fetching}simulsa-eval {recipe} --out RESULTS"
     )
     return 0
 
@@ -214,7 +217,7 @@ def _score(words: list[str]) -> int:
     )
     parser.add_argument(
         "log",
-        type=Path,
+        type=local_path,
         metavar="LOG",
         help="instances.log of SimulEval 1.0 or 1.1, or JSONL of OmniSTEval or simulstream",
     )
@@ -231,7 +234,9 @@ def _score(words: list[str]) -> int:
     parser.add_argument("--intervals", action="store_true", help="also give 95 %% bootstrap intervals")
     _add_bootstrap(parser)
     parser.add_argument("--strict", action="store_true", help="raise an error for an odd line instead of a warning")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the scores, counts and signatures as JSON")
+    parser.add_argument(
+        "--json", type=local_path, metavar="FILE", help="write the scores, counts and signatures as JSON"
+    )
     options = vars(parser.parse_args(words))
     log, json_path, intervals = (options.pop(name) for name in ("log", "json", "intervals"))
     from simulsa_plugin.evaluation.score import ScoreOptions, run_score, score_table
@@ -254,7 +259,7 @@ def _compare(words: list[str]) -> int:
     _add_comparison_options(parser)
     parser.add_argument(
         "--tuned",
-        type=Path,
+        type=local_path,
         nargs="+",
         default=(),
         metavar="DIR",
@@ -268,9 +273,9 @@ def _compare(words: list[str]) -> int:
         metavar="MS,MS…",
         help="with --tuned, also of a single result: the best cell below each of these latencies, chosen on dev",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the comparison as JSON")
+    parser.add_argument("--json", type=local_path, metavar="FILE", help="write the comparison as JSON")
     for name, what in _COMPARISON_FILES.items():
-        parser.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"write {what}")
+        parser.add_argument(f"--{name}", type=local_path, metavar="FILE", help=f"write {what}")
     options = parser.parse_args(words)
     if len(options.results) < 2 and not options.regimes:
         raise UsageError("compare needs two results or more: the baseline first, then what is compared with it.")
@@ -294,7 +299,7 @@ def _report(words: list[str]) -> int:
         "of a folder at the latency of the log.",
     )
     _add_results(parser)
-    parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="the page: one HTML file")
+    parser.add_argument("--out", required=True, type=local_path, metavar="FILE", help="the page: one HTML file")
     _add_comparison_options(parser)
     options = parser.parse_args(words)
     from simulsa_plugin.comparison.report import run_report
@@ -329,7 +334,7 @@ def _compare_options(options: argparse.Namespace) -> CompareOptions:
 def _add_results(parser: Parser) -> None:
     parser.add_argument(
         "results",
-        type=Path,
+        type=local_path,
         nargs="+",
         metavar="DIR_OR_LOG",
         help="a folder of `simulsa-eval run`, or a log as for score; the baseline first",
@@ -363,12 +368,12 @@ def _convert(words: list[str]) -> int:
         "write lists of its audios and references (source.txt, target.txt), which SimulEval decodes.",
     )
     parser.add_argument(
-        "source", type=Path, metavar="LOG_OR_CELL", help="a log, or a cell's folder of `simulsa-eval run`"
+        "source", type=local_path, metavar="LOG_OR_CELL", help="a log, or a cell's folder of `simulsa-eval run`"
     )
     forms = ("simuleval", "omnisteval", "simulstream", "texts", "lists")
     parser.add_argument("--to", required=True, choices=forms, help="form")
     parser.add_argument(
-        "--out", required=True, type=Path, metavar="PATH", help="a file; for simulstream and lists a folder"
+        "--out", required=True, type=local_path, metavar="PATH", help="a file; for simulstream and lists a folder"
     )
     parser.add_argument(
         "--delays",
@@ -376,7 +381,7 @@ def _convert(words: list[str]) -> int:
         default="committed",
         help="which delays of a cell's units (default: committed)",
     )
-    parser.add_argument("--sources", type=Path, metavar="FILE", help="for texts: one source text per instance")
+    parser.add_argument("--sources", type=local_path, metavar="FILE", help="for texts: one source text per instance")
     parser.add_argument("--unit", choices=LATENCY_UNITS, default="word", help="latency unit (default: word)")
     _add_reading(parser)
     _add_end_marks(parser)
@@ -394,13 +399,19 @@ def _comet(words: list[str]) -> int:
         description="COMET or XCOMET of a log, or of every cell of a result folder, whose scores.json, tables and "
         "report get it. Nothing is fetched. A checkpoint is a pickle: use one that you trust.",
     )
-    parser.add_argument("result", type=Path, metavar="DIR_OR_LOG", help="a folder of `simulsa-eval run`, or a log")
     parser.add_argument(
-        "--checkpoint", required=True, type=Path, metavar="CKPT", help="on disk: a folder as on the hub, or a .ckpt"
+        "result", type=local_path, metavar="DIR_OR_LOG", help="a folder of `simulsa-eval run`, or a log"
+    )
+    parser.add_argument(
+        "--checkpoint",
+        required=True,
+        type=local_path,
+        metavar="CKPT",
+        help="on disk: a folder as on the hub, or a .ckpt",
     )
     parser.add_argument("--python", metavar="PYTHON", help="an interpreter that has unbabel-comet (default: this one)")
     parser.add_argument(
-        "--sources", type=Path, metavar="FILE", help="a source text per instance, or per row of the test set"
+        "--sources", type=local_path, metavar="FILE", help="a source text per instance, or per row of the test set"
     )
     parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="segments at a time (default: 8)")
     parser.add_argument(
@@ -419,10 +430,12 @@ def _comet(words: list[str]) -> int:
 
 
 def _add_reading(parser: Parser) -> None:
-    parser.add_argument("--references", type=Path, metavar="FILE", help="one reference per line of the log, or segment")
+    parser.add_argument(
+        "--references", type=local_path, metavar="FILE", help="one reference per line of the log, or segment"
+    )
     parser.add_argument(
         "--segments",
-        type=Path,
+        type=local_path,
         metavar="YAML",
         help="of whole recordings: a list of wav, offset, duration (seconds), with the references in its order",
     )

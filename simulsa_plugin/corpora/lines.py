@@ -14,6 +14,7 @@ from typing import IO, Any, cast
 import orjson
 
 from simulsa_plugin.errors import DatasetError, RowError
+from simulsa_plugin.files.json_files import parse_problem
 
 MAX_LINE_BYTES = 1 << 20  # a transcript is thousands of times shorter; a longer one is not a line of a corpus
 _MAX_GROWTH = 200  # bytes that a byte of gzip may become, beyond one line; manifests grow ten- to twentyfold
@@ -76,7 +77,7 @@ def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any] | RowError]]:
         try:
             row = orjson.loads(text)
         except orjson.JSONDecodeError as error:
-            yield number, RowError("broken_row", f"{path}, line {number}: not valid JSON ({error}).")
+            yield number, RowError("broken_row", f"{path}, line {number}: not valid JSON ({parse_problem(error)}).")
             continue
         if isinstance(row, dict):
             yield number, row

@@ -140,6 +140,20 @@ def read_jsonl(path: Path, *, sealed: bool = False) -> Iterator[dict[str, Any]]:
             raise StorageError(f"{path}, line {error.lineno}: not a JSON object.") from error
 
 
+def parse_problem(error: Exception) -> str:
+    """Describe why one line of a file cannot be parsed; parsers count from that line, and call it line 1.
+
+    >>> try:
+    ...     orjson.loads('{"a": }')
+    ... except ValueError as error:
+    ...     parse_problem(error)
+    'unexpected character at column 7'
+    """
+    if isinstance(error, json.JSONDecodeError):  # orjson's as well
+        return f"{error.msg} at column {error.colno}"
+    return str(error) or type(error).__name__
+
+
 def readable_file_advice(error: OSError) -> str:
     """Return the next step where a file cannot be read; never to remove it, as it may be all that the user has."""
     return "A file is expected." if isinstance(error, IsADirectoryError) else "Make it readable."

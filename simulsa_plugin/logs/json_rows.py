@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import orjson
 
 from simulsa_plugin.errors import LogError
+from simulsa_plugin.files.json_files import parse_problem
 from simulsa_plugin.metrics.records import EmissionRecord
 
 LONGEST_LOG_LINE = 32 * 2**20  # bytes; a ten-hour talk in characters stays below
@@ -211,7 +212,7 @@ def _parse_slowly(line: bytes, forms: str) -> Any:
     try:
         return json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        raise LogError(f"not valid JSON ({reason_of(error)}). {forms}") from error
+        raise LogError(f"not valid JSON ({parse_problem(error)}). {forms}") from error
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -2,6 +2,8 @@
 
 import importlib.util
 import pickle
+import subprocess
+import sys
 
 import pytest
 
@@ -36,6 +38,22 @@ def test_ray_shares_the_work_out_by_itself():
     with pytest.raises(UsageError, match="simulsa_measure_time is for a single process"):
         read_engine(open_recipe(None, RAY), measures_time=True)
     assert read_engine(open_recipe(None), Shard(1, 2), measures_time=True) == ClusterSettings()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:10001"])
+def test_a_cluster_that_is_not_there_is_told_before_anything_is_read(tmp_path, address):
+    pytest.importorskip("ray")
+    program = (
+        "import sys; from simulsa_plugin.commands.augment import main; code = main(sys.argv[1:]); "
+        "assert not {'torch', 'ray', 'llamafactory'} & sys.modules.keys(); sys.exit(code)"
+    )
+    words = ["simulsa_engine=ray", f"simulsa_ray_address={address}", "--out", str(tmp_path / "out")]
+    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert (
+        done.stderr.startswith(f"simulsa-augment: error: The Ray cluster {address} ") and done.stderr.count("\n") == 1
+    )
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

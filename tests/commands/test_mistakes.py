@@ -210,6 +210,27 @@ def test_a_misspelt_key_is_refused_before_anything_is_written(place, capfd, prog
     assert not (place / "new").exists()
 
 
+@pytest.mark.parametrize(
+    ("program", "words"),
+    [
+        ("simulsa-augment", ["{}/recipe.yaml"]),
+        ("simulsa-augment", ["--from-scores", "{}/scores.jsonl"]),
+        ("simulsa-eval", ["{}/tuned.yaml"]),
+        ("simulsa-eval", ["tune", "{}/recipe.yaml", "--budget", "1000"]),
+        ("simulsa-eval", ["score", "{}/instances.log"]),
+        ("simulsa-eval", ["compare", "data", "{}/results"]),
+        ("simulsa-eval", ["report", "data", "--out", "{}/page.html"]),
+    ],
+)
+def test_an_address_where_a_path_is_expected_is_one_line_with_what_to_do(place, capfd, program, words):
+    before = set(place.rglob("*"))
+    assert COMMANDS[program]([word.format("s3://me:secret@bucket/run") for word in words]) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "s3://…@bucket/run" in line and "secret" not in line
+    assert "is an address, and a path on this machine is expected; copy it (aws s3 cp, or aws s3 sync" in line
+    assert set(place.rglob("*")) == before
+
+
 def test_the_keys_read_from_the_source_are_those_of_llamafactory(monkeypatch):
     from dataclasses import fields
 

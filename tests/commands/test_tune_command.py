@@ -1,10 +1,12 @@
 """`simulsa-eval tune` as users type it: what it refuses and warns of before the model is loaded, and what it writes."""
 
+import contextlib
 import json
 
 import pytest
 from helpers.fakes import write_offline
 
+from simulsa_plugin.api import output_place
 from simulsa_plugin.api.dev_set import dev_set_warnings, recipe_dev_set
 from simulsa_plugin.api.recipe import Recipe
 from simulsa_plugin.commands import evaluate
@@ -28,6 +30,13 @@ def place(tmp_path, monkeypatch):
     info |= {"test": info["toy"], "other": info["toy"] | {"file_name": "other.jsonl"}}
     (tmp_path / "data" / "dataset_info.json").write_text(json.dumps(info), encoding="utf-8")
     return tmp_path
+
+
+def test_the_embedded_corpus_is_not_searched_for_an_address(place, monkeypatch, capsys):
+    monkeypatch.setattr(output_place, "output_at", lambda out: contextlib.nullcontext(place / "work"))
+    assert evaluate.main(["tune", "--budget", "1000", "--out", "s3://bucket/tuned"]) == 2
+    assert "the embedded corpus is made in folders. Give a recipe, or a folder." in capsys.readouterr().err
+    assert not (place / "work").exists()
 
 
 @pytest.mark.parametrize(

@@ -142,5 +142,15 @@ def test_nesting_without_end_is_one_line(folder, depth):
     register(folder, {"a": SHAREGPT | {"file_name": "a.jsonl"}})
     (dataset,) = load(folder, "a")
     path.write_text(f'{{"segments": {"[" * depth}\n', encoding="utf-8")
-    with pytest.raises(DatasetError, match=r"a\.jsonl, row 1: not valid JSON"):
+    with pytest.raises(DatasetError, match=r"a\.jsonl, line 1: not valid JSON"):
+        dataset.sample(0)
+
+
+def test_a_broken_line_is_named_by_its_number_in_the_file_and_its_column(folder):
+    path = folder / "a.jsonl"
+    write_rows(path, [row([span(0.0)])])
+    register(folder, {"a": SHAREGPT | {"file_name": "a.jsonl"}})
+    (dataset,) = load(folder, "a")
+    path.write_text('\n{"segments": ]\n', encoding="utf-8")
+    with pytest.raises(DatasetError, match=r"a\.jsonl, line 2: not valid JSON \(Expecting value at column 14\)"):
         dataset.sample(0)

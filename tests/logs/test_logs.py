@@ -140,7 +140,7 @@ def test_times_that_were_not_measured_are_not_written(tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{not json", "line 2: not valid JSON"),
+        ("{not json", r"line 2: not valid JSON \(Expecting property name enclosed in double quotes at column 2\)"),
         ("[1, 2]", "line 2: a JSON list; expected an object"),
         ('{"index": 1, "prediction": "a", "delays": [NaN]}', "line 2: holds NaN"),
         ('{"index": 1, "prediction": "a", "delays": [Infinity]}', "line 2: holds Infinity"),
@@ -171,6 +171,7 @@ def test_a_bad_line_is_refused_with_its_number(write, line, message):
     with pytest.raises(LogError, match=message) as caught:
         read_log(path)
     assert str(path) in str(caught.value)
+    assert "line 1" not in str(caught.value)  # the parser's, which sees one line
 
 
 def test_a_line_that_is_no_utf_8_is_refused_with_its_number(tmp_path):

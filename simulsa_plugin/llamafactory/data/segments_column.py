@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from simulsa_plugin.errors import DatasetError
-from simulsa_plugin.files.json_files import reading_from
+from simulsa_plugin.files.json_files import parse_problem, reading_from
 from simulsa_plugin.segments import ReferenceSegment
 
 COLUMN = "segments"
@@ -100,22 +100,24 @@ def _values(path: Path) -> Iterator[Any]:
         is_list = handle.read(1024).removeprefix(_BOM).lstrip()[:1] == b"["
         handle.seek(0)
         if is_list:
-            yield from (_value_of(row, path, number) for number, row in enumerate(_load(handle.read(), path, 1), 1))
+            rows = _load(handle.read(), str(path), str)
+            yield from (_value_of(row, f"{path}, row {number}") for number, row in enumerate(rows, 1))
             return
-        lines = (line for line in handle if line.strip())
+        lines = ((number, line) for number, line in enumerate(handle, 1) if line.strip())
         key = json.dumps(COLUMN).encode()
-        for number, line in enumerate(lines, 1):  # most rows of most datasets have none, and are not parsed
-            yield _value_of(_load(line, path, number), path, number) if key in line else None
+        for number, line in lines:  # most rows of most datasets have none, and are not parsed
+            place = f"{path}, line {number}"
+            yield _value_of(_load(line, place, parse_problem), place) if key in line else None
 
 
-def _load(text: bytes, path: Path, row: int) -> Any:
+def _load(text: bytes, place: str, problem: Callable[[Exception], str]) -> Any:
     try:
         return json.loads(text.removeprefix(_BOM))
     except (ValueError, RecursionError) as error:
-        raise DatasetError(f"{path}, row {row}: not valid JSON ({error}). Write the file again.") from error
+        raise DatasetError(f"{place}: not valid JSON ({problem(error)}). Write the file again.") from error
 
 
-def _value_of(row: Any, path: Path, number: int) -> Any:
+def _value_of(row: Any, place: str) -> Any:
     if not isinstance(row, dict):
-        raise DatasetError(f"{path}, row {number}: {_shown(row)}; expected an object.")
+        raise DatasetError(f"{place}: {_shown(row)}; expected an object.")
     return row.get(COLUMN)
