@@ -54,8 +54,8 @@ class Corpus:
         return Utterance(seconds, TEXT_TOKENS, TOKENS_PER_SECOND * seconds, self.answer_tokens)
 
 
-# Rows as on the card of huggingface.co/datasets/facebook/covost2; hours of table 1 of arXiv 2007.10310, the same for all
-# directions from English: 430 with the extended split, which its own script takes for training, and 25 without.
+# Rows as on the card of huggingface.co/datasets/facebook/covost2; hours of table 1 of arXiv 2007.10310, the same for
+# all directions from English: 430 with the extended split, which its own script takes for training, and 25 without.
 TRAIN = Corpus("CoVoST 2 English–Chinese", 289_430, 430 * 3600 / 289_430, 16)
 TEST = Corpus("CoVoST 2 English–Chinese", 15_531, 25 * 3600 / 15_531, 16)
 LARGE = Corpus("10,000 hours", 3_600_000, 10.0, 35)

@@ -144,10 +144,10 @@ def parse_problem(error: Exception) -> str:
     """Describe why one line of a file cannot be parsed; parsers count from that line, and call it line 1.
 
     >>> try:
-    ...     orjson.loads('{"a": }')
+    ...     json.loads('{"a": }')
     ... except ValueError as error:
     ...     parse_problem(error)
-    'unexpected character at column 7'
+    'Expecting value at column 7'
     """
     if isinstance(error, json.JSONDecodeError):  # orjson's as well
         return f"{error.msg} at column {error.colno}"
