@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from simulsa_plugin.api.boundary import library_call
 from simulsa_plugin.api.engine import computing, read_engine
-from simulsa_plugin.api.output_place import OutputPlace, is_address, no_recipe_for_address, output_at
+from simulsa_plugin.api.output_place import OutputPlace, augmentation_at, is_address, no_recipe_for_address
 from simulsa_plugin.api.recipe import (
     Recipe,
     RecipeSource,
@@ -168,11 +168,11 @@ def augment_recipe(
     opened, settings = open_augment_recipe(recipe, overrides)
     engine = read_engine(opened, part)
     settings = settings_for(out, opened, settings)
-    with output_at(out, shared=part is not None) as folder:
+    with augmentation_at(out, part, finishes=finishes) as folder:
         toolkit = _make_offline_data(opened, folder, part, portable=is_address(out))
         run = _AugmentRun(toolkit, settings, engine, folder, audited)
         result = AugmentResult(folder, tuple(run.process(part, finishes=finishes)))
-    if is_address(out):
+    if is_address(out) and result.datasets:
         copy = f"aws s3 sync {out} data_simulsa --exclude '.simulsa/*'"
         how = copy if str(out).startswith("s3://") else f"copy {out} to the folder data_simulsa"
         logger.info(f"  to train on another machine:  {how}  and  dataset_dir: data_simulsa")

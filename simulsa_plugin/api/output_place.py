@@ -6,8 +6,12 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from simulsa_plugin.errors import UsageError
+
+if TYPE_CHECKING:
+    from simulsa_plugin.sharding import Shard
 
 OutputPlace = str | os.PathLike[str]
 
@@ -33,12 +37,12 @@ def fetching_command(out: OutputPlace, name: str) -> str:
 
 
 @contextlib.contextmanager
-def output_at(out: OutputPlace, *, shared: bool = False) -> Iterator[Path]:
+def output_at(out: OutputPlace, *, ranks: bool = False) -> Iterator[Path]:
     """Yield the folder in which to work; see `files.mirror.mirrored` where `out` is an address.
 
     Args:
         out: a folder or an address.
-        shared: several processes work at this output, which needs a folder.
+        ranks: this is one of several processes that wait for each other, which needs a folder.
 
     Raises:
         UsageError: several processes cannot share an address.
@@ -47,14 +51,44 @@ def output_at(out: OutputPlace, *, shared: bool = False) -> Iterator[Path]:
     if not is_address(out):
         yield Path(out)
         return
-    if shared:
+    if ranks:
         raise UsageError(
-            "--out is an address, and several processes (--shard, torchrun) need a folder that they share. Start one "
-            "process, or give a folder."
+            "--out is an address, and processes of torchrun need a folder that they share. Start one process for "
+            "each GPU, with --shard where the command has it, or give a folder."
         )
     from simulsa_plugin.files.mirror import mirrored
 
     with mirrored(str(out)) as folder:
+        yield folder
+
+
+@contextlib.contextmanager
+def augmentation_at(out: OutputPlace, part: Shard | None, *, finishes: bool) -> Iterator[Path]:
+    """Yield the folder of an augmentation or of a shard of it, which has a place of its own below an address.
+
+    Args:
+        out: a folder or an address.
+        part: of several processes; None for the whole.
+        finishes: see `augment_recipe`; a shard that waits for others is a rank of torchrun.
+
+    Raises:
+        SimulsaError: of `output_at`; or a shard is being scored, or differs from the others.
+    """
+    if not is_address(out) or (part and finishes):
+        with output_at(out, ranks=part is not None) as folder:
+            yield folder
+        return
+    from simulsa_plugin.augmentation.gathered_shards import adopt_shard, is_of_output, is_of_shard
+    from simulsa_plugin.files.mirror import mirrored
+    from simulsa_plugin.files.shard_mirrors import gathered, mirrored_shard
+
+    if part:
+        with mirrored_shard(str(out), str(part), is_of_shard) as folder:
+            yield folder
+        return
+    with gathered(str(out)) as places, mirrored(str(out), is_of_output) as folder:
+        for shard, place in places.items():
+            adopt_shard(folder, shard, place)
         yield folder
 
 

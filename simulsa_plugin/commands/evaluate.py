@@ -196,7 +196,7 @@ def _evaluate(path: Path | None, overrides: list[str], out: Path | str) -> int:
     from simulsa_plugin.commands.torchrun import take_rank
 
     rank = take_rank()
-    with output_at(out, shared=rank is not None) as folder:
+    with output_at(out, ranks=rank is not None) as folder:
         finished = evaluate_recipe(path, overrides, folder, rank, portable=is_address(out))
         result = EvaluationResult.read(folder) if finished else None
     if result is not None:

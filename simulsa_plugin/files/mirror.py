@@ -3,7 +3,8 @@
 Stores have neither locks nor renames nor files that grow. So a run works in a folder of its cache as in any other, and
 every half minute what has changed is written below the address: files whole, and the new rows of journals as numbered
 objects. A run that was killed is continued from there, on whatever machine. `.simulsa/` below the address holds what is
-not part of the result: the lease, who worked last, and the journals' pieces until they are done.
+not part of the result: the lease, who worked last, the journals' pieces until they are done, and the places of shards
+(`shard_mirrors`).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import shutil
 import stat
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -33,7 +34,8 @@ OWN = ".simulsa"  # the folder below the address that is not part of the result
 _DRIVER, _LEASE, _JOURNALS = f"{OWN}/driver", f"{OWN}/lease", f"{OWN}/journals"
 _WRITTEN = f"{OWN}/written"  # in the local folder: the names of the objects that are of it
 _JOURNAL = ".partial.jsonl"  # ends the name of a file that grows by whole lines
-_MARKS = frozenset(("manifest.json", "scores.json", "frontier.json", "block.json"))  # written when all else is there
+# Written when all else is there; `finished` is a shard's.
+_MARKS = frozenset(("manifest.json", "scores.json", "frontier.json", "block.json", "finished"))
 _REMADE = "/clips/"  # a run that goes on makes its clips again, and does not fetch them
 _PIECE_BYTES = 32 << 20
 _AT_ONCE, _AUDIO_AT_ONCE = 16, 256
@@ -55,11 +57,12 @@ def check_output_address(url: str) -> None:
 
 
 @contextlib.contextmanager
-def mirrored(url: str) -> Iterator[Path]:
+def mirrored(url: str, sends: Callable[[str], bool] = lambda _: True) -> Iterator[Path]:
     """Yield a local folder whose content is that below an address when the context has ended.
 
     Args:
         url: of the output; nothing else may lie below it.
+        sends: whether a file by this name, relative to the folder, is part of it.
 
     Raises:
         UsageError: it is not an address that can be written.
@@ -69,22 +72,43 @@ def mirrored(url: str) -> Iterator[Path]:
     """
     check_output_address(url)
     url = url.rstrip("/")
+    with working_at(url, refuse_inside_another, sends) as mirror:
+        yield mirror.folder
+    logger.info(f"{remote.shown(url)} holds the result; it was made in {mirror.folder}")
+
+
+@contextlib.contextmanager
+def working_at(
+    url: str, check: Callable[[str], None], sends: Callable[[str], bool] = lambda _: True
+) -> Iterator[Mirror]:
+    """Work alone at an address while the context lasts, and write there what is made; raises as `mirrored`.
+
+    Args:
+        url: of the place, without a slash at its end.
+        check: raises StorageError where it may not be used.
+        sends: whether a file by this name, relative to the place, is written there.
+    """
     base = make_folder(work_folder(url))
-    with _locked_here(base, url):
-        lease = Lease(f"{url}/{_LEASE}", remote.shown(url))
-        with _naming_the_output():
-            _refuse_inside_another(url)
-            lease.take()
-        try:
-            mirror = Mirror(url, make_folder(base / "folder"), lease)
-            mirror.open()
-            with _pushing(mirror):
-                yield mirror.folder
-            mirror.push(ends=True)
-            logger.info(f"{remote.shown(url)} holds the result; it was made in {mirror.folder}")
-        finally:
-            with contextlib.suppress(StorageError):  # it ends by itself
-                lease.release()
+    with _locked_here(base, url), leased(url, check) as lease:
+        mirror = Mirror(url, make_folder(base / "folder"), lease, sends)
+        mirror.open()
+        with _pushing(mirror):
+            yield mirror
+        mirror.push(ends=True)
+
+
+@contextlib.contextmanager
+def leased(url: str, check: Callable[[str], None] = lambda _: None) -> Iterator[Lease]:
+    """Keep other processes from an address while the context lasts; raises as `mirrored`."""
+    lease = Lease(f"{url}/{_LEASE}", remote.shown(url))
+    with _naming_the_output():
+        check(url)
+        lease.take()
+    try:
+        yield lease
+    finally:
+        with contextlib.suppress(StorageError):  # it ends by itself
+            lease.release()
 
 
 @contextlib.contextmanager
@@ -97,7 +121,7 @@ def _naming_the_output() -> Iterator[None]:
         raise
 
 
-def _refuse_inside_another(url: str) -> None:
+def refuse_inside_another(url: str) -> None:
     """Raise StorageError where an address lies below that of another output, whose runs keep what lies there."""
     scheme, _, path = url.partition("://")
     parts = path.split("/")
@@ -153,9 +177,9 @@ class Mirror:
         folder: the local one.
     """
 
-    def __init__(self, url: str, folder: Path, lease: Lease) -> None:
+    def __init__(self, url: str, folder: Path, lease: Lease, sends: Callable[[str], bool] = lambda _: True) -> None:
         self.folder = folder
-        self._url, self._lease = url, lease
+        self._url, self._lease, self._sends = url, lease, sends
         self._stored: dict[str, remote.Stored] = {}  # as listed at the start, unless it was written since
         self._sent: dict[str, _Stamp] = {}
         self._journals: dict[str, tuple[int, int]] = {}  # name → inode, bytes sent
@@ -169,12 +193,8 @@ class Mirror:
         """
         self._stored = remote.list_below(self._url)
         last = remote.read(f"{self._url}/{_DRIVER}")
-        foreign = next((name for name in self._stored if not name.startswith(f"{OWN}/")), None)
-        if last is None and foreign is not None:
-            raise StorageError(
-                f"{remote.shown(self._url)}/{foreign} was not made by this command, and stays as it is. Choose another "
-                "--out: an address with nothing below it."
-            )
+        if last is None:
+            refuse_foreign_objects(self._url, self._stored)
         driver = self.folder / _DRIVER  # who worked here last; it goes with the folder, should somebody remove that
         if last is None or not driver.exists() or driver.read_bytes() != last:
             with writing_to(self.folder):
@@ -189,6 +209,16 @@ class Mirror:
         make_folder(driver.parent)
         with writing_to(driver):
             driver.write_text(self._lease.holder)
+
+    def fetch(self) -> None:
+        """Make an empty folder hold what the store has but clips. Raises StorageError where it cannot be read."""
+        self._stored = remote.list_below(self._url)
+        self._pull()
+
+    def remove_journals(self) -> None:
+        """Remove the journals below the address. Raises StorageError where the store refuses."""
+        for name in {os.path.dirname(piece) for piece in remote.list_below(f"{self._url}/{_JOURNALS}")}:
+            self._remove_pieces(name, set())
 
     def push(self, *, ends: bool = False) -> None:
         """Write below the address what has changed in the folder, in the order in which it was written there.
@@ -238,8 +268,9 @@ class Mirror:
                 path = os.path.join(folder, file)
                 with contextlib.suppress(FileNotFoundError):
                     status = os.lstat(path)
-                    if stat.S_ISREG(status.st_mode) and file != LOCK and not file.endswith(UNFINISHED):
-                        name = os.path.relpath(path, self.folder)
+                    name = os.path.relpath(path, self.folder)
+                    whole = stat.S_ISREG(status.st_mode) and file != LOCK and not file.endswith(UNFINISHED)
+                    if whole and self._sends(name):
                         found[name] = (status.st_ino, status.st_size, status.st_mtime_ns)
         return found
 
@@ -354,6 +385,16 @@ class Mirror:
             raise StorageError(f"{remote.shown(self._url)}/{name} is not the name of a file of a run. Remove it.")
         make_folder(path.parent)
         return path
+
+
+def refuse_foreign_objects(url: str, stored: Iterable[str]) -> None:
+    """Raise StorageError where one of the names below an address is not of this package's bookkeeping."""
+    foreign = next((name for name in stored if not name.startswith(f"{OWN}/")), None)
+    if foreign is not None:
+        raise StorageError(
+            f"{remote.shown(url)}/{foreign} was not made by this command, and stays as it is. Choose another "
+            "--out: an address with nothing below it."
+        )
 
 
 def _piece(name: str, start: int) -> str:
