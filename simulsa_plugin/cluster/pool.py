@@ -31,6 +31,7 @@ from ray.exceptions import (
     TaskUnschedulableError,
 )
 
+from simulsa_plugin.cluster.ray_cluster import check_not_ended
 from simulsa_plugin.cluster.worker import NOTICE, PACKAGES, Outcome, Replica, Worker
 from simulsa_plugin.errors import ClusterError
 from simulsa_plugin.run_configuration import change_in_words, configuration_changes, versions
@@ -206,6 +207,8 @@ class WorkerPool:
         ready, _ = ray.wait(list(owners), num_returns=len(owners), timeout=0)
         if not ready:
             ready, _ = ray.wait(list(owners), num_returns=1, timeout=POLL_SECONDS)
+        if not ready:
+            check_not_ended()
         self._patience.check(idle=all(worker.loading is not None for worker in self._workers))
         finished = []
         for reference in ready:
@@ -259,7 +262,11 @@ class WorkerPool:
 
     def _give_back(self, worker: _RunningWorker, error: RayError) -> None:
         """Let the items of a dead worker wait again, before all others."""
+        check_not_ended()
         self._remove(worker)
+        missing = _missing_module(error)
+        if missing:
+            raise ClusterError(f"{missing} on a node. Install the same environment on every node.") from error
         blameless = _NODE_DIED in str(error) or isinstance(error, ObjectLostError)
         if worker.loading is not None:
             self._failed_loads += not blameless
@@ -322,13 +329,16 @@ def _cause(error: RayError) -> str:
     """Return why a worker died, in a clause; Ray gives a paragraph."""
     if isinstance(error, OutOfMemoryError):
         return "Ray ended it because its node ran out of memory"
-    missing = re.search(r"No module named '[\w.]+'", str(error))
-    if missing:
-        return f"{missing[0]} on its node; install the same environment on every node"
     for words, cause in _CAUSES.items():
         if words in str(error):
             return cause
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:LONGEST_CAUSE]
+
+
+def _missing_module(error: RayError) -> str:
+    """Return what Python says of a module that is not installed where a worker was started; empty otherwise."""
+    found = re.search(r"No module named '[\w.]+'", str(error))
+    return found[0] if found else ""
 
 
 class _Patience:

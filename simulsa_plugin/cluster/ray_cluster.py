@@ -92,6 +92,26 @@ def _connect(settings: ClusterSettings) -> None:
             raise ClusterError(f"{what}: {' '.join(str(error).split())[:500].rstrip('.')}.{token}") from error
 
 
+def check_not_ended() -> None:
+    """Find out whether this process's node is still part of its cluster; else Ray would end the process itself.
+
+    A node's raylet ends with the cluster, also where a new head has taken its place.
+
+    Raises:
+        ClusterError: it is not.
+    """
+    from ray._private import worker
+
+    try:
+        with socket.socket(socket.AF_UNIX) as raylet:
+            raylet.connect(worker.global_worker.node.raylet_socket_name)
+    except OSError as error:
+        raise ClusterError(
+            "The Ray cluster has ended, or was started anew, while the command ran. Start the same command again: it "
+            "goes on where it stopped."
+        ) from error
+
+
 def _refuse_client(address: str | None) -> None:
     if "://" in (address or ""):
         raise ClusterError(

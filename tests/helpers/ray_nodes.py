@@ -62,6 +62,11 @@ class RayNodes:
             if "gcs_server" in name_of(process):
                 os.kill(process, signal.SIGKILL)
 
+    def kill(self):
+        """Kill all processes of the cluster at once, as `ray stop --force` does."""
+        for process in children(self._process.pid):
+            os.kill(process, signal.SIGKILL)
+
     def workers(self):
         """Process numbers of our workers, by the raylet that started them."""
         raylets = [int(one) for one in self._ask("raylets").split(",")]
