@@ -24,13 +24,14 @@ class DevSet:
     Attributes:
         name: of the dataset.
         registered: it must be in dataset_info.json; else it is made first.
-        make: makes it; given the folder of the result, returns LLaMA-Factory's keys to load it and the test set with.
+        make: makes it; given the folder of the result, and whether that may be moved, returns LLaMA-Factory's keys to
+            load it and the test set with.
         warnings: what is wrong with it that its name alone shows.
     """
 
     name: str
     registered: bool
-    make: Callable[[Path], Mapping[str, Any]] = lambda out: {}
+    make: Callable[[Path, bool], Mapping[str, Any]] = lambda out, portable: {}
     warnings: tuple[str, ...] = ()
 
 
@@ -58,7 +59,7 @@ def _embedded_dev_set(long_form: bool) -> DevSet:
     from simulsa_plugin.demo.corpus import DEV_NAME, DEV_ROWS, DEV_SPLIT, write_demo_corpus
     from simulsa_plugin.demo.talks import DEV_TALK_MINUTES, DEV_TALKS_NAME, write_demo_talks
 
-    def make(out: Path) -> Mapping[str, Any]:
+    def make(out: Path, portable: bool) -> Mapping[str, Any]:
         folder = (out / TEST_FOLDER).absolute()
         test = write_embedded_test(folder, long_form)
         if long_form:
@@ -88,8 +89,8 @@ def _corpus_dev_set(recipe: Recipe, name: str | None) -> DevSet:
     if dev is None or test is None:
         raise UsageError("simulsa_corpus is empty. Set it, or simulsa_dev_dataset.")
 
-    def make(out: Path) -> Mapping[str, Any]:
-        dev.prepare(out / TEST_FOLDER)
+    def make(out: Path, portable: bool) -> Mapping[str, Any]:
+        dev.prepare(out / TEST_FOLDER, portable=portable)
         return {"dataset_dir": str(out / TEST_FOLDER)}
 
     shared = [one for one in dev.splits if one in test.splits]

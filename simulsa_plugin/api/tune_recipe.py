@@ -153,7 +153,7 @@ def tune_recipe(
     samples = TuneSettings.from_keys(opened.simulsa).dev_samples
     if opened.preset:
         logger.info(f"preset {opened.preset.name}: it sets no cells here, where they are searched")
-    toolkit = opened.toolkit | dict(dev.make(make_folder(out)))
+    toolkit = opened.toolkit | dict(dev.make(make_folder(out), portable))
     rows: list[Sample | UnusableRow] = []
 
     def read_rows(datasets: list[OfflineDataset]) -> None:

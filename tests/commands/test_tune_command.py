@@ -119,7 +119,7 @@ def test_the_embedded_dev_set_shares_no_sentence_with_training_and_test(monkeypa
         lambda folder, name, split, count: written.append((name, split, count)),
     )
     dev = recipe_dev_set(Recipe({}, {}, embedded=True))
-    keys = dev.make(tmp_path)
+    keys = dev.make(tmp_path, False)
     assert dev.name == DEV_NAME
     assert keys == {"eval_dataset": TEST_NAME, "dataset_dir": str(tmp_path / "corpus")}
     assert written == [(TEST_NAME, "test", 200), (DEV_NAME, "heldout", 200)]
@@ -136,7 +136,7 @@ def test_recordings_are_tuned_on_talks_of_their_own_and_tested_on_others(monkeyp
     dev = recipe_dev_set(Recipe({"simulsa_longform": longform}, {}, embedded=True))
     folder = tmp_path / "corpus"
     assert dev.name == DEV_TALKS_NAME
-    assert dev.make(tmp_path) == {"eval_dataset": TALKS_NAME, "dataset_dir": str(folder)}
+    assert dev.make(tmp_path, False) == {"eval_dataset": TALKS_NAME, "dataset_dir": str(folder)}
     # None are the defaults: those of the test talks
     assert written == [(folder, TALKS_NAME, None, None), (folder, DEV_TALKS_NAME, "heldout", DEV_TALK_MINUTES)]
 

@@ -146,5 +146,25 @@ def test_a_killed_evaluation_goes_on_from_its_blocks(store, recipe, tmp_path):
     assert different <= DIFFERENT, different
 
 
+def test_a_killed_search_goes_on_from_its_blocks(store, recipe, tmp_path):
+    words = ["tune", recipe, "--budget", "100000", "simulsa_dev_split=train", "simulsa_policies=rollback"]
+    words += ["simulsa_chunks=1000", "simulsa_rollbacks=0,3", "simulsa_max_new_tokens=5", "simulsa_dev_samples=8"]
+    killed = begin("evaluate", tmp_path / "cache", *words, "--out", "s3://corpus/tuned", speed="slow")
+    until(lambda: written(store, "block.json"), process=killed, seconds=200)
+    killed.kill()
+    killed.communicate()
+    blocks = {key for key in store.keys("tuned/search/") if key.endswith("/block.json")}
+    assert blocks and "tuned/frontier.json" not in store.keys("tuned/")
+    store.requests.clear()
+    out = end(begin("evaluate", tmp_path / "other", *words, "--out", "s3://corpus/tuned"))
+    assert "Written to s3://corpus/tuned: tuned.yaml" in out
+    assert "aws s3 cp s3://corpus/tuned/tuned.yaml .  and  simulsa-eval tuned.yaml --out RESULTS" in out
+    assert {f"/corpus/{key}" for key in blocks} <= {path for method, path, _ in store.requests if method == "GET"}
+    end(begin("evaluate", tmp_path, *words, "--out", tmp_path / "local"))
+    local = {str(path.relative_to(tmp_path / "local")): path.read_bytes() for path in files(tmp_path / "local")}
+    stored = {key.removeprefix("tuned/"): store.get(key) for key in store.keys("tuned/")}
+    assert {name for name in stored.keys() | local.keys() if stored.get(name) != local.get(name)} == DIFFERENT
+
+
 def written(store, name):
     return any(method == "PUT" and path.endswith(f"/{name}") for method, path, _ in store.requests)
