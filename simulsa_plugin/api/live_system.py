@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from simulsa_plugin.llamafactory.model.backbone import Backbone
     from simulsa_plugin.model.protocol import AudioLanguageModel
     from simulsa_plugin.model.values import Prompt, Sample
-    from simulsa_plugin.streaming.engine import DecodingSetting, StreamSource
+    from simulsa_plugin.streaming.engine import DecodingSetting
+    from simulsa_plugin.streaming.steps import StreamSource
 
 logger = logging.getLogger(__name__)
 CALIBRATION_ROWS = 8  # utterances on which attention heads are selected
@@ -232,7 +233,7 @@ def open_live_system(
     from simulsa_plugin.llamafactory.model.arguments import check_named
     from simulsa_plugin.longform.silero import require_silero
     from simulsa_plugin.presets import RECOMMENDED
-    from simulsa_plugin.streaming.engine import BatchLimits
+    from simulsa_plugin.streaming.steps import BatchLimits
 
     opened = open_recipe(recipe, overrides, [EvaluationSettings], RECOMMENDED)
     keys = {"simulsa_longform": default_longform} | opened.simulsa
@@ -305,7 +306,8 @@ def _embedded_prompt(recipe: Recipe, prompt: str | None) -> Prompt | None:
 def _set_attention_heads(model: Backbone, points: list[DecodingSetting], samples: list[Sample]) -> None:
     """Set the heads of policies that follow the attention; they are found on the dataset's utterances."""
     from simulsa_plugin.evaluation.loading import load_sources
-    from simulsa_plugin.streaming.engine import StreamSource, choose_alignment_heads
+    from simulsa_plugin.streaming.engine import choose_alignment_heads
+    from simulsa_plugin.streaming.steps import StreamSource
 
     def load() -> list[StreamSource]:
         found = [one for one in load_sources(model, samples) if isinstance(one, StreamSource)]

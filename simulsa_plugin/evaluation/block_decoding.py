@@ -39,7 +39,8 @@ from simulsa_plugin.model.protocol import AudioLanguageModel
 from simulsa_plugin.model.replicas import ReplicatedModel, map_unordered
 from simulsa_plugin.model.values import AttentionHead
 from simulsa_plugin.sharding import Shard, wait_until
-from simulsa_plugin.streaming.engine import BatchLimits, DecodingSetting, StreamSource
+from simulsa_plugin.streaming.engine import DecodingSetting
+from simulsa_plugin.streaming.steps import BatchLimits, StreamSource
 from simulsa_plugin.terminal import progress
 
 logger = logging.getLogger(__name__)

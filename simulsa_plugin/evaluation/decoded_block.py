@@ -13,15 +13,9 @@ from simulsa_plugin.files.json_files import dump_line
 from simulsa_plugin.logs.steps import SEGMENT
 from simulsa_plugin.model.protocol import AudioLanguageModel
 from simulsa_plugin.model.values import AttentionHead
-from simulsa_plugin.streaming.engine import (
-    BatchLimits,
-    DecodingSetting,
-    StreamSource,
-    choose_alignment_heads,
-    decode_batched,
-    decode_timed,
-)
+from simulsa_plugin.streaming.engine import DecodingSetting, choose_alignment_heads, decode_batched, decode_timed
 from simulsa_plugin.streaming.session import Session
+from simulsa_plugin.streaming.steps import BatchLimits, StreamSource
 
 Counted = Callable[[], object]
 

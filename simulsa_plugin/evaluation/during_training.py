@@ -27,13 +27,8 @@ from simulsa_plugin.metrics.delays import emission_record
 from simulsa_plugin.metrics.instance import Measure
 from simulsa_plugin.model.protocol import AudioLanguageModel
 from simulsa_plugin.model.values import Sample, UnusableRow
-from simulsa_plugin.streaming.engine import (
-    BatchLimits,
-    DecodingSetting,
-    StreamSource,
-    choose_alignment_heads,
-    decode_batched,
-)
+from simulsa_plugin.streaming.engine import DecodingSetting, choose_alignment_heads, decode_batched
+from simulsa_plugin.streaming.steps import BatchLimits, StreamSource
 
 HISTORY, PICTURE, PAGE = "simulsa_eval.jsonl", "simulsa_eval.png", "simulsa_eval.html"
 METRIC_PREFIX = "eval_simul_"

@@ -10,8 +10,8 @@ from simulsa_plugin.errors import AudioError, ModelError
 from simulsa_plugin.evaluation.recordings import SpeechUtterance, load_utterances
 from simulsa_plugin.model.protocol import AudioLanguageModel
 from simulsa_plugin.model.values import Sample, UnusableRow
-from simulsa_plugin.streaming.engine import StreamSource
 from simulsa_plugin.streaming.session import MIN_DECODED_MS, SAMPLES_PER_MS
+from simulsa_plugin.streaming.steps import StreamSource
 
 DecodedRow = Sample | UnusableRow | SpeechUtterance
 

@@ -26,8 +26,8 @@ from simulsa_plugin.longform.voice_activity import (
 )
 from simulsa_plugin.model.values import Sample, UnusableRow
 from simulsa_plugin.segments import ReferenceSegment, SkippedSegment, check_segments
-from simulsa_plugin.streaming.engine import StreamSource
 from simulsa_plugin.streaming.session import MIN_DECODED_MS, SAMPLES_PER_MS, Arrival
+from simulsa_plugin.streaming.steps import StreamSource
 from simulsa_plugin.streaming.windows import SlidingWindow
 from simulsa_plugin.terminal import tracked
 

@@ -62,8 +62,9 @@ from simulsa_plugin.run_configuration import (
 from simulsa_plugin.settings import did_you_mean, short_repr
 from simulsa_plugin.sharding import Shard
 from simulsa_plugin.streaming.catalogue import make_policies, policy_sources
-from simulsa_plugin.streaming.engine import BatchLimits, DecodingSetting
+from simulsa_plugin.streaming.engine import DecodingSetting
 from simulsa_plugin.streaming.policies import Offline
+from simulsa_plugin.streaming.steps import BatchLimits
 
 _LISTED_CELLS = 20  # in the error for an unknown one
 logger = logging.getLogger(__name__)

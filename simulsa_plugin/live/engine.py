@@ -15,7 +15,7 @@ from types import TracebackType
 from simulsa_plugin.live.stream import LiveStream
 from simulsa_plugin.metrics.delays import ShownStep
 from simulsa_plugin.model.protocol import AudioLanguageModel
-from simulsa_plugin.streaming.engine import BatchLimits, NextStep, advance_sessions, decoding_bytes, encode_heard
+from simulsa_plugin.streaming.steps import BatchLimits, NextStep, advance_sessions, decoding_bytes, encode_heard
 
 logger = logging.getLogger(__name__)
 

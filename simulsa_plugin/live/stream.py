@@ -15,9 +15,9 @@ from simulsa_plugin.live.transcript import Transcript, last_shown_step
 from simulsa_plugin.metrics.delays import ShownStep
 from simulsa_plugin.metrics.records import LatencyUnit
 from simulsa_plugin.model.values import Prompt
-from simulsa_plugin.streaming.engine import NextStep
 from simulsa_plugin.streaming.policies import Policy
 from simulsa_plugin.streaming.session import SAMPLES_PER_MS, Arrival, Decode, Session
+from simulsa_plugin.streaming.steps import NextStep
 from simulsa_plugin.streaming.windows import SlidingWindow, slide
 
 

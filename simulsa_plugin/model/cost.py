@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-LONGEST_OUTPUT = 2.6  # new tokens of the longest row of a batch over the mean, on the embedded test set
-DECODING_ROWS = 0.17  # rows that decode at once over the sessions of a batch: sessions share rows, and end early
+STEPS_PER_TOKEN = 1.6  # decode steps for the mean of new tokens and a full batch, on the embedded test set
+DECODING_ROWS = 0.28  # rows that decode at once over the sessions of a batch: sessions share rows
 ASSUMED_SHARE = 0.4  # of the measured rates that whole runs reach; see docs/cost.md
 
 
@@ -243,7 +243,7 @@ def _step_times(seconds: float, chunk: float | None) -> list[float]:
 def _session_work(size: ModelSize, whole: Utterance, times: Sequence[float], batch_size: float) -> Work:
     """Return the share of a session in the decode steps of its batches."""
     new_tokens = whole.answer_tokens / len(times) + 1  # the end of an answer is one as well
-    steps = LONGEST_OUTPUT * new_tokens / batch_size
+    steps = STEPS_PER_TOKEN * new_tokens / batch_size
     cached = [one.prompt_tokens + one.answer_tokens for one in map(whole.heard, times)]
     read = sum(size.step_bytes(DECODING_ROWS * batch_size * tokens) for tokens in cached)
     return Work(0.0, steps * read, steps * len(times))

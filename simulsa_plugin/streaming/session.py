@@ -145,11 +145,14 @@ class Session:
     window_start: int = 0
     left_token_ids: list[tuple[int, ...]] = field(default_factory=list)
     forced: int = 0
+    _due: Arrival | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def due(self) -> Arrival:
         """What will have arrived by the next step."""
-        return self.schedule[len(self.steps)]
+        if self._due is None:
+            self._due = self.schedule[len(self.steps)]
+        return self._due
 
     @property
     def due_samples(self) -> int:
@@ -233,3 +236,4 @@ class Session:
         self.shown_since = self.shown_since[:kept] + [self.due_samples] * (len(token_ids) - kept)
         self.token_ids, self.committed = token_ids, committed
         self.steps.append(step)
+        self._due = None

@@ -34,7 +34,8 @@ from simulsa_plugin.metrics.significance import interval
 from simulsa_plugin.model.protocol import AudioLanguageModel
 from simulsa_plugin.model.replicas import ReplicatedModel
 from simulsa_plugin.model.values import Sample, UnusableRow
-from simulsa_plugin.streaming.engine import BatchLimits, DecodingSetting
+from simulsa_plugin.streaming.engine import DecodingSetting
+from simulsa_plugin.streaming.steps import BatchLimits
 from simulsa_plugin.tuning.candidates import (
     Candidates,
     CandidateScore,

@@ -12,8 +12,9 @@ from simulsa_plugin.live.engine import LiveEngine
 from simulsa_plugin.live.stream import LiveStream
 from simulsa_plugin.logs.steps import parse_session
 from simulsa_plugin.metrics.delays import split_units, unit_delays
-from simulsa_plugin.streaming.engine import BatchLimits, DecodingSetting, StreamSource, decode_batched
+from simulsa_plugin.streaming.engine import DecodingSetting, decode_batched
 from simulsa_plugin.streaming.policies import Confidence, HoldN, LocalAgreement, Policy, Retranslation, Rollback
+from simulsa_plugin.streaming.steps import BatchLimits, StreamSource
 
 LIMITS = BatchLimits(64)
 CHUNK_MS = 500

@@ -36,8 +36,9 @@ from simulsa_plugin.demo.talks import write_demo_talks
 from simulsa_plugin.errors import UsageError
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
 from simulsa_plugin.live.engine import LiveEngine
-from simulsa_plugin.streaming.engine import BatchLimits, DecodingSetting
+from simulsa_plugin.streaming.engine import DecodingSetting
 from simulsa_plugin.streaming.policies import Rollback
+from simulsa_plugin.streaming.steps import BatchLimits
 
 pytestmark = [pytest.mark.other_tools, pytest.mark.filterwarnings("ignore")]
 CODE = Path(simulsa_plugin.__file__).parents[1]

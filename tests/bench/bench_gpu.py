@@ -26,15 +26,16 @@ from random_model import SIZES, random_config, random_model, random_renderer
 from rounds import time_in_turns
 
 from simulsa_plugin.audio.samples import SAMPLE_RATE
-from simulsa_plugin.llamafactory.model import batched_decoding
 from simulsa_plugin.llamafactory.model.backbone import Backbone
+from simulsa_plugin.llamafactory.model.decode_rows import DecodeRows
 from simulsa_plugin.llamafactory.model.machine import measure_machine
 from simulsa_plugin.llamafactory.model.model_size import size_of
 from simulsa_plugin.llamafactory.model.static_step import CapturedStep
 from simulsa_plugin.model.cost import Utterance, scoring_work
 from simulsa_plugin.model.values import GenerationRequest, Prompt
-from simulsa_plugin.streaming.engine import BatchLimits, DecodingSetting, StreamSource, decode_batched
+from simulsa_plugin.streaming.engine import DecodingSetting, decode_batched
 from simulsa_plugin.streaming.policies import Rollback
+from simulsa_plugin.streaming.steps import BatchLimits, StreamSource
 
 ASK = Prompt(({"role": "user", "content": "<audio>Translate the English speech into German."},))
 REFERENCE = "Der alte Mann liest heute im Garten ein Buch über die Geschichte der Stadt."
@@ -134,9 +135,19 @@ class Counted:
     def __getattr__(self, name):
         return getattr(self._model, name)
 
-    def generate(self, prompts, requests):
-        found = self._model.generate(prompts, requests)
-        self.tokens += sum(len(one.token_ids) for one in found)
+    def open_batch(self):
+        return CountedBatch(self, self._model.open_batch())
+
+
+class CountedBatch:
+    """A batch of such a model."""
+
+    def __init__(self, model, batch):
+        self._model, self._batch = model, batch
+
+    def extend(self, prompts, requests, unfinished):
+        found = self._batch.extend(prompts, requests, unfinished)
+        self._model.tokens += sum(len(one.token_ids) for one in found.values())
         return found
 
 
@@ -265,18 +276,18 @@ class Bench:
 @contextlib.contextmanager
 def timed_steps(seconds):
     """Append the wall time of every decode step inside this context; each ends with tokens on the processor."""
-    decode_step = batched_decoding._Batch.decode_step
+    step = DecodeRows.step
 
-    def timed(batch):
+    def timed(rows):
         start = time.perf_counter()
-        decode_step(batch)
+        step(rows)
         seconds.append(time.perf_counter() - start)
 
-    batched_decoding._Batch.decode_step = timed
+    DecodeRows.step = timed
     try:
         yield
     finally:
-        batched_decoding._Batch.decode_step = decode_step
+        DecodeRows.step = step
 
 
 def markdown(rows, machine):

@@ -19,13 +19,7 @@ from simulsa_plugin.audio.decoding import read_mono
 from simulsa_plugin.llamafactory.model.arguments import inference_arguments
 from simulsa_plugin.llamafactory.model.backbone_loading import load_backbone
 from simulsa_plugin.model.values import Prompt
-from simulsa_plugin.streaming.engine import (
-    BatchLimits,
-    DecodingSetting,
-    StreamSource,
-    choose_alignment_heads,
-    decode_batched,
-)
+from simulsa_plugin.streaming.engine import DecodingSetting, choose_alignment_heads, decode_batched
 from simulsa_plugin.streaming.policies import (
     AgreementOrConfidence,
     Attention,
@@ -33,6 +27,7 @@ from simulsa_plugin.streaming.policies import (
     LocalAgreement,
     Rollback,
 )
+from simulsa_plugin.streaming.steps import BatchLimits, StreamSource
 
 
 @dataclass(frozen=True)

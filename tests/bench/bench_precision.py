@@ -25,8 +25,9 @@ from simulsa_plugin.llamafactory.model.arguments import inference_arguments
 from simulsa_plugin.llamafactory.model.backbone import Backbone
 from simulsa_plugin.llamafactory.model.backbone_loading import load_backbone
 from simulsa_plugin.model.values import Prompt
-from simulsa_plugin.streaming.engine import BatchLimits, DecodingSetting, StreamSource, decode_batched
+from simulsa_plugin.streaming.engine import DecodingSetting, decode_batched
 from simulsa_plugin.streaming.policies import Offline, Rollback
+from simulsa_plugin.streaming.steps import BatchLimits, StreamSource
 
 DEMO = {"model_name_or_path": "simulsa-demo", "template": "qwen2_audio"}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

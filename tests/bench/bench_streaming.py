@@ -38,8 +38,9 @@ from simulsa_plugin.llamafactory.model.machine import copy_rate, matmul_rate
 from simulsa_plugin.logs.steps import parse_session
 from simulsa_plugin.metrics.delays import emission_record
 from simulsa_plugin.model.values import Prompt
-from simulsa_plugin.streaming.engine import BatchLimits, DecodingSetting, StreamSource, decode_batched
+from simulsa_plugin.streaming.engine import DecodingSetting, decode_batched
 from simulsa_plugin.streaming.policies import Offline, Rollback
+from simulsa_plugin.streaming.steps import BatchLimits, StreamSource
 
 
 def main():

@@ -23,7 +23,7 @@ from simulsa_plugin.longform import silero
 from simulsa_plugin.server.access import Access
 from simulsa_plugin.server.limits import Limits
 from simulsa_plugin.server.server import LiveServer
-from simulsa_plugin.streaming.engine import BatchLimits
+from simulsa_plugin.streaming.steps import BatchLimits
 
 KEYS = {
     "simulsa_longform": "window",

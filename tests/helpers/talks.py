@@ -14,7 +14,8 @@ from simulsa_plugin.logs.steps import parse_session
 from simulsa_plugin.longform.voice_activity import FRAME_SAMPLES, VoiceActivitySettings, find_speech, segment_arrivals
 from simulsa_plugin.model.values import Sample
 from simulsa_plugin.segments import ReferenceSegment
-from simulsa_plugin.streaming.engine import BatchLimits, StreamSource, decode_batched
+from simulsa_plugin.streaming.engine import decode_batched
+from simulsa_plugin.streaming.steps import BatchLimits, StreamSource
 from simulsa_plugin.streaming.windows import SlidingWindow
 
 BREATH = 0.13  # seconds: at least three frames of silence, and never the five that close a segment that slides

@@ -29,7 +29,8 @@ from simulsa_plugin.longform.silero import SpeechDetector
 from simulsa_plugin.longform.voice_activity import find_speech, segment_arrivals
 from simulsa_plugin.server.access import Access
 from simulsa_plugin.server.limits import Limits
-from simulsa_plugin.streaming.engine import BatchLimits, StreamSource, decode_batched
+from simulsa_plugin.streaming.engine import decode_batched
+from simulsa_plugin.streaming.steps import BatchLimits, StreamSource
 from simulsa_plugin.streaming.windows import SlidingWindow
 
 PROGRAM = "import sys; from simulsa_plugin.commands.live import main; sys.exit(main())"

@@ -18,9 +18,10 @@ from simulsa_plugin.live.transcript import TextFollower, Transcript
 from simulsa_plugin.longform.voice_activity import FRAME_SAMPLES, VoiceActivitySettings, find_speech, segment_arrivals
 from simulsa_plugin.metrics.delays import ShownStep
 from simulsa_plugin.model.values import Prompt
-from simulsa_plugin.streaming.engine import BatchLimits, DecodingSetting
+from simulsa_plugin.streaming.engine import DecodingSetting
 from simulsa_plugin.streaming.policies import Confidence, LocalAgreement, Policy, Rollback
 from simulsa_plugin.streaming.session import Arrival, ChunkSchedule
+from simulsa_plugin.streaming.steps import BatchLimits
 
 LIMITS = BatchLimits(64, batch_size=4)
 WINDOW_SAMPLES = 80000

@@ -14,8 +14,9 @@ from simulsa_plugin.llamafactory.model.backbone_loading import load_backbone
 from simulsa_plugin.llamafactory.model.model_size import qwen2_audio_7b, size_of
 from simulsa_plugin.model.cost import Layers, ModelSize, Utterance, decoding_work, scoring_work
 from simulsa_plugin.model.values import GenerationRequest, Prompt
-from simulsa_plugin.streaming.engine import BatchLimits, DecodingSetting, StreamSource, decode_batched
+from simulsa_plugin.streaming.engine import DecodingSetting, decode_batched
 from simulsa_plugin.streaming.policies import Offline, Rollback
+from simulsa_plugin.streaming.steps import BatchLimits, StreamSource
 
 ASK = Prompt(({"role": "user", "content": PROMPT},))
 DEMO = {"model_name_or_path": "simulsa-demo", "template": "qwen2_audio"}
@@ -90,7 +91,7 @@ def test_decoding_takes_about_the_estimated_passes(monkeypatch):
 
     def noted(embeddings, mask, position_ids, cache):
         tokens = embeddings.shape[1]
-        itself = mask[:, 0, :, -tokens:].diagonal(dim1=1, dim2=2)  # padding does not attend to itself
+        itself = mask[:, 0, :, -tokens:].diagonal(dim1=1, dim2=2) == 0  # padding does not attend to itself
         passes.append((tokens, int(itself.sum())))
         return hidden_states(embeddings, mask, position_ids, cache)
 
@@ -110,7 +111,7 @@ def test_decoding_takes_about_the_estimated_passes(monkeypatch):
     work = decoding_work(token, shape, [cell.chunk_ms and cell.chunk_ms / 1000 for cell in cells], 64)
     read = sum(tokens for length, tokens in passes if length > 1)
     steps = sum(length == 1 for length, _ in passes)
-    assert work.flop / 2 == pytest.approx(read, rel=0.2)  # what all prompts of a batch begin with is read once
+    assert work.flop / 2 == pytest.approx(read, rel=0.2)  # what all prompts begin with is read once
     assert work.decode_steps == pytest.approx(steps, rel=0.25)
 
 

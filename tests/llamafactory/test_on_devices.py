@@ -22,8 +22,9 @@ from simulsa_plugin.llamafactory.model.arguments import inference_arguments
 from simulsa_plugin.llamafactory.model.backbone import Backbone
 from simulsa_plugin.llamafactory.model.backbone_loading import load_backbone
 from simulsa_plugin.model.values import Prompt
-from simulsa_plugin.streaming.engine import BatchLimits, DecodingSetting, StreamSource, decode_batched, decode_timed
+from simulsa_plugin.streaming.engine import DecodingSetting, decode_batched, decode_timed
 from simulsa_plugin.streaming.policies import Confidence, LocalAgreement, Offline, Rollback
+from simulsa_plugin.streaming.steps import BatchLimits, StreamSource
 
 RECIPE = {"model_name_or_path": "simulsa-demo", "template": "qwen2_audio"}
 ASK = Prompt(({"role": "user", "content": PROMPT},))

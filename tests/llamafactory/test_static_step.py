@@ -26,8 +26,9 @@ from simulsa_plugin.llamafactory.model.static_step import (
     why_not_captured,
 )
 from simulsa_plugin.model.values import GenerationRequest, Prompt
-from simulsa_plugin.streaming.engine import BatchLimits, DecodingSetting, StreamSource, decode_batched
+from simulsa_plugin.streaming.engine import DecodingSetting, decode_batched
 from simulsa_plugin.streaming.policies import Attention, Confidence, LocalAgreement, Offline, Rollback
+from simulsa_plugin.streaming.steps import BatchLimits, StreamSource
 
 RECIPE = {"model_name_or_path": "simulsa-demo", "template": "qwen2_audio"}
 ASK = Prompt(({"role": "user", "content": PROMPT},))

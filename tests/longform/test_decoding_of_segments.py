@@ -4,9 +4,10 @@ import numpy as np
 from helpers.fakes import ASK, ClockModel
 
 from simulsa_plugin.longform.voice_activity import FRAME_SAMPLES, VoiceActivitySettings, find_speech, segment_arrivals
-from simulsa_plugin.streaming.engine import BatchLimits, DecodingSetting, StreamSource, decode_batched, decode_timed
+from simulsa_plugin.streaming.engine import DecodingSetting, decode_batched, decode_timed
 from simulsa_plugin.streaming.policies import Offline, Rollback
 from simulsa_plugin.streaming.session import Arrival
+from simulsa_plugin.streaming.steps import BatchLimits, StreamSource
 
 LIMITS = BatchLimits(64, batch_size=4)
 SETTINGS = [DecodingSetting(Offline(), None), DecodingSetting(Rollback(2), 320), DecodingSetting(Rollback(0), 512)]

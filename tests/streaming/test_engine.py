@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from helpers.fakes import ASK, ClockModel
 
-from simulsa_plugin.streaming.engine import BatchLimits, DecodingSetting, StreamSource, decode_batched, decode_timed
+from simulsa_plugin.streaming.engine import DecodingSetting, decode_batched, decode_timed
 from simulsa_plugin.streaming.policies import Offline, Rollback
+from simulsa_plugin.streaming.steps import BatchLimits, StreamSource
 
 
 def source(milliseconds):

@@ -7,13 +7,7 @@ from helpers.fakes import ASK, ClockModel
 from simulsa_plugin.errors import UsageError
 from simulsa_plugin.model.values import Continuation
 from simulsa_plugin.streaming.catalogue import PolicyOptions, make_policies
-from simulsa_plugin.streaming.engine import (
-    BatchLimits,
-    DecodingSetting,
-    StreamSource,
-    choose_alignment_heads,
-    decode_batched,
-)
+from simulsa_plugin.streaming.engine import DecodingSetting, choose_alignment_heads, decode_batched
 from simulsa_plugin.streaming.policies import (
     AgreementOrConfidence,
     Attention,
@@ -25,6 +19,7 @@ from simulsa_plugin.streaming.policies import (
     Rollback,
     WaitK,
 )
+from simulsa_plugin.streaming.steps import BatchLimits, StreamSource
 
 
 def run(policy, milliseconds=2000, chunk=500, model=None):

@@ -9,9 +9,10 @@ from simulsa_plugin.evaluation.session_rows import step_rows
 from simulsa_plugin.files.json_files import write_jsonl
 from simulsa_plugin.logs.steps import STEPS, read_sessions
 from simulsa_plugin.metrics.delays import unit_delays
-from simulsa_plugin.streaming.engine import BatchLimits, DecodingSetting, StreamSource, decode_batched, decode_timed
+from simulsa_plugin.streaming.engine import DecodingSetting, decode_batched, decode_timed
 from simulsa_plugin.streaming.policies import Confidence, HoldN, LocalAgreement, Offline, Retranslation, Rollback, WaitK
 from simulsa_plugin.streaming.session import Arrival
+from simulsa_plugin.streaming.steps import BatchLimits, StreamSource
 from simulsa_plugin.streaming.windows import SlidingWindow
 
 LIMITS = BatchLimits(2000, batch_size=5)

@@ -138,9 +138,9 @@ class AttentionRecord:
         share: torch.Tensor = 1 - position.gather(1, columns) / position[:, -1:]
         return share
 
-    def select_rows(self, rows: torch.Tensor) -> None:
-        """Keep these rows, in this order."""
-        self._audio = self._audio[rows]
+    def select_rows(self, rows: torch.Tensor, columns: int | None = None) -> None:
+        """Keep these rows, in this order, and no more than the first columns."""
+        self._audio = self._audio[rows, :columns]
 
 
 def select_alignment_heads(scores: dict[AttentionHead, float]) -> tuple[AttentionHead, ...]:

@@ -20,6 +20,7 @@ from simulsa_plugin.errors import ModelError
 from simulsa_plugin.llamafactory.data.rendering import TemplateRenderer
 from simulsa_plugin.llamafactory.model.attention import AudioAttention, concordance, select_alignment_heads
 from simulsa_plugin.llamafactory.model.batched_decoding import SharedPromptDecoder
+from simulsa_plugin.llamafactory.model.continuous_batch import ContinuousBatch
 from simulsa_plugin.llamafactory.model.counted_prompts import CountingRenderer
 from simulsa_plugin.llamafactory.model.devices import execution_device, parameters_with_values
 from simulsa_plugin.llamafactory.model.machine import processor_name
@@ -36,6 +37,7 @@ from simulsa_plugin.llamafactory.model.reference_scoring import (
 from simulsa_plugin.llamafactory.model.special_tokens import SpecialTokens
 from simulsa_plugin.llamafactory.patches.position_ids import is_feature
 from simulsa_plugin.llamafactory.plugin.notices import notify
+from simulsa_plugin.model.open_batch import OpenBatch, SeparateBatches
 from simulsa_plugin.model.values import (
     AttentionHead,
     Continuation,
@@ -219,6 +221,12 @@ class Backbone(CountingRenderer):
             ModelError: a single session does not fit into memory.
         """
         return self._in_halves(self.decoder.generate, prompts, requests)
+
+    def open_batch(self) -> OpenBatch:
+        """Return an empty batch that requests can join while others go on."""
+        if isinstance(self.decoder, SharedPromptDecoder):
+            return ContinuousBatch(self.decoder, self.generate)
+        return SeparateBatches(self)
 
     def set_alignment_heads(self, heads: Sequence[AttentionHead]) -> None:
         """Use these attention heads for `GenerationRequest.min_audio_ahead`.
