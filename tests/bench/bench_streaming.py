@@ -9,8 +9,8 @@ By hand, where SimulEval 1.1.4 is installed (its pin of tqdm contradicts that of
 
 SimulEval drives the same weights one by one through `simuleval_agent`: transformers' `generate`, the full window of the
 encoder, no drafts, nothing shared. Predictions and delays of every cell are compared. Then seconds and ratios, in
-turns, and how near the engine comes to what the machine could do: the larger of FLOP / (rate of a large matrix product
-here) and bytes of weights read / (rate of a large copy measured here, read and written bytes).
+turns, and how near the engine comes to what the machine could do: the larger of FLOP, attention included, / (rate of a
+large matrix product here) and bytes of weights read / (rate of a large copy measured here, read and written bytes).
 """
 
 import argparse
@@ -28,6 +28,7 @@ from random_model import DEMO, random_config, random_model, random_renderer
 from rounds import report, time_call, time_in_turns
 
 from simulsa_plugin.audio.decoding import read_mono
+from simulsa_plugin.audio.samples import SAMPLE_RATE
 from simulsa_plugin.demo.corpus import TEST_NAME, write_demo_corpus
 from simulsa_plugin.evaluation.session_rows import step_rows
 from simulsa_plugin.llamafactory.data.rendering import load_renderer
@@ -35,6 +36,7 @@ from simulsa_plugin.llamafactory.model.arguments import inference_arguments
 from simulsa_plugin.llamafactory.model.backbone import Backbone
 from simulsa_plugin.llamafactory.model.backbone_loading import load_backbone
 from simulsa_plugin.llamafactory.model.machine import copy_rate, matmul_rate
+from simulsa_plugin.llamafactory.model.model_size import size_of
 from simulsa_plugin.logs.steps import parse_session
 from simulsa_plugin.metrics.delays import emission_record
 from simulsa_plugin.model.values import Prompt
@@ -122,16 +124,16 @@ def models(options):
 def run_engine(model, rows, sources, cells, options):
     """Records by cell; prints seconds, memory, passes and the share of the bound."""
     limits = limits_of(options)
-    decode_batched(model, sources[:2], cells[:2], limits)  # warm-up
+    with counting(model) as work:
+        decode_batched(model, sources, cells, limits)
     if options.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     sessions = []
-    with counting(model) as work:
-        timing = time_call(lambda: sessions.extend(decode_batched(model, sources, cells, limits)))
+    timing = time_call(lambda: sessions.extend(decode_batched(model, sources, cells, limits)))
     flop_seconds, byte_seconds = bounds(model, work, options.device)
     print(
         f"engine: {timing.wall:.2f} s, {timing.cpu:.2f} s of processor time; {work['passes']} passes of the language "
-        f"model over {work['tokens']} tokens, {work['frames']} frames encoded"
+        f"model over {work['tokens']} tokens, {work['clips']} clips encoded"
     )
     print(
         f"bound: {flop_seconds:.2f} s by FLOP, {byte_seconds:.2f} s by bytes of weights; "
@@ -165,9 +167,9 @@ KINDS = {
 
 def profile(model, sources, cells, limits):
     """Print processor seconds by kind of operation, and in the parts of the engine; the profiler slows it down."""
-    decode_batched(model, sources[:2], cells[:2], limits)  # warm-up
     with counting(model) as work:
-        timing = time_call(lambda: decode_batched(model, sources, cells, limits))
+        decode_batched(model, sources, cells, limits)
+    timing = time_call(lambda: decode_batched(model, sources, cells, limits))
     bound = bounds(model, work, "cpu")[0]
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], acc_events=True) as profiler:
         decode_batched(model, sources, cells, limits)
@@ -192,39 +194,48 @@ def limits_of(options):
 
 @contextlib.contextmanager
 def counting(model):
-    """Count passes and tokens of the language model, and frames of the encoder; padding is no work asked for."""
-    work = {"passes": 0, "tokens": 0, "computed": 0, "frames": 0}
-    hidden, embed = model.decoder.hidden_states, model._adapter.embed
+    """Count passes of the language model and the FLOP that the results need: padding is left out, attention is not."""
+    size = size_of(model.model, model.processor)
+    work = dict.fromkeys(("passes", "tokens", "computed", "clips", "flop"), 0)
+    hidden, embed, most_probable = model.decoder.hidden_states, model._adapter.embed, model.decoder.most_probable
 
     def counted_hidden(embeddings, mask, places, cache):
-        work["passes"] += 1
-        work["computed"] += embeddings.shape[0] * embeddings.shape[1]
         tokens = embeddings.shape[1]
-        visible = mask[:, 0, :, -tokens:] if mask.dtype == torch.bool else mask[:, 0, :, -tokens:] == 0
-        work["tokens"] += int(visible.diagonal(dim1=1, dim2=2).sum())  # padding does not see itself
+        visible = mask[:, 0] == 0
+        real = visible[:, :, -tokens:].diagonal(dim1=1, dim2=2)  # padding does not see itself
+        work["passes"] += 1
+        work["computed"] += embeddings.shape[0] * tokens
+        work["tokens"] += int(real.sum())
+        layers = size.language_model
+        work["flop"] += 2 * layers.parameters * int(real.sum())
+        work["flop"] += 4 * layers.count * layers.width * int(visible[real].sum())
         return hidden(embeddings, mask, places, cache)
 
     def counted_embed(waveforms):
-        work["frames"] += sum(len(waveform) // 160 for waveform in waveforms)
+        work["clips"] += len(waveforms)
+        work["flop"] += sum(size.encoding_flop(len(waveform) / SAMPLE_RATE) for waveform in waveforms)
         return embed(waveforms)
 
+    def counted_predictions(positions):
+        work["flop"] += 2 * size.output_parameters * len(positions)
+        return most_probable(positions)
+
     model.decoder.hidden_states, model._adapter.embed = counted_hidden, counted_embed
+    model.decoder.most_probable = counted_predictions
     try:
         yield work
     finally:
-        del model.decoder.hidden_states, model._adapter.embed
+        del model.decoder.hidden_states, model._adapter.embed, model.decoder.most_probable
 
 
 def bounds(model, work, device):
     """Seconds that the work takes at least, by arithmetic and by reading weights once in every pass."""
-    encoder = sum(weight.numel() for weight in model.model.audio_tower.parameters())
-    language = sum(weight.numel() for weight in model.model.language_model.parameters())
-    size = next(model.model.parameters()).element_size()
-    flop = 2 * language * work["tokens"] + encoder * work["frames"]  # 2 · weights · positions; two frames a position
+    size = size_of(model.model, model.processor)
     # Processors may be quicker in fp32 than in the model's own format.
     dtypes = {model.model.dtype} if device == "cuda" else {model.model.dtype, torch.float32}
     flop_rate = max(matmul_rate(dtype, device) for dtype in dtypes)
-    return flop / flop_rate, language * size * work["passes"] / copy_rate(device)
+    element_size = next(model.model.parameters()).element_size()
+    return work["flop"] / flop_rate, size.language_model.parameters * element_size * work["passes"] / copy_rate(device)
 
 
 def run_simuleval(fast, stock, rows, prompt, cells, records, folder, options):

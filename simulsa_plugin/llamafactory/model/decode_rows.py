@@ -107,7 +107,9 @@ class DecodeRows:
         left = [(row, [one for one in generations if not one.ended]) for row, generations in self._active]
         self._active = [(row, generations) for row, generations in left if generations]
         rows = [row for row, _ in self._active]
-        if rows and len(rows) <= COMPACTION_SHARE * self._visible.shape[0]:
+        if not rows:
+            self._cache, self._static = new_cache(), None
+        elif len(rows) <= COMPACTION_SHARE * self._visible.shape[0]:
             self._keep(rows)
             self._active = [(row, generations) for row, (_, generations) in enumerate(self._active)]
 
