@@ -28,6 +28,7 @@ from simulsa_plugin.files import remote
 from simulsa_plugin.files.atomic import UNFINISHED, make_folder, writing_to
 from simulsa_plugin.files.lease import Lease
 from simulsa_plugin.files.locks import LOCK, locked
+from simulsa_plugin.files.termination import unwinding_at_termination
 
 PUSH_SECONDS = 30.0
 OWN = ".simulsa"  # the folder below the address that is not part of the result
@@ -89,7 +90,7 @@ def working_at(
         sends: whether a file by this name, relative to the place, is written there.
     """
     base = make_folder(work_folder(url))
-    with _locked_here(base, url), leased(url, check) as lease:
+    with unwinding_at_termination(), _locked_here(base, url), leased(url, check) as lease:
         mirror = Mirror(url, make_folder(base / "folder"), lease, sends)
         mirror.open()
         with _pushing(mirror):

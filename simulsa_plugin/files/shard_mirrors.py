@@ -25,6 +25,7 @@ from simulsa_plugin.files.mirror import (
     working_at,
 )
 from simulsa_plugin.files.remote import list_below, read
+from simulsa_plugin.files.termination import unwinding_at_termination
 
 SHARDS = f"{OWN}/shards"
 _GATHERED = "gathered"  # folder in the cache
@@ -72,7 +73,7 @@ def gathered(url: str) -> Iterator[dict[str, Path]]:
         yield {}
         return
     base = make_folder(work_folder(url)) / _GATHERED
-    with contextlib.ExitStack() as stack:
+    with unwinding_at_termination(), contextlib.ExitStack() as stack:
         leases = {name: stack.enter_context(leased(f"{url}/{SHARDS}/{name}")) for name in names}
         shutil.rmtree(base, ignore_errors=True)
         stack.callback(shutil.rmtree, base, ignore_errors=True)

@@ -100,6 +100,18 @@ def test_a_killed_driver_is_continued_on_another_machine(store, tmp_path, expect
     assert not any("/clips/" in path for path in fetched)
 
 
+def test_a_driver_that_is_terminated_writes_what_it_has_and_gives_back_the_lease(store, tmp_path):
+    process = start(store, tmp_path, "a", seconds=0.3)
+    journal = f"out/{mirror._JOURNALS}/toy_simulsa/scores.partial.jsonl/"
+    until(lambda: store.keys(journal), process)
+    process.terminate()
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGTERM
+    assert "out/.simulsa/lease" not in store.keys("out/")
+    (here,) = (tmp_path / "a").rglob("scores.partial.jsonl")
+    assert b"".join(map(store.get, store.keys(journal))) == here.read_bytes()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("same_machine", [True, False])
 def test_drivers_killed_at_any_moment_end_with_the_same_bytes(store, tmp_path, expected, same_machine):
