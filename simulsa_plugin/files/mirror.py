@@ -102,7 +102,7 @@ def working_at(
 def leased(url: str, check: Callable[[str], None] = lambda _: None) -> Iterator[Lease]:
     """Keep other processes from an address while the context lasts; raises as `mirrored`."""
     lease = Lease(f"{url}/{_LEASE}", remote.shown(url))
-    with _naming_the_output():
+    with naming_the_output(_LEASE, _DRIVER):
         check(url)
         lease.take()
     try:
@@ -113,12 +113,12 @@ def leased(url: str, check: Callable[[str], None] = lambda _: None) -> Iterator[
 
 
 @contextlib.contextmanager
-def _naming_the_output() -> Iterator[None]:
-    """Let errors about objects of ours name the address that the user gave."""
+def naming_the_output(*objects: str) -> Iterator[None]:
+    """Let errors about these objects of ours name the address that the user gave."""
     try:
         yield
     except StorageError as error:
-        error.args = (re.sub(rf"/({_LEASE}|{_DRIVER})\b", "", str(error)),)
+        error.args = (re.sub(rf"/({'|'.join(map(re.escape, objects))})\b", "", str(error)),)
         raise
 
 

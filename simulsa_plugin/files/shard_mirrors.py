@@ -19,6 +19,7 @@ from simulsa_plugin.files.mirror import (
     Mirror,
     check_output_address,
     leased,
+    naming_the_output,
     refuse_foreign_objects,
     refuse_inside_another,
     work_folder,
@@ -67,7 +68,8 @@ def gathered(url: str) -> Iterator[dict[str, Path]]:
     """
     check_output_address(url)
     url = url.rstrip("/")
-    found = {name.partition("/")[0] for name in list_below(f"{url}/{SHARDS}")}
+    with naming_the_output(SHARDS):
+        found = {name.partition("/")[0] for name in list_below(f"{url}/{SHARDS}")}
     names = sorted(name for name in found if re.fullmatch(r"\d+-of-\d+", name))
     if not names:
         yield {}

@@ -141,6 +141,13 @@ def test_what_no_run_wrote_is_left_alone_by_shards(store, dataset):
     assert store.keys("out/") == ["out/mine.txt"]
 
 
+@pytest.mark.parametrize("part", [None, Shard(1, 2)], ids=str)
+def test_an_error_names_the_address_that_was_given(store, part):
+    place = augmentation_at("s3://no-such-bucket/out", part, finishes=part is None)
+    with pytest.raises(StorageError, match=r"s3://no-such-bucket/out: "), place:
+        pass
+
+
 def test_ranks_of_torchrun_need_a_folder(store):
     for place in (augmentation_at(OUT, Shard(1, 2), finishes=True), output_at(OUT, ranks=True)):
         with pytest.raises(UsageError, match="processes of torchrun need a folder that they share"), place:
