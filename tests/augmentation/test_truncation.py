@@ -10,28 +10,26 @@ from simulsa_plugin.augmentation.augment_settings import AugmentSettings, Trunca
 from simulsa_plugin.augmentation.method.truncation import cut_samples
 
 
-class FixedUniform:
-    """In place of a numpy Generator, where the formula asks for U[0, 1)."""
+class FixedDraw:
+    """In place of a numpy Generator, where the formula asks for Beta(alpha, beta) or U[0, 1)."""
 
     def __init__(self, value):
-        self.value = value
+        self.value, self.parameters = value, []
 
     def uniform(self):
         return self.value
 
+    def beta(self, alpha, beta):
+        self.parameters.append((alpha, beta))
+        return self.value
 
-@pytest.fixture
-def fixed(monkeypatch):
-    """Cut with r given: Beta(alpha, beta) draws it, and so does U[0, 1)."""
 
-    def cut(duration, r, **settings):
-        seen = []
-        monkeypatch.setattr(stats.beta, "rvs", lambda a, b, random_state: seen.append((a, b)) or r)
-        samples = cut_samples(duration, AugmentSettings(**settings), FixedUniform(r))
-        assert seen in ([], [(settings.get("alpha", 1.0), settings.get("beta", 3.0))])
-        return samples / 16_000
-
-    return cut
+def fixed(duration, r, **settings):
+    """Cut with r given, in seconds."""
+    rng = FixedDraw(r)
+    samples = cut_samples(duration, AugmentSettings(**settings), rng)
+    assert rng.parameters in ([], [(settings.get("alpha", 1.0), settings.get("beta", 3.0))])
+    return samples / 16_000
 
 
 @pytest.mark.parametrize(
@@ -53,16 +51,16 @@ def fixed(monkeypatch):
         ("uniform", 2.5, 0.5, 1.5),
     ],
 )
-def test_formulas_on_paper(fixed, name, duration, r, seconds):
+def test_formulas_on_paper(name, duration, r, seconds):
     assert fixed(duration, r, truncation=name) == seconds
 
 
-def test_other_ranges_and_parameters_reach_the_formula(fixed):
+def test_other_ranges_and_parameters_reach_the_formula():
     # 1 + 0.5 · (3 − 1)
     assert fixed(10.0, 0.5, min_seconds=1.0, max_seconds=3.0, alpha=2.0, beta=5.0) == 2.0
 
 
-def test_the_cut_is_rounded_to_the_nearest_sample(fixed):
+def test_the_cut_is_rounded_to_the_nearest_sample():
     # 0.5 + r · 4.5 s is 8000 + r · 72000 samples; r = 1.4 / 72000 gives 8001.4, 1.6 / 72000 gives 8001.6
     assert fixed(10.0, 1.4 / 72_000) == 8001 / 16_000
     assert fixed(10.0, 1.6 / 72_000) == 8002 / 16_000

@@ -40,7 +40,7 @@ class Marks:
         status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
         peak, private = (int(status[key].split()[0]) / 1024 for key in ("VmHWM", "RssAnon"))
         wall, cpu = time.time() - self.start, sum(os.times()[:4])
-        print(f"{wall:8.1f} s  {cpu:8.1f} s CPU  {peak:6.0f} MB  {private:6.0f} MB  {what}", flush=True)
+        print(f"{wall:8.1f} s  {cpu:8.1f} s CPU  {peak:6.0f} MiB  {private:6.0f} MiB  {what}", flush=True)
 
     def wrap(self, module: str, path: str, what: str) -> None:
         """Let a function note that it has returned, wherever it was imported to."""

@@ -1,13 +1,17 @@
 """Rows are converted when they are read; the result equals that of LLaMA-Factory's own loader."""
 
+import random
+import sys
+
 import datasets
 import pytest
+from helpers.memory import resident_kb
 from llamafactory.data import converter
 from offline_data import ASK, SHAREGPT, load, make_folder, register, turns, write_rows
 from test_dataset_rows import write_alpaca_zoo, write_openai_zoo, write_zoo
 
 from simulsa_plugin.errors import DatasetError
-from simulsa_plugin.llamafactory.data import aligned_rows
+from simulsa_plugin.llamafactory.data import aligned_rows, lazy_rows
 
 
 @pytest.fixture
@@ -81,3 +85,24 @@ def test_a_row_among_the_first_that_cannot_be_converted_shows_at_once(folder):
     register(folder, {"a": SHAREGPT | {"formatting": "openai", "file_name": "a.jsonl"}})
     with pytest.raises(DatasetError, match=r"'critic' .*, in row 7 from 0\. Check"):
         load(folder, "a")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_rows_that_were_read_do_not_stay_in_memory(folder, monkeypatch):
+    write_many(folder, 5000)
+    register(folder, {"a": SHAREGPT | {"file_name": "a.jsonl"}})
+    release, resident = lazy_rows.release_mapped_pages, []
+
+    def noted(files):
+        (file,) = files
+        before = resident_kb(file)
+        release([file])
+        resident.append((before, resident_kb(file)))
+
+    monkeypatch.setattr(lazy_rows, "release_mapped_pages", noted)
+    (dataset,) = load(folder, "a")
+    for row in random.Random(0).sample(range(5000), 1000):
+        assert dataset.sample(row).reference == f"Satz {row}."
+    assert dataset.has_audio() and not dataset.has_relative_audio()
+    assert len(resident) >= 1 + 10 + 1  # at the beginning, after every hundredth row, after all were looked at
+    assert all(before > 0 == after for before, after in resident)

@@ -33,9 +33,7 @@ def cut_samples(duration_seconds: float, settings: AugmentSettings, rng: np.rand
     if settings.truncation == "uniform":
         cut = low + float(rng.uniform()) * (high - low)
     else:
-        from scipy import stats  # a second that only a run with a model needs
-
-        share = float(stats.beta.rvs(settings.alpha, settings.beta, random_state=rng))
+        share = float(rng.beta(settings.alpha, settings.beta))
         end = duration_seconds if settings.truncation == "beta_full" else high
         cut = low + share * (end - low)
         if settings.truncation == "beta_discrete":

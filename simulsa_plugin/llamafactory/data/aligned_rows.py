@@ -51,6 +51,7 @@ def load_aligned_rows(arguments: InferenceArguments, attributes: Any, name: str,
         rows = LazyRows(rows, dict, attributes, naming)
     for row in range(min(len(rows), _CHECKED_ROWS)):
         rows[row]
+    rows.release_memory()
     return rows
 
 

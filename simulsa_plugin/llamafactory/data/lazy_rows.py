@@ -11,7 +11,12 @@ import copy
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import pyarrow
+
+from simulsa_plugin.files.mapped import release_mapped_pages
+
 _ROWS_PER_READ = 1000  # read together where rows follow each other
+_READS_KEPT = 100  # then the memory of the mapped rows is released: a million take more than the program
 _CONVERTERS = ("alpaca", "sharegpt", "openai")  # of LLaMA-Factory: they take media from the columns of the entry
 Row = dict[str, Any]
 Naming = Callable[[int], contextlib.AbstractContextManager[None]]
@@ -30,6 +35,7 @@ class LazyRows:
     def __init__(self, rows: Any, convert: Callable[[Row], Row], attributes: Any, naming: Naming) -> None:
         self._rows, self._convert, self._attributes, self._naming = rows, convert, attributes, naming
         self._read: tuple[int, list[Row]] = (0, [])  # number of the first row, and rows, that were read last
+        self._reads = 0
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -55,6 +61,7 @@ class LazyRows:
             columns = self._rows[row : row + (_ROWS_PER_READ if follows else 1)]
             rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
             start, self._read = row, (row, rows)
+            self._note_read()
         return rows[row - start]
 
     def media(self, kind: str) -> Iterator[list[Any]]:
@@ -71,6 +78,18 @@ class LazyRows:
             return
         for batch in self._rows.select_columns([column]).iter(_ROWS_PER_READ):
             yield from (_as_list(value) for value in batch[column])
+            self._note_read()
+        self.release_memory()
+
+    def _note_read(self) -> None:
+        self._reads += 1
+        if self._reads % _READS_KEPT == 0:
+            self.release_memory()
+
+    def release_memory(self) -> None:
+        """Release what rows of mapped files have taken, and what was needed to read them."""
+        pyarrow.default_memory_pool().release_unused()
+        release_mapped_pages(file["filename"] for file in getattr(self._rows, "cache_files", ()))
 
     @property
     def may_have_several_answers(self) -> bool:

@@ -12,7 +12,7 @@ import torch
 
 from simulsa_plugin.model.cost import Machine, ModelSize
 
-COPIED_BYTES = 1 << 28  # larger than caches of processors and GPUs
+COPIED_BYTES = {"cpu": 1 << 26, "cuda": 1 << 28}  # twice: from here to there, more than caches hold
 
 
 def this_machine(size: ModelSize) -> Machine:
@@ -55,8 +55,9 @@ def matmul_rate(dtype: torch.dtype, device: str, width: int | None = None) -> fl
     return 2 * width**3 / best_seconds(lambda: square @ square, device)
 
 
-def copy_rate(device: str, num_bytes: int = COPIED_BYTES) -> float:
+def copy_rate(device: str, num_bytes: int | None = None) -> float:
     """Return the bytes per second that a large copy reads and writes, both counted."""
+    num_bytes = num_bytes or COPIED_BYTES[device]
     block = torch.zeros(num_bytes, dtype=torch.uint8, device=device)
     other = torch.empty_like(block)
     return 2 * num_bytes / best_seconds(lambda: other.copy_(block), device)
