@@ -224,7 +224,7 @@ class _RowGroups:
 
     def _footer(self, container: str) -> _Footer:
         if container not in self._footers:
-            from pyarrow import parquet  # type: ignore[import-untyped]
+            from pyarrow import parquet
 
             with _opened(container) as handle:
                 metadata = parquet.read_metadata(handle)

@@ -108,7 +108,7 @@ class _InPlace(str):
 
 def _rows_in_place(files: Sequence[Path | str], columns: Mapping[str, str]) -> _Rows:
     """Yield rows of parquet files with references in place of the audio inside them, which is not read."""
-    from pyarrow import parquet  # type: ignore[import-untyped]
+    from pyarrow import parquet
 
     number = 0
     for file in files:
