@@ -72,7 +72,7 @@ class AugmentResult:
         """Return a pandas DataFrame with a row per partial sample.
 
         Columns: `dataset`, then of scores.jsonl `id`, `partial`, `reference`, `accepted_tokens`, `cut_seconds`,
-        `duration_seconds`, `clip` (relative to `out`) and `audio` (the source file).
+        `duration_seconds`, `clip` (relative to `out`) and `audio` (the source file, likewise where `out` holds it).
         """
         import pandas as pd
 

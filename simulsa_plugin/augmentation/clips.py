@@ -29,7 +29,7 @@ from simulsa_plugin.augmentation.method.selection import (
 )
 from simulsa_plugin.augmentation.method.silence import draw_silence, noise_floor, surround
 from simulsa_plugin.augmentation.method.truncation import cut_samples
-from simulsa_plugin.augmentation.output_layout import Layout, other_data
+from simulsa_plugin.augmentation.output_layout import Layout, audio_name, other_data
 from simulsa_plugin.augmentation.registration import SourceDataset
 from simulsa_plugin.errors import AudioError, DatasetError, ModelError
 from simulsa_plugin.files.atomic import replacing, sync_files
@@ -208,7 +208,8 @@ class CutSampler:
 
     def _skipped(self, row: Sample | UnusableRow, number: int, skip: _Skip) -> Skipped:
         identifier = sample_id(self.dataset.name, row.row, number)
-        return Skipped(identifier, skip.reason, row.audio, skip.cause, row.source_id)
+        audio = row.audio and audio_name(row.audio, self.layout.out, portable=self.settings.portable)
+        return Skipped(identifier, skip.reason, audio, skip.cause, row.source_id)
 
     def _read(self, row: Sample | UnusableRow) -> _Reading:
         """Read the audio of a row, on any thread; that of a large file is read when it is due, one at a time."""

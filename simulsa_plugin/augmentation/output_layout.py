@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from simulsa_plugin.errors import DatasetError, StorageError
@@ -58,6 +59,25 @@ class Layout:
                 remove_leftovers(folder)
         for path in (self.rows, self.rewritten):
             remove_leftovers(self.out, path.name)
+
+
+def audio_name(audio: str, out: Path, *, portable: bool) -> str:
+    """Return how the files of an output name audio: where it may be moved, what it holds is named relative to it.
+
+    >>> [audio_name(name, Path("/out"), portable=True) for name in ("/out/a_corpus/1.wav", "/b.wav")]
+    ['a_corpus/1.wav', '/b.wav']
+    """
+    inside = portable and Path(audio).is_relative_to(out)
+    return os.path.relpath(audio, out) if inside else audio
+
+
+def audio_place(name: str, out: str | Path) -> str:
+    """Return where the audio is that `audio_name` named: an absolute path, or an address.
+
+    >>> audio_place("a_corpus/1.wav", "/out"), audio_place("s3://bucket/1.wav", "/out")
+    ('/out/a_corpus/1.wav', 's3://bucket/1.wav')
+    """
+    return name if "://" in name else os.path.join(out, name)
 
 
 def other_data(folder: Path, identifier: str) -> StorageError:

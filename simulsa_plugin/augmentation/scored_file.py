@@ -12,7 +12,7 @@ from typing import Any
 
 from simulsa_plugin.augmentation.method.acceptance import LOGPROB_TOLERANCE
 from simulsa_plugin.augmentation.method.selection import Skipped, parse_sample_id, walk
-from simulsa_plugin.augmentation.output_layout import LOGPROB_FIELDS, SUFFIX, Layout
+from simulsa_plugin.augmentation.output_layout import LOGPROB_FIELDS, SUFFIX, Layout, audio_name, audio_place
 from simulsa_plugin.errors import StorageError, UsageError
 from simulsa_plugin.files.dataset_info import registered_datasets
 from simulsa_plugin.files.json_files import read_jsonl
@@ -89,12 +89,18 @@ class ScoredFile:
                     f"{self.name}. Give every dataset a file of its own."
                 )
             seen.add(row["id"])
-            yield {**row, "clip": self._clip(row["clip"], layout, portable)}
+            audio = self._audio(row["audio"], layout, portable)
+            yield {**row, "audio": audio, "clip": self._clip(row["clip"], layout, portable)}
         if self.count("scored") not in (None, len(seen)):
             raise StorageError(
                 f"{self.path} has {len(seen)} rows, and the manifest.json beside it says {self.count('scored')}. Start "
                 "the command that made it again: it adds what is missing."
             )
+
+    def _audio(self, name: str, layout: Layout, portable: bool) -> str:
+        place = audio_place(name, self._folder)
+        known = place == name or os.path.exists(place)  # other programs may have meant another folder
+        return audio_name(place, layout.out, portable=portable) if known else name
 
     def _clip(self, clip: str, layout: Layout, portable: bool) -> str:
         if not portable:

@@ -16,6 +16,7 @@ from simulsa_plugin.audio.recordings import Span, read_parts
 from simulsa_plugin.audio.samples import Waveform, samples_to_seconds, seconds_to_samples
 from simulsa_plugin.augmentation.label_quality import LabelQuality, compare_partials
 from simulsa_plugin.augmentation.method.acceptance import Decision, partial_ends
+from simulsa_plugin.augmentation.output_layout import audio_place
 from simulsa_plugin.errors import AudioError, StorageError
 from simulsa_plugin.reports.sound import audio_address
 
@@ -172,7 +173,7 @@ def _audio(row: Mapping[str, Any], folder: Path) -> dict[str, str | None]:
     left = row["duration_seconds"] - row["cut_seconds"]
     return {
         "clip": _clip_address(os.path.join(folder, row["clip"])),
-        "rest": _rest_address(row) if left > 0 else None,
+        "rest": _rest_address(row, folder) if left > 0 else None,
     }
 
 
@@ -183,11 +184,11 @@ def _clip_address(path: str) -> str | None:
         return None
 
 
-def _rest_address(row: Mapping[str, Any]) -> str | None:
+def _rest_address(row: Mapping[str, Any], folder: Path) -> str | None:
     start = row["cut_seconds"]
     span = Span(start, min(start + REST_SECONDS, row["duration_seconds"]))
     try:
-        ((_, part),) = read_parts(row["audio"], [span])
+        ((_, part),) = read_parts(audio_place(row["audio"], folder), [span])
         return None if isinstance(part, AudioError) else _address(part)
     except (AudioError, StorageError):
         return None

@@ -5,7 +5,7 @@ import json
 
 import pytest
 from driver import SETTINGS
-from helpers.fakes import ByteModel, Killed, make_dataset
+from helpers.fakes import ByteModel, Killed, make_dataset, write_noise
 from helpers.files import tree
 from test_output_in_stores import another_machine, objects
 from test_output_in_stores import quick as quick
@@ -139,6 +139,36 @@ def test_what_no_run_wrote_is_left_alone_by_shards(store, dataset):
     with pytest.raises(StorageError, match=r"s3://corpus/out/mine\.txt was not made by this command"):
         score(dataset, "1/2")
     assert store.keys("out/") == ["out/mine.txt"]
+
+
+def test_audio_that_lies_in_the_output_is_named_the_same_on_every_machine(store, tmp_path, monkeypatch):
+    """As that of a corpus whose utterances are cut out of recordings."""
+
+    def made(folder):
+        dataset = make_dataset(folder / "toy_corpus", 30)
+        for name in ("0.wav", "1.wav", "2.wav", "3.wav", "4.wav"):
+            write_noise(folder / "toy_corpus" / name, 0.3, seed=0)  # too short to be cut
+        return dataset
+
+    for number, text in enumerate(("1/2", "2/2", None)):
+        another_machine(monkeypatch, tmp_path, number)
+        part = None if text is None else Shard.parse(text)
+        with augmentation_at(OUT, part, finishes=part is None) as folder:
+            if part:
+                augment_shard(made(folder), ByteModel(), SETTINGS, folder, part)
+            else:
+                augment_dataset(made(folder), ByteModel(), SETTINGS, folder)
+    out = tmp_path / "local"
+    augment_dataset(made(out), ByteModel(), SETTINGS, out)
+    local = {name: data for name, data in tree(out).items() if not name.endswith(".lock")}
+    different = {name for name in objects(store).items() ^ local.items() for name in [name[0]]}
+    assert different <= {"dataset_info.json"}  # where the entry of the offline rows has an absolute name
+    rows = [json.loads(line) for line in store.get("out/toy_simulsa/scores.jsonl").splitlines()]
+    assert all(row["audio"].startswith("toy_corpus/") for row in rows)
+    skipped = [json.loads(line) for line in store.get("out/toy_simulsa/skipped.jsonl").splitlines()]
+    assert skipped and all(row["audio"].startswith("toy_corpus/") for row in skipped)
+    page = store.get("out/toy_simulsa/report.html").decode()
+    assert str(tmp_path) not in page and '"rest": "data:' in page  # what was cut off is played
 
 
 @pytest.mark.parametrize("part", [None, Shard(1, 2)], ids=str)

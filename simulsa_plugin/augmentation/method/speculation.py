@@ -16,7 +16,7 @@ from simulsa_plugin.audio.samples import SAMPLE_RATE, Waveform, samples_to_secon
 from simulsa_plugin.augmentation.augment_settings import AugmentSettings
 from simulsa_plugin.augmentation.clips import Cut
 from simulsa_plugin.augmentation.manifest import note_scorer
-from simulsa_plugin.augmentation.output_layout import LOGPROB_FIELDS, Layout, other_data
+from simulsa_plugin.augmentation.output_layout import LOGPROB_FIELDS, Layout, audio_name, other_data
 from simulsa_plugin.augmentation.shards import holding_whole
 from simulsa_plugin.errors import ModelError
 from simulsa_plugin.files.atomic import remove_durably, replacing
@@ -399,4 +399,5 @@ def _prompt_messages(sample: Sample) -> list[Message]:
 
 def _audio_paths(cut: Cut, settings: AugmentSettings, layout: Layout) -> dict[str, Any]:
     clip = cut.clip.relative_to(layout.out) if settings.portable else cut.clip
-    return {"audio": cut.sample.audio, "clip": str(clip)}
+    audio = audio_name(cut.sample.audio, layout.out, portable=settings.portable)
+    return {"audio": audio, "clip": str(clip)}
