@@ -50,15 +50,18 @@ def dry_run_recipe(
             )
             return [*lines, to_synthesise], []
         toolkit = toolkit | {"dataset": OFFLINE_NAME, "dataset_dir": str(out)}
-    from simulsa_plugin.api.loading import load_without_weights
+    from simulsa_plugin.api.loading import activate_plugin, load_without_weights
     from simulsa_plugin.augmentation.dry_run import dry_run
     from simulsa_plugin.augmentation.manifest import describe_augmentation
     from simulsa_plugin.augmentation.method.selection import wanted_samples
-    from simulsa_plugin.llamafactory.model.machine import this_machine
 
+    activate_plugin()
+    from simulsa_plugin.llamafactory.model.machine import copy_rate, this_device, this_machine
+
+    copying = copy_rate(this_device())  # its blocks are free again before rows need memory
     renderer, there, size = load_without_weights(toolkit, offline_dataset_names(toolkit.get("dataset")))
     loaded = [dataset.without_segments() for dataset in there]
-    machine = None if size is None else this_machine(size)
+    machine = None if size is None else this_machine(size, copying)
     found: list[DatasetSamples] = []
     datasets = datasets_to_cut(loaded)
     for dataset in loaded:

@@ -20,9 +20,11 @@ def release_mapped_pages(files: Iterable[str | Path]) -> None:
     advice = getattr(mmap, "MADV_DONTNEED", None)
     if advice is None:
         return
-    wanted = {os.path.realpath(file) for file in files}
+    wanted = tuple(os.path.realpath(file) for file in files)
     with contextlib.suppress(OSError):
         for line in _MAPPINGS.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
+            if not line.endswith(wanted):  # quicker than splitting all of a thousand lines
+                continue
             addresses, permissions, *_, path = line.split(maxsplit=5)
             if path in wanted and "w" not in permissions:
                 start, end = (int(one, 16) for one in addresses.split("-"))

@@ -16,7 +16,8 @@ import pyarrow
 from simulsa_plugin.files.mapped import release_mapped_pages
 
 _ROWS_PER_READ = 1000  # read together where rows follow each other
-_READS_KEPT = 100  # then the memory of the mapped rows is released: a million take more than the program
+# Reads after which the memory of mapped rows is released: each takes up to 2 MB, and a million more than the program.
+_READS_KEPT = 16
 _CONVERTERS = ("alpaca", "sharegpt", "openai")  # of LLaMA-Factory: they take media from the columns of the entry
 Row = dict[str, Any]
 Naming = Callable[[int], contextlib.AbstractContextManager[None]]

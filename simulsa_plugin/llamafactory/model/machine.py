@@ -15,10 +15,20 @@ from simulsa_plugin.model.cost import Machine, ModelSize
 COPIED_BYTES = {"cpu": 1 << 26, "cuda": 1 << 28}  # twice: from here to there, more than caches hold
 
 
-def this_machine(size: ModelSize) -> Machine:
-    """Measure the GPU here, or else the processor, in the number format of a model."""
-    dtype = torch.float32 if size.dtype_bytes == torch.float32.itemsize else torch.bfloat16
-    return measure_machine(dtype, "cuda" if torch.cuda.is_available() else "cpu")
+def this_device() -> str:
+    """Return "cuda" where there is a GPU, and else "cpu"."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def this_machine(size: ModelSize, copying: float | None = None) -> Machine:
+    """Measure the GPU here, or else the processor, in the number format of a model.
+
+    Args:
+        size: of the model.
+        copying: `copy_rate` of `this_device`, where it was measured before memory was needed for other things.
+    """
+    dtype, device = torch.float32 if size.dtype_bytes == torch.float32.itemsize else torch.bfloat16, this_device()
+    return Machine(matmul_rate(dtype, device), copying or copy_rate(device), name=device_name(device))
 
 
 def measure_machine(dtype: torch.dtype, device: str) -> Machine:
