@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 from collections.abc import Iterator
 
 _ROWS_PER_BATCH = 10_000
@@ -28,11 +29,12 @@ def frugally() -> Iterator[None]:
     finally:
         ArrowBasedBuilder.DEFAULT_WRITER_BATCH_SIZE = rows
         pa.set_memory_pool(pool)
-        _release_freed()
+        release_freed()
 
 
-def _release_freed() -> None:
-    """Give back what was freed and glibc keeps for later use; other libraries have no such call."""
+def release_freed() -> None:
+    """Give back what is no longer used, but is kept by Python or glibc; without glibc, only Python's part."""
+    gc.collect()
     libc = ctypes.CDLL(None)
     if hasattr(libc, "malloc_trim"):
         libc.malloc_trim(0)

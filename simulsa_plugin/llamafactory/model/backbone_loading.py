@@ -7,6 +7,7 @@ import torch
 
 from simulsa_plugin.audio.samples import SAMPLE_RATE
 from simulsa_plugin.errors import ModelError
+from simulsa_plugin.llamafactory.data.frugal_loading import release_freed
 from simulsa_plugin.llamafactory.data.rendering import LOADING_ERRORS, cannot_load, load_renderer
 from simulsa_plugin.llamafactory.model.arguments import InferenceArguments
 from simulsa_plugin.llamafactory.model.backbone import Backbone
@@ -45,6 +46,7 @@ def load_backbone(arguments: InferenceArguments, cache_bytes: float = CACHE_BYTE
     except LOADING_ERRORS as error:
         raise cannot_load(arguments, error) from error
     backbone = Backbone(model, renderer)
+    release_freed()
     offloaded = offloaded_weights(model)
     if offloaded:
         _try_offloaded(backbone, offloaded)
