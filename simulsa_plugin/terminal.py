@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 Item = TypeVar("Item")
+_ROUNDING = 1e-6  # shares that add up to one may miss it by a few bits
 FIRST_LINE_SECONDS = 30.0
 LONGEST_PAUSE_SECONDS = 600.0
 STYLES = {"best": "1", "better": "32", "worse": "31"}  # of parts of a text → SGR: bold, green, red
@@ -211,6 +212,24 @@ def progress(total: int | None, desc: str, unit: str, initial: int = 0) -> tqdm[
 
         return tqdm(total=total, desc=printable(desc), unit=unit, initial=initial)
     return ProgressLines(total, desc, unit, initial)
+
+
+class Shares:
+    """Counts shares of things, and updates a `progress` by whole ones.
+
+    Things that are done side by side end at about the same time: counted by their ends, they seem to take forever.
+    """
+
+    def __init__(self, counting: Any) -> None:
+        self._counting, self._done, self._counted = counting, 0.0, 0
+
+    def add(self, share: float) -> None:
+        """Count a share of a thing."""
+        self._done += share
+        whole = int(self._done + _ROUNDING) - self._counted
+        if whole:
+            self._counted += whole
+            self._counting.update(whole)
 
 
 def tracked(things: Iterable[Item], total: int | None, desc: str, unit: str) -> Iterator[Item]:

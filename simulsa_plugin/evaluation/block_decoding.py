@@ -41,7 +41,7 @@ from simulsa_plugin.model.values import AttentionHead
 from simulsa_plugin.sharding import Shard, wait_until
 from simulsa_plugin.streaming.engine import DecodingSetting
 from simulsa_plugin.streaming.steps import BatchLimits, StreamSource
-from simulsa_plugin.terminal import progress
+from simulsa_plugin.terminal import Shares, progress
 
 logger = logging.getLogger(__name__)
 UTTERANCES_PER_BLOCK = 128  # utterances whose audio is in memory at once
@@ -167,7 +167,7 @@ def _decode_missing(job: DecodingJob, missing: Iterable[int], counting: Any) -> 
     how = HowToDecode(job.cells, job.limits, job.measures_time)
     blocks = (block for block in missing if not _is_done(job, block, counting))
     if not isinstance(job.model, ReplicatedModel):
-        decode = functools.partial(decode_block, how=how, on_finished=counting.update)
+        decode = functools.partial(decode_block, how=how, on_progress=Shares(counting).add)
         yield from map_unordered(job.model, decode, blocks, job.block_audio)
         return
     decode = functools.partial(decode_block, how=dataclasses.replace(how, heads=job.heads))

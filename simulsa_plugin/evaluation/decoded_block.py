@@ -17,7 +17,7 @@ from simulsa_plugin.streaming.engine import DecodingSetting, choose_alignment_he
 from simulsa_plugin.streaming.session import Session
 from simulsa_plugin.streaming.steps import BatchLimits, StreamSource
 
-Counted = Callable[[], object]
+Counted = Callable[[float], object]  # gets shares of sessions, which add up to one for each
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class DecodedBlock:
 
 
 def decode_block(
-    model: AudioLanguageModel, block: BlockAudio, how: HowToDecode, on_finished: Counted = lambda: None
+    model: AudioLanguageModel, block: BlockAudio, how: HowToDecode, on_progress: Counted = lambda share: None
 ) -> DecodedBlock:
     """Decode the rows of a block in every cell.
 
@@ -74,7 +74,7 @@ def decode_block(
         model: decodes.
         block: rows with their audio.
         how: with which settings.
-        on_finished: is called for each session that is finished, or whose row cannot be decoded.
+        on_progress: gets the share of a session of each step, and the sessions of a row that cannot be decoded.
 
     Raises:
         ModelError: a batch does not fit into memory.
@@ -84,12 +84,11 @@ def decode_block(
     checked = [check_prompt(model, source) for source in block.sources]
     instances = [_instance(model, *pair) for pair in zip(block.identities, checked, strict=True)]
     usable = [source for source in checked if isinstance(source, StreamSource)]
-    for _ in range(len(how.cells) * (len(checked) - len(usable))):
-        on_finished()
+    on_progress(len(how.cells) * (len(checked) - len(usable)))
     rows = [row for row, source in zip(block.identities, checked, strict=True) if isinstance(source, StreamSource)]
     steps = [
         [dump_line(step) for row, session in zip(rows, sessions, strict=True) for step in _steps(model, row, session)]
-        for sessions in _decode(model, usable, how, on_finished)
+        for sessions in _decode(model, usable, how, on_progress)
     ]
     return DecodedBlock(instances, steps, samples_to_seconds(sum(len(source.waveform) for source in usable)))
 
@@ -114,10 +113,12 @@ def _instance(model: AudioLanguageModel, identity: Mapping[str, Any], source: St
 
 
 def _decode(
-    model: AudioLanguageModel, sources: Sequence[StreamSource], how: HowToDecode, on_finished: Counted
+    model: AudioLanguageModel, sources: Sequence[StreamSource], how: HowToDecode, on_progress: Counted
 ) -> list[list[Session]]:
     if not how.measures_time:
-        return decode_batched(model, sources, how.cells, how.limits, on_finished=lambda _: on_finished())
+        return decode_batched(
+            model, sources, how.cells, how.limits, on_step=lambda session: on_progress(session.step_share)
+        )
     for cell in how.cells if sources else ():
         decode_timed(model, sources[0], cell, how.limits)  # warm-up
     sessions: list[list[Session]] = []
@@ -125,7 +126,7 @@ def _decode(
         sessions.append([])
         for source in sources:
             sessions[-1].append(decode_timed(model, source, cell, how.limits))
-            on_finished()
+            on_progress(1.0)
     return sessions
 
 

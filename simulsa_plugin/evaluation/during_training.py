@@ -29,6 +29,7 @@ from simulsa_plugin.model.protocol import AudioLanguageModel
 from simulsa_plugin.model.values import Sample, UnusableRow
 from simulsa_plugin.streaming.engine import DecodingSetting, choose_alignment_heads, decode_batched
 from simulsa_plugin.streaming.steps import BatchLimits, StreamSource
+from simulsa_plugin.terminal import Shares
 
 HISTORY, PICTURE, PAGE = "simulsa_eval.jsonl", "simulsa_eval.png", "simulsa_eval.html"
 METRIC_PREFIX = "eval_simul_"
@@ -118,7 +119,7 @@ def decode_share(
         plan: what.
         number: of this process.
         count: of all processes.
-        progress: its `update()` is called once per session.
+        progress: its `update(n)` counts sessions.
 
     Raises:
         ModelError: a batch does not fit into memory, or the template refuses a prompt.
@@ -129,13 +130,14 @@ def decode_share(
         plan.settings.max_new_tokens, plan.settings.eval_batch_size, plan.settings.eval_memory_gb * 1e9
     )
     found: Sessions = {}
+    shares = Shares(progress)
     choose_alignment_heads(
         model, plan.cells, lambda: _load_sources(plan, range(min(HEAD_SEARCH_ROWS, len(plan.samples))))
     )
     for start in range(0, len(mine), UTTERANCES_PER_BATCH):
         rows = mine[start : start + UTTERANCES_PER_BATCH]
         decoded = decode_batched(
-            model, _load_sources(plan, rows), plan.cells, limits, on_finished=lambda _: progress.update()
+            model, _load_sources(plan, rows), plan.cells, limits, on_step=lambda session: shares.add(session.step_share)
         )
         for index, row in enumerate(rows):
             name = row_identifier(plan.dataset, plan.samples[row].row)

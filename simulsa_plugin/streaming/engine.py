@@ -71,7 +71,7 @@ def decode_batched(
     settings: Sequence[DecodingSetting],
     limits: BatchLimits,
     *,
-    on_finished: Callable[[Session], object] = lambda session: None,
+    on_step: Callable[[Session], object] = lambda session: None,
 ) -> list[list[Session]]:
     """Decode every source under every setting.
 
@@ -83,7 +83,7 @@ def decode_batched(
         sources: utterances of 150 ms or more.
         settings: policies with chunks.
         limits: of a batch.
-        on_finished: called with every finished session, for progress.
+        on_step: called with every session that has completed a step, for progress.
 
     Returns:
         finished sessions, [setting][source].
@@ -101,8 +101,7 @@ def decode_batched(
         others_wait = bool(new and queue.first())
         completed = batch.advance(new, int(REFILL_SHARE * limits.batch_size) if others_wait else 0)
         for session in completed:
-            if session.finished:
-                on_finished(session)
+            on_step(session)
         queue.put((session for session in completed if not session.finished), decoding=batch.utterances)
         encoded.evict(row[u] for u in {session.utterance for session in completed} for row in sessions)
     return sessions

@@ -170,6 +170,11 @@ class Session:
         return self.schedule[-1].samples
 
     @property
+    def step_share(self) -> float:
+        """One step as a share of all."""
+        return 1 / len(self.schedule)
+
+    @property
     def commits_all(self) -> bool:
         """Whether the next step is the last of the utterance, or of a window."""
         return len(self.steps) + 1 == len(self.schedule) or self.due.ends_window

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from simulsa_plugin.terminal import FIRST_LINE_SECONDS, ProgressLines, SafeStream
+from simulsa_plugin.terminal import FIRST_LINE_SECONDS, ProgressLines, SafeStream, Shares
 
 LOG = Path(__file__).parents[1] / "data" / "latency" / "word_system2.instances.log"
 COMMAND = "import sys; from simulsa_plugin.commands.{} import main; sys.exit(main(sys.argv[1:]))"
@@ -135,6 +135,24 @@ def test_no_time_left_is_told_before_a_hundredth_is_done(capsys):
     now = 10 * FIRST_LINE_SECONDS
     lines.update(41)
     assert capsys.readouterr().err == "decode: 42 of 4200 sessions (1%), 8.4/min, about 8.2 h left\n"
+
+
+def test_shares_of_sessions_are_counted_by_whole_ones():
+    class Counting:
+        done = 0
+
+        def update(self, n):
+            assert n > 0
+            self.done += n
+
+    counting = Counting()
+    shares = Shares(counting)
+    for step in range(49):  # seven sessions of seven steps, side by side
+        shares.add(1 / 7)
+        assert counting.done == (step + 1) // 7
+    shares.add(3)
+    shares.add(0)
+    assert counting.done == 10
 
 
 def test_a_short_run_without_a_terminal_says_nothing(capsys):

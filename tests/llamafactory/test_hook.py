@@ -86,7 +86,7 @@ def evaluator(plan, tmp_path, monkeypatch):
 
 
 class Bar:
-    def update(self):
+    def update(self, n):
         pass
 
 

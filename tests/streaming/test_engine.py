@@ -158,16 +158,22 @@ def test_sessions_of_one_batch_have_heard_about_as_much():
     assert heard == [{8000 * step} for step in range(1, 7)]
 
 
-def test_every_session_is_reported_once_when_it_ends():
-    ended = []
+def test_every_session_is_reported_once_for_each_step():
+    steps = []
     decode_batched(
         ClockModel(),
         [source(900), source(1300)],
         CELLS[:3],
         BatchLimits(9, 2),
-        on_finished=lambda session: ended.append((session.setting, session.utterance)),
+        on_step=lambda session: steps.append((session.setting, session.utterance, len(session.steps))),
     )
-    assert sorted(ended) == [(setting, utterance) for setting in range(3) for utterance in range(2)]
+    # CELLS: offline, and chunks of 70 ms.
+    expected = [
+        (0, 0, 1),
+        (0, 1, 1),
+        *((s, u, n + 1) for s in (1, 2) for u, count in ((0, 13), (1, 19)) for n in range(count)),
+    ]
+    assert sorted(steps) == sorted(expected)
 
 
 def test_nothing_to_decode_is_nothing():
