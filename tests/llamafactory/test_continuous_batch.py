@@ -2,53 +2,34 @@
 
 import contextlib
 
-import numpy as np
 import pytest
 import torch
-from helpers.tiny_models import missing_package, write_checkpoint
+from helpers.decoding import ASK, packaged_model, spoken, static_steps, tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simulsa_plugin.audio.samples import from_pcm16, to_pcm16
-from simulsa_plugin.demo.corpus import iterate_utterances
-from simulsa_plugin.demo.grammar import PROMPT
-from simulsa_plugin.llamafactory.model.arguments import inference_arguments
-from simulsa_plugin.llamafactory.model.backbone_loading import load_backbone
 from simulsa_plugin.llamafactory.model.continuous_batch import ContinuousBatch
 from simulsa_plugin.llamafactory.model.kv_cache import CACHE_GROWTH, CacheRows, PreallocatedCacheLayer, join_rows
-from simulsa_plugin.llamafactory.model.static_step import CaptureError, StaticSteps
+from simulsa_plugin.llamafactory.model.static_step import CaptureError
 from simulsa_plugin.model.open_batch import SeparateBatches, open_batch
-from simulsa_plugin.model.values import GenerationRequest, Prompt
+from simulsa_plugin.model.values import GenerationRequest
 
-RECIPE = {"model_name_or_path": "simulsa-demo", "template": "qwen2_audio"}
-ASK = Prompt(({"role": "user", "content": PROMPT},))
 MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
 
 @pytest.fixture(scope="module")
 def model():
-    loaded = load_backbone(inference_arguments(RECIPE))
-    loaded.set_alignment_heads(((1, 1), (2, 2)))
-    return loaded
+    return packaged_model()
 
 
 @pytest.fixture(scope="module")
 def waveforms():
-    return [from_pcm16(to_pcm16(utterance.waveform)) for utterance in iterate_utterances("test", 12)]
+    return spoken(12)
 
 
 @pytest.fixture(scope="module")
 def prompts(model, waveforms):
     return model.encode_prompts([model.render_prompt(ASK, clip) for clip in waveforms], waveforms)
-
-
-@contextlib.contextmanager
-def static_steps(decoder):
-    decoder.static = StaticSteps(decoder, 1e9, captures=False)
-    try:
-        yield
-    finally:
-        decoder.static = None
 
 
 def answer_in_parts(model, prompts, requests, sizes, unfinished):
@@ -95,14 +76,7 @@ def test_any_requests_are_answered_as_one_by_one(model, prompts, static, drawn):
 @pytest.mark.parametrize("template", ["qwen2_audio", "qwen2_omni", "qwen3_omni"])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_requests_join_in_every_architecture_with_shared_prompts(template, attention, tmp_path):
-    if missing_package(template):
-        pytest.skip(f"needs {missing_package(template)}")
-    folder = write_checkpoint(template, tmp_path / "model")
-    loaded = load_backbone(inference_arguments({"model_name_or_path": str(folder), "template": template}))
-    loaded.decoder._decoder.config._attn_implementation = attention
-    rng = np.random.default_rng(0)
-    clips = [(0.1 * rng.standard_normal(length)).astype(np.float32) for length in (9000, 16_000, 30_000, 50_000)]
-    prompts = loaded.encode_prompts([loaded.render_prompt(ASK, clip) for clip in clips], clips)
+    loaded, prompts = tiny_model(template, attention, tmp_path)
     requests = [GenerationRequest(max_new_tokens=count) for count in (40, 3, 90, 17)]
     found, left = answer_in_parts(loaded, prompts, requests, [1, 2], [1, 2])
     assert max(left) > 0  # some went on when others joined

@@ -3,17 +3,14 @@
 import contextlib
 import types
 
-import numpy as np
 import pytest
 import torch
-from helpers.tiny_models import missing_package, write_checkpoint
+from helpers.decoding import ASK, RECIPE, packaged_model, spoken, static_steps, tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simulsa_plugin import evaluate
-from simulsa_plugin.audio.samples import from_pcm16, to_pcm16
-from simulsa_plugin.demo.corpus import iterate_utterances, write_demo_corpus
-from simulsa_plugin.demo.grammar import PROMPT
+from simulsa_plugin.demo.corpus import write_demo_corpus
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
 from simulsa_plugin.llamafactory.model.arguments import inference_arguments
 from simulsa_plugin.llamafactory.model.backbone import Backbone
@@ -25,13 +22,11 @@ from simulsa_plugin.llamafactory.model.static_step import (
     StaticSteps,
     why_not_captured,
 )
-from simulsa_plugin.model.values import GenerationRequest, Prompt
+from simulsa_plugin.model.values import GenerationRequest
 from simulsa_plugin.streaming.engine import DecodingSetting, decode_batched
 from simulsa_plugin.streaming.policies import Attention, Confidence, LocalAgreement, Offline, Rollback
 from simulsa_plugin.streaming.steps import BatchLimits, StreamSource
 
-RECIPE = {"model_name_or_path": "simulsa-demo", "template": "qwen2_audio"}
-ASK = Prompt(({"role": "user", "content": PROMPT},))
 CELLS = [
     DecodingSetting(Offline(), None),
     *(DecodingSetting(Rollback(b), k) for k in (500, 1000) for b in (0, 3)),
@@ -44,24 +39,12 @@ TOLERANCE = 1e-5  # of float32 logits, relative to the largest: sums over masked
 
 @pytest.fixture(scope="module")
 def model():
-    loaded = load_backbone(inference_arguments(RECIPE))
-    loaded.set_alignment_heads(((1, 1), (2, 2)))
-    return loaded
+    return packaged_model()
 
 
 @pytest.fixture(scope="module")
 def waveforms():
-    return [from_pcm16(to_pcm16(utterance.waveform)) for utterance in iterate_utterances("test", 40)]
-
-
-@contextlib.contextmanager
-def static_steps(decoder, max_bytes=1e9):
-    """Decode on static buffers inside this context, without CUDA."""
-    decoder.static = StaticSteps(decoder, max_bytes, captures=False)
-    try:
-        yield decoder.static
-    finally:
-        decoder.static = None
+    return spoken(40)
 
 
 @contextlib.contextmanager
@@ -112,14 +95,8 @@ def test_logits_of_a_step_are_those_of_the_growing_cache(model, waveforms):
 @pytest.mark.parametrize("template", ["qwen2_audio", "qwen2_omni", "qwen3_omni"])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_every_architecture_with_shared_prompts_decodes_alike(template, attention, tmp_path):
-    if missing_package(template):
-        pytest.skip(f"needs {missing_package(template)}")
-    folder = write_checkpoint(template, tmp_path / "model")
-    loaded = load_backbone(inference_arguments({"model_name_or_path": str(folder), "template": template}))
-    loaded.decoder._decoder.config._attn_implementation = attention
-    rng = np.random.default_rng(0)
-    clips = [(0.1 * rng.standard_normal(length)).astype(np.float32) for length in (9000, 16_000, 30_000, 50_000)]
-    prompts, requests = read(loaded, clips), [GenerationRequest(max_new_tokens=count) for count in (40, 3, 90, 17)]
+    loaded, prompts = tiny_model(template, attention, tmp_path)
+    requests = [GenerationRequest(max_new_tokens=count) for count in (40, 3, 90, 17)]
     expected = loaded.generate(prompts, requests)
     with static_steps(loaded.decoder) as steps:
         found = loaded.generate(prompts, requests)
