@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from simulsa_plugin.errors import DatasetError
-from simulsa_plugin.llamafactory.data.frugal_loading import frugally
 from simulsa_plugin.llamafactory.data.lazy_rows import LazyRows, converting_on_access
+from simulsa_plugin.llamafactory.data.low_memory_loading import low_memory_loading
 from simulsa_plugin.llamafactory.model.arguments import InferenceArguments, one_line
 
 # Files, hubs and LLaMA-Factory's converters have no common error.
@@ -45,7 +45,7 @@ def load_aligned_rows(arguments: InferenceArguments, attributes: Any, name: str,
     attributes.num_samples = None  # the share is taken of the rows in the file
     training = TrainingArguments(output_dir=os.devnull)
     naming = functools.partial(_in_one_line, name, attributes.load_from)
-    with naming(), _sorted_folders(), frugally(), converting_on_access(naming):
+    with naming(), _sorted_folders(), low_memory_loading(), converting_on_access(naming):
         model = _with_content_cache(arguments.model, _local_source(entry))
         rows = _load_single_dataset(attributes, model, _load_all_rows(arguments.data), training)
     if not isinstance(rows, LazyRows):  # labelled while loading, and aligned by now

@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow
 
-from simulsa_plugin.files.mapped import release_mapped_pages
+from simulsa_plugin.memory import release_mapped_pages
 
 _ROWS_PER_READ = 1000  # read together where rows follow each other
 # Reads after which the memory of mapped rows is released: each takes up to 2 MB, and a million more than the program.

@@ -7,7 +7,6 @@ import torch
 
 from simulsa_plugin.audio.samples import SAMPLE_RATE
 from simulsa_plugin.errors import ModelError
-from simulsa_plugin.llamafactory.data.frugal_loading import release_freed
 from simulsa_plugin.llamafactory.data.rendering import LOADING_ERRORS, cannot_load, load_renderer
 from simulsa_plugin.llamafactory.model.arguments import InferenceArguments
 from simulsa_plugin.llamafactory.model.backbone import Backbone
@@ -20,6 +19,7 @@ from simulsa_plugin.llamafactory.model.devices import (
 )
 from simulsa_plugin.llamafactory.patches.batch_invariance import make_batch_invariant
 from simulsa_plugin.llamafactory.plugin.notices import notify
+from simulsa_plugin.memory import release_freed
 from simulsa_plugin.model.values import GenerationRequest, Prompt
 
 AUDIO_PLACEHOLDER = "<audio>"

@@ -7,7 +7,7 @@ import sys
 import pytest
 from helpers.memory import resident_kb
 
-from simulsa_plugin.files.mapped import release_mapped_pages
+from simulsa_plugin.memory import release_mapped_pages
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 CONTENT = bytes(range(256)) * 4096  # 1 MiB

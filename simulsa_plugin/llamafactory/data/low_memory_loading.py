@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import gc
 from collections.abc import Iterator
+
+from simulsa_plugin.memory import release_freed
 
 _ROWS_PER_BATCH = 10_000
 
 
 @contextlib.contextmanager
-def frugally() -> Iterator[None]:
+def low_memory_loading() -> Iterator[None]:
     """Let `datasets` read tables in this context with less memory; rows and their order stay the same.
 
     Opening a mapped file touches every batch of its rows, and with each at least 64 KB, so that the usual batches of
@@ -30,11 +30,3 @@ def frugally() -> Iterator[None]:
         ArrowBasedBuilder.DEFAULT_WRITER_BATCH_SIZE = rows
         pa.set_memory_pool(pool)
         release_freed()
-
-
-def release_freed() -> None:
-    """Give back what is no longer used, but is kept by Python or glibc; without glibc, only Python's part."""
-    gc.collect()
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "malloc_trim"):
-        libc.malloc_trim(0)

@@ -1,11 +1,13 @@
-"""Memory of mapped files: pages that were read stay resident until memory is short, unless they are released."""
+"""Gives memory back to the system that this process keeps, but does not need."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import mmap
 import os
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -15,10 +17,9 @@ _MAPPINGS = Path("/proc/self/maps")  # each line: start-end permissions offset d
 def release_mapped_pages(files: Iterable[str | Path]) -> None:
     """Release the resident pages of files that this process has mapped read-only; they are read again when needed.
 
-    Does nothing where the system is not Linux.
+    Otherwise they stay until memory is short. Does nothing where the system is not Linux.
     """
-    advice = getattr(mmap, "MADV_DONTNEED", None)
-    if advice is None:
+    if sys.platform != "linux":
         return
     wanted = tuple(os.path.realpath(file) for file in files)
     with contextlib.suppress(OSError):
@@ -28,4 +29,14 @@ def release_mapped_pages(files: Iterable[str | Path]) -> None:
             addresses, permissions, *_, path = line.split(maxsplit=5)
             if path in wanted and "w" not in permissions:
                 start, end = (int(one, 16) for one in addresses.split("-"))
-                ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), advice)
+                ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), mmap.MADV_DONTNEED)
+
+
+def release_freed() -> None:
+    """Give back what was freed and is kept by Python or glibc; elsewhere than on Linux, only Python's part."""
+    gc.collect()
+    if sys.platform != "linux":
+        return
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):  # not in musl
+        libc.malloc_trim(0)
