@@ -27,7 +27,7 @@ EVIL = "<b>guten</b> | Tag_ </script>"
 
 
 class Bar:
-    def update(self):
+    def update(self, n):
         pass
 
 

@@ -20,7 +20,7 @@ TEXTS = {10: "das Haus", 20: "das Haus ist alt", 30: "ein Haus ist alt und rot"}
 
 
 class Bar:
-    def update(self):
+    def update(self, n):
         pass
 
 
