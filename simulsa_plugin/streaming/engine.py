@@ -99,7 +99,7 @@ def decode_batched(
     )
     while (new := batch.admit(queue)) or batch.utterances:
         others_wait = bool(new and queue.first())
-        completed = batch.advance(new, int(REFILL_SHARE * limits.batch_size) if others_wait else 0)
+        completed = batch.advance(new, int(REFILL_SHARE * (len(batch) + len(new))) if others_wait else 0)
         for session in completed:
             on_step(session)
         queue.put((session for session in completed if not session.finished), decoding=batch.utterances)

@@ -88,17 +88,24 @@ class DecodingBatch:
         self._running: dict[int, tuple[NextStep, GenerationRequest]] = {}
         self._count = 0
 
+    def __len__(self) -> int:
+        return len(self._running)
+
     @property
     def utterances(self) -> set[int]:
         """Utterances that are being decoded."""
         return {step.session.utterance for step, _ in self._running.values()}
 
-    def admit(self, queue: SessionQueue) -> list[NextStep]:
-        """Take the groups with the least audio from the queue, as many as the limits allow."""
-        admitted: list[Session] = []
+    def _size(self) -> _BatchSize:
         size = _BatchSize(self._encoded, self._limits)
         for step, _ in self._running.values():
             size = size.including(step.session)
+        return size
+
+    def admit(self, queue: SessionQueue) -> list[NextStep]:
+        """Take the groups with the least audio from the queue, as many as the limits allow."""
+        admitted: list[Session] = []
+        size = self._size()
         while group := queue.first():
             larger, fitting = size.including_first(group)
             if not fitting or (len(fitting) < len(group) and size.sessions):  # a part only if nothing else is decoded
@@ -121,10 +128,11 @@ class DecodingBatch:
                 completed.append(step)
             else:
                 decoded.append(step)
+        prompts = self._encoded.prompts(decoded, beside=self._size().bytes if self._running else 0)
         requests = [generation_request(step, self._model, self._limits) for step in decoded]
         self._running.update(enumerate(zip(decoded, requests, strict=True), self._count))
         self._count += len(decoded)
-        answers = self._batch.extend(self._encoded.prompts(decoded), requests, unfinished)
+        answers = self._batch.extend(prompts, requests, unfinished)
         for number, continuation in answers.items():
             step, request = self._running.pop(number)
             complete(step, self._model, request, continuation)
@@ -168,11 +176,15 @@ class _BatchSize:
         return size, fitting
 
     @property
+    def bytes(self) -> int:
+        """The approximate peak memory of decoding it."""
+        tokens = self.prompt + self.output + self.limits.max_new_tokens
+        return decoding_bytes(self.encoded.model, self.decoded, tokens)
+
+    @property
     def is_allowed(self) -> bool:
         """Whether the limits allow it."""
-        tokens = self.prompt + self.output + self.limits.max_new_tokens
-        needed = decoding_bytes(self.encoded.model, self.decoded, tokens)
-        return self.sessions <= self.limits.batch_size and needed <= self.limits.memory_bytes
+        return self.sessions <= self.limits.batch_size and self.bytes <= self.limits.memory_bytes
 
 
 class EncodedPrompts:
@@ -187,21 +199,26 @@ class EncodedPrompts:
         """Return the number of prompt tokens of a session's next step."""
         return len(self._prompt_ids(_audio_key(session)))
 
-    def prompts(self, steps: Sequence[NextStep]) -> list[Any]:
-        """Return the encoded prompt of each step; new ones are encoded in batches that fit memory."""
+    def prompts(self, steps: Sequence[NextStep], *, beside: int = 0) -> list[Any]:
+        """Return the encoded prompt of each step; new ones are encoded in batches that fit memory.
+
+        Args:
+            steps: of sessions that begin.
+            beside: bytes of the sessions that are being decoded.
+        """
         keys = [_audio_key(step.session) for step in steps]
         new = [key for key in dict.fromkeys(keys) if key not in self._encoded]
-        for part in self._split_by_memory(new):
+        for part in self._split_by_memory(new, self._memory_bytes - beside):
             waveforms = [self._waveform(key) for key in part]
             encoded = self.model.encode_prompts([self._prompt_ids(key) for key in part], waveforms)
             self._encoded.update(zip(part, encoded, strict=True))
         return [self._encoded[key] for key in keys]
 
-    def _split_by_memory(self, keys: Sequence[AudioKey]) -> Iterator[list[AudioKey]]:
+    def _split_by_memory(self, keys: Sequence[AudioKey], memory_bytes: float) -> Iterator[list[AudioKey]]:
         """Split keys into consecutive parts that may be encoded at once, with at least one key each."""
         part: list[AudioKey] = []
         for key in keys:
-            if part and self.model.encoding_bytes([end - start for _, start, end in (*part, key)]) > self._memory_bytes:
+            if part and self.model.encoding_bytes([end - start for _, start, end in (*part, key)]) > memory_bytes:
                 yield part
                 part = []
             part.append(key)

@@ -83,8 +83,8 @@ class BatchLimits:
         max_new_tokens: per step and session.
         batch_size: in sessions.
         memory_bytes: of keys, values and logits, if every session were as long as the longest one and reached
-            `max_new_tokens`; and, at another time, of the audio encoder and its features. A batch of one is always
-            allowed.
+            `max_new_tokens`; and of the audio encoder and its features, beside the sessions that are being decoded
+            then. A batch of one is always allowed.
     """
 
     max_new_tokens: int = 256

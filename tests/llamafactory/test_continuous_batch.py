@@ -134,6 +134,20 @@ def test_a_batch_that_stops_fitting_is_answered_all_the_same(model, prompts, mon
     assert len(calls) > failing
 
 
+def test_requests_with_attention_begin_when_the_memory_of_others_is_free(model, prompts):
+    plain, attentive = [GenerationRequest(max_new_tokens=9)] * 3, GenerationRequest(min_audio_ahead=0.1)
+    batch = open_batch(model)
+    assert batch.extend(prompts[:3], plain, 3) == {}
+    generate, left = batch._generate, []
+    batch._generate = lambda *arguments: left.append(batch._rows.unfinished) or generate(*arguments)
+    answers = batch.extend(prompts[3:4], [attentive], 4)
+    assert left == [0]
+    assert [answers[number].token_ids for number in range(4)] == [
+        model.generate([prompt], [request])[0].token_ids
+        for prompt, request in zip(prompts[:4], [*plain, attentive], strict=True)
+    ]
+
+
 def test_a_step_that_cannot_be_captured_is_done_without_graphs(model, prompts, monkeypatch, capfd):
     requests = [GenerationRequest()] * 6
     expected = model.generate(prompts[:6], requests)

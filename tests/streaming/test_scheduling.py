@@ -90,7 +90,8 @@ def test_a_group_that_is_too_large_for_a_batch_is_decoded_in_parts():
     assert [len(added) for added in model.added if added] == [3, 3, 1] * 2
 
 
-def test_others_join_when_a_quarter_is_left():
+@pytest.mark.parametrize(("limits", "room"), [(BatchLimits(99, 16), 16), (BatchLimits(99, 64, 8 * 10 * 600), 8)])
+def test_others_join_when_a_quarter_of_those_that_fit_is_left(limits, room):
     allowed = []
 
     class Noting(SlowBatch):
@@ -102,10 +103,38 @@ def test_others_join_when_a_quarter_is_left():
         def open_batch(self):
             return Noting(self)
 
-    decode_batched(Model(), [source(500)] * 30, [DecodingSetting(Offline(), None)], BatchLimits(99, 16))
-    assert allowed[0] == (16, 4)
+    # At 500 ms a prompt has 500 tokens, with 99 new ones 599 of 10 bytes.
+    decode_batched(Model(bytes_per_token=10), [source(500)] * 30, [DecodingSetting(Offline(), None)], limits)
+    assert allowed[0] == (room, room // 4)
     assert allowed[-1][1] == 0
     assert sum(count for count, _ in allowed) == 30
+
+
+def test_audio_is_encoded_in_what_memory_the_running_sessions_leave():
+    class Leaving(SlowBatch):
+        """Leaves as many as it may."""
+
+        def extend(self, prompts, requests, unfinished):
+            self.model.drawn.randint = lambda low, high: high
+            return super().extend(prompts, requests, unfinished)
+
+    class Model(SlowModel):
+        def __init__(self):
+            super().__init__(bytes_per_token=10, bytes_per_sample=1.0)
+            self.widths = []
+
+        def open_batch(self):
+            return Leaving(self)
+
+        def encode_prompts(self, prompts, waveforms):
+            self.widths.append(len(prompts))
+            return super().encode_prompts(prompts, waveforms)
+
+    model = Model()
+    # Eight sessions fit, of 8000 bytes of audio each six; two that are left take 12,000 bytes: then four.
+    decode_batched(model, [source(500)] * 30, [DecodingSetting(Offline(), None)], BatchLimits(99, 64, 8 * 10 * 600))
+    assert model.widths[:2] == [6, 2]
+    assert max(model.widths[2:-2]) == 4
 
 
 def test_utterances_with_the_least_audio_go_first():

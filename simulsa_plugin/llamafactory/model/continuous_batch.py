@@ -44,10 +44,19 @@ class ContinuousBatch:
         """
         numbers = range(self._count, self._count + len(requests))
         self._count = numbers.stop
-        answers: dict[int, Continuation] = {}
         if any(request.min_audio_ahead is not None for request in requests):  # attention is recorded of whole batches
-            answers.update(zip(numbers, self._generate(prompts, requests), strict=True))
-            prompts, requests, numbers = (), (), range(0)
+            left = self._answer([], [], range(0), 0)  # first, as both may not fit into memory
+            return left | dict(zip(numbers, self._generate(prompts, requests), strict=True))
+        return self._answer(prompts, requests, numbers, unfinished)
+
+    def _answer(
+        self,
+        prompts: Sequence[EncodedPrompt],
+        requests: Sequence[GenerationRequest],
+        numbers: Sequence[int],
+        unfinished: int,
+    ) -> dict[int, Continuation]:
+        """Add requests with these numbers, and decode; all start again in smaller batches where memory is short."""
         new = [Generation(*pair) for pair in zip(prompts, requests, strict=True)]
         self._unfinished.update(zip(numbers, new, strict=True))
         try:
@@ -56,9 +65,9 @@ class ContinuousBatch:
             if not (isinstance(error, CaptureError) or is_out_of_memory(error)):
                 raise
         else:
-            return answers | self._take_ended()
+            return self._take_ended()
         # Outside the handler, whose traceback keeps the tensors of the failed pass.
-        return answers | self._start_again()
+        return self._start_again()
 
     def _decode(self, new: Sequence[Generation], unfinished: int) -> None:
         with self._decoder.dense_attention():
