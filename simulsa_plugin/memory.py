@@ -19,9 +19,9 @@ def release_mapped_pages(files: Iterable[str | Path]) -> None:
 
     Otherwise they stay until memory is short. Does nothing where the system is not Linux.
     """
-    if sys.platform != "linux":
-        return
     wanted = tuple(os.path.realpath(file) for file in files)
+    if sys.platform != "linux" or not wanted:
+        return
     with contextlib.suppress(OSError):
         for line in _MAPPINGS.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
             if not line.endswith(wanted):  # quicker than splitting all of a thousand lines

@@ -32,7 +32,7 @@ from simulsa_plugin.files.termination import unwinding_at_termination
 
 PUSH_SECONDS = 30.0
 OWN = ".simulsa"  # the folder below the address that is not part of the result
-_DRIVER, _LEASE, _JOURNALS = f"{OWN}/driver", f"{OWN}/lease", f"{OWN}/journals"
+DRIVER, _LEASE, _JOURNALS = f"{OWN}/driver", f"{OWN}/lease", f"{OWN}/journals"
 _WRITTEN = f"{OWN}/written"  # in the local folder: the names of the objects that are of it
 _JOURNAL = ".partial.jsonl"  # ends the name of a file that grows by whole lines
 # Written when all else is there; `finished` is a shard's.
@@ -102,7 +102,7 @@ def working_at(
 def leased(url: str, check: Callable[[str], None] = lambda _: None) -> Iterator[Lease]:
     """Keep other processes from an address while the context lasts; raises as `mirrored`."""
     lease = Lease(f"{url}/{_LEASE}", remote.shown(url))
-    with naming_the_output(_LEASE, _DRIVER):
+    with naming_the_output(_LEASE, DRIVER):
         check(url)
         lease.take()
     try:
@@ -128,7 +128,7 @@ def refuse_inside_another(url: str) -> None:
     parts = path.split("/")
     for depth in range(2, len(parts)):  # the first part is the bucket
         parent = f"{scheme}://{'/'.join(parts[:depth])}"
-        if remote.read(f"{parent}/{_DRIVER}") is not None:
+        if remote.read(f"{parent}/{DRIVER}") is not None:
             raise StorageError(
                 f"{remote.shown(url)} lies below {remote.shown(parent)}, which holds the output of another run. Choose "
                 "an --out beside it."
@@ -193,10 +193,10 @@ class Mirror:
             StorageError: something that no run wrote lies below the address, or it cannot be read.
         """
         self._stored = remote.list_below(self._url)
-        last = remote.read(f"{self._url}/{_DRIVER}")
+        last = remote.read(f"{self._url}/{DRIVER}")
         if last is None:
             refuse_foreign_objects(self._url, self._stored)
-        driver = self.folder / _DRIVER  # who worked here last; it goes with the folder, should somebody remove that
+        driver = self.folder / DRIVER  # who worked here last; it goes with the folder, should somebody remove that
         if last is None or not driver.exists() or driver.read_bytes() != last:
             with writing_to(self.folder):
                 driver.unlink(missing_ok=True)
@@ -206,7 +206,7 @@ class Mirror:
         else:
             # When they were written is not known: each is compared, and what is not here any more is removed there.
             self._sent = {name: (0, 0, 0) for name in self._read_written() if name in self._stored}
-        remote.write(f"{self._url}/{_DRIVER}", self._lease.holder.encode())
+        remote.write(f"{self._url}/{DRIVER}", self._lease.holder.encode())
         make_folder(driver.parent)
         with writing_to(driver):
             driver.write_text(self._lease.holder)

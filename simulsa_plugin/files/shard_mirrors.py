@@ -15,6 +15,7 @@ from pathlib import Path
 
 from simulsa_plugin.files.atomic import make_folder
 from simulsa_plugin.files.mirror import (
+    DRIVER,
     OWN,
     Mirror,
     check_output_address,
@@ -46,7 +47,7 @@ def mirrored_shard(url: str, shard: str, sends: Callable[[str], bool]) -> Iterat
 
     def check(_: str) -> None:
         refuse_inside_another(url)
-        if read(f"{url}/{OWN}/driver") is None:
+        if read(f"{url}/{DRIVER}") is None:
             refuse_foreign_objects(url, list_below(url))
 
     with working_at(f"{url}/{SHARDS}/{shard}", check, sends) as mirror:

@@ -16,6 +16,7 @@ from simulsa_plugin.streaming.steps import (
     BatchLimits,
     NextStep,
     StreamSource,
+    advance_short,
     complete,
     decoding_bytes,
     generation_request,
@@ -108,7 +109,7 @@ class DecodingBatch:
         size = self._size()
         while group := queue.first():
             larger, fitting = size.including_first(group)
-            if not fitting or (len(fitting) < len(group) and size.sessions):  # a part only if nothing else is decoded
+            if len(fitting) < len(group) and size.sessions:  # a part only if nothing else is decoded
                 break
             queue.take(fitting)
             admitted += fitting
@@ -121,14 +122,8 @@ class DecodingBatch:
         Returns:
             sessions that have completed a step.
         """
-        decoded, completed = [], []
-        for step in steps:
-            if step.session.too_short_to_decode:
-                step.session.advance_without_decoding()
-                completed.append(step)
-            else:
-                decoded.append(step)
-        prompts = self._encoded.prompts(decoded, beside=self._size().bytes if self._running else 0)
+        completed, decoded = advance_short(steps)
+        prompts = self._encoded.prompts(decoded, beside=self._size().bytes)
         requests = [generation_request(step, self._model, self._limits) for step in decoded]
         self._running.update(enumerate(zip(decoded, requests, strict=True), self._count))
         self._count += len(decoded)
@@ -165,7 +160,7 @@ class _BatchSize:
         )
 
     def including_first(self, group: Sequence[Session]) -> tuple[_BatchSize, list[Session]]:
-        """Return the size with the first sessions of a group, as many as the limits allow, and these; at least one."""
+        """Return the size with the first sessions of a group, as many as the limits allow, and these; alone, one."""
         size, fitting = self, []
         for session in group:
             larger = size.including(session)

@@ -145,6 +145,7 @@ class Session:
     window_start: int = 0
     left_token_ids: list[tuple[int, ...]] = field(default_factory=list)
     forced: int = 0
+    # Kept until the next step: a queue of sessions asks for it again and again.
     _due: Arrival | None = field(default=None, init=False, repr=False, compare=False)
 
     @property

@@ -1,8 +1,8 @@
-"""One step of a session: what is asked of the model, and what the policy makes of its answer."""
+"""One step of a session: the request to the model, and what of its answer the policy shows and commits."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -58,7 +58,7 @@ class StreamSource:
 
     @property
     def first_window(self) -> Waveform:
-        """The first audio that fits into the window, (num_samples,); all of it where there is no window."""
+        """The first audio that fits into the window, (num_samples,); all of it without windows."""
         return self.waveform if self.window is None else self.waveform[: self.window.samples]
 
     def heard_by(self, session: Session) -> Waveform:
@@ -117,16 +117,24 @@ def advance_sessions(
         UsageError: a policy returns counts that are not allowed.
         ModelError: the batch does not fit into memory.
     """
-    decoded = [step for step in steps if not step.session.too_short_to_decode]
-    for step in steps:
-        if step.session.too_short_to_decode:
-            step.session.advance_without_decoding()
+    _, decoded = advance_short(steps)
     if not decoded:
         return
     requests = [generation_request(step, model, limits) for step in decoded]
     continuations = model.generate(encode(decoded), requests)
     for step, request, continuation in zip(decoded, requests, continuations, strict=True):
         complete(step, model, request, continuation, stop_clock)
+
+
+def advance_short(steps: Iterable[NextStep]) -> tuple[list[NextStep], list[NextStep]]:
+    """Complete the steps whose audio is too short to be decoded; return these, and the others."""
+    short: list[NextStep] = []
+    decoded: list[NextStep] = []
+    for step in steps:
+        (short if step.session.too_short_to_decode else decoded).append(step)
+    for step in short:
+        step.session.advance_without_decoding()
+    return short, decoded
 
 
 def encode_heard(model: AudioLanguageModel, steps: Sequence[NextStep]) -> list[Any]:

@@ -119,29 +119,30 @@ class SharedPromptDecoder:
 
     def _generate(self, prompts: Sequence[EncodedPrompt], requests: Sequence[GenerationRequest]) -> list[Continuation]:
         generations = [Generation(*pair) for pair in zip(prompts, requests, strict=True)]
-        new = PromptPass(self, generations)
-        with self.dense_attention():
-            new.prefill_shared(PromptPrefix(self))
-            with self._recording_attention(new, requests) as attention:
-                rows = DecodeRows(self, attention)
-                rows.join(new.run(attention))
-                while rows.unfinished:
-                    rows.step()
+        self.decode(generations, DecodeRows(self), PromptPrefix(self))
         return [generation.continuation() for generation in generations]
 
-    @contextlib.contextmanager
-    def _recording_attention(
-        self, new: PromptPass, requests: Sequence[GenerationRequest]
-    ) -> Iterator[AttentionRecord | None]:
-        """Record the attention to the audio of the prompts, if a request needs it."""
-        if all(request.min_audio_ahead is None for request in requests):
-            yield None
-            return
-        with self.attention.recording(new.audio) as record:
-            yield record
+    def decode(self, new: Sequence[Generation], rows: DecodeRows, prefix: PromptPrefix, unfinished: int = 0) -> None:
+        """Begin requests in rows that others may have, and decode until no more than a number of all have not ended.
+
+        Args:
+            new: requests that begin; if one needs attention to be recorded, `rows` are empty and none is left.
+            rows: of the cache.
+            prefix: what prompts begin with.
+            unfinished: how many may be left.
+        """
+        with self._dense_attention(), contextlib.ExitStack() as stack:
+            if new:
+                prompts = PromptPass(self, new)
+                prompts.prefill_shared(prefix)
+                needs_attention = any(one.request.min_audio_ahead is not None for one in new)
+                attention = stack.enter_context(self.attention.recording(prompts.audio)) if needs_attention else None
+                rows.join(prompts.run(attention), attention)
+            while rows.unfinished > unfinished:
+                rows.step()
 
     @contextlib.contextmanager
-    def dense_attention(self) -> Iterator[None]:
+    def _dense_attention(self) -> Iterator[None]:
         """Let a model use PyTorch's attention inside this context, if its own takes no dense mask (FlashAttention)."""
         config = self._decoder.config
         before = config._attn_implementation

@@ -10,13 +10,13 @@ from simulsa_plugin.llamafactory.model.batched_decoding import SharedPromptDecod
 from simulsa_plugin.llamafactory.model.decode_rows import DecodeRows
 from simulsa_plugin.llamafactory.model.generation import EncodedPrompt, Generation
 from simulsa_plugin.llamafactory.model.out_of_memory import is_out_of_memory
-from simulsa_plugin.llamafactory.model.prompt_pass import PromptPass, PromptPrefix
+from simulsa_plugin.llamafactory.model.prompt_pass import PromptPrefix
 from simulsa_plugin.llamafactory.model.static_step import CaptureError
 from simulsa_plugin.model.values import Continuation, GenerationRequest
 
 
 class ContinuousBatch:
-    """Implements `model.protocol.OpenBatch` with the rows of one cache.
+    """Implements `model.open_batch.OpenBatch` with the rows of one cache.
 
     Args:
         decoder: of the model.
@@ -60,7 +60,7 @@ class ContinuousBatch:
         new = [Generation(*pair) for pair in zip(prompts, requests, strict=True)]
         self._unfinished.update(zip(numbers, new, strict=True))
         try:
-            self._decode(new, unfinished)
+            self._decoder.decode(new, self._rows, self._prefix, unfinished)
         except (RuntimeError, MemoryError) as error:
             if not (isinstance(error, CaptureError) or is_out_of_memory(error)):
                 raise
@@ -68,15 +68,6 @@ class ContinuousBatch:
             return self._take_ended()
         # Outside the handler, whose traceback keeps the tensors of the failed pass.
         return self._start_again()
-
-    def _decode(self, new: Sequence[Generation], unfinished: int) -> None:
-        with self._decoder.dense_attention():
-            if new:
-                prompts = PromptPass(self._decoder, new)
-                prompts.prefill_shared(self._prefix)
-                self._rows.join(prompts.run())
-            while self._rows.unfinished > unfinished:
-                self._rows.step()
 
     def _take_ended(self) -> dict[int, Continuation]:
         ended = [number for number, generation in self._unfinished.items() if generation.ended]

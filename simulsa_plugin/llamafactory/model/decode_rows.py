@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from simulsa_plugin.llamafactory.model.attention import AttentionRecord
-from simulsa_plugin.llamafactory.model.generation import Generation, Prediction
+from simulsa_plugin.llamafactory.model.generation import Generation, Prediction, next_positions
 from simulsa_plugin.llamafactory.model.kv_cache import CacheRows, join_rows, new_cache
 from simulsa_plugin.llamafactory.model.prompt_pass import Unfinished
 from simulsa_plugin.llamafactory.model.static_step import StaticRows
@@ -24,15 +24,14 @@ class DecodeRows:
 
     Args:
         model: runs the steps.
-        attention: records them, if a request needs it; then rows cannot join others.
     """
 
-    def __init__(self, model: SharedPromptDecoder, attention: AttentionRecord | None = None) -> None:
-        self._model, self._attention = model, attention
+    def __init__(self, model: SharedPromptDecoder) -> None:
+        self._model = model
+        self._attention: AttentionRecord | None = None
         self._cache = new_cache()
         self._active: list[tuple[int, list[Generation]]] = []  # row of the cache, its requests
         self._visible = torch.zeros((0, 0), dtype=torch.bool)  # (rows, columns of the cache)
-        self._lengths: list[int] = []  # of each row, how many columns are visible
         self._static: StaticRows | None = None
 
     @property
@@ -40,12 +39,17 @@ class DecodeRows:
         """The number of requests that go on."""
         return sum(len(generations) for _, generations in self._active)
 
-    def join(self, new: Unfinished) -> None:
-        """Add rows to those that go on."""
+    def join(self, new: Unfinished, attention: AttentionRecord | None = None) -> None:
+        """Add rows to those that go on.
+
+        Args:
+            new: the rows.
+            attention: records the steps, if a request needs it; then there are no other rows.
+        """
+        self._attention = attention
         if not new.generations:
             return
         parts = [*self._going_on(), new.rows]
-        self._lengths = [length for part in parts for length in part.lengths]
         generations = [*(of_row for _, of_row in self._active), *new.generations]
         self._cache, self._visible = join_rows(parts)
         if self._attention:
@@ -60,7 +64,7 @@ class DecodeRows:
             layers = self._cache.layers if self._static is None else self._static.layers
             rows = [row for row, _ in self._active]
             numbers = torch.tensor(rows, device=visible.device)
-            yield CacheRows(layers, numbers, visible[numbers], [self._lengths[row] for row in rows])
+            yield CacheRows(layers, numbers, visible[numbers], next_positions(of_row for _, of_row in self._active))
 
     def _load_static(self) -> None:
         """Move the cache to static buffers, where there are any that suffice."""
@@ -91,7 +95,6 @@ class DecodeRows:
 
     def _predict(self, ids: list[int], position_ids: list[int]) -> Iterable[Prediction]:
         """Append a token to every row, and return the predictions of the next one in active rows."""
-        self._lengths = [length + 1 for length in self._lengths]
         if self._static is not None:
             predicted = self._static.step(ids, position_ids)
             return [(*predicted[row], 1.0) for row, _ in self._active]
@@ -116,7 +119,7 @@ class DecodeRows:
     def _keep(self, rows: Sequence[int]) -> None:
         """Keep these rows of the cache, in this order."""
         kept = torch.tensor(rows, device=self._visible.device)
-        self._visible, self._lengths = self._visible[kept], [self._lengths[row] for row in rows]
+        self._visible = self._visible[kept]
         if self._static is None:
             self._cache.batch_select_indices(kept)
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -58,3 +59,12 @@ class Generation:
     def continuation(self) -> Continuation:
         """Return what was generated."""
         return Continuation(tuple(self.new), self.truncated, tuple(self.probabilities))
+
+
+def next_positions(rows: Iterable[Sequence[Generation]]) -> list[int]:
+    """Return the position id of each row's next token, which is how many tokens it attends to before itself.
+
+    Args:
+        rows: the requests of each row, which are at the same token.
+    """
+    return [generation.position_id for generation, *_ in rows]

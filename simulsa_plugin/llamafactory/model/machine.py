@@ -28,17 +28,18 @@ def this_machine(size: ModelSize, copying: float | None = None) -> Machine:
         copying: `copy_rate` of `this_device`, where it was measured before memory was needed for other things.
     """
     dtype, device = torch.float32 if size.dtype_bytes == torch.float32.itemsize else torch.bfloat16, this_device()
-    return Machine(matmul_rate(dtype, device), copying or copy_rate(device), name=device_name(device))
+    return measure_machine(dtype, device, copying)
 
 
-def measure_machine(dtype: torch.dtype, device: str) -> Machine:
+def measure_machine(dtype: torch.dtype, device: str, copying: float | None = None) -> Machine:
     """Measure the rates of a device in a number format, in about a second.
 
     Args:
         dtype: of numbers in the matrices.
         device: "cpu" or "cuda".
+        copying: its `copy_rate`, where it was measured before.
     """
-    return Machine(matmul_rate(dtype, device), copy_rate(device), name=device_name(device))
+    return Machine(matmul_rate(dtype, device), copying or copy_rate(device), name=device_name(device))
 
 
 def device_name(device: str) -> str:

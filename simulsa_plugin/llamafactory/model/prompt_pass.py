@@ -10,7 +10,7 @@ import torch
 from transformers.cache_utils import Cache
 
 from simulsa_plugin.llamafactory.model.attention import AttentionRecord
-from simulsa_plugin.llamafactory.model.generation import EncodedPrompt, Generation, Prediction
+from simulsa_plugin.llamafactory.model.generation import EncodedPrompt, Generation, Prediction, next_positions
 from simulsa_plugin.llamafactory.model.kv_cache import CacheRows, PromptCacheLayer, new_cache
 from simulsa_plugin.llamafactory.model.token_tree import TokenTree, lay_out
 from simulsa_plugin.metrics.stability import common_prefix
@@ -121,9 +121,8 @@ class PromptPass:
         numbers = [number for number, _ in accepted]
         visible = layout.visible[numbers, [layout.roots[number] + node for number, node in accepted]]
         rows = torch.tensor(numbers, dtype=torch.long, device=self._device)
-        on_device = torch.from_numpy(visible).to(self._device)
-        lengths = visible.sum(1).tolist()
-        return Unfinished(CacheRows(self._cache.layers, rows, on_device, lengths), list(accepted.values()))
+        on_device, left = torch.from_numpy(visible).to(self._device), list(accepted.values())
+        return Unfinished(CacheRows(self._cache.layers, rows, on_device, next_positions(left)), left)
 
     def _embed(self, rows: Sequence[_PromptRow]) -> torch.Tensor:
         """Return input embeddings of prompts and trees, (rows, tokens, width), without what is in the cache."""
