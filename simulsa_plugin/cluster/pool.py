@@ -2,8 +2,9 @@
 
 Workers are added while items wait, up to a maximum; those for which the cluster has no room yet stay requested, which
 is what Ray's autoscaler adds nodes for. A worker has at most two items: the one that it computes, and the next one, so
-that it never waits. What a dead worker had is given to others. Nothing is repeated elsewhere, as no result is stored on
-the cluster: Ray's own retries and lineage are off.
+that it never waits. What a dead worker had is given to others, now one at a time: which of two items ended it is not
+known, as the result of the first is lost where the second kills the process at once. Nothing is repeated elsewhere, as
+no result is stored on the cluster: Ray's own retries and lineage are off.
 """
 
 from __future__ import annotations
@@ -67,11 +68,20 @@ class WorkerNeeds:
 
 @dataclass(eq=False)
 class _Task:
-    """An item on its way; made again for every worker, rather than kept."""
+    """An item on its way; made again for every worker, rather than kept.
+
+    Attributes:
+        key: of the item.
+        name: of the item, for messages.
+        make: returns what `Worker.call` takes.
+        suspected: whether it may have ended a worker; workers have it alone from then on.
+        deaths: of workers that had it alone.
+    """
 
     key: Any
     name: str
     make: Callable[[], bytes]
+    suspected: bool = False
     deaths: int = 0
 
 
@@ -160,7 +170,7 @@ class WorkerPool:
         """Give items to workers that have none, add workers while items wait, then give ahead to those that compute.
 
         Nothing is given ahead unless an item for every worker waits: near the end it would wait behind another one
-        while workers are idle, or about to be ready.
+        while workers are idle, or about to be ready. Nor is it beside an item that may have ended a worker.
         """
         for worker in self._ready_with(0):
             if self._peek(tasks):
@@ -168,7 +178,9 @@ class WorkerPool:
         while len(self._workers) < self._most and self._peek(tasks, self._num_starting() + 1):
             self._add_worker()
         for worker in self._ready_with(1):
-            if self._peek(tasks, len(self._workers)):
+            if self._peek(tasks, len(self._workers)) and not any(
+                task.suspected for task in (self._waiting[0], *worker.tasks.values())
+            ):
                 self._submit(worker, self._waiting.popleft())
 
     def _ready_with(self, items: int) -> list[_RunningWorker]:
@@ -278,14 +290,20 @@ class WorkerPool:
                 ) from error
         logger.warning(f"a worker died ({_cause(error)}); others compute what it had")
         tasks = list(worker.tasks.values())
-        for task in tasks[:1]:
-            task.deaths += not blameless
+        if not blameless:
+            self._suspect(tasks, error)
+        self._waiting.extendleft(reversed(tasks))
+
+    def _suspect(self, tasks: list[_Task], error: RayError) -> None:
+        """Note that one of the items of a worker has ended it."""
+        for task in tasks:
+            task.suspected = True
+            task.deaths += len(tasks) == 1
             if task.deaths >= MOST_DEATHS:
                 raise ClusterError(
                     f"{task.name} ended {MOST_DEATHS} workers one after another: {_cause(error)}. If memory ran out, "
                     "use fewer workers (simulsa_ray_workers) or smaller batches, in another --out."
                 ) from error
-        self._waiting.extendleft(reversed(tasks))
 
 
 def _fingerprint(replica: Replica) -> dict[str, Any]:
