@@ -44,13 +44,16 @@ class Model:
 
 
 def square(model, number):
-    time.sleep(0.05)
+    return number * number
+
+
+def meet(model, item):
+    number, folder, least = item  # workers need seconds or minutes to start: all wait until enough have one
+    open(os.path.join(folder, str(os.getpid())), "w").close()
+    end = time.monotonic() + 100.0
+    while len(os.listdir(folder)) < least and time.monotonic() < end:
+        time.sleep(0.02)
     return number * number, os.getpid(), os.environ["OMP_NUM_THREADS"]
-
-
-def slow(model, number):
-    time.sleep(4.0)
-    return os.getpid()
 
 
 def deadly(model, number):
@@ -129,7 +132,7 @@ def start_at(address, expression, **environment):
 
 
 def result(process):
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=240)
     assert set(err.splitlines()) <= {f"a worker died ({cause}); others compute what it had" for cause in CAUSES}
     return json.loads(out)
 
@@ -138,15 +141,23 @@ def run(nodes, expression):
     return result(start(nodes, expression))
 
 
-def test_every_item_is_computed_once_on_both_nodes_with_the_threads_of_the_main_process(nodes):
-    found = run(nodes, "run(Model, square, 100)")
-    assert [[key, value[0]] for key, value in found] == [[number, number**2] for number in range(100)]
+def meeting(count, folder, least=2, load="Model", most=2):
+    return f"run({load}, meet, {count}, {most}, lambda key: (key, {str(folder)!r}, {least}))"
+
+
+def squares(found):
+    return [[key, value[0]] for key, value in found]
+
+
+def test_every_item_is_computed_once_on_both_nodes_with_the_threads_of_the_main_process(nodes, tmp_path):
+    found = run(nodes, meeting(100, tmp_path))
+    assert squares(found) == [[number, number**2] for number in range(100)]
     assert len({value[1] for _, value in found}) == 2
     assert {value[2] for _, value in found} == {"1"}
 
 
-def test_few_long_items_do_not_wait_behind_each_other_for_one_worker(nodes):
-    assert len({worker for _, worker in run(nodes, "run(Model, slow, 2)")}) == 2
+def test_few_long_items_do_not_wait_behind_each_other_for_one_worker(nodes, tmp_path):
+    assert len({value[1] for _, value in run(nodes, meeting(2, tmp_path))}) == 2
 
 
 def test_the_item_of_a_dead_worker_is_given_to_another(nodes, tmp_path):
@@ -184,20 +195,20 @@ def test_a_model_that_cannot_be_loaded_names_the_node(nodes):
     assert message.startswith("3 workers died one after another while they loaded the model: ")
 
 
-def test_nodes_with_other_weights_are_refused(nodes):
-    name, message = run(nodes, "run(load_other, square, 100)")
+def test_nodes_with_other_weights_are_refused(nodes, tmp_path):
+    name, message = run(nodes, meeting(100, tmp_path, load="load_other"))
     assert name == "ClusterError"
     assert message.startswith(f"The model on the node {NODE} is not that on {NODE}: other")
 
 
-def test_a_node_that_comes_later_gets_work_and_one_that_dies_costs_nothing(nodes):
-    process = start(nodes, "run(Model, square, 300, most=3)")
-    wait_for(nodes.computing, "a worker")
+def test_a_node_that_comes_later_gets_work_and_one_that_dies_costs_nothing(nodes, tmp_path):
+    process = start(nodes, meeting(100, tmp_path, least=3 + 1, most=3))  # three workers and a word from here
+    wait_for(lambda: len(list(tmp_path.iterdir())) == 2, "two workers")
     nodes.add_node()
-    wait_for(lambda: all(nodes.workers().values()), "a worker on the new node")
+    wait_for(lambda: len(list(tmp_path.iterdir())) == 3, "a worker on the new node")
     nodes.kill_node_of(wait_for(nodes.computing, "a worker"))
-    found = result(process)
-    assert [[key, value[0]] for key, value in found] == [[number, number**2] for number in range(300)]
+    (tmp_path / "go").touch()
+    assert squares(result(process)) == [[number, number**2] for number in range(100)]
 
 
 BIG = 60 << 20  # bytes: two of them are more than the object store of a node
@@ -232,7 +243,7 @@ def test_an_address_without_a_cluster_is_one_line(address, message):
 
 def test_the_key_counts_more_than_the_environment_and_a_note_of_a_dead_cluster_is_one_line(nodes, tmp_path):
     found = result(start_at(nodes.address, "run(Model, square, 1)", RAY_ADDRESS="127.0.0.1:9"))
-    assert found[0][1][0] == 0
+    assert found == [[0, 0]]
     name, message = result(start_at("", "run(Model, square, 1)", RAY_ADDRESS="127.0.0.1:9"))
     assert name == "ClusterError"
     assert message.startswith("The Ray cluster 127.0.0.1:9 cannot be reached: ")
@@ -247,7 +258,7 @@ def test_without_an_address_a_cluster_of_this_machine_is_started_and_ended(monke
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp") as folder:
         found = result(start_at("", "run(Model, square, 3, most=1)", RAY_TMPDIR=folder, HOME=folder))
-        assert [[key, value[0]] for key, value in found] == [[0, 0], [1, 1], [2, 4]]
+        assert found == [[0, 0], [1, 1], [2, 4]]
         wait_for(lambda: not [one for one in processes() if folder in name_of(one)], "Ray's processes to end")
 
 
@@ -257,10 +268,10 @@ def test_a_node_without_the_package_is_named_as_the_cause(nodes):
     assert message == "No module named 'elsewhere' on a node. Install the same environment on every node."
 
 
-def test_a_cluster_that_ends_or_is_started_anew_meanwhile_is_one_line():
+def test_a_cluster_that_ends_or_is_started_anew_meanwhile_is_one_line(tmp_path):
     with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp") as folder:
         ended = RayNodes(1, folder)
-        process = start(ended, "run(Model, slow, 1000)")
+        process = start(ended, meeting(1000, tmp_path))
         wait_for(ended.computing, "a worker")
         ended.kill()
         name, message = result(process)

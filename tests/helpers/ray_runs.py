@@ -14,6 +14,8 @@ from helpers.ray_nodes import RayNodes
 # Small blocks, so that there are enough of them for two workers and a death.
 PROGRAM = """
 import sys
+from simulsa_plugin import terminal
+terminal.FIRST_LINE_SECONDS = 3600.0  # no line of progress, however slow the machine is
 from simulsa_plugin.evaluation import block_decoding
 block_decoding.UTTERANCES_PER_BLOCK = 2
 block_decoding.SPEECH_SECONDS_PER_BLOCK = 10.0
