@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -78,7 +79,7 @@ def augmentation_at(out: OutputPlace, part: Shard | None, *, finishes: bool) -> 
         with output_at(out, ranks=part is not None) as folder:
             yield folder
         return
-    from simulsa_plugin.augmentation.gathered_shards import adopt_shard, is_of_output, is_of_shard
+    from simulsa_plugin.augmentation.gathered_shards import adopt_shard, is_of_output, is_of_shard, stands_in_output
     from simulsa_plugin.files.mirror import mirrored
     from simulsa_plugin.files.shard_mirrors import gathered, mirrored_shard
 
@@ -86,10 +87,13 @@ def augmentation_at(out: OutputPlace, part: Shard | None, *, finishes: bool) -> 
         with mirrored_shard(str(out), str(part), is_of_shard) as folder:
             yield folder
         return
-    with gathered(str(out)) as places, mirrored(str(out), is_of_output) as folder:
-        for shard, place in places.items():
-            adopt_shard(folder, shard, place)
-        yield folder
+    with gathered(str(out)) as places:
+        with mirrored(str(out), is_of_output) as folder:
+            for shard, place in places.items():
+                adopt_shard(folder, shard, place.folder)
+            yield folder
+        for place in places.values():
+            place.remove_journals(functools.partial(stands_in_output, folder))
 
 
 def folder_of(out: OutputPlace) -> Path:

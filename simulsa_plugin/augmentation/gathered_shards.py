@@ -59,6 +59,16 @@ def adopt_shard(out: Path, shard: str, place: Path) -> None:
                 own.owned.rename(layout.owned)
 
 
+def stands_in_output(out: Path, journal: str) -> bool:
+    """Return whether the rows of a shard's journal are in an output folder: their dataset is finished.
+
+    Args:
+        out: the folder.
+        journal: its name, relative to the shard's own output folder.
+    """
+    return Layout(out, journal.partition("/")[0].removesuffix(SUFFIX)).manifest.exists()
+
+
 def _adopt_record(layout: Layout, recorded: Mapping[str, Any], shard: str) -> None:
     """Let the folder's record name what a shard was scored on as well; the first one is taken as it is."""
     before = layout.run.recorded() if has_scores(layout) else {}

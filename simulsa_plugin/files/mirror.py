@@ -216,10 +216,15 @@ class Mirror:
         self._stored = remote.list_below(self._url)
         self._pull()
 
-    def remove_journals(self) -> None:
-        """Remove the journals below the address. Raises StorageError where the store refuses."""
+    def remove_journals(self, which: Callable[[str], bool]) -> None:
+        """Remove journals below the address. Raises StorageError where the store refuses.
+
+        Args:
+            which: whether one by this name, relative to the folder, is removed.
+        """
         for name in {os.path.dirname(piece) for piece in remote.list_below(f"{self._url}/{_JOURNALS}")}:
-            self._remove_pieces(name, set())
+            if which(name):
+                self._remove_pieces(name, set())
 
     def push(self, *, ends: bool = False) -> None:
         """Write below the address what has changed in the folder, in the order in which it was written there.

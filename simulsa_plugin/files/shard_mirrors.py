@@ -1,8 +1,8 @@
 """Shards of an output in a store: each has a place of its own, and the run that finishes fetches them.
 
 The places lie below `.simulsa/shards/`, each with a lease, as whole outputs have. Shards write there what only they
-have: the rows that they score, and how. When the output is finished their rows stand in it, and are removed here; that
-a shard was scored stays noted, so that one that is started late has nothing to do.
+have: the rows that they score, and how. When a dataset is finished its rows stand in the output, and are removed here;
+that a shard was scored stays noted, so that one that is started late has nothing to do.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ def mirrored_shard(url: str, shard: str, sends: Callable[[str], bool]) -> Iterat
 
 
 @contextlib.contextmanager
-def gathered(url: str) -> Iterator[dict[str, Path]]:
-    """Yield the shards' names with local folders of what they have written; nobody else works at them meanwhile.
+def gathered(url: str) -> Iterator[dict[str, Mirror]]:
+    """Yield the shards' names with what they have written, in local folders; nobody else works at them meanwhile.
 
-    Their rows are removed from the store where the context ends without an error, and are to be elsewhere by then.
+    What stands in the output is to be removed from the store then, see `Mirror.remove_journals`.
 
     Args:
         url: of the output.
@@ -85,6 +85,4 @@ def gathered(url: str) -> Iterator[dict[str, Path]]:
         }
         for place in places.values():
             place.fetch()
-        yield {name: place.folder for name, place in places.items()}
-        for place in places.values():
-            place.remove_journals()
+        yield places

@@ -183,3 +183,19 @@ def test_ranks_of_torchrun_need_a_folder(store):
         with pytest.raises(UsageError, match="processes of torchrun need a folder that they share"), place:
             pass
     assert store.keys() == []
+
+
+def test_a_run_that_finishes_one_dataset_keeps_the_rows_of_the_others(store, dataset, expected, tmp_path, monkeypatch):
+    other = dataclasses.replace(dataset, name="other")
+    for text in ("1/2", "2/2"):
+        shard = Shard.parse(text)
+        with augmentation_at(OUT, shard, finishes=False) as folder:
+            for one in (dataset, other):
+                augment_shard(one, ByteModel(), SETTINGS, folder, shard)
+    finish(dataset)
+    another_machine(monkeypatch, tmp_path, 2)
+    assert finish(other).batches == []
+    assert not [key for key in store.keys("out/.simulsa/") if "/journals/" in key]
+    assert {name: data for name, data in objects(store).items() if name.startswith("toy_simulsa")} == {
+        name: data for name, data in expected.items() if name.startswith("toy_simulsa")
+    }
