@@ -37,7 +37,7 @@ class Lease:
         self.holder = uuid.uuid4().hex
         self._url, self._shown = url, shown
         self._beat = 0
-        self._last = time.monotonic()
+        self._last = _now()
         self._lock = threading.Lock()
         self._stop, self._lost = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._keep, name="simulsa-lease", daemon=True)
@@ -49,18 +49,20 @@ class Lease:
             FolderInUseError: its holder lives, and is named.
             StorageError: the store cannot be read or written.
         """
-        if not remote.create(self._url, self._content()):
-            self._wait_for_dead_holder()
-            remote.write(self._url, self._content())
-            time.sleep(SETTLE_SECONDS)
-            if _read(self._url).get("holder") != self.holder:
-                raise self._in_use(_read(self._url))
-        self._last = time.monotonic()
+        while not remote.create(self._url, self._content()):
+            if self._is_held_by_the_dead():
+                self._take_over()
+                break
+        self._last = _now()
         self._thread.start()
 
-    def check(self) -> None:
-        """Raise StorageError where another process has taken over, or that cannot be told: nothing may be written."""
-        if time.monotonic() - self._last > LEASE_SECONDS:  # suspended, or the store did not answer
+    def check(self, *, anew: bool = False) -> None:
+        """Raise StorageError where another process has taken over, or that cannot be told: nothing may be written.
+
+        Args:
+            anew: ask the store now; else the last answer counts, unless it is too old.
+        """
+        if anew or _now() - self._last > LEASE_SECONDS:  # suspended, or the store did not answer
             self._renew()
         if self._lost.is_set():
             raise StorageError(
@@ -80,10 +82,15 @@ class Lease:
         where = {"host": socket.gethostname(), "boot": _boot(), "process": os.getpid()}
         return json.dumps({"holder": self.holder, **where, "beat": self._beat}).encode()
 
-    def _wait_for_dead_holder(self) -> None:
+    def _is_held_by_the_dead(self) -> bool:
+        """Wait to see whether the holder lives; return False where the lease was given back: others may have it next.
+
+        Raises:
+            FolderInUseError: it lives.
+        """
         first = _read(self._url)
         if not first or _is_dead_here(first):
-            return
+            return bool(first)
         logger.info(
             f"{self._shown} is held by {_name(first)}; waiting for up to {LEASE_SECONDS:.0f} s to see whether it lives"
         )
@@ -92,9 +99,18 @@ class Lease:
             time.sleep(min(1.0, LEASE_SECONDS / 10))
             now = _read(self._url)
             if not now:
-                return
+                return False
             if now != first:
                 raise self._in_use(now)
+        return True
+
+    def _take_over(self) -> None:
+        """Take a dead process's lease. Raises FolderInUseError where another has done so at the same moment."""
+        remote.write(self._url, self._content())
+        time.sleep(SETTLE_SECONDS)
+        now = _read(self._url)
+        if now.get("holder") != self.holder:
+            raise self._in_use(now)
 
     def _in_use(self, content: dict[str, Any]) -> FolderInUseError:
         return FolderInUseError(f"{self._shown} is in use by {_name(content)}. Wait for it, or choose another --out.")
@@ -112,16 +128,24 @@ class Lease:
                 return
             self._beat += 1
             remote.write(self._url, self._content())
-            self._last = time.monotonic()
+            self._last = _now()
+
+
+def _now() -> float:
+    """Return seconds on a clock that goes on while the machine is suspended, if it has one."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 def _read(url: str) -> dict[str, Any]:
-    """Return what a lease says; empty where there is none, or something else."""
+    """Return what a lease says; empty where there is none."""
+    data = remote.read(url)
+    if data is None:
+        return {}
     try:
-        content = json.loads(remote.read(url) or b"{}")
+        content = json.loads(data)
     except ValueError:
-        return {"holder": "unknown"}
-    return content if isinstance(content, dict) else {"holder": "unknown"}
+        content = None
+    return content if isinstance(content, dict) and content else {"holder": "unknown"}
 
 
 def _boot() -> str:

@@ -235,8 +235,9 @@ class Mirror:
         Raises:
             StorageError: the store refuses, or another process has taken over.
         """
-        self._lease.check()
+        self._lease.check(anew=True)
         start, files = time.time(), self._scan()
+        self._check_is_there()
         journals = {name: found for name, found in files.items() if name.endswith(_JOURNAL)}
         changed = [name for name in files if name not in journals and self._sent.get(name) != files[name]]
         marks = [name for name in changed if _is_mark(name)]
@@ -252,6 +253,14 @@ class Mirror:
             for name in sorted(marks, key=lambda one: files[one][2]):
                 self._send(name, files[name])
             self._remove_gone(files, ends=ends)
+
+    def _check_is_there(self) -> None:
+        """Refuse to take for removed by the run what went with the whole folder."""
+        if not (self.folder / DRIVER).exists():
+            raise StorageError(
+                f"{self.folder} was removed while the run worked there. Start again: it goes on from what lies below "
+                f"{remote.shown(self._url)}."
+            )
 
     def _send_audio(self, names: Sequence[str], files: Mapping[str, _Stamp], seconds: float) -> bool:
         """Write clips for a while, as journals are to be written now and then; return whether all are written."""

@@ -179,6 +179,18 @@ def test_a_cache_that_was_removed_takes_nothing_out_of_the_store(store, tmp_path
     assert objects(store) == {"a.txt": checksum(b"a")}
 
 
+def test_a_cache_that_is_removed_meanwhile_takes_nothing_out_of_the_store(store, tmp_path, monkeypatch):
+    with pytest.raises(StorageError, match="was removed while the run worked there"), mirror.mirrored(OUT) as folder:
+        held_by = mirror.Mirror(OUT, folder, types.SimpleNamespace(check=lambda **_: None))
+        (folder / "a.txt").write_text("a")
+        held_by.push()
+        shutil.rmtree(tmp_path / "cache")
+        for _ in range(2):
+            with pytest.raises(StorageError, match="was removed while the run worked there"):
+                held_by.push()
+    assert objects(store) == {"a.txt": checksum(b"a")}
+
+
 def test_what_others_put_below_the_address_stays(store, tmp_path, monkeypatch):
     with mirror.mirrored(OUT) as folder:
         (folder / "a.txt").write_text("a")
@@ -230,7 +242,7 @@ def test_journals_do_not_wait_for_thousands_of_clips(store, monkeypatch):
     monkeypatch.setattr(mirror, "_AUDIO_AT_ONCE", 1)
     monkeypatch.setattr(mirror, "PUSH_SECONDS", -1.0)
     with mirror.mirrored(OUT) as folder:
-        held_by = mirror.Mirror(OUT, folder, types.SimpleNamespace(check=lambda: None))
+        held_by = mirror.Mirror(OUT, folder, types.SimpleNamespace(check=lambda **_: None))
         for name in ("a.wav", "b.wav", "manifest.json", "scores.partial.jsonl"):
             (folder / name).write_text("x\n")
         held_by.push()
@@ -243,7 +255,7 @@ def test_journals_do_not_wait_for_thousands_of_clips(store, monkeypatch):
 
 def test_journals_are_written_in_pieces_of_whole_lines(store, monkeypatch):
     with mirror.mirrored(OUT) as folder:
-        held_by = mirror.Mirror(OUT, folder, types.SimpleNamespace(check=lambda: None))
+        held_by = mirror.Mirror(OUT, folder, types.SimpleNamespace(check=lambda **_: None))
         journal = folder / "scores.partial.jsonl"
         for text in ('{"id": "1"}\n{"id": "2"}\n{"i', 'd": "3"}\n'):
             with journal.open("a") as handle:
@@ -364,6 +376,47 @@ def test_a_driver_that_was_silent_for_too_long_writes_nothing_more(store):
         time.sleep(3 * lease.BEAT_SECONDS)
         (folder / "a").write_text("late")
     assert "out/a" not in store.keys("out/")
+    assert json.loads(store.get("out/.simulsa/lease"))["process"] == 7
+
+
+def test_a_lease_that_is_given_back_goes_to_who_takes_it_first(store, monkeypatch):
+    store.put("out/.simulsa/lease", held(process=1))
+    read, seen = remote.read, []
+
+    def give_back(url):
+        """Two processes wait; the lease is given back, and the other one is quicker."""
+        seen.append(url)
+        if len(seen) in (3, 6):
+            store.put("out/.simulsa/lease", held(process=2, beat=len(seen)))
+        return None if len(seen) == 3 else read(url)
+
+    monkeypatch.setattr(remote, "read", give_back)
+    with pytest.raises(FolderInUseError, match="in use by process 2"):
+        lease.Lease(f"{OUT}/.simulsa/lease", OUT).take()
+    assert json.loads(store.get("out/.simulsa/lease"))["process"] == 2
+
+
+def test_a_lease_that_holds_nothing_is_that_of_a_dead_process(store):
+    store.put("out/.simulsa/lease", b"{}")
+    with mirror.mirrored(OUT):
+        pass
+    assert store.keys("out/") == ["out/.simulsa/driver"]
+
+
+@pytest.mark.parametrize("suspended", [True, False])
+def test_a_driver_asks_for_its_lease_before_it_writes(store, monkeypatch, suspended):
+    """A suspended machine, whose clocks stand still but for one; or a store that lets two create the same object."""
+    monkeypatch.setattr(lease, "BEAT_SECONDS", 3600.0)
+    monkeypatch.setattr(lease, "LEASE_SECONDS", 90.0)
+    mine = lease.Lease(f"{OUT}/.simulsa/lease", OUT)
+    mine.take()
+    store.put("out/.simulsa/lease", held(process=7))
+    if suspended:
+        later = time.clock_gettime(time.CLOCK_BOOTTIME) + 100
+        monkeypatch.setattr(time, "clock_gettime", lambda _: later)
+    with pytest.raises(StorageError, match="no longer this process's"):
+        mine.check(anew=not suspended)
+    mine.release()
     assert json.loads(store.get("out/.simulsa/lease"))["process"] == 7
 
 
