@@ -37,6 +37,7 @@ from simulsa_plugin.files.json_files import crc32_hex, read_whole_rows, write_js
 from simulsa_plugin.model.protocol import Renderer
 from simulsa_plugin.model.values import Sample, UnusableRow
 from simulsa_plugin.read_ahead import map_ahead
+from simulsa_plugin.tables import list_counts
 from simulsa_plugin.terminal import progress
 
 _READERS = 4  # files that are read ahead of the walk: a store answers after a while
@@ -301,7 +302,7 @@ class CutSampler:
         if not cuts:
             if self.write_clips:
                 write_jsonl(self.layout.skipped, (one.as_row() for one in skipped))
-            reasons = dict(Counter(one.reason for one in skipped))
+            reasons = list_counts(Counter(one.reason for one in skipped))
             first = first_causes(skipped).items()
             causes = "".join(f" First {reason}: {cause.rstrip('.')}." for reason, cause in first)
             raise DatasetError(

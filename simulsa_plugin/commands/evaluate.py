@@ -201,8 +201,9 @@ def _evaluate(path: Path | None, overrides: list[str], out: Path | str) -> int:
         result = EvaluationResult.read(folder) if finished else None
     if result is not None:
         from simulsa_plugin.evaluation.cells_table import cells_table
+        from simulsa_plugin.evaluation.skipped_note import skipped_note
 
-        print_lines(cells_table(result.rows))
+        print_lines([*cells_table(result.rows), *skipped_note(result.scores["skipped"], "scores.json")])
         print(f"Written to {out}: scores.json, scores.tsv, curves.png, report.html, model_card.md")
     return 0
 

@@ -29,6 +29,7 @@ from simulsa_plugin.model.protocol import AudioLanguageModel
 from simulsa_plugin.model.values import Sample, UnusableRow
 from simulsa_plugin.streaming.engine import DecodingSetting, choose_alignment_heads, decode_batched
 from simulsa_plugin.streaming.steps import BatchLimits, StreamSource
+from simulsa_plugin.tables import list_counts
 from simulsa_plugin.terminal import Shares
 
 HISTORY, PICTURE, PAGE = "simulsa_eval.jsonl", "simulsa_eval.png", "simulsa_eval.html"
@@ -105,7 +106,8 @@ def plan_training_evaluation(
     warnings = tuple(check_references(dataset, samples, settings)) if samples else ()
     plan = TrainingEvaluation(dataset, rows, tuple(samples), tuple(skipped), tuple(cells), settings, warnings)
     if not samples:
-        raise DatasetError(f"No utterance of simulsa_eval_dataset {dataset} can be decoded; reasons: {plan.skipped}.")
+        reasons = list_counts(plan.skipped)
+        raise DatasetError(f"No utterance of simulsa_eval_dataset {dataset} can be decoded; reasons: {reasons}.")
     return plan, seconds
 
 

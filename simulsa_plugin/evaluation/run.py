@@ -65,6 +65,7 @@ from simulsa_plugin.streaming.catalogue import make_policies, policy_sources
 from simulsa_plugin.streaming.engine import DecodingSetting
 from simulsa_plugin.streaming.policies import Offline
 from simulsa_plugin.streaming.steps import BatchLimits
+from simulsa_plugin.tables import list_counts
 
 _LISTED_CELLS = 20  # in the error for an unknown one
 logger = logging.getLogger(__name__)
@@ -292,7 +293,7 @@ def _finish(
     instances = list(read_instances(job))
     skipped = [*test_set.skipped(job.identifier), *skipped_rows(instances)]
     if not test_set.any_usable(instances):
-        reasons = dict(Counter(one["reason"] for one in skipped))
+        reasons = list_counts(Counter(one["reason"] for one in skipped))
         remove_blocks(job)  # so that a corrected test set can use the folder
         raise DatasetError(f"No utterance of {job.name} can be decoded; reasons: {reasons}.")
     if test_set.recordings is None:

@@ -11,6 +11,7 @@ from typing import Any
 from simulsa_plugin.evaluation.block_decoding import cell_folder, find_attention_heads
 from simulsa_plugin.evaluation.formatting import format_parameters
 from simulsa_plugin.evaluation.result_folder import FILE_CHECKSUMS
+from simulsa_plugin.evaluation.skipped_note import skipped_note
 from simulsa_plugin.files.atomic import make_own_folder, remove_leftovers
 from simulsa_plugin.files.checksums import checksums, read_sealed, write_sealed
 from simulsa_plugin.logs.omnisteval import RESEGMENTED, write_omnisteval_log
@@ -171,6 +172,7 @@ def frontier_table(result: Mapping[str, Any]) -> list[str]:
     ]
     return [
         *lines,
+        *skipped_note(result["skipped"], "frontier.json"),
         f"decoded {sessions['decoded']:,} sessions; the whole grid of {len(result['cells'])} cells has "
         f"{sessions['grid']:,} ({times:.1f} times as many)",
     ]

@@ -132,7 +132,7 @@ def test_audio_that_cannot_be_used_is_skipped_and_counted(talk, tmp_path):
     assert read_json(tmp_path / "out" / "scores.json")["skipped"] == [
         {"id": f"odd-{number:08d}", "reason": reason} for number, reason in enumerate([*reasons, "no_audio"], 1)
     ]
-    with pytest.raises(DatasetError, match=r"No utterance of odd can be decoded; reasons: \{'audio_missing': 1\}"):
+    with pytest.raises(DatasetError, match=r"No utterance of odd can be decoded; reasons: audio_missing 1"):
         run(rows[1:2], tmp_path / "none")
 
 
@@ -150,7 +150,7 @@ def test_a_row_of_which_no_segment_fits_is_skipped(talk, tmp_path):
     none = dataclasses.replace(talk, row=1, segments=(ReferenceSegment(900.0, 1.0, "w1"),))
     cells = run([none, talk], tmp_path / "out")  # though another one has the same audio
     assert {(cell["instances"], cell["skipped"]) for cell in cells} == {(3, 1)}
-    with pytest.raises(DatasetError, match=r"reasons: \{'no_reference_segment': 1\}"):
+    with pytest.raises(DatasetError, match=r"reasons: no_reference_segment 1"):
         run([none], tmp_path / "none")
 
 

@@ -7,6 +7,7 @@ import pytest
 from helpers.fakes import ClockModel, write_noise
 from helpers.files import read_json_lines
 
+from simulsa_plugin.commands.evaluate import main
 from simulsa_plugin.errors import DatasetError, StorageError
 from simulsa_plugin.evaluation.cells_table import cells_table
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
@@ -160,8 +161,16 @@ def test_unusable_utterances_are_skipped_in_every_cell_alike(rows, tmp_path):
         assert ids == {"toy-00000000", "toy-00000001", "toy-00000002", "toy-00000008"}
 
 
+def test_the_command_says_how_many_rows_were_skipped_and_why(rows, tmp_path, monkeypatch, capsys):
+    run([*rows, UnusableRow(4, "multi_turn"), UnusableRow(6, "no_audio"), UnusableRow(7, "multi_turn")], tmp_path)
+    monkeypatch.setattr("simulsa_plugin.api.evaluate_recipe.evaluate_recipe", lambda *_, **__: True)
+    assert main(["--out", str(tmp_path)]) == 0
+    note = "skipped in every cell: multi_turn 2 (first toy-00000004), no_audio 1 (first toy-00000006); rows"
+    assert note in capsys.readouterr().out
+
+
 def test_nothing_to_decode_is_one_line(tmp_path):
-    with pytest.raises(DatasetError, match=r"No utterance of toy can be decoded; reasons: \{'no_audio': 2\}"):
+    with pytest.raises(DatasetError, match=r"No utterance of toy can be decoded; reasons: no_audio 2"):
         run([UnusableRow(0, "no_audio"), UnusableRow(1, "no_audio")], tmp_path / "out")
 
 

@@ -172,6 +172,8 @@ def test_a_finished_search_is_only_read_and_another_one_refused(small, tmp_path)
     assert (model.batches, tree(tmp_path / "out")) == ([], before)
     assert result["skipped"] == [{"id": "dev-00000014", "reason": "no_audio"}]
     assert result["utterances"] == 14
+    note = "skipped in every cell: no_audio 1 (first dev-00000014); rows count from 0, frontier.json lists all"
+    assert note in frontier_table(result)
     said = (
         rf"holds .* with other settings: budgets was \[950.0\], now \[800.0\]\. .* kept in {tmp_path}/out/dev\. Choose"
     )
