@@ -169,14 +169,22 @@ def unknown_key(key: str, known: Iterable[str]) -> UsageError:
     return UsageError(f"Unknown key {key}: {hint}")
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
+def did_you_mean(word: str, known: Iterable[str], *, compared_from: int = 0) -> str:
     """Return a sentence with the nearest known word, with a space before it; empty where none is near.
+
+    Args:
+        word: that is not known.
+        known: words.
+        compared_from: how many characters all have in common, such as the dashes of options, and do not count.
 
     >>> did_you_mean("qwen2audio", ["qwen2_vl", "qwen2_audio"]), did_you_mean("xyzzy", ["qwen2_audio"])
     (' Did you mean qwen2_audio?', '')
+    >>> did_you_mean("--ratio", ["--version"], compared_from=2), did_you_mean("--ot", ["--out"], compared_from=2)
+    ('', ' Did you mean --out?')
     """
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f" Did you mean {near[0]}?" if near else ""
+    compared = {one[compared_from:]: one for one in known}
+    near = difflib.get_close_matches(word[compared_from:], compared, n=1)
+    return f" Did you mean {compared[near[0]]}?" if near else ""
 
 
 def check_choice(key: str, value: str, allowed: Iterable[str]) -> None:
@@ -230,7 +238,8 @@ def _load_yaml_mapping(path: Path) -> dict[str, Any]:
             raise UsageError(f"The recipe {path} has over {MAX_RECIPE_BYTES:,} bytes. Give the path of a YAML file.")
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a name with a NUL
-        raise UsageError(f"Cannot read the recipe {path}: {error}. Give the path of a YAML file.") from error
+        reason = getattr(error, "strerror", None) or error  # the name is said already
+        raise UsageError(f"Cannot read the recipe {path}: {reason}. Give the path of a YAML file.") from error
     recipe = _parse_yaml(text, f"the recipe {path}")
     if recipe is None:
         return {}

@@ -34,6 +34,7 @@ def dry_run_evaluation(
     """
     from simulsa_plugin.api.evaluate_recipe import TEST_FOLDER, check_before_loading
     from simulsa_plugin.demo.corpus import TEST_NAME
+    from simulsa_plugin.demo.talks import TALKS_NAME
     from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
     from simulsa_plugin.evaluation.result_cells import SCORES
     from simulsa_plugin.evaluation.run import plan_cells
@@ -49,14 +50,14 @@ def dry_run_evaluation(
             return [*lines, *to_prepare], []
         toolkit = toolkit | {"eval_dataset": corpus.name, "dataset_dir": str(out / TEST_FOLDER)}
     elif opened.embedded:
-        if not (out / TEST_FOLDER / f"{TEST_NAME}.jsonl").exists():
-            return [*lines, _would_synthesise(TEST_NAME, out / TEST_FOLDER)], []
-        toolkit = toolkit | {"eval_dataset": TEST_NAME, "dataset_dir": str(out / TEST_FOLDER)}
+        name = TALKS_NAME if settings.is_long_form else TEST_NAME
+        if not (out / TEST_FOLDER / f"{name}.jsonl").exists():
+            return [*lines, _would_synthesise(name, out / TEST_FOLDER)], []
+        toolkit = toolkit | {"eval_dataset": name, "dataset_dir": str(out / TEST_FOLDER)}
     names = dataset_names(toolkit.get("eval_dataset") or toolkit.get("dataset"))
     chunks = [cell.chunk_ms for cell in plan_cells(settings)]
     more, warnings = _estimate(toolkit, names[0], settings, settings.eval_samples, chunks, None)
-    state = f"  {out} is finished: a run would decode nothing" if (out / SCORES).exists() else f"  {out}: not finished"
-    return [*lines, *more, state], warnings
+    return [*lines, *more, _state(out, SCORES)], warnings
 
 
 def dry_run_tuning(
@@ -70,17 +71,28 @@ def dry_run_tuning(
     Raises:
         SimulsaError: as `tune` before it loads the model.
     """
+    from simulsa_plugin.api.evaluate_recipe import TEST_FOLDER
     from simulsa_plugin.api.tune_recipe import check_search
     from simulsa_plugin.evaluation.evaluation_settings import TuneSettings
     from simulsa_plugin.evaluation.run import plan_cells
+    from simulsa_plugin.tuning.frontier_file import FRONTIER
 
     opened: Recipe = open_recipe(recipe, overrides)
     settings, goal, dev = check_search(opened, goal, out)
+    toolkit = opened.toolkit
     if not dev.registered:
-        return [f"{dev.name}: would first be made in {out}; the estimate needs it"], []
+        if not (out / TEST_FOLDER / f"{dev.name}.jsonl").exists():
+            return [f"{dev.name}: would first be made in {out}; the estimate needs it"], []
+        toolkit = toolkit | {"dataset_dir": str(out / TEST_FOLDER)}
     chunks = [cell.chunk_ms for cell in plan_cells(settings)[1:]]
     samples = TuneSettings.from_keys(opened.simulsa).dev_samples
-    return _estimate(opened.toolkit, dev.name, settings, samples, chunks, len(goal.budgets))
+    lines, warnings = _estimate(toolkit, dev.name, settings, samples, chunks, len(goal.budgets))
+    return [*lines, _state(out, FRONTIER)], warnings
+
+
+def _state(out: Path, result: str) -> str:
+    """Say whether a folder holds its result."""
+    return f"  {out} is finished: a run would decode nothing" if (out / result).exists() else f"  {out}: not finished"
 
 
 def _would_synthesise(name: str, folder: Path) -> str:

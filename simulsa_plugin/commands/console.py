@@ -42,7 +42,7 @@ class Parser(argparse.ArgumentParser):
 
         takes_keys = any("key=value" in str(action.metavar) for action in self._actions)
         keys = f" Keys are written key=value: simulsa_{word[2:].replace('-', '_')}=…" if takes_keys else ""
-        return did_you_mean(word, self._option_string_actions) or keys
+        return did_you_mean(word, self._option_string_actions, compared_from=2) or keys
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
         """End the command after --help or --version."""
@@ -133,7 +133,9 @@ def recipe_and_overrides(words: Sequence[str], hint: str = "") -> tuple[Path | N
     overrides = [word for word in words if "=" in word]
     recipes = [word for word in words if "=" not in word]
     if len(recipes) > 1:
-        raise UsageError(f"Unexpected argument {recipes[1]!r}: one recipe and key=value are allowed.{hint}")
+        spaces = any(word.startswith("=") or word.endswith("=") for word in overrides)
+        step = " Write key=value without spaces around =." if spaces else ""
+        raise UsageError(f"Unexpected argument {recipes[1]!r}: one recipe and key=value are allowed.{step}{hint}")
     if recipes and "://" in recipes[0]:
         raise UsageError(f"The recipe {_is_address(recipes[0])}.")
     return (Path(recipes[0]) if recipes else None), overrides

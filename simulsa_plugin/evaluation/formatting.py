@@ -9,6 +9,15 @@ from simulsa_plugin.metrics.instance import PERCENT_METRICS
 MILLISECONDS, SOURCE_TOKENS = "ms", "tokens"  # of source audio, or of source text
 
 
+def counted(count: int, thing: str) -> str:
+    """Return a number of things in words.
+
+    >>> counted(1, "recording"), counted(30, "segment")
+    ('1 recording', '30 segments')
+    """
+    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
+
+
 def time_unit(signatures: Mapping[str, str]) -> str:
     """Return the unit of the latencies that signatures describe: ms, or tokens where the source is text.
 

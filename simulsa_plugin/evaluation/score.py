@@ -12,7 +12,14 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 
-from simulsa_plugin.evaluation.formatting import format_interval, format_metric, metric_digits, metric_unit, time_unit
+from simulsa_plugin.evaluation.formatting import (
+    counted,
+    format_interval,
+    format_metric,
+    metric_digits,
+    metric_unit,
+    time_unit,
+)
 from simulsa_plugin.files.atomic import remove_abandoned
 from simulsa_plugin.files.json_files import write_json
 from simulsa_plugin.files.ownership import refuse_input_as_output
@@ -193,7 +200,9 @@ def _sentence_table(scores: CorpusScores) -> list[str]:
 
 def _counted(scores: CorpusScores) -> str:
     instances, recordings = scores.counts["instances"], scores.counts.get("recordings")
-    return f"{instances} instances" if recordings is None else f"{recordings} recordings, {instances} segments"
+    if recordings is None:
+        return counted(instances, "instance")
+    return f"{counted(recordings, 'recording')}, {counted(instances, 'segment')}"
 
 
 def _notes(scores: CorpusScores) -> list[str]:

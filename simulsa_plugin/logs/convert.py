@@ -16,7 +16,7 @@ from simulsa_plugin.files.ownership import claim, refuse_input_as_output
 from simulsa_plugin.logs import omnisteval, simuleval, simulstream
 from simulsa_plugin.logs.reader import Log, ReadOptions
 from simulsa_plugin.logs.recordings import Recording, join_sessions, unique_names
-from simulsa_plugin.logs.segment_files import REFERENCES, SEGMENTS, read_references, write_segments
+from simulsa_plugin.logs.segment_files import REFERENCES, SEGMENTS, read_texts, write_segments
 from simulsa_plugin.logs.simuleval import INSTANCES_LOG
 from simulsa_plugin.logs.simulstream import Event
 from simulsa_plugin.logs.steps import STEPS, read_sessions
@@ -162,7 +162,7 @@ def text_rows(records: Iterator[EmissionRecord] | _CountingIterator, sources: Pa
     Raises:
         LogError: a record has no reference, or the sources are not as many as the records.
     """
-    lines = None if sources is None else list(read_references(sources))
+    lines = None if sources is None else list(read_texts(sources, "sources"))
     number = 0
     for number, record in enumerate(records, 1):
         if record.reference is None:

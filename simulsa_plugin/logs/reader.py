@@ -18,7 +18,7 @@ from simulsa_plugin.logs.recordings import (
     join_segments,
     spans_recordings,
 )
-from simulsa_plugin.logs.segment_files import REFERENCES, SEGMENTS, AudioSegment, read_references, read_segments
+from simulsa_plugin.logs.segment_files import REFERENCES, SEGMENTS, AudioSegment, read_segments, read_texts
 from simulsa_plugin.logs.simuleval import INSTANCES_LOG
 from simulsa_plugin.metrics.mwer_segmentation import aligner_name
 from simulsa_plugin.metrics.records import EmissionRecord, LatencyUnit
@@ -191,7 +191,7 @@ class Log:
     def _json_records(self) -> Iterator[EmissionRecord]:
         parse = _PARSERS[self.form]
         references = None if self.is_long_form else self._options.references  # else they are those of the segments
-        texts = None if references is None else read_references(references)
+        texts = None if references is None else read_texts(references)
         measured = self._is_measured()
         number = 0
         for number, row in read_rows(self.path, READ_FORMS):
@@ -255,7 +255,7 @@ def _with_references(
 ) -> Iterator[EmissionRecord]:
     """Yield the records of whole utterances in the order of their segments, with their references and durations."""
     if segments is None:
-        texts: list[str] = [] if references is None else list(read_references(references))
+        texts: list[str] = [] if references is None else list(read_texts(references))
         if len(texts) != len(records):
             raise LogError(f"There are {len(texts)} references for {len(records)} segments; expected one for each.")
         yield from (dataclasses.replace(one, reference=text) for one, text in zip(records, texts, strict=True))

@@ -43,7 +43,7 @@ def read_segments(path: Path, references: Path | None) -> list[AudioSegment]:
         LogError: a file cannot be read, an entry lacks a key, or the numbers of entries and references differ.
     """
     entries = [_on_entry(path, number, entry) for number, entry in enumerate(_read_list(path), 1)]
-    texts: Sequence[str | None] = [None] * len(entries) if references is None else list(read_references(references))
+    texts: Sequence[str | None] = [None] * len(entries) if references is None else list(read_texts(references))
     if len(texts) != len(entries):
         raise LogError(
             f"There are {len(texts)} references for {len(entries)} segments; expected one for each: "
@@ -85,19 +85,21 @@ def write_segments(
     return count
 
 
-def read_references(path: Path) -> Iterator[str]:
-    r"""Yield the lines of a text file, ended by \n or \r\n only: a reference may contain other separators.
+def read_texts(path: Path, what: str = "references") -> Iterator[str]:
+    r"""Yield the lines of a text file, ended by \n or \r\n only: a text may contain other separators.
+
+    Args:
+        path: of the file.
+        what: the texts are, for messages.
 
     Raises:
         LogError: the file cannot be read or is not UTF-8.
     """
-    for number, line in enumerate(read_log_lines(path, "references", "Give a UTF-8 text file."), 1):
+    for number, line in enumerate(read_log_lines(path, what, "Give a UTF-8 text file."), 1):
         try:
             text = line.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
-            raise LogError(
-                f"Cannot read the references {path}, line {number}: {error}. Give a UTF-8 text file."
-            ) from error
+            raise LogError(f"Cannot read the {what} {path}, line {number}: {error}. Give a UTF-8 text file.") from error
         yield text.removesuffix("\n").removesuffix("\r")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -143,7 +144,12 @@ def _make_bleu(tokenizer: str) -> tuple[BLEU, BLEU]:
         for bleu in (corpus, sentence):
             bleu.corpus_score(["a"], [["a"]])
     except (RuntimeError, ImportError, OSError, AssertionError, AttributeError, TypeError) as error:
-        # sacrebleu's own text names the extra or the dictionary (mecab) or the file (sentencepiece) that is missing.
+        if extra := re.search(r"sacrebleu\[\w+\]", str(error)):
+            raise MissingExtraError(
+                f"The BLEU tokenizer {tokenizer} cannot start: it needs packages that are not installed. "
+                f"Install them: pip install '{extra[0]}'."
+            ) from error
+        # Otherwise sacrebleu's own text names the dictionary (mecab) or the file (sentencepiece) that is missing.
         reason = " ".join(str(error).split()) or type(error).__name__
         raise MissingExtraError(f"The BLEU tokenizer {tokenizer} cannot start: {reason}") from error
     return corpus, sentence

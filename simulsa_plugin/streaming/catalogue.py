@@ -17,7 +17,7 @@ from typing import Any
 from simulsa_plugin.errors import UsageError
 from simulsa_plugin.metrics.records import LatencyUnit
 from simulsa_plugin.model.values import AttentionHead
-from simulsa_plugin.settings import check_choice
+from simulsa_plugin.settings import check_choice, did_you_mean
 from simulsa_plugin.streaming.policies import (
     AgreementOrConfidence,
     Attention,
@@ -29,6 +29,8 @@ from simulsa_plugin.streaming.policies import (
     Rollback,
     WaitK,
 )
+
+_MISSING = object()  # what a module does not have
 
 
 @dataclass(frozen=True)
@@ -164,20 +166,25 @@ def _import_factory(dotted: str) -> Callable[[], Any]:
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:
-        found: Callable[[], Any] = getattr(importlib.import_module(module_name), attribute)
+        module = importlib.import_module(module_name)
+        found: Any = getattr(module, attribute, _MISSING)
     except (Exception, SystemExit) as error:  # whatever the user's module raises
-        missing = isinstance(error, ImportError | AttributeError | ValueError)
+        missing = isinstance(error, ImportError | ValueError)
         step = "Start from the folder that holds the module, or install it." if missing else "Fix that module."
         raise UsageError(
             f"simulsa_policies names {dotted}, which cannot be imported ({_describe_error(error)}). {step}"
         ) from error
+    if found is _MISSING:
+        hint = did_you_mean(attribute, (name for name, one in vars(module).items() if _is_policy_factory(one)))
+        raise UsageError(f"simulsa_policies names {dotted}, which {module_name} does not have. Correct the name.{hint}")
     if not _is_policy_factory(found):
         kind = f"the class {found.__name__}" if isinstance(found, type) else f"a {type(found).__name__}"
         raise UsageError(
             f"simulsa_policies names {dotted}, {kind}; expected a subclass of "
             "simulsa_plugin.streaming.policies.Policy, or a Python function that returns policies."
         )
-    return found
+    factory: Callable[[], Any] = found
+    return factory
 
 
 def _is_policy_factory(found: object) -> bool:

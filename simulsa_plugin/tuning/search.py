@@ -20,6 +20,7 @@ import numpy as np
 from simulsa_plugin.errors import DatasetError
 from simulsa_plugin.evaluation.block_decoding import HEAD_SEARCH_ROWS, DecodingJob
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
+from simulsa_plugin.evaluation.formatting import counted
 from simulsa_plugin.evaluation.recordings import Recording
 from simulsa_plugin.evaluation.reference_checks import check_references
 from simulsa_plugin.evaluation.result_folder import FILE_CHECKSUMS
@@ -167,13 +168,13 @@ def _search(job: DecodingJob, dev_set: TestSet, settings: EvaluationSettings, go
         if utterances < len(dev_set.rows):
             left = _select_promising(candidates, left, round(len(everything) * KEPT_SHARE**number))
     while dropped := _dropped_within_reach(candidates):
-        logger.info(f"{len(dropped)} more cells on all {kind}: no cell is within a budget yet")
+        logger.info(f"{counted(len(dropped), 'more cell')} on all {kind}: no cell is within a budget yet")
         decode_and_score(candidates, dropped, len(dev_set.rows))
     for _ in range(MAX_RECHECKS):
         better = _predicted_better(candidates)
         if not better:
             break
-        logger.info(f"{len(better)} more cells on all {kind}: predicted to be better than the best so far")
+        logger.info(f"{counted(len(better), 'more cell')} on all {kind}: predicted to be better than the best so far")
         decode_and_score(candidates, better, len(dev_set.rows))
     if not any(candidates.records):
         raise DatasetError(

@@ -73,13 +73,15 @@ def write_set(path, rows):
 
 
 MISTAKES = [
-    (["gone.yaml"], 2, "Cannot read the recipe gone.yaml"),
+    (["gone.yaml"], 2, "Cannot read the recipe gone.yaml: No such file or directory. Give the path of"),
     (["broken.yaml"], 2, "Cannot read the recipe broken.yaml as YAML"),
     (["bytes.yaml"], 2, "Cannot read the recipe bytes.yaml"),
     (["list.yaml"], 2, "The recipe list.yaml holds a list"),
-    (["data"], 2, "Cannot read the recipe data"),
+    (["data"], 2, "Cannot read the recipe data: Is a directory."),
     (["a.yaml", "b.yaml"], 2, "Unexpected argument 'b.yaml'"),
+    (["no_data.yaml", "simulsa_ratio", "=", "0.5"], 2, "are allowed. Write key=value without spaces around ="),
     (["--loud"], 2, "unrecognized arguments: --loud"),
+    (["--ratio", "0.5"], 2, "Keys are written key=value: simulsa_ratio=…"),
     (["=5"], 2, "expected key=value"),
     (["simulsa_ratoi=0.05"], 2, "Unknown key simulsa_ratoi: did you mean simulsa_ratio?"),
     ([*MODEL, "dataset=good", "learning_rat=1"], 2, "Unknown key learning_rat: did you mean learning_rate?"),

@@ -10,6 +10,7 @@ from helpers.files import tree
 from simulsa_plugin.commands import evaluate as command
 from simulsa_plugin.demo.checkpoint import checkpoint_path
 from simulsa_plugin.demo.corpus import write_demo_corpus
+from simulsa_plugin.files.checksums import write_sealed
 
 KEYS = ["dataset=demo_test", "template=qwen2_audio"]
 
@@ -72,11 +73,30 @@ def test_a_search_is_described(spoken, bare, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("done", [False, True])
+def test_a_search_on_the_embedded_dev_set_is_described_once_that_is_there(spoken, tmp_path, capsys, done):
+    corpus = tmp_path / "out" / "corpus"
+    shutil.copytree(spoken, corpus)
+    info = json.loads((corpus / "dataset_info.json").read_text(encoding="utf-8"))
+    (corpus / "dataset_info.json").write_text(json.dumps({"demo_dev": info["demo_test"]}), encoding="utf-8")
+    shutil.copy(corpus / "demo_test.jsonl", corpus / "demo_dev.jsonl")
+    if done:
+        write_sealed(tmp_path / "out" / "frontier.json", {})
+    words = ["tune", "--budget", "1000", "--dry-run", "--out", str(tmp_path / "out")]
+    assert command.main(words) == 0
+    text = capsys.readouterr().out
+    assert "demo_dev: would decode 8 of 8 rows in 248 cells" in text
+    assert ("is finished" in text) == done
+
+
 def test_what_has_to_be_made_first_is_said(tmp_path, capsys):
     assert command.main(["--dry-run", "--out", str(tmp_path / "out")]) == 0
     assert "demo_test: would first synthesise the test set into " in capsys.readouterr().out
     assert command.main(["tune", "--budget", "1000", "--dry-run", "--out", str(tmp_path / "out")]) == 0
     assert "demo_dev: would first be made in " in capsys.readouterr().out
+    words = ["simulsa_longform=window", "--dry-run", "--out", str(tmp_path / "out")]
+    assert command.main(words) == 0
+    assert "demo_talks: would first synthesise the test set into " in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
 
 

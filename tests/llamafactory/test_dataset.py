@@ -173,9 +173,13 @@ def test_a_relative_dataset_dir_is_registered_absolute(folder):
             r"a has no audio: .* has no `audios` column",
         ),
         ({"a": SHAREGPT | {"file_name": "gone.jsonl"}}, "a", r"its file .*gone\.jsonl does not exist"),
-        ({"a": SHAREGPT | {"file_name": "broken.jsonl"}}, "a", r"The dataset a cannot be loaded: "),
+        (
+            {"a": SHAREGPT | {"file_name": "broken.jsonl"}},
+            "a",
+            r"loaded: .*broken.jsonl, line 2: not JSON \(.*\)\. Corr",
+        ),
         ({"a": SHAREGPT | {"file_name": "notes.xyz"}}, "a", r"The dataset a cannot be loaded: Allowed file types"),
-        ({"a": SHAREGPT | {"file_name": "empty.jsonl"}}, "a", r"The dataset a .*"),
+        ({"a": SHAREGPT | {"file_name": "empty.jsonl"}}, "a", r"its file .*empty.jsonl is empty\. Correct its entry"),
         (
             {"a": SHAREGPT | {"file_name": "a.jsonl", "columns": {"messages": "talks", "audios": "audios"}}},
             "a",
@@ -187,7 +191,7 @@ def test_a_relative_dataset_dir_is_registered_absolute(folder):
 )
 def test_a_dataset_that_cannot_be_used_is_one_line(folder, entries, name, said):
     write_rows(folder / "a.jsonl", [talk("Hallo", [str(folder / "wav" / "0.wav")])])
-    (folder / "broken.jsonl").write_text('{"messages": [\n', encoding="utf-8")
+    (folder / "broken.jsonl").write_text('{"messages": []}\n{"messages": [\n', encoding="utf-8")
     (folder / "empty.jsonl").write_text("", encoding="utf-8")
     (folder / "notes.xyz").write_text("x", encoding="utf-8")
     register(folder, entries)

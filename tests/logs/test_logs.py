@@ -58,8 +58,8 @@ def read_log(path: Path, references: Path | None = None) -> Read:
     return Read(log.form, records, log.end_marks, tuple(log.missing_reference.first), tuple(log.repeated_index.first))
 
 
-def read_references(path: Path) -> list[str]:
-    return list(reading.read_references(path))
+def read_texts(path: Path) -> list[str]:
+    return list(reading.read_texts(path))
 
 
 def check_unit_fits(path: Path, unit: str) -> None:
@@ -262,10 +262,10 @@ def test_references_must_be_as_many_as_lines(write, tmp_path, text):
 
 def test_references_that_cannot_be_read_are_refused(tmp_path):
     with pytest.raises(LogError, match=r"Cannot read the references .*No such file"):
-        read_references(tmp_path / "nothing.txt")
+        read_texts(tmp_path / "nothing.txt")
     (tmp_path / "latin.txt").write_bytes(b"\xe9\n")
     with pytest.raises(LogError, match=r"Cannot read the references .*utf-8"):
-        read_references(tmp_path / "latin.txt")
+        read_texts(tmp_path / "latin.txt")
 
 
 def test_a_missing_and_a_null_reference_are_told_apart(write):

@@ -58,7 +58,7 @@ def test_a_line_of_a_whole_recording_is_divided_among_its_segments(write, files,
     assert corpus["LongLAAL_CA"] == (1100.0 + 2700.0 - 1000.0 + 1800.0) / 2 / 2 + (2400.0 - 1000.0) / 4
     assert corpus["BLEU"] == 0.0 or corpus["BLEU"] > 99
     assert scored.scores.sentences["LongYAAL"] == [1250.0, 1500.0]
-    assert "1 recordings, 2 segments, 0 empty" in score_table(scored)[0]
+    assert "1 recording, 2 segments, 0 empty" in score_table(scored)[0]
 
 
 def test_values_of_segments_are_in_the_order_of_the_file(write, files):

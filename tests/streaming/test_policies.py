@@ -240,6 +240,8 @@ def test_a_policy_that_commits_what_is_not_a_number_of_tokens_is_one_line(count)
         ("random.random", "random.random, a builtin_function_or_method; expected a subclass of"),
         ("gc.callbacks", "gc.callbacks, a list; expected a subclass of"),
         ("exiting.policy", r"exiting.policy, which fails when called without arguments \(SystemExit: 0\)"),
+        ("exiting.polcy", r"exiting.polcy, which exiting does not have. Correct the name. Did you mean policy\?"),
+        ("no_such_module.policy", r"\(ModuleNotFoundError: .*\). Start from the folder that holds the module"),
         ("exits.policy", r"exits.policy, which cannot be imported \(SystemExit: 0\). Fix that module"),
     ],
 )

@@ -18,7 +18,7 @@ from simulsa_plugin.files.json_files import write_jsonl
 from simulsa_plugin.files.locks import locked
 from simulsa_plugin.logs.convert import text_rows
 from simulsa_plugin.logs.reader import Log, ReadOptions
-from simulsa_plugin.logs.segment_files import read_references
+from simulsa_plugin.logs.segment_files import read_texts
 from simulsa_plugin.logs.simuleval import INSTANCES_LOG
 from simulsa_plugin.logs.steps import STEPS, read_sessions
 from simulsa_plugin.metrics.columns import mean_of
@@ -99,7 +99,7 @@ def _read_triples(cell: Cell, scores: Mapping[str, Any], options: CometOptions) 
     rows = list(text_rows(Log(log, options.read).records(), None))
     if options.sources is None:
         return rows
-    sources = list(read_references(options.sources))
+    sources = list(read_texts(options.sources, "sources"))
     by_rows = len(sources) == scores.get("rows") and "longform" not in scores
     if len(sources) != len(rows) and by_rows:
         # An id ends with its row in the test set.

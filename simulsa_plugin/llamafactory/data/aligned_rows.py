@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import errno
 import functools
 import hashlib
 import os
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from simulsa_plugin.errors import DatasetError
+from simulsa_plugin.llamafactory.data.json_problem import json_problem
 from simulsa_plugin.llamafactory.data.lazy_rows import LazyRows, converting_on_access
 from simulsa_plugin.llamafactory.data.low_memory_loading import low_memory_loading
 from simulsa_plugin.llamafactory.model.arguments import InferenceArguments, one_line
@@ -19,6 +21,8 @@ from simulsa_plugin.llamafactory.model.arguments import InferenceArguments, one_
 # Files, hubs and LLaMA-Factory's converters have no common error.
 _LOADING_ERRORS = (OSError, ValueError, TypeError, AttributeError, LookupError, ImportError, RuntimeError, EOFError)
 _CHECKED_ROWS = 1000
+_NO_ROWS = "corresponds to no data"  # of an error of `datasets`
+_NOT_ALLOWED = frozenset((errno.EACCES, errno.EPERM, errno.EROFS))
 # Files of a folder that hold rows, and not audio.
 _TABLE_SUFFIXES = frozenset(
     (".arrow", ".csv", ".gz", ".json", ".jsonl", ".md", ".parquet", ".py", ".txt", ".yaml", ".zst")
@@ -44,9 +48,10 @@ def load_aligned_rows(arguments: InferenceArguments, attributes: Any, name: str,
 
     attributes.num_samples = None  # the share is taken of the rows in the file
     training = TrainingArguments(output_dir=os.devnull)
-    naming = functools.partial(_in_one_line, name, attributes.load_from)
+    source = _local_source(entry)
+    naming = functools.partial(_in_one_line, name, attributes.load_from, source)
     with naming(), _sorted_folders(), low_memory_loading(), converting_on_access(naming):
-        model = _with_content_cache(arguments.model, _local_source(entry))
+        model = _with_content_cache(arguments.model, source)
         rows = _load_single_dataset(attributes, model, _load_all_rows(arguments.data), training)
     if not isinstance(rows, LazyRows):  # labelled while loading, and aligned by now
         rows = LazyRows(rows, dict, attributes, naming)
@@ -57,8 +62,15 @@ def load_aligned_rows(arguments: InferenceArguments, attributes: Any, name: str,
 
 
 @contextlib.contextmanager
-def _in_one_line(name: str, source: str, row: int | None = None) -> Iterator[None]:
-    """Raise DatasetError for what goes wrong while a dataset is loaded from a `source`, or a row of it is converted."""
+def _in_one_line(name: str, load_from: str, source: Path | None, row: int | None = None) -> Iterator[None]:
+    """Raise DatasetError for what goes wrong while a dataset is loaded, or a row of it is converted.
+
+    Args:
+        name: of the dataset.
+        load_from: LLaMA-Factory's name for where its rows come from.
+        source: its local file or folder, if it has one.
+        row: that is converted.
+    """
     from datasets.exceptions import DatasetGenerationError, DatasetsError
 
     where = f", in row {row} from 0" if row else ""  # where the first row fails, its entry does not fit any
@@ -71,19 +83,29 @@ def _in_one_line(name: str, source: str, row: int | None = None) -> Iterator[Non
             f"The dataset {name} cannot be loaded: {error} is not a column of its rows, or is a role without a tag"
             f"{where}. Check `columns` and `tags` of its entry in dataset_info.json."
         ) from error
-    except _loading_errors(source, DatasetsError) as error:
+    except _loading_errors(load_from, DatasetsError) as error:
         cause = error.__cause__ if isinstance(error, DatasetGenerationError) and error.__cause__ else error
-        reason = one_line(cause).rstrip(".")
-        raise DatasetError(f"The dataset {name} cannot be loaded: {reason}{where}. {_next_step(cause)}") from error
+        if _NO_ROWS in str(cause):
+            raise DatasetError(f"The dataset {name} has no rows.") from error
+        broken = json_problem(source) if source and "JSON" in str(cause) else None
+        reason = broken or f"{one_line(cause).rstrip('.')}{where}"
+        step = "Correct that line." if broken else _next_step(cause)
+        raise DatasetError(f"The dataset {name} cannot be loaded: {reason}. {step}") from error
 
 
-def _loading_errors(source: str, datasets_error: type[Exception]) -> tuple[type[Exception], ...]:
+def _loading_errors(load_from: str, datasets_error: type[Exception]) -> tuple[type[Exception], ...]:
     """Return the errors that reading rows may raise; those of clouds (credentials, bucket) have no common base."""
-    return (Exception,) if source == "cloud_file" else (datasets_error, *_LOADING_ERRORS)
+    return (Exception,) if load_from == "cloud_file" else (datasets_error, *_LOADING_ERRORS)
 
 
 def _next_step(cause: BaseException) -> str:
     text = str(cause)
+    if isinstance(cause, OSError) and cause.errno in _NOT_ALLOWED:
+        return "Allow that, or set HF_HOME to a folder for caches that can be written."
+    if "converter" in text and "not found" in text:
+        from llamafactory.data.converter import DATASET_CONVERTERS
+
+        return f"Set `formatting` of its entry in dataset_info.json to one of {', '.join(sorted(DATASET_CONVERTERS))}."
     if "torchcodec" in text:  # `datasets` needs it for audio columns, on which LLaMA-Factory cannot train
         return (
             "Its column holds audio data; LLaMA-Factory trains on paths: write audio files, and put their paths there."

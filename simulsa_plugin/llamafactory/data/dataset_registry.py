@@ -109,6 +109,21 @@ def registered_file(entry: object, dataset_dir: str) -> Path | None:
     return Path(os.path.abspath(os.path.join(dataset_dir, file_name))) if isinstance(file_name, str) else None
 
 
+def check_registered_file(name: str, path: Path) -> None:
+    """Check that a dataset's local file or folder has content.
+
+    Raises:
+        DatasetError: it is missing or empty.
+    """
+    step = "Correct its entry in dataset_info.json, or create the data."
+    if not path.exists():
+        raise DatasetError(f"The dataset {name} is registered, but its file {path} does not exist. {step}")
+    if path.is_dir() and not any(path.iterdir()):
+        raise DatasetError(f"The dataset {name} is registered, but its folder {path} is empty. {step}")
+    if path.is_file() and not path.stat().st_size:
+        raise DatasetError(f"The dataset {name} is registered, but its file {path} is empty. {step}")
+
+
 def with_absolute_paths(entry: dict[str, Any], attributes: Any, dataset_dir: object, name: str) -> dict[str, Any]:
     """Return an entry that is valid for any `dataset_dir` and working folder.
 
@@ -127,8 +142,5 @@ def with_absolute_paths(entry: dict[str, Any], attributes: Any, dataset_dir: obj
         return entry
     folder = dataset_dir if isinstance(dataset_dir, str) else os.curdir
     path = os.path.abspath(os.path.join(folder, attributes.dataset_name))
-    if not os.path.exists(path):
-        raise DatasetError(f"The dataset {name} is registered, but its file {path} does not exist.")
-    if os.path.isdir(path) and not os.listdir(path):
-        raise DatasetError(f"The dataset {name} is registered, but its folder {path} is empty.")
+    check_registered_file(name, Path(path))
     return entry | {"file_name" if attributes.load_from == "file" else "script_url": path}

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from simulsa_plugin.demo.checkpoint import resolve_model_name
-from simulsa_plugin.errors import DatasetError, ModelError, UsageError
+from simulsa_plugin.errors import ModelError, UsageError
 from simulsa_plugin.llamafactory.data.dataset_registry import (
+    check_registered_file,
     no_dataset_error,
     read_dataset_info,
     registered_file,
@@ -40,7 +41,7 @@ def check_recipe(recipe: Mapping[str, Any], datasets: Sequence[str] | None) -> N
     Raises:
         UsageError: a key is unknown or missing, or the template is unknown.
         ModelError: a model or adapter does not exist, or the template does not support audio.
-        DatasetError: a dataset is not registered, or its file is missing.
+        DatasetError: a dataset is not registered, or its file is missing or empty.
     """
     _check_keys(recipe)
     check_named(recipe)
@@ -182,7 +183,7 @@ def _hub_problem(name: str, recipe: Mapping[str, Any], file_name: str) -> str | 
 
 
 def _check_datasets(dataset_dir: object, names: Sequence[str]) -> None:
-    """Raise DatasetError unless local datasets are registered and their files exist."""
+    """Raise DatasetError unless local datasets are registered, and their files exist and have content."""
     if not names:
         raise no_dataset_error()
     if not isinstance(dataset_dir, str) or dataset_dir == "ONLINE" or dataset_dir.startswith("REMOTE:"):
@@ -192,5 +193,5 @@ def _check_datasets(dataset_dir: object, names: Sequence[str]) -> None:
         if name not in info:
             raise unknown_dataset_error(name, info, os.path.join(dataset_dir, "dataset_info.json"))
         path = registered_file(info[name], dataset_dir)
-        if path and not path.exists():
-            raise DatasetError(f"The dataset {name} is registered, but its file {path} does not exist.")
+        if path:
+            check_registered_file(name, path)
