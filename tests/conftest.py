@@ -3,12 +3,16 @@
 import os
 import sys
 
+import hypothesis
 import pytest
 
 # No test asks a hub for anything, and a name that is no path fails at once instead of after five tries.
 os.environ["HF_HUB_OFFLINE"] = "1"
 # The models here are tiny: a second thread gains nothing, and on a busy machine it waits for the first.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# How long an example takes says nothing on a busy machine: hypothesis would call the test flaky.
+hypothesis.settings.register_profile("any machine", deadline=None)
+hypothesis.settings.load_profile("any machine")
 
 NEED_A_NETWORK = ("real_speech", "other_tools")
 NOWHERE = "http://127.0.0.1:9"

@@ -418,7 +418,7 @@ def logged(simulstream, patch, waveform, text):
 
 
 @pytest.mark.parametrize("text", ["committed", "shown"])
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(words=st.integers(1, 8), rest=st.integers(0, 8000))
 def test_what_simulstream_merges_at_the_end_leads_to_the_whole_text(simulstream, text, words, rest):
     """It merges the outputs of the last, short chunk and of the end."""

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from simulsa_plugin.audio.resampling import filter_reach, resample_waveform
@@ -13,7 +13,6 @@ def noise(num_samples):
     return np.random.default_rng(num_samples).uniform(-1, 1, num_samples).astype(np.float32)
 
 
-@settings(deadline=None)
 @given(
     rate=st.sampled_from([8_000, 11_025, 16_000, 22_050, 44_100, 48_000]),
     sizes=st.lists(st.integers(0, 3000), min_size=1, max_size=12),
@@ -34,7 +33,6 @@ def test_only_the_end_of_a_part_differs_from_the_whole(rate, sizes):
     np.testing.assert_allclose(np.concatenate(found)[~may_differ], whole[~may_differ], rtol=0, atol=1e-6)
 
 
-@settings(deadline=None)
 @given(
     rate=st.sampled_from([8_000, 11_025, 12_345, 16_000, 44_100, 48_000]),
     sizes=st.lists(st.integers(0, 3000), min_size=1, max_size=12),

@@ -7,7 +7,7 @@ import pytest
 from helpers.fakes import ASK, ClockModel
 from helpers.reading_model import ReadingModel, spoken
 from helpers.talks import SLIDING, EnergyDetector, evaluated_steps, spoken_talk
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from simulsa_plugin.errors import ModelError, UsageError
@@ -51,7 +51,6 @@ def pushed(arrivals, parts, *, end_known):
     return due if end_known else [*due, *arrivals.push(np.zeros(0, dtype=np.float32), final=True)]
 
 
-@settings(deadline=None)
 @given(
     runs=st.lists(st.tuples(st.sampled_from([0.0, 0.36, 0.4, 0.6, 1.0]), st.integers(1, 30)), min_size=1, max_size=20),
     missing=st.integers(0, FRAME_SAMPLES - 1),

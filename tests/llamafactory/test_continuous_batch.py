@@ -59,7 +59,7 @@ def any_requests(draw):
 
 
 @pytest.mark.parametrize("static", [False, True])
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(drawn=any_requests())
 def test_any_requests_are_answered_as_one_by_one(model, prompts, static, drawn):
     pairs, sizes, unfinished = drawn
@@ -181,7 +181,7 @@ def test_models_without_shared_prompts_answer_part_by_part(model, waveforms, mon
     assert left == [0, 0, 0]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_joined_rows_hold_the_visible_columns_in_order(data):
     layers, heads, width = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 3)), 2

@@ -329,7 +329,7 @@ def drawn_requests(data, answer):
     )
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_any_requests_together_are_answered_as_alone(fast, answers, data):
     chosen = [answers[data.draw(st.integers(0, 2))] for _ in range(data.draw(st.integers(1, 12)))]

@@ -106,7 +106,7 @@ def test_every_architecture_with_shared_prompts_decodes_alike(template, attentio
         assert ours.probabilities == pytest.approx(theirs.probabilities, abs=1e-4)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_any_requests_are_answered_alike(model, waveforms, data):
     count = data.draw(st.integers(1, 9))

@@ -78,7 +78,7 @@ def test_chunks_count_from_the_start_of_the_segment_and_leave_out_silence():
     assert segment_arrivals(segment, None, 35 * FRAME_SAMPLES) == [Arrival(7 * FRAME_SAMPLES, 35 * FRAME_SAMPLES)]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.lists(st.tuples(st.sampled_from([0.0, 0.005, 0.2, 0.4, 0.6, 1.0]), st.integers(1, 30)), min_size=1, max_size=12),
     st.sampled_from([64, 320, 512]),

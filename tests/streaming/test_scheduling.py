@@ -41,7 +41,7 @@ class SlowBatch:
         return {number: self.answers.pop(number) for number in numbers[left:]}
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.integers(0, 10**6),
     st.integers(1, 40),
