@@ -320,7 +320,7 @@ def _as_mapping(key: str, value: Any) -> dict[str, str]:
         if all(name.strip() and colon and of.strip() for name, colon, of in pairs):
             value = {name.strip(): of.strip() for name, _, of in pairs}
     if not isinstance(value, Mapping) or not all(isinstance(word, str) for pair in value.items() for word in pair):
-        raise UsageError(f"{key} is {short_repr(value)}; allowed: names to names, such as {key}=name:other,name:other.")
+        raise UsageError(f"{key} is {short_repr(value)}; allowed: pairs of names, such as {key}=name:other,name:other.")
     return dict(value)
 
 

@@ -214,6 +214,12 @@ def progress(total: int | None, desc: str, unit: str, initial: int = 0) -> tqdm[
     return ProgressLines(total, desc, unit, initial)
 
 
+def announce(text: str) -> None:
+    """Print what begins on stderr, if that is a terminal and progress is shown: it takes seconds and has no bar."""
+    if _progress_shown.get() and sys.stderr.isatty():
+        print(printable(text), file=sys.stderr, flush=True)
+
+
 class Shares:
     """Counts shares of things, and updates a `progress` by whole ones.
 

@@ -230,7 +230,7 @@ def open_live_system(
     from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
     from simulsa_plugin.evaluation.run import plan_cells
     from simulsa_plugin.live.engine import LiveEngine
-    from simulsa_plugin.llamafactory.model.arguments import check_named
+    from simulsa_plugin.llamafactory.plugin.recipe_checks import check_recipe
     from simulsa_plugin.longform.silero import require_silero
     from simulsa_plugin.presets import RECOMMENDED
     from simulsa_plugin.streaming.steps import BatchLimits
@@ -251,7 +251,9 @@ def open_live_system(
             "Set simulsa_cells to one of them."
         )
     corpus = CorpusSettings.from_keys(opened.simulsa)
-    check_named(opened.toolkit)
+    names = dataset_names(opened.toolkit.get("eval_dataset") or opened.toolkit.get("dataset"))[:1]
+    names = names if corpus.prompt is None else []
+    check_recipe(opened.toolkit, names or None)
     prompts = StreamPrompts(
         _embedded_prompt(opened, corpus.prompt),
         corpus.prompt,
@@ -259,8 +261,6 @@ def open_live_system(
         corpus.source_language,
         corpus.target_language,
     )
-    names = dataset_names(opened.toolkit.get("eval_dataset") or opened.toolkit.get("dataset"))[:1]
-    names = names if corpus.prompt is None else []
     if not names:
         prompts.prompt()  # a language that is missing shows now
     name = Path(str(opened.toolkit["model_name_or_path"])).name

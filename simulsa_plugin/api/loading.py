@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from simulsa_plugin.api.recipe import Recipe, dataset_names
+from simulsa_plugin.terminal import announce
 
 if TYPE_CHECKING:
     from simulsa_plugin.api.raw_corpus import RecipeCorpus
@@ -28,6 +30,8 @@ def activate_plugin() -> None:
     Scoring and decoding must see what training with the plugin sees.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if "torch" not in sys.modules:
+        announce("importing PyTorch and LLaMA-Factory")
     from simulsa_plugin.llamafactory.plugin.autoload import activate
 
     activate()

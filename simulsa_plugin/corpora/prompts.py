@@ -132,7 +132,7 @@ def _fill_languages(
         key = PROMPT_PLACEHOLDERS[placeholder]
         language = languages[key]
         if language is None:
-            raise UsageError(f"{what} says {match.group()}, and {key} is not set. Add {key}=en, say.")
+            raise UsageError(f"{what} says {match.group()}, and {key} is not set. Add {key}=de, for example.")
         code = language_code(language)
         if code not in names:
             raise UsageError(

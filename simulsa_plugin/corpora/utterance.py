@@ -142,5 +142,5 @@ class CorpusFormat:
 
 def _required_language(key: str, value: str | None) -> str:
     if value is None:
-        raise UsageError(f"{key} is not set, and this corpus holds several languages. Add {key}=en, say.")
+        raise UsageError(f"{key} is not set, and this corpus holds several languages. Add {key}=de, for example.")
     return value

@@ -152,7 +152,7 @@ def _read_list(path: Path) -> list[Any]:
     try:
         entries = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # an invalid date is a ValueError
-        reason = abbreviated(" ".join(reason_of(error).split()))
+        reason = reason_of(error) if isinstance(error, OSError) else abbreviated(" ".join(reason_of(error).split()))
         raise LogError(
             f"Cannot read the segments {path}: {reason}. Give a YAML list of wav, offset and duration."
         ) from error

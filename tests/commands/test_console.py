@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from simulsa_plugin.terminal import FIRST_LINE_SECONDS, ProgressLines, SafeStream, Shares
+from simulsa_plugin.terminal import FIRST_LINE_SECONDS, ProgressLines, SafeStream, Shares, announce, progress_shown
 
 LOG = Path(__file__).parents[1] / "data" / "latency" / "word_system2.instances.log"
 COMMAND = "import sys; from simulsa_plugin.commands.{} import main; sys.exit(main(sys.argv[1:]))"
@@ -261,6 +261,30 @@ def test_on_a_terminal_there_is_a_bar(tmp_path):
     os.close(follower)
     assert r"cut \x1b[1m: 100%" in shown
     assert "\x1b" not in shown
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_what_takes_seconds_is_announced_on_a_terminal_alone(monkeypatch):
+    for stream, said in ((io.StringIO(), ""), (Terminal(), "importing \\x1b[1m\n")):
+        monkeypatch.setattr(sys, "stderr", stream)
+        announce("importing \x1b[1m")
+        assert stream.getvalue() == said
+    with progress_shown(False):
+        announce("again")
+    assert stream.getvalue() == said
+
+
+def test_the_import_of_the_libraries_is_announced_once():
+    code = (
+        "import sys; sys.stderr.isatty = lambda: True\n"
+        "from simulsa_plugin.api.loading import activate_plugin\n"
+        "activate_plugin(); import torch; activate_plugin()"
+    )
+    assert run([sys.executable, "-c", code]).stderr.count("importing PyTorch and LLaMA-Factory\n") == 1
 
 
 @pytest.mark.parametrize("program", ["augment", "evaluate"])

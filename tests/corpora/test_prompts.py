@@ -196,14 +196,16 @@ def test_audio_stands_once_and_other_media_never():
 
 def test_a_language_that_is_not_set_is_asked_for_by_its_key():
     assert refusal(None, "minicpm_o", "en", None) == (
-        "The prompt plain says {target}, and simulsa_target_language is not set. Add simulsa_target_language=en, say."
+        "The prompt plain says {target}, and simulsa_target_language is not set. "
+        "Add simulsa_target_language=de, for example."
     )
     assert refusal(None, "qwen2_audio", None, "zh") == (
         "The prompt qwen2_audio_base says {source_code}, and simulsa_source_language is not set. "
-        "Add simulsa_source_language=en, say."
+        "Add simulsa_source_language=de, for example."
     )
     assert refusal("Into {target}, please", None, "en", None) == (
-        "simulsa_prompt says {target}, and simulsa_target_language is not set. Add simulsa_target_language=en, say."
+        "simulsa_prompt says {target}, and simulsa_target_language is not set. "
+        "Add simulsa_target_language=de, for example."
     )
 
 

@@ -23,6 +23,7 @@ from simulsa_plugin.audio.samples import from_pcm16, to_pcm16
 from simulsa_plugin.commands.live import main
 from simulsa_plugin.demo.corpus import TEST_SPLIT
 from simulsa_plugin.demo.talks import iterate_talks
+from simulsa_plugin.errors import SimulsaError
 from simulsa_plugin.evaluation.session_rows import step_rows
 from simulsa_plugin.logs.steps import parse_session
 from simulsa_plugin.longform.silero import SpeechDetector
@@ -91,6 +92,21 @@ def evaluated(system, waveform):
     (sessions,) = decode_batched(system.model, sources, [setting], BatchLimits())
     steps = [parse_session(step_rows("", one.steps, system.model.decode, one.left_token_ids)) for one in sessions]
     return " ".join(list(one)[-1].shown for one in steps)
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"model_name_or_path": "no/such/folder"}, "Cannot load the model no/such/folder: there is no such folder"),
+        ({"template": "qwen2audio"}, "There is no template qwen2audio. Did you mean qwen2_audio?"),
+        ({"dataset_dir": "nowhere", "dataset": "a"}, "No dataset is registered in nowhere"),
+    ],
+)
+def test_names_are_looked_up_before_the_libraries_are_imported(monkeypatch, keys, said):
+    monkeypatch.setattr("simulsa_plugin.api.loading.activate_plugin", lambda: pytest.fail("it comes later"))
+    recipe = {"model_name_or_path": "simulsa-demo", "template": "qwen2_audio"}
+    with pytest.raises(SimulsaError, match=re.escape(said)):
+        open_live_system(recipe | keys, default_longform="window", endless=True)
 
 
 def test_the_embedded_default_is_served(talk, system):
