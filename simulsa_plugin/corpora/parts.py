@@ -14,6 +14,7 @@ from simulsa_plugin.audio.samples import SAMPLE_RATE
 from simulsa_plugin.corpora.corpus_layout import CorpusLayout
 from simulsa_plugin.corpora.utterance import Utterance
 from simulsa_plugin.files.atomic import refuse_link, remove_durably, replacing, sync_files, writing_to
+from simulsa_plugin.files.audio_folder import name_inside
 from simulsa_plugin.files.json_files import crc32_hex, dump_sealed, read_whole_rows
 
 _HEADER_BYTES = 44  # of the WAV files that we write
@@ -35,7 +36,7 @@ class Parts:
     def seconds_there(self, path: Path, utterance: Utterance) -> float | None:
         """Return the length of a part that was written whole, of this very span; None where it must be cut."""
         row = self._rows.get(self._name(path))
-        if row is None or row.get("of") != _origin(utterance) or not _holds(path, row, all_of_it=True):
+        if row is None or row.get("of") != self._origin(utterance) or not _holds(path, row, all_of_it=True):
             return None
         return float((row["bytes"] - _HEADER_BYTES) / 2 / SAMPLE_RATE)
 
@@ -45,7 +46,7 @@ class Parts:
         Raises:
             StorageError: the disk refuses.
         """
-        row = self._row(path, data) | {"of": _origin(utterance)}
+        row = self._row(path, data) | {"of": self._origin(utterance)}
         noted = self._layout.parts_noted
         with self._lock:
             self._rows[row["id"]] = row
@@ -77,6 +78,11 @@ class Parts:
     def _row(self, path: Path, data: bytes) -> dict[str, Any]:
         return {"id": self._name(path), "bytes": len(data), "crc32": crc32_hex(data)}
 
+    def _origin(self, utterance: Utterance) -> list[Any]:
+        """Return what a part is of; audio that was inside a table lies in the output folder, which may be moved."""
+        span, audio = utterance.span or Span(), name_inside(str(utterance.audio), self._layout.out)
+        return [audio, span.start_seconds, span.end_seconds, span.channel]
+
     def _name(self, path: Path) -> str:
         return str(path.relative_to(self._layout.audio))
 
@@ -105,8 +111,3 @@ def _holds(path: Path, row: dict[str, Any], *, all_of_it: bool) -> bool:
         if os.stat(path).st_size == row["bytes"]:
             return not all_of_it or crc32_hex(path.read_bytes()) == row["crc32"]
     return False
-
-
-def _origin(utterance: Utterance) -> list[Any]:
-    span = utterance.span or Span()
-    return [str(utterance.audio), span.start_seconds, span.end_seconds, span.channel]

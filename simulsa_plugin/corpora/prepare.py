@@ -34,7 +34,7 @@ from simulsa_plugin.files.atomic import (
     remove_durably,
     remove_leftovers,
 )
-from simulsa_plugin.files.audio_folder import is_inside, metadata_row
+from simulsa_plugin.files.audio_folder import is_inside, metadata_row, name_inside
 from simulsa_plugin.files.dataset_info import SHAREGPT_ENTRY, registered_datasets
 from simulsa_plugin.files.json_files import read_jsonl, write_jsonl
 from simulsa_plugin.files.locks import LOCK, locked
@@ -249,7 +249,7 @@ def _write_dataset(
             remove_durably(layout.started)  # it produced nothing: other settings may use the folder
         raise _no_audio_error(settings, content.dropped)
     dropped = [*map(_dropped_row, listing.dropped), *content.dropped]
-    write_jsonl(layout.dropped, dropped)
+    write_jsonl(layout.dropped, (_portable_dropped(row, layout) for row in dropped) if portable else dropped)
     write_jsonl(layout.rows, (_portable(row, layout) for row in content.rows) if portable else content.rows)
     _write_metadata(layout)
     manifest = {**configuration, "versions": versions("simulsa-plugin", "soundfile", "scipy", "av")}
@@ -274,9 +274,12 @@ def _write_metadata(layout: CorpusLayout) -> None:
 
 def _portable(row: dict[str, Any], layout: CorpusLayout) -> dict[str, Any]:
     """Return a row whose audio, if it lies in the output folder, is named relative to it."""
-    (audio,) = row["audios"]
-    inside = is_inside(audio, layout.out)
-    return {**row, "audios": [os.path.relpath(audio, layout.out)]} if inside else row
+    return {**row, "audios": [name_inside(audio, layout.out) for audio in row["audios"]]}
+
+
+def _portable_dropped(row: dict[str, Any], layout: CorpusLayout) -> dict[str, Any]:
+    """Return a dropped row, likewise."""
+    return {**row, "audio": name_inside(row["audio"], layout.out)} if "audio" in row else row
 
 
 def _absolute(audio: str, layout: CorpusLayout) -> str:

@@ -21,7 +21,16 @@ def metadata_row(audio: str, folder: Path, columns: Mapping[str, Any]) -> dict[s
     >>> metadata_row("/data/a/clips/1.wav", Path("/data/a"), {"id": "1"})
     {'file_name': 'clips/1.wav', 'id': '1'}
     """
-    return {"file_name": os.path.relpath(audio, folder) if is_inside(audio, folder) else audio, **columns}
+    return {"file_name": name_inside(audio, folder), **columns}
+
+
+def name_inside(audio: str, folder: Path) -> str:
+    """Return the name of audio relative to a folder that it lies in; anything else as it is.
+
+    >>> [name_inside(audio, Path("/data")) for audio in ("/data/a/1.wav", "/1.wav", "s3://data/1.wav")]
+    ['a/1.wav', '/1.wav', 's3://data/1.wav']
+    """
+    return os.path.relpath(audio, folder) if is_inside(audio, folder) else audio
 
 
 def is_inside(audio: str, folder: Path) -> bool:

@@ -37,6 +37,9 @@ _WRITTEN = f"{OWN}/written"  # in the local folder: the names of the objects tha
 _JOURNAL = ".partial.jsonl"  # ends the name of a file that grows by whole lines
 # Written when all else is there; `finished` is a shard's.
 _MARKS = frozenset(("manifest.json", "scores.json", "frontier.json", "block.json", "finished"))
+# What says whose the files beside it are, and is written before these; where a mark replaces one, that is its name.
+_CLAIMS = frozenset((".simulsa.json", "owned.json", "started.json"))
+_REPLACED = {"manifest.json": "started.json"}
 _REMADE = "/clips/"  # a run that goes on makes its clips again, and does not fetch them
 _PIECE_BYTES = 32 << 20
 _AT_ONCE, _AUDIO_AT_ONCE = 16, 256
@@ -245,7 +248,8 @@ class Mirror:
             marks = [name for name in marks if files[name][2] / 1e9 < start - _SETTLED_SECONDS]
         audio = [name for name in changed if name.endswith(".wav")]
         others = [name for name in changed if not _is_mark(name) and not name.endswith(".wav")]
-        for name in sorted(others, key=lambda one: files[one][2]):
+        self._send_claims(files)
+        for name in sorted(others, key=lambda one: (os.path.basename(one) not in _CLAIMS, files[one][2])):
             self._send(name, files[name])
         for name, (inode, size, _) in journals.items():
             self._send_journal(name, inode, size)
@@ -303,6 +307,28 @@ class Mirror:
         self._stored.pop(name, None)
         self._sent[name] = stamp
 
+    def _missing_claims(self, files: Iterable[str]) -> dict[str, str]:
+        """Return names of claims that runs have replaced by a mark, while the store has not got that; and the mark."""
+        found = {}
+        for name in files:
+            folder, mark = os.path.split(name)
+            if mark in _REPLACED and name not in self._sent and name not in self._stored:
+                found[os.path.join(folder, _REPLACED[mark])] = name
+        return {claim: name for claim, name in found.items() if claim not in files}
+
+    def _send_claims(self, files: Iterable[str]) -> None:
+        """Write what marks say as claims: else files would lie below the address of which nothing says whose they are.
+
+        A run that ends soon, before the first push, leaves no claims.
+        """
+        for claim, name in self._missing_claims(files).items():
+            self._lease.check()
+            self._note_written(claim)
+            with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+                remote.write(f"{self._url}/{claim}", (self.folder / name).read_bytes())
+                self._stored.pop(claim, None)
+                self._sent[claim] = (0, 0, 0)
+
     def _note_written(self, name: str) -> None:
         """Note, before it is written, that an object is of this folder: no other is ever removed from the store."""
         if name not in self._sent:
@@ -353,7 +379,8 @@ class Mirror:
 
     def _remove_gone(self, files: dict[str, _Stamp], *, ends: bool) -> None:
         """Remove what has been removed from the folder, as seen by two scans; what replaces it has been written."""
-        gone = {name for name in (*self._sent, *self._journals) if name not in files}
+        there = files.keys() | self._missing_claims(files)
+        gone = {name for name in (*self._sent, *self._journals) if name not in there}
         for name in gone if ends else gone & self._gone:
             if name in self._journals:
                 self._remove_pieces(name, set())

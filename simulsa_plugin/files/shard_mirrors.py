@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from simulsa_plugin.files import remote
 from simulsa_plugin.files.atomic import make_folder
 from simulsa_plugin.files.mirror import (
     DRIVER,
@@ -26,7 +27,6 @@ from simulsa_plugin.files.mirror import (
     work_folder,
     working_at,
 )
-from simulsa_plugin.files.remote import list_below, read
 from simulsa_plugin.files.termination import unwinding_at_termination
 
 SHARDS = f"{OWN}/shards"
@@ -47,8 +47,8 @@ def mirrored_shard(url: str, shard: str, sends: Callable[[str], bool]) -> Iterat
 
     def check(_: str) -> None:
         refuse_inside_another(url)
-        if read(f"{url}/{DRIVER}") is None:
-            refuse_foreign_objects(url, list_below(url))
+        if remote.read(f"{url}/{DRIVER}") is None:
+            refuse_foreign_objects(url, remote.list_below(url))
 
     with working_at(f"{url}/{SHARDS}/{shard}", check, sends) as mirror:
         yield mirror.folder
@@ -70,7 +70,7 @@ def gathered(url: str) -> Iterator[dict[str, Mirror]]:
     check_output_address(url)
     url = url.rstrip("/")
     with naming_the_output(SHARDS):
-        found = {name.partition("/")[0] for name in list_below(f"{url}/{SHARDS}")}
+        found = {name.partition("/")[0] for name in remote.list_below(f"{url}/{SHARDS}")}
     names = sorted(name for name in found if re.fullmatch(r"\d+-of-\d+", name))
     if not names:
         yield {}
