@@ -35,7 +35,7 @@ from simulsa_plugin.errors import AudioError, DatasetError, ModelError
 from simulsa_plugin.files.atomic import replacing, sync_files
 from simulsa_plugin.files.json_files import crc32_hex, read_whole_rows, write_jsonl
 from simulsa_plugin.model.protocol import Renderer
-from simulsa_plugin.model.values import Sample, UnusableRow
+from simulsa_plugin.model.values import Sample, UnusableRow, advice_on_audio
 from simulsa_plugin.read_ahead import map_ahead
 from simulsa_plugin.tables import list_counts
 from simulsa_plugin.terminal import progress
@@ -302,12 +302,12 @@ class CutSampler:
         if not cuts:
             if self.write_clips:
                 write_jsonl(self.layout.skipped, (one.as_row() for one in skipped))
-            reasons = list_counts(Counter(one.reason for one in skipped))
+            reasons = Counter(one.reason for one in skipped)
             first = first_causes(skipped).items()
             causes = "".join(f" First {reason}: {cause.rstrip('.')}." for reason, cause in first)
             raise DatasetError(
-                f"No row of {self.dataset.name} can be cut; reasons: {reasons}.{causes} "
-                f"They are listed in {self.layout.skipped}."
+                f"No row of {self.dataset.name} can be cut; reasons: {list_counts(reasons)}.{causes} "
+                f"They are listed in {self.layout.skipped}.{advice_on_audio(reasons)}"
             )
         if len(cuts) < wanted:
             return [

@@ -138,9 +138,11 @@ def _tune(words: list[str]) -> int:
         "--budget", required=True, type=_budgets, metavar="MS,MS…", help="mean latencies on the dev set not to exceed"
     )
     parser.add_argument(
-        "--latency", metavar="METRIC", help="of the budgets (default: LAAL; with simulsa_longform: LongYAAL)"
+        "--latency", metavar="METRIC", help="latency of the budgets (default: LAAL; with simulsa_longform: LongYAAL)"
     )
-    parser.add_argument("--quality", default="BLEU", metavar="METRIC", help="BLEU or chrF (default: BLEU)")
+    parser.add_argument(
+        "--quality", default="BLEU", metavar="METRIC", help="quality to maximise: BLEU or chrF (default: BLEU)"
+    )
     parser.add_argument(
         "--out",
         type=output_place,
@@ -346,11 +348,14 @@ def _add_comparison_options(parser: Parser) -> None:
     _add_units(parser, "for logs; folders know their own: ")
     _add_reading(parser)
     _add_end_marks(parser)
-    parser.add_argument("--quality", choices=("BLEU", "chrF", "COMET"), default="BLEU", help="of the curves (BLEU)")
+    parser.add_argument(
+        "--quality", choices=("BLEU", "chrF", "COMET"), default="BLEU", help="quality of the curves (default: BLEU)"
+    )
     parser.add_argument(
         "--latency",
         metavar="METRIC",
-        help="of the curves, as in scores.json (LAAL; of long recordings LongYAAL, with --resegment mwer StreamLAAL)",
+        help="latency of the curves, as in scores.json (default: LAAL; of long recordings LongYAAL, with --resegment "
+        "mwer StreamLAAL)",
     )
     parser.add_argument(
         "--at", type=_milliseconds, default=(), metavar="MS,MS…", help="latencies at which the curves are compared"
@@ -372,7 +377,7 @@ def _convert(words: list[str]) -> int:
         "source", type=local_path, metavar="LOG_OR_CELL", help="a log, or a cell's folder of `simulsa-eval run`"
     )
     forms = ("simuleval", "omnisteval", "simulstream", "texts", "lists")
-    parser.add_argument("--to", required=True, choices=forms, help="form")
+    parser.add_argument("--to", required=True, choices=forms, help="form to write")
     parser.add_argument(
         "--out", required=True, type=local_path, metavar="PATH", help="a file; for simulstream and lists a folder"
     )
@@ -380,7 +385,7 @@ def _convert(words: list[str]) -> int:
         "--delays",
         choices=("committed", "first_stable", "last_written"),
         default="committed",
-        help="which delays of a cell's units (default: committed)",
+        help="delays to write, of the three that each unit of a cell has (default: committed)",
     )
     parser.add_argument("--sources", type=local_path, metavar="FILE", help="for texts: one source text per instance")
     parser.add_argument("--unit", choices=LATENCY_UNITS, default="word", help="latency unit (default: word)")
@@ -408,7 +413,7 @@ def _comet(words: list[str]) -> int:
         required=True,
         type=local_path,
         metavar="CKPT",
-        help="on disk: a folder as on the hub, or a .ckpt",
+        help="checkpoint on disk: a folder as on the hub, or a .ckpt",
     )
     parser.add_argument("--python", metavar="PYTHON", help="an interpreter that has unbabel-comet (default: this one)")
     parser.add_argument(
@@ -416,7 +421,7 @@ def _comet(words: list[str]) -> int:
     )
     parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="segments at a time (default: 8)")
     parser.add_argument(
-        "--unit", choices=LATENCY_UNITS, default="word", help="unit of a simulstream log (default: word)"
+        "--unit", choices=LATENCY_UNITS, default="word", help="latency unit of a simulstream log (default: word)"
     )
     _add_reading(parser)
     options = parser.parse_args(words)
@@ -438,7 +443,7 @@ def _add_reading(parser: Parser) -> None:
         "--segments",
         type=local_path,
         metavar="YAML",
-        help="of whole recordings: a list of wav, offset, duration (seconds), with the references in its order",
+        help="segments of whole recordings: a list of wav, offset, duration (seconds), in the order of the references",
     )
     parser.add_argument(
         "--resegment",
@@ -449,7 +454,7 @@ def _add_reading(parser: Parser) -> None:
     parser.add_argument(
         "--detokenizer",
         metavar="D",
-        help="of a simulstream log: word, char, spm, or the folder of a tokenizer (default: the unit)",
+        help="how a simulstream log is joined to text: word, char, spm, or the folder of a tokenizer (default: the unit)",
     )
 
 
@@ -471,7 +476,7 @@ def _add_end_marks(parser: Parser) -> None:
     parser.add_argument(
         "--keep-end-marks",
         action="store_true",
-        help="of a log of SimulEval 1.0: keep </s> and its delay, as published numbers have it (default: left out)",
+        help="keep </s> and its delay in a log of SimulEval 1.0, as published numbers have it (default: left out)",
     )
 
 
@@ -484,7 +489,7 @@ def _add_units(parser: Parser, hint: str = "") -> None:
 
 def _add_bootstrap(parser: Parser) -> None:
     parser.add_argument("--samples", type=int, default=1000, metavar="N", help="bootstrap resamples (default: 1000)")
-    parser.add_argument("--seed", type=int, default=12345, metavar="N", help="of what is drawn (default: 12345)")
+    parser.add_argument("--seed", type=int, default=12345, metavar="N", help="random seed (default: 12345)")
 
 
 def _milliseconds(text: str) -> tuple[float, ...]:

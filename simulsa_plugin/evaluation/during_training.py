@@ -26,7 +26,7 @@ from simulsa_plugin.metrics.corpus_scores import CorpusScorer
 from simulsa_plugin.metrics.delays import emission_record
 from simulsa_plugin.metrics.instance import Measure
 from simulsa_plugin.model.protocol import AudioLanguageModel
-from simulsa_plugin.model.values import Sample, UnusableRow
+from simulsa_plugin.model.values import Sample, UnusableRow, advice_on_audio
 from simulsa_plugin.streaming.engine import DecodingSetting, choose_alignment_heads, decode_batched
 from simulsa_plugin.streaming.steps import BatchLimits, StreamSource
 from simulsa_plugin.tables import list_counts
@@ -106,8 +106,10 @@ def plan_training_evaluation(
     warnings = tuple(check_references(dataset, samples, settings)) if samples else ()
     plan = TrainingEvaluation(dataset, rows, tuple(samples), tuple(skipped), tuple(cells), settings, warnings)
     if not samples:
-        reasons = list_counts(plan.skipped)
-        raise DatasetError(f"No utterance of simulsa_eval_dataset {dataset} can be decoded; reasons: {reasons}.")
+        raise DatasetError(
+            f"No utterance of simulsa_eval_dataset {dataset} can be decoded; reasons: {list_counts(plan.skipped)}."
+            f"{advice_on_audio(plan.skipped)}"
+        )
     return plan, seconds
 
 

@@ -52,7 +52,7 @@ from simulsa_plugin.metrics.instance import Measure
 from simulsa_plugin.metrics.records import EmissionRecord, LatencyUnit
 from simulsa_plugin.model.protocol import AudioLanguageModel
 from simulsa_plugin.model.replicas import ReplicatedModel
-from simulsa_plugin.model.values import Sample, UnusableRow
+from simulsa_plugin.model.values import Sample, UnusableRow, advice_on_audio
 from simulsa_plugin.run_configuration import (
     RunFolder,
     read_configuration,
@@ -293,9 +293,14 @@ def _finish(
     instances = list(read_instances(job))
     skipped = [*test_set.skipped(job.identifier), *skipped_rows(instances)]
     if not test_set.any_usable(instances):
-        reasons = list_counts(Counter(one["reason"] for one in skipped))
+        reasons = Counter(one["reason"] for one in skipped)
         remove_blocks(job)  # so that a corrected test set can use the folder
-        raise DatasetError(f"No utterance of {job.name} can be decoded; reasons: {reasons}.")
+        audio = next((row.audio for row in test_set.rows if isinstance(row, Sample | UnusableRow) and row.audio), None)
+        first = f" The first audio is {audio}." if audio else ""
+        raise DatasetError(
+            f"No utterance of {job.name} can be decoded; reasons: {list_counts(reasons)}."
+            f"{first}{advice_on_audio(reasons)}"
+        )
     if test_set.recordings is None:
         scored = [_write_cell(job, cell, settings, out) for cell in job.cells]
     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from simulsa_plugin.segments import ReferenceSegment
@@ -73,6 +73,16 @@ class UnusableRow:
     def cause(self) -> str:
         """Explanation of the reason, a clause."""
         return _CAUSES.get(self.reason, "")
+
+
+def advice_on_audio(reasons: Iterable[str]) -> str:
+    """Return the next step where nothing can be used and some audio is missing, with a space before it; else nothing.
+
+    >>> advice_on_audio(["audio_missing"]), advice_on_audio(["too_short"])
+    (' Correct its path: a relative one starts at media_dir, or at dataset_dir without it.', '')
+    """
+    missing = "audio_missing" in reasons
+    return " Correct its path: a relative one starts at media_dir, or at dataset_dir without it." if missing else ""
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ from simulsa_plugin.files.ownership import claim, refuse_foreign
 from simulsa_plugin.metrics.significance import interval
 from simulsa_plugin.model.protocol import AudioLanguageModel
 from simulsa_plugin.model.replicas import ReplicatedModel
-from simulsa_plugin.model.values import Sample, UnusableRow
+from simulsa_plugin.model.values import Sample, UnusableRow, advice_on_audio
 from simulsa_plugin.streaming.engine import DecodingSetting
 from simulsa_plugin.streaming.steps import BatchLimits
 from simulsa_plugin.tuning.candidates import (
@@ -179,7 +179,7 @@ def _search(job: DecodingJob, dev_set: TestSet, settings: EvaluationSettings, go
     if not any(candidates.records):
         raise DatasetError(
             f"No utterance of {job.name} can be decoded; {len(candidates.skipped)} were skipped, "
-            f"the first for {next(iter(candidates.skipped.values()))}."
+            f"the first for {next(iter(candidates.skipped.values()))}.{advice_on_audio(candidates.skipped.values())}"
         )
     return candidates
 

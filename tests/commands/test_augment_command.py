@@ -188,6 +188,7 @@ def test_a_dataset_that_fails_takes_nothing_from_the_one_before(spoken, tmp_path
     assert "demo: 6 partial samples from 12 rows" in out
     assert err.count("\n") == 1
     assert "No row of mute can be cut; reasons: audio_missing 12" in err
+    assert "Correct its path: a relative one starts at media_dir" in err
 
 
 def test_decisions_can_be_taken_again_over_what_the_command_wrote(spoken, tmp_path, capsys):

@@ -132,7 +132,7 @@ def test_audio_that_cannot_be_used_is_skipped_and_counted(talk, tmp_path):
     assert read_json(tmp_path / "out" / "scores.json")["skipped"] == [
         {"id": f"odd-{number:08d}", "reason": reason} for number, reason in enumerate([*reasons, "no_audio"], 1)
     ]
-    with pytest.raises(DatasetError, match=r"No utterance of odd can be decoded; reasons: audio_missing 1"):
+    with pytest.raises(DatasetError, match=r"audio_missing 1\. The first audio is .*/gone\.wav\. Correct its path"):
         run(rows[1:2], tmp_path / "none")
 
 
