@@ -454,7 +454,7 @@ def _add_reading(parser: Parser) -> None:
     parser.add_argument(
         "--detokenizer",
         metavar="D",
-        help="how a simulstream log is joined to text: word, char, spm, or the folder of a tokenizer (default: the unit)",
+        help="how a simulstream log's words are joined: word, char, spm, or a tokenizer's folder (default: the unit)",
     )
 
 
