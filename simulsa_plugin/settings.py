@@ -187,6 +187,17 @@ def did_you_mean(word: str, known: Iterable[str], *, compared_from: int = 0) -> 
     return f" Did you mean {compared[near[0]]}?" if near else ""
 
 
+def list_some(names: Iterable[str], most: int = LISTABLE) -> str:
+    """List the first names, and how many more there are.
+
+    >>> list_some(["a", "b"]), list_some("abcdef", 3), list_some([])
+    ('a, b', 'a, b, c, and 3 more', 'none')
+    """
+    names = list(names)
+    more = [f"and {len(names) - most} more"] if len(names) > most else []
+    return ", ".join([*names[:most], *more]) or "none"
+
+
 def check_choice(key: str, value: str, allowed: Iterable[str]) -> None:
     """Raise UsageError unless `value` is one of `allowed`; the nearest is named."""
     allowed = list(allowed)

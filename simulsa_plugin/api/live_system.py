@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 CALIBRATION_ROWS = 8  # utterances on which attention heads are selected
+SHOWN_CELLS = 4  # of a message
 USUAL_POINT = "confidence_k500_b0_confidence_threshold0.99"  # of the preset `recommended`: the middle of its curve
 # What may be chosen for a stream: the rest of a recipe is about the model, or about all streams.
 POINT_KEYS = (
@@ -233,6 +234,7 @@ def open_live_system(
     from simulsa_plugin.llamafactory.plugin.recipe_checks import check_recipe
     from simulsa_plugin.longform.silero import require_silero
     from simulsa_plugin.presets import RECOMMENDED
+    from simulsa_plugin.settings import list_some
     from simulsa_plugin.streaming.steps import BatchLimits
 
     opened = open_recipe(recipe, overrides, [EvaluationSettings], RECOMMENDED)
@@ -247,7 +249,7 @@ def open_live_system(
         raise UsageError("The recipe has no streaming cell. Set simulsa_policies and simulsa_chunks.")
     if single_point and len(points) > 1:
         raise UsageError(
-            f"One operating point is decoded, and the recipe has {len(points)}: {', '.join(points)}. "
+            f"One cell is decoded, and the recipe has {len(points)}: {list_some(points, SHOWN_CELLS)}. "
             "Set simulsa_cells to one of them."
         )
     corpus = CorpusSettings.from_keys(opened.simulsa)

@@ -124,17 +124,17 @@ def log_sentence(entry: Json, log: str, result: str) -> str:
         return f"{log} is at {at:.0f} ms of {latency}, and {result} has no cell as fast: {fastest}."
     beyond = at > entry["range"][1]
     where = f"at least {entry['curve']:.2f}, that of its slowest cell" if beyond else f"{entry['curve']:.2f}"
-    difference = f"{entry['difference']:+.2f} {quality} {format_interval(entry['interval'], 2, signed=True)}"
     return (
         f"At {at:.0f} ms of {latency}, where {log} has {entry['log']:.2f} {quality}, the curve of {result} has "
-        f"{where}: {difference}, {_judgement(entry, log)}."
+        f"{where}: {entry['difference']:+.2f} {quality}{_judgement(entry, log)}."
     )
 
 
 def _judgement(entry: Json, log: str) -> str:
     bounds = entry["interval"]
     if bounds is None:
-        return "without an interval (too few cells or no logs)"
+        return ", without an interval, which needs the logs of the folder and more cells"
+    shown = f" {format_interval(bounds, 2, signed=True)}"
     if bounds[0] <= 0 <= bounds[1]:
-        return "which is not significant"
-    return f"so {log} is {'better' if bounds[0] > 0 else 'worse'}"
+        return f"{shown}, which is not significant"
+    return f"{shown}, so {log} is {'better' if bounds[0] > 0 else 'worse'}"

@@ -126,4 +126,4 @@ def test_a_mistake_is_one_line(tool):
     with pytest.raises(AssertionError) as failure:
         run_tool(tool, *words, "--keys", "simulsa_chunks=500", "simulsa_rollbacks=0,3", "simulsa_policies=rollback")
     assert "Traceback" not in str(failure.value)
-    assert "simulsa_plugin: error: One operating point is decoded, and the recipe has 2:" in str(failure.value)
+    assert "simulsa_plugin: error: One cell is decoded, and the recipe has 2:" in str(failure.value)

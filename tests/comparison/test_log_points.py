@@ -41,8 +41,8 @@ def test_the_curve_is_interpolated_at_the_latency_of_the_log():
     entry = found(800.0, 18.0)
     assert (entry["curve"], entry["difference"], entry["interval"]) == (15.0, 3.0, None)
     assert log_sentence(entry, "L", "R") == (
-        "At 800 ms of LAAL, where L has 18.00 BLEU, the curve of R has 15.00: +3.00 BLEU –, without an interval "
-        "(too few cells or no logs)."
+        "At 800 ms of LAAL, where L has 18.00 BLEU, the curve of R has 15.00: +3.00 BLEU, without an interval, "
+        "which needs the logs of the folder and more cells."
     )
 
 

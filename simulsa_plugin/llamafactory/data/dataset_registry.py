@@ -10,7 +10,7 @@ from typing import Any
 
 from simulsa_plugin.errors import DatasetError, UsageError
 from simulsa_plugin.llamafactory.model.arguments import one_line
-from simulsa_plugin.settings import LISTABLE, did_you_mean
+from simulsa_plugin.settings import did_you_mean, list_some
 
 SOURCES = ("file_name", "hf_hub_url", "ms_hub_url", "om_hub_url", "script_url", "cloud_file_name")
 
@@ -64,12 +64,8 @@ def no_dataset_error() -> DatasetError:
 
 def unknown_dataset_error(name: str, info: Mapping[str, Any], place: str) -> DatasetError:
     """Return the error for a name that is not among the entries `info` of `place`."""
-    names = sorted(map(str, info))
-    if len(names) > LISTABLE:
-        names = [*names[:LISTABLE], f"and {len(names) - LISTABLE} more"]
-    return DatasetError(
-        f"No dataset {name} in {place}; registered there: {', '.join(names) or 'none'}.{did_you_mean(name, info)}"
-    )
+    names = list_some(sorted(map(str, info)))
+    return DatasetError(f"No dataset {name} in {place}; registered there: {names}.{did_you_mean(name, info)}")
 
 
 def check_dataset_entry(dataset_dir: object, info: Mapping[str, Any], name: str) -> dict[str, Any]:
