@@ -131,8 +131,9 @@ class DecodingBatch:
         for number, continuation in answers.items():
             step, request = self._running.pop(number)
             complete(step, self._model, request, continuation)
-            slide_window(step, self._model)
             completed.append(step)
+        for step in completed:
+            slide_window(step, self._model)
         return [step.session for step in completed]
 
 

@@ -120,3 +120,13 @@ def test_loops_are_cut_and_what_follows_is_translated(tmp_path):
     assert any(step.looping for step in steps)
     assert steps[-1].shown.count("w7") == 1
     assert steps[-1].shown.endswith(text_of(range(8, 21)))
+
+
+def test_a_window_may_end_with_a_step_that_is_too_short_to_be_decoded():
+    arrivals = [Arrival(1600, 1600, ends_window=True), Arrival(16_000 * 2, 16_000 * 2)]
+    each = StreamSource(ASK, spoken(range(1, 9), ()), lambda _: arrivals, SlidingWindow(W))
+    setting = DecodingSetting(Rollback(0), 500)
+    ((batched,),) = decode_batched(ReadingModel(), [each], [setting], LIMITS)
+    assert [step.window for step in batched.steps] == [0, 1]
+    alone = decode_timed(ReadingModel(), each, setting, LIMITS)
+    assert [step.token_ids for step in batched.steps] == [step.token_ids for step in alone.steps]
