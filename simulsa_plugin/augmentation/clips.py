@@ -303,7 +303,7 @@ class CutSampler:
             if self.write_clips:
                 write_jsonl(self.layout.skipped, (one.as_row() for one in skipped))
             reasons = Counter(one.reason for one in skipped)
-            first = first_causes(skipped).items()
+            first = first_causes(skipped, all_reasons=True).items()
             causes = "".join(f" First {reason}: {cause.rstrip('.')}." for reason, cause in first)
             raise DatasetError(
                 f"No row of {self.dataset.name} can be cut; reasons: {list_counts(reasons)}.{causes} "

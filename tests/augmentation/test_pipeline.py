@@ -224,7 +224,7 @@ def test_d_equal_to_l_is_too_short_and_a_sample_more_is_not(tmp_path):
 
 
 def test_no_row_at_all_is_one_line_and_the_reasons_are_on_disk(tmp_path):
-    with pytest.raises(DatasetError, match=r"No row of toy can be cut; reasons: multi_turn 2"):
+    with pytest.raises(DatasetError, match=r"reasons: multi_turn 2\. First multi_turn: the row has several turns"):
         run(ListDataset("toy", ["multi_turn"] * 2), tmp_path)
     assert [row["reason"] for row in read_json_lines(tmp_path / "toy_simulsa" / "skipped.jsonl")] == ["multi_turn"] * 2
 

@@ -100,6 +100,7 @@ MISTAKES = [
     ([*MODEL, "dataset=goood"], 1, "registered there: gone, good, mute, text. Did you mean good?"),
     ([*MODEL, "dataset=good", "template=qwen2audio"], 2, "There is no template qwen2audio. Did you mean qwen2_audio?"),
     ([*MODEL, "dataset=good", "template=[qwen2_audio]"], 2, "template is ['qwen2_audio']; allowed: a name"),
+    ([*MODEL, "dataset=good", "infer_dtype=bfloat17"], 2, "allowed: auto, float16, bfloat16, float32. Did you mean bf"),
     ([*MODEL, "dataset=good", "model_name_or_path=no/model/here"], 1, "Cannot load the model no/model/here"),
     ([*MODEL, "dataset=good", "model_name_or_path=Qwen/No-Such"], 1, "HF_HUB_OFFLINE is set"),
     ([*MODEL, "dataset=good", "model_name_or_path=data"], 1, "Cannot load the model data: its folder has no config"),
@@ -247,6 +248,16 @@ def test_the_keys_read_from_the_source_are_those_of_llamafactory(monkeypatch):
     assert llamafactory_keys.__wrapped__() == (names - own) | LAUNCH_KEYS
     monkeypatch.setenv("USE_MCA", "1")  # keys of mcore_adapter are not known without an import
     assert llamafactory_keys.__wrapped__() == set()
+
+
+def test_the_dtypes_are_those_of_llamafactory():
+    from typing import get_args, get_type_hints
+
+    from llamafactory.hparams import ModelArguments
+
+    from simulsa_plugin.llamafactory.plugin.recipe_checks import INFER_DTYPES
+
+    assert get_args(get_type_hints(ModelArguments)["infer_dtype"]) == INFER_DTYPES
 
 
 def test_the_templates_read_from_the_source_are_those_of_llamafactory():

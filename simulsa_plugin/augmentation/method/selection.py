@@ -45,11 +45,16 @@ class Skipped:
         return audio or self.reason in ("not_renderable", "not_one_audio", "not_text")
 
 
-def first_causes(skipped: Iterable[Skipped]) -> dict[str, str]:
-    """Return reason → its first cause, for rows that stop a training; reasons that need no cause are left out."""
+def first_causes(skipped: Iterable[Skipped], *, all_reasons: bool = False) -> dict[str, str]:
+    """Return reason → its first cause.
+
+    Args:
+        skipped: rows or cuts.
+        all_reasons: also of rows that do not stop a training, and of reasons that those who know the data understand.
+    """
     causes: dict[str, str] = {}
     for one in skipped:
-        if one.cause and one.stops_training and one.reason not in _SAY_IT_ALL:
+        if one.cause and (all_reasons or (one.stops_training and one.reason not in _SAY_IT_ALL)):
             causes.setdefault(one.reason, one.cause)
     return dict(sorted(causes.items()))
 

@@ -24,8 +24,9 @@ from simulsa_plugin.llamafactory.data.dataset_registry import (
     unknown_dataset_error,
 )
 from simulsa_plugin.llamafactory.model.arguments import LAUNCH_KEYS, check_named
-from simulsa_plugin.settings import did_you_mean, unknown_key
+from simulsa_plugin.settings import check_choice, did_you_mean, unknown_key
 
+INFER_DTYPES = ("auto", "float16", "bfloat16", "float32")  # LLaMA-Factory does not check them
 OTHER_HUBS = ("USE_MODELSCOPE_HUB", "USE_OPENMIND_HUB")
 TRUE_VALUES = frozenset({"true", "y", "1"})  # of LLaMA-Factory's environment variables
 logger = logging.getLogger(__name__)
@@ -45,6 +46,8 @@ def check_recipe(recipe: Mapping[str, Any], datasets: Sequence[str] | None) -> N
     """
     _check_keys(recipe)
     check_named(recipe)
+    if recipe.get("infer_dtype") is not None:
+        check_choice("infer_dtype", str(recipe["infer_dtype"]), INFER_DTYPES)
     _check_template(str(recipe["template"]))
     _check_checkpoint(resolve_model_name(str(recipe["model_name_or_path"])), recipe, "config.json")
     adapters = recipe.get("adapter_name_or_path")
