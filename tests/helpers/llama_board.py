@@ -51,6 +51,5 @@ def augment_demo(page):
 def _choose(page, label, value):
     box = page.get_by_label(label, exact=True).first
     box.click()
-    box.fill(value)
-    box.press("Enter")
+    page.get_by_role("option", name=value, exact=True).click()  # LLaMA Board lists datasets when the box is clicked
     return box
