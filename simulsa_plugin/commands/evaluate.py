@@ -27,8 +27,8 @@ _NOT_RESUMABLE = ("score", "compare", "report", "convert")  # commands that star
 
 _COMPARISON_FILES = {  # option → what is written
     "html": "a page in one file: charts, sentences, tables",
-    "png": "the compared curves as a picture",
-    "pdf": "the compared curves as a picture of vectors",
+    "png": "the compared curves as an image",
+    "pdf": "the compared curves as vector graphics",
     "markdown": "tables and sentences in Markdown",
     "latex": "tables and sentences in LaTeX, with the package booktabs",
 }

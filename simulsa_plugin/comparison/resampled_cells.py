@@ -84,7 +84,7 @@ def check_same_references(first: ResampledCells, second: ResampledCells) -> None
             raise LogError(
                 f"{one.path} holds {len(one.references)} instances, {two.path} holds "
                 f"{len(two.references)}; a comparison needs the same utterances. Run both on the same test "
-                f"set, with the same row limit (simulsa_eval_samples)."
+                f"set, with the same row limit (simulsa_eval_samples); scores.json lists rows that were skipped."
             )
         differing = np.flatnonzero(one.references != two.references)
         if len(differing):
