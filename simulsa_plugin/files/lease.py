@@ -149,9 +149,13 @@ def _read(url: str) -> dict[str, Any]:
 
 
 def _boot() -> str:
-    """Return what tells this machine, since it was started, from others of the same name."""
+    """Return what tells this machine, since it was started, and this container from others of the same name.
+
+    Containers may have the name of their machine, and number processes each for itself.
+    """
     with contextlib.suppress(OSError):
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
     return ""
 
 
@@ -161,7 +165,7 @@ def _name(content: dict[str, Any]) -> str:
 
 
 def _is_dead_here(content: dict[str, Any]) -> bool:
-    """Return whether the holder was a process of this machine that has ended."""
+    """Return whether the holder was a process of this machine, and of this container, that has ended."""
     here = content.get("host") == socket.gethostname() and content.get("boot") == _boot()
     if not here or not isinstance(content.get("process"), int):
         return False

@@ -371,6 +371,16 @@ def test_a_dead_process_of_this_machine_is_followed_at_once(store, monkeypatch):
         pass
 
 
+@pytest.mark.parametrize("other", [True, False])
+def test_numbers_of_processes_count_within_a_container_alone(monkeypatch, other):
+    """Two containers with the name of their machine: the first process of each has the same number."""
+    with monkeypatch.context() as elsewhere:
+        if other:
+            elsewhere.setattr(os, "readlink", lambda path: "pid:[4026532999]")
+        lease_of_the_first = json.loads(held(os.getpid(), socket.gethostname()))
+    assert lease._is_dead_here(lease_of_the_first) == (not other)
+
+
 def test_a_driver_that_was_silent_for_too_long_writes_nothing_more(store):
     with pytest.raises(StorageError, match="no longer this process's"), mirror.mirrored(OUT) as folder:
         store.put("out/.simulsa/lease", held(process=7, beat=3))  # taken over
