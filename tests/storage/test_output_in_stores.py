@@ -240,8 +240,8 @@ def test_an_error_names_the_address_that_was_given(store):
 
 def test_journals_do_not_wait_for_thousands_of_clips(store, monkeypatch):
     monkeypatch.setattr(mirror, "_AUDIO_AT_ONCE", 1)
-    monkeypatch.setattr(mirror, "PUSH_SECONDS", -1.0)
     with mirror.mirrored(OUT) as folder:
+        monkeypatch.setattr(mirror, "PUSH_SECONDS", -1.0)  # not before: the run would push all the time beside this
         held_by = mirror.Mirror(OUT, folder, types.SimpleNamespace(check=lambda **_: None))
         for name in ("a.wav", "b.wav", "manifest.json", "scores.partial.jsonl"):
             (folder / name).write_text("x\n")
