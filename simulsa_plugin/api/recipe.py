@@ -66,6 +66,8 @@ def open_recipe(
 def _read_keys(recipe: RecipeSource, overrides: Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:
     from simulsa_plugin.settings import read_recipe, short_repr
 
+    if not (recipe is None or isinstance(recipe, str | os.PathLike | Mapping)):
+        raise UsageError(f"The recipe is {short_repr(recipe)}; allowed: a path, keys with their values, or None.")
     path = None if recipe is None or isinstance(recipe, Mapping) else Path(recipe)
     words = () if isinstance(overrides, Mapping) else overrides
     given = dict(recipe) if isinstance(recipe, Mapping) else {}

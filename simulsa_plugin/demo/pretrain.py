@@ -48,11 +48,28 @@ def main() -> None:
     """Train, measure on 500 held-out utterances, save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the new checkpoint")
-    parser.add_argument("--steps", type=int, default=PretrainingSettings.steps)
-    parser.add_argument("--utterances", type=int, default=PretrainingSettings.utterances)
-    parser.add_argument("--learning-rate", type=float, default=PretrainingSettings.learning_rate)
-    parser.add_argument("--ctc-weight", type=float, default=PretrainingSettings.ctc_weight)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--steps", type=int, default=PretrainingSettings.steps, help="training steps (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--utterances",
+        type=int,
+        default=PretrainingSettings.utterances,
+        help="synthesised utterances to train on (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--learning-rate",
+        type=float,
+        default=PretrainingSettings.learning_rate,
+        help="the highest one (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--ctc-weight",
+        type=float,
+        default=PretrainingSettings.ctc_weight,
+        help="weight of the CTC loss of the encoder at the first step (default: %(default)s)",
+    )
+    parser.add_argument("--threads", type=int, default=2, help="of PyTorch (default: %(default)s)")
     arguments = parser.parse_args()
     plan = PretrainingSettings(
         arguments.utterances, arguments.steps, learning_rate=arguments.learning_rate, ctc_weight=arguments.ctc_weight

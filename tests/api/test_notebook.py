@@ -113,6 +113,7 @@ def test_the_sentences_of_a_score_are_a_frame():
     ("call", "message"),
     [
         (lambda out: evaluate(simulsa_chunk=[500], out=out), "Unknown key simulsa_chunk: did you mean simulsa_chunks"),
+        (lambda out: augment(3, out=out), "The recipe is 3; allowed: a path, keys with their values, or None"),
         (lambda out: evaluate({1: 2}, out=out), "The recipe has the key 1; allowed: keys that are text"),
         (lambda out: evaluate("missing.yaml", out=out), "Cannot read the recipe missing.yaml"),
         (lambda out: augment(simulsa_ratio="much", out=out), "simulsa_ratio is 'much'; allowed: a number"),
