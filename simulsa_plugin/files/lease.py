@@ -53,6 +53,7 @@ class Lease:
             if self._is_held_by_the_dead():
                 self._take_over()
                 break
+            time.sleep(_poll_seconds())
         self._last = _now()
         self._thread.start()
 
@@ -96,7 +97,7 @@ class Lease:
         )
         end = time.monotonic() + LEASE_SECONDS
         while time.monotonic() < end:
-            time.sleep(min(1.0, LEASE_SECONDS / 10))
+            time.sleep(_poll_seconds())
             now = _read(self._url)
             if not now:
                 return False
@@ -129,6 +130,10 @@ class Lease:
             self._beat += 1
             remote.write(self._url, self._content())
             self._last = _now()
+
+
+def _poll_seconds() -> float:
+    return min(1.0, LEASE_SECONDS / 10)
 
 
 def _now() -> float:

@@ -35,6 +35,8 @@ _SIGNED, _USER = re.compile(r"\?[^\s'\")]+"), re.compile(r"://[^/\s@]+@")
 _CONNECT_SECONDS, _READ_SECONDS = 10, 60  # of http; s3fs has its own, and tries again
 _BLOCK_BYTES = 8 << 20
 _MAX_CAUSE = 300
+# What stores of S3's kind answer where an object is there or is being created, and where they cannot tell.
+_IS_THERE, _CANNOT_CREATE = ("PreconditionFailed", "ConditionalRequestConflict"), "NotImplemented"
 
 
 def is_remote(name: str) -> bool:
@@ -258,9 +260,10 @@ def create(url: str, data: bytes) -> bool:
         with using(url, "write"):
             store.pipe_file(path, data, mode="create")
     except StorageError as error:
-        if isinstance(error.__cause__, FileExistsError):
+        cause = error.__cause__ or error
+        if isinstance(cause, FileExistsError) or _code(cause) in _IS_THERE:
             return False
-        if isinstance(error.__cause__, (NotImplementedError, TypeError)):
+        if isinstance(cause, (NotImplementedError, TypeError)) or _code(cause) == _CANNOT_CREATE:
             if read(url) is not None:
                 return False
             write(url, data)

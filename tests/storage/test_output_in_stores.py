@@ -371,6 +371,25 @@ def test_a_dead_process_of_this_machine_is_followed_at_once(store, monkeypatch):
         pass
 
 
+@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize("code", ["PreconditionFailed", "ConditionalRequestConflict", "NotImplemented"])
+def test_stores_have_words_of_their_own_for_an_object_that_is_there(store, monkeypatch, code, there):
+    """Not all name the condition, for which s3fs looks; S3 has another word while two create the same."""
+    from botocore.exceptions import ClientError
+    from s3fs.errors import translate_boto_error
+
+    def refuse(*_, **__):
+        raise translate_boto_error(ClientError({"Error": {"Code": code, "Message": "no"}}, "PutObject"))
+
+    written, filesystem = [], remote.filesystem(OUT)[0]
+    monkeypatch.setattr(filesystem, "pipe_file", refuse)
+    monkeypatch.setattr(remote, "write", lambda *arguments: written.append(arguments))
+    if there:
+        store.put("out/a", b"theirs")
+    assert remote.create(f"{OUT}/a", b"mine") == (code == "NotImplemented" and not there)
+    assert written == ([(f"{OUT}/a", b"mine")] if code == "NotImplemented" and not there else [])
+
+
 @pytest.mark.parametrize("other", [True, False])
 def test_numbers_of_processes_count_within_a_container_alone(monkeypatch, other):
     """Two containers with the name of their machine: the first process of each has the same number."""
