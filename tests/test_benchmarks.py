@@ -30,6 +30,13 @@ def test_everything_that_a_benchmark_imports_exists(script, monkeypatch):
             assert name is None or hasattr(found, name) or importlib.import_module(f"{module}.{name}"), (module, name)
 
 
+@pytest.mark.parametrize("name", ["bench_autoload", "bench_corpus", "bench_from_scores"])
+def test_help_is_printed_and_nothing_is_measured(name):
+    script = Path(__file__).parent / "bench" / f"{name}.py"
+    done = subprocess.run([sys.executable, str(script), "--help"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("usage: ") and "show this help message" in done.stdout
+
+
 def test_ways_are_timed_in_turns_and_compared_round_by_round(monkeypatch):
     monkeypatch.syspath_prepend(Path(__file__).parent / "bench")
     rounds = importlib.import_module("rounds")

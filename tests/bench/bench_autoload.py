@@ -1,5 +1,6 @@
 """What the plugin adds to `import torch` in every process. By hand: python tests/bench/bench_autoload.py"""
 
+import argparse
 import os
 import statistics
 import subprocess
@@ -27,6 +28,7 @@ def fresh_interpreter_seconds(bytecode_folder: str) -> float:
 
 def main() -> None:
     """Print the first run, which compiles, then median and worst of 20 that find the bytecode."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
     with tempfile.TemporaryDirectory() as folder:
         first = fresh_interpreter_seconds(folder)
         warm = [fresh_interpreter_seconds(folder) for _ in range(RUNS)]

@@ -6,6 +6,7 @@ By hand; without arguments WAV as above, then FLAC, MP3 and M4A smaller. At most
 files, gone at the end. Beside it stands what decoding the whole file for every segment would take.
 """
 
+import argparse
 import itertools
 import json
 import random
@@ -137,9 +138,14 @@ def main() -> None:
     """Print seconds, speed and memory of every form, or of the one that is asked for."""
     if sys.argv[1:2] == ["make"]:
         make(*sys.argv[2:])
-    elif sys.argv[1:]:
-        form, *numbers = sys.argv[1:]
-        compare(form, *(map(int, numbers or (3, 3_600))))
+        return
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("form", nargs="?", choices=[form for form, *_ in RUNS])
+    parser.add_argument("hours", nargs="?", type=int, default=3, help="recordings of an hour (default: 3)")
+    parser.add_argument("segments", nargs="?", type=int, default=3600, help="of all recordings (default: 3600)")
+    options = parser.parse_args()
+    if options.form:
+        compare(options.form, options.hours, options.segments)
     else:
         for form, hours, segments in RUNS:
             compare(form, hours, segments)

@@ -1,5 +1,6 @@
 """Seconds and memory of deciding again over 100,000 rows. By hand: python tests/bench/bench_from_scores.py"""
 
+import argparse
 import json
 import os
 import random
@@ -70,6 +71,7 @@ def decide(scores: Path, rule: str, out: Path) -> tuple[float, float]:
 
 def main() -> None:
     """Print seconds and peak memory of every rule, and of a hundredth of the rows for comparison."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
     with tempfile.TemporaryDirectory() as folder:
         small, large = (Path(folder) / name / "big_simulsa" / "scores.jsonl" for name in ("small", "large"))
         write_scores(small, ROWS // 100)

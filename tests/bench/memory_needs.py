@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
 import io
 import logging
 import sys
@@ -143,6 +144,9 @@ def main():
     parser.add_argument("recipes", nargs="*", type=Path, help="default: all that train a released model")
     parser.add_argument("--gpus", type=int, default=GPUS, help=f"on one machine (default: {GPUS})")
     options = parser.parse_args()
+    for package in ("timm", "deepspeed"):
+        if importlib.util.find_spec(package) is None:
+            parser.error(f"the package {package} is not installed. Install what the tests need: pip install '.[test]'")
     logging.disable(logging.WARNING)
     for path in options.recipes or sorted(RECIPES.glob("*.yaml")):
         recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
