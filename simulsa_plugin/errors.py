@@ -70,6 +70,6 @@ class MissingExtraError(SimulsaError):
     def for_package(cls, what: str, package: str, extra: str) -> MissingExtraError:
         """Return the error for a feature whose package is missing."""
         return cls(
-            f"{what} needs the package {package}. Install it: pip install {package}, "
-            f"or install this project with its extra {extra}."
+            f"{what} needs the package {package}. Install it: pip install {package}, or all of the extra, in the "
+            f"clone: pip install '.[{extra}]'."
         )

@@ -101,9 +101,9 @@ def _new_filesystem(scheme: str, url: str) -> Any:
         return fsspec.filesystem(scheme, skip_instance_cache=True, **_options(scheme))
     except ImportError as error:
         # Each version of s3fs and gcsfs needs the fsspec of its own day.
-        step = f"Install this project with its extra {extra}" if extra else f"Install it: pip install {package}"
         fitting = f"=={fsspec.__version__}" if package == "gcsfs" else ""
-        raise MissingExtraError(f"{scheme}:// needs the package {package}. {step}{fitting}.") from error
+        step = f"the extra, in the clone: pip install '.[{extra}]'" if extra else f"it: pip install {package}{fitting}"
+        raise MissingExtraError(f"{scheme}:// needs the package {package}. Install {step}.") from error
     except Exception as error:  # stores have no common error
         raise _cannot("use", url, error) from error
 
@@ -306,7 +306,7 @@ def _cannot(what: str, url: str, error: BaseException) -> StorageError:
     if isinstance(error, (TypeError, AttributeError)):  # no store says that
         return StorageError(
             f"Cannot {what} {shown(url)}: {cause}. The installed packages for this store do not fit together (for S3: "
-            "s3fs, aiobotocore, botocore); install this project with its extra again."
+            "s3fs, aiobotocore, botocore); install the extra again."
         )
     return StorageError(
         f"Cannot {what} {shown(url)}: {cause}. Check address, endpoint and credentials (for S3: AWS_ENDPOINT_URL, "

@@ -23,7 +23,7 @@ def test_without_ray_the_command_ends_before_it_does_anything(tmp_path, monkeypa
     assert main(["simulsa_engine=ray", "--out", str(tmp_path / "out")]) == 1
     assert capsys.readouterr().err == (
         "simulsa-augment: error: simulsa_engine: ray needs the package ray. Install it: pip install ray, "
-        "or install this project with its extra ray.\n"
+        "or all of the extra, in the clone: pip install '.[ray]'.\n"
     )
     assert not (tmp_path / "out").exists()
     with pytest.raises(MissingExtraError):

@@ -350,5 +350,5 @@ def test_without_lhotse_the_extra_is_named(tmp_path, monkeypatch, recording):
     monkeypatch.setitem(sys.modules, "lhotse.serialization", None)
     assert read_refusal("lhotse", tmp_path / "cuts.jsonl.gz", error=MissingExtraError) == (
         "simulsa_corpus: lhotse needs the package lhotse. Install it: pip install lhotse, "
-        "or install this project with its extra lhotse."
+        "or all of the extra, in the clone: pip install '.[lhotse]'."
     )

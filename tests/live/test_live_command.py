@@ -186,7 +186,7 @@ def test_a_missing_package_is_named(monkeypatch, capsys):
     assert main([]) == 1
     assert capsys.readouterr().err == (
         "simulsa-live: error: simulsa-live needs the package websockets. Install it: pip install websockets, "
-        "or install this project with its extra live.\n"
+        "or all of the extra, in the clone: pip install '.[live]'.\n"
     )
 
 

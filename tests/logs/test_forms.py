@@ -173,7 +173,7 @@ def test_without_the_aligner_the_extra_is_named(write, tmp_path, monkeypatch):
     path = write(*audio(1, (1.0, 0.0, "", "a b")))
     (tmp_path / "s.yaml").write_text("- {wav: talk.wav, offset: 0, duration: 1}\n" * 2)
     (tmp_path / "refs.txt").write_text("a\nb\n")
-    with pytest.raises(MissingExtraError, match=r"needs the package mweralign.*its extra longform"):
+    with pytest.raises(MissingExtraError, match=r"needs the package mweralign.*pip install '\.\[longform\]'"):
         records(path, segments=tmp_path / "s.yaml", references=tmp_path / "refs.txt", resegment="mwer")
 
 

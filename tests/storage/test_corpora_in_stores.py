@@ -280,7 +280,7 @@ def test_a_missing_package_is_named_with_its_extra(tmp_path, monkeypatch):
         raise ImportError("Install s3fs to access S3")
 
     monkeypatch.setattr(fsspec, "filesystem", missing)
-    with pytest.raises(MissingExtraError, match=r"s3:// needs the package s3fs\. .*its extra s3"):
+    with pytest.raises(MissingExtraError, match=r"s3:// needs the package s3fs\. .*pip install '\.\[s3\]'"):
         listing_of("webdataset", "s3://corpus/a.tar", tmp_path)
 
 

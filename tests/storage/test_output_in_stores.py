@@ -324,7 +324,10 @@ def test_a_missing_package_is_named_at_once(monkeypatch):
 
     remote.forget()
     monkeypatch.setattr(fsspec, "filesystem", missing)
-    with pytest.raises(MissingExtraError, match=r"s3:// needs the package s3fs\. .*its extra s3"), mirror.mirrored(OUT):
+    with (
+        pytest.raises(MissingExtraError, match=r"s3:// needs the package s3fs\. .*pip install '\.\[s3\]'"),
+        mirror.mirrored(OUT),
+    ):
         pass
 
 
