@@ -138,7 +138,7 @@ class SimulEvalAgent(SpeechToTextAgent):  # type: ignore[misc]  # SimulEval has 
             found = self.system.model.hardware()
             _warn(
                 f"--device and --fp16 are not used: LLaMA-Factory has put the model on {found['device']} in "
-                f"{found['dtype']}. Set CUDA_VISIBLE_DEVICES, or infer_dtype in the recipe."
+                f"{found['dtype']}. CUDA_VISIBLE_DEVICES chooses devices; the checkpoint decides the precision."
             )
 
     def _translate(self, states: StreamStates, waveform: Waveform, finished: bool) -> str:
