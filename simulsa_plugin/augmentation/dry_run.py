@@ -18,6 +18,7 @@ from simulsa_plugin.augmentation.output_layout import WAV_HEADER_BYTES, Layout
 from simulsa_plugin.augmentation.registration import SourceDataset, offline_entry, refuse_foreign_output
 from simulsa_plugin.model.cost import Machine, ModelSize, Utterance, cost_lines, scoring_work
 from simulsa_plugin.model.protocol import Renderer
+from simulsa_plugin.tables import list_counts
 
 
 def dry_run(
@@ -51,13 +52,13 @@ def dry_run(
     known = scored_clips(layout)
     sampler = CutSampler(dataset, renderer, settings, layout, write_clips=False, scored_clips=known)
     cuts, skipped, warnings = sampler.sample()
-    reasons = dict(sorted(Counter(one.reason for one in skipped).items()))
+    reasons = list_counts(Counter(one.reason for one in skipped))
     wanted = wanted_samples(len(dataset), settings)
     batches = make_batches(cuts, settings)
     passes = 1 + len(settings.scored_extras)
     return [
         f"{dataset.name}: would cut {len(cuts)} of {wanted} samples asked for, from {len(dataset)} rows; "
-        f"skipped on the way: {reasons or 'none'}",
+        f"skipped on the way: {reasons}",
         f"  {_clips_line(cuts)}",
         f"  scoring: {len(batches)} batch{'es' * (len(batches) != 1)} of up to {settings.batch_size} clips"
         f"{f', each scored {passes} times' if passes > 1 else ''}; {_tokens_line(batches)}",

@@ -95,7 +95,7 @@ def test_what_cannot_be_decoded_is_counted_by_reason(plan):
 
 
 def test_nothing_to_decode_is_an_error_at_the_start(settings):
-    with pytest.raises(DatasetError, match=r"simulsa_eval_dataset toy .*\{'no_audio': 1\}"):
+    with pytest.raises(DatasetError, match=r"simulsa_eval_dataset toy .* reasons: no_audio 1"):
         plan_training_evaluation("toy", [UnusableRow(0, "no_audio")], plan_cells(settings), settings)
 
 

@@ -45,6 +45,7 @@ from simulsa_plugin.metrics.quality import make_metrics
 from simulsa_plugin.model.values import Sample, UnusableRow
 from simulsa_plugin.presets import apply_preset
 from simulsa_plugin.settings import KEY_PREFIX, read_recipe
+from simulsa_plugin.tables import list_counts
 
 DECODED_STAGES = ("sft", "dpo", "kto")
 if TYPE_CHECKING:
@@ -356,7 +357,7 @@ def _make_evaluator(arguments: InferenceArguments, training_args: Any) -> Evalua
             notify(str(preset))
         for line in _describe_test_set(dataset, arguments.data, plan):
             notify(line)
-        notify(plan.cost(seconds) + (f" Skipped: {dict(plan.skipped)}." if plan.skipped else ""))
+        notify(plan.cost(seconds) + (f" Skipped: {list_counts(plan.skipped)}." if plan.skipped else ""))
     return Evaluator(plan, renderer, History(Path(training_args.output_dir)))
 
 
