@@ -4,7 +4,7 @@ import pytest
 from helpers.browser import launched, open_address
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # Playwright runs once in a process: it ends before the tests of other files
 def chromium():
     """A headless browser."""
     with launched() as browser:
