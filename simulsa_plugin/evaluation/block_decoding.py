@@ -10,11 +10,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import glob
 import logging
 import math
 import os
-import platform
 import re
 import shutil
 import tempfile
@@ -31,8 +29,9 @@ from simulsa_plugin.evaluation.recordings import Recording, SpeechUtterance
 from simulsa_plugin.evaluation.result_cells import folder_name
 from simulsa_plugin.files.atomic import UNFINISHED, make_own_folder, sync_folder, writing_to
 from simulsa_plugin.files.checksums import checksums, first_damaged, read_sealed, write_sealed
-from simulsa_plugin.files.json_files import read_jsonl, write_jsonl, write_lines
+from simulsa_plugin.files.json_files import crc32_hex, read_jsonl, write_jsonl, write_lines
 from simulsa_plugin.files.locks import LOCK
+from simulsa_plugin.files.pid_namespace import pid_namespace
 from simulsa_plugin.logs.steps import SEGMENT, read_sessions
 from simulsa_plugin.metrics.delays import ShownStep
 from simulsa_plugin.model.protocol import AudioLanguageModel
@@ -342,14 +341,18 @@ def _file_names(job: DecodingJob) -> list[str]:
 
 
 def _make_temporary(folder: Path) -> Path:
-    """Make a temporary folder for a block; its name contains process and host."""
+    """Make a temporary folder for a block; its name contains the process, and where its number is valid."""
     with writing_to(folder):
-        return Path(tempfile.mkdtemp(dir=folder, prefix=f".{os.getpid()}@{platform.node()}.", suffix=UNFINISHED))
+        return Path(tempfile.mkdtemp(dir=folder, prefix=f".{os.getpid()}@{_place()}.", suffix=UNFINISHED))
+
+
+def _place() -> str:
+    return crc32_hex(pid_namespace().encode())
 
 
 def _remove_unfinished(folder: Path) -> None:
-    """Remove the temporary folders of dead processes of this host."""
-    for path in folder.glob(f".*@{glob.escape(platform.node())}.*{UNFINISHED}"):
+    """Remove the temporary folders of dead processes of this machine or container; others go with all blocks."""
+    for path in folder.glob(f".*@{_place()}.*{UNFINISHED}"):
         owner = path.name[1:].partition("@")[0]
         if not Path(f"/proc/{owner}").exists():
             shutil.rmtree(path, ignore_errors=True)

@@ -14,11 +14,11 @@ import socket
 import threading
 import time
 import uuid
-from pathlib import Path
 from typing import Any
 
 from simulsa_plugin.errors import FolderInUseError, StorageError
 from simulsa_plugin.files import remote
+from simulsa_plugin.files.pid_namespace import pid_namespace
 
 LEASE_SECONDS = 90.0
 BEAT_SECONDS = 15.0
@@ -80,7 +80,7 @@ class Lease:
             remote.remove(self._url)
 
     def _content(self) -> bytes:
-        where = {"host": socket.gethostname(), "boot": _boot(), "process": os.getpid()}
+        where = {"host": socket.gethostname(), "boot": pid_namespace(), "process": os.getpid()}
         return json.dumps({"holder": self.holder, **where, "beat": self._beat}).encode()
 
     def _is_held_by_the_dead(self) -> bool:
@@ -153,17 +153,6 @@ def _read(url: str) -> dict[str, Any]:
     return content if isinstance(content, dict) and content else {"holder": "unknown"}
 
 
-def _boot() -> str:
-    """Return what tells this machine, since it was started, and this container from others of the same name.
-
-    Containers may have the name of their machine, and number processes each for itself.
-    """
-    with contextlib.suppress(OSError):
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    return ""
-
-
 def _name(content: dict[str, Any]) -> str:
     host, process = str(content.get("host", "?"))[:80], str(content.get("process", "?"))[:20]
     return f"process {process} on {host if host.isprintable() else '?'}"
@@ -171,7 +160,7 @@ def _name(content: dict[str, Any]) -> str:
 
 def _is_dead_here(content: dict[str, Any]) -> bool:
     """Return whether the holder was a process of this machine, and of this container, that has ended."""
-    here = content.get("host") == socket.gethostname() and content.get("boot") == _boot()
+    here = content.get("host") == socket.gethostname() and content.get("boot") == pid_namespace()
     if not here or not isinstance(content.get("process"), int):
         return False
     try:

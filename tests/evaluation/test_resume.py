@@ -3,13 +3,14 @@
 import dataclasses
 import itertools
 import json
+import os
 
 import pytest
 from helpers.fakes import ClockModel, Killed, Mortal, killed_in, lives_until_done, noise_samples
 from helpers.files import read_json_lines, tree
 
 from simulsa_plugin.errors import StorageError
-from simulsa_plugin.evaluation import cell_files, decoded_block
+from simulsa_plugin.evaluation import block_decoding, cell_files, decoded_block
 from simulsa_plugin.evaluation import result_folder as results
 from simulsa_plugin.evaluation import run as module
 from simulsa_plugin.evaluation.evaluation_settings import EvaluationSettings
@@ -89,6 +90,25 @@ def test_killed_while_it_writes_results_it_ends_with_the_same_bytes(rows, tmp_pa
             run(rows, tmp_path / name)
         run(rows, tmp_path / name)
         assert tree(tmp_path / name) == tree(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("same_container", [True, False])
+def test_a_half_written_block_is_removed_where_its_process_is_known_to_be_dead(
+    rows, tmp_path, monkeypatch, same_container
+):
+    run(rows, tmp_path / "whole")
+    child = os.fork()
+    if not child:
+        block_decoding._put_in_place = lambda *_: os._exit(9)
+        run(rows, tmp_path / "out")
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    if not same_container:  # of the same name, where process numbers mean others
+        monkeypatch.setattr(block_decoding, "pid_namespace", lambda: "another")
+    run(rows, tmp_path / "out", share=Shard(2, 2))
+    assert len(list((tmp_path / "out" / "decoding").glob(".*.unfinished"))) == (not same_container)
+    run(rows, tmp_path / "out")
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("order", [(2, 3, 1), (3, 2, 1)])
