@@ -405,7 +405,7 @@ def test_numbers_of_processes_count_within_a_container_alone(monkeypatch, other)
 
 
 def test_a_driver_that_was_silent_for_too_long_writes_nothing_more(store, monkeypatch):
-    monkeypatch.setattr(lease, "BEAT_SECONDS", 3600.0)  # silent: a beat at this moment would overwrite the other's lease
+    monkeypatch.setattr(lease, "BEAT_SECONDS", 3600.0)  # silent: a beat could overwrite the other's lease
     with pytest.raises(StorageError, match="no longer this process's"), mirror.mirrored(OUT) as folder:
         store.put("out/.simulsa/lease", held(process=7, beat=3))  # taken over
         (folder / "a").write_text("late")
