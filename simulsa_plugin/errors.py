@@ -55,6 +55,10 @@ class FolderInUseError(StorageError):
     """Another process works in the folder; its number is named."""
 
 
+class OutputLostError(StorageError):
+    """Nothing more can be written to the output: another process has taken over, or what was made has been removed."""
+
+
 class ClusterError(SimulsaError):
     """A cluster cannot be reached, has no room for a worker, or its workers die; the message says which."""
 

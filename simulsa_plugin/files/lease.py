@@ -16,7 +16,7 @@ import time
 import uuid
 from typing import Any
 
-from simulsa_plugin.errors import FolderInUseError, StorageError
+from simulsa_plugin.errors import FolderInUseError, OutputLostError, StorageError
 from simulsa_plugin.files import remote
 from simulsa_plugin.files.pid_namespace import pid_namespace
 
@@ -58,15 +58,19 @@ class Lease:
         self._thread.start()
 
     def check(self, *, anew: bool = False) -> None:
-        """Raise StorageError where another process has taken over, or that cannot be told: nothing may be written.
+        """Check that this process may still write.
 
         Args:
             anew: ask the store now; else the last answer counts, unless it is too old.
+
+        Raises:
+            OutputLostError: another process has taken over.
+            StorageError: that cannot be told.
         """
         if anew or _now() - self._last > LEASE_SECONDS:  # suspended, or the store did not answer
             self._renew()
         if self._lost.is_set():
-            raise StorageError(
+            raise OutputLostError(
                 f"{self._shown} is no longer this process's: it was silent for too long, and another has taken over. "
                 "Wait for that one, and start again."
             )

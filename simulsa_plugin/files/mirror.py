@@ -23,12 +23,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from simulsa_plugin.errors import FolderInUseError, SimulsaError, StorageError, UsageError
+from simulsa_plugin.errors import FolderInUseError, OutputLostError, SimulsaError, StorageError, UsageError
 from simulsa_plugin.files import remote
 from simulsa_plugin.files.atomic import UNFINISHED, make_folder, writing_to
 from simulsa_plugin.files.lease import Lease
 from simulsa_plugin.files.locks import LOCK, locked
-from simulsa_plugin.files.termination import unwinding_at_termination
+from simulsa_plugin.files.termination import unwind, unwinding_at_termination
 
 PUSH_SECONDS = 30.0
 OWN = ".simulsa"  # the folder below the address that is not part of the result
@@ -150,13 +150,22 @@ def _locked_here(base: Path, url: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _pushing(mirror: Mirror) -> Iterator[None]:
-    """Push again and again while the context lasts, and what is there where it fails."""
-    stop = threading.Event()
+    """Push again and again while the context lasts, and what is there where it fails.
+
+    Raises:
+        OutputLostError: nothing can be written any more; the context is unwound for it.
+    """
+    stop, lost = threading.Event(), list[OutputLostError]()
 
     def work() -> None:
         while not stop.wait(PUSH_SECONDS):
             try:
                 mirror.push()
+            except OutputLostError as error:
+                lost.append(error)
+                if not stop.is_set():  # else the last push raises it
+                    unwind()
+                return
             except (SimulsaError, OSError) as error:
                 logger.warning(f"{error} The run goes on, and this is tried again.")
 
@@ -164,14 +173,16 @@ def _pushing(mirror: Mirror) -> Iterator[None]:
     thread.start()
     try:
         yield
+        stop.set()
+        thread.join()
     except BaseException:
         stop.set()
         thread.join()
+        if lost:
+            raise lost[0] from None
         with contextlib.suppress(SimulsaError):  # what stopped the run is the news
             mirror.push()
         raise
-    stop.set()
-    thread.join()
 
 
 class Mirror:
@@ -261,7 +272,7 @@ class Mirror:
     def _check_is_there(self) -> None:
         """Refuse to take for removed by the run what went with the whole folder."""
         if not (self.folder / DRIVER).exists():
-            raise StorageError(
+            raise OutputLostError(
                 f"{self.folder} was removed while the run worked there. Start again: it goes on from what lies below "
                 f"{remote.shown(self._url)}."
             )

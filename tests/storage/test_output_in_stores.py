@@ -413,6 +413,21 @@ def test_a_driver_that_was_silent_for_too_long_writes_nothing_more(store, monkey
     assert json.loads(store.get("out/.simulsa/lease"))["process"] == 7
 
 
+def test_a_run_that_has_lost_its_output_ends_instead_of_computing_for_nothing(store, tmp_path):
+    process = start(store, tmp_path, "a", seconds=3600.0)
+
+    def take_over():
+        if "out/.simulsa/lease" in store.keys("out/"):
+            store.put("out/.simulsa/lease", held(process=7))
+        return process.poll() is not None
+
+    until(take_over)
+    said = process.communicate()[1]
+    assert process.returncode == 1
+    assert f"OutputLostError: {OUT} is no longer this process's" in said
+    assert "_TerminatedError" not in said
+
+
 def test_a_lease_that_is_given_back_goes_to_who_takes_it_first(store, monkeypatch):
     store.put("out/.simulsa/lease", held(process=1))
     read, seen = remote.read, []
