@@ -129,7 +129,7 @@ def test_without_the_aligner_streamlaal_is_null_and_the_rest_is_there(monkeypatc
     assert (scores.corpus["StreamLAAL"], scores.counts["skipped"]["StreamLAAL"]) == (None, 2)
     assert "aligned:not-installed" in scores.signatures["StreamLAAL"]
     assert scores.corpus["LongLAAL"] == 1250.0
-    with pytest.raises(MissingExtraError, match="extra longform"):
+    with pytest.raises(MissingExtraError, match=r"pip install .\.\[longform\]"):
         resegment(whole(), HALVES, "word", "mwer")
 
 
