@@ -42,9 +42,7 @@ def unwinding_at_termination() -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def unwind() -> bool:
-    """Unwind the main thread as SIGTERM does, from any thread; return False outside `unwinding_at_termination`."""
-    if getattr(signal.getsignal(signal.SIGTERM), "__module__", None) != __name__:
-        return False
-    os.kill(os.getpid(), signal.SIGTERM)
-    return True
+def unwind() -> None:
+    """Unwind the main thread as SIGTERM does, from any thread; do nothing outside `unwinding_at_termination`."""
+    if getattr(signal.getsignal(signal.SIGTERM), "__module__", None) == __name__:
+        os.kill(os.getpid(), signal.SIGTERM)
